@@ -1,0 +1,7 @@
+"""dynpix_jax: pixel labelling that spends computation where the image needs it.
+
+Import the parts by name (`from dynpix_jax import ops, models`); this file stays empty but for the version, so that
+importing one floor never drags in another.
+"""
+
+__version__ = "0.1.0"

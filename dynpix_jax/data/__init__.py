@@ -1,0 +1,1 @@
+"""Floor 4: data sources, joint geometry, loader and synthetic scenes. NumPy arrays only, no jax."""

@@ -1,0 +1,1 @@
+"""One file a paper: the network with its losses, schedules and training stages."""

@@ -1,0 +1,52 @@
+"""Batch normalisation that can be frozen and read as an affine map."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.typing import Array
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over (B, H, W) of (B, H, W, features).
+
+    ``frozen=True`` uses the stored moments in training too (PAG section 4: constant global moments allow a
+    batch of one). Otherwise training normalises by the batch and moves the stored moments by
+    ``1 - momentum``. The moments live in the collection ``batch_stats``. Under a global-view ``jax.jit`` the
+    batch moments are those of the global batch.
+    """
+
+    features: int
+    frozen: bool = False
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+
+    def setup(self) -> None:
+        shape = (self.features,)
+        self.scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+
+    def affine(self) -> tuple[Array, Array]:
+        """(multiplier, offset), each (features,): what the stored moments make of this layer."""
+        return self._affine(self.mean.value, self.var.value)
+
+    def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
+        multiplier = self.scale * jax.lax.rsqrt(var + self.epsilon)
+        return multiplier, self.bias - mean * multiplier
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        if self.frozen or not train:
+            multiplier, offset = self.affine()
+        else:
+            x32 = x.astype(jnp.float32)
+            mean, var = x32.mean((0, 1, 2)), x32.var((0, 1, 2))
+            if not self.is_initializing():
+                self.mean.value = self.momentum * self.mean.value + (1 - self.momentum) * mean
+                self.var.value = self.momentum * self.var.value + (1 - self.momentum) * var
+            multiplier, offset = self._affine(mean, var)
+        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)

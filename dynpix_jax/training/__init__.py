@@ -1,0 +1,1 @@
+"""Floor 5: the one training loop with its state, optimizer rules, checkpoints and writers."""

@@ -1,0 +1,1 @@
+"""Floor 5: pictures of predictions, masks and ponder maps, and the HTML report."""
