@@ -1,1 +1,1 @@
-"""Floor 4: data sources, joint geometry, loader and synthetic scenes. NumPy arrays only, no jax."""
+"""Data: sources, joint geometry, the grain loader, synthetic scenes. Numpy only; no jax arrays."""

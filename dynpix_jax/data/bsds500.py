@@ -1,0 +1,154 @@
+"""BSDS500 boundaries, read from the official layout.
+
+Layout: ROOT/images/{train,val,test}/ID.jpg and ROOT/groundTruth/{train,val,test}/ID.mat, where ROOT is the `data` folder
+of the published archive; its parents (`BSDS500`, `BSR`) are accepted as well. Each .mat holds a cell array
+`groundTruth`, one cell an annotator, with fields `Boundaries` (H, W) in {0, 1} and `Segmentation` (H, W) from 1.
+
+Source: Arbelaez, Maire, Fowlkes, Malik, "Contour Detection and Hierarchical Image Segmentation", TPAMI 2011.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.io import loadmat
+
+from dynpix_jax.data.images import read_image
+from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.utils.errors import UserError, suggest
+
+SPLITS = ("train", "val", "test")
+WHERE_TO_GET = (
+    "get BSR_bsds500.tgz from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/resources.html "
+    "(mirror: https://github.com/BIDS/BSDS500) and unpack it there"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BSDS500Config:
+    """Options of the source.
+
+    root: the archive's `data` folder, or one of its parents.
+    label: `consensus`: 1 where enough annotators mark the pixel, 0 where none does, -1 (ignore) between;
+      `soft`: the mean over the annotators.
+    consensus: up to 1: the share of the annotators that is enough (1 = all; 0.3 means 2 of 5);
+      above 1: their number, a whole one.
+    """
+
+    root: str
+    label: Literal["consensus", "soft"] = "consensus"
+    consensus: float = 0.3
+
+
+class BSDS500:
+    """Elements: `image` uint8 (H, W, 3), `boundaries` float32 (H, W) in [0, 1] or -1, `index` int64."""
+
+    def __init__(self, config: BSDS500Config, split: str) -> None:
+        if split not in SPLITS:
+            raise UserError(f"bsds500 has no split {split!r}; {suggest(split, list(SPLITS))}")
+        c = config.consensus
+        if not c > 0 or (c > 1 and c != int(c)):
+            raise UserError(
+                f"config.data.consensus = {c:g}: expected a share of the annotators in (0, 1] or a whole number above 1"
+            )
+        self._config = config
+        data = _find_data(Path(config.root), split)
+        self._images = sorted((data / "images" / split).glob("*.jpg"))
+        self._truth = data / "groundTruth" / split
+        if not self._images:
+            raise UserError(f"bsds500: no .jpg files in {data / 'images' / split}; {WHERE_TO_GET}")
+
+    @property
+    def spec(self) -> SourceSpec:
+        boundaries = FieldSpec(
+            "boundary", (None, None), "float32", units="share of annotators", range=(0, 1), ignore=-1
+        )
+        return SourceSpec("bsds500", {"image": IMAGE, "boundaries": boundaries, "index": INDEX})
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        return self._images[check_index(self, index)].stem
+
+    def truth_path(self, index: int) -> Path:
+        """The annotators' .mat file of element `index`."""
+        return self._truth / f"{self.name(index)}.mat"
+
+    def annotators(self, index: int) -> list[np.ndarray]:
+        """Each annotator's boundaries, bool (H, W): the ground truth of the benchmark."""
+        return read_boundaries(self.truth_path(index))
+
+    def __getitem__(self, index: int) -> Element:
+        index = check_index(self, index)
+        path = self._images[index]
+        image = read_image(path)
+        annotators = self.annotators(index)
+        if annotators[0].shape != image.shape[:2]:
+            raise UserError(
+                f"bsds500: {self.truth_path(index)} has {annotators[0].shape} pixels, its image {path} "
+                f"{image.shape[:2]}"
+            )
+        votes = np.sum(np.stack(annotators), axis=0, dtype=np.int32)
+        labels = vote_labels(votes, len(annotators), self._config)
+        return {"image": image, "boundaries": labels, "index": np.int64(index)}
+
+
+def vote_labels(votes: np.ndarray, annotators: int, config: BSDS500Config) -> np.ndarray:
+    """Turns the number of annotators that mark each pixel into labels: float32, same shape."""
+    if config.label == "soft":
+        return (votes / annotators).astype(np.float32)
+    # The count may exceed the annotators of an image: then all of them are enough, or it would have no positives.
+    enough = min(config.consensus, annotators) if config.consensus > 1 else config.consensus * annotators
+    labels = np.where(votes >= enough - 1e-6, 1.0, -1.0)
+    labels[votes == 0] = 0.0
+    return labels.astype(np.float32)
+
+
+def read_boundaries(path: str | Path) -> list[np.ndarray]:
+    """Reads the annotators' boundary maps, bool (H, W) each, of a BSDS .mat file.
+
+    Raises:
+      UserError: missing or corrupt file, or one without `groundTruth{k}.Boundaries`.
+    """
+    return [cell != 0 for cell in _cells(Path(path), "Boundaries")]
+
+
+def read_segmentations(path: str | Path) -> list[np.ndarray]:
+    """Reads the annotators' segmentations, int32 (H, W) from 1, of a BSDS .mat file. Errors as `read_boundaries`."""
+    return [cell.astype(np.int32) for cell in _cells(Path(path), "Segmentation")]
+
+
+def _cells(path: Path, field: str) -> list[np.ndarray]:
+    try:
+        content = loadmat(path, variable_names=["groundTruth"])
+    except FileNotFoundError:
+        raise UserError(f"ground truth not found: {path}; {WHERE_TO_GET}") from None
+    # SciPy's reader has no error class of its own: a broken file raises whatever its parser stumbles over.
+    except Exception as error:  # noqa: BLE001
+        raise UserError(f"corrupt .mat file ({type(error).__name__}: {error}): {path}") from None
+    try:
+        cells = [np.asarray(cell[field][0, 0]) for cell in content["groundTruth"].ravel()]
+    except (KeyError, IndexError, ValueError, TypeError):
+        cells = []
+    if not cells or any(cell.ndim != 2 or cell.shape != cells[0].shape for cell in cells):
+        raise UserError(f"no groundTruth{{k}}.{field} maps of one size in {path}")
+    return cells
+
+
+def _find_data(root: Path, split: str) -> Path:
+    """The folder that holds images/ and groundTruth/."""
+    if not root.is_dir():
+        raise UserError(f"bsds500: data root not found: {root.absolute()}; {WHERE_TO_GET}")
+    for data in (root, root / "data", root / "BSDS500" / "data", root / "BSR" / "BSDS500" / "data"):
+        if (data / "images").is_dir():
+            for folder in (data / "images" / split, data / "groundTruth" / split):
+                if not folder.is_dir():
+                    raise UserError(f"bsds500: folder not found: {folder.absolute()}; {WHERE_TO_GET}")
+            return data
+    raise UserError(
+        f"bsds500: {root.absolute()} holds neither data/images nor BSDS500/data/images; {WHERE_TO_GET}"
+    )

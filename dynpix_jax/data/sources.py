@@ -1,0 +1,127 @@
+"""What a data source is, and the table of the sources there are.
+
+A source is a random-access sequence of dicts of numpy arrays. Its `SourceSpec` declares every field: shape, dtype,
+units, range, ignore value, classes, and the `kind` that tells `geometry` how the field moves with the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from dynpix_jax.utils.configs import from_config
+from dynpix_jax.utils.errors import UserError, suggest
+
+Element = dict[str, np.ndarray]
+Kind = Literal["image", "boundary", "label", "depth", "normals", "dense", "keypoints", "scalar"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """One field of an element.
+
+    kind:
+      `image`     uint8 (H, W, 3) RGB.
+      `boundary`  float32 (H, W), strength in [0, 1], negative = ignore. Thin.
+      `label`     int32 (H, W), class ids.
+      `depth`     float32 (H, W), 0 = invalid; divided by the scale when the image is scaled.
+      `normals`   float32 (H, W, 3), unit vectors in the camera frame x right, y down, z forward (a visible
+                  surface has z < 0); the zero vector = invalid.
+      `dense`     float32 (H, W) or (H, W, C), moves like the image (albedo).
+      `keypoints` float32 (K, 3): x, y in pixels (the centre of the top left pixel is 0, 0), visible in {0, 1}.
+      `scalar`    anything that does not move with the image (index).
+    shape: None for an extent that differs between elements.
+    ignore: the value of pixels without a label; what lies outside the image is filled with it.
+    pairs: ids (classes or joints) that change places when the image is mirrored.
+    """
+
+    kind: Kind
+    shape: tuple[int | None, ...]
+    dtype: str
+    units: str = ""
+    range: tuple[float, float] | None = None
+    ignore: float | None = None
+    classes: tuple[str, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+    """Declares the elements of a source: `fields` maps each key of an element to its `FieldSpec`."""
+
+    name: str
+    fields: Mapping[str, FieldSpec]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the fields that are labels: all but the image and the scalars."""
+        return tuple(name for name, field in self.fields.items() if field.kind not in ("image", "scalar"))
+
+    def without(self, names: tuple[str, ...]) -> SourceSpec:
+        """The spec less the named fields. Raises UserError for a name that is not a field."""
+        for name in names:
+            if name not in self.fields:
+                raise UserError(f"source {self.name!r} has no field {name!r}: {suggest(name, list(self.fields))}")
+        return dataclasses.replace(self, fields={k: v for k, v in self.fields.items() if k not in names})
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to elements; reading element i twice gives equal arrays."""
+
+    @property
+    def spec(self) -> SourceSpec: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Element: ...
+
+    def name(self, index: int) -> str:
+        """The element's own name in its data set, such as "100075"."""
+        ...
+
+
+IMAGE = FieldSpec("image", (None, None, 3), "uint8", units="RGB", range=(0, 255))
+INDEX = FieldSpec("scalar", (), "int64", units="element id")
+
+
+def check_index(source: Source, index: int) -> int:
+    """A plain non-negative index; IndexError (which ends a `for` loop) outside of the source."""
+    index = int(index)
+    if not 0 <= index < len(source):
+        raise IndexError(f"element {index} of {source.spec.name!r}, which has {len(source)} elements")
+    return index
+
+
+def build_source(section: Mapping[str, Any], split: str | None = None) -> Source:
+    """Builds the source that a config section names.
+
+    Args:
+      section: `name` and the source's own options (the fields of its config class), e.g.
+        `{"name": "bsds500", "root": "DIR", "consensus": 0.3}`; it may carry `split`.
+      split: `train`, `val` or `test`; None takes the section's.
+
+    Raises:
+      UserError: unknown source, option or split; missing data.
+    """
+    # The table holds names, so that building one source does not import the others.
+    table = {
+        "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
+        "scenes": ("scenes", "ScenesConfig", "Scenes"),
+    }
+    options = dict(section)
+    name = options.pop("name", None)
+    if name not in table:
+        raise UserError(f"config.data.name: unknown source {name!r}; {suggest(str(name), sorted(table))}")
+    own_split = options.pop("split", None)
+    split = split or own_split
+    if not split:
+        raise UserError(f"config.data: source {name!r} needs a split")
+    module_name, config_name, class_name = table[name]
+    module = importlib.import_module(f"dynpix_jax.data.{module_name}")
+    config = from_config(getattr(module, config_name), options, path="config.data")
+    return getattr(module, class_name)(config, split)
