@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.trees import assign, map_named, match_first, named_leaves
+
+TREE = {"stem": {"kernel": 1}, "head": {"bias": 2, "layers": [3, 4]}}
+
+
+def test_named_leaves_in_jax_order():
+    assert named_leaves(TREE) == [("head/bias", 2), ("head/layers/0", 3), ("head/layers/1", 4), ("stem/kernel", 1)]
+
+
+def test_map_named_keeps_the_structure():
+    mapped = map_named(lambda path, leaf: f"{path}={leaf}", TREE)
+    assert mapped == {
+        "stem": {"kernel": "stem/kernel=1"},
+        "head": {"bias": "head/bias=2", "layers": ["head/layers/0=3", "head/layers/1=4"]},
+    }
+
+
+def test_match_first_matches_the_whole_path_in_order():
+    rules = [("head/bias", "bias"), ("head/.*", "head"), ("ste", "part")]
+    assert match_first(rules, "head/bias") == "bias"
+    assert match_first(rules, "head/layers/0") == "head"
+    assert match_first(rules, "stem", default=None) is None
+    with pytest.raises(UserError, match="no rule matches 'stem'; rules: 'head/bias', 'head/.*', 'ste'"):
+        match_first(rules, "stem")
+
+
+def test_malformed_regex_is_the_users_mistake():
+    with pytest.raises(UserError, match=r"rule '\(' is not a regular expression"):
+        match_first([("(", 1)], "a")
+
+
+def test_assign_gives_values_that_may_be_none_or_trees():
+    assert assign([("stem/.*", None), (".*", (1, 2))], TREE) == {
+        "stem": {"kernel": None},
+        "head": {"bias": (1, 2), "layers": [(1, 2), (1, 2)]},
+    }
+
+
+def test_assign_names_every_uncovered_leaf():
+    with pytest.raises(UserError) as error:
+        assign([("head/bias", 1)], TREE)
+    assert str(error.value).startswith(
+        "3 of 4 leaves are covered by no rule: head/layers/0, head/layers/1, stem/kernel; rules: 'head/bias'"
+    )
+    with pytest.raises(UserError, match="rules: none"):
+        assign([], TREE)
