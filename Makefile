@@ -1,0 +1,44 @@
+# make setup | quickstart | test | lint. Each works alone on a machine that has Python 3.11+ with pip, and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup quickstart test lint lock clean
+
+setup: $(STAMP)
+
+# The locked packages, checked by hash, then this project itself as an editable install. The stamp makes a second call
+# free; a changed lock or pyproject.toml installs again. uv from the PATH, else from pip into the environment.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@set -e; \
+	uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ]; then $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; uv=$(BIN)/uv; fi; \
+	echo "installing requirements.lock with $$uv"; \
+	"$$uv" pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; \
+	"$$uv" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+# More arguments for pytest: make test ARGS="-m slow tests/ops"
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy dynpix_jax
+
+# Write requirements.lock anew (needs uv). One list of versions for Python 3.11 to 3.13 (--fork-strategy fewest), so that
+# all of them run the same jax; no index address is written. The extras cuda13 and tpu stay out: see README, Install.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --output-file requirements.lock
+
+clean:
+	rm -rf .venv runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
