@@ -1,8 +1,9 @@
 """BSDS500 boundaries, read from the official layout.
 
-Layout: ROOT/images/{train,val,test}/ID.jpg and ROOT/groundTruth/{train,val,test}/ID.mat, where ROOT is the `data` folder
-of the published archive; its parents (`BSDS500`, `BSR`) are accepted as well. Each .mat holds a cell array
-`groundTruth`, one cell an annotator, with fields `Boundaries` (H, W) in {0, 1} and `Segmentation` (H, W) from 1.
+Layout: ROOT/images/{train,val,test}/ID.jpg and ROOT/groundTruth/{train,val,test}/ID.mat, where ROOT is the
+`data` folder of the published archive; its parents (`BSDS500`, `BSR`) are accepted as well. Each .mat holds a
+cell array `groundTruth`, one cell an annotator, with fields `Boundaries` (H, W) in {0, 1} and `Segmentation`
+(H, W) from 1.
 
 Source: Arbelaez, Maire, Fowlkes, Malik, "Contour Detection and Hierarchical Image Segmentation", TPAMI 2011.
 """
@@ -22,7 +23,8 @@ from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (
-    "get BSR_bsds500.tgz from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/resources.html "
+    "get BSR_bsds500.tgz from "
+    "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/resources.html "
     "(mirror: https://github.com/BIDS/BSDS500) and unpack it there"
 )
 
@@ -52,7 +54,8 @@ class BSDS500:
         c = config.consensus
         if not c > 0 or (c > 1 and c != int(c)):
             raise UserError(
-                f"config.data.consensus = {c:g}: expected a share of the annotators in (0, 1] or a whole number above 1"
+                f"config.data.consensus = {c:g}: expected a share of the annotators in (0, 1] "
+                "or a whole number above 1"
             )
         self._config = config
         data = _find_data(Path(config.root), split)
@@ -63,6 +66,7 @@ class BSDS500:
 
     @property
     def spec(self) -> SourceSpec:
+        """Fields `image`, `boundaries`, `index`."""
         boundaries = FieldSpec(
             "boundary", (None, None), "float32", units="share of annotators", range=(0, 1), ignore=-1
         )
@@ -72,6 +76,7 @@ class BSDS500:
         return len(self._images)
 
     def name(self, index: int) -> str:
+        """The id of the image, such as "100075"."""
         return self._images[check_index(self, index)].stem
 
     def truth_path(self, index: int) -> Path:
@@ -101,7 +106,8 @@ def vote_labels(votes: np.ndarray, annotators: int, config: BSDS500Config) -> np
     """Turns the number of annotators that mark each pixel into labels: float32, same shape."""
     if config.label == "soft":
         return (votes / annotators).astype(np.float32)
-    # The count may exceed the annotators of an image: then all of them are enough, or it would have no positives.
+    # The count may exceed the annotators of an image: then all of them are enough, or it would have no
+    # positives.
     enough = min(config.consensus, annotators) if config.consensus > 1 else config.consensus * annotators
     labels = np.where(votes >= enough - 1e-6, 1.0, -1.0)
     labels[votes == 0] = 0.0
@@ -118,7 +124,7 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
 
 
 def read_segmentations(path: str | Path) -> list[np.ndarray]:
-    """Reads the annotators' segmentations, int32 (H, W) from 1, of a BSDS .mat file. Errors as `read_boundaries`."""
+    """Reads the annotators' segmentations, int32 (H, W) from 1. Errors as `read_boundaries`."""
     return [cell.astype(np.int32) for cell in _cells(Path(path), "Segmentation")]
 
 
@@ -128,7 +134,7 @@ def _cells(path: Path, field: str) -> list[np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"ground truth not found: {path}; {WHERE_TO_GET}") from None
     # SciPy's reader has no error class of its own: a broken file raises whatever its parser stumbles over.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise UserError(f"corrupt .mat file ({type(error).__name__}: {error}): {path}") from None
     try:
         cells = [np.asarray(cell[field][0, 0]) for cell in content["groundTruth"].ravel()]

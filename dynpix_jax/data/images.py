@@ -13,11 +13,12 @@ from dynpix_jax.utils.errors import UserError
 def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
     """Reads a picture as uint8 (H, W, 3) RGB.
 
-    Pillow and not OpenCV, because OpenCV returns a truncated JPEG half grey with no more than a line on stderr.
+    Pillow and not OpenCV, because OpenCV returns a truncated JPEG half grey with no more than a line on
+    stderr.
 
     Args:
-      upright: obey the camera's orientation tag. Right for photos of users; wrong for data sets, whose labels are
-        aligned with the pixels as stored.
+      upright: obey the camera's orientation tag. Right for photos of users; wrong for data sets, whose labels
+        are aligned with the pixels as stored.
 
     Raises:
       UserError: missing, unreadable or truncated file.
@@ -37,5 +38,6 @@ def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
         raise UserError(f"corrupt image (not a picture in a known format): {path}") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"image too large: {path} ({error})") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's decoders raise all of these on broken files
+    # Pillow's decoders raise all of these on broken files.
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"corrupt image ({error}): {path}") from None

@@ -1,7 +1,8 @@
 """What a data source is, and the table of the sources there are.
 
-A source is a random-access sequence of dicts of numpy arrays. Its `SourceSpec` declares every field: shape, dtype,
-units, range, ignore value, classes, and the `kind` that tells `geometry` how the field moves with the image.
+A source is a random-access sequence of dicts of numpy arrays. Its `SourceSpec` declares every field: shape,
+dtype, units, range, ignore value, classes, and the `kind` that tells `geometry` how the field moves with the
+image.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class FieldSpec:
       `normals`   float32 (H, W, 3), unit vectors in the camera frame x right, y down, z forward (a visible
                   surface has z < 0); the zero vector = invalid.
       `dense`     float32 (H, W) or (H, W, C), moves like the image (albedo).
-      `keypoints` float32 (K, 3): x, y in pixels (the centre of the top left pixel is 0, 0), visible in {0, 1}.
+      `keypoints` float32 (K, 3): x, y in pixels (the centre of the top left pixel is 0, 0), visible 0 or 1.
       `scalar`    anything that does not move with the image (index).
     shape: None for an extent that differs between elements.
     ignore: the value of pixels without a label; what lies outside the image is filled with it.
@@ -65,7 +66,7 @@ class SourceSpec:
         """The spec less the named fields. Raises UserError for a name that is not a field."""
         for name in names:
             if name not in self.fields:
-                raise UserError(f"source {self.name!r} has no field {name!r}: {suggest(name, list(self.fields))}")
+                raise UserError(f"source {self.name!r} has no field {name!r}; {suggest(name, self.fields)}")
         return dataclasses.replace(self, fields={k: v for k, v in self.fields.items() if k not in names})
 
 
@@ -74,7 +75,9 @@ class Source(Protocol):
     """Random access to elements; reading element i twice gives equal arrays."""
 
     @property
-    def spec(self) -> SourceSpec: ...
+    def spec(self) -> SourceSpec:
+        """What the elements hold."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -1,0 +1,298 @@
+"""One sampled geometry (scale, rotation, mirroring, crop) that moves an image and all of its labels together.
+
+Everything goes through one affine map from source to output pixels. Pixel centres are the points with whole
+coordinates, x to the right, y down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec
+from dynpix_jax.utils.errors import UserError
+
+# What an image shows outside of itself: the ImageNet mean, which is 0 after the usual normalisation.
+FILL = (124, 116, 104)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryRanges:
+    """What `Geometry.sample` draws from. The defaults change nothing.
+
+    scales: drawn evenly from these; with `scale_between` log-uniformly between the least and the greatest.
+    rotations: degrees, counter-clockwise as seen, drawn evenly from these.
+    flip: mirror left and right in half of the draws.
+    crop: (H, W) of the output, at a random place of the canvas; None keeps the canvas. A crop larger than the
+      canvas shows the outside, whose labels are ignored.
+    canvas: the region that is cropped from: `inscribed`, the largest upright rectangle inside of the rotated
+      image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are outside.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    rotations: tuple[float, ...] = (0.0,)
+    flip: bool = False
+    crop: tuple[int, int] | None = None
+    scale_between: bool = False
+    canvas: str = "inscribed"
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise UserError(f"augment.scales = {self.scales}: expected one or more positive numbers")
+        if not self.rotations:
+            raise UserError("augment.rotations is empty: expected angles in degrees; (0.0,) for none")
+        if self.crop is not None and min(self.crop) < 1:
+            raise UserError(f"augment.crop = {self.crop}: expected a positive height and width")
+        if self.canvas not in ("inscribed", "bounding"):
+            raise UserError(f"augment.canvas = {self.canvas!r}: expected 'inscribed' or 'bounding'")
+
+
+def hed_ranges(crop: tuple[int, int] | None) -> GeometryRanges:
+    """The augmentation of HED (Xie and Tu, ICCV 2015): 3 scales, 16 rotations, mirrored or not."""
+    return GeometryRanges(
+        scales=(0.5, 1.0, 1.5), rotations=tuple(22.5 * k for k in range(16)), flip=True, crop=crop
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Mirror, then rotate (degrees, counter-clockwise as seen), then scale, then crop.
+
+    origin: (y, x) of the output's top left pixel on the canvas; size: (H, W) of the output, None for all the
+    canvas.
+    """
+
+    scale: float = 1.0
+    rotation: float = 0.0
+    flip: bool = False
+    origin: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
+    canvas: str = "inscribed"
+
+    @staticmethod
+    def sample(rng: np.random.Generator, ranges: GeometryRanges, shape: tuple[int, int]) -> Geometry:
+        """Draws a geometry for an image of `shape` (H, W)."""
+        if ranges.scale_between:
+            low, high = math.log(min(ranges.scales)), math.log(max(ranges.scales))
+            scale = math.exp(rng.uniform(low, high))
+        else:
+            scale = float(ranges.scales[rng.integers(len(ranges.scales))])
+        rotation = float(ranges.rotations[rng.integers(len(ranges.rotations))])
+        flip = bool(rng.integers(2)) and ranges.flip
+        geometry = Geometry(scale, rotation, flip, canvas=ranges.canvas)
+        if ranges.crop is None:
+            return geometry
+        origin = []
+        for canvas, crop in zip(geometry.canvas_size(shape), ranges.crop, strict=True):
+            slack = canvas - crop
+            # A canvas smaller than the crop is put in its middle, which shows the most of the image.
+            origin.append(int(rng.integers(slack + 1)) if slack >= 0 else slack // 2)
+        return dataclasses.replace(geometry, origin=(origin[0], origin[1]), size=ranges.crop)
+
+    def canvas_size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the canvas of an image of `shape`, at least 1 x 1."""
+        rectangle = _inscribed if self.canvas == "inscribed" else _bounding
+        height, width = rectangle(shape[0] * self.scale, shape[1] * self.scale, math.radians(self.rotation))
+        # A hair is added so that 320.9999 from rounding errors stays 321.
+        return max(1, math.floor(height + 1e-6)), max(1, math.floor(width + 1e-6))
+
+    def linear(self) -> np.ndarray:
+        """The (2, 2) map of directions (x, y) without the scale: a rotation, mirrored if `flip`."""
+        cos, sin = _cos_sin(self.rotation)
+        # Counter-clockwise as seen: y points down, so the signs of the sines are the other way round.
+        rotation = np.array([[cos, sin], [-sin, cos]])
+        return rotation @ np.diag([-1.0 if self.flip else 1.0, 1.0])
+
+    def matrix(self, shape: tuple[int, int]) -> np.ndarray:
+        """The (2, 3) affine map from source (x, y, 1) to output pixels, for a source of `shape` (H, W)."""
+        height, width = shape
+        canvas_height, canvas_width = self.canvas_size(shape)
+        linear = self.scale * self.linear()
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        target = np.array([(canvas_width - 1) / 2 - self.origin[1], (canvas_height - 1) / 2 - self.origin[0]])
+        return np.concatenate([linear, (target - linear @ centre)[:, None]], axis=1)
+
+    def apply(self, element: Element, spec: SourceSpec) -> Element:
+        """Moves every field of `element` by its kind in `spec`; see `FieldSpec`.
+
+        Images and `dense` fields are interpolated bilinearly (blurred first when made smaller), labels, depth
+        and normals take the nearest pixel, boundaries see `_warp_boundary`. Outside of the source images are
+        `FILL`, labels their ignore value, keypoints invisible.
+        """
+        shape = element["image"].shape[:2]
+        warp = _Warp(self, shape)
+        return {
+            name: _MOVE[spec.fields[name].kind](warp, value, spec.fields[name])
+            for name, value in element.items()
+        }
+
+
+class _Warp:
+    """A geometry at a source's size, with the coordinates that its fields share."""
+
+    def __init__(self, geometry: Geometry, shape: tuple[int, int]) -> None:
+        self.geometry = geometry
+        self.shape = shape
+        self.size = geometry.size or geometry.canvas_size(shape)
+        self.forward = geometry.matrix(shape)
+        linear = np.linalg.inv(self.forward[:, :2])
+        y, x = np.indices(self.size, dtype=np.float64)
+        # Rounded, because a coordinate of 0.4999999 and one of 0.5000001 must not depend on the platform's
+        # cosine.
+        shift = -linear @ self.forward[:, 2]
+        self.x = np.round(linear[0, 0] * x + linear[0, 1] * y + shift[0], 6)
+        self.y = np.round(linear[1, 0] * x + linear[1, 1] * y + shift[1], 6)
+        self.inside = (
+            (self.x >= -0.5) & (self.x < shape[1] - 0.5) & (self.y >= -0.5) & (self.y < shape[0] - 0.5)
+        )
+
+    def nearest(self, value: np.ndarray, outside: float) -> np.ndarray:
+        rows = np.clip(np.floor(self.y + 0.5).astype(np.int64), 0, self.shape[0] - 1)
+        columns = np.clip(np.floor(self.x + 0.5).astype(np.int64), 0, self.shape[1] - 1)
+        out = value[rows, columns]
+        out[~self.inside] = outside
+        return out
+
+    def bilinear(self, value: np.ndarray) -> np.ndarray:
+        if self.geometry.scale < 1:
+            # The blur that leaves no frequency above the new sampling rate's half, about: sigma 0.87 at scale
+            # 1/2.
+            sigma = 0.5 * math.sqrt(self.geometry.scale**-2 - 1)
+            value = cv2.GaussianBlur(value, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        size = (self.size[1], self.size[0])
+        return cv2.warpAffine(
+            value, self.forward, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+
+
+def _move_image(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    out = warp.bilinear(value)
+    out[~warp.inside] = FILL
+    return out
+
+
+def _move_dense(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    out = warp.bilinear(value)
+    out[~warp.inside] = 0 if field.ignore is None else field.ignore
+    return out
+
+
+def _move_label(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    if field.ignore is None:
+        raise ValueError("a field of kind 'label' needs an ignore value")
+    out = warp.nearest(value, field.ignore)
+    if warp.geometry.flip and field.pairs:
+        mirrored = out.copy()
+        for left, right in field.pairs:
+            mirrored[out == left] = right
+            mirrored[out == right] = left
+        return mirrored
+    return out
+
+
+def _move_depth(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    # An image enlarged by s shows what a camera s times nearer would see.
+    return warp.nearest(value, 0.0) / np.asarray(warp.geometry.scale, value.dtype)
+
+
+def _move_normals(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    out = warp.nearest(value, 0.0)
+    # x and y of the camera frame are those of the image, so directions in it turn and mirror as the image
+    # does.
+    out[..., :2] = out[..., :2] @ warp.geometry.linear().T.astype(value.dtype)
+    return out
+
+
+def _move_keypoints(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    out = value.copy()
+    out[:, :2] = value[:, :2] @ warp.forward[:, :2].T + warp.forward[:, 2]
+    height, width = warp.size
+    inside = (
+        (out[:, 0] >= -0.5) & (out[:, 0] < width - 0.5) & (out[:, 1] >= -0.5) & (out[:, 1] < height - 0.5)
+    )
+    out[:, 2] *= inside
+    if warp.geometry.flip:
+        for left, right in field.pairs:
+            out[[left, right]] = out[[right, left]]
+    return out
+
+
+def _warp_boundary(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    """Moves thin boundaries without breaking them: the weighted median of the four neighbours.
+
+    HED rotates its 0/1 maps bilinearly and takes what is above a half. This is the same rule for maps of many
+    levels: the greatest level t for which the neighbours of at least t have half of the bilinear weight. So
+    it commutes with thresholding (a consensus of soft maps is the same before and after), invents no new
+    values, and copies exactly where pixels fall on pixels. Ignored pixels rank between 0 and all positive
+    values. Before an image is made smaller, lines are dilated (a maximum), for they would else fall between
+    the samples.
+    """
+    ignored = np.float32(1e-9)
+    level = np.where(value < 0, ignored, value).astype(np.float32)
+    if warp.geometry.scale < 0.75:
+        width = 2 * round(0.5 / warp.geometry.scale) + 1
+        level = cv2.dilate(level, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
+    height, width = warp.shape
+    out = np.zeros(warp.size, np.float32)
+    # Most pixels have only zeros around them; the rest is done on the few others.
+    near = cv2.dilate((level > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    todo = np.nonzero(warp.inside & (warp.nearest(near, 0) > 0))
+    x, y = warp.x[todo], warp.y[todo]
+    x0, y0 = np.floor(x), np.floor(y)
+    values, weights = [], []
+    for dy in (0, 1):
+        for dx in (0, 1):
+            rows = np.clip(y0 + dy, 0, height - 1).astype(np.int64)
+            columns = np.clip(x0 + dx, 0, width - 1).astype(np.int64)
+            values.append(level[rows, columns])
+            weights.append(np.abs(1 - dx - (x - x0)) * np.abs(1 - dy - (y - y0)))
+    stacked = np.stack(values)
+    order = np.argsort(-stacked, axis=0)
+    share = np.cumsum(np.take_along_axis(np.stack(weights), order, axis=0), axis=0)
+    chosen = np.argmax(share >= 0.5 - 1e-6, axis=0)
+    picked = np.take_along_axis(stacked, order, axis=0)
+    out[todo] = np.take_along_axis(picked, chosen[None], axis=0)[0]
+    out[out == ignored] = -1
+    out[~warp.inside] = -1
+    return out
+
+
+_MOVE: dict[str, Callable[[_Warp, np.ndarray, FieldSpec], np.ndarray]] = {
+    "image": _move_image,
+    "boundary": _warp_boundary,
+    "label": _move_label,
+    "depth": _move_depth,
+    "normals": _move_normals,
+    "dense": _move_dense,
+    "keypoints": _move_keypoints,
+    "scalar": lambda warp, value, field: value,
+}
+
+
+def _cos_sin(degrees: float) -> tuple[float, float]:
+    """Exact at the multiples of a right angle, so that these copy pixels."""
+    quarter, rest = divmod(degrees, 90.0)
+    if rest == 0:
+        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarter) % 4]
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+
+def _bounding(height: float, width: float, angle: float) -> tuple[float, float]:
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    return height * cos + width * sin, height * sin + width * cos
+
+
+def _inscribed(height: float, width: float, angle: float) -> tuple[float, float]:
+    """(H, W) of the upright rectangle of the largest area inside of a rotated rectangle."""
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    long, short = max(height, width), min(height, width)
+    if short <= 2 * sin * cos * long or abs(sin - cos) < 1e-10:
+        # Two corners touch the long sides, the others lie on the line between.
+        half = 0.5 * short
+        return (half / cos, half / sin) if width >= height else (half / sin, half / cos)
+    double = cos * cos - sin * sin
+    return (height * cos - width * sin) / double, (width * cos - height * sin) / double

@@ -1,0 +1,217 @@
+"""From a source to batches: a grain pipeline, reproducible element by element.
+
+The order of elements is grain's (shuffled anew every epoch); what a batch holds is a pure function of (seed,
+step): element `index` in epoch `epoch` is augmented by a generator seeded with (seed, epoch, index). So the
+number of workers, the number of processes and interruptions change nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from dynpix_jax.data.geometry import Geometry, GeometryRanges
+from dynpix_jax.data.sources import Element, Source, SourceSpec
+from dynpix_jax.utils.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Batches of a source.
+
+    `iter(loader)` is a grain iterator: `get_state()` and `set_state(state)` save and restore its place
+    exactly.
+
+    steps_per_epoch: batches in one pass over the source: for training rounded down (at least 1), for
+    evaluation up.
+    spec: what the elements hold, less the dropped labels. Batches have besides `valid` bool (B,), False for
+      padding, and `size` int32 (B, 2), the (H, W) of each image before `pad_to`.
+    """
+
+    dataset: grain.IterDataset
+    spec: SourceSpec
+    steps_per_epoch: int
+
+    def __iter__(self) -> grain.DatasetIterator[Batch]:
+        return iter(self.dataset)
+
+
+def make_loader(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    train: bool,
+    augment: GeometryRanges | None = None,
+    workers: int = 0,
+    pad_to: tuple[int, int] | None = None,
+    drop_labels: tuple[str, ...] = (),
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+) -> Loader:
+    """Builds the loader of a source.
+
+    Args:
+      source: elements to load.
+      batch_size: elements in a batch of all processes together; this process loads its `batch_size /
+        process_count`, the `process_index`-th contiguous part.
+      seed: of the order and the augmentation.
+      train: True shuffles and repeats without end. False goes through the source once, in order; the last
+        batch is filled up with elements that have `valid` False, index -1 and nothing but ignored labels.
+      augment: ranges of the joint geometry; None leaves elements as they are.
+      workers: processes that load batches; 0 loads with threads in this one.
+      pad_to: (H, W) to which smaller images are padded at the bottom and right (image: border repeated,
+        labels: ignored). Needed where a batch has images of different sizes.
+      drop_labels: names of fields not to hand out.
+      process_index, process_count: this process's place in a job of several hosts.
+      threads: that read batches ahead.
+
+    Raises:
+      UserError: a batch size that does not divide, an empty source, an unknown label to drop; while
+        iterating, images of different sizes in a batch or larger than `pad_to`, and whatever the source
+        raises.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size = {batch_size}: expected a positive multiple of {process_count} processes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} of {process_count} processes")
+    size = len(source)
+    if not size:
+        raise UserError(f"source {source.spec.name!r} has no elements")
+    per_process = batch_size // process_count
+    load = _LoadBatch(
+        source=source,
+        spec=source.spec.without(drop_labels),
+        seed=seed,
+        augment=augment,
+        pad_to=pad_to,
+        part=slice(process_index * per_process, (process_index + 1) * per_process),
+    )
+    # The pipeline is one of element ids, which cost nothing; a whole batch is loaded in one call at its end.
+    # So batches are formed before `to_iter_dataset`, and are the same for any number of workers.
+    if train:
+        steps = max(1, size // batch_size)
+        ids = grain.MapDataset.range(size).shuffle(seed=seed % 2**32).repeat(None)
+    else:
+        steps = -(-size // batch_size)
+        ids = grain.MapDataset.range(steps * batch_size)
+    places = ids.map_with_index(_Place(size, train)).batch(batch_size)
+    dataset = places.map(load).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if workers:
+        # grain 0.2.17 and 0.2.18 read an absl flag here, which raises in programs that are not absl apps
+        # (google/grain issue 1355).
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return Loader(dataset, load.spec, steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Turns (position in the stream, element id) into (epoch, id), with id -1 for what is beyond the
+    source."""
+
+    size: int
+    train: bool
+
+    def __call__(self, position: int, element_id: int) -> np.ndarray:
+        if self.train:
+            return np.array([position // self.size, element_id], np.int64)
+        return np.array([0, element_id if element_id < self.size else -1], np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadBatch:
+    """Loads this process's part of a batch of places (B, 2): epoch and element id."""
+
+    source: Source
+    spec: SourceSpec
+    seed: int
+    augment: GeometryRanges | None
+    pad_to: tuple[int, int] | None
+    part: slice
+
+    def __call__(self, places: np.ndarray) -> Batch:
+        elements = [self._element(int(epoch), int(element_id)) for epoch, element_id in places[self.part]]
+        shapes = {element["image"].shape[:2] for element in elements}
+        if len(shapes) > 1:
+            raise UserError(
+                f"source {self.spec.name!r} has images of different sizes in one batch, {sorted(shapes)}: crop "
+                "them (augment.crop), set pad_to, or use batch_size 1"
+            )
+        return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
+
+    def _element(self, epoch: int, element_id: int) -> Element:
+        # Padding is a real element with its labels blanked: the network sees finite, ordinary pixels.
+        element = self.source[max(element_id, 0)]
+        element = {name: element[name] for name in self.spec.fields}
+        if self.augment is not None:
+            rng = np.random.default_rng([self.seed % 2**32, epoch, max(element_id, 0)])
+            geometry = Geometry.sample(rng, self.augment, element["image"].shape[:2])
+            element = geometry.apply(element, self.spec)
+        shape = element["image"].shape[:2]
+        if self.pad_to is not None:
+            element = pad_element(element, self.spec, self.pad_to)
+        if element_id < 0:
+            element = blank_labels(element, self.spec)
+        return element | {
+            "valid": np.bool_(element_id >= 0),
+            "index": np.int64(element_id),
+            "size": np.array(shape, np.int32),
+        }
+
+
+def pad_element(element: Element, spec: SourceSpec, size: tuple[int, int]) -> Element:
+    """Pads the fields of an element to (H, W) at the bottom and right: image repeated, labels ignored.
+
+    Raises:
+      UserError: the image is larger than `size`.
+    """
+    height, width = element["image"].shape[:2]
+    bottom, right = size[0] - height, size[1] - width
+    if min(bottom, right) < 0:
+        raise UserError(f"source {spec.name!r}: an image of {height} x {width} is larger than pad_to {size}")
+    out = dict(element)
+    for name, value in element.items():
+        field = spec.fields[name]
+        if field.kind == "image":
+            out[name] = cv2.copyMakeBorder(value, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        elif field.kind not in ("keypoints", "scalar"):
+            pads = ((0, bottom), (0, right)) + ((0, 0),) * (value.ndim - 2)
+            out[name] = np.pad(value, pads, constant_values=_blank(field.ignore))
+    return out
+
+
+def blank_labels(element: Element, spec: SourceSpec) -> Element:
+    """The element with every label ignored (keypoints: invisible)."""
+    return {
+        name: value
+        if spec.fields[name].kind in ("image", "scalar")
+        else np.full_like(value, _blank(spec.fields[name].ignore))
+        for name, value in element.items()
+    }
+
+
+def _blank(ignore: float | None) -> float:
+    return 0.0 if ignore is None else ignore
+
+
+def take(loader: Loader, count: int) -> Iterator[tuple[Batch, Any]]:
+    """The first `count` batches, each with the iterator's state after it. For notebooks and tests."""
+    iterator = iter(loader)
+    for _ in range(count):
+        batch = next(iterator)
+        yield batch, iterator.get_state()
