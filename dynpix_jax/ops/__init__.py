@@ -1,1 +1,36 @@
-"""Floor 1: pure functions on arrays (Gumbel sampling, gating, active sets, perforated convolution, resizing)."""
+"""Floor 1: pure functions on arrays: Gumbel sampling, gating, active sets, convolutions, resizing."""
+
+from dynpix_jax.ops.active import ActiveSet, active_set, chunk_size, map_active
+from dynpix_jax.ops.conv import conv, conv_output_size, torch_padding
+from dynpix_jax.ops.gating import bernoulli_kl, global_sparsity_loss, mask_density, per_layer_sparsity_loss
+from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax_st
+from dynpix_jax.ops.perforated_conv import (
+    ImplementationUnavailable,
+    perforated_conv,
+    perforated_conv_reference,
+)
+from dynpix_jax.ops.pointwise import pointwise
+from dynpix_jax.ops.resize import resize_bilinear, resize_nearest
+
+__all__ = [
+    "ActiveSet",
+    "ImplementationUnavailable",
+    "active_set",
+    "argmax_one_hot",
+    "bernoulli_kl",
+    "chunk_size",
+    "conv",
+    "conv_output_size",
+    "global_sparsity_loss",
+    "gumbel_softmax",
+    "gumbel_softmax_st",
+    "map_active",
+    "mask_density",
+    "per_layer_sparsity_loss",
+    "perforated_conv",
+    "perforated_conv_reference",
+    "pointwise",
+    "resize_bilinear",
+    "resize_nearest",
+    "torch_padding",
+]
