@@ -1,0 +1,128 @@
+"""Pretrained weights of other libraries as variables of our networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, block_specs
+from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.weights import torch_names
+from dynpix_jax.weights.readers import read_tensors
+from dynpix_jax.weights.weights_file import check_architecture, is_native
+
+_DEPTHS = {"resnet18": 18, "resnet26": 26, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+ARCHITECTURES = tuple(_DEPTHS)
+_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """What became of the tensors.
+
+    loaded: our flat names that were filled. missing: our names for which the file has nothing. unexpected:
+    names in the file for which the architecture has no place.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+@functools.cache
+def expected_shapes(arch: str, classes: int = _CLASSES) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of all variables of the architecture with a classifier, by flat name ("params/fc/bias")."""
+    if arch not in _DEPTHS:
+        raise UserError(f"unknown architecture {arch!r}: {suggest(arch, ARCHITECTURES)}")
+    model = ResNet(BackboneConfig(depth=_DEPTHS[arch], output_stride=32), classes=classes)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
+
+
+def _layout(arch: str) -> tuple[tuple[int, ...], bool]:
+    stages = block_specs(BackboneConfig(depth=_DEPTHS[arch]))
+    return tuple(len(specs) for specs in stages), stages[0][0].expansion > 1
+
+
+def _check_layout(source: Path, arch: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """A deeper network contains a shallower one's names and shapes: only the blocks tell them apart."""
+    found = torch_names.describe_layout(tensors)
+    if found == _layout(arch):
+        return
+    same = [name for name in ARCHITECTURES if _layout(name) == found]
+    if same:
+        raise UserError(f"{source}: the tensors' names are those of {same[0]}, expected {arch}")
+
+
+def _classes(tensors: Mapping[str, np.ndarray]) -> int:
+    """The classifier has as many classes as the file says: nothing else of the network depends on it."""
+    if is_native(tensors):
+        kernel = tensors.get("params/fc/kernel")
+        return kernel.shape[1] if kernel is not None and kernel.ndim == 2 else _CLASSES
+    kernel = tensors.get("fc.weight")
+    return kernel.shape[0] if kernel is not None and kernel.ndim == 2 else _CLASSES
+
+
+def _place(name: str, native: bool) -> torch_names.Target | None:
+    return torch_names.Target(name, -1, torch_names.vector) if native else torch_names.translate(name)
+
+
+def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str, Any], ImportReport]:
+    """Reads `source` (.safetensors, .npz, .pth, .pt) into nested float32 variables of `arch`.
+
+    `arch` is one of ARCHITECTURES.
+    Names may be torchvision's or our own. Tensors that are missing are left out of the result and reported.
+    Raises UserError for an unreadable file, another architecture's weights, a shape that does not fit, a
+    value that is not finite, or when no tensor fits at all.
+    """
+    source = Path(source)
+    expected_shapes(arch)  # an unknown name is reported before the file is read
+    tensors = read_tensors(source)
+    native = is_native(tensors)
+    if native:
+        check_architecture(source, arch)
+    else:
+        _check_layout(source, arch, tensors)
+    expected = expected_shapes(arch, _classes(tensors))
+
+    loaded: dict[str, np.ndarray] = {}
+    unexpected = []
+    for name, array in tensors.items():
+        if torch_names.is_dropped(name):
+            continue
+        target = _place(name, native)
+        if target is None or target.name not in expected:
+            unexpected.append(name)
+            continue
+        fits = target.ndim in (-1, array.ndim)
+        converted = target.convert(array) if fits else array
+        if not fits or converted.shape != expected[target.name]:
+            raise UserError(
+                f"{source}: {name} has shape {array.shape}{_as_ours(array, converted)}, "
+                f"but {arch} expects {expected[target.name]} for {target.name}"
+            )
+        loaded[target.name] = np.ascontiguousarray(converted, dtype=np.float32)
+        if not np.isfinite(loaded[target.name]).all():
+            raise UserError(f"{source}: {name} has values that are not finite")
+    if not loaded:
+        raise UserError(
+            f"{source}: none of its {len(tensors)} tensors belongs to {arch}; "
+            f"the first is {next(iter(tensors))!r}, "
+            "expected torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)"
+        )
+    missing = tuple(name for name in sorted(expected) if name not in loaded)
+    report = ImportReport(tuple(sorted(loaded)), missing, tuple(sorted(unexpected)))
+    return traverse_util.unflatten_dict(loaded, sep="/"), report
+
+
+def _as_ours(array: np.ndarray, converted: np.ndarray) -> str:
+    return f" ({converted.shape} in our layout)" if converted.shape != array.shape else ""

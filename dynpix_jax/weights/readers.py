@@ -1,0 +1,112 @@
+"""Tensors by name from the files in which pretrained weights are published."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.weights.safetensors_file import read_safetensors
+from dynpix_jax.weights.torch_file import read_torch
+
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
+# Keys under which training programs put the state dict, in the order in which they are looked for.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_MAX_NPZ_BYTES = 16 * 2**30  # .npz entries may be compressed: a bound on what a small file can unpack to
+_MAX_LEAVES = 1_000_000
+_MAX_DEPTH = 16
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file; numbers and booleans only (pickled objects are refused, not loaded)."""
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > _MAX_NPZ_BYTES:
+            raise UserError(f"{path}: unpacks to {size} bytes, more than the limit of {_MAX_NPZ_BYTES}")
+        with np.load(path, allow_pickle=False) as archive:
+            tensors = {name: archive[name] for name in archive.files}
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged files
+        raise UserError(f"{path}: corrupt .npz file: {error or type(error).__name__}") from error
+    for name, array in tensors.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise UserError(f"{path}: entry {name} is not an array of numbers")
+    return tensors
+
+
+def _flatten(path: Path, root: Any) -> dict[str, np.ndarray]:
+    """Tensors of nested dicts and lists by dotted name; scalars and strings (epoch, ...) are left behind."""
+    tensors: dict[str, np.ndarray] = {}
+    pending, visited = [("", root, 0)], 0
+    while pending:
+        name, value, depth = pending.pop()
+        visited += 1
+        if visited > _MAX_LEAVES or depth > _MAX_DEPTH:
+            raise UserError(f"{path}: nested too deeply or too widely to be a file of weights")
+        if isinstance(value, np.ndarray):
+            if name in tensors:
+                raise UserError(f"{path}: two tensors are both named {name!r}")
+            tensors[name] = value
+        elif isinstance(value, (dict, list, tuple)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            # Reversed because the stack pops from its end: tensors come out in the file's order.
+            children = [(f"{name}.{key}" if name else str(key), item, depth + 1) for key, item in items]
+            pending.extend(reversed(children))
+    return tensors
+
+
+def _unwrap(root: Any) -> Any:
+    """The state dict inside a training program's checkpoint."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(root, dict):
+            break
+        inner = [root[key] for key in _WRAPPERS if isinstance(root.get(key), dict)]
+        if not inner:
+            break
+        root = inner[0]
+    return root
+
+
+def _drop_module_prefix(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`torch.nn.DataParallel` puts `module.` before every name."""
+    result: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        short = name.removeprefix("module.")
+        if short in result:
+            raise UserError(f"{path}: tensors {short!r} and 'module.{short}' have the same name")
+        result[short] = array
+    return result
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Tensors by name from a .safetensors, .npz, .pth or .pt file.
+
+    Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
+    bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Raises UserError naming the
+    file and what is wrong.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: weights file of unknown kind; expected one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            tensors = read_safetensors(path)
+        elif path.suffix.lower() == ".npz":
+            tensors = read_npz(path)
+        else:
+            tensors = _flatten(path, _unwrap(read_torch(path)))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors")
+    return _drop_module_prefix(path, tensors)

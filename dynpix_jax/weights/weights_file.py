@@ -1,0 +1,75 @@
+"""Our own weights files: variables under flat names ("params/res2_1/conv1/kernel") in a .safetensors file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from dynpix_jax.typing import Variables
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.weights.readers import read_tensors
+from dynpix_jax.weights.safetensors_file import read_safetensors_metadata, write_safetensors
+
+FORMAT = "dynpix_jax 1"
+COLLECTIONS = ("params", "batch_stats")
+
+
+def is_native(names: Mapping[str, object]) -> bool:
+    """Whether these are our own flat names rather than another library's."""
+    return any(name.startswith(tuple(f"{collection}/" for collection in COLLECTIONS)) for name in names)
+
+
+def write_weights(
+    path: str | os.PathLike[str], variables: Variables, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes nested variables ({"params": ..., "batch_stats": ...}) as one .safetensors file.
+
+    `metadata` goes into the file's header; its entry "architecture" is what `read_weights` compares. The file
+    appears whole or not at all. Raises UserError if `path` has another suffix or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise UserError(f"{path}: weights are written as .safetensors; the name must end so")
+    tensors = {
+        name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
+    }
+    try:
+        write_safetensors(path, tensors, {"format": FORMAT, **(metadata or {})})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_architecture(path: str | os.PathLike[str], architecture: str) -> None:
+    """UserError if the file says that it holds another architecture; a file that says nothing passes."""
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        return
+    found = read_safetensors_metadata(path).get("architecture", architecture)
+    if found != architecture:
+        raise UserError(f"{path}: weights of {found}, expected {architecture}")
+
+
+def read_weights(path: str | os.PathLike[str], architecture: str | None = None) -> dict[str, Any]:
+    """Nested variables of a file of our flat names (.safetensors of `write_weights`, or .npz).
+
+    Raises UserError if the file holds another library's names (those go through `import_weights`) or, where
+    `architecture` is given, is marked as another architecture's.
+    """
+    tensors = read_tensors(path)
+    if architecture is not None:
+        check_architecture(path, architecture)
+    foreign = [name for name in tensors if not is_native({name: None})]
+    if foreign:
+        raise UserError(
+            f"{path}: {foreign[0]} is not a name of ours ({'/... or '.join(COLLECTIONS)}/...); "
+            "convert the file first: dynpix import-weights --arch ARCH --source FILE --out FILE.safetensors"
+        )
+    try:
+        return traverse_util.unflatten_dict(tensors, sep="/")
+    except (TypeError, AttributeError) as error:  # "a/b" beside "a/b/c"
+        raise UserError(f"{path}: names contradict each other: {error}") from error
