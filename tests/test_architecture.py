@@ -1,0 +1,221 @@
+"""The house rules of docs/architecture.md, enforced: what may import what, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "dynpix_jax"
+MAX_LINES = 450
+
+# Folder or module of the package -> the folders it may import (its own is always allowed). Lower floors only.
+FLOOR_0 = {"typing", "utils"}
+FLOORS_0_2 = FLOOR_0 | {"ops", "nn"}
+FLOORS_0_4 = FLOORS_0_2 | {"models", "tasks", "flops", "data"}
+MAY_IMPORT = {
+    "typing": set(),
+    "utils": {"typing"},
+    "ops": FLOOR_0,
+    "nn": FLOOR_0 | {"ops"},
+    "models": FLOORS_0_2,
+    "tasks": FLOOR_0 | {"ops"},
+    "flops": FLOORS_0_2,
+    "data": FLOOR_0,
+    "training": FLOORS_0_4,
+    "evaluation": FLOORS_0_4,
+    "visualization": FLOORS_0_4,
+    "weights": FLOORS_0_4,
+    "cli": FLOORS_0_4 | {"training", "evaluation", "visualization", "weights"},
+}
+EVERYTHING = set(MAY_IMPORT)
+
+# Third-party packages by the name that is imported. Floors 0 to 3 run on the core alone.
+CORE = {"jax", "flax", "optax", "numpy", "ml_collections"}
+THIRD_PARTY = {
+    **dict.fromkeys(["typing", "utils"], {"jax", "numpy", "ml_collections"}),
+    **dict.fromkeys(["ops", "nn", "models", "tasks", "flops"], CORE),
+    "data": {"numpy", "scipy", "cv2", "PIL", "grain", "tensorflow_datasets", "ml_collections", "absl"},
+    "training": CORE | {"grain", "orbax", "tensorboardX", "rich", "absl"},
+    "evaluation": CORE | {"scipy", "cv2", "PIL", "rich"},
+    "visualization": CORE | {"cv2", "PIL", "matplotlib"},
+    "weights": CORE,
+    "cli": CORE | {"rich", "absl", "cv2", "PIL", "grain"},
+}
+ENTRY_POINTS = ("train.py", "eval.py")
+CONFIG_MAY_IMPORT = {"utils"}
+# Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
+NO_JAX_MODULES = {"utils.errors", "utils.configs"}
+
+# Names as imported -> names as installed, where they differ.
+DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "cv2": "opencv-python-headless",
+    "ml_collections": "ml-collections",
+    "orbax": "orbax-checkpoint",
+    "PIL": "pillow",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import in a file, also inside functions and by a constant `import_module`."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            # `from a.b import c` may mean the module a.b.c: the longest name tells most.
+            yield from ((node.lineno, f"{prefix}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def violations(root: Path) -> list[str]:
+    """Every breach of the rules in the tree at `root`, as "file:line: what"."""
+    found = []
+    for file in sorted((root / PACKAGE).rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        module = ".".join(parts[:-1] if is_package else parts)
+        place = module.split(".")[1] if "." in module else ""
+        if place and place not in MAY_IMPORT:
+            found.append(f"{module}: '{place}' is on no floor; add it to the table in tests/test_architecture.py")
+            continue
+        inside = MAY_IMPORT.get(place, set()) | {place}
+        found += _check_file(root, file, module, is_package, inside, THIRD_PARTY.get(place, set()))
+    for file in [root / name for name in ENTRY_POINTS]:
+        if file.is_file():
+            found += _check_file(root, file, file.stem, False, EVERYTHING, THIRD_PARTY["cli"])
+    for file in sorted((root / "configs").rglob("*.py")):
+        found += _check_file(root, file, file.stem, False, CONFIG_MAY_IMPORT, {"ml_collections"})
+    for folder in (PACKAGE, "configs", "tests", "benchmarks"):
+        for file in sorted((root / folder).rglob("*.py")):
+            lines = len(file.read_text().splitlines())
+            if lines > MAX_LINES:
+                found.append(f"{file.relative_to(root)}: {lines} lines, at most {MAX_LINES}; split it by idea")
+    return found
+
+
+def _check_file(
+    root: Path, file: Path, module: str, is_package: bool, inside: set[str], outside: set[str]
+) -> Iterator[str]:
+    for line, name in imports(file.read_text(), module, is_package):
+        where = f"{file.relative_to(root)}:{line}"
+        top, _, rest = name.partition(".")
+        if top in sys.stdlib_module_names:
+            continue
+        if top == "tensorflow":
+            yield f"{where}: TensorFlow is never imported"
+        elif top != PACKAGE:
+            if top not in outside and not (top == "configs" and module in map(_stem, ENTRY_POINTS)):
+                yield f"{where}: may not import '{top}' here"
+        elif rest.split(".")[0] in EVERYTHING and rest.split(".")[0] not in inside:
+            yield f"{where}: may not import '{PACKAGE}.{rest.split('.')[0]}' here: imports only point down the floors"
+        elif module.startswith(f"{PACKAGE}.data") and rest.split(".")[0] in FLOOR_0:
+            if not any(f"{rest}.".startswith(f"{allowed}.") for allowed in NO_JAX_MODULES):
+                yield f"{where}: data uses no jax, and '{name}' imports it"
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem
+
+
+def test_imports_point_down_and_files_are_short():
+    found = violations(ROOT)
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("dynpix_jax/ops/a.py", "from dynpix_jax.nn import conv", "ops/a.py:1: may not import 'dynpix_jax.nn'"),
+        ("dynpix_jax/ops/a.py", "import dynpix_jax.training.loop", "may not import 'dynpix_jax.training'"),
+        ("dynpix_jax/ops/a.py", "from dynpix_jax import models", "may not import 'dynpix_jax.models'"),
+        ("dynpix_jax/ops/p/a.py", "from ...nn import conv", "may not import 'dynpix_jax.nn'"),
+        ("dynpix_jax/ops/p/__init__.py", "from ... import nn", "may not import 'dynpix_jax.nn'"),
+        ("dynpix_jax/nn/a.py", "def f():\n  import grain", "nn/a.py:2: may not import 'grain'"),
+        ("dynpix_jax/tasks/a.py", "import importlib as i\ni.import_module('scipy.io')", "may not import 'scipy'"),
+        ("dynpix_jax/data/a.py", "import jax.numpy as jnp", "may not import 'jax'"),
+        ("dynpix_jax/data/a.py", "from dynpix_jax.utils import rng", "data uses no jax"),
+        ("dynpix_jax/training/a.py", "import tensorflow.data", "TensorFlow is never imported"),
+        ("dynpix_jax/training/a.py", "import torch", "may not import 'torch'"),
+        ("dynpix_jax/training/a.py", "from dynpix_jax.cli import common", "may not import 'dynpix_jax.cli'"),
+        ("dynpix_jax/attic/a.py", "", "'attic' is on no floor"),
+        ("configs/a.py", "import dynpix_jax.models", "may not import 'dynpix_jax.models'"),
+        ("train.py", "import tensorflow", "TensorFlow is never imported"),
+        ("dynpix_jax/ops/a.py", "\n" * (MAX_LINES + 1), "451 lines, at most 450"),
+        ("tests/ops/test_a.py", "\n" * (MAX_LINES + 1), "451 lines, at most 450"),
+    ],
+)
+def test_a_planted_violation_is_caught(tmp_path, file, text, message):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    (found,) = violations(tmp_path)
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("dynpix_jax/ops/a.py", "import math\nimport jax\nfrom . import b\nfrom dynpix_jax.utils.errors import UserError"),
+        ("dynpix_jax/ops/p/__init__.py", "from .api import f\nfrom ..conv import conv"),
+        ("dynpix_jax/data/a.py", "import grain\nfrom dynpix_jax.utils.configs import from_config\nfrom . import b"),
+        ("dynpix_jax/training/a.py", "import dynpix_jax\nfrom dynpix_jax import __version__, models"),
+        ("train.py", "from dynpix_jax.training.loop import train"),
+    ],
+)
+def test_what_is_allowed_passes(tmp_path, file, text):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    assert violations(tmp_path) == []
+
+
+def test_every_third_party_package_is_declared_and_no_other():
+    declared = {
+        re.split(r"[<>=\[ ]", requirement)[0].lower()
+        for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    used = {DISTRIBUTIONS.get(name, name).lower() for names in THIRD_PARTY.values() for name in names}
+    # chex is what flax and optax stand on; only tests use it directly.
+    assert used <= declared
+    assert declared - used <= {"chex"}
+
+
+def test_lower_floors_import_with_the_core_packages_alone():
+    program = f"""
+import importlib, pkgutil, sys
+
+BLOCKED = {{"grain", "orbax", "cv2", "matplotlib", "PIL", "tensorflow_datasets", "tensorflow", "tensorboardX"}}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{{name}} is blocked by this test")
+
+sys.meta_path.insert(0, Blocker())
+for floor in ("ops", "nn", "models", "tasks"):
+    package = importlib.import_module(f"{PACKAGE}.{{floor}}")
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None):
+        importlib.import_module(info.name)
+loaded = sorted(name for name in sys.modules if name.startswith("{PACKAGE}."))
+assert any(name.startswith("{PACKAGE}.ops") for name in loaded), loaded
+print(len(loaded), "modules")
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
