@@ -1,1 +1,25 @@
-"""Floor 3: backbones, heads and systems, and `build`, which makes a system from a config section."""
+"""Networks: backbones, heads, and the systems of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.models.systems import pag
+from dynpix_jax.utils.errors import UserError, suggest
+
+__all__ = ["LossAux", "Outputs", "System", "build"]
+
+
+def build(section: Mapping[str, Any]) -> System:
+    """The system of a config's ``model`` section, by its ``system`` name.
+
+    Raises:
+        UserError: unknown system, or an unknown, missing or wrong key of its section, with the full path.
+    """
+    builders = {"pag": pag.build}
+    name = dict(section).get("system")
+    if name not in builders:
+        raise UserError(f"config.model.system: {name!r}; {suggest(str(name), list(builders))}")
+    return builders[name](section)

@@ -1,0 +1,96 @@
+"""What every system is: one paper's network with its losses, as pure functions of arrays, parameters and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.nn.routing import Mode
+from dynpix_jax.typing import Array, PRNGKey, Variables
+
+
+@flax.struct.dataclass
+class Outputs:
+    """What a forward pass gives.
+
+    predictions: task -> logits (B, H, W, C) at the images' resolution.
+    gates: gate -> float mask (B, h, w), 1 where the gated layer computed; straight-through gradients.
+    selections: MultiPool -> (B, h, w, P), the weight of every pooling size.
+    exits: earlier predictions, in the order in which the network makes them (side outputs, exits, loops).
+    updates: new values of the mutable collections (``batch_stats``); empty unless training moves them.
+    """
+
+    predictions: dict[str, Array]
+    gates: dict[str, Array]
+    selections: dict[str, Array]
+    exits: tuple[dict[str, Array], ...] = ()
+    updates: dict[str, Any] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class LossAux:
+    """Named parts of a loss (scalars, already weighted) and what else a step reports, and the new ``batch_stats``."""
+
+    terms: dict[str, Array]
+    updates: dict[str, Any]
+
+
+class System:
+    """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}."""
+
+    name: ClassVar[str]
+    tasks: tuple[str, ...]
+    network: nn.Module
+
+    def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
+        """Fresh variables; ``batch["image"]`` (B, H, W, 3) gives the shape only."""
+        images = jnp.zeros(batch["image"].shape, jnp.float32)
+        params, gumbel = jax.random.split(key)
+        variables = self.network.init({"params": params, "gumbel": gumbel}, images)
+        return dict(variables)
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        **routing: Any,
+    ) -> Outputs:
+        """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """Training loss of a batch (labels by task name, ``valid`` (B,) bool)."""
+        raise NotImplementedError
+
+    def controls(self, step: Array, steps: int) -> dict[str, Array]:
+        """Scheduled scalars (temperature, rho, ...) at a stage's ``step`` of ``steps``; ``step`` may be traced."""
+        return {}
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """``fresh`` with all that a previous stage, or a pretrained backbone, already knows."""
+        raise NotImplementedError
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """MACs of each gated layer for one (H, W) image at density 1: what a skipped share of it saves."""
+        return {}
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of positions (B,) in [0, 1] at which each layer of ``gated_macs`` was executed."""
+        return {}

@@ -1,0 +1,138 @@
+"""PAG residual blocks (Kong and Fowlkes, section 3.1, eq. 2): the bottleneck that computes only where its gate is on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.nn.gate import LayerGate, PixelGate
+from dynpix_jax.nn.multipool import MultiPool
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.residual import Bottleneck
+from dynpix_jax.nn.routing import Routing
+from dynpix_jax.ops.active import active_set, map_active
+from dynpix_jax.typing import Array
+
+GateScope = Literal["conv3x3", "residual"]
+
+
+class GatedBottleneck(Bottleneck):
+    """X = F1(I), G = gate(I); then by ``gate_scope``, the two readings of eq. 2:
+
+    ``conv3x3`` (as released): Y = F2(X) where G is on, Z = F3((1 - G) X + G Y) everywhere. Saves F2.
+    ``residual``: Z = F3(F2(X)) where G is on, 0 elsewhere. Saves F2 and F3.
+    O = ReLU(I + Z). Returns (O, G) with G a float mask (B, h, w) in {0, 1}.
+    """
+
+    gate_scope: GateScope = "conv3x3"
+    blur: bool = False
+    init_std: float = 1.0
+    open_bias: float = 0.0
+
+    def setup(self) -> None:
+        super().setup()
+        # X and Y are added, so the gate has the resolution of F1's output.
+        self.gate = PixelGate(
+            self.spec.in_features, self.spec.strides, self.blur, self.init_std, self.open_bias
+        )
+
+    def __call__(self, x: Array, routing: Routing, *, in_force: Array | bool = True) -> tuple[Array, Array]:  # type: ignore[override]
+        mask = jnp.where(in_force, self.gate(x, routing), 1.0)
+        train = routing.train
+        reduced, shortcut = self.reduce(x, train=train), self.shortcut(x, train=train)
+        if routing.mode == "sparse":
+            return jax.nn.relu(self._sparse(reduced, shortcut, mask, train)), mask
+        g = mask[..., None].astype(x.dtype)
+        computed = self.spatial(reduced, train=train)
+        if self.gate_scope == "conv3x3":
+            z = self.expand((1 - g) * reduced + g * computed, train=train)
+        else:
+            z = g * self.expand(computed, train=train)
+        return jax.nn.relu(shortcut + z), mask
+
+    def _sparse(self, reduced: Array, shortcut: Array, mask: Array, train: bool) -> Array:
+        """I + Z, F2 (and F3) executed at the active positions only."""
+        if train and not self.spec.frozen_norm:
+            raise ValueError("mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'")
+        active = active_set(mask > 0.5)
+        dilation = (self.spec.dilation, self.spec.dilation)
+
+        def spatial(windows: Array) -> Array:
+            y = windows.reshape(len(windows), -1) @ self.conv2.kernel.reshape(-1, self.spec.features)
+            return jax.nn.relu(_normalise(y, self.bn2))
+
+        if self.gate_scope == "conv3x3":
+            mixture = map_active(spatial, reduced, active, window=(3, 3), dilation=dilation, init=reduced)
+            return shortcut + self.expand(mixture, train=train)
+
+        def residual(windows: Array) -> Array:
+            return _normalise(spatial(windows) @ self.conv3.kernel[0, 0], self.bn3)
+
+        return map_active(
+            residual, reduced, active, window=(3, 3), dilation=dilation, init=shortcut, combine="add"
+        )
+
+
+class LayerSkipBottleneck(Bottleneck):
+    """Baseline that keeps or skips the whole residual update per image: O = ReLU(I + g Z), g in {0, 1}.
+
+    Returns (O, mask) with the mask (B, h, w) constant over each image. In sparse mode the block does not run at all
+    where no image of the batch wants it.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        self.gate = LayerGate(self.spec.in_features)
+
+    def __call__(self, x: Array, routing: Routing, *, in_force: Array | bool = True) -> tuple[Array, Array]:  # type: ignore[override]
+        keep = jnp.where(in_force, self.gate(x, routing), 1.0)
+        train = routing.train
+        shortcut = self.shortcut(x, train=train)
+
+        def update() -> Array:
+            z = self.expand(self.spatial(self.reduce(x, train=train), train=train), train=train)
+            return shortcut + keep[:, None, None, None] * z
+
+        if routing.mode == "sparse":
+            if train and not self.spec.frozen_norm:
+                raise ValueError("mode: 'sparse' normalises by stored moments; train with frozen norms or 'dense'")
+            out = jax.lax.cond(jnp.any(keep > 0.5), update, lambda: shortcut)
+        else:
+            out = update()
+        mask = jnp.broadcast_to(keep[:, None, None], shortcut.shape[:3])
+        return jax.nn.relu(out), mask
+
+
+class MultiPoolBottleneck(Bottleneck):
+    """A bottleneck whose 3x3 convolution is a MultiPool module (section 3.4).
+
+    Returns (O, W) with W the selection (B, h, w, P) over the pooling sizes.
+    """
+
+    dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)
+    selection: Literal["pag", "average"] = "pag"
+    original_bias: float = 0.0
+
+    def _setup_spatial(self, strides: int) -> None:
+        if strides != 1:
+            raise ValueError(f"{self.spec.name}: MultiPool keeps the resolution; choose a block without stride")
+        self.multipool = MultiPool(
+            self.spec.features,
+            dilations=self.dilations,
+            selection=self.selection,
+            frozen_norm=self.spec.frozen_norm,
+            original_dilation=self.spec.dilation,
+            original_bias=self.original_bias,
+        )
+
+    def __call__(self, x: Array, routing: Routing) -> tuple[Array, Array]:  # type: ignore[override]
+        train = routing.train
+        pooled, selection = self.multipool(self.reduce(x, train=train), routing)
+        return jax.nn.relu(self.shortcut(x, train=train) + self.expand(pooled, train=train)), selection
+
+
+def _normalise(y: Array, norm: BatchNorm) -> Array:
+    multiplier, offset = norm.affine()
+    return y * multiplier.astype(y.dtype) + offset.astype(y.dtype)
