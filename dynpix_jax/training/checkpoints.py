@@ -1,0 +1,212 @@
+"""Checkpoints on disk: orbax writes the arrays and the iterator, a manifest makes them trustworthy.
+
+    checkpoints/00000200/{variables,optimizer,data}/   written by orbax
+    checkpoints/00000200/manifest.json                 step, stage, config, and size and CRC-32 of every file
+
+The manifest is written last and atomically, so a directory without one is a save that was interrupted. orbax (0.12)
+reads some damaged files without an error; the checksums find them before it tries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from dynpix_jax.training.snapshots import config_from_json
+from dynpix_jax.training.state import TrainState
+from dynpix_jax.utils.errors import UserError
+
+MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside its arrays.
+
+    Attributes:
+        step: global step, updates done.
+        stage: index of the stage whose structure the checkpoint has. At a stage's last step it is still that stage.
+        stage_name: its name.
+        config: the run's config as JSON values.
+        evaluated: the evaluation due at `step` has been written.
+        window: sums of the metrics since the last log line, and their count.
+    """
+
+    step: int
+    stage: int
+    stage_name: str
+    config: dict[str, Any]
+    evaluated: bool = False
+    window: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: created at the first save.
+        keep: how many to keep; older ones are removed after a save.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 2) -> None:
+        self.directory = Path(directory).absolute()  # orbax refuses relative paths
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        """Directory of the checkpoint of `step`."""
+        return self.directory / f"{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps whose save was completed, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file())
+
+    def save(self, state: TrainState, iterator: Any, progress: Progress) -> None:
+        """Write a checkpoint; returns when it is complete on disk. Every process must call it.
+
+        Args:
+            state: arrays of the current stage.
+            iterator: the data iterator (grain), whose state is saved with it.
+            progress: the rest.
+        """
+        path = self.path(progress.step)
+        first = jax.process_index() == 0
+        if first and path.exists():
+            _remove(path)
+        ocp.save_checkpointables(path, {
+            "variables": dict(state.variables),
+            "optimizer": {"step": state.step, "state": state.opt_state},
+            "data": iterator,
+        })
+        if first:
+            files = {str(file.relative_to(path)): _fingerprint(file) for file in sorted(path.rglob("*")) if file.is_file()}
+            _write_json(path / MANIFEST, {**dataclasses.asdict(progress), "files": files})
+            for step in self.steps()[: -self.keep]:
+                _remove(self.path(step))
+
+    def newest(self) -> Progress | None:
+        """The newest checkpoint that is complete and undamaged; None if none was ever completed.
+
+        A damaged one is passed over with a warning that names it and the one used instead.
+
+        Raises:
+            UserError: there are checkpoints, but all are damaged.
+        """
+        damaged: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                progress = _verify(self.path(step))
+            except _DamagedError as error:
+                damaged.append(f"{self.path(step)} ({error})")
+                continue
+            if damaged:
+                _log.warning("damaged checkpoint %s; using the previous one, %s", ", ".join(damaged), self.path(step))
+            return progress
+        if damaged:
+            raise UserError(f"all checkpoints are damaged: {', '.join(damaged)}; remove {self.directory} to begin anew")
+        return None
+
+    def restore(self, progress: Progress, abstract: TrainState, iterator: Any) -> TrainState:
+        """Read a checkpoint found by `newest`.
+
+        Args:
+            progress: which one.
+            abstract: tree of jax.ShapeDtypeStruct with shardings, of the checkpoint's stage.
+            iterator: its position is set to the saved one.
+        """
+        found = ocp.load_checkpointables(self.path(progress.step), {
+            "variables": dict(abstract.variables),
+            "optimizer": {"step": abstract.step, "state": abstract.opt_state},
+            "data": iterator,
+        })
+        variables = dict(found["variables"])
+        return TrainState(found["optimizer"]["step"], variables.pop("params"), variables, found["optimizer"]["state"])
+
+    def clean(self) -> None:
+        """Remove what interrupted saves left behind. Only the first process does anything."""
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if path.is_dir() and not (path / MANIFEST).is_file():
+                    shutil.rmtree(path)
+
+
+def load_variables(workdir: str | Path) -> tuple[dict[str, Any], int, int, ml_collections.ConfigDict]:
+    """The variables of a run's newest checkpoint, for evaluation and prediction.
+
+    Returns:
+        (variables as nested dicts of numpy arrays, step, stage index, config). `settings.stage_model(config, stage)`
+        is the model section that the variables belong to.
+
+    Raises:
+        UserError: no checkpoint there, or all are damaged.
+    """
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
+    progress = checkpoints.newest()
+    if progress is None:
+        raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
+    path = checkpoints.path(progress.step)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                            ocp.metadata(path, checkpointable_name="variables").metadata)
+    variables = ocp.load_checkpointables(path, {"variables": abstract})["variables"]
+    return jax.tree.map(np.asarray, variables), progress.step, progress.stage, config_from_json(progress.config)
+
+
+class _DamagedError(Exception):
+    """A checkpoint whose files are not those that were saved."""
+
+
+def _verify(path: Path) -> Progress:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest.pop("files")
+        progress = Progress(**manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamagedError(f"{MANIFEST}: not readable") from error
+    for name, expected in files.items():
+        try:
+            size = (path / name).stat().st_size
+            if size != expected[0]:
+                raise _DamagedError(f"{name}: {size} bytes, expected {expected[0]}")
+            if _fingerprint(path / name) != expected:
+                raise _DamagedError(f"{name}: wrong checksum")
+        except OSError as error:
+            raise _DamagedError(f"{name}: {error.strerror}") from error
+    return progress
+
+
+def _fingerprint(file: Path) -> list[int]:
+    """[size, CRC-32] of a file."""
+    checksum = size = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+            size += len(block)
+    return [size, checksum]
+
+
+def _write_json(file: Path, value: Any) -> None:
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("w") as stream:
+        json.dump(value, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+
+
+def _remove(path: Path) -> None:
+    (path / MANIFEST).unlink(missing_ok=True)  # first: a half-removed directory must not look complete
+    shutil.rmtree(path)

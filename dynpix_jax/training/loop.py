@@ -1,0 +1,229 @@
+"""The one training loop.
+
+For each stage: build the system with the stage's overrides, carry the variables over, make a fresh optimizer, then
+step by step: evaluate, save, next batch, step, write. A checkpoint is taken before the next batch is drawn, so the
+iterator's position in it is the state's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dynpix_jax.training.checkpoints import Checkpoints, Progress
+from dynpix_jax.training.initial import initial_variables
+from dynpix_jax.training.meter import Meter
+from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
+from dynpix_jax.training.settings import StageConfig, TrainingConfig, stage_model, training_config
+from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
+from dynpix_jax.training.signals import StopRequest
+from dynpix_jax.training.snapshots import config_to_json, differences, write_config
+from dynpix_jax.training.state import TrainState, new_state
+from dynpix_jax.training.step import StepFn, make_step
+from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writer, Writers
+from dynpix_jax.typing import Variables
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.rng import stream
+from dynpix_jax.utils.trees import named_leaves
+
+Build = Callable[[ml_collections.ConfigDict], Any]
+"""`models.build`: a model section -> System."""
+
+EvaluateFn = Callable[[Any, Variables, Mesh], Mapping[str, float]]
+"""(system, variables, mesh) -> numbers to write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a call of `train` ended with.
+
+    Attributes:
+        state: of the last step done.
+        stage: index of its stage.
+        finished: False if a SIGTERM ended it before the last step.
+    """
+
+    state: TrainState
+    stage: int
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """What is built for one stage."""
+
+    index: int
+    start: int
+    config: StageConfig
+    system: Any
+    optimizer: StageOptimizer
+    shardings: TrainState
+    abstract: TrainState
+    init: Callable[[Variables | None], TrainState]
+    step: StepFn
+
+    @property
+    def end(self) -> int:
+        return self.start + self.config.steps
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    build: Build,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    evaluate_fn: EvaluateFn | None = None,
+    writers: Sequence[Writer] | None = None,
+) -> Result:
+    """Train all stages of `config` in `workdir`, from where it stands there.
+
+    Args:
+        config: whole config; `seed`, `model` and `training` are read here.
+        workdir: gets config.json, metrics.jsonl, checkpoints/, tensorboard/.
+        build: makes the system of a model section.
+        batches: endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8, labels,
+            "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
+        evaluate_fn: called every `eval_every` steps and at the end of each stage.
+        writers: in place of the usual ones (JSON lines, TensorBoard, console).
+
+    Raises:
+        UserError: bad config, a workdir that holds another config's run, rules that do not cover the parameters.
+        NonFiniteError: the loss stopped being finite; the last checkpoint is from before that.
+    """
+    settings = training_config(config)
+    mesh = make_mesh(settings.mesh, settings.batch_size)
+    workdir = Path(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
+    saved = checkpoints.newest()
+    snapshot = config_to_json(config)
+    if saved is not None:
+        _check_same_run(saved, snapshot, workdir)
+    checkpoints.clean()
+
+    iterator = iter(batches)
+    image_shape = _image_shape(iterator)
+    stages = range(saved.stage if saved else 0, len(settings.stages))
+    stage = _make_stage(config, settings, stages.start, build, mesh, image_shape)
+    if saved is not None:
+        state = checkpoints.restore(saved, stage.abstract, iterator)
+    else:
+        state = stage.init(initial_variables(settings.init_from))
+
+    out = Writers(_usual_writers(workdir, settings, saved, snapshot) if writers is None else writers)
+    if saved is not None:
+        out.note(f"continuing from {checkpoints.path(saved.step)} (step {saved.step} of {settings.total_steps})")
+    meter = Meter(out, settings.log_every, settings.batch_size, saved.window if saved else None)
+    step, saved_step, evaluated = (saved.step, saved.step, saved.evaluated) if saved else (0, -1, False)
+
+    try:
+        with StopRequest() as stop:
+            for index in stages:
+                if index != stage.index:
+                    stage = _make_stage(config, settings, index, build, mesh, image_shape)
+                    state = stage.init(state.variables)
+                out.note(_describe(stage, state))
+                while True:
+                    stopping, at_end = stop.at(step), step == stage.end
+                    # Evaluate. Not when stopping: it may take longer than the time we are given; the next run does it.
+                    if evaluate_fn and not evaluated and not stopping and _due(step, stage, settings.eval_every):
+                        meter.flush()
+                        values = evaluate_fn(stage.system, state.variables, mesh)
+                        out.write(step, "eval", {"stage": stage.config.name, **values})
+                        evaluated = True
+                    # Save.
+                    if step > saved_step and (stopping or _due(step, stage, settings.checkpoint_every)):
+                        meter.flush()
+                        checkpoints.save(state, iterator, Progress(
+                            step, index, stage.config.name, snapshot, evaluated, meter.window))
+                        saved_step = step
+                    if stopping:
+                        out.note(f"stopped by SIGTERM at step {step}; the same command continues")
+                        return Result(state, index, finished=False)
+                    if at_end:
+                        break
+                    # Next batch.
+                    batch = next(iterator, None)
+                    if batch is None:
+                        raise UserError(f"config.data.train: no more elements at step {step}; the loader must repeat")
+                    # Step.
+                    state, metrics = stage.step(state, put_batch(batch, mesh))
+                    step, evaluated = step + 1, False
+                    # Write (what the step before has measured).
+                    meter.push(step, stage.config.name, metrics, np.asarray(batch["index"]))
+                    out.tick(step, stage.config.name)
+                meter.flush()
+        return Result(state, stages.stop - 1, finished=True)
+    finally:
+        out.close()
+
+
+def _make_stage(config: ml_collections.ConfigDict, settings: TrainingConfig, index: int, build: Build, mesh: Mesh,
+                image_shape: tuple[int, ...]) -> _Stage:
+    """System, optimizer, shardings and compiled functions of stage `index`."""
+    stage, start = settings.stages[index], settings.stage_start(index)
+    system = build(stage_model(config, stage))
+    example = {"image": np.zeros((1, *image_shape), np.uint8)}
+    key = stream(config.seed, "params", index)
+    shapes = jax.eval_shape(system.init, key, example)
+    optimizer = stage_optimizer(shapes["params"], settings, stage)
+    abstract = jax.eval_shape(lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes)
+    shardings = state_shardings(abstract, optimizer, mesh, settings.mesh)
+    abstract = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, shardings)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def init(previous: Variables | None) -> TrainState:
+        variables = jax.jit(system.init, out_shardings=everywhere)(key, example)
+        if previous is not None:
+            variables = system.adapt(previous, variables)
+        return jax.device_put(new_state(variables, optimizer.tx, optimizer.pick, start), shardings)
+
+    step = jax.jit(
+        make_step(system, optimizer, seed=config.seed, stage_start=start, stage_steps=stage.steps),
+        in_shardings=(shardings, None), out_shardings=(shardings, everywhere), donate_argnums=0)
+    return _Stage(index, start, stage, system, optimizer, shardings, abstract, init, step)
+
+
+def _due(step: int, stage: _Stage, every: int) -> bool:
+    return step == stage.end or (every > 0 and step > stage.start and step % every == 0)
+
+
+def _image_shape(iterator: Any) -> tuple[int, ...]:
+    """(H, W, 3) of the batches. The iterator is put back to where it was."""
+    position = iterator.get_state()
+    shape = next(iterator)["image"].shape[1:]
+    iterator.set_state(position)
+    return tuple(shape)
+
+
+def _check_same_run(saved: Progress, snapshot: dict[str, Any], workdir: Path) -> None:
+    lines = differences(saved.config, snapshot)
+    if lines:
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more};"
+                        " give another --workdir or remove this one")
+
+
+def _usual_writers(workdir: Path, settings: TrainingConfig, saved: Progress | None, snapshot: dict[str, Any]) -> list[Writer]:
+    if jax.process_index() != 0:
+        return []
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_config(workdir / "config.json", snapshot)
+    at = saved.step if saved else 0
+    return [JsonlWriter(workdir / "metrics.jsonl", at, saved.evaluated if saved else True),
+            TensorBoardWriter(workdir / "tensorboard", at), ConsoleWriter(settings.total_steps)]
+
+
+def _describe(stage: _Stage, state: TrainState) -> str:
+    count = sum(leaf.size for _, leaf in named_leaves(state.params))
+    trained = sum(leaf.size for leaf in stage.optimizer.pick(state.params).values())
+    return (f"stage '{stage.config.name}': steps {stage.start} to {stage.end}, {count:,} parameters, {trained:,} trained,"
+            f" learning rate {stage.config.learning_rate:g}")

@@ -1,0 +1,121 @@
+"""The optimizer of a stage, from rules over parameter paths.
+
+Frozen leaves are not part of what the optimizer (or the differentiation) sees: `split` takes the params apart into two
+flat dicts by path, the loss is differentiated with respect to the trainable one only, and `merge` puts them together.
+XLA then computes no weight gradient for frozen layers, and none at all below the first trainable one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import optax
+
+from dynpix_jax.training.settings import StageConfig, TrainingConfig
+from dynpix_jax.typing import Array, Params
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.trees import match_first, named_leaves
+
+Flat = dict[str, Array]
+"""Leaves by path "a/b/c"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOptimizer:
+    """Optimizer of one stage.
+
+    Attributes:
+        tx: optax transformation over the flat dict of trainable leaves.
+        trainable: paths of the trained leaves.
+        schedule: learning rate as a function of the step within the stage.
+    """
+
+    tx: optax.GradientTransformation
+    trainable: frozenset[str]
+    schedule: optax.Schedule
+
+    def split(self, params: Params) -> tuple[Flat, Flat]:
+        """(trainable, frozen) leaves of `params` as flat dicts."""
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        return ({path: leaf for path, leaf in flat.items() if path in self.trainable},
+                {path: leaf for path, leaf in flat.items() if path not in self.trainable})
+
+    def pick(self, params: Params) -> Flat:
+        """The trainable leaves of `params`."""
+        return self.split(params)[0]
+
+
+def merge(*parts: Flat) -> Params:
+    """The nested params of several flat dicts."""
+    return flax.traverse_util.unflatten_dict({path: leaf for part in parts for path, leaf in part.items()}, sep="/")
+
+
+def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: int) -> optax.Schedule:
+    """lr(t) = learning_rate * min(1, (t + 1) / (warmup_steps + 1)) * (1 - t / steps) ** power, for t = 0 .. steps - 1."""
+
+    def schedule(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1.0) / (warmup_steps + 1.0))
+        return learning_rate * warm * jnp.maximum(0.0, 1.0 - step / steps) ** power
+
+    return schedule
+
+
+def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> StageOptimizer:
+    """Build the optimizer of a stage for `params` (arrays or shapes).
+
+    SGD is that of Caffe and torch: decay is added to the (clipped) gradient, momentum accumulates the sum, the learning
+    rate and the leaf's multiplier scale the result.
+
+    Raises:
+        UserError: a parameter that neither `frozen` nor `multipliers` matches, a rule that matches no parameter, or
+            nothing left to train.
+    """
+    path = f"config.training.stages[{stage.name}]"
+    names = [name for name, _ in named_leaves(params)]
+    _check_used(f"{path}.frozen", stage.frozen, names)
+    _check_used(f"{path}.multipliers", [pattern for pattern, _ in stage.multipliers], names)
+    if config.weight_decay:
+        _check_used("config.training.weight_decay_on", config.weight_decay_on, names)
+
+    trainable = [name for name in names if not _matches(stage.frozen, name)]
+    if not trainable:
+        raise UserError(f"{path}.frozen: all {len(names)} parameters are frozen; nothing is left to train")
+    multipliers = {name: match_first(stage.multipliers, name, default=None) for name in trainable}
+    uncovered = [name for name, factor in multipliers.items() if factor is None]
+    if uncovered:
+        raise UserError(f"{path}: {len(uncovered)} of {len(names)} parameters are matched by no rule of frozen or"
+                        f" multipliers: {', '.join(uncovered)}")
+    decayed = {name: _matches(config.weight_decay_on, name) for name in trainable}
+
+    schedule = poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
+    decay = [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
+    clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
+    if config.optimizer == "sgd":
+        rule = [*decay, optax.trace(config.momentum)] if config.momentum else decay
+    else:
+        rule = [optax.scale_by_adam(), *decay]
+    scale = optax.stateless(lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()})
+    tx = optax.chain(*clip, *rule, scale, optax.scale_by_learning_rate(schedule))
+    return StageOptimizer(tx, frozenset(trainable), schedule)
+
+
+def _matches(patterns: Sequence[str], name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _check_used(path: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    unused = [pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in names)]
+    if unused:
+        listing = ", ".join(f"'{pattern}'" for pattern in unused)
+        raise UserError(f"{path}: no parameter is matched by {listing}; parameters: {_shorten(names)}")
+
+
+def _shorten(names: Sequence[str], most: int = 12) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

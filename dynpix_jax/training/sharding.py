@@ -1,0 +1,70 @@
+"""Devices as a (`data`, `model`) mesh: where the state lives, and how local batches become global arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dynpix_jax.training.optim import StageOptimizer
+from dynpix_jax.training.settings import MeshConfig
+from dynpix_jax.training.state import TrainState
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.trees import map_named, match_first
+
+
+def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
+    """The mesh over all devices of all processes.
+
+    Raises:
+        UserError: the axes do not multiply to the number of devices, or do not divide the batch.
+    """
+    devices = jax.device_count()
+    data = devices // config.model if config.data == -1 else config.data
+    if data * config.model != devices:
+        raise UserError(f"config.training.mesh: data {config.data} x model {config.model} does not fit {devices} devices")
+    if batch_size % data:
+        raise UserError(f"config.training.batch_size: {batch_size} is not a multiple of the {data} devices of the data axis")
+    # Auto: the compiler propagates shardings. jax.make_mesh alone would make the axes Explicit.
+    return jax.make_mesh((data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def state_shardings(abstract: TrainState, optimizer: StageOptimizer, mesh: Mesh, config: MeshConfig) -> TrainState:
+    """A tree like `abstract` with the sharding of every leaf.
+
+    Parameters follow `config.rules`, their optimizer state follows them, everything else is replicated.
+
+    Raises:
+        UserError: a rule splits a dimension that the leaf does not have or that the model axis does not divide.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(path: str, leaf: Any) -> NamedSharding:
+        dim = match_first(config.rules, path, default=None)
+        if dim is None or config.model == 1:
+            return everywhere
+        if not 0 <= dim < len(leaf.shape) or leaf.shape[dim] % config.model:
+            raise UserError(f"config.training.mesh.rules: dimension {dim} of '{path}' {leaf.shape} cannot be split"
+                            f" over {config.model} devices")
+        return NamedSharding(mesh, PartitionSpec(*[None] * dim, "model"))
+
+    params = map_named(place, abstract.params)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer.tx, lambda _, sharding: sharding, abstract.opt_state, optimizer.pick(params),
+        transform_non_params=lambda _: everywhere)
+    return TrainState(everywhere, params, jax.tree.map(lambda _: everywhere, abstract.collections), opt_state)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Global arrays, split over `data`, of the batch part that this process has read.
+
+    Args:
+        batch: numpy arrays with leading dimension batch_size / number of processes.
+        mesh: the (data, model) mesh.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return {name: jax.make_array_from_process_local_data(sharding, np.asarray(value)) for name, value in batch.items()}

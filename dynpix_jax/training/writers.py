@@ -1,0 +1,169 @@
+"""Where numbers go during training: JSON lines, TensorBoard, the console."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import rich.console
+import rich.progress
+import tensorboardX
+
+
+class Writer(Protocol):
+    """What the loop calls. `step` is the number of updates done since the beginning of the run."""
+
+    def tick(self, step: int, stage: str) -> None:
+        """An update has been dispatched."""
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Numbers of kind "train" (means since the last line) or "eval"; strings name things (`stage`)."""
+
+    def note(self, text: str) -> None:
+        """A line for the reader."""
+
+    def close(self) -> None:
+        """Flush and release."""
+
+
+class Writers:
+    """Several writers as one.
+
+    Args:
+        writers: called in this order.
+    """
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = tuple(writers)
+
+    def tick(self, step: int, stage: str) -> None:
+        for writer in self._writers:
+            writer.tick(step, stage)
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write(step, kind, values)
+
+    def note(self, text: str) -> None:
+        for writer in self._writers:
+            writer.note(text)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class JsonlWriter:
+    """One JSON object a line: {"step", "kind", values...}.
+
+    Args:
+        file: appended to. Lines of steps after `resume_step` (written by a run that was killed after its last
+            checkpoint) and a half-written last line are removed first.
+        resume_step: step of the checkpoint that the run continues from; 0 for a new run.
+        evaluated: whether the checkpoint was taken after the evaluation at `resume_step`; if not, the run evaluates
+            again and an "eval" line of that step is removed too.
+    """
+
+    def __init__(self, file: str | Path, resume_step: int = 0, evaluated: bool = True) -> None:
+        self._file = Path(file)
+        if self._file.exists():
+            last = (resume_step, evaluated)
+            kept = [line for line in self._file.read_text().splitlines() if _position(line) <= last]
+            temporary = self._file.with_suffix(".tmp")
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(temporary, self._file)
+        self._stream = self._file.open("a")
+
+    def tick(self, step: int, stage: str) -> None:
+        pass
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class TensorBoardWriter:
+    """Event files for TensorBoard, one scalar "kind/name" each.
+
+    Args:
+        directory: of the event files.
+        resume_step: what older event files hold of later steps is hidden by TensorBoard.
+    """
+
+    def __init__(self, directory: str | Path, resume_step: int = 0) -> None:
+        self._writer = tensorboardX.SummaryWriter(str(directory), purge_step=resume_step + 1 if resume_step else None)
+
+    def tick(self, step: int, stage: str) -> None:
+        pass
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ConsoleWriter:
+    """A progress bar on a terminal, plain lines anywhere else.
+
+    Args:
+        total_steps: of the whole run.
+        stream: where to; standard output by default.
+    """
+
+    def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
+        self._total = total_steps
+        self._console = rich.console.Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+        self._progress: rich.progress.Progress | None = None
+        if self._console.is_terminal:
+            columns = ("{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(),
+                       rich.progress.TimeElapsedColumn(), rich.progress.TimeRemainingColumn(), "{task.fields[numbers]}")
+            self._progress = rich.progress.Progress(*columns, console=self._console)
+            self._task = self._progress.add_task("start", total=total_steps, numbers="")
+            self._progress.start()
+
+    def tick(self, step: int, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, description=stage)
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        numbers = " ".join(f"{name}={_format(value)}" for name, value in values.items())
+        if self._progress is not None and kind == "train":
+            self._progress.update(self._task, completed=step, numbers=numbers)
+        else:
+            self._console.print(f"{kind} {step}/{self._total} {numbers}")
+
+    def note(self, text: str) -> None:
+        self._console.print(text)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _format(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _position(line: str) -> tuple[float, bool]:
+    """(step, is an evaluation) of a JSON line; beyond everything for a line that was cut off."""
+    try:
+        values = json.loads(line)
+        return values["step"], values["kind"] == "eval"
+    except (ValueError, KeyError, TypeError):
+        return float("inf"), True

@@ -1,0 +1,105 @@
+"""A tiny system and its data: two convolutions that learn a threshold. Everything the loop touches, nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+SIZE = (8, 10)
+
+
+class ToyAux(NamedTuple):
+    terms: dict[str, jax.Array]
+    updates: dict[str, Any]
+
+
+class ToyNet(nn.Module):
+    """conv -> batch norm -> dropout -> conv (-> second conv, when `deep`)."""
+
+    deep: bool
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        x = images.astype(jnp.float32) / 255.0
+        x = nn.Conv(4, (3, 3), name="stem")(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x)
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+        if self.deep:
+            x = x + nn.Conv(4, (1, 1), name="extra")(x)
+        return nn.Conv(1, (1, 1), name="head")(x)[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySystem:
+    """The part of `models.System` that the loop calls."""
+
+    deep: bool
+    scale: float
+    poison: float
+
+    @property
+    def net(self) -> ToyNet:
+        return ToyNet(self.deep)
+
+    def init(self, key: jax.Array, batch: Any) -> dict[str, Any]:
+        return self.net.init({"params": key}, batch["image"], False)
+
+    def adapt(self, previous: Any, fresh: Any) -> Any:
+        return {collection: {**leaves, **{name: previous[collection][name] for name in leaves if name in previous[collection]}}
+                for collection, leaves in fresh.items()}
+
+    def controls(self, stage_step: jax.Array, stage_steps: int) -> dict[str, jax.Array]:
+        return {"temperature": 1.0 - 0.9 * stage_step / stage_steps, "progress": stage_step}
+
+    def loss(self, variables: Any, batch: Any, *, rngs: Any, controls: Any) -> tuple[jax.Array, ToyAux]:
+        rngs = {name: rngs[name] for name in ("dropout",)}
+        logits, updates = self.net.apply(variables, batch["image"], True, rngs=rngs, mutable=["batch_stats"])
+        error = (logits - batch["boundaries"]) ** 2
+        weight = batch["valid"][:, None, None].astype(jnp.float32)
+        fit = self.scale * jnp.sum(error * weight) / jnp.maximum(jnp.sum(weight) * error[0].size, 1.0)
+        # `poison` makes the loss NaN from that step of the stage on.
+        fit = jnp.where(controls["progress"] >= self.poison, jnp.nan, fit) if self.poison >= 0 else fit
+        return fit + 0.0 * controls["temperature"], ToyAux({"fit": fit, "temperature": controls["temperature"]}, updates)
+
+
+def build(model: ml_collections.ConfigDict) -> ToySystem:
+    return ToySystem(deep=model.deep, scale=model.scale, poison=model.poison)
+
+
+class ToyData:
+    """Random-access source of 16 elements."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(int(i))
+        image = rng.integers(0, 256, (*SIZE, 3), np.uint8)
+        return {"image": image, "boundaries": (image[..., 0] > 127).astype(np.float32), "valid": np.bool_(True),
+                "index": np.int64(i)}
+
+
+def batches(batch_size: int, seed: int = 0) -> grain.IterDataset:
+    data = grain.MapDataset.source(ToyData()).seed(seed).shuffle().repeat()
+    return data.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+
+
+def config(**training: Any) -> ml_collections.ConfigDict:
+    """Two stages of 6 and 5 steps; the second has one layer more. Keywords replace fields of `training`."""
+    stages = (
+        {"name": "base", "steps": 6, "learning_rate": 0.1},
+        {"name": "deep", "steps": 5, "learning_rate": 0.05, "model": {"deep": True}, "frozen": ("stem/.*",),
+         "multipliers": (("extra/.*", 10.0), (".*", 1.0))},
+    )
+    defaults = dict(batch_size=4, stages=stages, weight_decay=1e-4, log_every=3, checkpoint_every=2, keep=3)
+    return ml_collections.ConfigDict({
+        "name": "toy", "seed": 0, "model": {"system": "toy", "deep": False, "scale": 1.0, "poison": -1.0},
+        "training": {**defaults, **training},
+    })
