@@ -1,0 +1,167 @@
+"""The boundary benchmark over a data set: one image at a time, in several processes."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from dynpix_jax.evaluation.boundary.curve import BoundaryScores, ImageCounts, summarize
+from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
+from dynpix_jax.evaluation.boundary.nms import non_maximum_suppression
+from dynpix_jax.evaluation.boundary.thin import thin
+from dynpix_jax.utils.errors import UserError
+
+MAX_DIST = 0.0075
+"""Largest distance of a match in image diagonals, for BSDS500 and PASCAL (NYUD: 0.011)."""
+
+
+def threshold_values(number: int) -> np.ndarray:
+    """`number` thresholds k / (number + 1), k = 1 ... number, float64."""
+    if number < 1:
+        raise ValueError(f"threshold_values: at least 1 threshold is needed, got {number}")
+    # Written as quotients, so that a value of an 8-bit map that equals a threshold, such as 51/255 and 20/100, does so
+    # in floating point as well.
+    return np.arange(1, number + 1) / (number + 1)
+
+
+def evaluate_image(
+    name: str,
+    prediction: np.ndarray,
+    annotators: Sequence[np.ndarray],
+    *,
+    thresholds: int = 99,
+    max_dist: float = MAX_DIST,
+    nms: bool = True,
+    smooth: bool = True,
+) -> ImageCounts:
+    """Counts matched boundary pixels of one image at every threshold.
+
+    Args:
+      prediction: (H, W) floats in [0, 1].
+      annotators: one bool (H, W) each, at least one.
+      thresholds: their number; see `threshold_values`. Binary = (map >= threshold), then thinned.
+      max_dist: largest distance of a match, as a fraction of the image diagonal.
+      nms: thin the soft map to its ridges first; `smooth` as in `non_maximum_suppression`.
+
+    Raises:
+      UserError: sizes that differ, no annotator, values that are not finite or outside [0, 1]; names the image.
+    """
+    _check(name, prediction, annotators)
+    soft = np.asarray(prediction, np.float64)
+    if nms:
+        soft = non_maximum_suppression(soft, smooth=smooth)
+    radius = match_radius(soft.shape, max_dist)
+    prepared = [Annotation(mask, radius) for mask in annotators]
+    counts = np.zeros((4, thresholds), np.int64)
+    counts[1] = sum(annotation.count for annotation in prepared)
+    previous = np.zeros(soft.shape, bool)  # nothing predicted: nothing matched
+    for index, threshold in enumerate(threshold_values(thresholds)):
+        binary = soft >= threshold
+        if index and np.array_equal(binary, previous):
+            counts[:, index] = counts[:, index - 1]
+            continue
+        previous = binary
+        pixels = np.flatnonzero(thin(binary))
+        matched = [annotation.match(pixels) for annotation in prepared]
+        counts[0, index] = sum(int(one.sum()) for one in matched)
+        counts[2, index] = int(np.logical_or.reduce(matched).sum())
+        counts[3, index] = len(pixels)
+    return ImageCounts(name, *counts)
+
+
+def evaluate_boundaries(
+    predictions: Iterable[tuple[str, np.ndarray]],
+    annotators: Mapping[str, Sequence[np.ndarray]],
+    *,
+    thresholds: int = 99,
+    max_dist: float = MAX_DIST,
+    nms: bool = True,
+    smooth: bool = True,
+    workers: int | None = None,
+    progress: Callable[[int, str], None] | None = None,
+) -> BoundaryScores:
+    """Scores soft boundary maps against several annotators an image: ODS, OIS, AP.
+
+    Args:
+      predictions: (name, map (H, W) of floats in [0, 1]), read as needed, so a generator keeps memory small.
+      annotators: the masks, bool (H, W), by name of the image. More images than there are predictions do no harm.
+      workers: processes; None: one a CPU core; 1 or less: none, all is done in this process.
+      progress: called after every image with the number of images done and the name.
+      The others are those of `evaluate_image`.
+
+    Raises:
+      UserError: a prediction without ground truth, no prediction at all, and what `evaluate_image` raises.
+    """
+    if not max_dist > 0:
+        raise ValueError(f"evaluate_boundaries: max_dist must be above 0, got {max_dist}")
+    values = threshold_values(thresholds)
+    options = {"thresholds": thresholds, "max_dist": max_dist, "nms": nms, "smooth": smooth}
+
+    def jobs() -> Iterator[tuple[str, np.ndarray, Sequence[np.ndarray]]]:
+        for name, prediction in predictions:
+            if name not in annotators:
+                raise UserError(f"no ground truth for the prediction {name!r}")
+            yield name, prediction, annotators[name]
+
+    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    done: list[ImageCounts] = []
+    results = _run_here(jobs(), options) if workers <= 1 else _run_parallel(jobs(), options, workers)
+    for counts in results:
+        done.append(counts)
+        if progress is not None:
+            progress(len(done), counts.name)
+    if not done:
+        raise UserError("no predictions to evaluate")
+    return summarize(values, done)
+
+
+def _run_here(jobs: Iterable[tuple], options: dict) -> Iterator[ImageCounts]:
+    for job in jobs:
+        yield evaluate_image(*job, **options)
+
+
+def _run_parallel(jobs: Iterable[tuple], options: dict, workers: int) -> Iterator[ImageCounts]:
+    """Results in the order of the jobs; only a few jobs are in memory at a time."""
+    # Spawned, not forked: this process may hold JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    waiting: collections.deque[concurrent.futures.Future[ImageCounts]] = collections.deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(evaluate_image, *job, **options))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread a process: the images are the parallelism."""
+    cv2.setNumThreads(1)
+
+
+def _check(name: str, prediction: np.ndarray, annotators: Sequence[np.ndarray]) -> None:
+    if prediction.ndim != 2:
+        raise UserError(f"{name}: expected a boundary map (H, W), got shape {prediction.shape}")
+    if not annotators:
+        raise UserError(f"{name}: no annotators in its ground truth")
+    for mask in annotators:
+        if mask.shape != prediction.shape:
+            raise UserError(
+                f"{name}: the prediction has {_size(prediction)} pixels (height x width), its ground truth {_size(mask)}"
+            )
+    if prediction.size and not (np.min(prediction) >= 0 and np.max(prediction) <= 1):  # NaN fails both
+        raise UserError(f"{name}: the boundary map has values outside [0, 1] or not finite")
+
+
+def _size(array: np.ndarray) -> str:
+    return "x".join(str(side) for side in array.shape)
