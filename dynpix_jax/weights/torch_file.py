@@ -199,8 +199,8 @@ def _scan(path: Path, data: bytes) -> None:
 def _plain(path: Path, value: Any, name: str, depth: int, done: dict[int, Any]) -> Any:
     """The value with tensors as arrays; raises UserError for anything that is not plain data.
 
-    Containers that appear in several places are converted once (`done`, by identity), so that a small file cannot
-    unfold into a huge tree; a container inside itself ends at the depth limit.
+    Containers that appear in several places are converted once (`done`, by identity), so that a small file
+    cannot unfold into a huge tree; a container inside itself ends at the depth limit.
     """
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
@@ -234,11 +234,6 @@ class _Archive:
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self._path, self._zip = path, archive
         infos = archive.infolist()
-        for info in infos:
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise UserError(f"{path}: entry {info.filename} is compressed, which torch.save never does")
-        if sum(info.file_size for info in infos) > path.stat().st_size:
-            raise UserError(f"{path}: the entries claim more bytes than the file has: corrupt zip file")
         roots = [
             i.filename.removesuffix("data.pkl") for i in infos if i.filename.split("/")[1:] == ["data.pkl"]
         ]
@@ -248,6 +243,11 @@ class _Archive:
         names = {info.filename for info in infos}
         if f"{self._root}constants.pkl" in names:
             raise UserError(f"{path}: a TorchScript program, not a file of weights; {_RESAVE}")
+        for info in infos:
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise UserError(f"{path}: entry {info.filename} is compressed, which torch.save never does")
+        if sum(info.file_size for info in infos) > path.stat().st_size:
+            raise UserError(f"{path}: the entries claim more bytes than the file has: corrupt zip file")
         order = self.read("byteorder", 16) if f"{self._root}byteorder" in names else b"little"
         if order not in (b"little", b"big"):
             raise UserError(f"{path}: unknown byte order {order!r}")

@@ -30,7 +30,8 @@ def write_weights(
     """Writes nested variables ({"params": ..., "batch_stats": ...}) as one .safetensors file.
 
     `metadata` goes into the file's header; its entry "architecture" is what `read_weights` compares. The file
-    appears whole or not at all. Raises UserError if `path` has another suffix or cannot be written.
+    appears whole or not at all; missing folders above it are made. Raises UserError if `path` has another
+    suffix or cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
@@ -39,6 +40,7 @@ def write_weights(
         name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
     }
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, tensors, {"format": FORMAT, **(metadata or {})})
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
