@@ -1,7 +1,7 @@
 """The BSDS500 boundary benchmark: non-maximum suppression, thinning, exact matching, ODS / OIS / AP.
 
-    scores = evaluate_boundaries(((name, soft_map) for ...), {name: [annotator_mask, ...]})
-    scores.ods, scores.ois, scores.ap
+scores = evaluate_boundaries(((name, soft_map) for ...), {name: [annotator_mask, ...]})
+scores.ods, scores.ois, scores.ap
 """
 
 from dynpix_jax.evaluation.boundary.curve import (

@@ -1,7 +1,7 @@
 """From matching counts to ODS, OIS, AP and the precision-recall curve, as the BSDS500 benchmark defines them.
 
-Source: the benchmark's `collect_eval_bdry`: counts are summed before they are divided; ODS looks for its threshold at
-100 steps between neighbouring ones; AP samples the precision at recalls 0, 0.01, ..., 1.
+Source: the benchmark's `collect_eval_bdry`: counts are summed before they are divided; ODS looks for its
+threshold at 100 steps between neighbouring ones; AP samples the precision at recalls 0, 0.01, ..., 1.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class ImageScore(Score):
 class BoundaryScores:
     """A row of the papers' tables, and what it was made from.
 
-    ods: F at the one threshold that is best for the whole data set (`ods_threshold`, `ods_recall`, `ods_precision`).
+    ods: F at the one threshold that is best for the whole data set (`ods_threshold`, `ods_recall`,
+    `ods_precision`).
     ois: F with the best threshold of each image (`ois_recall`, `ois_precision`).
     ap: average precision, the area under the curve.
     per_image: best score of each image. per_threshold: scores of the whole data set, by ascending threshold.
@@ -84,15 +85,15 @@ def f_measure(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def recall_precision(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision of counts (4, ...) in the order of `ImageCounts`; 0 where nothing is there to match."""
+    """Recall and precision of counts (4, ...) in the order of `ImageCounts`; 0 where there is nothing to match."""
     matched_truth, truth, matched_predicted, predicted = np.asarray(counts, float)
     return matched_truth / np.maximum(truth, 1), matched_predicted / np.maximum(predicted, 1)
 
 
 def best_score(thresholds: np.ndarray, recall: np.ndarray, precision: np.ndarray) -> Score:
-    """The highest F among 100 points between each two neighbouring thresholds (linear between their values)."""
-    points = [np.stack([thresholds, recall, precision]).astype(float)[:, :1]]
+    """The highest F among 100 points between each two neighbouring thresholds, linearly interpolated."""
     table = np.stack([thresholds, recall, precision]).astype(float)
+    points = [table[:, :1]]
     share = np.linspace(0, 1, 100)
     for left, right in zip(table.T[:-1], table.T[1:], strict=True):
         points.append(np.outer(left, 1 - share) + np.outer(right, share))
@@ -103,7 +104,7 @@ def best_score(thresholds: np.ndarray, recall: np.ndarray, precision: np.ndarray
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Sum of the precision interpolated at recalls 0, 0.01, ..., 1, over 100; outside the measured recalls it is 0.
+    """Sum of the precision interpolated at recalls 0, 0.01, ..., 1, over 100; 0 outside the measured recalls.
 
     Of points with equal recall the first counts, which is the one of the lowest threshold.
     """
@@ -115,12 +116,12 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
 
 
 def summarize(thresholds: np.ndarray, counts: Sequence[ImageCounts]) -> BoundaryScores:
-    """The scores of a data set from the counts of its images (at least one) at ascending `thresholds` (T,)."""
+    """The scores of a data set from the counts of its images (one or more) at ascending `thresholds` (T,)."""
     if not counts:
         raise ValueError("summarize: no images")
     tables = np.stack([image.table() for image in counts])
     if tables.shape[2] != len(thresholds):
-        raise ValueError(f"summarize: counts of {tables.shape[2]} thresholds, but {len(thresholds)} thresholds")
+        raise ValueError(f"summarize: counts at {tables.shape[2]} thresholds, but {len(thresholds)} given")
     rows, chosen = [], np.zeros(4, np.int64)
     for image, table in zip(counts, tables, strict=True):
         recall, precision = recall_precision(table)
@@ -142,6 +143,7 @@ def summarize(thresholds: np.ndarray, counts: Sequence[ImageCounts]) -> Boundary
         ap=average_precision(recall, precision),
         per_image=tuple(rows),
         per_threshold=tuple(
-            Score(*(float(value) for value in row)) for row in zip(thresholds, recall, precision, f, strict=True)
+            Score(*(float(value) for value in row))
+            for row in zip(thresholds, recall, precision, f, strict=True)
         ),
     )

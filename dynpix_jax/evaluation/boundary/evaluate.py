@@ -22,12 +22,12 @@ MAX_DIST = 0.0075
 
 
 def threshold_values(number: int) -> np.ndarray:
-    """`number` thresholds k / (number + 1), k = 1 ... number, float64."""
+    """The benchmark's thresholds: `number` values from 1 / (number + 1) to 1 - 1 / (number + 1), even steps."""
     if number < 1:
         raise ValueError(f"threshold_values: at least 1 threshold is needed, got {number}")
-    # Written as quotients, so that a value of an 8-bit map that equals a threshold, such as 51/255 and 20/100, does so
-    # in floating point as well.
-    return np.arange(1, number + 1) / (number + 1)
+    # linspace, not k / (number + 1): they differ in the last bit, which decides whether a value of an 8-bit
+    # map such as 85/255 reaches the threshold 1/3, and the published outputs agree with linspace.
+    return np.linspace(1 / (number + 1), 1 - 1 / (number + 1), number)
 
 
 def evaluate_image(
@@ -50,7 +50,7 @@ def evaluate_image(
       nms: thin the soft map to its ridges first; `smooth` as in `non_maximum_suppression`.
 
     Raises:
-      UserError: sizes that differ, no annotator, values that are not finite or outside [0, 1]; names the image.
+      UserError: sizes that differ, no annotator, values not finite or outside [0, 1]; names the image.
     """
     _check(name, prediction, annotators)
     soft = np.asarray(prediction, np.float64)
@@ -90,7 +90,7 @@ def evaluate_boundaries(
 
     Args:
       predictions: (name, map (H, W) of floats in [0, 1]), read as needed, so a generator keeps memory small.
-      annotators: the masks, bool (H, W), by name of the image. More images than there are predictions do no harm.
+      annotators: the masks, bool (H, W), by name of the image. Images without a prediction do no harm.
       workers: processes; None: one a CPU core; 1 or less: none, all is done in this process.
       progress: called after every image with the number of images done and the name.
       The others are those of `evaluate_image`.
@@ -109,8 +109,7 @@ def evaluate_boundaries(
                 raise UserError(f"no ground truth for the prediction {name!r}")
             yield name, prediction, annotators[name]
 
-    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = _cores() if workers is None else workers
     done: list[ImageCounts] = []
     results = _run_here(jobs(), options) if workers <= 1 else _run_parallel(jobs(), options, workers)
     for counts in results:
@@ -120,6 +119,11 @@ def evaluate_boundaries(
     if not done:
         raise UserError("no predictions to evaluate")
     return summarize(values, done)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_here(jobs: Iterable[tuple], options: dict) -> Iterator[ImageCounts]:
@@ -157,7 +161,8 @@ def _check(name: str, prediction: np.ndarray, annotators: Sequence[np.ndarray]) 
     for mask in annotators:
         if mask.shape != prediction.shape:
             raise UserError(
-                f"{name}: the prediction has {_size(prediction)} pixels (height x width), its ground truth {_size(mask)}"
+                f"{name}: the prediction has {_size(prediction)} pixels (height x width), "
+                f"its ground truth {_size(mask)}"
             )
     if prediction.size and not (np.min(prediction) >= 0 and np.max(prediction) <= 1):  # NaN fails both
         raise UserError(f"{name}: the boundary map has values outside [0, 1] or not finite")

@@ -1,18 +1,23 @@
 """One-to-one matching of predicted and annotated boundary pixels: an exact minimum-cost assignment.
 
-Every pixel of either map is matched to one pixel of the other at most `radius` pixels away, at the cost of their
-Euclidean distance, or stays alone at the cost of 100 x `radius`. A pair that stays alone thus costs 200 times as much
-as the longest match, so that the cheapest assignment has as many matches as possible and, among those, the shortest.
+Every pixel of either map is matched to one pixel of the other at most `radius` pixels away, at the cost of
+their Euclidean distance, or stays alone at the cost of 100 x `radius`. A pair that stays alone thus costs 200
+times as much as the longest match, so that the cheapest assignment has as many matches as possible and, among
+those, the shortest.
 
-Source: the BSDS500 benchmark (`correspondPixels`), which solves this problem on costs rounded to 1/100 pixel, as we do,
-but allows each pixel only a few randomly drawn ways to stay alone: its counts vary very slightly, ours do not.
+Source: the BSDS500 benchmark (`correspondPixels`), which solves this problem on costs rounded to 1/100 pixel,
+as we do, but allows each pixel only a few randomly drawn ways to stay alone: its counts vary very slightly,
+ours do not.
 
-What makes it fast enough for 500 problems an image: pixels without a candidate never enter; connected components of
-the candidate graph are separate problems, and the solver's time grows with the square of their size; in each
-component the side with fewer pixels is the one that must be assigned, so that few pixels have to search in vain.
+What makes it fast enough for 500 problems an image: pixels without a candidate never enter; connected
+components of the candidate graph are separate problems, and the solver's time grows with the square of their
+size; in each component the side with fewer pixels is the one that must be assigned, so that few pixels have
+to search in vain.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -24,7 +29,8 @@ _GROUP = 300
 
 def match_radius(shape: tuple[int, ...], max_dist: float) -> float:
     """The largest distance in pixels of a match: `max_dist` as a fraction of the diagonal of (H, W)."""
-    return max_dist * float(np.hypot(*shape))
+    height, width = shape
+    return max_dist * math.hypot(height, width)
 
 
 class Annotation:
@@ -54,11 +60,11 @@ class Annotation:
         self.count = int(np.count_nonzero(mask))
         self._reach, self._stride = reach, width + 2 * reach
         self._offsets = dy * self._stride + dx
-        # SciPy reads a weight of 0 as a missing edge. One more on every edge changes no decision, because all the
-        # assignments that are compared have equally many edges.
+        # SciPy reads a weight of 0 as a missing edge. One more on every edge changes no decision, because all
+        # the assignments that are compared have equally many edges.
         self._costs = np.rint(100.0 * np.hypot(dy, dx)) + 1.0
         self._alone = max(2.0 * np.rint(100.0 * 100.0 * radius), 1.0) + 1.0
-        # Number of each annotated pixel, -1 elsewhere, with a margin so that no candidate falls off the image.
+        # Number of each annotated pixel, -1 elsewhere, with a margin so that no candidate is outside.
         numbers = np.full((height + 2 * reach, self._stride), -1, np.int32)
         numbers[reach : reach + height, reach : reach + width][mask] = np.arange(self.count, dtype=np.int32)
         self._numbers = numbers.ravel()
@@ -98,7 +104,7 @@ class Annotation:
         size = np.bincount(label, minlength=components)
         swap = np.bincount(label[:count], minlength=components) > size / 2
 
-        # Each node is a row (to be assigned) or a column of its group of components; number both within the group.
+        # Each node is a row (to be assigned) or a column of its group; number both within the group.
         group_of = _pack(size)
         group = group_of[label]
         is_row = np.arange(nodes) < count
@@ -132,7 +138,7 @@ class Annotation:
 def _solve(
     rows: np.ndarray, columns: np.ndarray, costs: np.ndarray, n_rows: int, n_columns: int, alone: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cheapest assignment of all rows to columns or, at the cost `alone`, to nothing: the matched rows, columns."""
+    """Cheapest assignment of every row to a column or, at the cost `alone`, to nothing; the matched of both."""
     each = np.arange(n_rows)
     matrix = csr_array(
         (
@@ -160,7 +166,7 @@ def _pack(size: np.ndarray) -> np.ndarray:
 
 
 def _number_within(group: np.ndarray, member: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Numbers the members of each group from 0 in ascending order, into `number`; returns how many each group has."""
+    """Numbers each group's members from 0 in ascending order, into `number`; returns their count by group."""
     nodes = np.flatnonzero(member)
     count = np.bincount(group[nodes], minlength=int(group.max()) + 1)
     order = nodes[np.argsort(group[nodes], kind="stable")]

@@ -1,8 +1,8 @@
 """Non-maximum suppression of soft boundary maps, as the structured-edge evaluation scripts do it.
 
-Source: the conventions of P. Dollar's edge toolbox (`edgesNms`) and of the evaluation scripts that circulate for
-HED, RCF and their descendants, which smooth the map once before they suppress it. Reported ODS values of deep
-detectors on BSDS500 are values after this step.
+Source: the conventions of P. Dollar's edge toolbox (`edgesNms`) and of the evaluation scripts that circulate
+for HED, RCF and their descendants, which smooth the map once before they suppress it. Reported ODS values of
+deep detectors on BSDS500 are values after this step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def triangle_filter(image: np.ndarray, radius: int) -> np.ndarray:
-    """Smooth (H, W) floats with the separable triangle kernel of integer `radius` >= 1, symmetric at the border.
+    """Smooth (H, W) floats with the separable triangle kernel of integer `radius` >= 1, symmetric at borders.
 
     Radius 1 is (1, 2, 1) / 4, radius 4 is (1, 2, 3, 4, 5, 4, 3, 2, 1) / 25 along both axes.
     """
@@ -56,9 +56,9 @@ def suppress(
 ) -> np.ndarray:
     """Set to zero every pixel that a neighbour along its normal exceeds; fade the border linearly.
 
-    `edges` (H, W) floats, `normals` (H, W) radians. A pixel is kept if `multiplier` times its value is at least the
-    bilinearly sampled value at distances 1..`radius` on both sides. The outermost `fade` rows and columns are
-    multiplied by 0, 1/fade, 2/fade, ... because detectors are unreliable there.
+    `edges` (H, W) floats, `normals` (H, W) radians. A pixel is kept if `multiplier` times its value is at
+    least the bilinearly sampled value at distances 1..`radius` on both sides. The outermost `fade` rows and
+    columns are multiplied by 0, 1/fade, 2/fade, ... because detectors are unreliable there.
     """
     if edges.shape != normals.shape or edges.ndim != 2:
         raise ValueError(f"suppress: edges {edges.shape} and normals {normals.shape} must be one (H, W)")
@@ -84,8 +84,8 @@ def non_maximum_suppression(
 ) -> np.ndarray:
     """Thin a soft boundary map (H, W) in [0, 1] to its ridges; float64 of the same shape.
 
-    `smooth` (default) first filters the map with the (1, 2, 1) kernel along both axes: the convention behind the
-    published scores of deep detectors. Turn it off for a detector that already smooths.
+    `smooth` (default) first filters the map with the (1, 2, 1) kernel along both axes: the convention behind
+    the published scores of deep detectors. Turn it off for a detector that already smooths.
     """
     if edges.ndim != 2:
         raise ValueError(f"non_maximum_suppression: expected a map (H, W), got shape {edges.shape}")

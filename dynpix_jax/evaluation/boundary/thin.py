@@ -1,7 +1,8 @@
 """Morphological thinning of binary maps to convergence (MATLAB's `bwmorph(map, 'thin', inf)`).
 
-Source: Z. Guo and R. W. Hall, "Parallel thinning with two-subiteration algorithms", CACM 1989, algorithm A1, in the
-form of L. Lam, S.-W. Lee and C. Y. Suen, "Thinning methodologies: a comprehensive survey", PAMI 1992, page 879.
+Source: Z. Guo and R. W. Hall, "Parallel thinning with two-subiteration algorithms", CACM 1989, algorithm A1,
+in the form of L. Lam, S.-W. Lee and C. Y. Suen, "Thinning methodologies: a comprehensive survey", PAMI 1992,
+page 879.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-# Bit k of a pixel's neighbourhood code is its neighbour x_(k+1): east first, then counter-clockwise. The kernel is
-# correlated with the map, so each entry sits where its neighbour is.
+# Bit k of a pixel's neighbourhood code is its neighbour x_(k+1): east first, then counter-clockwise. The
+# kernel is correlated with the map, so each entry sits where its neighbour is.
 _BITS = np.array([[8, 4, 2], [16, 0, 1], [32, 64, 128]], np.float32)
 
 
@@ -36,7 +37,7 @@ def removal_tables() -> tuple[np.ndarray, np.ndarray]:
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """Thin a boolean map (H, W) until nothing changes; the outside counts as empty. Boolean, a subset of `mask`."""
+    """Thin a boolean map (H, W) until nothing changes; outside it is empty. Boolean, a subset of `mask`."""
     if mask.ndim != 2:
         raise ValueError(f"thin: expected a map (H, W), got shape {mask.shape}")
     current = np.ascontiguousarray(mask, dtype=np.uint8)
