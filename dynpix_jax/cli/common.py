@@ -1,0 +1,44 @@
+"""What all entry points share: how an error ends the program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from dynpix_jax.utils.errors import UserError
+
+EXIT_USER_ERROR = 2
+"""Status after a user's mistake; argparse ends with the same."""
+EXIT_INTERRUPTED = 130
+"""Status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+def call(prog: str, fn: Callable[[], int | None]) -> int:
+    """Run `fn` and give its exit status (None counts as 0).
+
+    A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a fault of ours and
+    passes through with its traceback.
+    """
+    try:
+        return fn() or 0
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_main(fn: Callable[[], int | None], prog: str | None = None) -> NoReturn:
+    """End the process with the status of `fn`, in the manner of `call`. For `train.py` and `eval.py`:
+
+        if __name__ == "__main__":
+            run_main(main)
+    """
+    sys.exit(call(prog or os.path.basename(sys.argv[0]), fn))

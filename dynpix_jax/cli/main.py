@@ -1,0 +1,65 @@
+"""The `dynpix` command: one subcommand a module, imported when it is called.
+
+A subcommand's module has `add_parser(subparsers)`, which adds its parser, and `run(args) -> int`, which does the work
+and gives the exit status. Users' mistakes end with one line on stderr and status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import dynpix_jax
+from dynpix_jax.cli.common import call
+
+# Command -> (module in this folder, line of help). The help stands here so that `dynpix --help` imports none of them.
+COMMANDS = {
+    "check-config": ("check_config", "read a config strictly and tell what it trains"),
+    "eval-boundaries": ("eval_boundaries", "score a folder of boundary maps: ODS, OIS, AP"),
+    "flops": ("flops", "count the MACs of a config's network"),
+    "import-weights": ("import_weights", "convert pretrained weights of another library"),
+    "predict": ("predict", "label photos with a trained network"),
+}
+
+_EXAMPLE = """\
+example:
+  dynpix check-config configs/quickstart.py
+  dynpix COMMAND --help    shows the arguments of a command and an example
+"""
+
+
+def make_parser(command: str | None = None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    """The parser with `command` in full and the others by name only, and the command's module (None without one)."""
+    parser = argparse.ArgumentParser(
+        prog="dynpix",
+        description="Tools for pixel labelling with dynamic computation.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dynpix_jax {dynpix_jax.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    module = None
+    for name, (module_name, line) in COMMANDS.items():
+        if name == command:
+            module = importlib.import_module(f"dynpix_jax.cli.{module_name}")
+            module.add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=line)
+    return parser, module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dynpix` with `argv` (the process's own by default) and give the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    parser, module = make_parser(command)
+    args = parser.parse_args(arguments)  # without a known command this exits with status 2
+    assert module is not None
+    return call(f"dynpix {args.command}", lambda: module.run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import dynpix_jax
+from dynpix_jax.cli import common, main
+from dynpix_jax.utils.errors import UserError
+
+
+def outcome(argv, capsys) -> tuple[int, str, str]:
+    """(status, stdout, stderr) of `dynpix argv`."""
+    try:
+        status = main.main(argv)
+    except SystemExit as end:
+        status = end.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fake_command(monkeypatch, run) -> None:
+    def add_parser(subparsers):
+        subparsers.add_parser("flops").add_argument("--size", type=int)
+
+    module = SimpleNamespace(add_parser=add_parser, run=run)
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: module)
+
+
+def test_help_lists_every_command_and_imports_none():
+    program = (
+        "import sys; from dynpix_jax.cli import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit as end: print(end.code, 'jax' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "0 False"
+    for command in main.COMMANDS:
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_help_of_every_command_has_an_example(command, capsys):
+    status, out, _ = outcome([command, "--help"], capsys)
+    assert status == 0
+    assert re.search(rf"example.*dynpix {command} ", out, flags=re.DOTALL)
+
+
+def test_every_module_of_the_table_exists():
+    for module, _ in main.COMMANDS.values():
+        assert importlib.util.find_spec(f"dynpix_jax.cli.{module}"), module
+
+
+def test_version(capsys):
+    assert outcome(["--version"], capsys) == (0, f"dynpix_jax {dynpix_jax.__version__}\n", "")
+
+
+@pytest.mark.parametrize("argv", [[], ["flop"], ["--nonsense"], ["flops", "--size", "x"]])
+def test_bad_arguments_end_with_2(argv, capsys, monkeypatch):
+    fake_command(monkeypatch, lambda args: 0)
+    status, out, err = outcome(argv, capsys)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("dynpix")
+
+
+def test_runs_the_command_with_its_arguments(capsys, monkeypatch):
+    fake_command(monkeypatch, lambda args: print(args.size) or 3)
+    assert outcome(["flops", "--size", "7"], capsys) == (3, "7\n", "")
+
+
+def test_user_error_is_one_line_and_2(capsys, monkeypatch):
+    def run(args):
+        raise UserError("config.model.rho: expected\n a number")
+
+    fake_command(monkeypatch, run)
+    assert outcome(["flops"], capsys) == (2, "", "dynpix flops: config.model.rho: expected a number\n")
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def run(args):
+        raise ValueError("ours")
+
+    fake_command(monkeypatch, run)
+    with pytest.raises(ValueError, match="ours"):
+        main.main(["flops"])
+
+
+def test_interrupt_is_130(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert common.call("train.py", interrupt) == 130
+    assert capsys.readouterr().err == "train.py: interrupted\n"
+
+
+def test_run_main_exits_with_the_status(capsys):
+    def fail():
+        raise UserError("no such file")
+
+    with pytest.raises(SystemExit) as end:
+        common.run_main(fail, "eval.py")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "eval.py: no such file\n"
+    with pytest.raises(SystemExit) as end:
+        common.run_main(lambda: None, "eval.py")
+    assert end.value.code == 0
+
+
+def test_a_closed_pipe_is_no_error():
+    program = (
+        "from dynpix_jax.cli.common import run_main\n"
+        "def fn():\n for i in range(10**6): print(i)\n"
+        "run_main(fn, 'x')"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (0, "")
