@@ -85,7 +85,7 @@ def f_measure(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def recall_precision(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision of counts (4, ...) in the order of `ImageCounts`; 0 where there is nothing to match."""
+    """Recall and precision of counts (4, ...) in the order of `ImageCounts`; 0 where nothing is to match."""
     matched_truth, truth, matched_predicted, predicted = np.asarray(counts, float)
     return matched_truth / np.maximum(truth, 1), matched_predicted / np.maximum(predicted, 1)
 

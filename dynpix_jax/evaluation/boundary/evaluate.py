@@ -22,7 +22,7 @@ MAX_DIST = 0.0075
 
 
 def threshold_values(number: int) -> np.ndarray:
-    """The benchmark's thresholds: `number` values from 1 / (number + 1) to 1 - 1 / (number + 1), even steps."""
+    """The benchmark's thresholds: `number` even steps from 1 / (number + 1) to 1 - 1 / (number + 1)."""
     if number < 1:
         raise ValueError(f"threshold_values: at least 1 threshold is needed, got {number}")
     # linspace, not k / (number + 1): they differ in the last bit, which decides whether a value of an 8-bit

@@ -138,7 +138,7 @@ class Annotation:
 def _solve(
     rows: np.ndarray, columns: np.ndarray, costs: np.ndarray, n_rows: int, n_columns: int, alone: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cheapest assignment of every row to a column or, at the cost `alone`, to nothing; the matched of both."""
+    """Cheapest assignment of every row to a column or, at the cost `alone`, to none; the matched of both."""
     each = np.arange(n_rows)
     matrix = csr_array(
         (

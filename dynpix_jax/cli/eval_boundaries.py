@@ -1,0 +1,156 @@
+"""`dynpix eval-boundaries`: score a folder of boundary maps against a folder of BSDS ground truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from dynpix_jax.data.bsds500 import read_boundaries
+from dynpix_jax.data.images import read_image
+from dynpix_jax.evaluation.boundary import MAX_DIST, BoundaryScores, evaluate_boundaries
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.visualization.curves import plot_pr_curve
+
+_EXAMPLE = """\
+example:
+  dynpix eval-boundaries --pred maps --gt BSDS500/data/groundTruth/val --curve pr.png
+
+Every NAME.png (grey, 0 to 255) of --pred is scored against NAME.mat of --gt: ODS, OIS and AP as the BSDS500 benchmark
+defines them. Non-maximum suppression comes first, unless --no-nms says that the maps are thin already.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the `dynpix` parser."""
+    parser = subparsers.add_parser(
+        "eval-boundaries",
+        help="score boundary maps: ODS, OIS, AP",
+        description="Scores a folder of boundary maps (.png) against a folder of BSDS ground truth (.mat).",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--pred", required=True, type=Path, metavar="DIR", help="the maps: NAME.png")
+    parser.add_argument("--gt", required=True, type=Path, metavar="DIR", help="the ground truth: NAME.mat")
+    parser.add_argument("--thresholds", type=int, default=99, metavar="N", help="how many (default: 99)")
+    parser.add_argument("--no-nms", action="store_true", help="the maps are thin already")
+    parser.add_argument("--no-smooth", action="store_true", help="do not smooth the maps before suppression")
+    parser.add_argument(
+        "--max-dist",
+        type=float,
+        default=MAX_DIST,
+        metavar="F",
+        help=f"largest distance of a match in image diagonals (default: {MAX_DIST})",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU core)")
+    parser.add_argument("--curve", type=Path, metavar="FILE.png", help="draw the precision-recall curve")
+    parser.add_argument("--json", action="store_true", help="print all scores, also per image, as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates and prints; returns 0."""
+    if args.thresholds < 1:
+        raise UserError(f"--thresholds {args.thresholds}: expected at least 1")
+    if not 0 < args.max_dist <= 1 or not math.isfinite(args.max_dist):
+        raise UserError(
+            f"--max-dist {args.max_dist:g}: expected a fraction of the diagonal, above 0 and up to 1"
+        )
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: expected at least 1")
+    pairs = find_pairs(args.pred, args.gt)
+    # Every file is read once before the work starts: a broken one shows at once, not after minutes.
+    for prediction, truth in pairs.values():
+        _check_pair(prediction, truth)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("images", total=len(pairs))
+        scores = evaluate_boundaries(
+            ((name, read_map(prediction)) for name, (prediction, _) in pairs.items()),
+            _Annotators({name: truth for name, (_, truth) in pairs.items()}),
+            thresholds=args.thresholds,
+            max_dist=args.max_dist,
+            nms=not args.no_nms,
+            smooth=not args.no_smooth,
+            workers=args.workers,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    if args.curve is not None:
+        plot_pr_curve(scores, args.curve)
+    print(json.dumps(scores.to_dict(), indent=2) if args.json else _describe(scores))
+    return 0
+
+
+def find_pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
+    """The map and the ground truth of each image by name, in the order of the names.
+
+    Raises:
+      UserError: a missing folder, no .png file, a map without ground truth.
+    """
+    for option, folder in (("--pred", predictions), ("--gt", truth)):
+        if not folder.is_dir():
+            raise UserError(f"{option}: folder not found: {folder}")
+    maps = sorted(predictions.glob("*.png"))
+    if not maps:
+        raise UserError(f"--pred: no .png files in {predictions}")
+    pairs = {path.stem: (path, truth / f"{path.stem}.mat") for path in maps}
+    missing = [(path, mat) for path, mat in pairs.values() if not mat.is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"no ground truth for {missing[0][0]}: expected {missing[0][1]}{more}")
+    return pairs
+
+
+def read_map(path: Path) -> np.ndarray:
+    """A boundary map from an 8-bit picture: float64 (H, W), value / 255.
+
+    Raises:
+      UserError: missing or corrupt file, a picture with colours.
+    """
+    picture = read_image(path)
+    if (picture != picture[..., :1]).any():
+        raise UserError(f"grey picture expected, but this one has colours: {path}")
+    return picture[..., 0] / 255
+
+
+class _Annotators(Mapping[str, list[np.ndarray]]):
+    """Ground truth by name, read when asked for, so that only a few images are in memory."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._files = files
+
+    def __getitem__(self, name: str) -> list[np.ndarray]:
+        return read_boundaries(self._files[name])
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the file
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _check_pair(prediction: Path, truth: Path) -> None:
+    shape, expected = read_map(prediction).shape, read_boundaries(truth)[0].shape
+    if shape != expected:
+        raise UserError(
+            f"{prediction} has {shape[0]}x{shape[1]} pixels (height x width), its ground truth {truth} "
+            f"{expected[0]}x{expected[1]}"
+        )
+
+
+def _describe(scores: BoundaryScores) -> str:
+    return (
+        f"images     {len(scores.per_image)}\n"
+        f"ODS F      {scores.ods:.4f}  (recall {scores.ods_recall:.4f}, precision {scores.ods_precision:.4f}, "
+        f"threshold {scores.ods_threshold:.3f})\n"
+        f"OIS F      {scores.ois:.4f}  (recall {scores.ois_recall:.4f}, precision {scores.ois_precision:.4f})\n"
+        f"AP         {scores.ap:.4f}"
+    )
