@@ -97,9 +97,9 @@ class BSDS500:
                 f"bsds500: {self.truth_path(index)} has {annotators[0].shape} pixels, its image {path} "
                 f"{image.shape[:2]}"
             )
-        votes = np.sum(np.stack(annotators), axis=0, dtype=np.int32)
+        votes = np.asarray(np.sum(np.stack(annotators), axis=0, dtype=np.int32))
         labels = vote_labels(votes, len(annotators), self._config)
-        return {"image": image, "boundaries": labels, "index": np.int64(index)}
+        return {"image": image, "boundaries": labels, "index": np.array(index, np.int64)}
 
 
 def vote_labels(votes: np.ndarray, annotators: int, config: BSDS500Config) -> np.ndarray:

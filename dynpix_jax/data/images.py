@@ -27,9 +27,8 @@ def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.load()
-            if upright:
-                picture = ImageOps.exif_transpose(picture)
-            return np.array(picture.convert("RGB"))
+            picture_upright = ImageOps.exif_transpose(picture) if upright else picture
+            return np.array(picture_upright.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"image not found: {path}") from None
     except IsADirectoryError:

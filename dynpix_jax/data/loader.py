@@ -149,8 +149,8 @@ class _LoadBatch:
         shapes = {element["image"].shape[:2] for element in elements}
         if len(shapes) > 1:
             raise UserError(
-                f"source {self.spec.name!r} has images of different sizes in one batch, {sorted(shapes)}: crop "
-                "them (augment.crop), set pad_to, or use batch_size 1"
+                f"source {self.spec.name!r} has images of different sizes in one batch, {sorted(shapes)}: "
+                "crop them (augment.crop), set pad_to, or use batch_size 1"
             )
         return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
 
@@ -168,8 +168,8 @@ class _LoadBatch:
         if element_id < 0:
             element = blank_labels(element, self.spec)
         return element | {
-            "valid": np.bool_(element_id >= 0),
-            "index": np.int64(element_id),
+            "valid": np.array(element_id >= 0),
+            "index": np.array(element_id, np.int64),
             "size": np.array(shape, np.int32),
         }
 

@@ -33,7 +33,8 @@ class FieldSpec:
       `normals`   float32 (H, W, 3), unit vectors in the camera frame x right, y down, z forward (a visible
                   surface has z < 0); the zero vector = invalid.
       `dense`     float32 (H, W) or (H, W, C), moves like the image (albedo).
-      `keypoints` float32 (K, 3): x, y in pixels (the centre of the top left pixel is 0, 0), visible 0 or 1.
+      `keypoints` float32 (K, 3): x, y in pixels (0, 0 is the centre of the top left pixel) and, as in COCO, 0
+                  = not labelled or outside, 1 = hidden, 2 = visible.
       `scalar`    anything that does not move with the image (index).
     shape: None for an extent that differs between elements.
     ignore: the value of pixels without a label; what lies outside the image is filled with it.
