@@ -3,8 +3,8 @@
     checkpoints/00000200/{variables,optimizer,data}/   written by orbax
     checkpoints/00000200/manifest.json                 step, stage, config, and size and CRC-32 of every file
 
-The manifest is written last and atomically, so a directory without one is a save that was interrupted. orbax (0.12)
-reads some damaged files without an error; the checksums find them before it tries.
+The manifest is written last and atomically, so a directory without one is a save that was interrupted. orbax
+(0.12) reads some damaged files without an error; the checksums find them before it tries.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ class Progress:
 
     Attributes:
         step: global step, updates done.
-        stage: index of the stage whose structure the checkpoint has. At a stage's last step it is still that stage.
+        stage: index of the stage whose structure the checkpoint has. At a stage's last step it is still that
+            stage.
         stage_name: its name.
         config: the run's config as JSON values.
         evaluated: the evaluation due at `step` has been written.
         window: sums of the metrics since the last log line, and their count.
+        readers: [processes, loader workers] of the run that saved; the iterator's state is theirs only.
     """
 
     step: int
@@ -50,6 +52,7 @@ class Progress:
     config: dict[str, Any]
     evaluated: bool = False
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
+    readers: list[int] = dataclasses.field(default_factory=list)
 
 
 class Checkpoints:
@@ -72,7 +75,11 @@ class Checkpoints:
         """Steps whose save was completed, ascending."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit() and (path / MANIFEST).is_file())
+        return sorted(
+            int(path.name)
+            for path in self.directory.iterdir()
+            if path.name.isdigit() and (path / MANIFEST).is_file()
+        )
 
     def save(self, state: TrainState, iterator: Any, progress: Progress) -> None:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it.
@@ -86,13 +93,20 @@ class Checkpoints:
         first = jax.process_index() == 0
         if first and path.exists():
             _remove(path)
-        ocp.save_checkpointables(path, {
-            "variables": dict(state.variables),
-            "optimizer": {"step": state.step, "state": state.opt_state},
-            "data": iterator,
-        })
+        ocp.save_checkpointables(
+            path,
+            {
+                "variables": dict(state.variables),
+                "optimizer": {"step": state.step, "state": state.opt_state},
+                "data": iterator,
+            },
+        )
         if first:
-            files = {str(file.relative_to(path)): _fingerprint(file) for file in sorted(path.rglob("*")) if file.is_file()}
+            files = {
+                str(file.relative_to(path)): _fingerprint(file)
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            }
             _write_json(path / MANIFEST, {**dataclasses.asdict(progress), "files": files})
             for step in self.steps()[: -self.keep]:
                 _remove(self.path(step))
@@ -113,10 +127,14 @@ class Checkpoints:
                 damaged.append(f"{self.path(step)} ({error})")
                 continue
             if damaged:
-                _log.warning("damaged checkpoint %s; using the previous one, %s", ", ".join(damaged), self.path(step))
+                _log.warning(
+                    "damaged checkpoint %s; using the previous one, %s", ", ".join(damaged), self.path(step)
+                )
             return progress
         if damaged:
-            raise UserError(f"all checkpoints are damaged: {', '.join(damaged)}; remove {self.directory} to begin anew")
+            raise UserError(
+                f"all checkpoints are damaged: {', '.join(damaged)}; remove {self.directory} to begin anew"
+            )
         return None
 
     def restore(self, progress: Progress, abstract: TrainState, iterator: Any) -> TrainState:
@@ -125,15 +143,19 @@ class Checkpoints:
         Args:
             progress: which one.
             abstract: tree of jax.ShapeDtypeStruct with shardings, of the checkpoint's stage.
-            iterator: its position is set to the saved one.
+            iterator: its position is set to the saved one; None leaves the saved position unread.
         """
-        found = ocp.load_checkpointables(self.path(progress.step), {
+        wanted = {
             "variables": dict(abstract.variables),
             "optimizer": {"step": abstract.step, "state": abstract.opt_state},
-            "data": iterator,
-        })
+        }
+        if iterator is not None:
+            wanted["data"] = iterator
+        found = ocp.load_checkpointables(self.path(progress.step), wanted)
         variables = dict(found["variables"])
-        return TrainState(found["optimizer"]["step"], variables.pop("params"), variables, found["optimizer"]["state"])
+        return TrainState(
+            found["optimizer"]["step"], variables.pop("params"), variables, found["optimizer"]["state"]
+        )
 
     def clean(self) -> None:
         """Remove what interrupted saves left behind. Only the first process does anything."""
@@ -147,8 +169,8 @@ def load_variables(workdir: str | Path) -> tuple[dict[str, Any], int, int, ml_co
     """The variables of a run's newest checkpoint, for evaluation and prediction.
 
     Returns:
-        (variables as nested dicts of numpy arrays, step, stage index, config). `settings.stage_model(config, stage)`
-        is the model section that the variables belong to.
+        (variables as nested dicts of numpy arrays, step, stage index, config). `settings.stage_model(config,
+        stage)` is the model section that the variables belong to.
 
     Raises:
         UserError: no checkpoint there, or all are damaged.
@@ -159,10 +181,17 @@ def load_variables(workdir: str | Path) -> tuple[dict[str, Any], int, int, ml_co
         raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
     path = checkpoints.path(progress.step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                            ocp.metadata(path, checkpointable_name="variables").metadata)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        ocp.metadata(path, checkpointable_name="variables").metadata,
+    )
     variables = ocp.load_checkpointables(path, {"variables": abstract})["variables"]
-    return jax.tree.map(np.asarray, variables), progress.step, progress.stage, config_from_json(progress.config)
+    return (
+        jax.tree.map(np.asarray, variables),
+        progress.step,
+        progress.stage,
+        config_from_json(progress.config),
+    )
 
 
 class _DamagedError(Exception):

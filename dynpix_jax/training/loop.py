@@ -1,8 +1,8 @@
 """The one training loop.
 
-For each stage: build the system with the stage's overrides, carry the variables over, make a fresh optimizer, then
-step by step: evaluate, save, next batch, step, write. A checkpoint is taken before the next batch is drawn, so the
-iterator's position in it is the state's.
+For each stage: build the system with the stage's overrides, carry the variables over, make a fresh optimizer,
+then step by step: evaluate, save, next batch, step, write. A checkpoint is taken before the next batch is
+drawn, so the iterator's position in it is the state's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -37,8 +36,8 @@ from dynpix_jax.utils.trees import named_leaves
 Build = Callable[[ml_collections.ConfigDict], Any]
 """`models.build`: a model section -> System."""
 
-EvaluateFn = Callable[[Any, Variables, Mesh], Mapping[str, float]]
-"""(system, variables, mesh) -> numbers to write."""
+EvaluateFn = Callable[[Any, Variables], Mapping[str, float]]
+"""(system, variables) -> numbers to write."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,6 @@ class _Stage:
     config: StageConfig
     system: Any
     optimizer: StageOptimizer
-    shardings: TrainState
     abstract: TrainState
     init: Callable[[Variables | None], TrainState]
     step: StepFn
@@ -90,13 +88,14 @@ def train(
         config: whole config; `seed`, `model` and `training` are read here.
         workdir: gets config.json, metrics.jsonl, checkpoints/, tensorboard/.
         build: makes the system of a model section.
-        batches: endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8, labels,
-            "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
-        evaluate_fn: called every `eval_every` steps and at the end of each stage.
+        batches: endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
+            labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
+        evaluate_fn: called every `eval_every` steps and at the end of the run.
         writers: in place of the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
-        UserError: bad config, a workdir that holds another config's run, rules that do not cover the parameters.
+        UserError: bad config, a workdir that holds another config's run, rules that do not cover the
+            parameters.
         NonFiniteError: the loss stopped being finite; the last checkpoint is from before that.
     """
     settings = training_config(config)
@@ -104,7 +103,7 @@ def train(
     workdir = Path(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
     saved = checkpoints.newest()
-    snapshot = config_to_json(config)
+    snapshot, readers = config_to_json(config), [jax.process_count(), settings.workers]
     if saved is not None:
         _check_same_run(saved, snapshot, workdir)
     checkpoints.clean()
@@ -114,13 +113,20 @@ def train(
     stages = range(saved.stage if saved else 0, len(settings.stages))
     stage = _make_stage(config, settings, stages.start, build, mesh, image_shape)
     if saved is not None:
-        state = checkpoints.restore(saved, stage.abstract, iterator)
+        same_readers = saved.readers == readers
+        state = checkpoints.restore(saved, stage.abstract, iterator if same_readers else None)
+        for _ in range(0 if same_readers else saved.step):
+            next(
+                iterator
+            )  # another number of readers keeps its place in another form; the batches are the same
     else:
         state = stage.init(initial_variables(settings.init_from))
 
     out = Writers(_usual_writers(workdir, settings, saved, snapshot) if writers is None else writers)
     if saved is not None:
-        out.note(f"continuing from {checkpoints.path(saved.step)} (step {saved.step} of {settings.total_steps})")
+        out.note(
+            f"continuing from {checkpoints.path(saved.step)} (step {saved.step} of {settings.total_steps})"
+        )
     meter = Meter(out, settings.log_every, settings.batch_size, saved.window if saved else None)
     step, saved_step, evaluated = (saved.step, saved.step, saved.evaluated) if saved else (0, -1, False)
 
@@ -133,17 +139,25 @@ def train(
                 out.note(_describe(stage, state))
                 while True:
                     stopping, at_end = stop.at(step), step == stage.end
-                    # Evaluate. Not when stopping: it may take longer than the time we are given; the next run does it.
-                    if evaluate_fn and not evaluated and not stopping and _due(step, stage, settings.eval_every):
+                    # Evaluate. Not when stopping: it may take longer than the time we are given; the next run
+                    # does it.
+                    due = step == settings.total_steps or _at(step, settings.eval_every)
+                    if evaluate_fn and due and not evaluated and not stopping:
                         meter.flush()
-                        values = evaluate_fn(stage.system, state.variables, mesh)
+                        values = evaluate_fn(stage.system, state.variables)
                         out.write(step, "eval", {"stage": stage.config.name, **values})
                         evaluated = True
                     # Save.
-                    if step > saved_step and (stopping or _due(step, stage, settings.checkpoint_every)):
+                    due = stopping or at_end or _at(step, settings.checkpoint_every)
+                    if due and step > saved_step:
                         meter.flush()
-                        checkpoints.save(state, iterator, Progress(
-                            step, index, stage.config.name, snapshot, evaluated, meter.window))
+                        checkpoints.save(
+                            state,
+                            iterator,
+                            Progress(
+                                step, index, stage.config.name, snapshot, evaluated, meter.window, readers
+                            ),
+                        )
                         saved_step = step
                     if stopping:
                         out.note(f"stopped by SIGTERM at step {step}; the same command continues")
@@ -153,7 +167,9 @@ def train(
                     # Next batch.
                     batch = next(iterator, None)
                     if batch is None:
-                        raise UserError(f"config.data.train: no more elements at step {step}; the loader must repeat")
+                        raise UserError(
+                            f"config.data.train: no more elements at step {step}; the loader must repeat"
+                        )
                     # Step.
                     state, metrics = stage.step(state, put_batch(batch, mesh))
                     step, evaluated = step + 1, False
@@ -166,8 +182,14 @@ def train(
         out.close()
 
 
-def _make_stage(config: ml_collections.ConfigDict, settings: TrainingConfig, index: int, build: Build, mesh: Mesh,
-                image_shape: tuple[int, ...]) -> _Stage:
+def _make_stage(
+    config: ml_collections.ConfigDict,
+    settings: TrainingConfig,
+    index: int,
+    build: Build,
+    mesh: Mesh,
+    image_shape: tuple[int, ...],
+) -> _Stage:
     """System, optimizer, shardings and compiled functions of stage `index`."""
     stage, start = settings.stages[index], settings.stage_start(index)
     system = build(stage_model(config, stage))
@@ -175,9 +197,13 @@ def _make_stage(config: ml_collections.ConfigDict, settings: TrainingConfig, ind
     key = stream(config.seed, "params", index)
     shapes = jax.eval_shape(system.init, key, example)
     optimizer = stage_optimizer(shapes["params"], settings, stage)
-    abstract = jax.eval_shape(lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes)
+    abstract = jax.eval_shape(
+        lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes
+    )
     shardings = state_shardings(abstract, optimizer, mesh, settings.mesh)
-    abstract = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, shardings)
+    abstract = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, shardings
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def init(previous: Variables | None) -> TrainState:
@@ -188,12 +214,15 @@ def _make_stage(config: ml_collections.ConfigDict, settings: TrainingConfig, ind
 
     step = jax.jit(
         make_step(system, optimizer, seed=config.seed, stage_start=start, stage_steps=stage.steps),
-        in_shardings=(shardings, None), out_shardings=(shardings, everywhere), donate_argnums=0)
-    return _Stage(index, start, stage, system, optimizer, shardings, abstract, init, step)
+        in_shardings=(shardings, None),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    return _Stage(index, start, stage, system, optimizer, abstract, init, step)
 
 
-def _due(step: int, stage: _Stage, every: int) -> bool:
-    return step == stage.end or (every > 0 and step > stage.start and step % every == 0)
+def _at(step: int, every: int) -> bool:
+    return every > 0 and step > 0 and step % every == 0
 
 
 def _image_shape(iterator: Any) -> tuple[int, ...]:
@@ -208,22 +237,31 @@ def _check_same_run(saved: Progress, snapshot: dict[str, Any], workdir: Path) ->
     lines = differences(saved.config, snapshot)
     if lines:
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more};"
-                        " give another --workdir or remove this one")
+        raise UserError(
+            f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more};"
+            " give another --workdir or remove this one"
+        )
 
 
-def _usual_writers(workdir: Path, settings: TrainingConfig, saved: Progress | None, snapshot: dict[str, Any]) -> list[Writer]:
+def _usual_writers(
+    workdir: Path, settings: TrainingConfig, saved: Progress | None, snapshot: dict[str, Any]
+) -> list[Writer]:
     if jax.process_index() != 0:
         return []
     workdir.mkdir(parents=True, exist_ok=True)
     write_config(workdir / "config.json", snapshot)
     at = saved.step if saved else 0
-    return [JsonlWriter(workdir / "metrics.jsonl", at, saved.evaluated if saved else True),
-            TensorBoardWriter(workdir / "tensorboard", at), ConsoleWriter(settings.total_steps)]
+    return [
+        JsonlWriter(workdir / "metrics.jsonl", at, saved.evaluated if saved else True),
+        TensorBoardWriter(workdir / "tensorboard", at),
+        ConsoleWriter(settings.total_steps),
+    ]
 
 
 def _describe(stage: _Stage, state: TrainState) -> str:
     count = sum(leaf.size for _, leaf in named_leaves(state.params))
     trained = sum(leaf.size for leaf in stage.optimizer.pick(state.params).values())
-    return (f"stage '{stage.config.name}': steps {stage.start} to {stage.end}, {count:,} parameters, {trained:,} trained,"
-            f" learning rate {stage.config.learning_rate:g}")
+    return (
+        f"stage '{stage.config.name}': steps {stage.start} to {stage.end}, {count:,} parameters,"
+        f" {trained:,} trained, learning rate {stage.config.learning_rate:g}"
+    )

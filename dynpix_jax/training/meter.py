@@ -1,7 +1,8 @@
 """Metrics on their way from the device to the writers, and the check that they are finite.
 
-A step's metrics are read one step late, when the next step is already running: reading them never stalls the device.
-Before a checkpoint or an evaluation `flush` reads the last ones, so that no state is saved that was not checked.
+A step's metrics are read one step late, when the next step is already running: reading them never stalls the
+device. Before a checkpoint or an evaluation `flush` reads the last ones, so that no state is saved that was
+not checked.
 """
 
 from __future__ import annotations
@@ -33,16 +34,19 @@ class Meter:
         window: sums and count at the checkpoint that a run continues from; see `window`.
     """
 
-    def __init__(self, writer: Writer, log_every: int, batch_size: int, window: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, writer: Writer, log_every: int, batch_size: int, window: Mapping[str, Any] | None = None
+    ) -> None:
         self._writer, self._log_every, self._batch_size = writer, log_every, batch_size
         self._sums: dict[str, float] = dict((window or {}).get("sums", {}))
         self._count: int = (window or {}).get("count", 0)
         self._pending: tuple[int, str, dict[str, Array], np.ndarray] | None = None
-        self._images, self._seconds, self._since = 0, 0.0, None
+        self._images, self._seconds = 0, 0.0
+        self._since: float | None = None
 
     @property
     def window(self) -> dict[str, Any]:
-        """Sums and count since the last log line, as JSON values: a checkpoint keeps them, so that a continued run logs the same means."""
+        """Sums and count since the last log line; saved, so that a continued run logs the same means."""
         return {"sums": dict(self._sums), "count": self._count}
 
     def push(self, step: int, stage: str, metrics: dict[str, Array], ids: np.ndarray) -> None:
@@ -77,8 +81,10 @@ class Meter:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             terms = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
-            raise NonFiniteError(f"step {step} (stage '{stage}'): the loss or its gradient is not finite: {terms};"
-                                 f" batch elements {ids.tolist()}")
+            raise NonFiniteError(
+                f"step {step} (stage '{stage}'): the loss or its gradient is not finite: {terms};"
+                f" batch elements {ids.tolist()}"
+            )
         now = time.perf_counter()
         if self._since is not None:
             self._seconds += now - self._since

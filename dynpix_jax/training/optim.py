@@ -1,8 +1,9 @@
 """The optimizer of a stage, from rules over parameter paths.
 
-Frozen leaves are not part of what the optimizer (or the differentiation) sees: `split` takes the params apart into two
-flat dicts by path, the loss is differentiated with respect to the trainable one only, and `merge` puts them together.
-XLA then computes no weight gradient for frozen layers, and none at all below the first trainable one.
+Frozen leaves are not part of what the optimizer (or the differentiation) sees: `split` takes the params apart
+into two flat dicts by path, the loss is differentiated with respect to the trainable one only, and `merge`
+puts them together. XLA then computes no weight gradient for frozen layers, and none at all below the first
+trainable one.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ class StageOptimizer:
     def split(self, params: Params) -> tuple[Flat, Flat]:
         """(trainable, frozen) leaves of `params` as flat dicts."""
         flat = flax.traverse_util.flatten_dict(params, sep="/")
-        return ({path: leaf for path, leaf in flat.items() if path in self.trainable},
-                {path: leaf for path, leaf in flat.items() if path not in self.trainable})
+        return (
+            {path: leaf for path, leaf in flat.items() if path in self.trainable},
+            {path: leaf for path, leaf in flat.items() if path not in self.trainable},
+        )
 
     def pick(self, params: Params) -> Flat:
         """The trainable leaves of `params`."""
@@ -52,11 +55,13 @@ class StageOptimizer:
 
 def merge(*parts: Flat) -> Params:
     """The nested params of several flat dicts."""
-    return flax.traverse_util.unflatten_dict({path: leaf for part in parts for path, leaf in part.items()}, sep="/")
+    return flax.traverse_util.unflatten_dict(
+        {path: leaf for part in parts for path, leaf in part.items()}, sep="/"
+    )
 
 
 def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: int) -> optax.Schedule:
-    """lr(t) = learning_rate * min(1, (t + 1) / (warmup_steps + 1)) * (1 - t / steps) ** power, for t = 0 .. steps - 1."""
+    """lr(t) = learning_rate * min(1, (t + 1) / (warmup_steps + 1)) * (1 - t / steps) ** power, t < steps."""
 
     def schedule(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
@@ -69,12 +74,12 @@ def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: 
 def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> StageOptimizer:
     """Build the optimizer of a stage for `params` (arrays or shapes).
 
-    SGD is that of Caffe and torch: decay is added to the (clipped) gradient, momentum accumulates the sum, the learning
-    rate and the leaf's multiplier scale the result.
+    SGD is that of Caffe and torch: decay is added to the (clipped) gradient, momentum accumulates the sum,
+    the learning rate and the leaf's multiplier scale the result.
 
     Raises:
-        UserError: a parameter that neither `frozen` nor `multipliers` matches, a rule that matches no parameter, or
-            nothing left to train.
+        UserError: a parameter that neither `frozen` nor `multipliers` matches, a rule that matches no
+            parameter, or nothing left to train.
     """
     path = f"config.training.stages[{stage.name}]"
     names = [name for name, _ in named_leaves(params)]
@@ -89,8 +94,10 @@ def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> 
     multipliers = {name: match_first(stage.multipliers, name, default=None) for name in trainable}
     uncovered = [name for name, factor in multipliers.items() if factor is None]
     if uncovered:
-        raise UserError(f"{path}: {len(uncovered)} of {len(names)} parameters are matched by no rule of frozen or"
-                        f" multipliers: {', '.join(uncovered)}")
+        raise UserError(
+            f"{path}: {len(uncovered)} of {len(names)} parameters are matched by no rule of frozen or"
+            f" multipliers: {', '.join(uncovered)}"
+        )
     decayed = {name: _matches(config.weight_decay_on, name) for name in trainable}
 
     schedule = poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
@@ -100,7 +107,9 @@ def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> 
         rule = [*decay, optax.trace(config.momentum)] if config.momentum else decay
     else:
         rule = [optax.scale_by_adam(), *decay]
-    scale = optax.stateless(lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()})
+    scale = optax.stateless(
+        lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()}
+    )
     tx = optax.chain(*clip, *rule, scale, optax.scale_by_learning_rate(schedule))
     return StageOptimizer(tx, frozenset(trainable), schedule)
 

@@ -1,6 +1,7 @@
 """The `training` section of a config as frozen dataclasses, and what a stage does to the model section.
 
-A stage trains one form of the network for a number of steps with a fresh optimizer. What differs between stages is
+A stage trains one form of the network for a number of steps with a fresh optimizer. What differs between
+stages is
 declared: overrides of the model section, frozen parameters, learning-rate multipliers.
 """
 
@@ -29,8 +30,8 @@ def _check_patterns(name: str, patterns: Any) -> None:
 class MeshConfig:
     """Devices as a (`data`, `model`) grid. -1 for `data` takes all devices that `model` leaves.
 
-    `rules` places parameters on the model axis: (regex of the parameter path, dimension to split); what no rule
-    matches is replicated.
+    `rules` places parameters on the model axis: (regex of the parameter path, dimension to split); what no
+    rule matches is replicated.
     """
 
     data: int = -1
@@ -54,10 +55,10 @@ class StageConfig:
         steps: optimizer updates, at least 1.
         learning_rate: peak of the stage's schedule (poly decay after a linear warm-up).
         model: overrides of `config.model` for this stage; the keys must exist there.
-        frozen: regexes of parameter paths ("params" collection, "a/b/c") that are not trained. Their gradients are
-            not computed and they have no optimizer state.
-        multipliers: (regex, factor) pairs; the first that matches scales the learning rate of the leaf. Together with
-            `frozen` they must cover every parameter.
+        frozen: regexes of parameter paths ("params" collection, "a/b/c") that are not trained. Their
+            gradients are not computed and they have no optimizer state.
+        multipliers: (regex, factor) pairs; the first that matches scales the learning rate of the leaf.
+            Together with `frozen` they must cover every parameter.
     """
 
     name: str
@@ -74,7 +75,9 @@ class StageConfig:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         for pattern, factor in self.multipliers:
             if not factor > 0:
-                raise ValueError(f"multipliers: the factor of '{pattern}' must be positive, got {factor}; use frozen for 0")
+                raise ValueError(
+                    f"multipliers: the factor of '{pattern}' must be positive, got {factor}; use frozen for 0"
+                )
         _check_patterns("frozen", self.frozen)
         _check_patterns("multipliers", [pattern for pattern, _ in self.multipliers])
 
@@ -95,7 +98,7 @@ class TrainingConfig:
         grad_clip: global norm that gradients are clipped to; 0 does not clip.
         log_every: steps between log lines; each line is the mean since the last one.
         checkpoint_every: steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
-        eval_every: steps between evaluations during training; 0 evaluates at the end of each stage only.
+        eval_every: steps between evaluations during training; 0 evaluates at the end of the run only.
         keep: checkpoints kept on disk.
         init_from: "" (random), a weights file, or the workdir of another run.
         mesh: devices.
@@ -120,8 +123,18 @@ class TrainingConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("log_every", 1), ("keep", 1), ("checkpoint_every", 0), ("eval_every", 0),
-                            ("warmup_steps", 0), ("workers", 0), ("weight_decay", 0), ("grad_clip", 0), ("poly_power", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("log_every", 1),
+            ("keep", 1),
+            ("checkpoint_every", 0),
+            ("eval_every", 0),
+            ("warmup_steps", 0),
+            ("workers", 0),
+            ("weight_decay", 0),
+            ("grad_clip", 0),
+            ("poly_power", 0),
+        ):
             value = getattr(self, name)
             if not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -144,14 +157,26 @@ class TrainingConfig:
         return sum(stage.steps for stage in self.stages[:index])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    """The sections of a config. Training itself reads neither `data` nor `evaluation`."""
+
+    name: str
+    seed: int
+    model: dict[str, Any]
+    training: dict[str, Any]
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
 def training_config(config: ml_collections.ConfigDict) -> TrainingConfig:
     """The `training` section of `config`, checked.
 
     Raises:
-        UserError: section or key missing, unknown, mistyped or out of range, with the path `config.training...`.
+        UserError: section or key missing, unknown, mistyped or out of range, with the path
+            `config.training...`.
     """
-    if "training" not in config:
-        raise UserError(f"config.training: missing; {suggest('training', config)}")
+    from_config(_Config, config)
     return from_config(TrainingConfig, config.training, "config.training")
 
 
@@ -163,7 +188,9 @@ def stage_model(config: ml_collections.ConfigDict, stage: StageConfig | int) -> 
     """
     if isinstance(stage, int):
         stage = training_config(config).stages[stage]
-    model = ml_collections.ConfigDict(config.model.to_dict())  # a copy: the config itself stays as the user gave it
+    model = ml_collections.ConfigDict(
+        config.model.to_dict()
+    )  # a copy: the config itself stays as the user gave it
     _override(model, stage.model, f"config.training.stages[{stage.name}].model")
     return model
 
@@ -172,7 +199,9 @@ def _override(section: ml_collections.ConfigDict, overrides: Mapping[str, Any], 
     for key, value in overrides.items():
         if key not in section:
             raise UserError(f"{path}.{key}: not a key of config.model; {suggest(key, section)}")
-        if isinstance(section[key], ml_collections.ConfigDict) and isinstance(value, Mapping | ml_collections.ConfigDict):
+        if isinstance(section[key], ml_collections.ConfigDict) and isinstance(
+            value, Mapping | ml_collections.ConfigDict
+        ):
             _override(section[key], dict(value.items()), f"{path}.{key}")
         else:
             with section.ignore_type():  # from_config checks the types where the system reads its section

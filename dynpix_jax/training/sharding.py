@@ -26,20 +26,27 @@ def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
     devices = jax.device_count()
     data = devices // config.model if config.data == -1 else config.data
     if data * config.model != devices:
-        raise UserError(f"config.training.mesh: data {config.data} x model {config.model} does not fit {devices} devices")
+        raise UserError(
+            f"config.training.mesh: data {config.data} x model {config.model} does not fit {devices} devices"
+        )
     if batch_size % data:
-        raise UserError(f"config.training.batch_size: {batch_size} is not a multiple of the {data} devices of the data axis")
+        raise UserError(
+            f"config.training.batch_size: {batch_size} does not divide over the {data} devices of the data axis"
+        )
     # Auto: the compiler propagates shardings. jax.make_mesh alone would make the axes Explicit.
     return jax.make_mesh((data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
-def state_shardings(abstract: TrainState, optimizer: StageOptimizer, mesh: Mesh, config: MeshConfig) -> TrainState:
+def state_shardings(
+    abstract: TrainState, optimizer: StageOptimizer, mesh: Mesh, config: MeshConfig
+) -> TrainState:
     """A tree like `abstract` with the sharding of every leaf.
 
     Parameters follow `config.rules`, their optimizer state follows them, everything else is replicated.
 
     Raises:
-        UserError: a rule splits a dimension that the leaf does not have or that the model axis does not divide.
+        UserError: a rule splits a dimension that the leaf does not have or that the model axis does not
+            divide.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -48,15 +55,22 @@ def state_shardings(abstract: TrainState, optimizer: StageOptimizer, mesh: Mesh,
         if dim is None or config.model == 1:
             return everywhere
         if not 0 <= dim < len(leaf.shape) or leaf.shape[dim] % config.model:
-            raise UserError(f"config.training.mesh.rules: dimension {dim} of '{path}' {leaf.shape} cannot be split"
-                            f" over {config.model} devices")
+            raise UserError(
+                f"config.training.mesh.rules: dimension {dim} of '{path}' {leaf.shape} cannot be split"
+                f" over {config.model} devices"
+            )
         return NamedSharding(mesh, PartitionSpec(*[None] * dim, "model"))
 
     params = map_named(place, abstract.params)
     opt_state = optax.tree_utils.tree_map_params(
-        optimizer.tx, lambda _, sharding: sharding, abstract.opt_state, optimizer.pick(params),
-        transform_non_params=lambda _: everywhere)
-    return TrainState(everywhere, params, jax.tree.map(lambda _: everywhere, abstract.collections), opt_state)
+        optimizer.tx,
+        lambda _, sharding: sharding,
+        abstract.opt_state,
+        optimizer.pick(params),
+        transform_non_params=lambda _: everywhere,
+    )
+    step: Any = everywhere  # a sharding stands where the array will
+    return TrainState(step, params, jax.tree.map(lambda _: everywhere, abstract.collections), opt_state)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -67,4 +81,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         mesh: the (data, model) mesh.
     """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {name: jax.make_array_from_process_local_data(sharding, np.asarray(value)) for name, value in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for name, value in batch.items()
+    }

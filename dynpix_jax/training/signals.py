@@ -28,7 +28,9 @@ class StopRequest:
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._owner:
             signal.signal(signal.SIGTERM, self._previous)
 

@@ -42,7 +42,8 @@ def new_state(variables: Variables, tx: Any, trainable: Any, step: int) -> Train
         trainable: function that picks that flat dict out of the params.
         step: global step.
     """
-    # A copy: the step donates its state, and a caller's variables (a backbone shared by stages) must survive that.
-    variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(variables))
-    params = variables.pop("params")
-    return TrainState(jnp.asarray(step, jnp.int32), params, variables, tx.init(trainable(params)))
+    # A copy: the step donates its state, and a caller's variables (a backbone shared by stages) must survive
+    # that.
+    collections = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(variables))
+    params = collections.pop("params")
+    return TrainState(jnp.asarray(step, jnp.int32), params, collections, tx.init(trainable(params)))

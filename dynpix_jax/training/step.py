@@ -19,7 +19,9 @@ STREAMS = ("dropout", "gumbel", "points")
 StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
 
 
-def make_step(system: Any, optimizer: StageOptimizer, *, seed: int, stage_start: int, stage_steps: int) -> StepFn:
+def make_step(
+    system: Any, optimizer: StageOptimizer, *, seed: int, stage_start: int, stage_steps: int
+) -> StepFn:
     """The update of one stage.
 
     Args:
@@ -48,9 +50,17 @@ def make_step(system: Any, optimizer: StageOptimizer, *, seed: int, stage_start:
         (loss, (terms, collections)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-        new = state.replace(
-            step=state.step + 1, params=merge(trainable, frozen),
-            collections={**state.collections, **collections}, opt_state=opt_state)
-        return new, {**terms, "grad_norm": optax.tree.norm(grads), "learning_rate": optimizer.schedule(stage_step), "loss": loss}
+        new = TrainState(
+            step=state.step + 1,
+            params=merge(trainable, frozen),
+            collections={**state.collections, **collections},
+            opt_state=opt_state,
+        )
+        return new, {
+            **terms,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": optimizer.schedule(stage_step),
+            "loss": loss,
+        }
 
     return step

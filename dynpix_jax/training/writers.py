@@ -7,18 +7,18 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import rich.console
 import rich.progress
 import tensorboardX
 
 
-class Writer(Protocol):
-    """What the loop calls. `step` is the number of updates done since the beginning of the run."""
+class Writer:
+    """What the loop calls; each writer does what concerns it. `step` counts the run's updates."""
 
     def tick(self, step: int, stage: str) -> None:
-        """An update has been dispatched."""
+        """Update `step` has been dispatched."""
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Numbers of kind "train" (means since the last line) or "eval"; strings name things (`stage`)."""
@@ -30,42 +30,42 @@ class Writer(Protocol):
         """Flush and release."""
 
 
-class Writers:
-    """Several writers as one.
-
-    Args:
-        writers: called in this order.
-    """
+class Writers(Writer):
+    """Several writers as one, called in their order."""
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = tuple(writers)
 
     def tick(self, step: int, stage: str) -> None:
+        """Pass on."""
         for writer in self._writers:
             writer.tick(step, stage)
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Pass on."""
         for writer in self._writers:
             writer.write(step, kind, values)
 
     def note(self, text: str) -> None:
+        """Pass on."""
         for writer in self._writers:
             writer.note(text)
 
     def close(self) -> None:
+        """Pass on."""
         for writer in self._writers:
             writer.close()
 
 
-class JsonlWriter:
+class JsonlWriter(Writer):
     """One JSON object a line: {"step", "kind", values...}.
 
     Args:
         file: appended to. Lines of steps after `resume_step` (written by a run that was killed after its last
             checkpoint) and a half-written last line are removed first.
         resume_step: step of the checkpoint that the run continues from; 0 for a new run.
-        evaluated: whether the checkpoint was taken after the evaluation at `resume_step`; if not, the run evaluates
-            again and an "eval" line of that step is removed too.
+        evaluated: whether the checkpoint was taken after the evaluation at `resume_step`; if not, the run
+            evaluates again and an "eval" line of that step is removed too.
     """
 
     def __init__(self, file: str | Path, resume_step: int = 0, evaluated: bool = True) -> None:
@@ -78,21 +78,17 @@ class JsonlWriter:
             os.replace(temporary, self._file)
         self._stream = self._file.open("a")
 
-    def tick(self, step: int, stage: str) -> None:
-        pass
-
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Append a line."""
         self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._stream.flush()
 
-    def note(self, text: str) -> None:
-        pass
-
     def close(self) -> None:
+        """Close the file."""
         self._stream.close()
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(Writer):
     """Event files for TensorBoard, one scalar "kind/name" each.
 
     Args:
@@ -101,24 +97,22 @@ class TensorBoardWriter:
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0) -> None:
-        self._writer = tensorboardX.SummaryWriter(str(directory), purge_step=resume_step + 1 if resume_step else None)
-
-    def tick(self, step: int, stage: str) -> None:
-        pass
+        self._writer = tensorboardX.SummaryWriter(
+            str(directory), purge_step=resume_step + 1 if resume_step else None
+        )
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Add the numbers as scalars."""
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def note(self, text: str) -> None:
-        pass
-
     def close(self) -> None:
+        """Close the event file."""
         self._writer.close()
 
 
-class ConsoleWriter:
+class ConsoleWriter(Writer):
     """A progress bar on a terminal, plain lines anywhere else.
 
     Args:
@@ -128,20 +122,30 @@ class ConsoleWriter:
 
     def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
         self._total = total_steps
-        self._console = rich.console.Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False)
+        self._console = rich.console.Console(
+            file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False
+        )
         self._progress: rich.progress.Progress | None = None
         if self._console.is_terminal:
-            columns = ("{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(),
-                       rich.progress.TimeElapsedColumn(), rich.progress.TimeRemainingColumn(), "{task.fields[numbers]}")
+            columns = (
+                "{task.description}",
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TimeRemainingColumn(),
+                "{task.fields[numbers]}",
+            )
             self._progress = rich.progress.Progress(*columns, console=self._console)
             self._task = self._progress.add_task("start", total=total_steps, numbers="")
             self._progress.start()
 
     def tick(self, step: int, stage: str) -> None:
+        """Move the bar."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step, description=stage)
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Show the numbers: beside the bar or as a line."""
         numbers = " ".join(f"{name}={_format(value)}" for name, value in values.items())
         if self._progress is not None and kind == "train":
             self._progress.update(self._task, completed=step, numbers=numbers)
@@ -149,9 +153,11 @@ class ConsoleWriter:
             self._console.print(f"{kind} {step}/{self._total} {numbers}")
 
     def note(self, text: str) -> None:
+        """Print the line."""
         self._console.print(text)
 
     def close(self) -> None:
+        """Leave the bar as it is."""
         if self._progress is not None:
             self._progress.stop()
 

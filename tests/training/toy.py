@@ -1,4 +1,4 @@
-"""A tiny system and its data: two convolutions that learn a threshold. Everything the loop touches, nothing else."""
+"""A tiny system and its data: two convolutions that learn a threshold. All that the loop touches."""
 
 from __future__ import annotations
 
@@ -52,8 +52,13 @@ class ToySystem:
         return self.net.init({"params": key}, batch["image"], False)
 
     def adapt(self, previous: Any, fresh: Any) -> Any:
-        return {collection: {**leaves, **{name: previous[collection][name] for name in leaves if name in previous[collection]}}
-                for collection, leaves in fresh.items()}
+        return {
+            collection: {
+                **leaves,
+                **{name: previous[collection][name] for name in leaves if name in previous[collection]},
+            }
+            for collection, leaves in fresh.items()
+        }
 
     def controls(self, stage_step: jax.Array, stage_steps: int) -> dict[str, jax.Array]:
         return {"temperature": 1.0 - 0.9 * stage_step / stage_steps, "progress": stage_step}
@@ -66,7 +71,9 @@ class ToySystem:
         fit = self.scale * jnp.sum(error * weight) / jnp.maximum(jnp.sum(weight) * error[0].size, 1.0)
         # `poison` makes the loss NaN from that step of the stage on.
         fit = jnp.where(controls["progress"] >= self.poison, jnp.nan, fit) if self.poison >= 0 else fit
-        return fit + 0.0 * controls["temperature"], ToyAux({"fit": fit, "temperature": controls["temperature"]}, updates)
+        return fit + 0.0 * controls["temperature"], ToyAux(
+            {"fit": fit, "temperature": controls["temperature"]}, updates
+        )
 
 
 def build(model: ml_collections.ConfigDict) -> ToySystem:
@@ -82,8 +89,12 @@ class ToyData:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(int(i))
         image = rng.integers(0, 256, (*SIZE, 3), np.uint8)
-        return {"image": image, "boundaries": (image[..., 0] > 127).astype(np.float32), "valid": np.bool_(True),
-                "index": np.int64(i)}
+        return {
+            "image": image,
+            "boundaries": (image[..., 0] > 127).astype(np.float32),
+            "valid": np.bool_(True),
+            "index": np.int64(i),
+        }
 
 
 def batches(batch_size: int, seed: int = 0) -> grain.IterDataset:
@@ -95,11 +106,22 @@ def config(**training: Any) -> ml_collections.ConfigDict:
     """Two stages of 6 and 5 steps; the second has one layer more. Keywords replace fields of `training`."""
     stages = (
         {"name": "base", "steps": 6, "learning_rate": 0.1},
-        {"name": "deep", "steps": 5, "learning_rate": 0.05, "model": {"deep": True}, "frozen": ("stem/.*",),
-         "multipliers": (("extra/.*", 10.0), (".*", 1.0))},
+        {
+            "name": "deep",
+            "steps": 5,
+            "learning_rate": 0.05,
+            "model": {"deep": True},
+            "frozen": ("stem/.*",),
+            "multipliers": (("extra/.*", 10.0), (".*", 1.0)),
+        },
     )
-    defaults = dict(batch_size=4, stages=stages, weight_decay=1e-4, log_every=3, checkpoint_every=2, keep=3)
-    return ml_collections.ConfigDict({
-        "name": "toy", "seed": 0, "model": {"system": "toy", "deep": False, "scale": 1.0, "poison": -1.0},
-        "training": {**defaults, **training},
-    })
+    defaults = {"batch_size": 4, "stages": stages, "weight_decay": 1e-4, "log_every": 3}
+    defaults |= {"checkpoint_every": 2, "keep": 3}
+    return ml_collections.ConfigDict(
+        {
+            "name": "toy",
+            "seed": 0,
+            "model": {"system": "toy", "deep": False, "scale": 1.0, "poison": -1.0},
+            "training": {**defaults, **training},
+        }
+    )

@@ -1,0 +1,84 @@
+"""Train the system of a config: `python train.py --config=configs/quickstart.py --workdir=DIR`.
+
+The same command continues a run that was stopped. DIR gets config.json, metrics.jsonl, checkpoints/,
+tensorboard/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from dynpix_jax import models
+from dynpix_jax.cli.common import run_main
+from dynpix_jax.evaluation.evaluator import evaluate
+from dynpix_jax.training.inputs import data_source, train_loader
+from dynpix_jax.training.loop import train
+from dynpix_jax.training.settings import training_config
+from dynpix_jax.utils.configs import load_config
+from dynpix_jax.utils.overrides import apply_overrides
+
+_EXAMPLE = """\
+example:
+  python train.py --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --workdir=runs/gated --set
+  training.batch_size=4
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Trains the system of a config, from where its workdir stands.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file with its argument")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is kept")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+    several = parser.add_argument_group(
+        "several processes", "give all three; the workdir must be on a shared disk"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    several.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run with `argv` (the process's own by default); 0 when trained or stopped by SIGTERM."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    flags = (args.coordinator, args.num_processes, args.process_id)
+    if any(flag is not None for flag in flags):
+        if None in flags:
+            parser.error("--coordinator, --num_processes and --process_id go together")
+        jax.distributed.initialize(*flags)
+
+    config = apply_overrides(load_config(args.config), args.set)
+    settings = training_config(config)
+    loader = train_loader(config)
+    if jax.process_index() == 0:
+        print(
+            f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)}, {settings.total_steps} steps"
+            f" of {settings.batch_size} images, seed {config.seed}, on {jax.device_count()} x"
+            f" {jax.devices()[0].device_kind}, workdir {args.workdir}"
+        )
+    train(
+        config,
+        args.workdir,
+        build=models.build,
+        batches=loader,
+        evaluate_fn=lambda system, variables: evaluate(
+            system, variables, data_source(config, "eval"), config
+        ),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
