@@ -1,6 +1,6 @@
 """dynpix_jax: pixel labelling that spends computation where the image needs it.
 
-Import the parts by name (`from dynpix_jax import ops, models`); this file stays empty but for the version, so that
+Import the parts by name (`from dynpix_jax import ops, models`). This file holds the version only, so that
 importing one floor never drags in another.
 """
 

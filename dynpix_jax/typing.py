@@ -1,4 +1,4 @@
-"""Names for the arrays and trees that cross module borders. They are aliases: nothing is checked at run time."""
+"""Names for the arrays and trees that cross module borders: aliases, not checked at run time."""
 
 from __future__ import annotations
 

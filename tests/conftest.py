@@ -1,4 +1,4 @@
-"""Settings for all tests: CPU by default, parsed flags, quick hypothesis runs, and the folder with real data."""
+"""Settings for all tests: CPU, parsed flags, quick hypothesis runs, and the folder with real data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from absl import flags
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# grain 0.2.18 reads an absl flag in `mp_prefetch` and raises if no absl app has parsed the command line (grain issue 1355).
+# grain 0.2.18 reads an absl flag in `mp_prefetch` and raises if no absl app has parsed the command line
+# (grain issue 1355).
 flags.FLAGS.mark_as_parsed()
 
-# Derandomized: a failure in one run is a failure in all, on every machine. First calls compile, so no deadline.
+# Derandomized: a failure in one run is a failure in all, on every machine. No deadline: first
+# calls compile.
 hypothesis.settings.register_profile(
     "dynpix",
     deadline=None,
@@ -30,8 +32,10 @@ hypothesis.settings.load_profile("dynpix")
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real data and pretrained weights: $DYNPIX_SHARED, or `../shared` beside the repository."""
+    """The folder with real data and weights: $DYNPIX_SHARED, or `../shared` beside the repository."""
     folder = Path(os.environ.get("DYNPIX_SHARED", ROOT.parent / "shared")).resolve()
     if not folder.is_dir():
-        pytest.skip(f"real data not found at {folder}; set DYNPIX_SHARED to the folder that holds data/ and weights/")
+        pytest.skip(
+            f"real data not found at {folder}; set DYNPIX_SHARED to the folder that holds data/ and weights/"
+        )
     return folder

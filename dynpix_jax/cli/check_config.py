@@ -1,10 +1,11 @@
-"""`dynpix check-config`: everything that a config can have wrong, found before any data is read or step is run."""
+"""`dynpix check-config`: what a config can have wrong, found before any data is read."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,12 +47,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="path/to/config.py or path/to/config.py:name=value,...")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="path/to/config.py or path/to/config.py:name=value,..."
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def check(spec: str) -> dict[str, Any]:
-    """Summary of the config `spec`: name, seed, system, batch size, and each stage with its steps and parameters.
+    """Summary of the config `spec`: name, seed, system, batch size; steps and parameters of each stage.
 
     Raises:
         UserError: whatever is wrong, with the key's full path.
@@ -67,8 +70,9 @@ def check(spec: str) -> dict[str, Any]:
             raise UserError(f"stage '{stage.name}': {error}") from error
         # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
         batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
-        variables = jax.eval_shape(lambda key, system=system, batch=batch: system.init(key, batch), jax.random.key(0))
-        stage_optimizer(variables["params"], training, stage)  # its rules must cover the parameters and match some
+        variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
+        # The stage's rules must cover every parameter, and each must match one.
+        stage_optimizer(variables["params"], training, stage)
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
         stages.append({"name": stage.name, "steps": stage.steps, "parameters": count})
     return {
@@ -88,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(summary, indent=2))
         return 0
     print(f"{args.config}: ok")
-    print(f"  {summary['name']}: system {summary['system']}, seed {summary['seed']}, batch size {summary['batch_size']}")
+    print("  {name}: system {system}, seed {seed}, batch size {batch_size}".format(**summary))
     for stage in summary["stages"]:
         print(f"  stage {stage['name']}: {stage['steps']:,} steps, {stage['parameters']:,} parameters")
     return 0

@@ -18,8 +18,8 @@ EXIT_INTERRUPTED = 130
 def call(prog: str, fn: Callable[[], int | None]) -> int:
     """Run `fn` and give its exit status (None counts as 0).
 
-    A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a fault of ours and
-    passes through with its traceback.
+    A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a fault of
+    ours and passes through with its traceback.
     """
     try:
         return fn() or 0
@@ -36,9 +36,5 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
 
 
 def run_main(fn: Callable[[], int | None], prog: str | None = None) -> NoReturn:
-    """End the process with the status of `fn`, in the manner of `call`. For `train.py` and `eval.py`:
-
-        if __name__ == "__main__":
-            run_main(main)
-    """
+    """End the process with the status of `fn`, in the manner of `call`: the last line of an entry point."""
     sys.exit(call(prog or os.path.basename(sys.argv[0]), fn))

@@ -1,7 +1,7 @@
 """The `dynpix` command: one subcommand a module, imported when it is called.
 
-A subcommand's module has `add_parser(subparsers)`, which adds its parser, and `run(args) -> int`, which does the work
-and gives the exit status. Users' mistakes end with one line on stderr and status 2.
+A subcommand's module has `add_parser(subparsers)`, which adds its parser, and `run(args) -> int`, which does
+the work and gives the exit status. Users' mistakes end with one line on stderr and status 2.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from types import ModuleType
 import dynpix_jax
 from dynpix_jax.cli.common import call
 
-# Command -> (module in this folder, line of help). The help stands here so that `dynpix --help` imports none of them.
+# Command -> (module in this folder, line of help). The help stands here so that `dynpix --help` imports none
+# of them.
 COMMANDS = {
     "check-config": ("check_config", "read a config strictly and tell what it trains"),
     "eval-boundaries": ("eval_boundaries", "score a folder of boundary maps: ODS, OIS, AP"),
@@ -32,7 +33,7 @@ example:
 
 
 def make_parser(command: str | None = None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
-    """The parser with `command` in full and the others by name only, and the command's module (None without one)."""
+    """The parser, with `command` in full and the others by name only, and the module of `command`, if any."""
     parser = argparse.ArgumentParser(
         prog="dynpix",
         description="Tools for pixel labelling with dynamic computation.",

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import numbers
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -23,11 +25,14 @@ from dynpix_jax.utils.errors import UserError, suggest
 T = TypeVar("T")
 
 
-def from_config(cls: type[T], section: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "config") -> T:
+def from_config(
+    cls: type[T], section: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "config"
+) -> T:
     """Build the frozen dataclass `cls` from a config section, strictly.
 
-    Types are those of the fields: int (accepted for float), float, bool, str, None, Literal, unions, `tuple[X, ...]` and
-    `tuple[X, Y]` (lists are accepted), `list[X]`, `dict[str, X]`, nested dataclasses, Any. A field with a default may be left out.
+    Types are those of the fields: int (accepted for float), float, bool, str, None, Literal, unions,
+    `tuple[X, ...]` and `tuple[X, Y]` (lists are accepted), `list[X]`, `dict[str, X]`, nested dataclasses,
+    Any. A field with a default may be left out.
 
     Args:
         cls: a dataclass type.
@@ -60,8 +65,8 @@ def from_config(cls: type[T], section: Mapping[str, Any] | ml_collections.Config
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     """Read a config's string argument "variant=gated,rho=0.7" with the types of the defaults in `spec`.
 
-    A bool may be given by its name alone. A tuple default takes values joined by "+", each of the type of the default's
-    first element (str if the default is empty); "name=" gives the empty tuple.
+    A bool may be given by its name alone. A tuple default takes values joined by "+", each of the type of the
+    default's first element (str if the default is empty); "name=" gives the empty tuple.
 
     Args:
         arg: comma-separated `name=value`; None or "" gives the defaults.
@@ -103,7 +108,8 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     if file.suffix != ".py":
         raise UserError(f"config file {filename}: expected a Python file (.py) that defines get_config(arg)")
     module_spec = importlib.util.spec_from_file_location(f"dynpix_config_{file.stem}", file)
-    assert module_spec is not None and module_spec.loader is not None  # holds for every .py file
+    assert module_spec is not None  # holds for every .py file
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -117,7 +123,7 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
         raise UserError(f"config file {filename}: takes no argument, got ':{arg}'")
     config = get_config(arg) if takes_arg else get_config()
     if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"config file {filename}: get_config must return an ml_collections.ConfigDict, got {_show(config)}")
+        raise UserError(f"config file {filename}: get_config must return a ConfigDict, got {_show(config)}")
     return config
 
 
@@ -176,19 +182,21 @@ def _convert_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     solid = [(kind, error) for kind, error in errors if kind is not type(None)]
     if len(solid) == 1 and _is_mapping(value):
         raise solid[0][1]  # Optional section: the inner message names the wrong key.
-    raise _mistyped(Union[kinds], value, path)  # noqa: UP007 -- built from a run-time tuple
+    raise _mistyped(functools.reduce(operator.or_, kinds), value, path)
 
 
 def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise _mistyped(tuple[kinds] if kinds else tuple, value, path)
+        raise _mistyped(types.GenericAlias(tuple, kinds) if kinds else tuple, value, path)
     if not kinds:
         return tuple(value)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     elif len(kinds) != len(value):
         raise UserError(f"{path}: expected {len(kinds)} values, got {len(value)}: {_show(value)}")
-    return tuple(_convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    return tuple(
+        _convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
 
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
@@ -196,11 +204,10 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
         if value is None:
             return None
     elif kind in (int, float):
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            if kind is float:
-                return float(value)
-            if isinstance(value, numbers.Integral):
-                return int(value)
+        # True is an int in Python, and never meant as one in a config.
+        number = numbers.Real if kind is float else numbers.Integral
+        if not isinstance(value, bool) and isinstance(value, number):
+            return kind(value)
     elif isinstance(kind, type) and isinstance(value, kind):
         return value
     raise _mistyped(kind, value, path)
@@ -219,7 +226,9 @@ def _type_name(kind: Any) -> str:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if dataclasses.is_dataclass(kind):
         return "a section"
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    return (
+        kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    )
 
 
 def _show(value: Any) -> str:
@@ -245,5 +254,8 @@ def _parse_value(name: str, text: str, default: Any) -> Any:
         except ValueError:
             pass
     else:
-        raise TypeError(f"parse_arg: the default of '{name}' has type {type(default).__name__}; use bool, int, float, str or tuple")
+        kind = type(default).__name__
+        raise TypeError(
+            f"parse_arg: '{name}' has a default of type {kind}; use bool, int, float, str or tuple"
+        )
     raise UserError(f"config argument '{name}': expected {type(default).__name__}, got '{text}'")

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake in what the user gave us: a config key, a path, a file, an argument.
 
-    The message is one line that names the thing, where it is, and what was expected. The command line prints it and
-    exits with status 2; there is never a traceback. Mistakes in code (wrong array shapes) raise `ValueError` instead.
+    The message is one line that names the thing, where it is, and what was expected. The command line prints
+    it and exits with status 2; there is never a traceback. Mistakes in code (wrong array shapes) raise
+    `ValueError` instead.
     """
 
     def __init__(self, message: str) -> None:

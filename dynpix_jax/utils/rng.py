@@ -1,7 +1,8 @@
 """Named random streams, all derived from one seed.
 
-A stream is the seed folded with a hash of its name and then with the step. No key is stored in a checkpoint: a run that
-resumes at step n draws exactly what the uninterrupted run draws at step n, and adding a stream changes no other.
+A stream is the seed folded with a hash of its name and then with the step. No key is stored in a checkpoint:
+a run that resumes at step n draws exactly what the uninterrupted run draws at step n, and adding a stream
+changes no other.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def test_help_lists_every_command_and_imports_none():
         "try: main.main(['--help'])\n"
         "except SystemExit as end: print(end.code, 'jax' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
     assert result.stdout.splitlines()[-1] == "0 False"
     for command in main.COMMANDS:
         assert command in result.stdout
@@ -119,6 +121,8 @@ def test_a_closed_pipe_is_no_error():
     )
     read, write = os.pipe()
     os.close(read)
-    result = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
     assert (result.returncode, result.stderr) == (0, "")

@@ -9,7 +9,6 @@ import numpy as np
 
 from dynpix_jax.utils.rng import STREAMS, stream, streams
 
-
 GUMBEL = 1267758079
 
 
@@ -25,7 +24,9 @@ def test_is_the_seed_folded_with_crc32_of_the_name_and_the_step():
 
 
 def test_all_names_and_steps_differ():
-    keys = {data(stream(seed, name, step)) for seed, name, step in itertools.product((0, 1), STREAMS, range(3))}
+    keys = {
+        data(stream(seed, name, step)) for seed, name, step in itertools.product((0, 1), STREAMS, range(3))
+    }
     assert len(keys) == 2 * len(STREAMS) * 3
 
 

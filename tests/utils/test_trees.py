@@ -9,7 +9,12 @@ TREE = {"stem": {"kernel": 1}, "head": {"bias": 2, "layers": [3, 4]}}
 
 
 def test_named_leaves_in_jax_order():
-    assert named_leaves(TREE) == [("head/bias", 2), ("head/layers/0", 3), ("head/layers/1", 4), ("stem/kernel", 1)]
+    assert named_leaves(TREE) == [
+        ("head/bias", 2),
+        ("head/layers/0", 3),
+        ("head/layers/1", 4),
+        ("stem/kernel", 1),
+    ]
 
 
 def test_map_named_keeps_the_structure():
@@ -25,7 +30,7 @@ def test_match_first_matches_the_whole_path_in_order():
     assert match_first(rules, "head/bias") == "bias"
     assert match_first(rules, "head/layers/0") == "head"
     assert match_first(rules, "stem", default=None) is None
-    with pytest.raises(UserError, match="no rule matches 'stem'; rules: 'head/bias', 'head/.*', 'ste'"):
+    with pytest.raises(UserError, match=r"no rule matches 'stem'; rules: 'head/bias', 'head/\.\*', 'ste'"):
         match_first(rules, "stem")
 
 
