@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,12 @@ import jax
 import numpy as np
 
 from dynpix_jax import models
+from dynpix_jax.training.inputs import data_config
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_model, training_config
 from dynpix_jax.utils.configs import from_config, load_config
 from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.overrides import apply_overrides
 from dynpix_jax.utils.trees import named_leaves
 
 _EXAMPLE = """\
@@ -50,18 +53,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "config", metavar="CONFIG", help="path/to/config.py or path/to/config.py:name=value,..."
     )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
-def check(spec: str) -> dict[str, Any]:
-    """Summary of the config `spec`: name, seed, system, batch size; steps and parameters of each stage.
+def check(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Summary of the config `spec` after `overrides`, with the steps and parameters of each stage.
 
     Raises:
         UserError: whatever is wrong, with the key's full path.
     """
-    config = load_config(spec)
+    config = apply_overrides(load_config(spec), overrides)
     top = from_config(_Config, config)
     training = training_config(config)
+    for part in ("train", "eval"):
+        data_config(config, part)
     stages = []
     for stage in training.stages:
         try:
@@ -87,7 +95,7 @@ def check(spec: str) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the summary; returns 0."""
-    summary = check(args.config)
+    summary = check(args.config, args.set)
     if args.json:
         print(json.dumps(summary, indent=2))
         return 0
