@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
@@ -22,7 +23,7 @@ _EXAMPLE = """\
 example:
   dynpix eval-boundaries --pred maps --gt BSDS500/data/groundTruth/val --curve pr.png
 
-Every NAME.png (grey, 0 to 255) of --pred is scored against NAME.mat of --gt: ODS, OIS and AP as the BSDS500 benchmark
+Every NAME.png (grey) of --pred is scored against NAME.mat of --gt: ODS, OIS and AP as the BSDS500 benchmark
 defines them. Non-maximum suppression comes first, unless --no-nms says that the maps are thin already.
 """
 
@@ -107,12 +108,17 @@ def find_pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def read_map(path: Path) -> np.ndarray:
-    """A boundary map from an 8-bit picture: float64 (H, W), value / 255.
+    """A boundary map from a grey picture: float64 (H, W), its values over 255 (over 65535 if it has 16 bits).
 
     Raises:
-      UserError: missing or corrupt file, a picture with colours.
+      UserError: missing or corrupt file, a picture with colours or of real numbers.
     """
-    picture = read_image(path)
+    picture = read_image(path)  # 8 bits, and the errors
+    with Image.open(path) as stored:
+        if stored.mode == "F":
+            raise UserError(f"picture of 8 or 16 bits expected, but this one holds real numbers: {path}")
+        if stored.mode.startswith("I"):
+            return np.asarray(stored, np.float64) / 65535
     if (picture != picture[..., :1]).any():
         raise UserError(f"grey picture expected, but this one has colours: {path}")
     return picture[..., 0] / 255
@@ -147,10 +153,11 @@ def _check_pair(prediction: Path, truth: Path) -> None:
 
 
 def _describe(scores: BoundaryScores) -> str:
+    ods = f"recall {scores.ods_recall:.4f}, precision {scores.ods_precision:.4f}"
+    ois = f"recall {scores.ois_recall:.4f}, precision {scores.ois_precision:.4f}"
     return (
         f"images     {len(scores.per_image)}\n"
-        f"ODS F      {scores.ods:.4f}  (recall {scores.ods_recall:.4f}, precision {scores.ods_precision:.4f}, "
-        f"threshold {scores.ods_threshold:.3f})\n"
-        f"OIS F      {scores.ois:.4f}  (recall {scores.ois_recall:.4f}, precision {scores.ois_precision:.4f})\n"
+        f"ODS F      {scores.ods:.4f}  ({ods}, threshold {scores.ods_threshold:.3f})\n"
+        f"OIS F      {scores.ois:.4f}  ({ois})\n"
         f"AP         {scores.ap:.4f}"
     )

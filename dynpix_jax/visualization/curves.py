@@ -49,7 +49,8 @@ def pr_figure(scores: CurveScores) -> Figure:
     axes = figure.add_subplot()
     for f in ISO_F:
         # F = 2PR / (P + R): precision as a function of recall, from the recall where precision is 1.
-        recall = np.linspace(f / (2 - f), 1, 100)
+        # Steps grow with the distance to the asymptote at f / 2, for the line is steep there.
+        recall = f / 2 + np.geomspace(f**2 / (4 - 2 * f), 1 - f / 2, 100)
         axes.plot(recall, f * recall / (2 * recall - f), color="0.85", linewidth=0.8, zorder=0)
         end = (1.0, f / (2 - f))
         axes.annotate(f"{f:.1f}", end, xytext=(2, 0), textcoords="offset points", color="0.55", size=7)
@@ -63,7 +64,7 @@ def pr_figure(scores: CurveScores) -> Figure:
         label=f"ODS {scores.ods:.3f}  OIS {scores.ois:.3f}  AP {scores.ap:.3f}",
     )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="lower left", framealpha=1)
     return figure
 
 
