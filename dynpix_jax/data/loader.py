@@ -102,7 +102,8 @@ def make_loader(
     # So batches are formed before `to_iter_dataset`, and are the same for any number of workers.
     if train:
         steps = max(1, size // batch_size)
-        ids = grain.MapDataset.range(size).shuffle(seed=seed % 2**32).repeat(None)
+        # Endless in practice. grain's own endless repeat overflows when batches of one are counted.
+        ids = grain.MapDataset.range(size).shuffle(seed=seed % 2**32).repeat(2**40 // size)
     else:
         steps = -(-size // batch_size)
         ids = grain.MapDataset.range(steps * batch_size)
