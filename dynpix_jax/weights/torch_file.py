@@ -181,19 +181,21 @@ class _Unpickler(pickle.Unpickler):
 def _scan(path: Path, data: bytes) -> None:
     """Refuses instructions outside `_OPCODES`, and memo indices that would allocate memory at will."""
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name in ("GLOBAL", "INST"):  # looked up here so that the message says the name
-                _stand_in(path, str(argument).replace(" ", "."))
-            if opcode.name not in _OPCODES:
-                what = f" {argument!r:.100}" if argument is not None else ""
-                raise UserError(
-                    f"{path}: refused: the pickle holds the instruction {opcode.name}{what}, "
-                    f"which no file of plain tensors needs; if you trust the file, {_RESAVE}"
-                )
-            if opcode.name == "LONG_BINPUT" and int(argument or 0) > len(data):
-                raise UserError(f"{path}: corrupt pickle: memo index {argument}")
+        program = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(data)]
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: corrupt or truncated pickle: {error}") from error
+    for name, argument in program:
+        if name in ("GLOBAL", "INST"):  # before all else, so that the message tells what the pickle was after
+            _stand_in(path, str(argument).replace(" ", "."))
+    for name, argument in program:
+        if name not in _OPCODES:
+            what = f" {argument!r:.100}" if argument is not None else ""
+            raise UserError(
+                f"{path}: refused: the pickle holds the instruction {name}{what}, "
+                f"which no file of plain tensors needs; if you trust the file, {_RESAVE}"
+            )
+        if name == "LONG_BINPUT" and int(argument or 0) > len(data):
+            raise UserError(f"{path}: corrupt pickle: memo index {argument}")
 
 
 def _plain(path: Path, value: Any, name: str, depth: int, done: dict[int, Any]) -> Any:

@@ -71,7 +71,12 @@ def read_weights(path: str | os.PathLike[str], architecture: str | None = None) 
             f"{path}: {foreign[0]} is not a name of ours ({'/... or '.join(COLLECTIONS)}/...); "
             "convert the file first: dynpix import-weights --arch ARCH --source FILE --out FILE.safetensors"
         )
-    try:
-        return traverse_util.unflatten_dict(tensors, sep="/")
-    except (TypeError, AttributeError) as error:  # "a/b" beside "a/b/c"
-        raise UserError(f"{path}: names contradict each other: {error}") from error
+    for name in tensors:
+        if inside := [parent for parent in _parents(name) if parent in tensors]:
+            raise UserError(f"{path}: {inside[0]} is a tensor, but {name} lies below it")
+    return traverse_util.unflatten_dict(tensors, sep="/")
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
