@@ -20,26 +20,26 @@ class CurvePoint(Protocol):
     """One threshold: recall and precision in [0, 1]."""
 
     @property
-    def recall(self) -> float: ...  # noqa: D102
+    def recall(self) -> float: ...
     @property
-    def precision(self) -> float: ...  # noqa: D102
+    def precision(self) -> float: ...
 
 
 class CurveScores(Protocol):
     """What a curve needs; `evaluation.boundary.BoundaryScores` has it."""
 
     @property
-    def per_threshold(self) -> Sequence[CurvePoint]: ...  # noqa: D102
+    def per_threshold(self) -> Sequence[CurvePoint]: ...
     @property
-    def ods(self) -> float: ...  # noqa: D102
+    def ods(self) -> float: ...
     @property
-    def ods_recall(self) -> float: ...  # noqa: D102
+    def ods_recall(self) -> float: ...
     @property
-    def ods_precision(self) -> float: ...  # noqa: D102
+    def ods_precision(self) -> float: ...
     @property
-    def ois(self) -> float: ...  # noqa: D102
+    def ois(self) -> float: ...
     @property
-    def ap(self) -> float: ...  # noqa: D102
+    def ap(self) -> float: ...
 
 
 def pr_figure(scores: CurveScores) -> Figure:

@@ -39,20 +39,8 @@ def folders(tmp_path: Path) -> Folders:
 
 
 def call(folders: Folders, *options: str) -> int:
-    return main(
-        [
-            "eval-boundaries",
-            "--pred",
-            str(folders[0]),
-            "--gt",
-            str(folders[1]),
-            "--workers",
-            "1",
-            "--thresholds",
-            "3",
-        ]
-        + list(options)
-    )
+    places = ["--pred", str(folders[0]), "--gt", str(folders[1])]
+    return main(["eval-boundaries", *places, "--workers", "1", "--thresholds", "3", *options])
 
 
 def test_perfect_maps_score_one(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
