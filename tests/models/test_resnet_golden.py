@@ -10,8 +10,8 @@ import pytest
 from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, preprocess
 from dynpix_jax.weights import import_weights
 
-# (photo, ImageNet class, its logit). The logits are those of the same weights and whole photos in PyTorch 2.13's own
-# convolutions, batch norm and pooling, put together independently of this package.
+# (photo, ImageNet class, its logit). The logits are those of the same weights and whole photos in PyTorch 2.13,
+# put together from its own convolutions, batch norm and pooling, independently of this package.
 PHOTOS = {
     "lion": ("train/105053", 291, 12.266431),
     "zebra": ("val/253027", 340, 10.957410),

@@ -178,7 +178,7 @@ def test_no_match_is_an_error(tmp_path):
 def test_values_that_are_not_finite(tmp_path):
     state = _torch_state("resnet18")
     state["bn1.weight"][3] = np.nan
-    with pytest.raises(UserError, match="bn1.weight has values that are not finite"):
+    with pytest.raises(UserError, match=r"bn1\.weight has values that are not finite"):
         import_weights("resnet18", _save(tmp_path, state))
 
 
