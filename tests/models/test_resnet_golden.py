@@ -10,7 +10,7 @@ import pytest
 from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, preprocess
 from dynpix_jax.weights import import_weights
 
-# (photo, ImageNet class, its logit). The logits are those of the same weights and whole photos in PyTorch 2.13,
+# (photo, ImageNet class, its logit). The logits: same weights, whole photos, in PyTorch 2.13,
 # put together from its own convolutions, batch norm and pooling, independently of this package.
 PHOTOS = {
     "lion": ("train/105053", 291, 12.266431),
