@@ -129,10 +129,10 @@ def read_segmentations(path: str | Path) -> list[np.ndarray]:
 
 
 def _cells(path: Path, field: str) -> list[np.ndarray]:
+    if not path.is_file():
+        raise UserError(f"ground truth not found: {path}; {WHERE_TO_GET}")
     try:
         content = loadmat(path, variable_names=["groundTruth"])
-    except FileNotFoundError:
-        raise UserError(f"ground truth not found: {path}; {WHERE_TO_GET}") from None
     # SciPy's reader has no error class of its own: a broken file raises whatever its parser stumbles over.
     except Exception as error:
         raise UserError(f"corrupt .mat file ({type(error).__name__}: {error}): {path}") from None

@@ -55,7 +55,7 @@ def sample_pose(rng: np.random.Generator, height: float, yaw: float) -> dict[str
     joints["thorax"] = 0.47 * up
     joints["upper neck"] = 0.56 * up
     joints["head"] = 0.69 * up
-    joints["head top"] = 0.69 * up + HEAD_RADIUS * 0.9 * up
+    joints["head top"] = 0.69 * up + HEAD_RADIUS * 0.7 * up
     for side, sign in (("left", 1.0), ("right", -1.0)):
         # Seen from the front, a figure's left is on the right of the picture: +x.
         shoulder = joints["thorax"] + np.array([0.2 * sign, 0.02, 0.0])

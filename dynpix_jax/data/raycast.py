@@ -51,7 +51,7 @@ class RayCaster:
         return np.concatenate([camera[:, :2] / camera[:, 2:] * self.focal + centre, camera[:, 2:]], axis=1)
 
     def room(self, low: Vector, high: Vector, surfaces: np.ndarray) -> None:
-        """The inside of an upright box around the camera, from `low` to `high`; ids `surfaces` (3 axes, 2 sides)."""
+        """The inside of an upright box around the camera; ids `surfaces` (3 axes, 2 sides)."""
         with np.errstate(divide="ignore"):
             times = np.where(self.rays > 0, high, low) / self.rays
         axis = np.argmin(np.where(self.rays == 0, np.inf, times), axis=-1)
@@ -122,16 +122,15 @@ class RayCaster:
         self._keep(window, t, hit, surface, normal, np.stack([point[..., 0], point[..., 1]], axis=-1))
 
     def _window(self, points: np.ndarray, radii: np.ndarray) -> tuple[slice, slice]:
-        """The rows and columns that can see balls of `radii` around `points`; all if one reaches the camera."""
+        """The rows and columns that can see balls around `points`; all if one reaches the camera."""
         height, width = self.size
         projected = self.project(points)
         z = projected[:, 2]
         if np.any(z - radii < 0.1):
             return slice(None), slice(None)
         # A ball's outline reaches at most this far from its centre's pixel, obliquely seen as well.
-        slant = np.sqrt(
-            1 + np.sum((projected[:, :2] - [(width - 1) / 2, (height - 1) / 2]) ** 2, 1) / self.focal**2
-        )
+        off_axis = (projected[:, :2] - [(width - 1) / 2, (height - 1) / 2]) / self.focal
+        slant = np.sqrt(1 + np.sum(off_axis**2, axis=1))
         reach = self.focal * radii * slant / (z - radii) * slant + 1
         left, top = np.floor(projected[:, :2] - reach[:, None]).min(axis=0)
         right, bottom = np.ceil(projected[:, :2] + reach[:, None]).max(axis=0) + 1

@@ -48,6 +48,7 @@ class Layout:
         self._objects()
 
     def surface(self, class_name: str, material: int, part: int = 0) -> int:
+        """Adds a surface of the object that is being placed, and returns its id."""
         self.surfaces.append(Surface(CLASSES.index(class_name), self.instances, part, material))
         return len(self.surfaces) - 1
 
@@ -106,7 +107,8 @@ class Layout:
             caster.surface[(caster.surface == face) & inside] = flat
 
     def _objects(self) -> None:
-        rng, taken = self.rng, []
+        rng = self.rng
+        taken: list[tuple[float, float, float]] = []
         place = self._place(taken, 0.45, 2.1, 3.6)
         for _ in range(int(rng.integers(2, 5))):
             spot = self._place(taken, half_width := rng.uniform(0.2, 0.5), 2.2, 5.5)
@@ -160,7 +162,8 @@ class Layout:
         self.instances += 1
         height = rng.uniform(1.5, 1.85)
         pose = sample_pose(rng, height, rng.uniform(-0.9, 0.9) + self._yaw)
-        pose = {name: joint + [place[0], self.floor, place[1]] for name, joint in pose.items()}
+        spot = np.array([place[0], self.floor, place[1]])
+        pose = {name: joint + spot for name, joint in pose.items()}
         skin, shirt, trousers = (self.material(0.1, 0.2, plain=p, saturation=0.7) for p in (1.0, 0.5, 0.8))
         self.materials[skin] = (0, np.array([0.85, 0.66, 0.53]) * rng.uniform(0.5, 1.1), np.zeros(3), 1.0)
         clothes = {
