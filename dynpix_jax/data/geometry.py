@@ -225,19 +225,20 @@ def _move_keypoints(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndar
 def _warp_boundary(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
     """Moves thin boundaries without breaking them: a weighted quantile of the four neighbours.
 
-    The greatest level t for which the neighbours of at least t have `enough` of the bilinear weight. For 0/1 maps
-    that is HED's rule, interpolate and threshold; for maps of many levels it commutes with thresholding (a
-    consensus of soft maps is the same before and after), invents no new values, and copies exactly where pixels
-    fall on pixels. Ignored pixels rank between 0 and all positive values.
+    The greatest level t for which the neighbours of at least t have `enough` of the bilinear weight. For 0/1
+    maps that is HED's rule, interpolate and threshold; for maps of many levels it commutes with thresholding
+    (a consensus of soft maps is the same before and after), invents no new values, and copies exactly where
+    pixels fall on pixels. Ignored pixels rank between 0 and all positive values.
 
-    A half would break oblique lines. The values of `enough` are about the greatest that leave lines of one pixel
-    whole at all angles; they come out 1.6 pixels wide at scale 1, on average over the angles. Below 3/4 lines would
-    fall between the samples and are dilated first.
+    A half would break oblique lines. The values of `enough` are about the greatest that leave lines of one
+    pixel whole at all angles; at scale 1 they come out 1.6
+    pixels wide, on average over the angles. Below 3/4 lines would fall between the samples and are dilated
+    first.
     """
     ignored = np.float32(1e-9)
     level = np.where(value < 0, ignored, value).astype(np.float32)
     scale = warp.geometry.scale
-    enough = 0.25 if scale >= 1 else 0.15 if scale >= 0.75 else 0.34
+    enough = 0.25 if scale >= 1 else 0.05 if scale >= 0.75 else 0.34
     if scale < 0.75:
         width = 2 * round(0.5 / scale) + 1
         level = cv2.dilate(level, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
