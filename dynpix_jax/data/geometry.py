@@ -231,9 +231,8 @@ def _warp_boundary(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarr
     pixels fall on pixels. Ignored pixels rank between 0 and all positive values.
 
     A half would break oblique lines. The values of `enough` are about the greatest that leave lines of one
-    pixel whole at all angles; at scale 1 they come out 1.6
-    pixels wide, on average over the angles. Below 3/4 lines would fall between the samples and are dilated
-    first.
+    pixel whole at all angles; at scale 1 they come out 1.6 pixels wide, on average over the angles. Below 3/4
+    lines would fall between the samples and are dilated first.
     """
     ignored = np.float32(1e-9)
     level = np.where(value < 0, ignored, value).astype(np.float32)
