@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     loader = train_loader(config)
     if jax.process_index() == 0:
         print(
-            f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)}, {settings.total_steps} steps"
-            f" of {settings.batch_size} images, seed {config.seed}, on {jax.device_count()} x"
-            f" {jax.devices()[0].device_kind}, workdir {args.workdir}"
+            f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)},"
+            f" {settings.total_steps} steps of {settings.batch_size} images, seed {config.seed},"
+            f" on {jax.device_count()} x {jax.devices()[0].device_kind}, workdir {args.workdir}"
         )
     train(
         config,

@@ -31,7 +31,7 @@ def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
         )
     if batch_size % data:
         raise UserError(
-            f"config.training.batch_size: {batch_size} does not divide over the {data} devices of the data axis"
+            f"config.training.batch_size: {batch_size} does not divide over the mesh's {data} data devices"
         )
     # Auto: the compiler propagates shardings. jax.make_mesh alone would make the axes Explicit.
     return jax.make_mesh((data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)

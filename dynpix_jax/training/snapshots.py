@@ -13,7 +13,7 @@ import numpy as np
 
 HARMLESS = (
     r"training\.(log_every|checkpoint_every|eval_every|keep|workers)",
-    r"training\.mesh\..*",
+    r"training\.mesh(\..*)?",
     r"evaluation(\..*)?",
     r"data\.eval(\..*)?",
     r"(.*\.)?root",

@@ -1,0 +1,52 @@
+"""Trains the toy system in a process of its own: `python -m tests.training.run_toy WORKDIR [options]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import warnings
+
+warnings.simplefilter("error")  # as in the tests
+
+from dynpix_jax.cli.common import run_main  # noqa: E402
+from dynpix_jax.training import checkpoints, loop, writers  # noqa: E402
+from tests.training import toy  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir")
+    parser.add_argument("--kill-at", type=int, help="send ourselves --signal when this update is dispatched")
+    parser.add_argument(
+        "--kill-in-save", type=int, help="die between orbax's part of this save and the manifest"
+    )
+    parser.add_argument("--signal", default="SIGKILL")
+    args = parser.parse_args()
+
+    class Killer(writers.ConsoleWriter):
+        def tick(self, step: int, stage: str) -> None:
+            if step == args.kill_at:
+                os.kill(os.getpid(), signal.Signals[args.signal])
+
+    loop.ConsoleWriter = Killer
+    write_json = checkpoints._write_json
+
+    def dying(file, value):
+        if value["step"] == args.kill_in_save:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_json(file, value)
+
+    checkpoints._write_json = dying
+    loop.train(
+        toy.config(eval_every=4),
+        args.workdir,
+        build=toy.build,
+        batches=toy.batches(4),
+        evaluate_fn=lambda system, variables: {"bias": float(variables["params"]["head"]["bias"][0])},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

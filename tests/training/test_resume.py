@@ -1,0 +1,185 @@
+"""Runs that are killed, stopped, damaged or mixed up; those that die do so in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dynpix_jax.training.checkpoints import Checkpoints, load_variables
+from dynpix_jax.training.loop import Result, train
+from dynpix_jax.training.writers import Writer
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.trees import named_leaves
+from tests.training import toy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_process(workdir: Path, *options: str, status: int = 0) -> str:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.training.run_toy", str(workdir), *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def run_here(workdir: Path, writers: Any = (), **training: Any) -> Result:
+    return train(toy.config(**training), workdir, build=toy.build, batches=toy.batches(4), writers=writers)
+
+
+def assert_same(left: Any, right: Any) -> None:
+    """Bit for bit."""
+    a, b = dict(named_leaves(jax.device_get(left))), dict(named_leaves(jax.device_get(right)))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.asarray(a[name]).tobytes() == np.asarray(b[name]).tobytes(), name
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("whole")
+    run_process(workdir)
+    return workdir
+
+
+def test_killed_anywhere_ends_like_the_whole_run(whole: Path, tmp_path: Path) -> None:
+    # In a stage between two checkpoints and between two log lines; while a save is half done; in the first
+    # steps of the second stage, whose state has another structure than the checkpoint's.
+    run_process(tmp_path, "--kill-at", "5", status=-signal.SIGKILL)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 4]
+    run_process(tmp_path, "--kill-in-save", "6", status=-signal.SIGKILL)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 4]
+    run_process(tmp_path, "--kill-at", "7", status=-signal.SIGKILL)
+    output = run_process(tmp_path)
+    assert "continuing from" in output
+    assert "(step 6 of 11)" in output
+
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [8, 10, 11]
+    assert_same(load_variables(tmp_path)[0], load_variables(whole)[0])
+    assert lines(tmp_path) == lines(whole)
+    assert [line["step"] for line in lines(whole) if line["kind"] == "eval"] == [4, 8, 11]
+
+
+def test_sigterm_saves_exits_0_and_continues(whole: Path, tmp_path: Path) -> None:
+    output = run_process(tmp_path, "--kill-at", "7", "--signal", "SIGTERM")
+    assert "stopped by SIGTERM at step 7" in output
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 6, 7]
+    run_process(tmp_path)
+    assert_same(load_variables(tmp_path)[0], load_variables(whole)[0])
+    assert lines(tmp_path) == lines(whole)
+
+
+class Stop(Writer):
+    """Sends SIGTERM to this process when update `step` is dispatched."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def tick(self, step: int, stage: str) -> None:
+        if step == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_damaged_newest_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not run_here(tmp_path, [Stop(5)]).finished
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.steps() == [2, 4, 5]
+    biggest = max(
+        (file for file in checkpoints.path(5).rglob("*") if file.is_file()), key=lambda f: f.stat().st_size
+    )
+    biggest.write_bytes(biggest.read_bytes()[: biggest.stat().st_size // 2])
+    with caplog.at_level(logging.WARNING):
+        result = run_here(tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert str(checkpoints.path(5)) in warning
+    assert str(checkpoints.path(4)) in warning
+    assert result.finished
+    assert_same(result.state, run_here(tmp_path / "other").state)
+
+
+def test_damage_that_keeps_the_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # orbax reads a flipped bit without an error.
+    run_here(tmp_path, [Stop(5)])
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for file in sorted(checkpoints.path(5).rglob("*")):
+        if file.is_file() and file.stat().st_size:
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 0xFF
+            file.write_bytes(bytes(content))
+            break
+    progress = checkpoints.newest()
+    assert progress is not None
+    assert progress.step == 4
+    for step in (2, 4):
+        next(
+            file
+            for file in checkpoints.path(step).rglob("*")
+            if file.is_file() and file.name != "manifest.json"
+        ).unlink()
+    with pytest.raises(UserError, match=r"all checkpoints are damaged.*00000005.*00000004.*00000002"):
+        run_here(tmp_path)
+
+
+def test_workdir_of_another_config(tmp_path: Path) -> None:
+    run_here(tmp_path, [Stop(1)])
+    other = toy.config()
+    other.model.scale = 2.0
+    with pytest.raises(UserError, match=r"another config: config\.model\.scale is 1\.0 there and 2\.0 here"):
+        train(other, tmp_path, build=toy.build, batches=toy.batches(4), writers=())
+
+
+def test_harmless_changes_continue(tmp_path: Path) -> None:
+    # Another number of workers too: the iterator's saved state is then of no use, its position is.
+    run_here(tmp_path, [Stop(3)])
+    result = run_here(tmp_path, log_every=1, checkpoint_every=0, keep=1, workers=3)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [11]
+    assert_same(result.state, run_here(tmp_path / "other").state)
+
+
+def test_finished_run_is_left_alone(whole: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (whole / "checkpoints").rglob("*")}
+    result = train(toy.config(eval_every=4), whole, build=toy.build, batches=toy.batches(4), writers=())
+    assert result.finished
+    assert int(result.state.step) == 11
+    assert before == {file: file.stat().st_mtime_ns for file in (whole / "checkpoints").rglob("*")}
+
+
+def test_load_variables(whole: Path, tmp_path: Path) -> None:
+    variables, step, stage, config = load_variables(whole)
+    assert (step, stage) == (11, 1)
+    assert variables["params"]["extra"]["kernel"].shape == (1, 1, 4, 4)
+    assert variables["batch_stats"]["bn"]["mean"].dtype == np.float32
+    assert config.training.stages[1].name == "deep"
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        load_variables(tmp_path)
+
+
+def test_init_from_workdir(whole: Path, tmp_path: Path) -> None:
+    class First(Writer):
+        loss = None
+
+        def write(self, step: int, kind: str, values: Any) -> None:
+            self.loss = self.loss or values["loss"]
+
+    cold, warm = First(), First()
+    run_here(tmp_path / "cold", [cold], log_every=1)
+    run_here(tmp_path / "warm", [warm], log_every=1, init_from=str(whole))
+    assert warm.loss < 0.8 * cold.loss
+    with pytest.raises(UserError, match="no such weights file or workdir"):
+        run_here(tmp_path / "none", init_from=str(tmp_path / "nothing"))
