@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax import ops
+from tests.ops.brute import conv_loop
+
+RNG = np.random.default_rng(0)
+
+
+def close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [(1, 1), (3, 3), (1, 3), (7, 7)])
+@pytest.mark.parametrize(
+    ("strides", "dilation"), [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 3)), ((2, 1), (2, 2))]
+)
+def test_conv_pads_like_torch(window, strides, dilation):
+    x, kernel = RNG.standard_normal((2, 7, 6, 3)), RNG.standard_normal((*window, 3, 4))
+    bias = RNG.standard_normal(4)
+    got = ops.conv(
+        jnp.asarray(x, jnp.float32),
+        jnp.asarray(kernel, jnp.float32),
+        strides=strides,
+        dilation=dilation,
+        bias=jnp.asarray(bias, jnp.float32),
+    )
+    close(got, conv_loop(x, kernel, bias=bias, strides=strides, dilation=dilation))
+    assert got.shape[1:3] == ops.conv_output_size((7, 6), window, strides, dilation)
+
+
+def test_conv_with_explicit_padding():
+    x, kernel = RNG.standard_normal((1, 5, 5, 2)), RNG.standard_normal((3, 3, 2, 2))
+    got = ops.conv(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), padding=((0, 0), (0, 0)))
+    close(got, conv_loop(x, kernel)[:, 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("rank", [2, 4])
+def test_pointwise(strides, rank):
+    x, kernel, bias = (
+        RNG.standard_normal((2, 5, 6, 3)),
+        RNG.standard_normal((1, 1, 3, 4)),
+        RNG.standard_normal(4),
+    )
+    got = ops.pointwise(
+        jnp.asarray(x, jnp.float32),
+        jnp.asarray(kernel if rank == 4 else kernel[0, 0], jnp.float32),
+        jnp.asarray(bias, jnp.float32),
+        strides,
+    )
+    close(got, conv_loop(x, kernel, bias=bias, strides=strides))
+
+
+def test_wrong_shapes_are_named():
+    x = jnp.zeros((1, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"kernel must be \(1, 1, 3, Cout\) or \(3, Cout\).*got \(4, 2\)"):
+        ops.pointwise(x, jnp.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"x must be \(B, H, W, Cin\), got shape \(4, 3\)"):
+        ops.pointwise(jnp.zeros((4, 3)), jnp.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"kernel must be \(kh, kw, 3, Cout\).*got \(3, 3, 5, 2\)"):
+        ops.conv(x, jnp.zeros((3, 3, 5, 2)))
+    with pytest.raises(ValueError, match=r"x must be \(B, H, W, Cin\)"):
+        ops.conv(x[0], jnp.zeros((3, 3, 3, 2)))

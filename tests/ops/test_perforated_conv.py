@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+from dynpix_jax import ops
+from dynpix_jax.ops.perforated_conv import api, arg_specs
+from tests.ops.brute import conv_loop, output_size
+
+IMPLEMENTATIONS = ["masked", "gather"]
+
+
+@st.composite
+def cases(draw):
+    window = draw(st.sampled_from([(1, 1), (3, 3), (3, 1)]))
+    strides = draw(st.sampled_from([(1, 1), (2, 2)]))
+    dilation = draw(st.sampled_from([(1, 1), (2, 2), (3, 2)]))
+    size = draw(st.tuples(st.integers(1, 8), st.integers(1, 8)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    batch = draw(st.integers(1, 3))
+    mask = rng.random((batch, *output_size(size, window, strides, dilation)))
+    return {
+        "x": rng.standard_normal((batch, *size, 3)).astype(np.float32),
+        "kernel": rng.standard_normal((*window, 3, 4)).astype(np.float32),
+        "mask": mask < draw(st.sampled_from([0.0, 0.3, 0.7, 1.0])),
+        "bias": rng.standard_normal(4).astype(np.float32) if draw(st.booleans()) else None,
+        "strides": strides,
+        "dilation": dilation,
+    }
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
+@given(cases())
+def test_values_equal_the_loop(implementation, case):
+    plain = {**case, "bias": 0.0 if case["bias"] is None else case["bias"]}
+    arrays = {k: v if isinstance(v, tuple) or v is None else jnp.asarray(v) for k, v in case.items()}
+    got = ops.perforated_conv(**arrays, implementation=implementation)
+    np.testing.assert_allclose(got, conv_loop(**plain), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        ops.perforated_conv_reference(**arrays), conv_loop(**plain), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@given(cases())
+def test_gradients_equal_the_reference(implementation, case):
+    mask, geometry = jnp.asarray(case["mask"]), {k: case[k] for k in ("strides", "dilation")}
+    arguments = [jnp.asarray(case["x"]), jnp.asarray(case["kernel"]), jnp.ones(4)]
+
+    def gradients(function):
+        def loss(x, kernel, bias):
+            return (jnp.sin(function(x, kernel, mask, bias=bias, **geometry)) ** 2).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
+
+    got = gradients(functools.partial(ops.perforated_conv, implementation=implementation))
+    for value, expected in zip(got, gradients(ops.perforated_conv_reference), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("spec", arg_specs.ALL, ids=lambda spec: spec.name)
+def test_layers_of_the_paper(implementation, spec):
+    # Their strides, dilations and kernels at a size that tests can afford: every 8th row, column, channel.
+    size = tuple(-(-n // 8) for n in spec.size)
+    channels, features = spec.channels // 8, spec.features // 8
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, *size, channels)).astype(np.float32)
+    kernel = rng.standard_normal((*spec.kernel_size, channels, features)).astype(np.float32)
+    mask = rng.random((1, *size)) < 0.5
+    arguments = [jnp.asarray(v) for v in (x, kernel, mask)]
+    got = ops.perforated_conv(
+        *arguments, strides=spec.strides, dilation=spec.dilation, implementation=implementation
+    )
+    expected = conv_loop(x, kernel, mask, strides=spec.strides, dilation=spec.dilation)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_shapes_of_the_paper():
+    # 321x481 at output stride 8 is 41x61; the four 3x3 convolutions cost 3x3xCxC at each position.
+    by_name = {spec.name: spec for spec in arg_specs.ALL}
+    assert by_name["res2_321x481"].size == (81, 121)
+    assert by_name["res5_321x481"].size == (41, 61)
+    assert by_name["res4_480x640"].size == (60, 80)
+    assert [by_name[f"res{i}_480x640"].channels for i in (2, 3, 4, 5)] == [64, 128, 256, 512]
+    assert [by_name[f"res{i}_480x640"].dilation[0] for i in (2, 3, 4, 5)] == [1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bfloat16(implementation):
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.bfloat16) for s in [(1, 6, 5, 16), (3, 3, 16, 4)])
+    mask = jnp.asarray(rng.random((1, 6, 5)) < 0.5)
+    got = ops.perforated_conv(x, kernel, mask, implementation=implementation)
+    assert got.dtype == jnp.bfloat16
+    exact = ops.perforated_conv_reference(x.astype(jnp.float32), kernel.astype(jnp.float32), mask)
+    np.testing.assert_allclose(got.astype(jnp.float32), exact, rtol=2e-2, atol=0.1)
+
+
+def test_a_given_active_set_is_used():
+    x, kernel = jnp.ones((1, 3, 3, 2)), jnp.ones((1, 1, 2, 1))
+    full, empty = jnp.ones((1, 3, 3), bool), jnp.zeros((1, 3, 3), bool)
+    got = ops.perforated_conv(x, kernel, full, implementation="gather", active=ops.active_set(empty))
+    assert float(jnp.abs(got).max()) == 0
+
+
+def test_none_picks_by_platform_and_channels(monkeypatch):
+    few, many = jnp.zeros((1, 2, 2, api._GATHER_CHANNELS - 1)), jnp.zeros((1, 2, 2, api._GATHER_CHANNELS))
+    kernel = jnp.zeros((3, 3, 1, 1))
+    monkeypatch.setattr(api.jax, "default_backend", lambda: "cpu")
+    assert api.default_implementation(few, kernel) == "masked"
+    assert api.default_implementation(many, kernel) == "gather"
+    for accelerator in ("gpu", "tpu"):
+        monkeypatch.setattr(api.jax, "default_backend", lambda name=accelerator: name)
+        assert api.default_implementation(many, kernel) == "masked"
+
+
+X, KERNEL, MASK = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 4)), jnp.ones((2, 5, 6), bool)
+
+
+def test_unknown_implementation_gets_a_suggestion():
+    with pytest.raises(
+        ValueError, match=r"unknown implementation 'gathr'; did you mean 'gather'\? valid: gather, masked"
+    ):
+        ops.perforated_conv(X, KERNEL, MASK, implementation="gathr")
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", "pallas_gpu"])
+def test_a_named_implementation_runs_or_raises(name, monkeypatch):
+    with pytest.raises(
+        ops.ImplementationUnavailable, match=f"'{name}' cannot run: .*; these can: masked, gather"
+    ):
+        ops.perforated_conv(X, KERNEL, MASK, implementation=name)
+    assert issubclass(ops.ImplementationUnavailable, ValueError)
+
+
+def test_platform_and_shape_refusals_give_their_reason(monkeypatch):
+    entries = {
+        "here": api.Implementation(api.masked),
+        "elsewhere": api.Implementation(api.masked, platforms=("vax", "pdp11")),
+        "picky": api.Implementation(api.masked, refuses=lambda x, *_: f"{x.shape[-1]} channels are odd"),
+    }
+    monkeypatch.setattr(api, "implementations", lambda: entries)
+    with pytest.raises(
+        ops.ImplementationUnavailable, match=r"it needs vax or pdp11, the platform is .*; these can: here$"
+    ):
+        ops.perforated_conv(X, KERNEL, MASK, implementation="elsewhere")
+    with pytest.raises(
+        ops.ImplementationUnavailable, match=r"cannot run: 3 channels are odd; these can: here$"
+    ):
+        ops.perforated_conv(X, KERNEL, MASK, implementation="picky")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": X[0]}, r"x must be floating \(B, H, W, Cin\), got float32 \(5, 6, 3\)"),
+        ({"x": X.astype(int)}, r"x must be floating .*got int32"),
+        ({"kernel": jnp.zeros((3, 3, 2, 4))}, r"kernel must be \(kh, kw, 3, Cout\) .*got \(3, 3, 2, 4\)"),
+        ({"kernel": KERNEL.astype(jnp.bfloat16)}, r"kernel must be float32 as x is, got bfloat16"),
+        ({"mask": MASK[:, :4]}, r"mask must be bool \(2, 5, 6\) .*got bool \(2, 4, 6\)"),
+        ({"mask": MASK.astype(jnp.float32)}, r"mask must be bool \(2, 5, 6\) .*got float32 \(2, 5, 6\)"),
+        ({"strides": (2, 2)}, r"mask must be bool \(2, 3, 3\) .*got bool \(2, 5, 6\)"),
+        ({"bias": jnp.zeros(3)}, r"bias must be \(4,\), got \(3,\)"),
+        ({"strides": 2}, r"strides must be two positive integers, got 2"),
+        ({"dilation": (0, 1)}, r"dilation must be two positive integers, got \(0, 1\)"),
+        (
+            {"active": ops.active_set(MASK[:1])},
+            r"active must be the active set of a mask \(2, 5, 6\), got \(1, 5, 6\)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(changes, message):
+    arguments = {"x": X, "kernel": KERNEL, "mask": MASK, **changes}
+    with pytest.raises(ValueError, match=message) as error:
+        ops.perforated_conv(**arguments)
+    assert "\n" not in str(error.value)
