@@ -104,52 +104,39 @@ class Annotation:
         size = np.bincount(label, minlength=components)
         swap = np.bincount(label[:count], minlength=components) > size / 2
 
-        # Each node is a row (to be assigned) or a column of its group; number both within the group.
-        group_of = _pack(size)
-        group = group_of[label]
+        # Each node is a row (to be assigned) or a column of its group of components: `number` counts the rows of all
+        # groups on, so that those of a group are contiguous, and the columns of each group from 0.
+        group = _pack(size)[label]
         is_row = np.arange(nodes) < count
         is_row ^= swap[label]
         number = np.empty(nodes, np.int64)
-        rows = _number_within(group, is_row, number)
-        columns = _number_within(group, ~is_row, number)
+        rows, row_start = _number(group, is_row, number)
+        columns, column_start = _number(group, ~is_row, number)
+        number[columns] -= column_start[group[columns]]
 
+        # One matrix for all, group after group: each row's candidates, then, in a column of its own, to stay alone.
         edge_swap = swap[label[predicted]]
         first = np.where(edge_swap, annotated + count, predicted)
         second = np.where(edge_swap, predicted, annotated + count)
-        edge_group = group[first]
-        order = np.argsort(edge_group, kind="stable")
-        first, second, costs = first[order], second[order], costs[order]
-        ends = np.cumsum(np.bincount(edge_group, minlength=len(rows)))
+        n_rows, n_columns = np.diff(row_start), np.diff(column_start)
+        own = n_columns[group[rows]] + np.arange(len(rows)) - row_start[group[rows]]
+        row = np.concatenate([number[first], np.arange(len(rows))])
+        order = np.argsort(row, kind="stable")
+        column = np.concatenate([number[second], own])[order].astype(np.int32)
+        cost = np.concatenate([costs, np.full(len(rows), self._alone)])[order]
+        pointer = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))]).astype(np.int32)
 
         taken = np.zeros(nodes, bool)
-        by_group = np.argsort(group, kind="stable")
-        node_ends = np.cumsum(np.bincount(group, minlength=len(rows)))
-        for index, (n_rows, n_columns) in enumerate(zip(rows, columns, strict=True)):
-            edges = slice(ends[index - 1] if index else 0, ends[index])
-            matched_rows, matched_columns = _solve(
-                number[first[edges]], number[second[edges]], costs[edges], n_rows, n_columns, self._alone
-            )
-            members = by_group[node_ends[index - 1] if index else 0 : node_ends[index]]
-            taken[members[is_row[members]][matched_rows]] = True
-            taken[members[~is_row[members]][matched_columns]] = True
+        for index, (height, width) in enumerate(zip(n_rows.tolist(), n_columns.tolist(), strict=True)):
+            top, left = row_start[index], column_start[index]
+            inside = pointer[top : top + height + 1]
+            edges = slice(inside[0], inside[-1])
+            matrix = csr_array((cost[edges], column[edges], inside - inside[0]), shape=(height, width + height))
+            row, column_of_row = min_weight_full_bipartite_matching(matrix)
+            matched = column_of_row < width
+            taken[rows[top + row[matched]]] = True
+            taken[columns[left + column_of_row[matched]]] = True
         return taken[:count]
-
-
-def _solve(
-    rows: np.ndarray, columns: np.ndarray, costs: np.ndarray, n_rows: int, n_columns: int, alone: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cheapest assignment of every row to a column or, at the cost `alone`, to none; the matched of both."""
-    each = np.arange(n_rows)
-    matrix = csr_array(
-        (
-            np.concatenate([costs, np.full(n_rows, alone)]),
-            (np.concatenate([rows, each]), np.concatenate([columns, n_columns + each])),
-        ),
-        shape=(n_rows, n_columns + n_rows),
-    )
-    assigned_rows, assigned = min_weight_full_bipartite_matching(matrix)
-    real = assigned < n_columns
-    return assigned_rows[real], assigned[real]
 
 
 def _pack(size: np.ndarray) -> np.ndarray:
@@ -165,11 +152,11 @@ def _pack(size: np.ndarray) -> np.ndarray:
     return group
 
 
-def _number_within(group: np.ndarray, member: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Numbers each group's members from 0 in ascending order, into `number`; returns their count by group."""
+def _number(group: np.ndarray, member: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the members from 0, group after group, into `number`; returns them in that order, and where each group
+    starts (groups + 1)."""
     nodes = np.flatnonzero(member)
+    nodes = nodes[np.argsort(group[nodes], kind="stable")]
+    number[nodes] = np.arange(len(nodes))
     count = np.bincount(group[nodes], minlength=int(group.max()) + 1)
-    order = nodes[np.argsort(group[nodes], kind="stable")]
-    start = np.repeat(np.cumsum(count) - count, count)
-    number[order] = np.arange(len(order)) - start
-    return count
+    return nodes, np.concatenate([[0], np.cumsum(count)])

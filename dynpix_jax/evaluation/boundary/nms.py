@@ -27,8 +27,8 @@ def orientation(edges: np.ndarray) -> np.ndarray:
     """Direction of the normal of the ridges of `edges` (H, W), radians in [0, pi), x to the right and y down.
 
     From the second derivatives of the map after a triangle filter of radius 4. This is the original tool's
-    formula, and approximate: the tangent comes out squared (up to 10 degrees off, exact at multiples of 45), and
-    where the mixed derivative is exactly zero the result is 0. Scores depend on it, so it is kept.
+    formula, and approximate: the tangent comes out squared (up to 13 degrees off, exact at multiples of 45),
+    and where the mixed derivative is exactly zero the result is 0. Scores depend on it, so it is kept.
     """
     if min(edges.shape) < 2:
         return np.zeros_like(edges)

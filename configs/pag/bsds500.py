@@ -1,0 +1,155 @@
+"""PAG on BSDS500 boundaries (Kong and Fowlkes, section 5.2, table 1 and figure 5).
+
+    python train.py --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --workdir=runs/bsds500/gated
+    python eval.py --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --workdir=runs/bsds500/gated
+
+Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE).
+Arguments: variant = base | multipool | average | gated | truncated | layer_skip; rho, the target density;
+gate_scope = conv3x3 | residual, the two readings of eq. 2; multipool = the blocks that hold a MultiPool, joined by "+";
+budget = cpu (one 320x320 crop, few thousand steps, stem and Res2 frozen) | gpu (longer, ten crops, HED's augmentation);
+continue_from = workdir of the variant one stage earlier, so that only the last stage is trained; split = train | val | test, the
+images that are evaluated.
+
+Paper, test set: base .790, MultiPool at Res4 .792, at 70 % of the computation .773 (ODS F).
+Measured here: docs/results.md.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from dynpix_jax.utils.configs import parse_arg
+from dynpix_jax.utils.errors import UserError, suggest
+
+VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config of one row of the results."""
+    args = parse_arg(
+        arg,
+        variant="base",
+        rho=0.7,
+        gate_scope="conv3x3",
+        multipool=("res4_2",),
+        drop_blocks=3,
+        budget="cpu",
+        root="data/BSDS500",
+        weights="weights/resnet50.safetensors",
+        continue_from="",
+        split="val",
+    )
+    for name, valid in (("variant", VARIANTS), ("budget", ("cpu", "gpu"))):
+        if args[name] not in valid:
+            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
+
+    config = ml_collections.ConfigDict()
+    config.name = f"pag_bsds500_{args.variant}"
+    config.seed = 0
+    config.model = dict(
+        system="pag",
+        task="boundaries",
+        backbone=dict(depth=50, width=64, output_stride=8, stride_in_1x1=True, frozen_norm=True, preprocessing="caffe"),
+        gate=dict(
+            kind="none",
+            scope=args.gate_scope,
+            rho=1.0,
+            rho_start=1.0,
+            ramp=0.0,
+            insert=False,
+            sparsity="per_layer",
+            weight=0.02,
+            temperature=(1.0, 0.1),
+            soft=False,
+            blur=False,
+            init_std=0.02,
+            open_bias=2.0,
+        ),
+        multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=2.0),
+        head_features=16,
+        drop_blocks=args.drop_blocks if args.variant == "truncated" else 0,
+    )
+
+    cpu = args.budget == "cpu"
+    source = dict(name="bsds500", root=args.root, label="consensus", consensus=0.3)
+    augment = dict(
+        flip=True,
+        crop=(320, 320),
+        scales=(1.0,) if cpu else (0.75, 1.0, 1.25),
+        rotations=(0.0,) if cpu else tuple(22.5 * k for k in range(16)),
+        canvas="inscribed" if cpu else "bounding",
+    )
+    config.data = dict(
+        train=dict(source=dict(**source, split="train"), augment=augment),
+        eval=dict(source=dict(**source, split=args.split)),
+    )
+
+    config.training = dict(
+        batch_size=1 if cpu else 10,
+        stages=_stages(args),
+        optimizer="adamw",
+        weight_decay=1e-4,
+        weight_decay_on=(r".*/kernel",),
+        poly_power=0.9,
+        warmup_steps=50,
+        grad_clip=0.0,
+        log_every=20,
+        checkpoint_every=250,
+        eval_every=0,
+        keep=1,
+        init_from=args.continue_from or args.weights,
+        mesh=dict(data=-1, model=1),
+        workers=0,
+    )
+    config.evaluation = dict(mode="both", thresholds=99, max_dist=0.0075, nms=True, smooth=True, workers=2, pictures=8)
+    return config
+
+
+def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
+    """Stage-wise training (section 4): base, MultiPool, gates inserted layer by layer, rho lowered."""
+    cpu = args.budget == "cpu"
+    frozen = (r"backbone/stem_.*", r"backbone/res2_.*", r".*bn\d?/.*", r".*_bn/.*")
+    head = (r"head/.*", 20.0)
+    rest = (r".*", 1.0)
+    pool = dict(blocks=args.multipool, selection="average" if args.variant == "average" else "pag")
+    base = dict(
+        name="base",
+        steps=1700 if cpu else 6000,
+        learning_rate=5e-5,
+        model=dict(),
+        frozen=frozen if cpu else frozen[2:],
+        multipliers=(head, rest),
+    )
+    if args.variant in ("base", "truncated"):
+        return (base,)
+    # Only the norms of MultiPool's own gate have moments to learn; the branches keep those of the 3x3 they replace.
+    new = (r".*/multipool/gate/.*", 20.0)
+    kept_norms = (r"backbone/stem_.*", r"backbone/res2_.*", r"backbone/res\d_\d/bn\d/.*", r".*_bn/.*", r".*/dilation_\d+/bn/.*")
+    multipool = dict(
+        name="multipool",
+        steps=600 if cpu else 3000,
+        learning_rate=3e-5,
+        model=dict(multipool=pool),
+        frozen=kept_norms if cpu else kept_norms[2:],
+        multipliers=(new, (head[0], 10.0), rest),
+    )
+    if args.variant in ("multipool", "average"):
+        return (multipool,) if args.continue_from else (base, multipool)
+    layer = args.variant == "layer_skip"
+    gate = dict(kind="layer" if layer else "pixel", rho=0.9, rho_start=0.9, ramp=0.6, insert=True)
+    learn_gates = (r".*/gate/.*", 10.0)
+    insertion = dict(
+        name="gates",
+        steps=400 if cpu else 2000,
+        learning_rate=3e-5,
+        model=dict(multipool=pool, gate=gate),
+        frozen=tuple(r for r in kept_norms if cpu or "stem" not in r and "res2" not in r),
+        multipliers=(learn_gates, (head[0], 10.0), rest),
+    )
+    lowering = dict(
+        insertion,
+        name="rho",
+        model=dict(multipool=pool, gate=dict(gate, rho=args.rho, ramp=0.5, insert=False, temperature=(0.5, 0.1))),
+    )
+    gates = (insertion, lowering)
+    return gates if args.continue_from else (base, multipool, *gates)
