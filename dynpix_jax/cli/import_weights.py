@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import json
 from pathlib import Path
@@ -35,8 +36,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _describe(report: ImportReport, source: Path, out: Path) -> str:
-    lines = [f"{source} -> {out}"]
-    for kind in ("loaded", "missing", "unexpected"):
+    # What is loaded is the rule: a count a block will do. What is not must be read name by name.
+    lines = [f"{source} -> {out}", f"loaded: {len(report.loaded)}"]
+    blocks = collections.Counter(name.split("/")[1] for name in report.loaded)
+    lines.extend(f"  {block}: {count}" for block, count in blocks.items())
+    for kind in ("missing", "unexpected"):
         names = getattr(report, kind)
         lines.append(f"{kind}: {len(names)}")
         lines.extend(f"  {name}" for name in names)
