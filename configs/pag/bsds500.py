@@ -101,7 +101,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         mesh=dict(data=-1, model=1),
         workers=0,
     )
-    config.evaluation = dict(mode="both", thresholds=99, max_dist=0.0075, nms=True, smooth=True, workers=2, pictures=8)
+    config.evaluation = dict(mode="both", thresholds=99, max_dist=0.0075, nms=True, smooth=True, workers=2, pictures=8, limit=0, every_stage=False)
     return config
 
 
@@ -127,7 +127,7 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     kept_norms = (r"backbone/stem_.*", r"backbone/res2_.*", r"backbone/res\d_\d/bn\d/.*", r".*_bn/.*", r".*/dilation_\d+/bn/.*")
     multipool = dict(
         name="multipool",
-        steps=600 if cpu else 3000,
+        steps=500 if cpu else 3000,
         learning_rate=3e-5,
         model=dict(multipool=pool),
         frozen=kept_norms if cpu else kept_norms[2:],
@@ -136,11 +136,13 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     if args.variant in ("multipool", "average"):
         return (multipool,) if args.continue_from else (base, multipool)
     layer = args.variant == "layer_skip"
-    gate = dict(kind="layer" if layer else "pixel", rho=0.9, rho_start=0.9, ramp=0.6, insert=True)
+    # init_std: gates must be sure of themselves from the start, or the arg-max of evaluation and the samples of training
+    # differ in density; the release draws with std 1, which closes some layers altogether for hundreds of steps.
+    gate = dict(kind="layer" if layer else "pixel", rho=0.9, rho_start=0.9, ramp=0.6, insert=True, init_std=0.1)
     learn_gates = (r".*/gate/.*", 10.0)
     insertion = dict(
         name="gates",
-        steps=400 if cpu else 2000,
+        steps=300 if cpu else 2000,
         learning_rate=3e-5,
         model=dict(multipool=pool, gate=gate),
         frozen=tuple(r for r in kept_norms if cpu or "stem" not in r and "res2" not in r),
