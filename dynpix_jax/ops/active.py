@@ -58,6 +58,7 @@ def active_set(mask: Array) -> ActiveSet:
     """
     if mask.ndim != 3 or mask.dtype != jnp.bool_:
         raise ValueError(f"active_set: mask must be bool (B, H, W), got {mask.dtype} {mask.shape}")
+    batch, height, width = mask.shape
     flat = mask.reshape(-1)
     size = flat.size
     position = jnp.arange(size, dtype=jnp.int32)
@@ -66,7 +67,7 @@ def active_set(mask: Array) -> ActiveSet:
     target = jnp.where(flat, rank - 1, size + position)
     filling = jnp.full((size,), size, jnp.int32)
     indices = filling.at[target].set(position, mode="drop", unique_indices=True)
-    return ActiveSet(indices, jnp.sum(flat, dtype=jnp.int32), mask.shape)
+    return ActiveSet(indices, jnp.sum(flat, dtype=jnp.int32), (batch, height, width))
 
 
 def chunk_size(channels: int, window: Pair) -> int:
@@ -135,7 +136,7 @@ def map_active(
     rows = min(chunk or chunk_size(channels, window), positions)
     plan = _Plan(
         output=expected,
-        padded=padded.shape[1:3],
+        padded=(padded.shape[1], padded.shape[2]),
         window=window,
         dilation=dilation,
         strides=strides,

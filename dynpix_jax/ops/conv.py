@@ -65,7 +65,7 @@ def conv(
     if padding is None:
         if kernel.shape[:2] == (1, 1):
             return pointwise(x, kernel, bias, strides)
-        padding = [(p, p) for p in torch_padding(kernel.shape[:2], dilation)]
+        padding = [(p, p) for p in torch_padding((kernel.shape[0], kernel.shape[1]), dilation)]
     y = lax.conv_general_dilated(
         x,
         kernel,

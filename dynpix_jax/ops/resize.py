@@ -75,8 +75,8 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
 
 
 def _nearest_index(old: int, new: int) -> np.ndarray:
-    # In float32 as PyTorch computes it: where i * scale is a whole number, the rounding decides (2 -> 82 repeats the
-    # first pixel 42 times). Doubling is exact there.
+    # In float32 as PyTorch computes it: where i * scale is a whole number, the rounding decides (2 -> 82
+    # repeats the first pixel 42 times). Doubling is exact there.
     if new == 2 * old:
         return np.arange(new) // 2
     scale = np.float32(old) / np.float32(new)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from dynpix_jax import ops
 from tests.ops.brute import output_size, window_at
@@ -20,14 +20,21 @@ def array(*shape: int) -> jax.Array:
 
 @st.composite
 def cases(draw):
-    """(x, mask, window, strides, dilation) with odd sizes and empty, full and random masks."""
-    window = draw(st.sampled_from([(1, 1), (3, 3), (1, 3)]))
-    strides, dilation = draw(one_or_two), draw(one_or_two)
+    """(x, masks, geometry): odd sizes; an empty, a full and a random mask."""
+    geometry = {
+        "window": draw(st.sampled_from([(1, 1), (3, 3), (1, 3)])),
+        "strides": draw(one_or_two),
+        "dilation": draw(one_or_two),
+    }
     batch, height, width = draw(st.integers(1, 3)), draw(st.integers(1, 7)), draw(st.integers(1, 7))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    shape = (batch, *output_size((height, width), window, strides, dilation))
-    mask = rng.random(shape) < draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
-    return rng.standard_normal((batch, height, width, 3)), mask, window, strides, dilation
+    shape = (batch, *output_size((height, width), **geometry))
+    masks = [
+        np.zeros(shape, bool),
+        np.ones(shape, bool),
+        rng.random(shape) < draw(st.sampled_from([0.3, 0.7])),
+    ]
+    return rng.standard_normal((batch, height, width, 3)).astype(np.float32), masks, geometry
 
 
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.sampled_from([0.0, 0.4, 1.0]))
@@ -43,27 +50,27 @@ def test_active_set_lists_positions_in_order(batch, height, width, density):
     assert active.indices.dtype == active.count.dtype == jnp.int32
 
 
+@settings(max_examples=10)
 @given(cases(), st.sampled_from(["set", "add"]), st.sampled_from([None, 1, 4]))
 def test_map_active_applies_fn_at_active_positions_only(case, combine, chunk):
-    x, mask, window, strides, dilation = case
-    weights = RNG.standard_normal((window[0] * window[1] * 3, 2))
-    init = RNG.standard_normal((*mask.shape, 2))
-    expected = init.copy()
-    for b, i, j in zip(*np.nonzero(mask), strict=True):
-        y = np.tanh(window_at(x, b, i, j, window, strides, dilation).reshape(-1) @ weights)
-        expected[b, i, j] = y + (init[b, i, j] if combine == "add" else 0)
-    got = ops.map_active(
-        lambda w: jnp.tanh(w.reshape(w.shape[0], -1) @ jnp.asarray(weights, jnp.float32)),
-        jnp.asarray(x, jnp.float32),
-        ops.active_set(jnp.asarray(mask)),
-        window=window,
-        dilation=dilation,
-        strides=strides,
-        init=jnp.asarray(init, jnp.float32),
-        combine=combine,
-        chunk=chunk,
-    )
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    x, masks, geometry = case
+    weights = RNG.standard_normal((*geometry["window"], 3, 2)).astype(np.float32)
+    init = RNG.standard_normal((*masks[0].shape, 2)).astype(np.float32)
+
+    @jax.jit
+    def run(mask):
+        def fn(windows):
+            return jnp.tanh(jnp.einsum("nuvc,uvcd->nd", windows, weights))
+
+        active = ops.active_set(mask)
+        return ops.map_active(fn, jnp.asarray(x), active, **geometry, init=init, combine=combine, chunk=chunk)
+
+    for mask in masks:
+        expected = init.copy()
+        for b, i, j in zip(*np.nonzero(mask), strict=True):
+            y = np.tanh(np.einsum("uvc,uvcd->d", window_at(x, b, i, j, **geometry), weights))
+            expected[b, i, j] = y + (init[b, i, j] if combine == "add" else 0)
+        np.testing.assert_allclose(run(jnp.asarray(mask)), expected, atol=1e-4)
 
 
 def dense_equivalent(fn, x, mask, window, dilation, strides, init, combine):
@@ -81,39 +88,37 @@ def dense_equivalent(fn, x, mask, window, dilation, strides, init, combine):
     return jnp.where(mask[..., None], y + (init if combine == "add" else 0), init)
 
 
+@settings(max_examples=5)
 @given(cases(), st.sampled_from(["set", "add"]))
 def test_gradients_equal_those_of_the_dense_computation(case, combine):
-    x, mask, window, strides, dilation = case
-    mask = jnp.asarray(mask)
-    active = ops.active_set(mask)
-    arguments = (
-        jnp.asarray(x, jnp.float32),
-        array(*mask.shape, 2),
-        array(window[0] * window[1] * 3, 2),
-        array(2),
-    )
-    upstream = array(*mask.shape, 2)
+    x, masks, geometry = case
+    shape, taps = masks[0].shape, geometry["window"][0] * geometry["window"][1]
+    arguments = (jnp.asarray(x), array(*shape, 2), array(taps * 3, 2), array(2))
+    upstream = array(*shape, 2)
+
+    def sparse(fn, x, mask, init):
+        return ops.map_active(fn, x, ops.active_set(mask), **geometry, init=init, combine=combine, chunk=4)
+
+    def dense(fn, x, mask, init):
+        return dense_equivalent(fn, x, mask, **geometry, init=init, combine=combine)
 
     def loss(apply):
-        def value(x, init, weights, bias):
+        def value(x, init, weights, bias, mask):
             def fn(w):
                 return jnp.tanh(w.reshape(w.shape[0], -1) @ weights + bias) ** 2
 
-            return (upstream * jnp.sin(apply(fn, x, init))).sum()
+            return (upstream * jnp.sin(apply(fn, x, mask, init))).sum()
 
-        return jax.jit(jax.value_and_grad(value, (0, 1, 2, 3)))(*arguments)
+        return jax.jit(jax.value_and_grad(value, (0, 1, 2, 3)))
 
-    def sparse(fn, x, init):
-        geometry = {"window": window, "dilation": dilation, "strides": strides}
-        return ops.map_active(fn, x, active, **geometry, init=init, combine=combine, chunk=4)
-
-    def dense(fn, x, init):
-        return dense_equivalent(fn, x, mask, window, dilation, strides, init, combine)
-
-    (value, gradients), (expected_value, expected) = loss(sparse), loss(dense)
-    np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-4)
-    for got, want in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+    run, reference = loss(sparse), loss(dense)
+    for mask in masks:
+        (value, gradients), (expected_value, expected) = (
+            f(*arguments, jnp.asarray(mask)) for f in (run, reference)
+        )
+        np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-4)
+        for got, want in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
 def test_gradient_of_closed_over_weights_outside_jit():

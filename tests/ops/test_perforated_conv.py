@@ -7,64 +7,79 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from dynpix_jax import ops
 from dynpix_jax.ops.perforated_conv import api, arg_specs
 from tests.ops.brute import conv_loop, output_size
 
-IMPLEMENTATIONS = ["masked", "gather"]
+IMPLEMENTATIONS = ["masked", "gather", None]
 
 
 @st.composite
 def cases(draw):
+    """(x, kernel, bias), an empty, a full and a random mask, geometry."""
     window = draw(st.sampled_from([(1, 1), (3, 3), (3, 1)]))
-    strides = draw(st.sampled_from([(1, 1), (2, 2)]))
-    dilation = draw(st.sampled_from([(1, 1), (2, 2), (3, 2)]))
+    geometry = {
+        "strides": draw(st.sampled_from([(1, 1), (2, 2)])),
+        "dilation": draw(st.sampled_from([(1, 1), (2, 2), (3, 2)])),
+    }
     size = draw(st.tuples(st.integers(1, 8), st.integers(1, 8)))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     batch = draw(st.integers(1, 3))
-    mask = rng.random((batch, *output_size(size, window, strides, dilation)))
-    return {
-        "x": rng.standard_normal((batch, *size, 3)).astype(np.float32),
-        "kernel": rng.standard_normal((*window, 3, 4)).astype(np.float32),
-        "mask": mask < draw(st.sampled_from([0.0, 0.3, 0.7, 1.0])),
-        "bias": rng.standard_normal(4).astype(np.float32) if draw(st.booleans()) else None,
-        "strides": strides,
-        "dilation": dilation,
-    }
+    shape = (batch, *output_size(size, window, **geometry))
+    masks = [
+        np.zeros(shape, bool),
+        np.ones(shape, bool),
+        rng.random(shape) < draw(st.sampled_from([0.3, 0.7])),
+    ]
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in [(batch, *size, 3), (*window, 3, 4), (4,)]]
+    return arrays, masks, geometry
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
+@settings(max_examples=8)
+@given(cases(), st.booleans())
+def test_values_equal_the_loop(case, with_bias):
+    (x, kernel, bias), masks, geometry = case
+
+    @jax.jit
+    def run(x, kernel, bias, mask):
+        arguments = {"bias": bias if with_bias else None, **geometry}
+        sparse = [
+            ops.perforated_conv(x, kernel, mask, **arguments, implementation=i) for i in IMPLEMENTATIONS
+        ]
+        return [*sparse, ops.perforated_conv_reference(x, kernel, mask, **arguments)]
+
+    for mask in masks:
+        expected = conv_loop(x, kernel, mask, bias if with_bias else 0.0, **geometry)
+        for got in run(x, kernel, bias, mask):
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=5)
 @given(cases())
-def test_values_equal_the_loop(implementation, case):
-    plain = {**case, "bias": 0.0 if case["bias"] is None else case["bias"]}
-    arrays = {k: v if isinstance(v, tuple) or v is None else jnp.asarray(v) for k, v in case.items()}
-    got = ops.perforated_conv(**arrays, implementation=implementation)
-    np.testing.assert_allclose(got, conv_loop(**plain), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(
-        ops.perforated_conv_reference(**arrays), conv_loop(**plain), rtol=1e-4, atol=1e-4
-    )
+def test_gradients_equal_the_reference(case):
+    arrays, masks, geometry = case
 
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@given(cases())
-def test_gradients_equal_the_reference(implementation, case):
-    mask, geometry = jnp.asarray(case["mask"]), {k: case[k] for k in ("strides", "dilation")}
-    arguments = [jnp.asarray(case["x"]), jnp.asarray(case["kernel"]), jnp.ones(4)]
-
-    def gradients(function):
-        def loss(x, kernel, bias):
+    def gradient(function):
+        def loss(x, kernel, bias, mask):
             return (jnp.sin(function(x, kernel, mask, bias=bias, **geometry)) ** 2).sum()
 
-        return jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
+        return jax.grad(loss, (0, 1, 2))
 
-    got = gradients(functools.partial(ops.perforated_conv, implementation=implementation))
-    for value, expected in zip(got, gradients(ops.perforated_conv_reference), strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=2e-4)
+    @jax.jit
+    def run(*arguments):
+        sparse = [functools.partial(ops.perforated_conv, implementation=i) for i in IMPLEMENTATIONS]
+        return [gradient(f)(*arguments) for f in (ops.perforated_conv_reference, *sparse)]
+
+    for mask in masks:
+        expected, *rest = run(*arrays, mask)
+        for got in rest:
+            for value, want in zip(got, expected, strict=True):
+                np.testing.assert_allclose(value, want, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["masked", "gather"])
 @pytest.mark.parametrize("spec", arg_specs.ALL, ids=lambda spec: spec.name)
 def test_layers_of_the_paper(implementation, spec):
     # Their strides, dilations and kernels at a size that tests can afford: every 8th row, column, channel.

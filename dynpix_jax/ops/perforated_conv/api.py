@@ -147,12 +147,12 @@ def _check(
         raise wrong("kernel", f"(kh, kw, {x.shape[-1]}, Cout) for x of shape {x.shape}", kernel.shape)
     if kernel.dtype != x.dtype:
         raise wrong("kernel", f"{x.dtype} as x is", kernel.dtype)
-    height, width = conv_output_size(x.shape[1:3], kernel.shape[:2], strides, dilation)
-    shape = (x.shape[0], height, width)
+    window = (kernel.shape[0], kernel.shape[1])
+    shape = (x.shape[0], *conv_output_size((x.shape[1], x.shape[2]), window, strides, dilation))
     if mask.dtype != jnp.bool_ or mask.shape != shape:
         raise wrong(
             "mask",
-            f"bool {shape} (x {x.shape}, kernel {kernel.shape[:2]}, strides {strides}, dilation {dilation})",
+            f"bool {shape} (x {x.shape}, window {window}, strides {strides}, dilation {dilation})",
             f"{mask.dtype} {mask.shape}",
         )
     if bias is not None and bias.shape != (kernel.shape[-1],):

@@ -24,7 +24,7 @@ def perforated_conv_reference(
         x.astype(wide),
         kernel.astype(wide),
         window_strides=strides,
-        padding=[(p, p) for p in torch_padding(kernel.shape[:2], dilation)],
+        padding=[(p, p) for p in torch_padding((kernel.shape[0], kernel.shape[1]), dilation)],
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,
