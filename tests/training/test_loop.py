@@ -105,23 +105,17 @@ def test_data_that_ends(tmp_path: Path) -> None:
 LOSSES = """
 import json, sys, tempfile
 from dynpix_jax.training.loop import train
-from dynpix_jax.training.writers import Writer
 from tests.training import toy
-
-class Print(Writer):
-    losses = []
-    def write(self, step, kind, values):
-        self.losses.append(values["loss"])
+from tests.training.test_loop import Record
 
 out = {}
 for name, mesh in json.loads(sys.argv[1]).items():
     stages = ({"name": "deep", "steps": 5, "learning_rate": 0.1, "model": {"deep": True}},)
-    config = toy.config(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh,
-    weight_decay=0.01) record = Print()
-    record.losses = []
+    config = toy.config(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh)
+    record = Record()
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir, build=toy.build, batches=toy.batches(8), writers=[record])
-    out[name] = record.losses
+    out[name] = [values["loss"] for _, _, values in record.lines]
 print(json.dumps(out))
 """
 
@@ -132,7 +126,7 @@ def losses(devices: int, meshes: dict[str, Any]) -> dict[str, list[float]]:
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }  # fmt: skip
     command = [sys.executable, "-W", "error", "-c", LOSSES, json.dumps(meshes)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

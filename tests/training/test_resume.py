@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_process(workdir: Path, *options: str, status: int = 0) -> str:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.training.run_toy", str(workdir), *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -70,7 +70,7 @@ def test_killed_anywhere_ends_like_the_whole_run(whole: Path, tmp_path: Path) ->
     assert "continuing from" in output
     assert "(step 6 of 11)" in output
 
-    assert Checkpoints(tmp_path / "checkpoints").steps() == [8, 10, 11]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 8, 10, 11]  # 6 ended the first stage
     assert_same(load_variables(tmp_path)[0], load_variables(whole)[0])
     assert lines(tmp_path) == lines(whole)
     assert [line["step"] for line in lines(whole) if line["kind"] == "eval"] == [4, 8, 11]
@@ -148,7 +148,7 @@ def test_harmless_changes_continue(tmp_path: Path) -> None:
     # Another number of workers too: the iterator's saved state is then of no use, its position is.
     run_here(tmp_path, [Stop(3)])
     result = run_here(tmp_path, log_every=1, checkpoint_every=0, keep=1, workers=3)
-    assert Checkpoints(tmp_path / "checkpoints").steps() == [11]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 11]
     assert_same(result.state, run_here(tmp_path / "other").state)
 
 
@@ -168,6 +168,21 @@ def test_load_variables(whole: Path, tmp_path: Path) -> None:
     assert config.training.stages[1].name == "deep"
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_variables(tmp_path)
+
+
+def test_load_variables_of_a_stages_end(whole: Path) -> None:
+    assert Checkpoints(whole / "checkpoints").stage_ends() == {"base": 6, "deep": 11}
+    variables, step, stage, _ = load_variables(whole, stage="base")
+    assert (step, stage) == (6, 0)
+    assert "extra" not in variables["params"]
+    assert_same(load_variables(whole, stage="deep")[0], load_variables(whole)[0])
+    with pytest.raises(UserError, match=r"no end of a stage 'bas'; did you mean 'base'"):
+        load_variables(whole, stage="bas")
+
+
+def test_a_stage_that_has_not_ended(tmp_path: Path) -> None:
+    run_here(tmp_path, [Stop(7)])
+    assert Checkpoints(tmp_path / "checkpoints").stage_ends() == {"base": 6}
 
 
 def test_init_from_workdir(whole: Path, tmp_path: Path) -> None:
