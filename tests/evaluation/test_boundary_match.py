@@ -47,7 +47,7 @@ def test_matching_is_the_minimum_cost_assignment(
     matches, total = brute_force(predicted, annotated, radius)
     assert annotation.count == annotated.sum()
     assert matched.sum() == matches
-    # The very pixels that were chosen admit an assignment as cheap as the cheapest, once the others stay alone.
+    # The very pixels that were chosen admit an assignment as cheap as the cheapest, if the rest stay alone.
     chosen = np.zeros(predicted.size, bool)
     chosen[pixels[matched]] = True
     cost_of_chosen = brute_force(chosen.reshape(predicted.shape), annotated, radius)[1]

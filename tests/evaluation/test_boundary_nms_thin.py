@@ -39,7 +39,7 @@ def test_triangle_filter_is_two_box_filters_and_keeps_constants(radius: int) -> 
 
 @pytest.mark.parametrize("degrees", [0.0, 20, 45, 70, 110, 135, 160])
 def test_orientation_of_a_ridge(degrees: float) -> None:
-    """On a straight ridge the formula gives the angle whose tangent is the normal's squared, with its sign."""
+    """On a straight ridge the formula gives an angle whose tangent is the normal's squared, sign kept."""
     angle = math.radians(degrees)
     edges, distance = ridge(angle)
     expected = math.atan(math.copysign(math.tan(angle) ** 2, math.tan(angle)))

@@ -131,7 +131,9 @@ class Annotation:
             top, left = row_start[index], column_start[index]
             inside = pointer[top : top + height + 1]
             edges = slice(inside[0], inside[-1])
-            matrix = csr_array((cost[edges], column[edges], inside - inside[0]), shape=(height, width + height))
+            matrix = csr_array(
+                (cost[edges], column[edges], inside - inside[0]), shape=(height, width + height)
+            )
             row, column_of_row = min_weight_full_bipartite_matching(matrix)
             matched = column_of_row < width
             taken[rows[top + row[matched]]] = True
