@@ -138,7 +138,7 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     layer = args.variant == "layer_skip"
     # init_std: gates must be sure of themselves from the start, or the arg-max of evaluation and the samples of training
     # differ in density; the release draws with std 1, which closes some layers altogether for hundreds of steps.
-    gate = dict(kind="layer" if layer else "pixel", rho=0.9, rho_start=0.9, ramp=0.6, insert=True, init_std=0.1)
+    gate = dict(kind="layer" if layer else "pixel", rho=0.9, rho_start=0.9, ramp=0.6, insert=True, init_std=0.1, open_bias=4.0)
     learn_gates = (r".*/gate/.*", 10.0)
     insertion = dict(
         name="gates",
