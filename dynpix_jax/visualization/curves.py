@@ -1,16 +1,18 @@
-"""Curves: precision against recall."""
+"""Curves: precision against recall, accuracy against computation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dynpix_jax.utils.errors import UserError
+from dynpix_jax.visualization.pictures import new_figure
 
 ISO_F = tuple(round(0.1 * k, 1) for k in range(1, 10))
 """The F-measures along which `plot_pr_curve` draws its grid."""
@@ -42,10 +44,29 @@ class CurveScores(Protocol):
     def ap(self) -> float: ...
 
 
-def pr_figure(scores: CurveScores) -> Figure:
-    """Precision against recall of the whole data set over lines of equal F; a dot marks ODS."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    FigureCanvasAgg(figure)  # a canvas of its own: pyplot and its global state are not involved
+@dataclasses.dataclass(frozen=True)
+class CostPoint:
+    """One point of the accuracy against computation curve.
+
+    label: written beside it, such as "gates, rho 0.7". macs: multiply-accumulates an image. accuracy: F
+    (ODS).
+    gated: False for a network without gates, which is drawn as a square.
+    """
+
+    label: str
+    macs: float
+    accuracy: float
+    gated: bool = True
+
+
+def pr_figure(scores: CurveScores | Mapping[str, CurveScores]) -> Figure:
+    """Precision against recall of the whole data set over lines of equal F; dots mark ODS.
+
+    Args:
+      scores: of one system, or of several by label.
+    """
+    curves = dict(scores) if isinstance(scores, Mapping) else {"": scores}
+    figure = new_figure(5, 5)
     axes = figure.add_subplot()
     for f in ISO_F:
         # F = 2PR / (P + R): precision as a function of recall, from the recall where precision is 1.
@@ -54,17 +75,64 @@ def pr_figure(scores: CurveScores) -> Figure:
         axes.plot(recall, f * recall / (2 * recall - f), color="0.85", linewidth=0.8, zorder=0)
         end = (1.0, f / (2 - f))
         axes.annotate(f"{f:.1f}", end, xytext=(2, 0), textcoords="offset points", color="0.55", size=7)
-    points = [row for row in scores.per_threshold if row.precision > 0]
-    axes.plot([row.recall for row in points], [row.precision for row in points], linewidth=2, color="tab:red")
-    axes.plot(
-        [scores.ods_recall],
-        [scores.ods_precision],
-        "o",
-        color="tab:red",
-        label=f"ODS {scores.ods:.3f}  OIS {scores.ois:.3f}  AP {scores.ap:.3f}",
-    )
+    for number, (label, curve) in enumerate(curves.items()):
+        colour = "tab:red" if len(curves) == 1 else f"C{number}"
+        points = [row for row in curve.per_threshold if row.precision > 0]
+        axes.plot(
+            [row.recall for row in points], [row.precision for row in points], linewidth=2, color=colour
+        )
+        numbers = f"ODS {curve.ods:.3f}  OIS {curve.ois:.3f}  AP {curve.ap:.3f}"
+        axes.plot(
+            [curve.ods_recall],
+            [curve.ods_precision],
+            "o",
+            color=colour,
+            label=f"{label}\n{numbers}" if label else numbers,
+        )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.legend(loc="lower left", framealpha=1)
+    axes.legend(loc="lower left", framealpha=1, fontsize=10 if len(curves) == 1 else 8)
+    return figure
+
+
+def accuracy_macs_figure(points: Sequence[CostPoint]) -> Figure:
+    """Accuracy (boundary F, ODS) against MACs an image: up and to the left is better.
+
+    Gated points are joined in the order of their MACs; each point has its label.
+    """
+    if not points:
+        raise ValueError("accuracy_macs_figure: no points")
+    figure = new_figure(5, 4)
+    axes = figure.add_subplot()
+    ordered = sorted(points, key=lambda point: point.macs)
+    gated = [point for point in ordered if point.gated]
+    axes.plot(
+        [p.macs / 1e9 for p in gated], [p.accuracy for p in gated], "-o", color="C0", label="with gates"
+    )
+    plain = [point for point in ordered if not point.gated]
+    axes.plot(
+        [p.macs / 1e9 for p in plain], [p.accuracy for p in plain], "s", color="C3", label="without gates"
+    )
+    axes.set(xlabel="MACs per image, 10⁹ (less is cheaper)", ylabel="boundary F (ODS)")
+    # Room at the top and at the sides for the labels, whose widths the limits do not know.
+    axes.margins(x=0.25, y=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    for number, point in enumerate(ordered):
+        # In turn above and below, so that neighbours do not write over each other.
+        above = number % 2 == 0
+        axes.annotate(
+            point.label,
+            (point.macs / 1e9, point.accuracy),
+            xytext=(0, 8 if above else -8),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            size=8,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        )
+    if gated and plain:
+        axes.legend(loc="best", framealpha=1, fontsize=8)
     return figure
 
 

@@ -104,8 +104,8 @@ class Annotation:
         size = np.bincount(label, minlength=components)
         swap = np.bincount(label[:count], minlength=components) > size / 2
 
-        # Each node is a row (to be assigned) or a column of its group of components: `number` counts the rows of all
-        # groups on, so that those of a group are contiguous, and the columns of each group from 0.
+        # Each node is a row (to be assigned) or a column of its group of components. `number` runs through the
+        # rows of one group after the other, and through the columns of each group from 0.
         group = _pack(size)[label]
         is_row = np.arange(nodes) < count
         is_row ^= swap[label]
@@ -114,7 +114,7 @@ class Annotation:
         columns, column_start = _number(group, ~is_row, number)
         number[columns] -= column_start[group[columns]]
 
-        # One matrix for all, group after group: each row's candidates, then, in a column of its own, to stay alone.
+        # One matrix for all: a row holds its candidates and, in a column of its own, the cost of being alone.
         edge_swap = swap[label[predicted]]
         first = np.where(edge_swap, annotated + count, predicted)
         second = np.where(edge_swap, predicted, annotated + count)
@@ -155,8 +155,10 @@ def _pack(size: np.ndarray) -> np.ndarray:
 
 
 def _number(group: np.ndarray, member: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the members from 0, group after group, into `number`; returns them in that order, and where each group
-    starts (groups + 1)."""
+    """Numbers the members from 0, group after group, into `number`.
+
+    Returns the members in that order, and where each group starts (groups + 1).
+    """
     nodes = np.flatnonzero(member)
     nodes = nodes[np.argsort(group[nodes], kind="stable")]
     number[nodes] = np.arange(len(nodes))
