@@ -25,8 +25,8 @@ from dynpix_jax.typing import Array
 Combine = Literal["set", "add"]
 WindowFn = Callable[[Array], Array]
 
-# Bytes of float32 windows in one chunk. Measured on CPUs with 1-2 MiB of second-level cache: 256 rows of
-# 3x3x256 and 128 rows of 3x3x512 are the fastest, a factor of two to either side costs a few per cent.
+# Bytes of float32 windows in one chunk: 256 rows of 3x3x256, 128 rows of 3x3x512, about a CPU's second-level
+# cache. Half or twice as much made no difference beyond the noise of a busy 2-core machine.
 _CHUNK_BYTES = 9 * 4 * 65536
 
 
