@@ -104,7 +104,7 @@ class Annotation:
         size = np.bincount(label, minlength=components)
         swap = np.bincount(label[:count], minlength=components) > size / 2
 
-        # Each node is a row (to be assigned) or a column of its group of components. `number` runs through the
+        # Each node is a row (to be assigned) or a column of its group. `number` runs through the
         # rows of one group after the other, and through the columns of each group from 0.
         group = _pack(size)[label]
         is_row = np.arange(nodes) < count
