@@ -10,7 +10,7 @@ from dynpix_jax.utils.trees import map_named, named_leaves
 
 
 def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], list[str]]) -> Variables:
-    """``fresh`` with every leaf replaced that ``given`` holds under one of the names ``source(path)`` lists, best first.
+    """``fresh`` with every leaf replaced that ``given`` has under a name in ``source(path)``, best first.
 
     Paths are within a collection ("backbone/res2_1/conv1/kernel").
 

@@ -1,4 +1,4 @@
-"""What every system is: one paper's network with its losses, as pure functions of arrays, parameters and keys."""
+"""What every system is: a paper's network with its losses, pure functions of arrays, parameters, keys."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outputs:
 
 @flax.struct.dataclass
 class LossAux:
-    """Named parts of a loss (scalars, already weighted) and what else a step reports, and the new ``batch_stats``."""
+    """Named parts of a loss (scalars, already weighted), what else a step reports, new ``batch_stats``."""
 
     terms: dict[str, Array]
     updates: dict[str, Any]
@@ -63,7 +63,6 @@ class System:
         rngs: Mapping[str, PRNGKey] | None = None,
         mode: Mode = "dense",
         temperature: float | Array = 1.0,
-        **routing: Any,
     ) -> Outputs:
         """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255."""
         raise NotImplementedError
@@ -80,7 +79,7 @@ class System:
         raise NotImplementedError
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
-        """Scheduled scalars (temperature, rho, ...) at a stage's ``step`` of ``steps``; ``step`` may be traced."""
+        """Scheduled scalars (temperature, rho, ...) at ``step`` (may be traced) of a stage's ``steps``."""
         return {}
 
     def adapt(self, given: Variables, fresh: Variables) -> Variables:

@@ -32,7 +32,9 @@ class Conv(nn.Module):
     def setup(self) -> None:
         shape = (self.kernel_size, self.kernel_size, self.in_features, self.features)
         self.kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        self.bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
+        self.bias = (
+            self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
+        )
 
     def __call__(self, x: Array) -> Array:
         strides = (self.strides, self.strides)

@@ -10,7 +10,7 @@ from dynpix_jax.typing import Array
 
 
 def bilinear_taps(stride: int) -> Array:
-    """Triangle of width 2 * stride - 1 (and one zero) whose peak, 1, lies on the input cell: (2 * stride,)."""
+    """(2 * stride,) triangle of width 2 * stride - 1 and a zero; its peak, 1, lies on the input cell."""
     return jnp.maximum(1.0 - jnp.abs(jnp.arange(2 * stride) - (stride - 1.0)) / stride, 0.0)
 
 
@@ -19,8 +19,9 @@ class Deconv(nn.Module):
 
     The kernel has 2 * stride taps a side and starts as bilinear interpolation of every channel. Output pixel
     ``stride * i`` lies on input cell ``i``, which is where a ResNet's padding puts its features (a centred
-    deconvolution would shift the map by (stride - 1) / 2 pixels). Every input cell is multiplied once with the whole
-    kernel, and the four overlapping blocks are added: no zero-stuffed convolution, which is slow on a CPU.
+    deconvolution would shift the map by (stride - 1) / 2 pixels); beyond the last cell it fades to zero.
+    Written as a
+    matrix product over 2x2 input cells: no zero-stuffed convolution, which is slow on a CPU.
     """
 
     features: int
@@ -37,14 +38,12 @@ class Deconv(nn.Module):
             return jnp.einsum("y,x,io->yxio", taps, taps, jnp.eye(c, dtype=dtype))
 
         kernel = self.param("kernel", bilinear, (2 * s, 2 * s, c, c), jnp.float32).astype(x.dtype)
+        # Every s x s block of the output sees 2 x 2 input cells: one matrix product over their channels.
         b, h, w, _ = x.shape
-        # (y block, y in block, x block, x in block, in, out) -> in, (y block, x block, y, x, out)
-        matrix = kernel.reshape(2, s, 2, s, c, c).transpose(4, 0, 2, 1, 3, 5).reshape(c, -1)
-        blocks = pointwise(x, matrix).reshape(b, h, w, 2, 2, s, s, c)
-        padded = sum(
-            jnp.pad(blocks[:, :, :, i, j], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0), (0, 0), (0, 0)))
-            for i in (0, 1)
-            for j in (0, 1)
-        )
-        full = padded.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h + 1) * s, (w + 1) * s, c)
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        cells = [padded[:, 1 - i : h + 2 - i, 1 - j : w + 2 - j] for i in (0, 1) for j in (0, 1)]
+        # (y block, y in block, x block, x in block, in, out) -> (y block, x block, in), (y, x, out)
+        matrix = kernel.reshape(2, s, 2, s, c, c).transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, s * s * c)
+        blocks = pointwise(jnp.concatenate(cells, axis=-1), matrix).reshape(b, h + 1, w + 1, s, s, c)
+        full = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h + 1) * s, (w + 1) * s, c)
         return full[:, s - 1 : s - 1 + size[0], s - 1 : s - 1 + size[1]]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -15,11 +19,20 @@ from dynpix_jax.typing import Array
 SKIP, COMPUTE = 0, 1
 
 
+def constants(*values: float) -> Initializer:
+    """Initializer of a bias with these values."""
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return jnp.asarray(values, dtype).reshape(shape)
+
+    return init
+
+
 def choose(module: nn.Module, logits: Array, routing: Routing) -> Array:
     """One choice per position from logits (..., K), as one-hot (..., K).
 
-    Training draws it by Gumbel arg-max (eq. 3) with the gradient of the relaxation (eq. 4); evaluation takes the
-    arg-max without noise.
+    Training draws it by Gumbel arg-max (eq. 3) with the gradient of the relaxation (eq. 4); evaluation takes
+    the arg-max without noise.
     """
     if not routing.train:
         return argmax_one_hot(logits)
@@ -42,9 +55,6 @@ class PixelGate(nn.Module):
     open_bias: float = 0.0
 
     def setup(self) -> None:
-        def bias_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-            return jnp.zeros(shape, dtype).at[COMPUTE].set(self.open_bias)
-
         self.logits = Conv(
             self.in_features,
             2,
@@ -52,7 +62,7 @@ class PixelGate(nn.Module):
             self.strides,
             use_bias=True,
             kernel_init=nn.initializers.normal(self.init_std),
-            bias_init=bias_init,
+            bias_init=constants(0.0, self.open_bias),
         )
 
     def __call__(self, x: Array, routing: Routing) -> Array:
@@ -65,25 +75,41 @@ class PixelGate(nn.Module):
 class LayerGate(nn.Module):
     """Per-image gate of the layer-skipping baseline (Veit and Belongie, ECCV 2018, as PAG compares with it).
 
-    Global average pool, 1x1 to 16, norm, ReLU, 1x1 to two logits; the last bias starts at (0.1, 2), so that most
-    blocks start open. (B, H, W, in_features) -> float mask (B,), 1 = compute. Arg-max in evaluation.
+    Global average pool, 1x1 to 16, norm, ReLU, 1x1 to two logits; the last bias starts at (0.1, 2), so that
+    most blocks start open. (B, H, W, in_features) -> float mask (B,), 1 = compute. Arg-max in evaluation.
     """
 
     in_features: int
     hidden: int = 16
 
     def setup(self) -> None:
-        def bias_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-            return jnp.asarray([0.1, 2.0], dtype)
-
         # Pooled to one position, a batch of one has no variance: the moments are the stored ones.
         self.conv1 = Conv(self.in_features, self.hidden, 1)
         self.bn1 = BatchNorm(self.hidden, frozen=True)
         self.conv2 = Conv(
-            self.hidden, 2, 1, use_bias=True, kernel_init=nn.initializers.normal(0.001), bias_init=bias_init
+            self.hidden,
+            2,
+            1,
+            use_bias=True,
+            kernel_init=nn.initializers.normal(0.001),
+            bias_init=constants(0.1, 2.0),
         )
 
     def __call__(self, x: Array, routing: Routing) -> Array:
         pooled = x.mean((1, 2), keepdims=True)
         logits = self.conv2(jax.nn.relu(self.bn1(self.conv1(pooled))))
         return choose(self, logits, routing)[:, 0, 0, COMPUTE]
+
+
+def layer_rate_loss(masks: Sequence[Array], rho: Array, *, valid: Array, in_force: Array) -> Array:
+    """Target of the layer-skipping baseline: mean over layers of (rho - share of images that run it)**2.
+
+    Eq. 5 does not fit it: an image either runs a layer or not, and KL(rho || 0 or 1) is infinite.
+
+    Args:
+        masks: one (B, h, w) a layer, constant over an image. rho: target in [0, 1].
+        valid: bool (B,). in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.
+    """
+    weights = valid / jnp.maximum(valid.sum(), 1)
+    shares = jnp.stack([mask.mean((1, 2)) @ weights for mask in masks])
+    return jnp.sum((rho - shares) ** 2 * in_force) / jnp.maximum(in_force.sum(), 1)

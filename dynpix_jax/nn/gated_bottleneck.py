@@ -1,4 +1,4 @@
-"""PAG residual blocks (Kong and Fowlkes, section 3.1, eq. 2): the bottleneck that computes only where its gate is on."""
+"""PAG residual blocks (Kong and Fowlkes, section 3.1, eq. 2): bottlenecks that compute where gates are on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dynpix_jax.nn.gate import LayerGate, PixelGate
 from dynpix_jax.nn.multipool import MultiPool
-from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.nn.residual import Bottleneck
 from dynpix_jax.nn.routing import Routing
 from dynpix_jax.ops.active import active_set, map_active
@@ -33,12 +33,18 @@ class GatedBottleneck(Bottleneck):
 
     def setup(self) -> None:
         super().setup()
+        if self.spec.strides != 1 and not self.spec.stride_in_1x1:
+            raise ValueError(
+                f"{self.spec.name}: its 3x3 has a stride; X and Y of eq. 2 differ in size; leave it ungated"
+            )
         # X and Y are added, so the gate has the resolution of F1's output.
         self.gate = PixelGate(
             self.spec.in_features, self.spec.strides, self.blur, self.init_std, self.open_bias
         )
 
-    def __call__(self, x: Array, routing: Routing, *, in_force: Array | bool = True) -> tuple[Array, Array]:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, x: Array, routing: Routing, *, in_force: Array | bool = True
+    ) -> tuple[Array, Array]:
         mask = jnp.where(in_force, self.gate(x, routing), 1.0)
         train = routing.train
         reduced, shortcut = self.reduce(x, train=train), self.shortcut(x, train=train)
@@ -55,20 +61,21 @@ class GatedBottleneck(Bottleneck):
     def _sparse(self, reduced: Array, shortcut: Array, mask: Array, train: bool) -> Array:
         """I + Z, F2 (and F3) executed at the active positions only."""
         if train and not self.spec.frozen_norm:
-            raise ValueError("mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'")
+            raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         active = active_set(mask > 0.5)
         dilation = (self.spec.dilation, self.spec.dilation)
 
         def spatial(windows: Array) -> Array:
-            y = windows.reshape(len(windows), -1) @ self.conv2.kernel.reshape(-1, self.spec.features)
-            return jax.nn.relu(_normalise(y, self.bn2))
+            kernel = self.conv2.kernel.astype(windows.dtype).reshape(-1, self.spec.features)
+            return jax.nn.relu(self.bn2.stored(windows.reshape(len(windows), -1) @ kernel))
 
         if self.gate_scope == "conv3x3":
             mixture = map_active(spatial, reduced, active, window=(3, 3), dilation=dilation, init=reduced)
             return shortcut + self.expand(mixture, train=train)
 
         def residual(windows: Array) -> Array:
-            return _normalise(spatial(windows) @ self.conv3.kernel[0, 0], self.bn3)
+            kernel = self.conv3.kernel.astype(windows.dtype)[0, 0]
+            return self.bn3.stored(spatial(windows) @ kernel)
 
         return map_active(
             residual, reduced, active, window=(3, 3), dilation=dilation, init=shortcut, combine="add"
@@ -78,15 +85,17 @@ class GatedBottleneck(Bottleneck):
 class LayerSkipBottleneck(Bottleneck):
     """Baseline that keeps or skips the whole residual update per image: O = ReLU(I + g Z), g in {0, 1}.
 
-    Returns (O, mask) with the mask (B, h, w) constant over each image. In sparse mode the block does not run at all
-    where no image of the batch wants it.
+    Returns (O, mask) with the mask (B, h, w) constant over each image. In sparse mode the block does not run
+    at all where no image of the batch wants it.
     """
 
     def setup(self) -> None:
         super().setup()
         self.gate = LayerGate(self.spec.in_features)
 
-    def __call__(self, x: Array, routing: Routing, *, in_force: Array | bool = True) -> tuple[Array, Array]:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, x: Array, routing: Routing, *, in_force: Array | bool = True
+    ) -> tuple[Array, Array]:
         keep = jnp.where(in_force, self.gate(x, routing), 1.0)
         train = routing.train
         shortcut = self.shortcut(x, train=train)
@@ -97,7 +106,7 @@ class LayerSkipBottleneck(Bottleneck):
 
         if routing.mode == "sparse":
             if train and not self.spec.frozen_norm:
-                raise ValueError("mode: 'sparse' normalises by stored moments; train with frozen norms or 'dense'")
+                raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
             out = jax.lax.cond(jnp.any(keep > 0.5), update, lambda: shortcut)
         else:
             out = update()
@@ -117,7 +126,9 @@ class MultiPoolBottleneck(Bottleneck):
 
     def _setup_spatial(self, strides: int) -> None:
         if strides != 1:
-            raise ValueError(f"{self.spec.name}: MultiPool keeps the resolution; choose a block without stride")
+            raise ValueError(
+                f"{self.spec.name}: MultiPool keeps the resolution; choose a block without stride"
+            )
         self.multipool = MultiPool(
             self.spec.features,
             dilations=self.dilations,
@@ -127,12 +138,9 @@ class MultiPoolBottleneck(Bottleneck):
             original_bias=self.original_bias,
         )
 
-    def __call__(self, x: Array, routing: Routing) -> tuple[Array, Array]:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, x: Array, routing: Routing
+    ) -> tuple[Array, Array]:
         train = routing.train
         pooled, selection = self.multipool(self.reduce(x, train=train), routing)
         return jax.nn.relu(self.shortcut(x, train=train) + self.expand(pooled, train=train)), selection
-
-
-def _normalise(y: Array, norm: BatchNorm) -> Array:
-    multiplier, offset = norm.affine()
-    return y * multiplier.astype(y.dtype) + offset.astype(y.dtype)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.nn.conv import Conv
-from dynpix_jax.nn.gate import choose
-from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.gate import choose, constants
+from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
 from dynpix_jax.nn.routing import Routing
 from dynpix_jax.ops.active import active_set, map_active
 from dynpix_jax.typing import Array
@@ -34,13 +34,12 @@ class PoolBranch(nn.Module):
 
     def on_windows(self, windows: Array) -> Array:
         """The same on gathered windows (n, 3, 3, features) -> (n, features), by the stored moments."""
-        multiplier, offset = self.bn.affine()
-        y = windows.reshape(len(windows), -1) @ self.conv.kernel.reshape(-1, self.features)
-        return jax.nn.relu(y * multiplier.astype(y.dtype) + offset.astype(y.dtype))
+        kernel = self.conv.kernel.astype(windows.dtype).reshape(-1, self.features)
+        return jax.nn.relu(self.bn.stored(windows.reshape(len(windows), -1) @ kernel))
 
 
 class PoolGate(nn.Module):
-    """Logits of the pooling sizes: 1x1 to 128, 3x3 to 32, 1x1 to P; batch norm and ReLU between (as released)."""
+    """Logits of the pooling sizes: 1x1 to 128, 3x3 to 32, 1x1 to P; norm and ReLU between (as released)."""
 
     in_features: int
     choices: int
@@ -50,15 +49,17 @@ class PoolGate(nn.Module):
         def normal(features: int) -> nn.initializers.Initializer:
             return nn.initializers.normal((2.0 / features) ** 0.5)
 
-        def bias_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-            return jnp.asarray(self.bias, dtype)
-
         self.conv1 = Conv(self.in_features, 128, 1, kernel_init=normal(128))
         self.bn1 = BatchNorm(128)
         self.conv2 = Conv(128, 32, 3, kernel_init=normal(32))
         self.bn2 = BatchNorm(32)
         self.conv3 = Conv(
-            32, self.choices, 1, use_bias=True, kernel_init=normal(self.choices), bias_init=bias_init
+            32,
+            self.choices,
+            1,
+            use_bias=True,
+            kernel_init=normal(self.choices),
+            bias_init=constants(*self.bias),
         )
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -70,10 +71,10 @@ class PoolGate(nn.Module):
 class MultiPool(nn.Module):
     """O = sum_i W_i M_i over pooling sizes M_i; dilation 0 copies the input.
 
-    (B, H, W, features) -> ((B, H, W, features), W of (B, H, W, P)). ``pag``: W is one-hot (eq. 4 by straight-through),
-    so in sparse mode a pixel runs in its own branch only. ``average``: W is a softmax and every branch runs everywhere
-    ("wAvg", the weighted average the paper compares with).
-    ``original_bias`` is the initial logit in favour of ``original_dilation``, that of the convolution replaced.
+    (B, H, W, features) -> ((B, H, W, features), W of (B, H, W, P)). ``pag``: W is one-hot (eq. 4 by
+    straight-through), so in sparse mode a pixel runs in its own branch only. ``average``: W is a softmax and
+    every branch runs everywhere, in both modes ("wAvg", the weighted average the paper compares with).
+    ``original_bias``: initial logit in favour of ``original_dilation``, that of the convolution replaced.
     """
 
     features: int
@@ -109,7 +110,7 @@ class MultiPool(nn.Module):
 
     def _sparse(self, x: Array, selection: Array, routing: Routing) -> Array:
         if routing.train and not self.frozen_norm:
-            raise ValueError("mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'")
+            raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         # A pixel that copies its input keeps it; without a copy branch every position is written once.
         out = x
         for index, dilation in enumerate(self.dilations):

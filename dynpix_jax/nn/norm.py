@@ -8,6 +8,10 @@ import jax.numpy as jnp
 
 from dynpix_jax.typing import Array
 
+SPARSE_NEEDS_FROZEN_NORMS = (
+    "mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'"
+)
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation over (B, H, W) of (B, H, W, features).
@@ -35,18 +39,22 @@ class BatchNorm(nn.Module):
         """(multiplier, offset), each (features,): what the stored moments make of this layer."""
         return self._affine(self.mean.value, self.var.value)
 
+    def stored(self, x: Array) -> Array:
+        """(..., features) normalised by the stored moments."""
+        multiplier, offset = self.affine()
+        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+
     def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
         multiplier = self.scale * jax.lax.rsqrt(var + self.epsilon)
         return multiplier, self.bias - mean * multiplier
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         if self.frozen or not train:
-            multiplier, offset = self.affine()
-        else:
-            x32 = x.astype(jnp.float32)
-            mean, var = x32.mean((0, 1, 2)), x32.var((0, 1, 2))
-            if not self.is_initializing():
-                self.mean.value = self.momentum * self.mean.value + (1 - self.momentum) * mean
-                self.var.value = self.momentum * self.var.value + (1 - self.momentum) * var
-            multiplier, offset = self._affine(mean, var)
+            return self.stored(x)
+        x32 = x.astype(jnp.float32)
+        mean, var = x32.mean((0, 1, 2)), x32.var((0, 1, 2))
+        if not self.is_initializing():
+            self.mean.value = self.momentum * self.mean.value + (1 - self.momentum) * mean
+            self.var.value = self.momentum * self.var.value + (1 - self.momentum) * var
+        multiplier, offset = self._affine(mean, var)
         return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Residual blocks of ResNet (He et al., CVPR 2016), split into the parts that PAG's eq. 2 names F1, F2, F3."""
+"""Residual blocks of ResNet (He et al., CVPR 2016), split into F1, F2 and F3 of PAG's eq. 2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from dynpix_jax.typing import Array
 class BlockSpec:
     """What a residual block must know. ``features`` is the width of its 3x3 convolution.
 
-    ``name`` follows the papers: ``res4_2`` is the second block of the macro block Res4.
+    ``name`` follows the papers: ``res4_2`` is the second block of the macro block Res4. ``dilation`` is that
+    of its (first) 3x3; ``stage_dilation`` that of the stage's later layers, which a BasicBlock's second 3x3
+    already has.
     """
 
     name: str
@@ -24,6 +26,7 @@ class BlockSpec:
     features: int
     strides: int = 1
     dilation: int = 1
+    stage_dilation: int = 1
     stride_in_1x1: bool = True
     frozen_norm: bool = False
     expansion: int = 4
@@ -96,7 +99,7 @@ class BasicBlock(nn.Module):
         spec = self.spec
         self.conv1 = Conv(spec.in_features, spec.features, 3, spec.strides, spec.dilation)
         self.bn1 = BatchNorm(spec.features, spec.frozen_norm)
-        self.conv2 = Conv(spec.features, spec.features, 3, 1, spec.dilation)
+        self.conv2 = Conv(spec.features, spec.features, 3, 1, spec.stage_dilation)
         self.bn2 = BatchNorm(spec.features, spec.frozen_norm)
         if spec.needs_projection:
             self.projection = Conv(spec.in_features, spec.features, 1, spec.strides)

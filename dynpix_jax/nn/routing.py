@@ -15,9 +15,11 @@ MODES: tuple[Mode, ...] = ("dense", "sparse")
 class Routing:
     """train: sample gates (stream ``gumbel``) instead of taking the arg-max.
 
-    mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active positions only.
+    mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active positions
+    only (no gradient reaches the gates).
     temperature: of the relaxation behind the straight-through gradient (eq. 4), a scalar in (0, inf).
-    soft: the relaxed sample itself instead of the straight-through one (the released code's training; dense only).
+    soft: the relaxed sample itself instead of the straight-through one, as the released code trains (dense
+    only).
     """
 
     train: bool = False

@@ -20,8 +20,8 @@ def loss(logits: Array, labels: Array, valid: Array) -> Array:
         valid: (B,) bool, False for elements that only pad the batch.
 
     Returns:
-        Scalar. Per image, positives weigh beta = |Y-| / |Y| and negatives 1 - beta; a soft label counts with its
-        share on both sides. 0 where no pixel is labelled.
+        Scalar, nats per pixel. Per image, positives weigh beta = |Y-| / |Y| and negatives 1 - beta; a soft
+        label counts with its share on both sides. 0 where no pixel is labelled.
     """
     logits = logits[..., 0].astype(jnp.float32)
     counted = (labels >= 0).astype(jnp.float32)

@@ -1,6 +1,7 @@
 """ResNet (He et al., CVPR 2016) as a dense feature extractor: output stride 32, 16 or 8 by dilation.
 
-Parameter names: ``stem_conv``, ``stem_bn``, ``res2_1`` ... ``res5_3`` (the papers' names for the blocks), ``fc``.
+Parameter names: ``stem_conv``, ``stem_bn``, ``res2_1`` ... ``res5_3`` (the papers' names for the blocks),
+``fc``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class BackboneConfig:
     depth: 18, 26, 34, 50 or 101. width: channels of the stem (64 in the published networks).
     output_stride: 8, 16 or 32. stride_in_1x1: stride on a bottleneck's first 1x1 (Caffe) or its 3x3
     (torchvision). frozen_norm: stored moments in training too.
-    preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean, std).
+    preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
+    std).
     """
 
     depth: int = 50
@@ -60,7 +62,9 @@ class BackboneConfig:
         if self.output_stride not in (8, 16, 32):
             raise UserError(f"model.backbone.output_stride: {self.output_stride}; expected 8, 16 or 32")
         if self.preprocessing not in ("caffe", "torch"):
-            raise UserError(f"model.backbone.preprocessing: {self.preprocessing!r}; expected 'caffe' or 'torch'")
+            raise UserError(
+                f"model.backbone.preprocessing: {self.preprocessing!r}; expected 'caffe' or 'torch'"
+            )
 
 
 def preprocess(images: Array, convention: str) -> Array:
@@ -77,9 +81,10 @@ def preprocess(images: Array, convention: str) -> Array:
 def block_specs(config: BackboneConfig) -> tuple[tuple[BlockSpec, ...], ...]:
     """The blocks of Res2 ... Res5, in order.
 
-    A stage beyond the output stride keeps its resolution and dilates its 3x3 instead. Its first block is
-    dilated like the rest where the removed stride stood before the 3x3 (``stride_in_1x1``), and like the previous stage
-    where it stood on the 3x3: so the pretrained network's responses are kept exactly, only sampled more densely.
+    A stage beyond the output stride keeps its resolution and dilates its 3x3 instead. In its first block, the
+    first 3x3 is dilated like the rest where the removed stride stood before it (``stride_in_1x1``), and like
+    the previous stage where the stride stood on it: so the pretrained network's responses are kept exactly,
+    only sampled more densely.
     """
     expansion = 1 if config.depth in _BASIC else 4
     stages = []
@@ -101,6 +106,7 @@ def block_specs(config: BackboneConfig) -> tuple[tuple[BlockSpec, ...], ...]:
                     features=features,
                     strides=strides if index == 0 else 1,
                     dilation=first_dilation if index == 0 else dilation,
+                    stage_dilation=dilation,
                     stride_in_1x1=config.stride_in_1x1,
                     frozen_norm=config.frozen_norm,
                     expansion=expansion,
@@ -126,11 +132,11 @@ def default_block(spec: BlockSpec) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """(B, H, W, 3) preprocessed images -> {"res2": ..., "res5": ...} features (and "logits" with ``classes``).
+    """Preprocessed images (B, H, W, 3) -> features {"res2": ..., "res5": ...}, and "logits" with ``classes``.
 
-    ``make_block`` lets a system replace blocks; ``run_block(block, x)`` in the call lets it pass them more than
-    the features. ``drop_blocks`` leaves out that many blocks from the top (PAG's truncated baseline); a stage left
-    without blocks gives no feature.
+    ``make_block`` lets a system replace blocks; ``run_block(block, x)`` in the call lets it pass them more
+    than the features. ``drop_blocks`` leaves out that many blocks from the top (PAG's truncated baseline); a
+    stage left without blocks gives no feature.
     """
 
     config: BackboneConfig
@@ -145,7 +151,9 @@ class ResNet(nn.Module):
         stages = block_specs(self.config)
         keep = sum(len(specs) for specs in stages) - self.drop_blocks
         if keep < 1:
-            raise UserError(f"model.drop_blocks: {self.drop_blocks}; the backbone has only {keep + self.drop_blocks}")
+            raise UserError(
+                f"model.drop_blocks: {self.drop_blocks}; the backbone has only {keep + self.drop_blocks}"
+            )
         for spec in [spec for specs in stages for spec in specs][:keep]:
             setattr(self, spec.name, self.make_block(spec))
         self.kept = keep

@@ -24,9 +24,7 @@ class BoundaryHead(nn.Module):
         for stage in self.stages:
             setattr(self, stage.name, DeconvDecoder(stage.channels, self.features, 1, stage.stride))
         share = 1.0 / len(self.stages)
-        self.fusion = Conv(
-            len(self.stages), 1, 1, use_bias=True, kernel_init=nn.initializers.constant(share)
-        )
+        self.fusion = Conv(len(self.stages), 1, 1, use_bias=True, kernel_init=nn.initializers.constant(share))
 
     def __call__(self, features: dict[str, Array], size: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
         sides = tuple(getattr(self, stage.name)(features[stage.name], size) for stage in self.stages)

@@ -13,8 +13,9 @@ from dynpix_jax.typing import Array
 class DeconvDecoder(nn.Module):
     """(B, h, w, in_features) at ``stride`` -> (B, H, W, out_features) logits.
 
-    1x1 reduction to ``features``, deconvolution by ``stride``, 3x3 convolution with ReLU, 3x3 convolution to the logits:
-    two convolutions after the up-sampling, so that they see the fine details.
+    1x1 reduction to ``features`` with ReLU, deconvolution by ``stride``, 3x3 convolution with ReLU, 3x3
+    convolution
+    to the logits: two convolutions after the up-sampling, so that they see the fine details.
     """
 
     in_features: int

@@ -1,16 +1,18 @@
 """Pixel-wise Attentional Gating (Kong and Fowlkes, WACV 2019; arXiv 1805.01556).
 
-A dilated ResNet whose bottlenecks compute only where their gates are on (section 3.1, eq. 2), gates drawn by Gumbel
-arg-max with straight-through gradients (3.2, eq. 3 and 4), a loss that holds each layer's density at rho (3.3, eq. 5
-and 6), and MultiPool modules in which every pixel picks a pooling size (3.4).
+A dilated ResNet whose bottlenecks compute only where their gates are on (section 3.1, eq. 2), gates drawn by
+Gumbel arg-max with straight-through gradients (3.2, eq. 3 and 4), a loss that holds each layer's density at
+rho (3.3, eq. 5 and 6), and MultiPool modules in which every pixel picks a pooling size (3.4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -27,6 +29,7 @@ from dynpix_jax.models.backbones.resnet import (
 )
 from dynpix_jax.models.heads.boundary import BoundaryHead
 from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.nn.gate import layer_rate_loss
 from dynpix_jax.nn.gated_bottleneck import GatedBottleneck, LayerSkipBottleneck, MultiPoolBottleneck
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.nn.routing import Mode, Routing
@@ -35,6 +38,9 @@ from dynpix_jax.tasks import boundaries
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.trees import named_leaves
+
+_BLOCK = re.compile(r"res\d+_\d+")
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,17 @@ class GateConfig:
 
     kind: ``none``; ``pixel`` (PAG); ``layer`` (whole blocks skipped per image, the baseline of Table 2).
     scope: which reading of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBottleneck).
-    rho: target density in (0, 1]. rho_start: density at the stage's start, lowered linearly to rho over ``ramp``.
+    rho: target density in (0, 1]. rho_start: density at the stage's start, lowered linearly to rho over
+    ``ramp``.
     ramp: share of the stage in [0, 1] during which gates are inserted and rho is lowered.
     insert: insert gates one by one from the top during the ramp; False puts them all in force at once.
     sparsity: ``per_layer`` (eq. 6), or ``global``, the variant the paper warns of. weight: its lambda.
     temperature: of the relaxation, (start, end) over the stage.
     soft: train on relaxed samples, as the released code does, instead of straight-through ones.
     blur, init_std, open_bias: of the gate network (PixelGate).
+
+    With kind ``layer``, ``sparsity`` is not used: the mean over layers of (rho - share of the batch's images
+    that run the layer)**2, times ``weight``, which is 1 in the released code of that baseline.
     """
 
     kind: Literal["none", "pixel", "layer"] = "none"
@@ -74,6 +84,8 @@ class GateConfig:
             raise UserError(f"model.gate.ramp: {self.ramp}; expected a share in [0, 1]")
         if min(self.temperature) <= 0.0:
             raise UserError(f"model.gate.temperature: {self.temperature}; expected two positive numbers")
+        if self.weight < 0.0:
+            raise UserError(f"model.gate.weight: {self.weight}; expected a number >= 0")
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ class MultiPoolConfig:
 
     blocks: bottlenecks whose 3x3 becomes a MultiPool, e.g. ("res4_2",); none by default.
     selection: ``pag`` (one pooling size a pixel) or ``average`` (softmax-weighted, "wAvg").
-    dilations: the pooling sizes; 0 copies. original_bias: initial logit in favour of the convolution replaced.
+    dilations: the pooling sizes; 0 copies. original_bias: initial logit in favour of the convolution
+    replaced.
     """
 
     blocks: tuple[str, ...] = ()
@@ -97,7 +110,10 @@ class MultiPoolConfig:
 
 @dataclass(frozen=True)
 class PagConfig:
-    """Section ``model`` of a PAG config. drop_blocks: bottlenecks left out at the top (the truncated baseline)."""
+    """Section ``model`` of a PAG config.
+
+    drop_blocks: bottlenecks left out at the top (the truncated baseline). head_features: decoder width.
+    """
 
     system: Literal["pag"]
     task: Literal["boundaries"]
@@ -110,12 +126,26 @@ class PagConfig:
     def __post_init__(self) -> None:
         if self.backbone.depth in (18, 34) and (self.gate.kind != "none" or self.multipool.blocks):
             raise UserError(
-                f"model.backbone.depth: {self.backbone.depth} has no bottlenecks to gate; expected 26, 50 or 101"
+                f"model.backbone.depth: {self.backbone.depth} has no bottlenecks to gate; "
+                "expected 26, 50 or 101"
             )
-        names = [spec.name for spec in _kept_specs(self)]
+        total = sum(len(stage) for stage in block_specs(self.backbone))
+        if not 0 <= self.drop_blocks < total:
+            raise UserError(
+                f"model.drop_blocks: {self.drop_blocks}; expected 0 to {total - 1} of {total} blocks"
+            )
+        specs = {spec.name: spec for spec in _kept_specs(self)}
         for name in self.multipool.blocks:
-            if name not in names:
-                raise UserError(f"model.multipool.blocks: {name!r} is no block of the backbone; {suggest(name, names)}")
+            if name not in specs:
+                raise UserError(
+                    f"model.multipool.blocks: {name!r} is no block of the backbone; "
+                    f"{suggest(name, list(specs))}"
+                )
+            if specs[name].strides != 1 and not self.backbone.stride_in_1x1:
+                raise UserError(
+                    f"model.multipool.blocks: {name!r} reduces the resolution in its 3x3, a MultiPool keeps "
+                    "it; choose another block, or backbone.stride_in_1x1"
+                )
 
 
 def _kept_specs(config: PagConfig) -> list[BlockSpec]:
@@ -126,8 +156,8 @@ def _kept_specs(config: PagConfig) -> list[BlockSpec]:
 def gated_blocks(config: PagConfig) -> tuple[str, ...]:
     """Blocks with a gate, bottom first: every bottleneck but those that hold a MultiPool.
 
-    With torchvision strides a block that reduces resolution in its 3x3 is left out too: X and Y of eq. 2 would
-    differ in size.
+    With torchvision strides a block that reduces resolution in its 3x3 is left out too: X and Y of eq. 2
+    would differ in size.
     """
     if config.gate.kind == "none":
         return ()
@@ -168,7 +198,10 @@ class PagNetwork(nn.Module):
         self.head = BoundaryHead(stages, config.head_features)
 
     def __call__(self, images: Array, routing: Routing = Routing(), inserted: Array | None = None) -> Outputs:
-        """``inserted``: how many gates are in force, counted from the top; the others stay open. None: all."""
+        """(B, H, W, 3) RGB images in 0..255, any dtype.
+
+        ``inserted``: how many gates are in force, counted from the top; the others stay open. None: all.
+        """
         order = gated_blocks(self.config)
         gates: dict[str, Array] = {}
         selections: dict[str, Array] = {}
@@ -186,7 +219,7 @@ class PagNetwork(nn.Module):
 
         x = preprocess(images, self.config.backbone.preprocessing)
         features = self.backbone(x, train=routing.train, run_block=run_block)
-        fused, sides = self.head(features, images.shape[1:3])
+        fused, sides = self.head(features, (images.shape[1], images.shape[2]))
         return Outputs(
             predictions={self.config.task: fused},
             gates=gates,
@@ -216,14 +249,18 @@ class Pag(System):
         temperature: float | Array = 1.0,
         inserted: Array | None = None,
     ) -> Outputs:
-        """Forward pass; ``inserted`` as in PagNetwork. Training needs ``rngs["gumbel"]`` where there are gates."""
+        """Forward pass; ``inserted`` as in PagNetwork.
+
+        Training draws gates and pooling sizes from ``rngs["gumbel"]``.
+        """
         routing = Routing(train, mode, temperature, self.config.gate.soft)
         if not train:
-            return self.network.apply(variables, images, routing, inserted)
+            outputs = self.network.apply(variables, images, routing, inserted)
+            return cast(Outputs, outputs)
         outputs, updates = self.network.apply(
             variables, images, routing, inserted, rngs=dict(rngs or {}), mutable=["batch_stats"]
         )
-        return outputs.replace(updates=updates)
+        return dataclasses.replace(outputs, updates=updates)
 
     def loss(
         self,
@@ -233,7 +270,7 @@ class Pag(System):
         rngs: Mapping[str, PRNGKey],
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
-        """Eq. 7 over the side outputs and the fusion, plus lambda times eq. 5 over the gates in force (eq. 6)."""
+        """Eq. 7 over the side outputs and the fusion, plus lambda times eq. 5 over gates in force (eq. 6)."""
         task, gate = self.config.task, self.config.gate
         outputs = self.apply(
             variables,
@@ -245,12 +282,16 @@ class Pag(System):
         )
         branches = [exit_[task] for exit_ in outputs.exits] + [outputs.predictions[task]]
         losses = [boundaries.loss(logits, batch[task], batch["valid"]) for logits in branches]
-        terms = {task: sum(losses), "fusion": losses[-1]}
-        total = terms[task]
+        total = sum(losses[1:], losses[0])
+        terms = {task: total, "fusion": losses[-1]}
         if outputs.gates:
-            masks = list(outputs.gates.values())
+            masks = [outputs.gates[name] for name in gated_blocks(self.config)]
             in_force = jnp.arange(len(masks)) >= len(masks) - controls["inserted"]
-            sparsity_loss = per_layer_sparsity_loss if gate.sparsity == "per_layer" else global_sparsity_loss
+            sparsity_loss: Callable[..., Array] = (
+                per_layer_sparsity_loss if gate.sparsity == "per_layer" else global_sparsity_loss
+            )
+            if gate.kind == "layer":
+                sparsity_loss = layer_rate_loss
             terms["sparsity"] = gate.weight * sparsity_loss(
                 masks, controls["rho"], valid=batch["valid"], in_force=in_force
             )
@@ -274,7 +315,23 @@ class Pag(System):
         }
 
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """Weights of an earlier stage or of a bare ImageNet ResNet; MultiPool branches start from the 3x3 they replace."""
+        """Weights of an earlier stage or of a bare ImageNet ResNet.
+
+        MultiPool branches start from the 3x3 they replace. Only what such weights cannot hold may stay fresh:
+        gates, MultiPool modules and the head.
+
+        Raises:
+            UserError: a backbone of another architecture (missing or additional blocks, other shapes), or
+            none.
+        """
+        known = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get("params", {}))}
+        names = {spec.name for stage in block_specs(self.config.backbone) for spec in stage}
+        foreign = sorted({block for path in known if _BLOCK.fullmatch(block := path.split("/")[0])} - names)
+        if foreign:
+            raise UserError(
+                f"weights: they hold {foreign[0]}, a ResNet-{self.config.backbone.depth} has no such block; "
+                "were they made for another architecture?"
+            )
         blocks = {f"backbone/{name}" for name in self.config.multipool.blocks}
 
         def source(path: str) -> list[str]:
@@ -285,10 +342,17 @@ class Pag(System):
                 candidates += [f"{head}/{layer}", f"{head.removeprefix('backbone/')}/{layer}"]
             return candidates
 
-        return copy_matching(given, fresh, source)
+        adapted = copy_matching(given, fresh, source)
+        for path, _ in named_leaves(fresh["params"].get("backbone", {})):
+            if path not in known and "/gate/" not in path and "/multipool/" not in path:
+                raise UserError(
+                    f"weights: no {path} for a ResNet-{self.config.backbone.depth}; "
+                    "were they made for another architecture?"
+                )
+        return adapted
 
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
-        """Per gate what a skipped pixel saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
+        """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
         config, macs = self.config, {}
         gated = set(gated_blocks(config))
         strides = {info.name: info.stride for info in feature_info(config.backbone)}
@@ -325,8 +389,8 @@ def ponder_maps(outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
         resized = jax.image.resize(mask, (mask.shape[0], *size), "nearest")
         groups.setdefault(name.split("_")[0], []).append(resized)
         groups.setdefault("total", []).append(resized)
-    total = groups.pop("total")
-    return {**{stage: sum(masks) / len(masks) for stage, masks in groups.items()}, "total": sum(total) / len(total)}
+    total = jnp.stack(groups.pop("total")).mean(0)
+    return {stage: jnp.stack(masks).mean(0) for stage, masks in groups.items()} | {"total": total}
 
 
 def build(section: Any) -> Pag:
