@@ -1,0 +1,180 @@
+"""`dynpix flops`: the MACs of a config's network, part by part, before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax import models
+from dynpix_jax.cli.runs import target_density
+from dynpix_jax.evaluation.runner import executed_macs
+from dynpix_jax.flops import MacReport, count_macs
+from dynpix_jax.training.settings import StageConfig, stage_model, training_config
+from dynpix_jax.utils.configs import load_config
+from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.overrides import apply_overrides
+from dynpix_jax.utils.trees import named_leaves
+
+_EXAMPLE = """\
+example:
+  dynpix flops --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --size 321x481
+
+Counts the dense program: one MAC is one multiplication with its addition, of convolutions and matrix
+products only. Of a gated network it tells what each layer saves, and the MACs if every gate met its target
+density rho. No data and no weights are read.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the `dynpix` parser."""
+    parser = subparsers.add_parser(
+        "flops",
+        help="count the MACs of a config's network",
+        description="Counts the multiply-accumulates (MACs) and parameters of a config's network.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file with its argument")
+    parser.add_argument("--size", required=True, metavar="HxW", help="height x width of the image in pixels")
+    parser.add_argument("--stage", metavar="NAME", help="training stage (default: the last one)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+
+
+def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """MACs and parameters of the network of config `spec` in its training stage `stage` (None: the last).
+
+    Raises:
+      UserError: whatever is wrong with the config, the size or the name of the stage.
+    """
+    height, width = parse_size(size)
+    config = apply_overrides(load_config(spec), overrides)
+    settings = find_stage(training_config(config).stages, stage)
+    section = stage_model(config, settings)
+    system = models.build(section)
+    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
+    report = count_macs(lambda v, x: system.apply(v, x).predictions, variables, images)
+    parts = parts_of(report)
+    parameters = {path: leaf.size for path, leaf in named_leaves(variables["params"])}
+    rho = target_density(section)
+    gated = system.gated_macs((height, width))
+    return {
+        "config": spec,
+        "stage": settings.name,
+        "size": [height, width],
+        "parameters": sum(parameters.values()),
+        "parameters_backbone": sum(n for path, n in parameters.items() if path.startswith("backbone/")),
+        "macs": report.total,
+        "macs_gibi": report.gibi,
+        "flops": report.flops,
+        "backbone": sum(macs for part, macs in parts.items() if part.startswith("backbone/")),
+        "head": parts.get("head", 0.0),
+        "gates": sum(macs for scope, macs in report.by_scope.items() if "/gate/" in scope),
+        "parts": parts,
+        "gated": gated,
+        "target_rho": rho,
+        "macs_gates_open": executed_macs(report.total, gated, target_shares(gated, 1.0)),
+        "macs_at_target_rho": executed_macs(report.total, gated, target_shares(gated, rho)),
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the counts; returns 0."""
+    counts = count(args.config, args.size, args.stage, args.set)
+    print(json.dumps(counts, indent=2) if args.json else _describe(counts))
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "321x481" -> (321, 481).
+
+    Raises:
+      UserError: another form, or a side of 0.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text.strip())
+    if match is None:
+        raise UserError(f"--size {text}: expected height x width in pixels, for example 321x481")
+    return int(match[1]), int(match[2])
+
+
+def find_stage(stages: Sequence[StageConfig], name: str | None) -> StageConfig:
+    """The stage of that name; None gives the last.
+
+    Raises:
+      UserError: no such stage.
+    """
+    named = {stage.name: stage for stage in stages}
+    if name is None:
+        return stages[-1]
+    if name not in named:
+        raise UserError(f"--stage {name}: the config has no such stage; {suggest(name, named)}")
+    return named[name]
+
+
+def target_shares(gated: Mapping[str, float], rho: float) -> dict[str, float]:
+    """The share of each gated layer if every gate met `rho`.
+
+    Of the branches of a MultiPool every pixel takes one: together they count as one convolution, though the
+    copying branch, which costs nothing, makes it less.
+    """
+    branches = {name: sum(other.split("/")[0] == name.split("/")[0] for other in gated) for name in gated}
+    return {name: 1.0 / branches[name] if "/" in name else rho for name in gated}
+
+
+def parts_of(report: MacReport) -> dict[str, float]:
+    """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program."""
+    parts: dict[str, float] = {}
+    for scope, macs in report.by_scope.items():
+        path = [*scope.split("/"), "", ""]  # network, backbone | head, block, ...
+        name = f"backbone/{path[2].split('_')[0]}" if path[1] == "backbone" else path[1] or "other"
+        parts[name] = parts.get(name, 0.0) + macs
+    return parts
+
+
+def _describe(counts: Mapping[str, Any]) -> str:
+    total, gated = counts["macs"], counts["gated"]
+    height, width = counts["size"]
+    lines = [
+        f"{counts['config']}, stage '{counts['stage']}'",
+        f"one image of {height}x{width} pixels (height x width)",
+        "",
+        f"parameters   {counts['parameters']:,} (backbone {counts['parameters_backbone']:,})",
+        f"MACs         {total:.4g} = {total / 1e9:.2f} x 10^9, dense: everything computed",
+        f"MACs / 2^30  {counts['macs_gibi']:.2f}",
+        f"FLOPs        {counts['flops']:.4g} (2 x MACs)",
+        "",
+        f"{'part':<20}{'MACs, 10^9':>12}{'share':>9}",
+        _row("backbone", counts["backbone"], total),
+    ]
+    backbone = {part: macs for part, macs in counts["parts"].items() if part.startswith("backbone/")}
+    lines += [_row(f"  {part.split('/')[1]}", macs, total) for part, macs in backbone.items()]
+    if counts["gates"]:
+        lines.append(_row("  (of it the gates)", counts["gates"], total))
+    lines += [_row(part, macs, total) for part, macs in counts["parts"].items() if part not in backbone]
+    if not gated:
+        return "\n".join([*lines, "", "no gated layers: every image costs the same"])
+    lines += ["", f"{'gated layer':<20}{'MACs, 10^9':>12}{'share':>9}{'one skipped % saves':>22}"]
+    lines += [f"{_row(name, macs, total)}{macs / 100 / 1e6:>13.2f} x 10^6" for name, macs in gated.items()]
+    at_rho, gates_open = counts["macs_at_target_rho"], counts["macs_gates_open"]
+    lines += [
+        "",
+        f"MACs with every gate open:     {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9",
+        f"MACs at target density {counts['target_rho']:<6g}: {at_rho:.4g} = {at_rho / 1e9:.2f} x 10^9 "
+        f"({at_rho / gates_open:.1%} of gates open)",
+    ]
+    if any("/" in name for name in gated):
+        lines.append("Both count one branch of a MultiPool a pixel; pixels that only copy make it less.")
+    return "\n".join(lines)
+
+
+def _row(name: str, macs: float, total: float) -> str:
+    return f"{name:<20}{macs / 1e9:>12.3f}{macs / total:>9.1%}"

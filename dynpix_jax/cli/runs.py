@@ -1,0 +1,79 @@
+"""A trained network from its config and workdir, as `eval.py` and `dynpix predict` use it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from dynpix_jax import models
+from dynpix_jax.models.system import System
+from dynpix_jax.training.checkpoints import Checkpoints, load_variables
+from dynpix_jax.training.settings import stage_model, training_config
+from dynpix_jax.training.snapshots import config_to_json, differences
+from dynpix_jax.typing import Variables
+from dynpix_jax.utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a stage of a run ended with, or the newest checkpoint.
+
+    system, variables: ready for `system.apply`. stage: its name. step: global step.
+    rho: the stage's target density; 1 without gates.
+    """
+
+    system: System
+    variables: Variables
+    stage: str
+    step: int
+    rho: float
+
+
+def open_run(config: ml_collections.ConfigDict, workdir: str | Path, stage: str | None = None) -> Trained:
+    """The network of `config` as it was trained in `workdir`.
+
+    Args:
+      config: whole config; must be the one that was trained, but for what does not change the network (see
+        `training.snapshots.HARMLESS`, and where the first weights came from).
+      workdir: of the run.
+      stage: name of a stage: what it ended with. None: the newest checkpoint.
+
+    Raises:
+      UserError: no such workdir, checkpoint or stage; the run of another config.
+    """
+    if not Path(workdir).is_dir():
+        raise UserError(f"workdir not found: {workdir}")
+    variables, step, index, saved = load_variables(workdir, stage)
+    _check_config(saved, config, workdir)
+    settings = training_config(config).stages[index]
+    section = stage_model(config, settings)
+    return Trained(models.build(section), variables, settings.name, step, target_density(section))
+
+
+def finished_stages(workdir: str | Path) -> tuple[str, ...]:
+    """Names of the stages whose end `open_run` can open, in the order of training."""
+    return tuple(Checkpoints(Path(workdir) / "checkpoints").stage_ends())
+
+
+def target_density(model: Mapping[str, Any] | ml_collections.ConfigDict) -> float:
+    """The target density rho of a stage's model section: 1 without gates."""
+    gate = dict(dict(model).get("gate") or {})
+    return 1.0 if gate.get("kind", "none") == "none" else float(gate.get("rho", 1.0))
+
+
+def _check_config(
+    saved: ml_collections.ConfigDict, config: ml_collections.ConfigDict, workdir: str | Path
+) -> None:
+    there, here = config_to_json(saved), config_to_json(config)
+    # Where the first weights lay on the machine that trained; the checkpoint has no need of them.
+    lines = [line for line in differences(there, here) if not line.startswith("config.training.init_from ")]
+    if lines:
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(
+            f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more}; give the --config and "
+            f"--set of its training"
+        )

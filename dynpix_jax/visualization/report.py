@@ -1,0 +1,216 @@
+"""The report of an evaluation: one HTML file with everything inside, for phones too, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.visualization import report_page as page
+from dynpix_jax.visualization.curves import CostPoint, CurveScores, accuracy_macs_figure, pr_figure
+from dynpix_jax.visualization.pictures import HEAT, boundary_map, heat_overlay, mask_picture, png_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """One row of the table: what a training stage ended with.
+
+    stage: its name. rho: target density, 1 without gates. density: measured; None without gates.
+    macs: executed multiply-accumulates an image, mean. macs_open: the same with every gate open.
+    scores: ODS, OIS, AP and the precision-recall curve.
+    milliseconds: mode -> (median, 10th percentile, 90th percentile) of an image.
+    """
+
+    stage: str
+    rho: float
+    density: float | None
+    macs: float
+    macs_open: float
+    scores: CurveScores
+    milliseconds: Mapping[str, tuple[float, float, float]]
+
+    @property
+    def label(self) -> str:
+        """Such as "gates, rho 0.7"; the stage alone without gates."""
+        return self.stage if self.density is None else f"{self.stage}, rho {self.rho:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one budget made of an image.
+
+    label: the budget's. prediction: (H, W) in [0, 1]. ponder: stage -> (H, W) in [0, 1] and "total"; empty
+    without gates. masks: block -> (h, w), 1 where it computed.
+    """
+
+    label: str
+    prediction: np.ndarray
+    ponder: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image of the report: photo uint8 (H, W, 3), ground truth (H, W) in [0, 1], and the answers."""
+
+    name: str
+    photo: np.ndarray
+    truth: np.ndarray
+    answers: Sequence[Answer]
+
+
+def report_html(
+    title: str, facts: Mapping[str, str], budgets: Sequence[Budget], examples: Sequence[Example]
+) -> str:
+    """The report as one HTML page.
+
+    Args:
+      title: the config's name.
+      facts: what was evaluated, on what: name -> value, both shown as they are.
+      budgets: the rows, at least one.
+      examples: images with pictures; may be empty.
+    """
+    points = [CostPoint(row.label, row.macs, row.scores.ods, row.density is not None) for row in budgets]
+    curves = {row.label: row.scores for row in budgets}
+    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        page.INTRODUCTION,
+        f"<dl>{rows}</dl>",
+        "<h2>What each budget costs and reaches</h2>",
+        _table(budgets),
+        page.TABLE_CAPTION,
+        '<div class="wide">',
+        _figure(
+            accuracy_macs_figure(points),
+            "Accuracy against computation",
+            "Each point is one row of the table. Up is better, left is cheaper. Gates are worth it where a "
+            "point lies to the left of the ungated one without falling far below it.",
+        ),
+        _figure(
+            pr_figure(curves if len(curves) > 1 else budgets[0].scores),
+            "Precision against recall",
+            "Recall: share of the annotated boundary pixels that were found. Precision: share of the found "
+            "ones that an annotator drew. Moving the threshold moves along the curve; the dot is the "
+            "threshold with the best F (ODS). Grey lines join points of equal F.",
+        ),
+        "</div>",
+    ]
+    if examples:
+        parts += ["<h2>Images</h2>", page.PICTURES_CAPTION if _gated(examples) else page.PLAIN_CAPTION]
+        parts += [_example(example) for example in examples]
+    return page.PAGE.substitute(
+        title=_text(title), style=page.STYLE.substitute(heat=_gradient()), body="\n".join(parts)
+    )
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    facts: Mapping[str, str],
+    budgets: Sequence[Budget],
+    examples: Sequence[Example],
+) -> None:
+    """Writes `report_html`.
+
+    Raises:
+      UserError: a place where no file can be written.
+    """
+    text = report_html(title, facts, budgets, examples)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the report {path}: {error.strerror or error}") from None
+
+
+def _table(budgets: Sequence[Budget]) -> str:
+    modes = tuple(dict.fromkeys(mode for row in budgets for mode in row.milliseconds))
+    heads = [
+        "stage",
+        "target rho",
+        "density",
+        "MACs / image",
+        "ODS",
+        "OIS",
+        "AP",
+        *(f"{mode}, ms" for mode in modes),
+    ]
+    lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    for row in budgets:
+        share = "" if row.density is None else f"<small>{row.macs / row.macs_open:.0%} of gates open</small>"
+        cells = [
+            f"<th>{_text(row.stage)}</th>",
+            f"<td>{row.rho:g}</td>",
+            f"<td>{'no gates' if row.density is None else f'{row.density:.3f}'}</td>",
+            f"<td>{row.macs / 1e9:.3g} &times; 10<sup>9</sup>{share}</td>",
+            *(f"<td>{value:.3f}</td>" for value in (row.scores.ods, row.scores.ois, row.scores.ap)),
+        ]
+        for mode in modes:
+            if mode in row.milliseconds:
+                median, low, high = row.milliseconds[mode]
+                cells.append(f"<td>{median:.3g}<small>{low:.3g} &ndash; {high:.3g}</small></td>")
+            else:
+                cells.append("<td>&ndash;</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _example(example: Example) -> str:
+    truth = _figure(boundary_map(example.truth), "Ground truth", "brighter: more annotators agree")
+    parts = [
+        f"<h3>{_text(example.name)}</h3>",
+        f'<div class="tiles">{_figure(example.photo, "Photo")}{truth}</div>',
+    ]
+    for answer in example.answers:
+        total = answer.ponder.get("total")
+        tiles = [_figure(boundary_map(answer.prediction), "Prediction", "probability of a boundary")]
+        if total is not None:
+            note = f"{total.mean():.0%} of the layers computed at the average pixel"
+            tiles.append(_figure(heat_overlay(example.photo, total), "Ponder map, all stages", note))
+        parts.append(f'<h4>{_text(answer.label)}</h4><div class="tiles">{"".join(tiles)}</div>')
+        if answer.ponder:
+            tiles = [
+                _figure(heat_overlay(example.photo, shares), f"Ponder map, {stage}", f"{shares.mean():.0%}")
+                for stage, shares in answer.ponder.items()
+                if stage != "total"
+            ]
+            parts.append(f"<details><summary>Ponder map of each stage</summary>{page.LEGEND}")
+            parts.append(f'<div class="tiles small">{"".join(tiles)}</div></details>')
+        if answer.masks:
+            tiles = [
+                _figure(mask_picture(mask), block, f"{np.mean(mask):.0%}", crisp=True)
+                for block, mask in answer.masks.items()
+            ]
+            parts.append("<details><summary>Mask of each block (white: computed; %: density)</summary>")
+            parts.append(f'<div class="tiles small">{"".join(tiles)}</div></details>')
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _figure(picture: np.ndarray | Figure, title: str, note: str = "", *, crisp: bool = False) -> str:
+    data = base64.b64encode(png_bytes(picture)).decode("ascii")
+    style = ' class="crisp"' if crisp else ""
+    note = f" <small>{_text(note)}</small>" if note else ""
+    image = f'<img{style} alt="{_text(title)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption><b>{_text(title)}</b>{note}</figcaption></figure>"
+
+
+def _gated(examples: Sequence[Example]) -> bool:
+    return any(answer.ponder for example in examples for answer in example.answers)
+
+
+def _gradient() -> str:
+    """The colours of `HEAT` as the stops of a CSS gradient."""
+    colours = matplotlib.colormaps[HEAT]
+    return ", ".join(to_hex(colours(step / 8)) for step in range(9))
+
+
+def _text(value: str) -> str:
+    return html.escape(str(value))
