@@ -12,6 +12,9 @@ import hypothesis
 import pytest
 from absl import flags
 
+import train
+from tests.tiny import TINY_CONFIG, TinyRun
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # grain 0.2.18 reads an absl flag in `mp_prefetch` and raises if no absl app has parsed the command line
@@ -28,6 +31,16 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("dynpix")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A tiny gated network, trained for two steps in each of two stages."""
+    folder = tmp_path_factory.mktemp("tiny")
+    run = TinyRun(folder / "tiny.py", folder / "run")
+    run.config.write_text(TINY_CONFIG)
+    assert train.main([f"--config={run.config}", f"--workdir={run.workdir}"]) == 0
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,9 @@ def evaluate_system(
         images=count,
         scores=scores,
         macs=float(np.mean([result.macs for result in first])),
-        macs_open=float(np.mean([_macs_open(runner, system, source[i]["image"].shape[:2], first[i]) for i in range(count)])),
+        macs_open=float(
+            np.mean([runner.macs_open(first[i], source[i]["image"].shape[:2]) for i in range(count)])
+        ),
         shares=shares,
         density=float(np.mean(gates)) if gates else None,
         mode_difference=_difference(maps) if len(maps) == 2 else None,
@@ -172,12 +174,6 @@ class Annotators(Mapping[str, Any]):
 
 def _without_arrays(result: ImageResult) -> ImageResult:
     return ImageResult(None, result.shares, result.macs, result.milliseconds)  # type: ignore[arg-type]
-
-
-def _macs_open(runner: Runner, system: System, size: tuple[int, int], result: ImageResult) -> float:
-    """MACs had every gate been open; a pixel's choice of pooling size stays what it was."""
-    gated = system.gated_macs(size)
-    return result.macs + sum(macs * (1.0 - result.shares[name]) for name, macs in gated.items() if "/" not in name)
 
 
 def _difference(maps: Mapping[Mode, list[np.ndarray]]) -> float:

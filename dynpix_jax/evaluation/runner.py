@@ -57,6 +57,12 @@ class Runner:
             self._dense_macs[size] = dense_macs(self.system, size)
         return self._dense_macs[size]
 
+    def macs_open(self, result: ImageResult, size: tuple[int, int]) -> float:
+        """MACs of the (H, W) image had every gate been open; a pixel's choice of pooling size stays."""
+        gated = self.system.gated_macs(size)
+        closed = (macs * (1.0 - result.shares[name]) for name, macs in gated.items() if "/" not in name)
+        return result.macs + sum(closed)
+
     def _forward(self, mode: Mode, batch: jax.Array) -> Any:
         key = (mode, batch.shape)
         if key not in self._compiled:

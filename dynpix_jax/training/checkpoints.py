@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from dynpix_jax.training.snapshots import config_from_json
 from dynpix_jax.training.state import TrainState
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.errors import UserError, suggest
 
 MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Checkpoints:
 
     Args:
         directory: created at the first save.
-        keep: how many to keep; older ones are removed after a save.
+        keep: how many to keep; older ones are removed after a save, but for those that stages ended with.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
@@ -80,6 +80,19 @@ class Checkpoints:
             for path in self.directory.iterdir()
             if path.name.isdigit() and (path / MANIFEST).is_file()
         )
+
+    def stage_ends(self) -> dict[str, int]:
+        """Steps of the checkpoints that stages ended with, by stage name, in the order of training."""
+        ends = {}
+        for step in self.steps():
+            try:
+                manifest = json.loads((self.path(step) / MANIFEST).read_text())
+                stages = manifest["config"]["training"]["stages"][: manifest["stage"] + 1]
+                if step == sum(stage["steps"] for stage in stages):
+                    ends[str(manifest["stage_name"])] = step
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: `newest` and `at_step` say so where it matters
+        return ends
 
     def save(self, state: TrainState, iterator: Any, progress: Progress) -> None:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it.
@@ -108,8 +121,10 @@ class Checkpoints:
                 if file.is_file()
             }
             _write_json(path / MANIFEST, {**dataclasses.asdict(progress), "files": files})
+            ends = self.stage_ends().values()  # each is a budget that eval.py may want
             for step in self.steps()[: -self.keep]:
-                _remove(self.path(step))
+                if step not in ends:
+                    _remove(self.path(step))
 
     def newest(self) -> Progress | None:
         """The newest checkpoint that is complete and undamaged; None if none was ever completed.
@@ -136,6 +151,17 @@ class Checkpoints:
                 f"all checkpoints are damaged: {', '.join(damaged)}; remove {self.directory} to begin anew"
             )
         return None
+
+    def at_step(self, step: int) -> Progress:
+        """The checkpoint of `step`.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return _verify(self.path(step))
+        except _DamagedError as error:
+            raise UserError(f"damaged checkpoint {self.path(step)} ({error})") from None
 
     def restore(self, progress: Progress, abstract: TrainState, iterator: Any) -> TrainState:
         """Read a checkpoint found by `newest`.
@@ -165,18 +191,30 @@ class Checkpoints:
                     shutil.rmtree(path)
 
 
-def load_variables(workdir: str | Path) -> tuple[dict[str, Any], int, int, ml_collections.ConfigDict]:
+def load_variables(
+    workdir: str | Path, stage: str | None = None
+) -> tuple[dict[str, Any], int, int, ml_collections.ConfigDict]:
     """The variables of a run's newest checkpoint, for evaluation and prediction.
+
+    Args:
+        workdir: of the run.
+        stage: name of a stage: the checkpoint that it ended with, in place of the newest.
 
     Returns:
         (variables as nested dicts of numpy arrays, step, stage index, config). `settings.stage_model(config,
         stage)` is the model section that the variables belong to.
 
     Raises:
-        UserError: no checkpoint there, or all are damaged.
+        UserError: no checkpoint there, or all are damaged; no checkpoint of the end of `stage`.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
-    progress = checkpoints.newest()
+    if stage is None:
+        progress = checkpoints.newest()
+    else:
+        ends = checkpoints.stage_ends()
+        if stage not in ends:
+            raise UserError(f"{workdir}: holds no end of a stage '{stage}'; {suggest(stage, ends)}")
+        progress = checkpoints.at_step(ends[stage])
     if progress is None:
         raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
     path = checkpoints.path(progress.step)

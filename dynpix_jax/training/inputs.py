@@ -11,6 +11,7 @@ import ml_collections
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Loader, make_loader
 from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.training.settings import training_config
 from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError, suggest
 
@@ -52,14 +53,14 @@ def data_source(config: ml_collections.ConfigDict, part: str) -> Source:
 
 def train_loader(config: ml_collections.ConfigDict) -> Loader:
     """Endless shuffled and augmented batches: this process's part of `config.training.batch_size` images."""
-    data = data_config(config, "train")
+    data, training = data_config(config, "train"), training_config(config)
     return make_loader(
         build_source(data.source),
-        batch_size=config.training.batch_size,
+        batch_size=training.batch_size,
         seed=config.seed,
         train=True,
         augment=data.augment,
-        workers=config.training.workers,
+        workers=training.workers,
         pad_to=data.pad_to,
         drop_labels=data.drop_labels,
         process_index=jax.process_index(),
@@ -84,7 +85,7 @@ def eval_loader(
         seed=config.seed,
         train=False,
         augment=data.augment,
-        workers=config.training.workers,
+        workers=training_config(config).workers,
         pad_to=data.pad_to,
         drop_labels=data.drop_labels,
         process_index=jax.process_index(),

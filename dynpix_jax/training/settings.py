@@ -99,7 +99,7 @@ class TrainingConfig:
         log_every: steps between log lines; each line is the mean since the last one.
         checkpoint_every: steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
         eval_every: steps between evaluations during training; 0 evaluates at the end of the run only.
-        keep: checkpoints kept on disk.
+        keep: checkpoints kept on disk, beside those that stages ended with.
         init_from: "" (random), a weights file, or the workdir of another run.
         mesh: devices.
         workers: processes that prepare batches; 0 does it in a thread of this one.

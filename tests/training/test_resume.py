@@ -166,6 +166,11 @@ def test_load_variables(whole: Path, tmp_path: Path) -> None:
     assert variables["params"]["extra"]["kernel"].shape == (1, 1, 4, 4)
     assert variables["batch_stats"]["bn"]["mean"].dtype == np.float32
     assert config.training.stages[1].name == "deep"
+    variables, step, stage, _ = load_variables(whole, stage="base")
+    assert (step, stage) == (6, 0)
+    assert "extra" not in variables["params"]
+    with pytest.raises(UserError, match=r"holds no end of a stage 'bass'; did you mean 'base'"):
+        load_variables(whole, stage="bass")
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_variables(tmp_path)
 

@@ -1,0 +1,61 @@
+"""Tables on the console: drawn by rich on a terminal, aligned plain text elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from dynpix_jax.visualization.report import Budget
+
+
+def budget_table(rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of the table of budgets; a missing value is "-"."""
+    heads = [
+        "stage",
+        "rho",
+        "density",
+        "MACs/image",
+        "of open",
+        "F (ODS)",
+        "OIS",
+        "AP",
+        "dense ms",
+        "sparse ms",
+    ]
+    cells = []
+    for row in rows:
+        gated = row.density is not None
+        cells.append(
+            [
+                row.stage,
+                f"{row.rho:g}",
+                f"{row.density:.3f}" if gated else "-",
+                f"{row.macs / 1e9:#.4g}e9",
+                f"{row.macs / row.macs_open:.1%}" if gated else "-",
+                *(f"{value:.4f}" for value in (row.scores.ods, row.scores.ois, row.scores.ap)),
+                *(
+                    f"{row.milliseconds[mode][0]:.1f}" if mode in row.milliseconds else "-"
+                    for mode in ("dense", "sparse")
+                ),
+            ]
+        )
+    return heads, cells
+
+
+def print_table(heads: Sequence[str], cells: Sequence[Sequence[str]], console: Console | None = None) -> None:
+    """Prints a table to stdout (or `console`): first column to the left, numbers to the right."""
+    console = console or Console()
+    if console.is_terminal:
+        table = Table(*heads)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max(len(row[column]) for row in [heads, *cells]) for column in range(len(heads))]
+    for row in [heads, *cells]:
+        first, *others = (text.rjust(width) for text, width in zip(row, widths, strict=True))
+        print("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())

@@ -1,0 +1,186 @@
+"""Evaluate a trained run: `python eval.py --config=configs/quickstart.py --workdir=DIR`.
+
+Prints a table (accuracy beside computation and time), and leaves DIR/eval.json with all numbers and
+DIR/report.html with curves and pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import dynpix_jax
+from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.runs import Trained, finished_stages, open_run
+from dynpix_jax.cli.tables import budget_table, print_table
+from dynpix_jax.data.sources import Source
+from dynpix_jax.evaluation.evaluator import Annotators, Evaluation, evaluate_system
+from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.models.systems.pag import ponder_maps
+from dynpix_jax.tasks import boundaries
+from dynpix_jax.training.inputs import data_source
+from dynpix_jax.training.snapshots import config_to_json
+from dynpix_jax.utils.configs import from_config, load_config
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.overrides import apply_overrides
+from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
+
+_EXAMPLE = """\
+example:
+  python eval.py --config=configs/quickstart.py --workdir=runs/quickstart --set evaluation.every_stage=True
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Evaluates a trained run: accuracy, MACs and milliseconds; eval.json and report.html.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config of the training")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+    parser.add_argument(
+        "--stage", metavar="NAME", help="what this training stage ended with (default: newest checkpoint)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run with `argv` (the process's own by default); returns 0."""
+    args = make_parser().parse_args(argv)
+    config = apply_overrides(load_config(args.config), args.set)
+    settings = from_config(EvaluationConfig, config.evaluation, "config.evaluation")
+    runs = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
+    source = data_source(config, "eval")
+    evaluations = []
+    for run in runs:
+        with _progress(f"{config.name}, stage {run.stage}") as report:
+            evaluations.append(evaluate_system(run.system, run.variables, source, settings, progress=report))
+
+    rows = [budget(*pair) for pair in zip(runs, evaluations, strict=True)]
+    print_table(*budget_table(rows))
+    facts = describe(config, runs, evaluations[0], source)
+    numbers = {
+        "config": config_to_json(config),
+        **facts,
+        "rows": [row_numbers(*pair) for pair in zip(runs, evaluations, strict=True)],
+    }
+    write_json(args.workdir / "eval.json", numbers)
+    labels = [row.label for row in rows]
+    examples = list(make_examples(source, labels, evaluations, settings))
+    write_report(args.workdir / "report.html", config.name, facts, rows, examples)
+    print(f"numbers: {args.workdir / 'eval.json'}\npictures: {args.workdir / 'report.html'}")
+    return 0
+
+
+def open_runs(
+    config: ml_collections.ConfigDict, workdir: Path, stage: str | None, *, every_stage: bool
+) -> list[Trained]:
+    """What is evaluated: the newest checkpoint, the end of `stage`, or (`every_stage`) the end of each."""
+    if stage is not None or not every_stage:
+        return [open_run(config, workdir, stage)]
+    newest = open_run(config, workdir)
+    runs = [open_run(config, workdir, name) for name in finished_stages(workdir)]
+    # A stage that has not ended yet has a checkpoint on its way.
+    return runs if runs and runs[-1].step == newest.step else [*runs, newest]
+
+
+def budget(run: Trained, evaluation: Evaluation) -> Budget:
+    """The row of the table: the scores of the mode that was run first, the times of all."""
+    return Budget(
+        stage=run.stage,
+        rho=run.rho,
+        density=evaluation.density,
+        macs=evaluation.macs,
+        macs_open=evaluation.macs_open,
+        scores=next(iter(evaluation.scores.values())).boundaries,
+        milliseconds={
+            mode: (scores.milliseconds, *scores.milliseconds_spread)
+            for mode, scores in evaluation.scores.items()
+        },
+    )
+
+
+def row_numbers(run: Trained, evaluation: Evaluation) -> dict[str, Any]:
+    """The same and more for eval.json."""
+    return {"stage": run.stage, "step": run.step, "target_rho": run.rho, **evaluation.to_dict()}
+
+
+def describe(
+    config: ml_collections.ConfigDict, runs: Sequence[Trained], evaluation: Evaluation, source: Source
+) -> dict[str, str]:
+    """What was evaluated, on what, by what."""
+    device = jax.devices()[0]
+    split = dict(config.data.eval.source).get("split", "")
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    versions = {"dynpix_jax": dynpix_jax.__version__, "python": platform.python_version(), **packages}
+    return {
+        "name": config.name,
+        "data": f"{source.spec.name} {split}, {evaluation.images} images".replace(" ,", ","),
+        "checkpoints": ", ".join(f"{run.stage} (step {run.step})" for run in runs),
+        "device": f"{device.platform}: {device.device_kind}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def make_examples(
+    source: Source, labels: Sequence[str], evaluations: Sequence[Evaluation], settings: EvaluationConfig
+) -> Iterator[Example]:
+    """The pictures of the report: the first images, with the answers of all rows."""
+    count = len(evaluations[0].seen)
+    annotators = Annotators(source, count)
+    for index in range(count):
+        name = source.name(index)
+        photo = source[index]["image"]
+        answers = []
+        for label, evaluation in zip(labels, evaluations, strict=True):
+            outputs = evaluation.seen[index][1][settings.modes[0]].outputs
+            prediction = boundaries.decode(outputs.predictions[boundaries.NAME])[0]
+            ponder = ponder_maps(outputs, photo.shape[:2])
+            answers.append(
+                Answer(
+                    label,
+                    np.asarray(prediction, np.float32),
+                    {stage: np.asarray(shares[0]) for stage, shares in ponder.items()},
+                    {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
+                )
+            )
+        truth = np.mean([np.asarray(mask, np.float32) for mask in annotators[name]], axis=0)
+        yield Example(name, photo, truth, answers)
+
+
+def write_json(path: Path, numbers: dict[str, Any]) -> None:
+    """Writes numbers as JSON. Raises UserError where no file can be written."""
+    try:
+        path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, str], None]]:
+    """A bar on stderr while images are run and scored; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, name: bar.update(task, completed=done, description=f"{title}: {name}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,43 @@
+"""The smallest gated config: the `tiny_run` fixture trains it, the tools are tested on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+TINY_CONFIG = """
+import ml_collections
+from dynpix_jax.utils.configs import parse_arg
+
+def get_config(arg=""):
+    args = parse_arg(arg, rho=0.5)
+    scenes = {"name": "scenes", "size": (48, 64), "length": 4, "fields": ("boundaries",)}
+    gate = {"kind": "pixel", "rho": args.rho}
+    return ml_collections.ConfigDict({
+        "name": "tiny", "seed": 0,
+        "model": {
+            "system": "pag", "task": "boundaries",
+            "backbone": {"depth": 26, "width": 8, "output_stride": 16},
+            "gate": {"kind": "none", "scope": "residual", "rho": 1.0},
+            "head_features": 4,
+        },
+        "data": {
+            "train": {"source": {**scenes, "split": "train"}},
+            "eval": {"source": {**scenes, "split": "val"}},
+        },
+        "training": {"batch_size": 1, "keep": 1, "checkpoint_every": 0, "stages": (
+            {"name": "base", "steps": 2, "learning_rate": 0.01},
+            {"name": "gates", "steps": 2, "learning_rate": 0.01, "model": {"gate": gate}},
+        )},
+        "evaluation": {"mode": "both", "every_stage": False, "thresholds": 5, "workers": 1, "pictures": 1,
+                       "limit": 2},
+    })
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyRun:
+    """Where the config file and the trained run are."""
+
+    config: Path
+    workdir: Path
