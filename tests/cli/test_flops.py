@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynpix_jax.cli import main
+from tests.tiny import TINY_CONFIG
+
+BSDS = Path(__file__).resolve().parents[2] / "configs" / "pag" / "bsds500.py"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    file = tmp_path / "tiny.py"
+    file.write_text(TINY_CONFIG)
+    return str(file)
+
+
+def count(capsys, *arguments: str) -> dict:
+    assert main.main(["flops", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_backbone_agrees_with_the_published_count(capsys):
+    """Dilated ResNet-50 (output stride 8) at 424x560: 9.03e10 MACs, by hand from the layers' shapes."""
+    numbers = count(capsys, f"--config={BSDS}", "--size=424x560")
+    assert numbers["backbone"] == pytest.approx(9.03e10, rel=0.01)
+    assert numbers["parameters_backbone"] == pytest.approx(
+        23.5e6, rel=0.01
+    )  # 25.6 million less the classifier
+    assert numbers["backbone"] + numbers["head"] == pytest.approx(numbers["macs"])
+    assert numbers["flops"] == 2 * numbers["macs"]
+    assert numbers["macs_gibi"] == pytest.approx(numbers["macs"] / 2**30)
+    assert numbers["gated"] == {}
+    assert numbers["macs_at_target_rho"] == numbers["macs"]
+
+
+def test_gated_layers_by_hand(tiny, capsys):
+    numbers = count(capsys, f"--config={tiny}", "--size=48x64")
+    assert (numbers["stage"], numbers["size"], numbers["target_rho"]) == ("gates", [48, 64], 0.5)
+    # Scope "residual" saves the 3x3 and the last 1x1. Res2 has 8 features and 32 channels at stride 4; Res3
+    # and Res4 twice as many at half the resolution, which is the same product; Res5 stays at stride 16.
+    res2 = 12 * 16 * (9 * 8 * 8 + 8 * 32)
+    expected = dict.fromkeys((f"res{s}_{i}" for s in (2, 3, 4) for i in (1, 2)), res2)
+    assert numbers["gated"] == {**expected, "res5_1": 4 * res2, "res5_2": 4 * res2}
+    saved = 0.5 * sum(numbers["gated"].values())
+    assert numbers["macs_at_target_rho"] == pytest.approx(numbers["macs"] - saved)
+
+
+def test_stage_by_name(tiny, capsys):
+    base = count(capsys, f"--config={tiny}", "--size=48x64", "--stage=base")
+    assert (base["stage"], base["gated"], base["gates"], base["target_rho"]) == ("base", {}, 0, 1.0)
+
+
+def test_branches_of_multipool_count_as_one_convolution(tiny, capsys):
+    arguments = [f"--config={tiny}", "--size=48x64", "--stage=base", "--set"]
+    base = count(capsys, *arguments[:-1])
+    file = Path(tiny)
+    file.write_text(
+        TINY_CONFIG.replace(
+            '"head_features": 4',
+            '"head_features": 4, "multipool": {"blocks": ("res4_2",), "dilations": (0, 1, 2)}',
+        )
+    )
+    pool = count(capsys, *arguments[:-1])
+    assert list(pool["gated"]) == ["res4_2/dilation_1", "res4_2/dilation_2"]
+    assert pool["macs_gates_open"] == pytest.approx(base["macs"] + pool["gates"])
+
+
+def test_lines_state_their_units(tiny, capsys):
+    assert main.main(["flops", f"--config={tiny}:rho=0.7", "--size=48x64"]) == 0
+    out = capsys.readouterr().out
+    assert "FLOPs" in out
+    assert "(2 x MACs)" in out
+    assert "MACs / 2^30" in out
+    assert "MACs at target density 0.7" in out
+    assert "one skipped % saves" in out
+
+
+@pytest.mark.parametrize("size", ["321", "0x4", "4x-4", "321x481x3", "axb", ""])
+def test_bad_size(tiny, size, capsys):
+    assert main.main(["flops", f"--config={tiny}", f"--size={size}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dynpix flops: --size {size}".rstrip())
+    assert "for example 321x481" in line
+
+
+def test_unknown_stage(tiny, capsys):
+    assert main.main(["flops", f"--config={tiny}", "--size=48x64", "--stage=gate"]) == 2
+    assert "did you mean 'gates'?" in capsys.readouterr().err

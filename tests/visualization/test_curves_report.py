@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynpix_jax.evaluation.boundary import BoundaryScores, Score
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
+from dynpix_jax.visualization.pictures import png_bytes
+from dynpix_jax.visualization.report import Answer, Budget, Example, report_html, write_report
+
+
+def scores(ods: float) -> BoundaryScores:
+    rows = tuple(Score(t, 1 - t, t, 2 * t * (1 - t)) for t in (0.25, 0.5, 0.75))
+    return BoundaryScores(ods, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.4, (), rows)
+
+
+def png_size(file) -> tuple[int, int]:
+    """(width, height) of a whole picture."""
+    with Image.open(file) as picture:
+        picture.load()
+        return picture.size
+
+
+def budgets() -> list[Budget]:
+    return [
+        Budget("base", 1.0, None, 2e9, 2e9, scores(0.75), {"dense": (30.0, 29.0, 33.0)}),
+        Budget(
+            "<gates>", 0.5, 0.523, 1.5e9, 2e9, scores(0.74),
+            {"dense": (31.0, 30.0, 34.0), "sparse": (21.0, 20.0, 25.0)},
+        ),
+    ]  # fmt: skip
+
+
+def example() -> Example:
+    photo, half = np.zeros((12, 16, 3), np.uint8), np.full((12, 16), 0.5)
+    masks = {"res2_1": np.ones((3, 4)), "res3_1": np.zeros((3, 4))}
+    answers = [Answer("base", half, {}, {}), Answer("gates", half, {"res2": half, "total": half}, masks)]
+    return Example("100 & 75", photo, half, answers)
+
+
+def test_accuracy_macs_figure_has_every_point_labelled():
+    points = [CostPoint("base", 2e9, 0.75, False), CostPoint("a", 1e9, 0.7), CostPoint("b", 1.5e9, 0.74)]
+    figure = accuracy_macs_figure(points)
+    (axes,) = figure.axes
+    assert {text.get_text() for text in axes.texts} == {"base", "a", "b"}
+    gated, plain = axes.lines
+    np.testing.assert_allclose(gated.get_xydata(), [[1.0, 0.7], [1.5, 0.74]])
+    np.testing.assert_allclose(plain.get_xydata(), [[2.0, 0.75]])
+    png_bytes(figure)
+
+
+def test_accuracy_macs_figure_of_one_point():
+    png_bytes(accuracy_macs_figure([CostPoint("base", 2e9, 0.75, False)]))
+    with pytest.raises(ValueError, match="no points"):
+        accuracy_macs_figure([])
+
+
+def test_pr_figure_of_several():
+    figure = pr_figure({"base": scores(0.75), "gates": scores(0.74)})
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == [
+        "base\nODS 0.750  OIS 0.600  AP 0.400",
+        "gates\nODS 0.740  OIS 0.600  AP 0.400",
+    ]
+
+
+def test_pr_figure_of_one(tmp_path):
+    (text,) = pr_figure(scores(0.75)).axes[0].get_legend().get_texts()
+    assert text.get_text() == "ODS 0.750  OIS 0.600  AP 0.400"
+    plot_pr_curve(scores(0.75), tmp_path / "new" / "pr.png")
+    assert png_size(tmp_path / "new" / "pr.png") == (750, 750)
+    with pytest.raises(UserError, match="cannot write the curve"):
+        plot_pr_curve(scores(0.75), tmp_path / "pr.nonsense")
+
+
+def test_report_tells_the_numbers_and_escapes_names():
+    text = report_html("a <b>", {"device": "x & y"}, budgets(), [example()])
+    assert "<title>a &lt;b&gt;</title>" in text
+    assert "x &amp; y" in text
+    assert "100 &amp; 75" in text
+    rows = re.findall(r"<tr>(.*?)</tr>", text, flags=re.DOTALL)
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    assert cells[1][:3] == ["base", "1", "no gates"]
+    assert cells[1][-1] == "&ndash;"  # was not run in sparse mode
+    assert cells[2][:3] == ["&lt;gates&gt;", "0.5", "0.523"]
+    assert "75% of gates open" in cells[2][3]
+    assert cells[2][-1] == "21<small>20 &ndash; 25</small>"
+
+
+def test_pictures_of_the_report_decode():
+    text = report_html("t", {}, budgets(), [example()])
+    encoded = re.findall(r'<figure><img([^>]*) src="data:image/png;base64,([^"]+)">', text)
+    sizes = [png_size(io.BytesIO(base64.b64decode(data))) for _, data in encoded]
+    # Two curves; photo and truth; two predictions; ponder maps in total and of res2; two masks.
+    assert sizes[2:] == [(16, 12)] * 2 + [(16, 12)] * 4 + [(4, 3)] * 2
+    assert ["crisp" in attributes for attributes, _ in encoded[-2:]] == [True, True]
+
+
+def test_report_without_pictures_or_gates(tmp_path):
+    write_report(tmp_path / "report.html", "t", {}, budgets()[:1], [])
+    text = (tmp_path / "report.html").read_text()
+    assert "<h2>Images</h2>" not in text
+    assert "ponder map" not in text.lower()
+    with pytest.raises(UserError, match="cannot write the report"):
+        write_report(tmp_path, "t", {}, budgets(), [])
