@@ -75,7 +75,7 @@ def table(workdir: Path) -> str:
         path = workdir / name / "eval.json"
         if not path.exists():
             continue
-        result = json.loads(path.read_text())["stages"][-1]
+        result = json.loads(path.read_text())["rows"][-1]
         modes = result["modes"]
         dense, sparse = modes["dense"], modes.get("sparse", {})
         density = "-" if result["density"] is None else f"{result['density']:.3f}"

@@ -24,7 +24,7 @@ from dynpix_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One mode on all images: boundary scores, median and spread (10th to 90th percentile) of the milliseconds."""
+    """One mode on all images: boundary scores, median milliseconds and their spread (10th to 90th percentile)."""
 
     boundaries: BoundaryScores
     milliseconds: float
@@ -36,7 +36,8 @@ class Evaluation:
     """A system on a source.
 
     scores: by mode. macs: mean per image, executed. macs_open: mean per image with every gate open.
-    shares: mean executed share of each gated layer. density: mean over gates, weighted equally; None without gates.
+    shares: mean executed share of each gated layer.
+    density: mean over gates, weighted equally; None without gates.
     mode_difference: largest difference of a probability between the modes; None with one mode.
     """
 
@@ -83,26 +84,31 @@ def evaluate_system(
         UserError: the source has no boundary annotations, or an image cannot be read.
     """
     if system.tasks != (boundaries.NAME,):
-        raise UserError(f"evaluation: no evaluator for the tasks {system.tasks}; expected ('{boundaries.NAME}',)")
+        raise UserError(
+            f"evaluation: no evaluator for the tasks {system.tasks}; expected ('{boundaries.NAME}',)"
+        )
     runner = Runner(system, variables)
     count = min(settings.limit or len(source), len(source))
+    # Where nothing is gated both modes are the same program: one of them says it all.
+    modes = settings.modes if system.gated_macs(source[0]["image"].shape[:2]) else settings.modes[:1]
     annotators = Annotators(source, count)
     results: list[dict[Mode, ImageResult]] = []
-    maps: dict[Mode, list[np.ndarray]] = {mode: [] for mode in settings.modes}
+    maps: dict[Mode, list[np.ndarray]] = {mode: [] for mode in modes}
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
     for index in range(count):
         image = source[index]["image"]
-        modes = {mode: runner(image, mode) for mode in settings.modes}
-        for mode, result in modes.items():
-            maps[mode].append(np.asarray(boundaries.decode(result.outputs.predictions[boundaries.NAME])[0], np.float32))
+        by_mode = {mode: runner(image, mode) for mode in modes}
+        for mode, result in by_mode.items():
+            probability = boundaries.decode(result.outputs.predictions[boundaries.NAME])[0]
+            maps[mode].append(np.asarray(probability, np.float32))
         if len(seen) < settings.pictures:
-            seen.append((source.name(index), modes))
-        results.append({mode: _without_arrays(result) for mode, result in modes.items()})
+            seen.append((source.name(index), by_mode))
+        results.append({mode: _without_arrays(result) for mode, result in by_mode.items()})
         if progress is not None:
             progress(index + 1, source.name(index))
 
     scores: dict[Mode, ModeScores] = {}
-    for mode in settings.modes:
+    for mode in modes:
         milliseconds = [result[mode].milliseconds for result in results]
         scores[mode] = ModeScores(
             evaluate_boundaries(
@@ -118,7 +124,7 @@ def evaluate_system(
             median(milliseconds),
             (float(np.percentile(milliseconds, 10)), float(np.percentile(milliseconds, 90))),
         )
-    first = [result[settings.modes[0]] for result in results]
+    first = [result[modes[0]] for result in results]
     shares = {name: float(np.mean([result.shares[name] for result in first])) for name in first[0].shares}
     gates = [share for name, share in shares.items() if "/" not in name]
     return Evaluation(
@@ -162,7 +168,9 @@ class Annotators(Mapping[str, Any]):
             return list(read(index))
         element = self._source[index]
         if boundaries.NAME not in element:
-            raise UserError(f"source {self._source.spec.name}: has no '{boundaries.NAME}' labels to evaluate against")
+            raise UserError(
+                f"source {self._source.spec.name}: has no '{boundaries.NAME}' labels to evaluate against"
+            )
         return [element[boundaries.NAME] > 0.5]
 
     def __iter__(self) -> Iterator[str]:

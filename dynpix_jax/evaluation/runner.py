@@ -48,7 +48,8 @@ class Runner:
         outputs, shares = jax.block_until_ready(forward(self.variables, batch))
         milliseconds = 1e3 * (time.perf_counter() - start)
         shares = {name: float(share[0]) for name, share in shares.items()}
-        macs = executed_macs(self.dense_macs(image.shape[:2]), self.system.gated_macs(image.shape[:2]), shares)
+        size = image.shape[:2]
+        macs = executed_macs(self.dense_macs(size), self.system.gated_macs(size), shares)
         return ImageResult(jax.tree.map(np.asarray, outputs), shares, macs, milliseconds)
 
     def dense_macs(self, size: tuple[int, int]) -> float:
