@@ -90,7 +90,7 @@ def train(
         build: makes the system of a model section.
         batches: endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
             labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
-        evaluate_fn: called every `eval_every` steps and at the end of the run.
+        evaluate_fn: called every `eval_every` steps and at the end of the run; never if that is 0.
         writers: in place of the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
@@ -141,7 +141,8 @@ def train(
                     stopping, at_end = stop.at(step), step == stage.end
                     # Evaluate. Not when stopping: it may take longer than the time we are given; the next run
                     # does it.
-                    due = step == settings.total_steps or _at(step, settings.eval_every)
+                    last = settings.eval_every > 0 and step == settings.total_steps
+                    due = last or _at(step, settings.eval_every)
                     if evaluate_fn and due and not evaluated and not stopping:
                         meter.flush()
                         values = evaluate_fn(stage.system, state.variables)

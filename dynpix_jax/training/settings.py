@@ -98,7 +98,7 @@ class TrainingConfig:
         grad_clip: global norm that gradients are clipped to; 0 does not clip.
         log_every: steps between log lines; each line is the mean since the last one.
         checkpoint_every: steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
-        eval_every: steps between evaluations during training; 0 evaluates at the end of the run only.
+        eval_every: steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
         keep: checkpoints kept on disk, beside those that stages ended with.
         init_from: "" (random), a weights file, or the workdir of another run.
         mesh: devices.
