@@ -142,7 +142,7 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     learn_gates = (r".*/gate/.*", 10.0)
     insertion = dict(
         name="gates",
-        steps=300 if cpu else 2000,
+        steps=240 if cpu else 2000,
         learning_rate=3e-5,
         model=dict(multipool=pool, gate=gate),
         frozen=tuple(r for r in kept_norms if cpu or "stem" not in r and "res2" not in r),
