@@ -24,7 +24,7 @@ from dynpix_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One mode on all images: boundary scores, median milliseconds and their spread (10th to 90th percentile)."""
+    """One mode on all images: boundary scores, median milliseconds and spread (10th to 90th percentile)."""
 
     boundaries: BoundaryScores
     milliseconds: float

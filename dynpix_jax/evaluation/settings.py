@@ -13,7 +13,8 @@ class EvaluationConfig:
     """What ``eval.py`` does.
 
     mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
-    every_stage: evaluate what each training stage ended with (one row a budget), not the newest checkpoint only.
+    every_stage: evaluate what each training stage ended with (one row a budget), not only the newest
+      checkpoint.
     thresholds, max_dist, nms, smooth: of the boundary benchmark (evaluation.boundary).
     workers: processes that match boundaries. pictures: images shown in the report.
     limit: images that are evaluated; 0 = all.
