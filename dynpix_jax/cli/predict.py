@@ -1,0 +1,227 @@
+"""`dynpix predict`: label photos with a trained network, and tell what each cost."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dynpix_jax.cli.runs import Trained, open_run
+from dynpix_jax.data.images import read_image
+from dynpix_jax.evaluation.runner import ImageResult, Runner
+from dynpix_jax.models.systems.pag import ponder_maps
+from dynpix_jax.tasks import boundaries
+from dynpix_jax.utils.configs import load_config
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.overrides import apply_overrides
+from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay, ponder_figure, save_png
+
+_EXAMPLE = """\
+example:
+  dynpix predict --config=configs/quickstart.py --workdir=runs/quickstart --out maps photo.jpg other.png
+
+For each photo: NAME_map.png (grey, white = boundary), NAME_overlay.png (boundaries in red on the photo) and,
+of a gated network, NAME_ponder.png (where it computed), all in the --out folder.
+"""
+
+
+KINDS = ("map", "overlay", "ponder")
+"""Pictures of a photo, by the ends of their files' names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photo as the network sees it.
+
+    path: of its file. name: of its results. upright: as the camera was held, uint8 (H, W, 3).
+    image: the same or, if it was larger than --max-side, downsized.
+    """
+
+    path: Path
+    name: str
+    upright: np.ndarray
+    image: np.ndarray
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the `dynpix` parser."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="label photos with a trained network",
+        description="Labels photos of any size with a trained network.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG, ...")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config of the training")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the pictures")
+    parser.add_argument(
+        "--mode",
+        choices=("sparse", "dense"),
+        default="sparse",
+        help="sparse: compute at open positions only (default); dense: compute all and multiply by the masks",
+    )
+    parser.add_argument(
+        "--stage", metavar="NAME", help="what this training stage ended with (default: newest)"
+    )
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=1600,
+        metavar="N",
+        help="downsize photos whose longer side has more pixels (default: 1600; 0: never)",
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Labels the photos and prints a line each; returns 0."""
+    if args.max_side and args.max_side < 16:
+        raise UserError(f"--max-side {args.max_side}: expected at least 16 pixels, or 0 for no limit")
+    photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
+    names = result_names(photos)
+    _check_output(args.out, photos, names)
+    config = apply_overrides(load_config(args.config), args.set)
+    trained = open_run(config, args.workdir, args.stage)
+    if boundaries.NAME not in trained.system.tasks:
+        raise UserError(
+            f"dynpix predict draws '{boundaries.NAME}' only; the config trains {trained.system.tasks}"
+        )
+    runner = Runner(trained.system, trained.variables)
+    results = []
+    try:
+        for photo in read_photos(photos, names, args.max_side):
+            results.append(label(photo, runner, trained, args.mode, args.out))
+            if not args.json:
+                print(_describe(results[-1]), flush=True)
+    finally:
+        # Also when a photo cannot be read: those before it are done and keep their results.
+        if args.json:
+            print(json.dumps(results, indent=2))
+    return 0
+
+
+def result_names(photos: Iterable[Path]) -> dict[Path, str]:
+    """A name for the results of each photo: the stem of its file, made longer where two are the same.
+
+    a/1.jpg and b/1.jpg become a_1 and b_1; 1.jpg and 1.png become 1_jpg and 1_png.
+    """
+    files = list(photos)
+    candidates = {
+        path: [
+            path.stem,
+            path.name.replace(".", "_"),
+            f"{path.resolve().parent.name}_{path.stem}",
+            f"{path.resolve().parent.name}_{path.name.replace('.', '_')}",
+            "_".join(path.resolve().parts[1:]).replace(".", "_"),
+        ]
+        for path in files
+    }
+    level = dict.fromkeys(files, 0)
+    while True:
+        names = {path: candidates[path][level[path]] for path in files}
+        # Case is no difference on some file systems.
+        seen = [name.casefold() for name in names.values()]
+        clashing = [path for path in files if seen.count(names[path].casefold()) > 1]
+        longer = [path for path in clashing if level[path] + 1 < len(candidates[path])]
+        if not longer:
+            break
+        for path in longer:
+            level[path] += 1
+    if clashing:
+        raise UserError(
+            f"photos {' and '.join(map(str, clashing))} would share the results '{names[clashing[0]]}'"
+        )
+    return names
+
+
+def read_photos(photos: Iterable[Path], names: Mapping[Path, str], max_side: int) -> Iterator[Photo]:
+    """The photos one by one, downsized to `max_side` (0: never).
+
+    Raises:
+      UserError: a photo is missing or corrupt; names it.
+    """
+    for path in photos:
+        upright = read_image(path, upright=True)
+        height, width = upright.shape[:2]
+        image = upright
+        if max_side and max(height, width) > max_side:
+            scale = max_side / max(height, width)
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            image = cv2.resize(upright, size, interpolation=cv2.INTER_AREA)
+        yield Photo(path, names[path], upright, image)
+
+
+def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) -> dict[str, Any]:
+    """Labels one photo, writes its pictures into `out` and gives its numbers."""
+    result = runner(photo.image, mode)  # type: ignore[arg-type]
+    height, width = photo.upright.shape[:2]
+    probability = np.asarray(boundaries.decode(result.outputs.predictions[boundaries.NAME])[0], np.float32)
+    if probability.shape != (height, width):
+        probability = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
+    pictures: dict[str, Any] = {
+        "map": boundary_map(probability),
+        "overlay": boundary_overlay(photo.upright, probability),
+    }
+    ponder = ponder_maps(result.outputs, photo.image.shape[:2])
+    if ponder:
+        pictures["ponder"] = ponder_figure(
+            photo.image, {stage: np.asarray(shares[0]) for stage, shares in ponder.items()}
+        )
+    files = {kind: out / f"{photo.name}_{kind}.png" for kind in pictures}
+    for kind, picture in pictures.items():
+        save_png(picture, files[kind])
+    return {
+        "photo": str(photo.path),
+        "size": [height, width],
+        "computed_size": list(photo.image.shape[:2]),
+        "stage": trained.stage,
+        "target_rho": trained.rho,
+        "mode": mode,
+        "macs": result.macs,
+        "macs_gates_open": runner.macs_open(result, photo.image.shape[:2]),
+        "milliseconds": result.milliseconds,
+        "density": density(result),
+        "shares": result.shares,
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
+
+
+def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is not a folder")
+    inputs = {path.resolve() for path in photos}
+    for name in names.values():
+        for kind in KINDS:
+            if (file := out / f"{name}_{kind}.png").resolve() in inputs:
+                raise UserError(f"{file} is a photo and would be overwritten; give another --out")
+
+
+def density(result: ImageResult) -> float | None:
+    """Mean density of the gates, each with equal weight; None without gates."""
+    gates = [share for name, share in result.shares.items() if "/" not in name]
+    return float(np.mean(gates)) if gates else None
+
+
+def _describe(numbers: dict[str, Any]) -> str:
+    height, width = numbers["size"]
+    computed = "x".join(map(str, numbers["computed_size"]))
+    down = "" if numbers["computed_size"] == numbers["size"] else f", downsized to {computed} (--max-side)"
+    cost = f"{numbers['macs'] / 1e9:.3g}e9 MACs"
+    gates = ""
+    if numbers["density"] is not None:
+        cost += f" ({numbers['macs'] / numbers['macs_gates_open']:.0%} of gates open)"
+        gates = f", density {numbers['density']:.2f}"
+    time = f"{numbers['milliseconds']:.1f} ms {numbers['mode']}"
+    files = " ".join(numbers["files"].values())
+    return f"{numbers['photo']}: {height}x{width}{down}, {cost}, {time}{gates} -> {files}"

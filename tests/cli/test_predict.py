@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynpix_jax.cli import main, predict
+from dynpix_jax.utils.errors import UserError
+
+
+def write_photo(path: Path, size: tuple[int, int], **options) -> Path:
+    """A photo of (H, W) pixels with a bright square in the middle."""
+    height, width = size
+    picture = np.full((height, width, 3), 40, np.uint8)
+    picture[height // 4 : height // 2, width // 4 : width // 2] = (250, 200, 30)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def command(run, out: Path, *arguments: object) -> list[str]:
+    options = ["predict", f"--config={run.config}", f"--workdir={run.workdir}", f"--out={out}"]
+    return [*options, *map(str, arguments)]
+
+
+def picture(path: str | Path) -> np.ndarray:
+    with Image.open(path) as stored:
+        return np.asarray(stored)
+
+
+def test_photos_of_several_sizes(tiny_run, tmp_path, capsys):
+    """A turned photo, one that is too large, one with two colours and an odd size; sparse equals dense."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown 48 high and 33 wide
+    photos = [
+        write_photo(tmp_path / "a" / "1.jpg", (33, 48), exif=exif),
+        write_photo(tmp_path / "b" / "1.jpg", (96, 33)),
+    ]
+    arguments = [*photos, "--max-side=48", "--json"]
+    assert main.main(command(tiny_run, tmp_path / "sparse", *arguments)) == 0
+    turned, large = json.loads(capsys.readouterr().out)
+    assert (turned["size"], turned["computed_size"]) == ([48, 33], [48, 33])
+    assert (large["size"], large["computed_size"]) == ([96, 33], [48, 16])
+    for numbers in (turned, large):
+        assert numbers["stage"] == "gates"
+        assert 0 < numbers["macs"] <= numbers["macs_gates_open"]
+        assert 0 <= numbers["density"] <= 1
+        assert numbers["milliseconds"] > 0
+        assert picture(numbers["files"]["map"]).shape == tuple(numbers["size"])
+        assert picture(numbers["files"]["overlay"]).shape == (*numbers["size"], 3)
+        assert picture(numbers["files"]["ponder"]).shape[1] > 200
+    names = sorted(path.name for path in (tmp_path / "sparse").iterdir())
+    assert names == [f"{folder}_1_{kind}.png" for folder in "ab" for kind in predict.KINDS]
+
+    assert main.main(command(tiny_run, tmp_path / "dense", photos[0], "--mode=dense")) == 0
+    difference = picture(tmp_path / "dense" / "1_map.png").astype(int) - picture(turned["files"]["map"])
+    assert np.abs(difference).max() <= 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{photos[0]}: 48x33, ")
+    assert "MACs" in line
+    assert "ms dense" in line
+    assert "density" in line
+
+
+def test_a_bad_photo_is_named_and_the_others_stay(tiny_run, tmp_path, capsys):
+    good = write_photo(tmp_path / "good.png", (33, 48))
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(write_photo(tmp_path / "whole.jpg", (64, 64)).read_bytes()[:300])
+    out = tmp_path / "out"
+    arguments = ["--stage=base", "--mode=dense", "--json"]
+    assert main.main(command(tiny_run, out, good, bad, *arguments)) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert str(bad) in line
+    (numbers,) = json.loads(captured.out)
+    assert (numbers["photo"], numbers["density"], numbers["stage"]) == (str(good), None, "base")
+    # Without gates there is no ponder map.
+    assert sorted(path.name for path in out.iterdir()) == ["good_map.png", "good_overlay.png"]
+
+    assert main.main(command(tiny_run, out, tmp_path / "no.jpg", *arguments)) == 2
+    assert f"image not found: {tmp_path / 'no.jpg'}" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line_and_2(tiny_run, tmp_path, capsys):
+    photo = write_photo(tmp_path / "x_map.png", (33, 48))
+    other = write_photo(tmp_path / "x.png", (33, 48))
+    for arguments, message in (
+        ((photo, "--stage=gate"), "did you mean 'gates'"),
+        ((photo, "--max-side=3"), "--max-side 3"),
+        ((photo, "--set", "model.gate.rho=0.5"), "config.model.gate.rho is 1.0 there and 0.5 here"),
+        ((photo, other, f"--out={tmp_path}"), "would be overwritten"),
+        ((photo, f"--out={photo}"), "is not a folder"),
+    ):
+        assert main.main(command(tiny_run, tmp_path / "out", *arguments)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("dynpix predict: ")
+        assert message in line
+
+
+@pytest.mark.parametrize(
+    ("photos", "names"),
+    [
+        (["x/1.jpg", "x/2.jpg"], ["1", "2"]),
+        (["x/1.jpg", "x/1.png"], ["1_jpg", "1_png"]),
+        (["x/1.jpg", "y/1.jpg", "y/2.jpg"], ["x_1", "y_1", "2"]),
+        (["x/1.JPG", "x/1.jpg"], ["root_x_1_JPG", "root_x_1_jpg"]),
+        (["x/y/1.jpg", "z/y/1.jpg"], ["root_x_y_1_jpg", "root_z_y_1_jpg"]),
+    ],
+)
+def test_result_names(photos, names):
+    paths = [Path("/root") / photo for photo in photos]
+    if names[0].casefold() == names[1].casefold():  # some file systems could not keep both
+        with pytest.raises(UserError, match="would share the results"):
+            predict.result_names(paths)
+    else:
+        assert list(predict.result_names(paths).values()) == names
