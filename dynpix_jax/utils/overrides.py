@@ -66,7 +66,10 @@ def _read(where: str, text: str, old: Any) -> Any:
         value = ast.literal_eval(literal)
     except (ValueError, SyntaxError):
         value = text
-    accepted = {bool: bool, int: int, float: (int, float), list: (list, tuple)}.get(type(old))
+    kinds: dict[type, tuple[type, ...]] = {
+        bool: (bool,), int: (int,), float: (int, float), list: (list, tuple),
+    }  # fmt: skip
+    accepted = kinds.get(type(old))
     wrong_bool = isinstance(value, bool) and not isinstance(old, bool)
     if accepted is not None and (not isinstance(value, accepted) or wrong_bool):
         kind = "tuple" if isinstance(old, list) else type(old).__name__
