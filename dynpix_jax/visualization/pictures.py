@@ -26,6 +26,8 @@ HEAT = "viridis"
 """Colour map of ponder maps: dark blue = nothing was computed, yellow = every layer was."""
 HEAT_WEIGHT = 0.65
 """Share of the colour in an overlay; the rest is the grey photo."""
+MAX_PANEL_HEIGHT = 4.0
+"""Inches that a panel for an upright picture is high, at most (unless its title would not fit)."""
 LINE_COLOUR = (230, 25, 25)
 """Colour of boundaries drawn on a photo, RGB."""
 
@@ -105,7 +107,12 @@ def ponder_figure(photo: np.ndarray, maps: Mapping[str, np.ndarray], *, columns:
         place.imshow(heat_overlay(photo, shares))
         place.set_title(f"{name}: {np.mean(shares):.0%}", size=9)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 100), HEAT), ax=axes, location="bottom", shrink=0.6, aspect=40
+        ScalarMappable(Normalize(0, 100), HEAT),
+        ax=axes,
+        location="bottom",
+        shrink=0.6,
+        aspect=30,
+        fraction=0.06,
     )
     bar.set_label("layers that computed at the pixel, %", size=9)
     bar.ax.tick_params(labelsize=8)
@@ -116,7 +123,8 @@ def png_bytes(picture: np.ndarray | Figure, *, dpi: int = 110) -> bytes:
     """A picture as a PNG file: uint8 (H, W) or (H, W, 3), or a figure at `dpi`."""
     stream = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(stream, format="png", dpi=dpi)
+        # tight: what the layout leaves outside (titles over panels of extreme shapes) is not cut off
+        picture.savefig(stream, format="png", dpi=dpi, bbox_inches="tight")
     else:
         Image.fromarray(picture).save(stream, format="png", optimize=True)
     return stream.getvalue()
@@ -146,6 +154,7 @@ def new_figure(width: float, height: float) -> Figure:
 def _grid(count: int, columns: int, panel_width: float, aspect: float) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels for pictures of height / width `aspect`; places left over are empty."""
     rows = math.ceil(count / columns)
+    panel_width = min(panel_width, max(1.2, MAX_PANEL_HEIGHT / aspect))
     # Each panel: the picture and its title; below or above all: the colour bar or the title of the figure.
     figure = new_figure(columns * panel_width, rows * (panel_width * aspect + 0.3) + 0.7)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
