@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
         system="pag",
         task="boundaries",
         backbone=dict(
-            depth=26, width=64, output_stride=8, stride_in_1x1=True, frozen_norm=False, preprocessing="torch"
+            depth=26, width=32, output_stride=8, stride_in_1x1=True, frozen_norm=False, preprocessing="torch"
         ),
         gate=dict(
             kind="none",
@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training = dict(
         batch_size=4,
         stages=(
-            dict(name="base", steps=500, learning_rate=1e-3, model=dict(), frozen=(), multipliers=(rest,)),
+            dict(name="base", steps=600, learning_rate=1e-3, model=dict(), frozen=(), multipliers=(rest,)),
             dict(
                 name="rho0.7",
                 steps=250,

@@ -49,7 +49,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model = dict(
         system="pag",
         task="boundaries",
-        backbone=dict(depth=50, width=64, output_stride=8, stride_in_1x1=True, frozen_norm=True, preprocessing="caffe"),
+        backbone=dict(
+            depth=50, width=64, output_stride=8, stride_in_1x1=True, frozen_norm=True, preprocessing="caffe"
+        ),
         gate=dict(
             kind="none",
             scope=args.gate_scope,
@@ -62,8 +64,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             temperature=(1.0, 0.1),
             soft=False,
             blur=False,
-            init_std=0.02,
-            open_bias=2.0,
+            # Gates must be sure of themselves from the start, or the samples of training and the arg-max of evaluation
+            # differ in density. The release's std of 1 closes some layers altogether for hundreds of steps.
+            init_std=0.1,
+            open_bias=4.0,
         ),
         multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=2.0),
         head_features=16,
@@ -96,62 +100,64 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         log_every=20,
         checkpoint_every=250,
         eval_every=0,
-        keep=1,
+        keep=2,
         init_from=args.continue_from or args.weights,
         mesh=dict(data=-1, model=1),
         workers=0,
     )
-    config.evaluation = dict(mode="both", thresholds=99, max_dist=0.0075, nms=True, smooth=True, workers=2, pictures=8, limit=0, every_stage=False)
+    config.evaluation = dict(
+        mode="both",
+        thresholds=99,
+        max_dist=0.0075,
+        nms=True,
+        smooth=True,
+        workers=2,
+        pictures=8,
+        limit=0,
+        every_stage=False,
+    )
     return config
 
 
 def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     """Stage-wise training (section 4): base, MultiPool, gates inserted layer by layer, rho lowered."""
     cpu = args.budget == "cpu"
-    frozen = (r"backbone/stem_.*", r"backbone/res2_.*", r".*bn\d?/.*", r".*_bn/.*")
-    head = (r"head/.*", 20.0)
-    rest = (r".*", 1.0)
-    pool = dict(blocks=args.multipool, selection="average" if args.variant == "average" else "pag")
+    # Norms keep their ImageNet moments and scales (section 4). Only those of a gate's own network learn.
+    norms = (r"backbone/stem_bn/.*", r"backbone/res\d_\d+/(bn\d|projection_bn|multipool/dilation_\d+/bn)/.*")
+    # Back-propagation ends above Res2 on a CPU, but for the gates in it.
+    early = (r"backbone/stem_conv/.*", r"backbone/res2_\d+/(conv\d|projection)/.*") if cpu else ()
+    head, rest = r"head/.*", (r".*", 1.0)
     base = dict(
         name="base",
         steps=1700 if cpu else 6000,
         learning_rate=5e-5,
         model=dict(),
-        frozen=frozen if cpu else frozen[2:],
-        multipliers=(head, rest),
+        frozen=(*norms, *early),
+        multipliers=((head, 20.0), rest),
     )
     if args.variant in ("base", "truncated"):
         return (base,)
-    # Only the norms of MultiPool's own gate have moments to learn; the branches keep those of the 3x3 they replace.
-    new = (r".*/multipool/gate/.*", 20.0)
-    kept_norms = (r"backbone/stem_.*", r"backbone/res2_.*", r"backbone/res\d_\d/bn\d/.*", r".*_bn/.*", r".*/dilation_\d+/bn/.*")
+    pool = dict(blocks=args.multipool, selection="average" if args.variant == "average" else "pag")
     multipool = dict(
         name="multipool",
         steps=500 if cpu else 3000,
         learning_rate=3e-5,
         model=dict(multipool=pool),
-        frozen=kept_norms if cpu else kept_norms[2:],
-        multipliers=(new, (head[0], 10.0), rest),
+        frozen=(*norms, *early),
+        multipliers=((r".*/multipool/gate/.*", 20.0), (head, 10.0), rest),
     )
     if args.variant in ("multipool", "average"):
         return (multipool,) if args.continue_from else (base, multipool)
-    layer = args.variant == "layer_skip"
-    # init_std: gates must be sure of themselves from the start, or the arg-max of evaluation and the samples of training
-    # differ in density; the release draws with std 1, which closes some layers altogether for hundreds of steps.
-    gate = dict(kind="layer" if layer else "pixel", rho=0.9, rho_start=0.9, ramp=0.6, insert=True, init_std=0.1, open_bias=4.0)
-    learn_gates = (r".*/gate/.*", 10.0)
+    gate = dict(kind="layer" if args.variant == "layer_skip" else "pixel")
     insertion = dict(
         name="gates",
         steps=240 if cpu else 2000,
         learning_rate=3e-5,
-        model=dict(multipool=pool, gate=gate),
-        frozen=tuple(r for r in kept_norms if cpu or "stem" not in r and "res2" not in r),
-        multipliers=(learn_gates, (head[0], 10.0), rest),
+        model=dict(multipool=pool, gate=dict(gate, rho=0.9, rho_start=0.9, ramp=0.6, insert=True)),
+        frozen=(*norms, *early),
+        multipliers=((r".*/gate/.*", 10.0), (head, 10.0), rest),
     )
-    lowering = dict(
-        insertion,
-        name="rho",
-        model=dict(multipool=pool, gate=dict(gate, rho=args.rho, ramp=0.5, insert=False, temperature=(0.5, 0.1))),
-    )
+    lowered = dict(gate, rho=args.rho, rho_start=0.9, ramp=0.5, insert=False, temperature=(0.5, 0.1))
+    lowering = dict(insertion, name="rho", model=dict(multipool=pool, gate=lowered))
     gates = (insertion, lowering)
     return gates if args.continue_from else (base, multipool, *gates)
