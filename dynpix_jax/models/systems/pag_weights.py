@@ -1,0 +1,52 @@
+"""Weights that a PAG stage takes over from the stage before it, or from an ImageNet ResNet."""
+
+from __future__ import annotations
+
+import re
+
+from dynpix_jax.models.adapt import copy_matching
+from dynpix_jax.models.backbones.resnet import block_specs
+from dynpix_jax.models.systems.pag_config import PagConfig
+from dynpix_jax.typing import Variables
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.trees import named_leaves
+
+_BLOCK = re.compile(r"res\d+_\d+")
+
+
+def adapt(config: PagConfig, given: Variables, fresh: Variables) -> Variables:
+    """Weights of an earlier stage or of a bare ImageNet ResNet.
+
+    MultiPool branches start from the 3x3 they replace. Only what such weights cannot hold may stay fresh:
+    gates, MultiPool modules and the head.
+
+    Raises:
+        UserError: a backbone of another architecture (missing or additional blocks, other shapes), or
+        none.
+    """
+    known = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get("params", {}))}
+    names = {spec.name for stage in block_specs(config.backbone) for spec in stage}
+    foreign = sorted({block for path in known if _BLOCK.fullmatch(block := path.split("/")[0])} - names)
+    if foreign:
+        raise UserError(
+            f"weights: they hold {foreign[0]}, a ResNet-{config.backbone.depth} has no such block; "
+            "were they made for another architecture?"
+        )
+    blocks = {f"backbone/{name}" for name in config.multipool.blocks}
+
+    def source(path: str) -> list[str]:
+        candidates = [path, path.removeprefix("backbone/")]
+        head, found, tail = path.partition("/multipool/dilation_")
+        if found and head in blocks:
+            layer = tail.partition("/")[2].replace("conv/", "conv2/").replace("bn/", "bn2/")
+            candidates += [f"{head}/{layer}", f"{head.removeprefix('backbone/')}/{layer}"]
+        return candidates
+
+    adapted = copy_matching(given, fresh, source)
+    for path, _ in named_leaves(fresh["params"].get("backbone", {})):
+        if path not in known and "/gate/" not in path and "/multipool/" not in path:
+            raise UserError(
+                f"weights: no {path} for a ResNet-{config.backbone.depth}; "
+                "were they made for another architecture?"
+            )
+    return adapted
