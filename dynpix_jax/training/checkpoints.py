@@ -13,6 +13,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -28,6 +29,8 @@ from dynpix_jax.training.state import TrainState
 from dynpix_jax.utils.errors import UserError, suggest
 
 MANIFEST = "manifest.json"
+_OURS = re.compile(r"\d{8,}(\.orbax-checkpoint-tmp.*)?")
+"""Names of checkpoints, and of orbax's unfinished ones (the suffix is orbax's `TMP_DIR_SUFFIX`)."""
 _log = logging.getLogger(__name__)
 
 
@@ -121,6 +124,11 @@ class Checkpoints:
                 if file.is_file()
             }
             _write_json(path / MANIFEST, {**dataclasses.asdict(progress), "files": files})
+            # Later ones are of a future that did not come: a damaged one was passed over, and this run has
+            # gone its own way since. Left there, the damaged one would count as the newest to keep.
+            for step in self.steps():
+                if step > progress.step:
+                    _remove(self.path(step))
             ends = self.stage_ends().values()  # each is a budget that eval.py may want
             for step in self.steps()[: -self.keep]:
                 if step not in ends:
@@ -187,7 +195,8 @@ class Checkpoints:
         """Remove what interrupted saves left behind. Only the first process does anything."""
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in self.directory.iterdir():
-                if path.is_dir() and not (path / MANIFEST).is_file():
+                ours = _OURS.fullmatch(path.name)  # what else a user put there is not ours to remove
+                if ours and path.is_dir() and not (path / MANIFEST).is_file():
                     shutil.rmtree(path)
 
 

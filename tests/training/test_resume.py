@@ -113,6 +113,25 @@ def test_damaged_newest_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert_same(result.state, run_here(tmp_path / "other").state)
 
 
+def test_damaged_checkpoints_do_not_outlive_the_good_ones(tmp_path: Path) -> None:
+    # Of a future that was given up: its numbers are higher, yet it is not what `keep` counts.
+    run_here(tmp_path, [Stop(5)])
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (4, 5):
+        (checkpoints.path(step) / "manifest.json").write_text("{")
+    unfinished, foreign = (
+        checkpoints.directory / name for name in ("00000009.orbax-checkpoint-tmp", "my_notes")
+    )
+    unfinished.mkdir()
+    foreign.mkdir()
+    assert not run_here(tmp_path, [Stop(3)], keep=1).finished
+    assert checkpoints.steps() == [3]
+    assert not unfinished.exists()
+    assert foreign.is_dir()
+    result = run_here(tmp_path, keep=1)
+    assert_same(result.state, run_here(tmp_path / "other").state)
+
+
 def test_damage_that_keeps_the_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # orbax reads a flipped bit without an error.
     run_here(tmp_path, [Stop(5)])
