@@ -50,7 +50,11 @@ def run_pair(workdir: Path, stop_at: int) -> list[str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     commands = [[sys.executable, "-c", PROGRAM, port, str(i), str(workdir), str(stop_at)] for i in range(2)]
     pair = [subprocess.Popen(c, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True) for c in commands]
-    outputs = [process.communicate(timeout=400) for process in pair]
+    try:
+        outputs = [process.communicate(timeout=400) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()  # does nothing to one that has ended
     assert [process.returncode for process in pair] == [0, 0], outputs
     return [out.splitlines()[-1] for out, _ in outputs]
 
