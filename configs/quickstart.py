@@ -1,10 +1,11 @@
-"""A small gated network on synthetic scenes: what ``make quickstart`` trains and evaluates, in a few minutes on two cores.
+"""A small gated network on synthetic scenes: what `make quickstart` trains and evaluates, in a few minutes.
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-A ResNet-26 learns boundaries from nothing on rendered rooms (no download); then its bottlenecks get gates, and the target
-density is lowered stage by stage: one row of the report for rho 1.0, 0.7 and 0.5. Measured here: docs/results.md.
+A ResNet-26 of half the usual width learns boundaries from nothing on rendered rooms (no download); then its
+bottlenecks get gates, and the target density is lowered stage by stage: a row of the report for rho 1.0, 0.7
+and 0.5. Two CPU cores do. Measured here: docs/results.md.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def get_config() -> ml_collections.ConfigDict:
             ramp=0.5,
             insert=False,
             sparsity="per_layer",
-            weight=0.02,
+            weight=0.1,
             temperature=(1.0, 0.1),
             soft=False,
             blur=False,
-            init_std=0.02,
+            init_std=0.2,
             open_bias=2.0,
         ),
         multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=0.0),
@@ -58,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
                 name="rho0.7",
                 steps=250,
                 learning_rate=3e-4,
-                model=dict(gate=dict(kind="pixel", rho=0.7, rho_start=0.9, insert=True)),
+                model=dict(gate=dict(kind="pixel", rho=0.7, rho_start=0.9, insert=True, ramp=0.4)),
                 frozen=(),
                 multipliers=(learn_gates, rest),
             ),
@@ -80,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=25,
         checkpoint_every=250,
         eval_every=0,
-        keep=1,
+        keep=2,
         init_from="",
         mesh=dict(data=-1, model=1),
         workers=0,

@@ -26,14 +26,15 @@ def budget_table(rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]]:
     ]
     cells = []
     for row in rows:
-        gated = row.density is not None
+        # Without gates every position is computed.
+        density = 1.0 if row.density is None else row.density
         cells.append(
             [
                 row.stage,
                 f"{row.rho:g}",
-                f"{row.density:.3f}" if gated else "-",
+                f"{density:.3f}",
                 f"{row.macs / 1e9:#.4g}e9",
-                f"{row.macs / row.macs_open:.1%}" if gated else "-",
+                f"{row.macs / row.macs_open:.1%}",
                 *(f"{value:.4f}" for value in (row.scores.ods, row.scores.ois, row.scores.ap)),
                 *(
                     f"{row.milliseconds[mode][0]:.1f}" if mode in row.milliseconds else "-"

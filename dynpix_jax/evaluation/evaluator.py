@@ -89,7 +89,7 @@ def evaluate_system(
         )
     runner = Runner(system, variables)
     count = min(settings.limit or len(source), len(source))
-    # Where nothing is gated both modes are the same program: one of them says it all.
+    # Where nothing is gated both modes are the same program: one run stands for both.
     modes = settings.modes if system.gated_macs(source[0]["image"].shape[:2]) else settings.modes[:1]
     annotators = Annotators(source, count)
     results: list[dict[Mode, ImageResult]] = []
@@ -124,6 +124,7 @@ def evaluate_system(
             median(milliseconds),
             (float(np.percentile(milliseconds, 10)), float(np.percentile(milliseconds, 90))),
         )
+    scores = {mode: scores.get(mode, scores[modes[0]]) for mode in settings.modes}
     first = [result[modes[0]] for result in results]
     shares = {name: float(np.mean([result.shares[name] for result in first])) for name in first[0].shares}
     gates = [share for name, share in shares.items() if "/" not in name]
