@@ -12,6 +12,8 @@ import importlib.util
 import inspect
 import numbers
 import operator
+import re
+import traceback
 import types
 import typing
 from collections.abc import Mapping
@@ -41,7 +43,7 @@ def from_config(
 
     Raises:
         UserError: an unknown, missing or mistyped key, or a value that `cls.__post_init__` refuses with a
-            ValueError; the message has the key's full path.
+            ValueError("key: why") or ValueError("key.key: why"); the message has the key's full path.
     """
     if not _is_mapping(section):
         raise UserError(f"{path}: expected a section with keys, got {_show(section)}")
@@ -59,7 +61,8 @@ def from_config(
     try:
         return cls(**values)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        names_a_key = re.split(r"[.\[:]", str(error), maxsplit=1)[0] in fields
+        raise UserError(f"{path}{'.' if names_a_key else ': '}{error}") from error
 
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
@@ -80,8 +83,7 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     """
     values = dict(spec)
     seen: set[str] = set()
-    for item in filter(None, (part.strip() for part in (arg or "").split(","))):
-        name, has_value, text = (part.strip() for part in item.partition("="))
+    for name, has_value, text in _items(arg):
         if name not in spec:
             raise UserError(f"config argument '{name}' is unknown; {suggest(name, spec)}")
         if name in seen:
@@ -95,11 +97,23 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
+def given_args(arg: str | None) -> frozenset[str]:
+    """The names that a string argument gives: `parse_arg` does not tell them from the defaults."""
+    return frozenset(name for name, _, _ in _items(arg))
+
+
+def _items(arg: str | None) -> list[tuple[str, str, str]]:
+    """(name, "=" or "", value as text) of each part of a string argument."""
+    parts = filter(None, (part.strip() for part in (arg or "").split(",")))
+    return [(name.strip(), equals, text.strip()) for name, equals, text in (p.partition("=") for p in parts)]
+
+
 def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     """Load "path/to/config.py" or "path/to/config.py:arg": run the file's `get_config(arg)`.
 
     Raises:
-        UserError: no such file, the file does not run, it has no `get_config`, or it takes no argument.
+        UserError: no such file, the file does not run, it has no `get_config`, or it takes no argument; a
+            misspelt or mistyped key in the file (with its line).
     """
     filename, _, arg = str(spec).partition(":")
     file = Path(filename)
@@ -113,18 +127,37 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
-        raise UserError(f"config file {filename}: {type(error).__name__}: {error}") from error
+    except _MISTAKES as error:
+        raise _mistake_in(file, filename, error) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"config file {filename}: defines no function get_config(arg)")
     takes_arg = bool(inspect.signature(get_config).parameters)
     if arg and not takes_arg:
         raise UserError(f"config file {filename}: takes no argument, got ':{arg}'")
-    config = get_config(arg) if takes_arg else get_config()
+    try:
+        config = get_config(arg) if takes_arg else get_config()
+    except _MISTAKES as error:
+        raise _mistake_in(file, filename, error) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"config file {filename}: get_config must return a ConfigDict, got {_show(config)}")
     return config
+
+
+_MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError)
+"""What Python and ConfigDict raise for a misspelt or mistyped key in a config file."""
+
+
+def _mistake_in(file: Path, filename: str, error: Exception) -> UserError:
+    """Names the last line of `file` that was running."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).absolute() == file.absolute()
+    ]
+    where = f"{filename}, line {lines[-1]}" if lines else filename
+    text = str(error).replace("\\n", " ").replace("\\'", "'")  # ConfigDict quotes a message within another
+    return UserError(f"config file {where}: {type(error).__name__}: {text}")
 
 
 def _is_mapping(value: Any) -> bool:

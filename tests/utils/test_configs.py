@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import ml_collections
 import pytest
 
-from dynpix_jax.utils.configs import from_config, load_config, parse_arg
+from dynpix_jax.utils.configs import from_config, given_args, load_config, parse_arg
 from dynpix_jax.utils.errors import UserError
 
 
@@ -41,7 +41,9 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+            raise ValueError(f"learning_rate: must be positive, got {self.learning_rate}")
+        if self.size[0] > 1000:
+            raise ValueError(f"too large to train: {self.size}")
 
 
 def section(**changes) -> ml_collections.ConfigDict:
@@ -91,7 +93,8 @@ def test_plain_mapping_is_a_section_too():
         ({"learning_rat": 1.0}, "config.training.learning_rat: unknown key; did you mean 'learning_rate'?"),
         ({"learning_rate": "0.1"}, "config.training.learning_rate: expected float, got '0.1' (str)"),
         ({"learning_rate": True}, "config.training.learning_rate: expected float, got True (bool)"),
-        ({"learning_rate": -1.0}, "config.training: learning_rate must be positive, got -1.0"),
+        ({"learning_rate": -1.0}, "config.training.learning_rate: must be positive, got -1.0"),
+        ({"size": (2000, 1)}, "config.training: too large to train: (2000, 1)"),
         (
             {"optimizer": "sdg"},
             "config.training.optimizer: expected one of 'sgd', 'adamw', got 'sdg' (str); did you",
@@ -177,6 +180,11 @@ def test_parse_arg_reads_back_what_python_prints(rho, steps, fast):
     assert (config.rho, config.steps, config.fast) == (rho, steps, fast)
 
 
+def test_given_args_are_those_that_were_written():
+    assert given_args(None) == given_args("") == frozenset()
+    assert given_args("variant=gated, fast,rho=1.0") == {"variant", "fast", "rho"}
+
+
 def write(folder, text: str) -> str:
     file = folder / "example.py"
     file.write_text("import ml_collections\n" + text)
@@ -203,6 +211,16 @@ def test_load_config_passes_the_argument(tmp_path):
         ("x = 1\n", "", "defines no function get_config"),
         ("def get_config(arg): return {}\n", "", "must return a ConfigDict"),
         ("def get_config(): return None\n", ":a=1", "takes no argument, got ':a=1'"),
+        (
+            "c = ml_collections.ConfigDict({'training': {}})\ndef get_config():\n    c.trainig.steps = 1\n",
+            "",
+            'Did you mean "training" instead of',
+        ),
+        (
+            "def get_config():\n    c = ml_collections.ConfigDict({'x': 1})\n    c.x = 'a'\n",
+            "",
+            "line 4: TypeError: Could not override field 'x'",
+        ),
     ],
 )
 def test_load_config_mistakes(tmp_path, text, arg, message):
