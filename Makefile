@@ -1,6 +1,8 @@
 # make setup | quickstart | test | lint. Each works alone on a machine that has Python 3.11+ with pip, and make.
 
-PYTHON ?= python3
+# The first of these that is new enough: on some systems python3 is older and only python3.11 is not.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && exit; done; echo python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
