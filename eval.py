@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 import dynpix_jax
 from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, finished_stages, open_run
 from dynpix_jax.cli.tables import budget_table, print_table
 from dynpix_jax.data.sources import Source
@@ -32,9 +33,7 @@ from dynpix_jax.models.systems.pag import ponder_maps
 from dynpix_jax.tasks import boundaries
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
-from dynpix_jax.utils.configs import from_config, load_config
 from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.overrides import apply_overrides
 from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
 
 _EXAMPLE = """\
@@ -64,8 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with `argv` (the process's own by default); returns 0."""
     args = make_parser().parse_args(argv)
-    config = apply_overrides(load_config(args.config), args.set)
-    settings = from_config(EvaluationConfig, config.evaluation, "config.evaluation")
+    config, run_config = read_config(args.config, args.set)
+    settings = run_config.evaluation
     runs = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
     source = data_source(config, "eval")
     evaluations = []

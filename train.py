@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from dynpix_jax import models
 from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.evaluation.evaluator import evaluate
+from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source, train_loader
 from dynpix_jax.training.loop import train
-from dynpix_jax.training.settings import training_config
-from dynpix_jax.utils.configs import load_config
-from dynpix_jax.utils.overrides import apply_overrides
+from dynpix_jax.utils.errors import UserError
 
 _EXAMPLE = """\
 example:
@@ -57,10 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(flag is not None for flag in flags):
         if None in flags:
             parser.error("--coordinator, --num_processes and --process_id go together")
-        jax.distributed.initialize(*flags)
+        try:
+            jax.distributed.initialize(*flags)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"--coordinator {args.coordinator}: {error}") from error
 
-    config = apply_overrides(load_config(args.config), args.set)
-    settings = training_config(config)
+    config, run = read_config(args.config, args.set)
+    # All of the run before any of it is trained: mistakes in a later stage would show after hours.
+    check_stages(config, models.build)
+    settings = run.training
+    evaluate_fn = None
+    if settings.eval_every:
+        evaluate_fn = partial(evaluate, source=data_source(config, "eval"), settings=run.evaluation)
     loader = train_loader(config)
     if jax.process_index() == 0:
         print(
@@ -73,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.workdir,
         build=models.build,
         batches=loader,
-        evaluate_fn=lambda system, variables: evaluate(
-            system, variables, data_source(config, "eval"), config
-        ),
+        evaluate_fn=evaluate_fn,
     )
     return 0
 

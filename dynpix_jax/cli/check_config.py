@@ -6,39 +6,18 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
-import numpy as np
-
 from dynpix_jax import models
-from dynpix_jax.training.inputs import data_config
-from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
-from dynpix_jax.utils.configs import from_config, load_config
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.overrides import apply_overrides
-from dynpix_jax.utils.trees import named_leaves
+from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.training.checks import check_stages
 
 _EXAMPLE = """\
 example:
-  dynpix check-config configs/pag/bsds500.py:rho=0.7
+  dynpix check-config configs/pag/bsds500.py:variant=gated,rho=0.7
 
 Builds the network of every stage (shapes only) and checks every key. No data is read.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class _Config:
-    """The sections of a config."""
-
-    name: str
-    seed: int
-    model: dict[str, Any]
-    data: dict[str, Any]
-    training: dict[str, Any]
-    evaluation: dict[str, Any]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,31 +44,15 @@ def check(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: whatever is wrong, with the key's full path.
     """
-    config = apply_overrides(load_config(spec), overrides)
-    top = from_config(_Config, config)
-    training = training_config(config)
-    for part in ("train", "eval"):
-        data_config(config, part)
-    stages = []
-    for stage in training.stages:
-        try:
-            system = models.build(stage_model(config, stage))
-        except UserError as error:
-            raise UserError(f"stage '{stage.name}': {error}") from error
-        # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
-        batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
-        variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
-        # The stage's rules must cover every parameter, and each must match one.
-        stage_optimizer(variables["params"], training, stage)
-        count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
-        stages.append({"name": stage.name, "steps": stage.steps, "parameters": count})
+    config, settings = read_config(spec, overrides)
+    stages = check_stages(config, models.build)
     return {
         "config": spec,
-        "name": top.name,
-        "seed": top.seed,
-        "system": config.model.system,
-        "batch_size": training.batch_size,
-        "stages": stages,
+        "name": settings.name,
+        "seed": settings.seed,
+        "system": settings.model["system"],
+        "batch_size": settings.training.batch_size,
+        "stages": [dataclasses.asdict(stage) for stage in stages],
     }
 
 

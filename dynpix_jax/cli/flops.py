@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax import models
+from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import target_density
 from dynpix_jax.evaluation.runner import executed_macs
 from dynpix_jax.flops import MacReport, count_macs
-from dynpix_jax.training.settings import StageConfig, stage_model, training_config
-from dynpix_jax.utils.configs import load_config
+from dynpix_jax.training.settings import StageConfig, stage_model, stage_system
 from dynpix_jax.utils.errors import UserError, suggest
-from dynpix_jax.utils.overrides import apply_overrides
 from dynpix_jax.utils.trees import named_leaves
 
 _EXAMPLE = """\
@@ -56,10 +55,10 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
       UserError: whatever is wrong with the config, the size or the name of the stage.
     """
     height, width = parse_size(size)
-    config = apply_overrides(load_config(spec), overrides)
-    settings = find_stage(training_config(config).stages, stage)
+    config, run_config = read_config(spec, overrides)
+    settings = find_stage(run_config.training.stages, stage)
     section = stage_model(config, settings)
-    system = models.build(section)
+    system = stage_system(config, settings, models.build)
     images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
     report = count_macs(lambda v, x: system.apply(v, x).predictions, variables, images)

@@ -12,14 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.runner import ImageResult, Runner
 from dynpix_jax.models.systems.pag import ponder_maps
 from dynpix_jax.tasks import boundaries
-from dynpix_jax.utils.configs import load_config
 from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.overrides import apply_overrides
 from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay, ponder_figure, save_png
 
 _EXAMPLE = """\
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
     names = result_names(photos)
     _check_output(args.out, photos, names)
-    config = apply_overrides(load_config(args.config), args.set)
+    config, _ = read_config(args.config, args.set)
     trained = open_run(config, args.workdir, args.stage)
     if boundaries.NAME not in trained.system.tasks:
         raise UserError(

@@ -12,8 +12,8 @@ import ml_collections
 from dynpix_jax import models
 from dynpix_jax.models.system import System
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
-from dynpix_jax.training.settings import stage_model, training_config
-from dynpix_jax.training.snapshots import config_to_json, differences
+from dynpix_jax.training.settings import stage_model, stage_system, training_config
+from dynpix_jax.training.snapshots import check_same_run, config_to_json
 from dynpix_jax.typing import Variables
 from dynpix_jax.utils.errors import UserError
 
@@ -38,7 +38,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | Path, stage: str 
 
     Args:
       config: whole config; must be the one that was trained, but for what does not change the network (see
-        `training.snapshots.HARMLESS`, and where the first weights came from).
+        `training.snapshots.HARMLESS`).
       workdir: of the run.
       stage: name of a stage: what it ended with. None: the newest checkpoint.
 
@@ -48,10 +48,12 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | Path, stage: str 
     if not Path(workdir).is_dir():
         raise UserError(f"workdir not found: {workdir}")
     variables, step, index, saved = load_variables(workdir, stage)
-    _check_config(saved, config, workdir)
+    advice = "give the --config and --set of its training"
+    check_same_run(config_to_json(saved), config_to_json(config), workdir, advice)
     settings = training_config(config).stages[index]
-    section = stage_model(config, settings)
-    return Trained(models.build(section), variables, settings.name, step, target_density(section))
+    system = stage_system(config, settings, models.build)
+    rho = target_density(stage_model(config, settings))
+    return Trained(system, variables, settings.name, step, rho)
 
 
 def finished_stages(workdir: str | Path) -> tuple[str, ...]:
@@ -63,17 +65,3 @@ def target_density(model: Mapping[str, Any] | ml_collections.ConfigDict) -> floa
     """The target density rho of a stage's model section: 1 without gates."""
     gate = dict(dict(model).get("gate") or {})
     return 1.0 if gate.get("kind", "none") == "none" else float(gate.get("rho", 1.0))
-
-
-def _check_config(
-    saved: ml_collections.ConfigDict, config: ml_collections.ConfigDict, workdir: str | Path
-) -> None:
-    there, here = config_to_json(saved), config_to_json(config)
-    # Where the first weights lay on the machine that trained; the checkpoint has no need of them.
-    lines = [line for line in differences(there, here) if not line.startswith("config.training.init_from ")]
-    if lines:
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(
-            f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more}; give the --config and "
-            f"--set of its training"
-        )

@@ -44,6 +44,13 @@ class BSDS500Config:
     label: Literal["consensus", "soft"] = "consensus"
     consensus: float = 0.3
 
+    def __post_init__(self) -> None:
+        if not self.consensus > 0 or (self.consensus > 1 and self.consensus != int(self.consensus)):
+            raise ValueError(
+                f"consensus: {self.consensus:g}; expected a share of the annotators in (0, 1] "
+                "or a whole number above 1"
+            )
+
 
 class BSDS500:
     """Elements: `image` uint8 (H, W, 3), `boundaries` float32 (H, W) in [0, 1] or -1, `index` int64."""
@@ -51,12 +58,6 @@ class BSDS500:
     def __init__(self, config: BSDS500Config, split: str) -> None:
         if split not in SPLITS:
             raise UserError(f"bsds500 has no split {split!r}; {suggest(split, list(SPLITS))}")
-        c = config.consensus
-        if not c > 0 or (c > 1 and c != int(c)):
-            raise UserError(
-                f"config.data.consensus = {c:g}: expected a share of the annotators in (0, 1] "
-                "or a whole number above 1"
-            )
         self._config = config
         data = _find_data(Path(config.root), split)
         self._images = sorted((data / "images" / split).glob("*.jpg"))

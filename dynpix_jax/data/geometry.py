@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec
-from dynpix_jax.utils.errors import UserError
 
 # What an image shows outside of itself: the ImageNet mean, which is 0 after the usual normalisation.
 FILL = (124, 116, 104)
@@ -43,13 +42,11 @@ class GeometryRanges:
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"augment.scales = {self.scales}: expected one or more positive numbers")
+            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
         if not self.rotations:
-            raise UserError("augment.rotations is empty: expected angles in degrees; (0.0,) for none")
+            raise ValueError("rotations: (); expected angles in degrees, (0.0,) for none")
         if self.crop is not None and min(self.crop) < 1:
-            raise UserError(f"augment.crop = {self.crop}: expected a positive height and width")
-        if self.canvas not in ("inscribed", "bounding"):
-            raise UserError(f"augment.canvas = {self.canvas!r}: expected 'inscribed' or 'bounding'")
+            raise ValueError(f"crop: {self.crop}; expected a positive height and width")
 
 
 def hed_ranges(crop: tuple[int, int] | None) -> GeometryRanges:

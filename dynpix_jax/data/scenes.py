@@ -48,6 +48,15 @@ class ScenesConfig:
     seed: int = 0
     fields: tuple[str, ...] = ("segmentation", "boundaries", "depth", "normals")
 
+    def __post_init__(self) -> None:
+        for field in self.fields:
+            if field not in LABELS:
+                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, LABELS)}")
+        if min(self.size) < 16:
+            raise ValueError(f"size: {self.size}; expected at least 16 x 16 pixels")
+        if self.length < 1:
+            raise ValueError(f"length: {self.length}; expected at least 1")
+
 
 class Scenes:
     """Elements: `image` uint8 (H, W, 3), the labels of `config.fields`, `index` int64. See `LABELS`.
@@ -61,14 +70,6 @@ class Scenes:
     def __init__(self, config: ScenesConfig, split: str) -> None:
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; {suggest(split, SPLITS)}")
-        for field in config.fields:
-            if field not in LABELS:
-                raise UserError(f"config.data.fields: unknown label {field!r}; {suggest(field, LABELS)}")
-        if min(config.size) < 16 or config.length < 1:
-            raise UserError(
-                f"config.data: scenes of size {config.size} and length {config.length}: "
-                "expected at least 16 x 16 and 1"
-            )
         self._config = config
         self._split = split
 

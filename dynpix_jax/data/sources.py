@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -101,17 +101,28 @@ def check_index(source: Source, index: int) -> int:
     return index
 
 
-def build_source(section: Mapping[str, Any], split: str | None = None) -> Source:
+def build_source(
+    section: Mapping[str, Any], split: str | None = None, path: str = "config.data.source"
+) -> Source:
     """Builds the source that a config section names.
 
     Args:
       section: `name` and the source's own options (the fields of its config class), e.g.
         `{"name": "bsds500", "root": "DIR", "consensus": 0.3}`; it may carry `split`.
       split: `train`, `val` or `test`; None takes the section's.
+      path: full name of the section, for messages.
 
     Raises:
       UserError: unknown source, option or split; missing data.
     """
+    factory, config, split = source_options(section, split, path)
+    return factory(config, split)
+
+
+def source_options(
+    section: Mapping[str, Any], split: str | None = None, path: str = "config.data.source"
+) -> tuple[Callable[[Any, str], Source], Any, str]:
+    """(class, its config, split) of the source that `build_source` would build, checked; no data is read."""
     # The table holds names, so that building one source does not import the others.
     table = {
         "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
@@ -120,12 +131,12 @@ def build_source(section: Mapping[str, Any], split: str | None = None) -> Source
     options = dict(section)
     name = options.pop("name", None)
     if name not in table:
-        raise UserError(f"config.data.name: unknown source {name!r}; {suggest(str(name), sorted(table))}")
-    own_split = options.pop("split", None)
-    split = split or own_split
-    if not split:
-        raise UserError(f"config.data: source {name!r} needs a split")
+        raise UserError(f"{path}.name: unknown source {name!r}; {suggest(str(name), sorted(table))}")
     module_name, config_name, class_name = table[name]
     module = importlib.import_module(f"dynpix_jax.data.{module_name}")
-    config = from_config(getattr(module, config_name), options, path="config.data")
-    return getattr(module, class_name)(config, split)
+    split = options.pop("split", None) if split is None else split
+    options.pop("split", None)
+    if split not in module.SPLITS:
+        raise UserError(f"{path}.split: {name} has no split {split!r}; {suggest(str(split), module.SPLITS)}")
+    config = from_config(getattr(module, config_name), options, path)
+    return getattr(module, class_name), config, split

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from dynpix_jax.data.sources import Source
@@ -18,7 +17,6 @@ from dynpix_jax.models.system import System
 from dynpix_jax.nn.routing import Mode
 from dynpix_jax.tasks import boundaries
 from dynpix_jax.typing import Variables
-from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError
 
 
@@ -132,9 +130,7 @@ def evaluate_system(
         images=count,
         scores=scores,
         macs=float(np.mean([result.macs for result in first])),
-        macs_open=float(
-            np.mean([runner.macs_open(first[i], source[i]["image"].shape[:2]) for i in range(count)])
-        ),
+        macs_open=float(np.mean([runner.macs_open(first[i], maps[modes[0]][i].shape) for i in range(count)])),
         shares=shares,
         density=float(np.mean(gates)) if gates else None,
         mode_difference=_difference(maps) if len(maps) == 2 else None,
@@ -143,12 +139,11 @@ def evaluate_system(
 
 
 def evaluate(
-    system: System, variables: Variables, source: Source, config: ml_collections.ConfigDict
+    system: System, variables: Variables, source: Source, settings: EvaluationConfig
 ) -> dict[str, float]:
     """The numbers that a training run logs: one mode, no pictures."""
-    settings = from_config(EvaluationConfig, config.evaluation, "config.evaluation")
     mode = settings.modes[0]
-    settings = EvaluationConfig(**{**asdict(settings), "mode": mode, "pictures": 0})
+    settings = replace(settings, mode=mode, pictures=0)
     result = evaluate_system(system, variables, source, settings)
     scores = result.scores[mode].boundaries
     numbers = {"ods": scores.ods, "ois": scores.ois, "ap": scores.ap, "macs": result.macs}
@@ -173,6 +168,9 @@ class Annotators(Mapping[str, Any]):
                 f"source {self._source.spec.name}: has no '{boundaries.NAME}' labels to evaluate against"
             )
         return [element[boundaries.NAME] > 0.5]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index  # the one of Mapping would read the image's annotations to find out
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import ml_collections
 
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Loader, make_loader
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import Source, build_source, source_options
 from dynpix_jax.training.settings import training_config
 from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError, suggest
+
+Part = Literal["train", "eval"]
+PARTS: tuple[Part, ...] = ("train", "eval")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,29 +36,39 @@ class DataConfig:
     drop_labels: tuple[str, ...] = ()
 
 
-def data_config(config: ml_collections.ConfigDict, part: str) -> DataConfig:
-    """`config.data.<part>`, checked.
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """The `data` section: what is trained on, and what is evaluated on."""
 
-    Args:
-        config: whole config.
-        part: "train" or "eval".
+    train: DataConfig
+    eval: DataConfig
+
+
+def data_section(config: ml_collections.ConfigDict) -> DataSection:
+    """The `data` section of a whole config, checked.
+
+    Raises:
+        UserError: section or key missing, unknown, mistyped or out of range, with its full path.
     """
-    for path, section, key in (("config", config, "data"), ("config.data", config.get("data", {}), part)):
-        if key not in section:
-            raise UserError(f"{path}.{key}: missing; {suggest(key, section)}")
-    return from_config(DataConfig, config.data[part], f"config.data.{part}")
+    if "data" not in config:
+        raise UserError(f"config.data: missing; {suggest('data', config)}")
+    section = from_config(DataSection, config.data, "config.data")
+    for part in PARTS:
+        source_options(getattr(section, part).source, path=f"config.data.{part}.source")
+    return section
 
 
-def data_source(config: ml_collections.ConfigDict, part: str) -> Source:
+def data_source(config: ml_collections.ConfigDict, part: Part) -> Source:
     """The source of `config.data.<part>`."""
-    return build_source(data_config(config, part).source)
+    section = data_section(config)
+    return build_source(getattr(section, part).source, path=f"config.data.{part}.source")
 
 
 def train_loader(config: ml_collections.ConfigDict) -> Loader:
     """Endless shuffled and augmented batches: this process's part of `config.training.batch_size` images."""
-    data, training = data_config(config, "train"), training_config(config)
+    data, training = data_section(config).train, training_config(config)
     return make_loader(
-        build_source(data.source),
+        data_source(config, "train"),
         batch_size=training.batch_size,
         seed=config.seed,
         train=True,
@@ -78,7 +91,7 @@ def eval_loader(
         batch_size: over all processes.
         source: in place of the config's.
     """
-    data = data_config(config, "eval")
+    data = data_section(config).eval
     return make_loader(
         data_source(config, "eval") if source is None else source,
         batch_size=batch_size,

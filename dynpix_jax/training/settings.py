@@ -1,15 +1,14 @@
 """The `training` section of a config as frozen dataclasses, and what a stage does to the model section.
 
 A stage trains one form of the network for a number of steps with a fresh optimizer. What differs between
-stages is
-declared: overrides of the model section, frozen parameters, learning-rate multipliers.
+stages is declared: overrides of the model section, frozen parameters, learning-rate multipliers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import ml_collections
@@ -40,9 +39,9 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         if self.model < 1:
-            raise ValueError(f"model must be at least 1, got {self.model}")
+            raise ValueError(f"model: expected at least 1, got {self.model}")
         if self.data < 1 and self.data != -1:
-            raise ValueError(f"data must be -1 (all devices) or at least 1, got {self.data}")
+            raise ValueError(f"data: expected -1 (all devices) or at least 1, got {self.data}")
         _check_patterns("rules", [pattern for pattern, _ in self.rules])
 
 
@@ -70,13 +69,13 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
         for pattern, factor in self.multipliers:
             if not factor > 0:
                 raise ValueError(
-                    f"multipliers: the factor of '{pattern}' must be positive, got {factor}; use frozen for 0"
+                    f"multipliers: expected a positive factor for '{pattern}', got {factor}; use frozen for 0"
                 )
         _check_patterns("frozen", self.frozen)
         _check_patterns("multipliers", [pattern for pattern, _ in self.multipliers])
@@ -137,14 +136,14 @@ class TrainingConfig:
         ):
             value = getattr(self, name)
             if not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
         if not self.stages:
-            raise ValueError("stages is empty; at least one stage is needed")
+            raise ValueError("stages: expected at least one stage, got none")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise ValueError(f"stage names must differ, got {', '.join(names)}")
+            raise ValueError(f"stages: expected names that differ, got {', '.join(names)}")
         _check_patterns("weight_decay_on", self.weight_decay_on)
 
     @property
@@ -157,18 +156,6 @@ class TrainingConfig:
         return sum(stage.steps for stage in self.stages[:index])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Config:
-    """The sections of a config. Training itself reads neither `data` nor `evaluation`."""
-
-    name: str
-    seed: int
-    model: dict[str, Any]
-    training: dict[str, Any]
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def training_config(config: ml_collections.ConfigDict) -> TrainingConfig:
     """The `training` section of `config`, checked.
 
@@ -176,8 +163,22 @@ def training_config(config: ml_collections.ConfigDict) -> TrainingConfig:
         UserError: section or key missing, unknown, mistyped or out of range, with the path
             `config.training...`.
     """
-    from_config(_Config, config)
+    if "training" not in config:
+        raise UserError(f"config.training: missing; {suggest('training', config)}")
     return from_config(TrainingConfig, config.training, "config.training")
+
+
+def stage_system(config: ml_collections.ConfigDict, stage: StageConfig, build: Callable[[Any], Any]) -> Any:
+    """What `build` makes of the model section of a stage.
+
+    Raises:
+        UserError: something in that section is wrong; names the stage, whose overrides may be the cause.
+    """
+    section = stage_model(config, stage)
+    try:
+        return build(section)
+    except UserError as error:
+        raise UserError(f"stage '{stage.name}': {error}") from error
 
 
 def stage_model(config: ml_collections.ConfigDict, stage: StageConfig | int) -> ml_collections.ConfigDict:

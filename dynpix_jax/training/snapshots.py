@@ -11,14 +11,19 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from dynpix_jax.utils.errors import UserError
+
 HARMLESS = (
-    r"training\.(log_every|checkpoint_every|eval_every|keep|workers)",
+    r"training\.(log_every|checkpoint_every|eval_every|keep|workers|init_from)",
     r"training\.mesh(\..*)?",
     r"evaluation(\..*)?",
     r"data\.eval(\..*)?",
     r"(.*\.)?root",
 )
-"""Keys that may change between a run and its continuation: they do not change what is learned."""
+"""Keys that may change between a run and its continuation: they do not change what is learned.
+
+Nor does where the first weights lay, once there is a checkpoint.
+"""
 
 
 def config_to_json(config: Any) -> Any:
@@ -61,6 +66,24 @@ def differences(old: Any, new: Any) -> list[str]:
         if there != here:
             lines.append(f"config.{path} is {there!r} there and {here!r} here")
     return lines
+
+
+def check_same_run(saved: Any, config: Any, workdir: str | Path, advice: str) -> None:
+    """Refuses the checkpoint of another config.
+
+    Args:
+        saved: JSON config of the checkpoint in `workdir`.
+        config: JSON config that is asked for.
+        workdir: for the message.
+        advice: what to do about it, the message's end.
+
+    Raises:
+        UserError: they differ in more than `HARMLESS` keys; names the first three.
+    """
+    lines = differences(saved, config)
+    if lines:
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more}; {advice}")
 
 
 class _Absent:

@@ -66,11 +66,14 @@ def test_lines(config, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([":rho=1.5"], "rho"),
+        ([":rho=1.5"], "stage 'base': config.model.gate.rho: 1.5; expected a density in (0, 1]"),
         ([":roh=1"], "'roh' is unknown; did you mean 'rho'?"),
-        ([":depth=27"], "depth"),
+        ([":depth=27"], "stage 'base': config.model.backbone.depth: 27"),
         (["", "--set", "training.batch_sice=4"], "did you mean 'batch_size'?"),
-        (["", "--set", "training.stages[0].learning_rate=-1"], "learning_rate must be positive"),
+        (
+            ["", "--set", "training.stages[0].learning_rate=-1"],
+            "config.training.stages[0].learning_rate: expected a positive number",
+        ),
         (["", "--set", "seed=1.5"], "config.seed"),
         (["", "--set", "model.system=pga"], "did you mean 'pag'?"),
     ],
@@ -93,6 +96,15 @@ def test_mistakes_are_one_line_and_2(config, arguments, message, capsys):
             "config.evaluatoin: unknown key; did you mean 'evaluation'?",
         ),
         ('"seed": 3,', "", "config.seed: missing"),
+        ('"eval": {', '"evl": {', "config.data.evl: unknown key; did you mean 'eval'?"),
+        ('"val"}', '"vla"}', "config.data.eval.source.split: scenes has no split 'vla'; did you mean 'val'?"),
+        ('"val"}', '"val", "length": 0}', "config.data.eval.source.length: 0; expected at least 1"),
+        (
+            '"train"}}',
+            '"train"}, "augment": {"crop": (0, 8)}}',
+            "config.data.train.augment.crop: (0, 8); expected a positive height and width",
+        ),
+        ('"evaluation": {}', '"evaluation": {"thresholds": 0}', "config.evaluation.thresholds: 0"),
         ('"rho": args.rho', '"roh": args.rho', "roh: unknown key; did you mean 'rho'?"),
         ('{"gate": {"kind"', '{"gat": {"kind"', "did you mean 'gate'?"),
         (

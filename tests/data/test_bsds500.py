@@ -95,11 +95,11 @@ def test_missing_things_are_named(root: Path, tmp_path: Path) -> None:
         build(root, "trian")
     with pytest.raises(UserError, match=r"did you mean 'bsds500'"):
         build_source({"name": "bsd500", "root": str(root)}, "train")
-    with pytest.raises(UserError, match=r"consensus = 2.5"):
+    with pytest.raises(UserError, match=r"config\.data\.source\.consensus: 2\.5; expected"):
         build(root, consensus=2.5)
-    with pytest.raises(UserError, match=r"config.data.rot"):
+    with pytest.raises(UserError, match=r"config\.data\.source\.rot: unknown key"):
         build_source({"name": "bsds500", "rot": str(root)}, "train")
-    with pytest.raises(UserError, match=r"needs a split"):
+    with pytest.raises(UserError, match=r"config\.data\.source\.split: bsds500 has no split None"):
         build_source({"name": "bsds500", "root": str(root)})
     (root / "data" / "groundTruth" / "train" / "12.mat").unlink()
     with pytest.raises(UserError, match=r"ground truth not found.*12\.mat"):

@@ -58,13 +58,11 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         if self.depth not in _BLOCKS:
-            raise UserError(f"model.backbone.depth: {self.depth}; expected one of {sorted(_BLOCKS)}")
+            raise ValueError(f"depth: {self.depth}; expected one of {sorted(_BLOCKS)}")
         if self.output_stride not in (8, 16, 32):
-            raise UserError(f"model.backbone.output_stride: {self.output_stride}; expected 8, 16 or 32")
+            raise ValueError(f"output_stride: {self.output_stride}; expected 8, 16 or 32")
         if self.preprocessing not in ("caffe", "torch"):
-            raise UserError(
-                f"model.backbone.preprocessing: {self.preprocessing!r}; expected 'caffe' or 'torch'"
-            )
+            raise ValueError(f"preprocessing: {self.preprocessing!r}; expected 'caffe' or 'torch'")
 
 
 def preprocess(images: Array, convention: str) -> Array:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dynpix_jax.models.backbones.resnet import BackboneConfig, block_specs
 from dynpix_jax.nn.residual import BlockSpec
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.errors import suggest
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class GateConfig:
     def __post_init__(self) -> None:
         for name in ("rho", "rho_start"):
             if not 0.0 < getattr(self, name) <= 1.0:
-                raise UserError(f"model.gate.{name}: {getattr(self, name)}; expected a density in (0, 1]")
+                raise ValueError(f"{name}: {getattr(self, name)}; expected a density in (0, 1]")
         if not 0.0 <= self.ramp <= 1.0:
-            raise UserError(f"model.gate.ramp: {self.ramp}; expected a share in [0, 1]")
+            raise ValueError(f"ramp: {self.ramp}; expected a share in [0, 1]")
         if min(self.temperature) <= 0.0:
-            raise UserError(f"model.gate.temperature: {self.temperature}; expected two positive numbers")
+            raise ValueError(f"temperature: {self.temperature}; expected two positive numbers")
         if self.weight < 0.0:
-            raise UserError(f"model.gate.weight: {self.weight}; expected a number >= 0")
+            raise ValueError(f"weight: {self.weight}; expected a number >= 0")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MultiPoolConfig:
 
     def __post_init__(self) -> None:
         if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=-1) < 0:
-            raise UserError(f"model.multipool.dilations: {self.dilations}; expected distinct integers >= 0")
+            raise ValueError(f"dilations: {self.dilations}; expected distinct integers >= 0")
 
 
 @dataclass(frozen=True)
@@ -92,25 +92,21 @@ class PagConfig:
 
     def __post_init__(self) -> None:
         if self.backbone.depth in (18, 34) and (self.gate.kind != "none" or self.multipool.blocks):
-            raise UserError(
-                f"model.backbone.depth: {self.backbone.depth} has no bottlenecks to gate; "
-                "expected 26, 50 or 101"
+            raise ValueError(
+                f"backbone.depth: {self.backbone.depth} has no bottlenecks to gate; expected 26, 50 or 101"
             )
         total = sum(len(stage) for stage in block_specs(self.backbone))
         if not 0 <= self.drop_blocks < total:
-            raise UserError(
-                f"model.drop_blocks: {self.drop_blocks}; expected 0 to {total - 1} of {total} blocks"
-            )
+            raise ValueError(f"drop_blocks: {self.drop_blocks}; expected 0 to {total - 1} of {total} blocks")
         specs = {spec.name: spec for spec in kept_specs(self)}
         for name in self.multipool.blocks:
             if name not in specs:
-                raise UserError(
-                    f"model.multipool.blocks: {name!r} is no block of the backbone; "
-                    f"{suggest(name, list(specs))}"
+                raise ValueError(
+                    f"multipool.blocks: {name!r} is no block of the backbone; {suggest(name, list(specs))}"
                 )
             if specs[name].strides != 1 and not self.backbone.stride_in_1x1:
-                raise UserError(
-                    f"model.multipool.blocks: {name!r} reduces the resolution in its 3x3, a MultiPool keeps "
+                raise ValueError(
+                    f"multipool.blocks: {name!r} reduces the resolution in its 3x3, a MultiPool keeps "
                     "it; choose another block, or backbone.stride_in_1x1"
                 )
 
