@@ -5,10 +5,11 @@
 
 Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE).
 Arguments: variant = base | multipool | average | gated | truncated | layer_skip; rho, the target density;
-gate_scope = conv3x3 | residual, the two readings of eq. 2; multipool = the blocks that hold a MultiPool, joined by "+";
-budget = cpu (one 320x320 crop, few thousand steps, stem and Res2 frozen) | gpu (longer, ten crops, HED's augmentation);
-continue_from = workdir of the variant one stage earlier, so that only the last stage is trained; split = train | val | test, the
-images that are evaluated.
+gate_scope = conv3x3 | residual, the two readings of eq. 2; multipool = the blocks that hold a MultiPool,
+joined by "+"; budget = cpu (one 320x320 crop, few thousand steps, stem and Res2 frozen) | gpu (longer, ten
+crops, rotated and scaled); continue_from = workdir of the variant one stage earlier, so that only the last
+stage is trained; split = train | val | test, the images that are evaluated. An argument that the variant does
+not read is refused.
 
 Paper, test set: base .790, MultiPool at Res4 .792, at 70 % of the computation .773 (ODS F).
 Measured here: docs/results.md.
@@ -18,10 +19,18 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import parse_arg
+from dynpix_jax.utils.configs import given_args, parse_arg
 from dynpix_jax.utils.errors import UserError, suggest
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
+
+READ_BY = {
+    "rho": ("gated", "layer_skip"),
+    "gate_scope": ("gated",),
+    "multipool": ("multipool", "average", "gated", "layer_skip"),
+    "drop_blocks": ("truncated",),
+}
+"""Variants that read an argument; the others refuse it rather than train something else than asked for."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -42,6 +51,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for name, valid in (("variant", VARIANTS), ("budget", ("cpu", "gpu"))):
         if args[name] not in valid:
             raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
+    if not 0.0 < args.rho <= 1.0:
+        raise UserError(f"config argument rho={args.rho:g}: expected a density in (0, 1]")
+    for name, readers in READ_BY.items():
+        if name in given_args(arg) and args.variant not in readers:
+            raise UserError(
+                f"config argument {name}: variant={args.variant} does not read it; "
+                f"{name} is for variant={' or '.join(readers)}"
+            )
 
     config = ml_collections.ConfigDict()
     config.name = f"pag_bsds500_{args.variant}"
@@ -64,8 +81,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             temperature=(1.0, 0.1),
             soft=False,
             blur=False,
-            # Gates must be sure of themselves from the start, or the samples of training and the arg-max of evaluation
-            # differ in density. The release's std of 1 closes some layers altogether for hundreds of steps.
+            # Gates must be sure of themselves from the start, or the samples of training and the arg-max of
+            # evaluation differ in density. The release's std of 1 closes some layers altogether for hundreds
+            # of steps.
             init_std=0.1,
             open_bias=4.0,
         ),
