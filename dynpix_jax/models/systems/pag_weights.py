@@ -43,10 +43,13 @@ def adapt(config: PagConfig, given: Variables, fresh: Variables) -> Variables:
         return candidates
 
     adapted = copy_matching(given, fresh, source)
-    for path, _ in named_leaves(fresh["params"].get("backbone", {})):
-        if path not in known and "/gate/" not in path and "/multipool/" not in path:
-            raise UserError(
-                f"weights: no {path} for a ResNet-{config.backbone.depth}; "
-                "were they made for another architecture?"
-            )
+    # The moments of the norms too: without them a frozen norm would go by mean 0 and variance 1.
+    moments = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get("batch_stats", {}))}
+    for collection, have in (("params", known), ("batch_stats", moments)):
+        for path, _ in named_leaves(fresh.get(collection, {}).get("backbone", {})):
+            if path not in have and "/gate/" not in path and "/multipool/" not in path:
+                raise UserError(
+                    f"weights: no {path} among their {collection} for a ResNet-{config.backbone.depth}; "
+                    "were they made for another architecture?"
+                )
     return adapted
