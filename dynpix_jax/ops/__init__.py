@@ -2,7 +2,13 @@
 
 from dynpix_jax.ops.active import ActiveSet, active_set, chunk_size, map_active
 from dynpix_jax.ops.conv import conv, conv_output_size, torch_padding
-from dynpix_jax.ops.gating import bernoulli_kl, global_sparsity_loss, mask_density, per_layer_sparsity_loss
+from dynpix_jax.ops.gating import (
+    bernoulli_kl,
+    global_sparsity_loss,
+    mask_density,
+    mild_divergence,
+    per_layer_sparsity_loss,
+)
 from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax_st
 from dynpix_jax.ops.perforated_conv import (
     ImplementationUnavailable,
@@ -10,7 +16,7 @@ from dynpix_jax.ops.perforated_conv import (
     perforated_conv_reference,
 )
 from dynpix_jax.ops.pointwise import pointwise
-from dynpix_jax.ops.resize import resize_bilinear, resize_nearest
+from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear, resize_nearest
 
 __all__ = [
     "ActiveSet",
@@ -18,6 +24,7 @@ __all__ = [
     "active_set",
     "argmax_one_hot",
     "bernoulli_kl",
+    "cells_to_pixels",
     "chunk_size",
     "conv",
     "conv_output_size",
@@ -26,6 +33,7 @@ __all__ = [
     "gumbel_softmax_st",
     "map_active",
     "mask_density",
+    "mild_divergence",
     "per_layer_sparsity_loss",
     "perforated_conv",
     "perforated_conv_reference",

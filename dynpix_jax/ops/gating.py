@@ -6,7 +6,7 @@ with straight-through masks (``ops.gumbel``) its gradient reaches the gate's log
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
@@ -14,6 +14,7 @@ from jax.scipy.special import xlogy
 from dynpix_jax.typing import Array
 
 Masks = Mapping[str, Array] | Sequence[Array]
+Divergence = Callable[[Array | float, Array], Array]
 
 # Densities closer to 0 or 1 than this use the tangent of the divergence. It bounds the slope by 1 / _EDGE
 # and is less than one position of a 60x80 map, so that on real maps only (nearly) empty and full masks feel
@@ -23,7 +24,7 @@ _EDGE = 1e-4
 
 def bernoulli_kl(rho: Array | float, density: Array) -> Array:
     """KL(Bernoulli(rho) || Bernoulli(density)), finite in value and gradient for every density in [0, 1]
-    (eq. 6).
+    (eq. 5).
 
     The divergence is infinite at density 0 or 1. Within 1e-4 of either end it is continued by its tangent:
     the result stays convex and continuously differentiable, exact everywhere else, and its gradient at 0
@@ -49,6 +50,15 @@ def bernoulli_kl(rho: Array | float, density: Array) -> Array:
     return divergence + slope * (density - inner)
 
 
+def mild_divergence(rho: Array | float, density: Array) -> Array:
+    """log(1 + x**2) of both channels' distance x from the target: the released code's "mild" form of eq. 5.
+
+    Its slope is at most 2, where that of the Kullback-Leibler divergence grows without bound. Arguments and
+    result as in :func:`bernoulli_kl`.
+    """
+    return 2 * jnp.log1p((density - rho) ** 2)
+
+
 def mask_density(mask: Array) -> Array:
     """Share of active positions of each image.
 
@@ -63,48 +73,61 @@ def mask_density(mask: Array) -> Array:
 
 
 def per_layer_sparsity_loss(
-    masks: Masks, rho: Array | float, *, valid: Array | None = None, in_force: Array | None = None
+    masks: Masks,
+    rho: Array | float,
+    *,
+    valid: Array | None = None,
+    in_force: Array | None = None,
+    divergence: Divergence = bernoulli_kl,
 ) -> Array:
-    """Sum over layers of the mean over images of KL(rho || density of the layer's mask) (eq. 5 and 6).
+    """Sum over layers of the mean over images of KL(rho || density of the layer's mask) (the sum in eq. 6).
 
     Each layer of each image is held to the target density, which is what keeps single layers from closing
     or opening altogether.
 
     Args:
-      masks: the layers' masks, each (B, h, w) with its own h and w, in {0, 1}; straight-through samples in
-        training.
+      masks: the layers' masks, each (B, h, w) with its own h and w, in {0, 1}, straight-through samples in
+        training; or probabilities in [0, 1], which the released code penalises in their place.
       rho: target density in [0, 1]; scalar, may be traced.
       valid: bool (B,); padding images (False) do not count. None: all count.
       in_force: bool (L,), one a layer; gates that are not inserted yet (False) do not count. None: all count.
+      divergence: of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
 
     Returns:
       Scalar; 0 without masks or without a valid image.
     """
     total = jnp.zeros((), jnp.float32)
     for index, mask in enumerate(_layers(masks)):
-        divergence = _mean_over_images(bernoulli_kl(rho, mask_density(mask)), valid)
-        total = total + (divergence if in_force is None else jnp.where(in_force[index], divergence, 0.0))
+        loss = _mean_over_images(divergence(rho, mask_density(mask)), valid)
+        total = total + (loss if in_force is None else jnp.where(in_force[index], loss, 0.0))
     return total
 
 
 def global_sparsity_loss(
-    masks: Masks, rho: Array | float, *, valid: Array | None = None, in_force: Array | None = None
+    masks: Masks,
+    rho: Array | float,
+    *,
+    valid: Array | None = None,
+    in_force: Array | None = None,
+    by_position: bool = False,
 ) -> Array:
-    """Mean over images of KL(rho || density of all layers' positions together).
+    """Mean over images of KL(rho || g), g the mean of the layers' densities.
 
-    The variant that the paper warns of: layers of very different densities satisfy it, and training ends in
-    layers that are fully on or fully off. Arguments and result as in :func:`per_layer_sparsity_loss`. (The
-    released code's "combined" loss: the pixel-count weighted mean of the layers.)
+    The variant that the paper warns of (section 3.3): layers of very different densities satisfy it, and
+    training ends in layers that are fully on or fully off. ``by_position`` weighs each layer by its number of
+    positions, as the released code's "combined" loss does. Other arguments and result as in
+    :func:`per_layer_sparsity_loss`.
     """
     layers = _layers(masks)
     if not layers:
         return jnp.zeros((), jnp.float32)
-    positions = jnp.asarray([mask.size // mask.shape[0] for mask in layers], jnp.float32)
+    positions = [mask.size // mask.shape[0] if by_position else 1 for mask in layers]
+    weights = jnp.asarray(positions, jnp.float32)
     if in_force is not None:
-        positions = jnp.where(in_force, positions, 0.0)
+        weights = jnp.where(in_force, weights, 0.0)
     densities = jnp.stack([mask_density(mask) for mask in layers])
-    density = positions @ densities / jnp.maximum(jnp.sum(positions), 1.0)
-    return jnp.where(jnp.sum(positions) > 0, _mean_over_images(bernoulli_kl(rho, density), valid), 0.0)
+    density = weights @ densities / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.where(jnp.sum(weights) > 0, _mean_over_images(bernoulli_kl(rho, density), valid), 0.0)
 
 
 def _layers(masks: Masks) -> list[Array]:

@@ -74,6 +74,27 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
     return x
 
 
+def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
+    """Every pixel takes the nearest cell of a network's map, whose cell i lies at pixel ``stride * i``.
+
+    That is where a ResNet's padding puts it. :func:`resize_nearest` would stretch the map instead, and shift
+    it by up to half a cell.
+
+    Args:
+      x: (B, h, w) or (B, h, w, C); any dtype.
+      size: (H, W), of the image.
+      stride: pixels from cell to cell.
+
+    Returns:
+      (B, H, W[, C]). Pixels beyond the last cell take the last; midway the later cell wins.
+    """
+    _check("cells_to_pixels", x, size, ranks=(3, 4))
+    for axis, new in zip((1, 2), size, strict=True):
+        index = np.minimum((np.arange(new) + stride // 2) // stride, x.shape[axis] - 1)
+        x = jnp.take(x, jnp.asarray(index), axis=axis, mode="clip")
+    return x
+
+
 def _nearest_index(old: int, new: int) -> np.ndarray:
     # In float32 as PyTorch computes it: where i * scale is a whole number, the rounding decides (2 -> 82
     # repeats the first pixel 42 times). Doubling is exact there.

@@ -91,11 +91,26 @@ def test_padding_images_do_not_count():
     assert float(ops.global_sparsity_loss(layers, 0.7, valid=none)) == 0
 
 
-def test_global_loss_weighs_positions_and_admits_trivial_solutions():
+def test_global_loss_admits_trivial_solutions():
     layers = {"big": masks([1.0], 300), "small": masks([0.0], 100)}
-    # 300 of 400 positions: exactly the target, though one layer is fully on and the other fully off.
-    assert float(ops.global_sparsity_loss(layers, 0.75)) == pytest.approx(0, abs=1e-6)
+    # Exactly the target, though one layer is fully on and the other fully off: half of the layers (the
+    # paper), 300 of 400 positions (the released code).
+    assert float(ops.global_sparsity_loss(layers, 0.5)) == pytest.approx(0, abs=1e-6)
+    assert float(ops.global_sparsity_loss(layers, 0.75, by_position=True)) == pytest.approx(0, abs=1e-6)
+    assert float(ops.global_sparsity_loss(layers, 0.75)) == pytest.approx(exact(0.75, 0.5), abs=1e-5)
     assert float(ops.per_layer_sparsity_loss(layers, 0.75)) > 1
+    # A layer whose gate is not inserted yet has no say.
+    in_force = jnp.array([True, False])
+    loss = ops.global_sparsity_loss(layers, 0.75, by_position=True, in_force=in_force)
+    assert float(loss) == pytest.approx(float(ops.bernoulli_kl(0.75, jnp.float32(1.0))))
+
+
+def test_mild_divergence_is_that_of_the_released_code():
+    layers = [masks([0.5, 0.9], 400)]
+    loss = ops.per_layer_sparsity_loss(layers, 0.7, divergence=ops.mild_divergence)
+    # log(1 + (g1 - (1 - rho))^2) + log(1 + (g2 - rho)^2), g1 = 1 - g2.
+    both = [np.log1p((1 - g - 0.3) ** 2) + np.log1p((g - 0.7) ** 2) for g in (0.5, 0.9)]
+    assert float(loss) == pytest.approx(np.mean(both), abs=1e-6)
 
 
 def test_no_masks():

@@ -90,3 +90,17 @@ def test_wrong_arguments_are_named():
         ops.resize_bilinear(jnp.zeros((1, 3, 4, 1), jnp.int32), (2, 2))
     with pytest.raises(ValueError, match="size must be two positive integers"):
         ops.resize_nearest(jnp.zeros((1, 3, 4, 1)), (0, 2))
+
+
+def test_cells_lie_at_multiples_of_the_stride():
+    """An open cell is the pixels nearest to it, and not a share of the image."""
+    cells = np.zeros((1, 4, 6), np.float32)
+    cells[0, 1, 4] = 1
+    rows, columns = (np.flatnonzero(ops.cells_to_pixels(cells, (25, 41), 8)[0].any(axis)) for axis in (1, 0))
+    np.testing.assert_array_equal(rows, np.arange(4, 12))  # about row 8
+    np.testing.assert_array_equal(columns, np.arange(28, 36))  # about column 32
+    last = np.zeros((1, 4, 6, 1), np.float32)
+    last[0, 3, 5] = 1
+    pixels = np.asarray(ops.cells_to_pixels(last, (32, 48), 8))
+    assert pixels.shape == (1, 32, 48, 1)
+    assert pixels.sum() == (32 - 20) * (48 - 36)  # all that is beyond the last cell, too
