@@ -19,9 +19,9 @@ class Deconv(nn.Module):
 
     The kernel has 2 * stride taps a side and starts as bilinear interpolation of every channel. Output pixel
     ``stride * i`` lies on input cell ``i``, which is where a ResNet's padding puts its features (a centred
-    deconvolution would shift the map by (stride - 1) / 2 pixels); beyond the last cell it fades to zero.
-    Written as a
-    matrix product over 2x2 input cells: no zero-stuffed convolution, which is slow on a CPU.
+    deconvolution would shift the map by (stride - 1) / 2 pixels). Beyond the last cell, pixels from
+    ``stride * (h - 1) + 1`` on, the last cell is repeated: zeros would let the features fade out.
+    Written as a matrix product over 2x2 input cells: no zero-stuffed convolution, which is slow on a CPU.
     """
 
     features: int
@@ -40,7 +40,8 @@ class Deconv(nn.Module):
         kernel = self.param("kernel", bilinear, (2 * s, 2 * s, c, c), jnp.float32).astype(x.dtype)
         # Every s x s block of the output sees 2 x 2 input cells: one matrix product over their channels.
         b, h, w, _ = x.shape
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
+        padded = jnp.pad(padded, ((0, 0), (1, 0), (1, 0), (0, 0)))
         cells = [padded[:, 1 - i : h + 2 - i, 1 - j : w + 2 - j] for i in (0, 1) for j in (0, 1)]
         # (y block, y in block, x block, x in block, in, out) -> (y block, x block, in), (y, x, out)
         matrix = kernel.reshape(2, s, 2, s, c, c).transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, s * s * c)
