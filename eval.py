@@ -29,7 +29,6 @@ from dynpix_jax.cli.tables import budget_table, print_table
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.evaluator import Annotators, Evaluation, evaluate_system
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.models.systems.pag import ponder_maps
 from dynpix_jax.tasks import boundaries
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     write_json(args.workdir / "eval.json", numbers)
     labels = [row.label for row in rows]
-    examples = list(make_examples(source, labels, evaluations, settings))
+    examples = list(make_examples(source, runs, labels, evaluations, settings))
     write_report(args.workdir / "report.html", config.name, facts, rows, examples)
     print(f"numbers: {args.workdir / 'eval.json'}\npictures: {args.workdir / 'report.html'}")
     return 0
@@ -139,7 +138,11 @@ def describe(
 
 
 def make_examples(
-    source: Source, labels: Sequence[str], evaluations: Sequence[Evaluation], settings: EvaluationConfig
+    source: Source,
+    runs: Sequence[Trained],
+    labels: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    settings: EvaluationConfig,
 ) -> Iterator[Example]:
     """The pictures of the report: the first images, with the answers of all rows."""
     count = len(evaluations[0].seen)
@@ -148,10 +151,10 @@ def make_examples(
         name = source.name(index)
         photo = source[index]["image"]
         answers = []
-        for label, evaluation in zip(labels, evaluations, strict=True):
+        for run, label, evaluation in zip(runs, labels, evaluations, strict=True):
             outputs = evaluation.seen[index][1][settings.modes[0]].outputs
             prediction = boundaries.decode(outputs.predictions[boundaries.NAME])[0]
-            ponder = ponder_maps(outputs, photo.shape[:2])
+            ponder = run.system.ponder_maps(outputs, photo.shape[:2])
             answers.append(
                 Answer(
                     label,

@@ -166,7 +166,10 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     )
     if args.variant in ("multipool", "average"):
         return (multipool,) if args.continue_from else (base, multipool)
-    gate = dict(kind="layer" if args.variant == "layer_skip" else "pixel")
+    gate = dict(kind="pixel")
+    if args.variant == "layer_skip":
+        # The baseline has a gate and a loss of its own (weight as released); what is a PixelGate's is reset.
+        gate = dict(kind="layer", weight=1.0, init_std=1.0, open_bias=0.0)
     insertion = dict(
         name="gates",
         steps=240 if cpu else 2000,

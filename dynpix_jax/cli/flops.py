@@ -8,14 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from dynpix_jax import models
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import target_density
-from dynpix_jax.evaluation.runner import executed_macs
-from dynpix_jax.flops import MacReport, count_macs
+from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
+from dynpix_jax.flops import MacReport
+from dynpix_jax.models.system import System
 from dynpix_jax.training.settings import StageConfig, stage_model, stage_system
 from dynpix_jax.utils.errors import UserError, suggest
 from dynpix_jax.utils.trees import named_leaves
@@ -59,11 +57,9 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
     settings = find_stage(run_config.training.stages, stage)
     section = stage_model(config, settings)
     system = stage_system(config, settings, models.build)
-    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
-    report = count_macs(lambda v, x: system.apply(v, x).predictions, variables, images)
+    report = dense_report(system, (height, width))
     parts = parts_of(report)
-    parameters = {path: leaf.size for path, leaf in named_leaves(variables["params"])}
+    parameters = {path: leaf.size for path, leaf in named_leaves(variable_shapes(system)["params"])}
     rho = target_density(section)
     gated = system.gated_macs((height, width))
     return {
@@ -81,8 +77,8 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
         "parts": parts,
         "gated": gated,
         "target_rho": rho,
-        "macs_gates_open": executed_macs(report.total, gated, target_shares(gated, 1.0)),
-        "macs_at_target_rho": executed_macs(report.total, gated, target_shares(gated, rho)),
+        "macs_gates_open": executed_macs(report.total, gated, target_shares(system, gated, 1.0)),
+        "macs_at_target_rho": executed_macs(report.total, gated, target_shares(system, gated, rho)),
     }
 
 
@@ -119,14 +115,14 @@ def find_stage(stages: Sequence[StageConfig], name: str | None) -> StageConfig:
     return named[name]
 
 
-def target_shares(gated: Mapping[str, float], rho: float) -> dict[str, float]:
+def target_shares(system: System, gated: Mapping[str, float], rho: float) -> dict[str, float]:
     """The share of each gated layer if every gate met `rho`.
 
     Of the branches of a MultiPool every pixel takes one: together they count as one convolution, though the
     copying branch, which costs nothing, makes it less.
     """
     branches = {name: sum(other.split("/")[0] == name.split("/")[0] for other in gated) for name in gated}
-    return {name: 1.0 / branches[name] if "/" in name else rho for name in gated}
+    return {name: rho if system.is_gate(name) else 1.0 / branches[name] for name in gated}
 
 
 def parts_of(report: MacReport) -> dict[str, float]:

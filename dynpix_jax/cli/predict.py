@@ -16,7 +16,7 @@ from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.runner import ImageResult, Runner
-from dynpix_jax.models.systems.pag import ponder_maps
+from dynpix_jax.models.system import System
 from dynpix_jax.tasks import boundaries
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay, ponder_figure, save_png
@@ -172,7 +172,7 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         "map": boundary_map(probability),
         "overlay": boundary_overlay(photo.upright, probability),
     }
-    ponder = ponder_maps(result.outputs, photo.image.shape[:2])
+    ponder = trained.system.ponder_maps(result.outputs, photo.image.shape[:2])
     if ponder:
         pictures["ponder"] = ponder_figure(
             photo.image, {stage: np.asarray(shares[0]) for stage, shares in ponder.items()}
@@ -190,7 +190,7 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         "macs": result.macs,
         "macs_gates_open": runner.macs_open(result, photo.image.shape[:2]),
         "milliseconds": result.milliseconds,
-        "density": density(result),
+        "density": density(result, trained.system),
         "shares": result.shares,
         "files": {kind: str(path) for kind, path in files.items()},
     }
@@ -206,9 +206,9 @@ def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) 
                 raise UserError(f"{file} is a photo and would be overwritten; give another --out")
 
 
-def density(result: ImageResult) -> float | None:
+def density(result: ImageResult, system: System) -> float | None:
     """Mean density of the gates, each with equal weight; None without gates."""
-    gates = [share for name, share in result.shares.items() if "/" not in name]
+    gates = [share for name, share in result.shares.items() if system.is_gate(name)]
     return float(np.mean(gates)) if gates else None
 
 

@@ -125,7 +125,7 @@ def evaluate_system(
     scores = {mode: scores.get(mode, scores[modes[0]]) for mode in settings.modes}
     first = [result[modes[0]] for result in results]
     shares = {name: float(np.mean([result.shares[name] for result in first])) for name in first[0].shares}
-    gates = [share for name, share in shares.items() if "/" not in name]
+    gates = [share for name, share in shares.items() if system.is_gate(name)]
     return Evaluation(
         images=count,
         scores=scores,

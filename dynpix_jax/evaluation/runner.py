@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.flops import count_macs
+from dynpix_jax.flops import MacReport, count_macs
 from dynpix_jax.models.system import Outputs, System
 from dynpix_jax.nn.routing import Mode
 from dynpix_jax.typing import Variables
@@ -55,14 +55,14 @@ class Runner:
     def dense_macs(self, size: tuple[int, int]) -> float:
         """MACs of the dense program on one (H, W) image, every gate and every branch counted as if open."""
         if size not in self._dense_macs:
-            self._dense_macs[size] = dense_macs(self.system, size)
+            self._dense_macs[size] = dense_report(self.system, size).total
         return self._dense_macs[size]
 
     def macs_open(self, result: ImageResult, size: tuple[int, int]) -> float:
         """MACs of the (H, W) image had every gate been open; a pixel's choice of pooling size stays."""
         gated = self.system.gated_macs(size)
-        closed = (macs * (1.0 - result.shares[name]) for name, macs in gated.items() if "/" not in name)
-        return result.macs + sum(closed)
+        closed = {name: macs for name, macs in gated.items() if self.system.is_gate(name)}
+        return result.macs + sum(macs * (1.0 - result.shares[name]) for name, macs in closed.items())
 
     def _forward(self, mode: Mode, batch: jax.Array) -> Any:
         key = (mode, batch.shape)
@@ -78,11 +78,18 @@ class Runner:
         return self._compiled[key]
 
 
-def dense_macs(system: System, size: tuple[int, int]) -> float:
+def variable_shapes(system: System) -> Variables:
+    """Shapes and dtypes of a system's variables; nothing is executed."""
+    # No parameter depends on the size of the images.
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes: Variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
+    return shapes
+
+
+def dense_report(system: System, size: tuple[int, int]) -> MacReport:
     """MACs of the dense forward pass of one (H, W) image; nothing is executed."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
-    return count_macs(lambda v, x: system.apply(v, x).predictions, variables, images).total
+    return count_macs(lambda v, x: system.apply(v, x).predictions, variable_shapes(system), images)
 
 
 def executed_macs(dense: float, gated: Mapping[str, float], shares: Mapping[str, float]) -> float:

@@ -23,6 +23,7 @@ class Outputs:
     selections: MultiPool -> (B, h, w, P), the weight of every pooling size.
     exits: earlier predictions, in the order in which the network makes them (side outputs, exits, loops).
     updates: new values of the mutable collections (``batch_stats``); empty unless training moves them.
+    probabilities: gate -> what its sample was drawn from, in [0, 1]; handed out in training only.
     """
 
     predictions: dict[str, Array]
@@ -30,6 +31,7 @@ class Outputs:
     selections: dict[str, Array]
     exits: tuple[dict[str, Array], ...] = ()
     updates: dict[str, Any] = flax.struct.field(default_factory=dict)
+    probabilities: dict[str, Array] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -92,4 +94,15 @@ class System:
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
         """Share of positions (B,) in [0, 1] at which each layer of ``gated_macs`` was executed."""
+        return {}
+
+    def is_gate(self, name: str) -> bool:
+        """Whether that layer of ``gated_macs`` is a gate: it computes or not.
+
+        The others are branches ("res4_2/dilation_2"), of which every pixel takes one.
+        """
+        return "/" not in name
+
+    def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """Where gates computed: (B, H, W) shares in [0, 1] a group of layers and ``total``; {} without."""
         return {}

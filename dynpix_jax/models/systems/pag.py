@@ -15,8 +15,9 @@ from typing import Any, cast
 import flax.linen as nn
 import jax.numpy as jnp
 
-from dynpix_jax.models.backbones.resnet import ResNet, default_block, feature_info, preprocess
+from dynpix_jax.models.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
 from dynpix_jax.models.heads.boundary import BoundaryHead
+from dynpix_jax.models.heads.res6 import Res6
 from dynpix_jax.models.system import LossAux, Outputs, System
 from dynpix_jax.models.systems import pag_macs, pag_weights
 from dynpix_jax.models.systems.pag_config import (
@@ -26,12 +27,11 @@ from dynpix_jax.models.systems.pag_config import (
     gated_blocks,
     kept_specs,
 )
-from dynpix_jax.models.systems.pag_macs import ponder_maps
 from dynpix_jax.nn.gate import layer_rate_loss
 from dynpix_jax.nn.gated_bottleneck import GatedBottleneck, LayerSkipBottleneck, MultiPoolBottleneck
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.nn.routing import Mode, Routing
-from dynpix_jax.ops.gating import global_sparsity_loss, per_layer_sparsity_loss
+from dynpix_jax.ops.gating import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
 from dynpix_jax.tasks import boundaries
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.configs import from_config
@@ -44,7 +44,6 @@ __all__ = [
     "PagNetwork",
     "build",
     "gated_blocks",
-    "ponder_maps",
 ]
 
 
@@ -73,8 +72,20 @@ class PagNetwork(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.backbone = ResNet(config.backbone, partial(make_block, config), config.drop_blocks)
-        kept = {spec.name.split("_")[0] for spec in kept_specs(config)}
+        specs, pool = kept_specs(config), config.multipool
+        kept = {spec.name.split("_")[0] for spec in specs}
         stages = tuple(info for info in feature_info(config.backbone) if info.name in kept)
+        if config.res6:
+            top = specs[-1]
+            self.res6 = Res6(
+                top.out_features,
+                top.features,
+                pooled="res6" in pool.blocks,
+                dilations=pool.dilations,
+                selection=pool.selection,
+                original_bias=pool.original_bias,
+            )
+            stages = (*stages[:-1], StageInfo("res6", top.features, stages[-1].stride))
         self.head = BoundaryHead(stages, config.head_features)
 
     def __call__(self, images: Array, routing: Routing = Routing(), inserted: Array | None = None) -> Outputs:
@@ -99,6 +110,11 @@ class PagNetwork(nn.Module):
 
         x = preprocess(images, self.config.backbone.preprocessing)
         features = self.backbone(x, train=routing.train, run_block=run_block)
+        if self.config.res6:
+            top = kept_specs(self.config)[-1].name.split("_")[0]
+            features["res6"], selection = self.res6(features[top], routing)
+            if selection is not None:
+                selections["res6"] = selection
         fused, sides = self.head(features, (images.shape[1], images.shape[2]))
         return Outputs(
             predictions={self.config.task: fused},
@@ -135,12 +151,21 @@ class Pag(System):
         """
         routing = Routing(train, mode, temperature, self.config.gate.soft)
         if not train:
-            outputs = self.network.apply(variables, images, routing, inserted)
-            return cast(Outputs, outputs)
+            return cast(Outputs, self.network.apply(variables, images, routing, inserted))
+        outputs: Any
+        updates: Any
         outputs, updates = self.network.apply(
-            variables, images, routing, inserted, rngs=dict(rngs or {}), mutable=["batch_stats"]
+            variables,
+            images,
+            routing,
+            inserted,
+            rngs=dict(rngs or {}),
+            mutable=["batch_stats", "intermediates"],
         )
-        return dataclasses.replace(outputs, updates=updates)
+        updates = dict(updates)
+        handed_out = updates.pop("intermediates", {}).get("backbone", {})
+        probabilities = {name: handed_out[name]["gate"]["probability"] for name in outputs.gates}
+        return cast(Outputs, dataclasses.replace(outputs, updates=updates, probabilities=probabilities))
 
     def loss(
         self,
@@ -151,7 +176,7 @@ class Pag(System):
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
         """Eq. 7 over the side outputs and the fusion, plus lambda times eq. 5 over gates in force (eq. 6)."""
-        task, gate = self.config.task, self.config.gate
+        task = self.config.task
         outputs = self.apply(
             variables,
             batch["image"],
@@ -165,32 +190,43 @@ class Pag(System):
         total = sum(losses[1:], losses[0])
         terms = {task: total, "fusion": losses[-1]}
         if outputs.gates:
-            masks = [outputs.gates[name] for name in gated_blocks(self.config)]
-            in_force = jnp.arange(len(masks)) >= len(masks) - controls["inserted"]
-            sparsity_loss: Callable[..., Array] = (
-                per_layer_sparsity_loss if gate.sparsity == "per_layer" else global_sparsity_loss
-            )
-            if gate.kind == "layer":
-                sparsity_loss = layer_rate_loss
-            terms["sparsity"] = gate.weight * sparsity_loss(
-                masks, controls["rho"], valid=batch["valid"], in_force=in_force
-            )
+            terms["sparsity"] = self._sparsity_loss(outputs, batch["valid"], controls)
             total = total + terms["sparsity"]
-            density = jnp.stack([mask.mean() for mask in masks])
+            density = jnp.stack([mask.mean() for mask in outputs.gates.values()])
             terms |= {"density": density.mean(), "density_min": density.min(), "density_max": density.max()}
         return total, LossAux(terms, outputs.updates)
 
+    def _sparsity_loss(self, outputs: Outputs, valid: Array, controls: Mapping[str, Array]) -> Array:
+        """The second term of eq. 6, or the option of GateConfig that stands in its place."""
+        gate, names = self.config.gate, gated_blocks(self.config)
+        in_force = jnp.arange(len(names)) >= len(names) - controls["inserted"]
+        probabilities = [outputs.probabilities[name] for name in names]
+        if gate.kind == "layer":
+            stored = outputs.updates["batch_stats"]["backbone"]
+            rates = [stored[name]["gate"]["rate"] for name in names]
+            rho = controls["rho"]
+            return gate.weight * layer_rate_loss(rates, probabilities, rho, valid=valid, in_force=in_force)
+        masks = [outputs.gates[name] for name in names] if gate.sparsity_on == "hard" else probabilities
+        kinds: dict[str, Callable[..., Array]] = {
+            "per_layer": per_layer_sparsity_loss,
+            "mild": partial(per_layer_sparsity_loss, divergence=mild_divergence),
+            "global": global_sparsity_loss,
+            "combined": partial(global_sparsity_loss, by_position=True),
+        }
+        return gate.weight * kinds[gate.sparsity](masks, controls["rho"], valid=valid, in_force=in_force)
+
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
-        """temperature falls linearly over the stage; gates are inserted and rho is lowered over its ramp."""
+        """temperature falls linearly to the last step; gates are inserted and rho is lowered on the ramp."""
         gate = self.config.gate
         count = len(gated_blocks(self.config))
         progress = jnp.asarray(step, jnp.float32) / max(steps, 1)
         ramp = jnp.clip(progress / gate.ramp, 0.0, 1.0) if gate.ramp else jnp.ones_like(progress)
         start, end = gate.temperature
+        cooling = jnp.clip(jnp.asarray(step, jnp.float32) / max(steps - 1, 1), 0.0, 1.0)
         rho = gate.rho_start + (gate.rho - gate.rho_start) * ramp
         inserted = jnp.ceil(ramp * count) if gate.insert else jnp.full_like(progress, count)
         return {
-            "temperature": start + (end - start) * jnp.clip(progress, 0.0, 1.0),
+            "temperature": start + (end - start) * cooling,
             # Clipped: rounding must not carry it beyond its ends, above 1 the divergence is not a number.
             "rho": jnp.clip(rho, min(gate.rho, gate.rho_start), max(gate.rho, gate.rho_start)),
             "inserted": inserted,
@@ -207,6 +243,10 @@ class Pag(System):
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
         """Share of positions (B,) at which each layer of ``gated_macs`` was executed."""
         return pag_macs.executed_shares(self.config, outputs)
+
+    def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """The accumulated masks of section 3.3, a macro block each and in total."""
+        return pag_macs.ponder_maps(self.config, outputs, size)
 
 
 def build(section: Any) -> Pag:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import jax
+import math
+
 import jax.numpy as jnp
 
 from dynpix_jax.models.backbones.resnet import feature_info
 from dynpix_jax.models.system import Outputs
 from dynpix_jax.models.systems.pag_config import PagConfig, gated_blocks, kept_specs
+from dynpix_jax.nn.residual import BlockSpec
+from dynpix_jax.ops.resize import cells_to_pixels
 from dynpix_jax.typing import Array
 
 
 def gated_macs(config: PagConfig, size: tuple[int, int]) -> dict[str, float]:
     """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
     macs: dict[str, float] = {}
-    gated = set(gated_blocks(config))
+    gated, pool = set(gated_blocks(config)), config.multipool
     strides = {info.name: info.stride for info in feature_info(config.backbone)}
+
+    def positions(spec: BlockSpec) -> int:
+        return math.prod(-(-side // strides[spec.name.split("_")[0]]) for side in size)
+
+    def branches(name: str, spec: BlockSpec) -> dict[str, float]:
+        conv3x3 = 9.0 * positions(spec) * spec.features**2
+        return {f"{name}/dilation_{d}": conv3x3 for d in pool.dilations if d and pool.selection == "pag"}
+
     for spec in kept_specs(config):
-        h, w = (-(-side // strides[spec.name.split("_")[0]]) for side in size)
-        conv3x3 = 9.0 * h * w * spec.features**2
-        expand = float(h * w * spec.features * spec.out_features)
+        conv3x3 = 9.0 * positions(spec) * spec.features**2
+        expand = float(positions(spec) * spec.features * spec.out_features)
         if spec.name in gated and config.gate.kind == "pixel":
             macs[spec.name] = conv3x3 + (expand if config.gate.scope == "residual" else 0.0)
         elif spec.name in gated:
-            reduce = h * w * spec.in_features * spec.features
+            reduce = positions(spec) * spec.in_features * spec.features
             macs[spec.name] = conv3x3 + expand + reduce
-        elif spec.name in config.multipool.blocks and config.multipool.selection == "pag":
-            macs |= {f"{spec.name}/dilation_{d}": conv3x3 for d in config.multipool.dilations if d}
+        elif spec.name in pool.blocks:
+            macs |= branches(spec.name, spec)
+    if "res6" in pool.blocks:
+        # It has the resolution and the width of the backbone's last block.
+        macs |= branches("res6", kept_specs(config)[-1])
     return macs
 
 
@@ -41,14 +54,13 @@ def executed_shares(config: PagConfig, outputs: Outputs) -> dict[str, Array]:
     return shares
 
 
-def ponder_maps(outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+def ponder_maps(config: PagConfig, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
     """Accumulated masks, as shares in [0, 1]: one (B, H, W) map a macro block and ``total`` (section 3.3)."""
-    if not outputs.gates:
-        return {}
+    strides = {info.name: info.stride for info in feature_info(config.backbone)}
     groups: dict[str, list[Array]] = {}
     for name, mask in outputs.gates.items():
-        resized = jax.image.resize(mask, (mask.shape[0], *size), "nearest")
-        groups.setdefault(name.split("_")[0], []).append(resized)
-        groups.setdefault("total", []).append(resized)
-    total = jnp.stack(groups.pop("total")).mean(0)
-    return {stage: jnp.stack(masks).mean(0) for stage, masks in groups.items()} | {"total": total}
+        stage = name.split("_")[0]
+        pixels = cells_to_pixels(mask, size, strides[stage])
+        groups.setdefault(stage, []).append(pixels)
+        groups.setdefault("total", []).append(pixels)
+    return {group: jnp.stack(masks).mean(0) for group, masks in groups.items()}

@@ -18,7 +18,7 @@ def adapt(config: PagConfig, given: Variables, fresh: Variables) -> Variables:
     """Weights of an earlier stage or of a bare ImageNet ResNet.
 
     MultiPool branches start from the 3x3 they replace. Only what such weights cannot hold may stay fresh:
-    gates, MultiPool modules and the head.
+    gates, MultiPool modules, Res6 and the head.
 
     Raises:
         UserError: a backbone of another architecture (missing or additional blocks, other shapes), or
@@ -32,7 +32,7 @@ def adapt(config: PagConfig, given: Variables, fresh: Variables) -> Variables:
             f"weights: they hold {foreign[0]}, a ResNet-{config.backbone.depth} has no such block; "
             "were they made for another architecture?"
         )
-    blocks = {f"backbone/{name}" for name in config.multipool.blocks}
+    blocks = {"res6" if name == "res6" else f"backbone/{name}" for name in config.multipool.blocks}
 
     def source(path: str) -> list[str]:
         candidates = [path, path.removeprefix("backbone/")]
