@@ -10,9 +10,6 @@ import jax
 Array: TypeAlias = jax.Array
 """Any jax array, concrete or traced."""
 
-Images: TypeAlias = jax.Array
-"""(B, H, W, 3) RGB: uint8 in [0, 255] from the loader, float32 inside the networks."""
-
 Mask: TypeAlias = jax.Array
 """(B, H, W) bool, True = compute."""
 

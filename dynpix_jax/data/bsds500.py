@@ -121,15 +121,7 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
     Raises:
       UserError: missing or corrupt file, or one without `groundTruth{k}.Boundaries`.
     """
-    return [cell != 0 for cell in _cells(Path(path), "Boundaries")]
-
-
-def read_segmentations(path: str | Path) -> list[np.ndarray]:
-    """Reads the annotators' segmentations, int32 (H, W) from 1. Errors as `read_boundaries`."""
-    return [cell.astype(np.int32) for cell in _cells(Path(path), "Segmentation")]
-
-
-def _cells(path: Path, field: str) -> list[np.ndarray]:
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"ground truth not found: {path}; {WHERE_TO_GET}")
     try:
@@ -138,12 +130,12 @@ def _cells(path: Path, field: str) -> list[np.ndarray]:
     except Exception as error:
         raise UserError(f"corrupt .mat file ({type(error).__name__}: {error}): {path}") from None
     try:
-        cells = [np.asarray(cell[field][0, 0]) for cell in content["groundTruth"].ravel()]
+        cells = [np.asarray(cell["Boundaries"][0, 0]) for cell in content["groundTruth"].ravel()]
     except (KeyError, IndexError, ValueError, TypeError):
         cells = []
     if not cells or any(cell.ndim != 2 or cell.shape != cells[0].shape for cell in cells):
-        raise UserError(f"no groundTruth{{k}}.{field} maps of one size in {path}")
-    return cells
+        raise UserError(f"no groundTruth{{k}}.Boundaries maps of one size in {path}")
+    return [cell != 0 for cell in cells]
 
 
 def _find_data(root: Path, split: str) -> Path:

@@ -49,13 +49,6 @@ class GeometryRanges:
             raise ValueError(f"crop: {self.crop}; expected a positive height and width")
 
 
-def hed_ranges(crop: tuple[int, int] | None) -> GeometryRanges:
-    """The augmentation of HED (Xie and Tu, ICCV 2015): 3 scales, 16 rotations, mirrored or not."""
-    return GeometryRanges(
-        scales=(0.5, 1.0, 1.5), rotations=tuple(22.5 * k for k in range(16)), flip=True, crop=crop
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Geometry:
     """Mirror, then rotate (degrees, counter-clockwise as seen), then scale, then crop.

@@ -26,11 +26,10 @@ class BatchNorm(nn.Module):
     frozen: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
-    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
 
     def setup(self) -> None:
         shape = (self.features,)
-        self.scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        self.scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
         self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from dynpix_jax.typing import Array
 
 NAME = "boundaries"
-CHANNELS = 1
 
 
 def loss(logits: Array, labels: Array, valid: Array) -> Array:

@@ -79,28 +79,3 @@ def train_loader(config: ml_collections.ConfigDict) -> Loader:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def eval_loader(
-    config: ml_collections.ConfigDict, batch_size: int, *, source: Source | None = None
-) -> Loader:
-    """One pass over `config.data.eval` in order; padding elements of the last batch have `valid` False.
-
-    Args:
-        config: whole config.
-        batch_size: over all processes.
-        source: in place of the config's.
-    """
-    data = data_section(config).eval
-    return make_loader(
-        data_source(config, "eval") if source is None else source,
-        batch_size=batch_size,
-        seed=config.seed,
-        train=False,
-        augment=data.augment,
-        workers=training_config(config).workers,
-        pad_to=data.pad_to,
-        drop_labels=data.drop_labels,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )

@@ -1,4 +1,4 @@
-"""Parameter trees by name: leaves as "a/b/c" paths, and ordered regex rules that must cover every leaf."""
+"""Parameter trees by name: leaves as "a/b/c" paths, and ordered regex rules on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ Rules = Sequence[tuple[str, Any]]
 """Ordered (regex, value) pairs. A regex must match the whole path; the first that does gives the value."""
 
 _RAISE = object()
-_UNCOVERED = object()
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -47,23 +46,6 @@ def match_first(rules: Rules, path: str, default: Any = _RAISE) -> Any:
     if default is _RAISE:
         raise UserError(f"no rule matches '{path}'; rules: {_patterns(rules)}")
     return default
-
-
-def assign(rules: Rules, tree: Any) -> Any:
-    """A tree of the same structure with, at every leaf, the value of the first rule that matches its path.
-
-    Raises:
-        UserError: leaves that no rule covers, all named.
-    """
-    leaves = named_leaves(tree)
-    values = [match_first(rules, path, default=_UNCOVERED) for path, _ in leaves]
-    uncovered = [path for (path, _), value in zip(leaves, values, strict=True) if value is _UNCOVERED]
-    if uncovered:
-        raise UserError(
-            f"{len(uncovered)} of {len(leaves)} leaves are covered by no rule: {', '.join(uncovered)};"
-            f" rules: {_patterns(rules)}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(tree), values)
 
 
 def _patterns(rules: Rules) -> str:

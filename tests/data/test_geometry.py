@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynpix_jax.data.geometry import FILL, Geometry, GeometryRanges, hed_ranges
+from dynpix_jax.data.geometry import FILL, Geometry, GeometryRanges
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec
 
 HEIGHT, WIDTH = 24, 36
@@ -187,7 +187,9 @@ def test_soft_boundaries_commute_with_thresholds() -> None:
 
 def test_sampling_covers_heds_augmentation() -> None:
     rng = np.random.default_rng(0)
-    drawn = [Geometry.sample(rng, hed_ranges((20, 20)), (321, 481)) for _ in range(600)]
+    rotations = tuple(22.5 * k for k in range(16))
+    ranges = GeometryRanges(scales=(0.5, 1.0, 1.5), rotations=rotations, flip=True, crop=(20, 20))
+    drawn = [Geometry.sample(rng, ranges, (321, 481)) for _ in range(600)]
     assert {g.scale for g in drawn} == {0.5, 1.0, 1.5}
     assert {g.rotation for g in drawn} == {22.5 * k for k in range(16)}
     assert {g.flip for g in drawn} == {False, True}

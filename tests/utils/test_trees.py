@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.trees import assign, map_named, match_first, named_leaves
+from dynpix_jax.utils.trees import map_named, match_first, named_leaves
 
 TREE = {"stem": {"kernel": 1}, "head": {"bias": 2, "layers": [3, 4]}}
 
@@ -37,20 +37,3 @@ def test_match_first_matches_the_whole_path_in_order():
 def test_malformed_regex_is_the_users_mistake():
     with pytest.raises(UserError, match=r"rule '\(' is not a regular expression"):
         match_first([("(", 1)], "a")
-
-
-def test_assign_gives_values_that_may_be_none_or_trees():
-    assert assign([("stem/.*", None), (".*", (1, 2))], TREE) == {
-        "stem": {"kernel": None},
-        "head": {"bias": (1, 2), "layers": [(1, 2), (1, 2)]},
-    }
-
-
-def test_assign_names_every_uncovered_leaf():
-    with pytest.raises(UserError) as error:
-        assign([("head/bias", 1)], TREE)
-    assert str(error.value).startswith(
-        "3 of 4 leaves are covered by no rule: head/layers/0, head/layers/1, stem/kernel; rules: 'head/bias'"
-    )
-    with pytest.raises(UserError, match="rules: none"):
-        assign([], TREE)
