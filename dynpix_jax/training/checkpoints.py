@@ -134,6 +134,15 @@ class Checkpoints:
                 if step not in ends:
                     _remove(self.path(step))
 
+    def mark_evaluated(self, step: int) -> None:
+        """Note in the checkpoint of `step` that the evaluation due there has been written.
+
+        Every process may call it; the first one does it.
+        """
+        if jax.process_index() == 0:
+            file = self.path(step) / MANIFEST
+            _write_json(file, {**json.loads(file.read_text()), "evaluated": True})
+
     def newest(self) -> Progress | None:
         """The newest checkpoint that is complete and undamaged; None if none was ever completed.
 

@@ -1,13 +1,15 @@
 """The one training loop.
 
 For each stage: build the system with the stage's overrides, carry the variables over, make a fresh optimizer,
-then step by step: evaluate, save, next batch, step, write. A checkpoint is taken before the next batch is
-drawn, so the iterator's position in it is the state's.
+then step by step: save, evaluate, next batch, step, write. A checkpoint is taken before the next batch is
+drawn, so the iterator's position in it is the state's, and before the evaluation, which may fail or outlast
+the time a SIGTERM leaves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,10 @@ from dynpix_jax.training.checkpoints import Checkpoints, Progress
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
-from dynpix_jax.training.settings import StageConfig, TrainingConfig, stage_model, training_config
+from dynpix_jax.training.settings import StageConfig, TrainingConfig, stage_system, training_config
 from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
 from dynpix_jax.training.signals import StopRequest
-from dynpix_jax.training.snapshots import config_to_json, differences, write_config
+from dynpix_jax.training.snapshots import check_same_run, config_to_json, write_config
 from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
 from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writer, Writers
@@ -94,18 +96,20 @@ def train(
         writers: in place of the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
-        UserError: bad config, a workdir that holds another config's run, rules that do not cover the
-            parameters.
+        UserError: bad config, a workdir that holds another config's run or cannot be written, rules that do
+            not cover the parameters, an element that cannot be read.
+        KeyboardInterrupt: by Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: the loss stopped being finite; the last checkpoint is from before that.
     """
     settings = training_config(config)
     mesh = make_mesh(settings.mesh, settings.batch_size)
     workdir = Path(workdir)
+    _make_workdir(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
     saved = checkpoints.newest()
     snapshot, readers = config_to_json(config), [jax.process_count(), settings.workers]
     if saved is not None:
-        _check_same_run(saved, snapshot, workdir)
+        check_same_run(saved.config, snapshot, workdir, "give another --workdir or remove this one")
     checkpoints.clean()
 
     iterator = iter(batches)
@@ -130,6 +134,15 @@ def train(
     meter = Meter(out, settings.log_every, settings.batch_size, saved.window if saved else None)
     step, saved_step, evaluated = (saved.step, saved.step, saved.evaluated) if saved else (0, -1, False)
 
+    def save() -> None:
+        nonlocal saved_step
+        if step > saved_step:
+            meter.flush()
+            name = stage.config.name
+            progress = Progress(step, stage.index, name, snapshot, evaluated, meter.window, readers)
+            checkpoints.save(state, iterator, progress)
+            saved_step = step
+
     try:
         with StopRequest() as stop:
             for index in stages:
@@ -139,34 +152,34 @@ def train(
                 out.note(_describe(stage, state))
                 while True:
                     stopping, at_end = stop.at(step), step == stage.end
-                    # Evaluate. Not when stopping: it may take longer than the time we are given; the next run
-                    # does it.
                     last = settings.eval_every > 0 and step == settings.total_steps
-                    due = last or _at(step, settings.eval_every)
-                    if evaluate_fn and due and not evaluated and not stopping:
-                        meter.flush()
+                    evaluating = bool(evaluate_fn) and (last or _at(step, settings.eval_every))
+                    # Save.
+                    due = stopping or at_end or evaluating or _at(step, settings.checkpoint_every)
+                    if due:
+                        save()
+                    # Evaluate. Not when stopping: the next run does it.
+                    if evaluate_fn and evaluating and not evaluated and not stopping:
                         values = evaluate_fn(stage.system, state.variables)
                         out.write(step, "eval", {"stage": stage.config.name, **values})
+                        checkpoints.mark_evaluated(step)
                         evaluated = True
-                    # Save.
-                    due = stopping or at_end or _at(step, settings.checkpoint_every)
-                    if due and step > saved_step:
-                        meter.flush()
-                        checkpoints.save(
-                            state,
-                            iterator,
-                            Progress(
-                                step, index, stage.config.name, snapshot, evaluated, meter.window, readers
-                            ),
-                        )
-                        saved_step = step
                     if stopping:
-                        out.note(f"stopped by SIGTERM at step {step}; the same command continues")
+                        out.note(f"stopped by {stop.signal} at step {step}; the same command continues")
+                        if stop.signal == "SIGINT":
+                            raise KeyboardInterrupt
                         return Result(state, index, finished=False)
                     if at_end:
                         break
                     # Next batch.
-                    batch = next(iterator, None)
+                    try:
+                        batch = next(iterator, None)
+                    except UserError:
+                        # An unreadable file. The steps so far are sound, and so is the position of an
+                        # iterator in this process: on the element that could not be read.
+                        if readers == [1, 0]:
+                            save()
+                        raise
                     if batch is None:
                         raise UserError(
                             f"config.data.train: no more elements at step {step}; the loader must repeat"
@@ -193,7 +206,7 @@ def _make_stage(
 ) -> _Stage:
     """System, optimizer, shardings and compiled functions of stage `index`."""
     stage, start = settings.stages[index], settings.stage_start(index)
-    system = build(stage_model(config, stage))
+    system = stage_system(config, stage, build)
     example = {"image": np.zeros((1, *image_shape), np.uint8)}
     key = stream(config.seed, "params", index)
     shapes = jax.eval_shape(system.init, key, example)
@@ -234,14 +247,15 @@ def _image_shape(iterator: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _check_same_run(saved: Progress, snapshot: dict[str, Any], workdir: Path) -> None:
-    lines = differences(saved.config, snapshot)
-    if lines:
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+def _make_workdir(workdir: Path) -> None:
+    """Makes the directory and sees that files can be written in it, before anything is computed."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workdir).close()
+    except OSError as error:
         raise UserError(
-            f"{workdir} holds the run of another config: {'; '.join(lines[:3])}{more};"
-            " give another --workdir or remove this one"
-        )
+            f"workdir {workdir}: no place to write: {error.strerror or error}; give another --workdir"
+        ) from None
 
 
 def _usual_writers(
@@ -249,7 +263,6 @@ def _usual_writers(
 ) -> list[Writer]:
     if jax.process_index() != 0:
         return []
-    workdir.mkdir(parents=True, exist_ok=True)
     write_config(workdir / "config.json", snapshot)
     at = saved.step if saved else 0
     return [

@@ -1,4 +1,4 @@
-"""SIGTERM as a request to stop at the next step."""
+"""SIGTERM and Ctrl-C as a request to stop at the next step."""
 
 from __future__ import annotations
 
@@ -10,32 +10,44 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class StopRequest:
-    """Context in which SIGTERM only sets a flag; the old handler comes back at its end.
+    """Context in which the first SIGTERM or SIGINT only sets a flag; the old handlers come back at its end.
 
-    With several processes JAX itself watches for the signal and `at(step)` answers the same on all of them.
+    A second one is handled as before, so that Ctrl-C twice stops at once. With several processes JAX itself
+    watches for SIGTERM, `at(step)` answers the same on all of them, and SIGINT is not ours.
+
+    Attributes:
+        signal: name of the signal that came; "SIGTERM" until then.
     """
 
     def __init__(self) -> None:
+        self.signal = signal.SIGTERM.name
         self._requested = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         # Only the main thread may set handlers (and receives the signal).
-        self._owner = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-        if self._owner:
-            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._owner:
-            signal.signal(signal.SIGTERM, self._previous)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
+        self.signal = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous.pop(number))
 
     def at(self, step: int) -> bool:
         """True when training is to stop at `step`."""

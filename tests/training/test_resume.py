@@ -86,14 +86,69 @@ def test_sigterm_saves_exits_0_and_continues(whole: Path, tmp_path: Path) -> Non
 
 
 class Stop(Writer):
-    """Sends SIGTERM to this process when update `step` is dispatched."""
+    """Sends a signal to this process when update `step` is dispatched."""
 
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self._step, self._number = step, number
 
     def tick(self, step: int, stage: str) -> None:
         if step == self._step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self._number)
+
+
+def test_what_ends_a_run_leaves_its_steps_saved(tmp_path: Path) -> None:
+    whole = run_here(tmp_path / "whole").state
+    # An evaluation that fails.
+    evaluated: list[int] = []
+
+    def evaluate(system: Any, variables: Any) -> dict[str, float]:
+        evaluated.append(len(evaluated))
+        if len(evaluated) == 1:
+            raise UserError("data root not found")
+        return {}
+
+    def run_evaluated() -> Result:
+        config = toy.config(checkpoint_every=0, eval_every=4)
+        return train(
+            config,
+            tmp_path / "eval",
+            build=toy.build,
+            batches=toy.batches(4),
+            evaluate_fn=evaluate,
+            writers=(),
+        )
+
+    with pytest.raises(UserError, match="data root"):
+        run_evaluated()
+    checkpoints = Checkpoints(tmp_path / "eval" / "checkpoints")
+    assert checkpoints.steps() == [4]
+    assert not checkpoints.at_step(4).evaluated
+    assert_same(run_evaluated().state, whole)
+    assert len(evaluated) == 4  # at 4 once more, 8 and 11
+    assert checkpoints.at_step(8).evaluated
+
+    # An element that cannot be read.
+    def batches(broken: bool) -> Any:
+        def read(position: int, batch: Any) -> Any:
+            if broken and position == 3:
+                raise UserError("corrupt image 3.jpg")
+            return batch
+
+        return toy.grain.MapDataset.source(toy.ToyData()).seed(0).shuffle().repeat().batch(4).map_with_index(
+            read
+        ).to_iter_dataset()  # fmt: skip
+
+    config, broken = toy.config(checkpoint_every=0), tmp_path / "broken"
+    with pytest.raises(UserError, match=r"corrupt image 3\.jpg"):
+        train(config, broken, build=toy.build, batches=batches(True), writers=())
+    assert Checkpoints(broken / "checkpoints").steps() == [3]
+    assert_same(train(config, broken, build=toy.build, batches=batches(False), writers=()).state, whole)
+
+    # Ctrl-C.
+    with pytest.raises(KeyboardInterrupt):
+        run_here(tmp_path / "interrupted", [Stop(5, signal.SIGINT)], checkpoint_every=0)
+    assert Checkpoints(tmp_path / "interrupted" / "checkpoints").steps() == [5]
+    assert_same(run_here(tmp_path / "interrupted").state, whole)
 
 
 def test_damaged_newest_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,9 +219,10 @@ def test_workdir_of_another_config(tmp_path: Path) -> None:
 
 
 def test_harmless_changes_continue(tmp_path: Path) -> None:
-    # Another number of workers too: the iterator's saved state is then of no use, its position is.
+    # Another number of workers too: the iterator's saved state is then of no use, its position is. And the
+    # weights of the start may be gone.
     run_here(tmp_path, [Stop(3)])
-    result = run_here(tmp_path, log_every=1, checkpoint_every=0, keep=1, workers=3)
+    result = run_here(tmp_path, log_every=1, checkpoint_every=0, keep=1, workers=3, init_from="gone")
     assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 11]
     assert_same(result.state, run_here(tmp_path / "other").state)
 
