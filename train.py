@@ -63,14 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"--coordinator {args.coordinator}: {error}") from error
 
+    # All of the run before any of it is trained: what is wrong with a later stage would show after hours.
     config, run = read_config(args.config, args.set)
-    # All of the run before any of it is trained: mistakes in a later stage would show after hours.
-    check_stages(config, models.build)
     settings = run.training
-    evaluate_fn = None
+    loader, evaluate_fn = train_loader(config), None
     if settings.eval_every:
         evaluate_fn = partial(evaluate, source=data_source(config, "eval"), settings=run.evaluation)
-    loader = train_loader(config)
+    check_stages(config, models.build)
     if jax.process_index() == 0:
         print(
             f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)},"
