@@ -189,5 +189,9 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     )
     lowered = dict(gate, rho=args.rho, rho_start=0.9, ramp=0.5, insert=False, temperature=(0.5, 0.1))
     lowering = dict(insertion, name="rho", model=dict(multipool=pool, gate=lowered))
-    gates = (insertion, lowering)
+    kept = dict(lowered, rho_start=args.rho, ramp=0.0, temperature=(0.1, 0.1))
+    settling = dict(
+        insertion, name="settle", steps=200 if cpu else 2000, model=dict(multipool=pool, gate=kept)
+    )
+    gates = (insertion, lowering, settling)
     return gates if args.continue_from else (base, multipool, *gates)
