@@ -166,6 +166,11 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
     result = runner(photo.image, mode)  # type: ignore[arg-type]
     height, width = photo.upright.shape[:2]
     probability = np.asarray(boundaries.decode(result.outputs.predictions[boundaries.NAME])[0], np.float32)
+    if not np.isfinite(probability).all():
+        raise UserError(
+            f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
+            "that are not finite; its training has diverged"
+        )
     if probability.shape != (height, width):
         probability = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
     pictures: dict[str, Any] = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,17 @@ def test_a_bad_photo_is_named_and_the_others_stay(tiny_run, tmp_path, capsys):
 
     assert main.main(command(tiny_run, out, tmp_path / "no.jpg", *arguments)) == 2
     assert f"image not found: {tmp_path / 'no.jpg'}" in capsys.readouterr().err
+
+
+def test_a_network_that_diverged_is_named(tmp_path):
+    outputs = SimpleNamespace(predictions={"boundaries": np.full((1, 4, 6, 1), np.nan, np.float32)})
+    photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
+    trained = SimpleNamespace(stage="gates", step=4)
+    with pytest.raises(UserError, match=r"x.jpg: .*'gates' \(step 4\) .*not finite"):
+        predict.label(
+            photo, lambda image, mode: SimpleNamespace(outputs=outputs), trained, "sparse", tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mistakes_are_one_line_and_2(tiny_run, tmp_path, capsys):
