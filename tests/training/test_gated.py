@@ -1,0 +1,62 @@
+"""What the toy cannot show: gumbel gates, the real loader and `adapt` on other devices and after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynpix_jax.training.checkpoints import Checkpoints, load_variables
+from dynpix_jax.utils.trees import named_leaves
+from tests.training.gated import STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(workdir: Path, *options: str, devices: int = 1) -> subprocess.Popen[str]:
+    # Compiling is nearly all of the time, and optimising nearly all of that.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags += " --xla_llvm_disable_expensive_passes=true"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    command = [sys.executable, "-m", "tests.training.gated", str(workdir), *options]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> None:
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == status, errors
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_gated_run_on_8_devices_and_after_a_kill(tmp_path: Path) -> None:
+    one, eight, killed = (tmp_path / name for name in ("one", "eight", "killed"))
+    both = [start(one), start(eight, devices=8)]
+    results = [process.communicate(timeout=900)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+
+    # 8 devices: the same losses, of the step without gates and of those with them.
+    expected, found = lines(one), lines(eight)
+    assert [line["stage"] for line in expected] == ["base"] * STEPS[0] + ["gates"] * STEPS[1]
+    assert 0 < expected[-1]["density"] < 1
+    assert expected[-1]["loss"] < expected[0]["loss"]
+    np.testing.assert_allclose(
+        [line["loss"] for line in found], [line["loss"] for line in expected], rtol=1e-5
+    )
+
+    # Killed in the gated stage, two updates after the last checkpoint's; the same command continues.
+    finish(start(killed, "--kill-at", "4"), -signal.SIGKILL)
+    assert Checkpoints(killed / "checkpoints").steps() == [1, 2]
+    finish(start(killed))
+    a, b = (dict(named_leaves(load_variables(workdir)[0])) for workdir in (one, killed))
+    assert a.keys() == b.keys()
+    for name, leaf in a.items():
+        assert leaf.tobytes() == b[name].tobytes(), name
