@@ -2,8 +2,8 @@
 
     python benchmarks/active.py [--density 0.7 0.5] [--runs 7]
 
-Shapes are the bottlenecks of PAG's ResNet-50 at 321x481, masks independent pixels. Dense and sparse run in turn; medians
-of the ratio's parts, so that a slow moment of the machine meets both.
+Shapes are the bottlenecks of PAG's ResNet-50 at 321x481, masks independent pixels. Dense and sparse run in
+turn, so that a slow moment of the machine meets both; times are medians.
 """
 
 from __future__ import annotations
