@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -42,7 +43,7 @@ class LossAux:
     updates: dict[str, Any]
 
 
-class System:
+class System(ABC):
     """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}."""
 
     name: ClassVar[str]
@@ -56,6 +57,7 @@ class System:
         variables = self.network.init({"params": params, "gumbel": gumbel}, images)
         return dict(variables)
 
+    @abstractmethod
     def apply(
         self,
         variables: Variables,
@@ -67,8 +69,8 @@ class System:
         temperature: float | Array = 1.0,
     ) -> Outputs:
         """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(
         self,
         variables: Variables,
@@ -78,15 +80,14 @@ class System:
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
         """Training loss of a batch (labels by task name, ``valid`` (B,) bool)."""
-        raise NotImplementedError
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
         """Scheduled scalars (temperature, rho, ...) at ``step`` (may be traced) of a stage's ``steps``."""
         return {}
 
+    @abstractmethod
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
         """``fresh`` with all that a previous stage, or a pretrained backbone, already knows."""
-        raise NotImplementedError
 
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
         """MACs of each gated layer for one (H, W) image at density 1: what a skipped share of it saves."""
