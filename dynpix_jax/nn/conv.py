@@ -44,3 +44,12 @@ class Conv(nn.Module):
             dilation = (self.dilation, self.dilation)
             y = conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
         return y if self.bias is None else y + self.bias.astype(y.dtype)
+
+    def on_windows(self, windows: Array) -> Array:
+        """The same at single positions: gathered windows (n, kh, kw, in_features) -> (n, features).
+
+        For ``ops.map_active``. A 1x1 convolution also takes plain rows (n, in_features).
+        """
+        kernel = self.kernel.astype(windows.dtype).reshape(-1, self.features)
+        y = windows.reshape(len(windows), -1) @ kernel
+        return y if self.bias is None else y + self.bias.astype(y.dtype)

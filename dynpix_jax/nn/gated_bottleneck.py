@@ -66,16 +66,14 @@ class GatedBottleneck(Bottleneck):
         dilation = (self.spec.dilation, self.spec.dilation)
 
         def spatial(windows: Array) -> Array:
-            kernel = self.conv2.kernel.astype(windows.dtype).reshape(-1, self.spec.features)
-            return jax.nn.relu(self.bn2.stored(windows.reshape(len(windows), -1) @ kernel))
+            return jax.nn.relu(self.bn2.stored(self.conv2.on_windows(windows)))
 
         if self.gate_scope == "conv3x3":
             mixture = map_active(spatial, reduced, active, window=(3, 3), dilation=dilation, init=reduced)
             return shortcut + self.expand(mixture, train=train)
 
         def residual(windows: Array) -> Array:
-            kernel = self.conv3.kernel.astype(windows.dtype)[0, 0]
-            return self.bn3.stored(spatial(windows) @ kernel)
+            return self.bn3.stored(self.conv3.on_windows(spatial(windows)))
 
         return map_active(
             residual, reduced, active, window=(3, 3), dilation=dilation, init=shortcut, combine="add"

@@ -34,8 +34,7 @@ class PoolBranch(nn.Module):
 
     def on_windows(self, windows: Array) -> Array:
         """The same on gathered windows (n, 3, 3, features) -> (n, features), by the stored moments."""
-        kernel = self.conv.kernel.astype(windows.dtype).reshape(-1, self.features)
-        return jax.nn.relu(self.bn.stored(windows.reshape(len(windows), -1) @ kernel))
+        return jax.nn.relu(self.bn.stored(self.conv.on_windows(windows)))
 
 
 class PoolGate(nn.Module):
