@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from dynpix_jax.nn.routing import Mode
 from dynpix_jax.typing import Array, PRNGKey, Variables
+from dynpix_jax.utils.errors import suggest
 
 
 @flax.struct.dataclass
@@ -24,7 +25,8 @@ class Outputs:
     selections: MultiPool -> (B, h, w, P), the weight of every pooling size.
     exits: earlier predictions, in the order in which the network makes them (side outputs, exits, loops).
     updates: new values of the mutable collections (``batch_stats``); empty unless training moves them.
-    probabilities: gate -> what its sample was drawn from, in [0, 1]; handed out in training only.
+    probabilities: gate -> its probability of computing, in [0, 1]: what training drew its sample from, or
+    what it would have decided on where masks were given. Empty otherwise.
     """
 
     predictions: dict[str, Array]
@@ -33,6 +35,18 @@ class Outputs:
     exits: tuple[dict[str, Array], ...] = ()
     updates: dict[str, Any] = flax.struct.field(default_factory=dict)
     probabilities: dict[str, Array] = flax.struct.field(default_factory=dict)
+
+
+def check_masks(masks: Mapping[str, Array] | None, gates: Collection[str]) -> Mapping[str, Array]:
+    """The given masks of System.apply, {} for None.
+
+    Raises:
+      ValueError: a name that is none of ``gates``.
+    """
+    for name in masks or {}:
+        if name not in gates:
+            raise ValueError(f"masks: there is no gate {name!r}; {suggest(name, gates)}")
+    return masks or {}
 
 
 @flax.struct.dataclass
@@ -67,8 +81,21 @@ class System(ABC):
         rngs: Mapping[str, PRNGKey] | None = None,
         mode: Mode = "dense",
         temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
     ) -> Outputs:
-        """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255."""
+        """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255.
+
+        Args:
+          train: sample gates, move running averages. rngs: the named streams that training draws from.
+          mode: "dense" multiplies by masks, "sparse" executes active positions only.
+          temperature: of the relaxation behind the gates' gradients.
+          masks: gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute: replaces what the
+            gate decides; gates that it does not name decide for themselves. The same masks give the same
+            result in both modes.
+
+        Raises:
+          ValueError: a mask for a gate that there is not, or of another shape or dtype.
+        """
 
     @abstractmethod
     def loss(

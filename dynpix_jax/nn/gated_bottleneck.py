@@ -18,12 +18,22 @@ from dynpix_jax.typing import Array
 GateScope = Literal["conv3x3", "residual"]
 
 
+def _as_mask(given: Array, shape: tuple[int, ...], name: str) -> Array:
+    """A given mask in the form of a gate's."""
+    if given.dtype != jnp.bool_ or given.shape != shape:
+        raise ValueError(
+            f"{name}: a given mask must be bool {shape}, True = compute; got {given.dtype} {given.shape}"
+        )
+    return given.astype(jnp.float32)
+
+
 class GatedBottleneck(Bottleneck):
     """X = F1(I), G = gate(I); then by ``gate_scope``, the two readings of eq. 2:
 
     ``conv3x3`` (as released): Y = F2(X) where G is on, Z = F3((1 - G) X + G Y) everywhere. Saves F2.
     ``residual``: Z = F3(F2(X)) where G is on, 0 elsewhere. Saves F2 and F3.
-    O = ReLU(I + Z). Returns (O, G) with G a float mask (B, h, w) in {0, 1}.
+    O = ReLU(I + Z). Returns (O, G) with G a float mask (B, h, w) in {0, 1}. A ``given`` mask, bool of that
+    shape, replaces the gate's, in force or not.
     """
 
     gate_scope: GateScope = "conv3x3"
@@ -43,9 +53,11 @@ class GatedBottleneck(Bottleneck):
         )
 
     def __call__(  # type: ignore[override]
-        self, x: Array, routing: Routing, *, in_force: Array | bool = True
+        self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
     ) -> tuple[Array, Array]:
         mask = jnp.where(in_force, self.gate(x, routing), 1.0)
+        if given is not None:
+            mask = _as_mask(given, mask.shape, self.spec.name)
         train = routing.train
         reduced, shortcut = self.reduce(x, train=train), self.shortcut(x, train=train)
         if routing.mode == "sparse":
@@ -84,7 +96,8 @@ class LayerSkipBottleneck(Bottleneck):
     """Baseline that keeps or skips the whole residual update per image: O = ReLU(I + g Z), g in {0, 1}.
 
     Returns (O, mask) with the mask (B, h, w) constant over each image. In sparse mode the block does not run
-    at all where no image of the batch wants it.
+    at all where no image of the batch wants it. A ``given`` mask, bool (B, h, w), replaces the gate's: an
+    image keeps the update where its mask is True everywhere.
     """
 
     def setup(self) -> None:
@@ -92,11 +105,13 @@ class LayerSkipBottleneck(Bottleneck):
         self.gate = LayerGate(self.spec.in_features)
 
     def __call__(  # type: ignore[override]
-        self, x: Array, routing: Routing, *, in_force: Array | bool = True
+        self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
     ) -> tuple[Array, Array]:
         keep = jnp.where(in_force, self.gate(x, routing), 1.0)
         train = routing.train
         shortcut = self.shortcut(x, train=train)
+        if given is not None:
+            keep = _as_mask(given, shortcut.shape[:3], self.spec.name).min((1, 2))
 
         def update() -> Array:
             z = self.expand(self.spatial(self.reduce(x, train=train), train=train), train=train)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from dynpix_jax.models.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
 from dynpix_jax.models.heads.boundary import BoundaryHead
 from dynpix_jax.models.heads.res6 import Res6
-from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.models.system import LossAux, Outputs, System, check_masks
 from dynpix_jax.models.systems import pag_macs, pag_weights
 from dynpix_jax.models.systems.pag_config import (
     GateConfig,
@@ -88,12 +88,20 @@ class PagNetwork(nn.Module):
             stages = (*stages[:-1], StageInfo("res6", top.features, stages[-1].stride))
         self.head = BoundaryHead(stages, config.head_features)
 
-    def __call__(self, images: Array, routing: Routing = Routing(), inserted: Array | None = None) -> Outputs:
+    def __call__(
+        self,
+        images: Array,
+        routing: Routing = Routing(),
+        inserted: Array | None = None,
+        masks: Mapping[str, Array] | None = None,
+    ) -> Outputs:
         """(B, H, W, 3) RGB images in 0..255, any dtype.
 
         ``inserted``: how many gates are in force, counted from the top; the others stay open. None: all.
+        ``masks``: replace what those gates decide, see System.
         """
         order = gated_blocks(self.config)
+        given = check_masks(masks, order)
         gates: dict[str, Array] = {}
         selections: dict[str, Array] = {}
 
@@ -101,7 +109,7 @@ class PagNetwork(nn.Module):
             if isinstance(block, GatedBottleneck | LayerSkipBottleneck):
                 name = block.spec.name
                 in_force = True if inserted is None else order.index(name) >= len(order) - inserted
-                x, gates[name] = block(x, routing, in_force=in_force)
+                x, gates[name] = block(x, routing, in_force=in_force, given=given.get(name))
             elif isinstance(block, MultiPoolBottleneck):
                 x, selections[block.spec.name] = block(x, routing)
             else:
@@ -143,6 +151,7 @@ class Pag(System):
         rngs: Mapping[str, PRNGKey] | None = None,
         mode: Mode = "dense",
         temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
         inserted: Array | None = None,
     ) -> Outputs:
         """Forward pass; ``inserted`` as in PagNetwork.
@@ -150,7 +159,7 @@ class Pag(System):
         Training draws gates and pooling sizes from ``rngs["gumbel"]``.
         """
         routing = Routing(train, mode, temperature, self.config.gate.soft)
-        if not train:
+        if not train and masks is None:
             return cast(Outputs, self.network.apply(variables, images, routing, inserted))
         outputs: Any
         updates: Any
@@ -159,8 +168,9 @@ class Pag(System):
             images,
             routing,
             inserted,
+            masks,
             rngs=dict(rngs or {}),
-            mutable=["batch_stats", "intermediates"],
+            mutable=["batch_stats", "intermediates"] if train else ["intermediates"],
         )
         updates = dict(updates)
         handed_out = updates.pop("intermediates", {}).get("backbone", {})
