@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import hypothesis.strategies as st
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 
 from dynpix_jax import ops
 from dynpix_jax.ops.perforated_conv import api, arg_specs
+from dynpix_jax.utils.errors import UserError
 from tests.ops.brute import conv_loop, output_size
 
 IMPLEMENTATIONS = ["masked", "gather", None]
@@ -82,13 +84,13 @@ def test_gradients_equal_the_reference(case):
 @pytest.mark.parametrize("implementation", ["masked", "gather"])
 @pytest.mark.parametrize("spec", arg_specs.ALL, ids=lambda spec: spec.name)
 def test_layers_of_the_paper(implementation, spec):
-    # Their strides, dilations and kernels at a size that tests can afford: every 8th row, column, channel.
-    size = tuple(-(-n // 8) for n in spec.size)
-    channels, features = spec.channels // 8, spec.features // 8
+    # Their strides, dilations and kernels at a size that tests can afford: a tenth or so.
+    size = tuple(min(-(-n // 8), 16) for n in spec.size)
+    small = dataclasses.replace(spec, size=size, channels=spec.channels // 8, features=spec.features // 8)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((1, *size, channels)).astype(np.float32)
-    kernel = rng.standard_normal((*spec.kernel_size, channels, features)).astype(np.float32)
-    mask = rng.random((1, *size)) < 0.5
+    x = rng.standard_normal((1, *size, small.channels)).astype(np.float32)
+    kernel = rng.standard_normal((*small.kernel_size, small.channels, small.features)).astype(np.float32)
+    mask = rng.random((1, *small.output_size)) < 0.5
     arguments = [jnp.asarray(v) for v in (x, kernel, mask)]
     got = ops.perforated_conv(
         *arguments, strides=spec.strides, dilation=spec.dilation, implementation=implementation
@@ -105,6 +107,23 @@ def test_shapes_of_the_paper():
     assert by_name["res4_480x640"].size == (60, 80)
     assert [by_name[f"res{i}_480x640"].channels for i in (2, 3, 4, 5)] == [64, 128, 256, 512]
     assert [by_name[f"res{i}_480x640"].dilation[0] for i in (2, 3, 4, 5)] == [1, 1, 2, 4]
+    # HRNet on Cityscapes starts at a quarter of 1024x2048; each branch halves the size, doubles the channels.
+    branches = [by_name[f"hrnet_w48_branch{i}_1024x2048"] for i in (1, 2, 3, 4)]
+    assert [spec.size for spec in branches] == [(256, 512), (128, 256), (64, 128), (32, 64)]
+    assert [spec.channels for spec in branches] == [48, 96, 192, 384]
+    assert len({spec.macs for spec in branches}) == 1
+    assert [by_name[f"hrnet_w18_branch{i}_1024x2048"].features for i in (1, 4)] == [18, 144]
+    pose = by_name["hrnet_w32_branch1_256x256"]
+    assert (pose.size, pose.channels, pose.macs) == ((64, 64), 32, 64 * 64 * 9 * 32 * 32)
+    down = by_name["hrnet_w32_down_256x256"]
+    assert (down.output_size, down.macs) == ((32, 32), 32 * 32 * 9 * 32 * 64)
+    assert len(by_name) == len(arg_specs.ALL) == 23
+
+
+def test_spec_by_name():
+    assert arg_specs.find("res4_321x481").channels == 256
+    with pytest.raises(UserError, match=r"spec res4_321x480: no such layer; did you mean 'res4_321x481'\?"):
+        arg_specs.find("res4_321x480")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
