@@ -1,0 +1,55 @@
+"""How long programs take, beside each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: median, 10th and 90th percentile."""
+
+    median: float
+    p10: float
+    p90: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.p10:.3g}-{self.p90:.3g})"
+
+
+def interleaved_medians(
+    programs: Sequence[Callable[[], Any]], runs: int, *, warmup: int = 1, calls: int = 1
+) -> list[Timing]:
+    """Times programs that run in turn, so that a slow moment of the machine meets all of them.
+
+    Every other round runs backwards: no program always finds the caches as the same other one left them.
+
+    Args:
+      programs: without arguments; their results (pytrees of jax arrays, or anything else) are waited for.
+      runs: rounds that count, at least 1.
+      warmup: rounds before those, which compile and do not count.
+      calls: of one program in a row, waited for together, for one measurement: on an accelerator the time
+        that it takes to dispatch a short program is hidden behind the one before.
+
+    Raises:
+      ValueError: ``runs`` or ``calls`` below 1, or ``warmup`` below 0.
+    """
+    if runs < 1 or calls < 1 or warmup < 0:
+        raise ValueError(
+            f"interleaved_medians: expected runs, calls >= 1, warmup >= 0; got {runs=}, {calls=}, {warmup=}"
+        )
+    taken: list[list[float]] = [[] for _ in programs]
+    order = range(len(programs))
+    for turn in range(-warmup, runs):
+        for index in order if turn % 2 == 0 else reversed(order):
+            start = time.perf_counter()
+            jax.block_until_ready([programs[index]() for _ in range(calls)])
+            if turn >= 0:
+                taken[index].append(1e3 * (time.perf_counter() - start) / calls)
+    return [Timing(*(float(q) for q in np.percentile(times, (50, 10, 90)))) for times in taken]
