@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,42 @@ def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
     Raises:
       UserError: missing, unreadable or truncated file.
     """
+    with _opened(Path(path)) as picture:
+        picture_upright = ImageOps.exif_transpose(picture) if upright else picture
+        return np.array(picture_upright.convert("RGB"))
+
+
+def read_map(path: str | Path, dtype: str, what: str) -> np.ndarray:
+    """Reads a picture of one channel whose values are numbers, not colours: labels, depth, disparity.
+
+    Args:
+      dtype: `uint8` for 8 bits (grey or indices into a palette, which is not looked at), `uint16` for 16.
+      what: the file is, for messages: "labels".
+
+    Returns:
+      (H, W) of `dtype`, the values as stored.
+
+    Raises:
+      UserError: missing or unreadable file, or one of another form.
+    """
     path = Path(path)
+    with _opened(path) as picture:
+        mode = picture.mode
+        values = np.array(picture)
+    # Pillow reads 16-bit PNGs as I;16 or, older ones, as I.
+    modes = {"uint8": ("L", "P"), "uint16": ("I;16", "I;16B", "I")}[dtype]
+    if mode not in modes:
+        raise UserError(f"{what}: {path} has mode {mode}; expected one channel of {dtype}")
+    return values.astype(dtype)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, decoded; whatever is wrong with the file becomes a UserError."""
     try:
         with Image.open(path) as picture:
             picture.load()
-            picture_upright = ImageOps.exif_transpose(picture) if upright else picture
-            return np.array(picture_upright.convert("RGB"))
+            yield picture
     except FileNotFoundError:
         raise UserError(f"image not found: {path}") from None
     except IsADirectoryError:

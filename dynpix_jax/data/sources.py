@@ -28,7 +28,7 @@ class FieldSpec:
     kind:
       `image`     uint8 (H, W, 3) RGB.
       `boundary`  float32 (H, W), strength in [0, 1], negative = ignore. Thin.
-      `label`     int32 (H, W), class ids.
+      `label`     int32 (H, W), class ids, or ids of instances.
       `depth`     float32 (H, W), 0 = invalid; divided by the scale when the image is scaled.
       `normals`   float32 (H, W, 3), unit vectors in the camera frame x right, y down, z forward (a visible
                   surface has z < 0); the zero vector = invalid.
@@ -38,6 +38,7 @@ class FieldSpec:
       `scalar`    anything that does not move with the image (index).
     shape: None for an extent that differs between elements.
     ignore: the value of pixels without a label; what lies outside the image is filled with it.
+    classes: names of the ids 0, 1, ...; palette: their colours in pictures, RGB, as the data set has them.
     pairs: ids (classes or joints) that change places when the image is mirrored.
     """
 
@@ -49,14 +50,20 @@ class FieldSpec:
     ignore: float | None = None
     classes: tuple[str, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceSpec:
-    """Declares the elements of a source: `fields` maps each key of an element to its `FieldSpec`."""
+    """Declares the elements of a source.
+
+    fields: maps each key of an element to its `FieldSpec`.
+    licence: what the data may be used for and what to cite, one line; "" for data of our own making.
+    """
 
     name: str
     fields: Mapping[str, FieldSpec]
+    licence: str = ""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -91,6 +98,17 @@ class Source(Protocol):
 
 IMAGE = FieldSpec("image", (None, None, 3), "uint8", units="RGB", range=(0, 255))
 INDEX = FieldSpec("scalar", (), "int64", units="element id")
+DEPTH = FieldSpec("depth", (None, None), "float32", units="m", ignore=0)
+NORMALS = FieldSpec(
+    "normals", (None, None, 3), "float32", units="x right, y down, z forward", range=(-1, 1), ignore=0
+)
+
+
+def segmentation(classes: tuple[str, ...], palette: tuple[tuple[int, int, int], ...] = ()) -> FieldSpec:
+    """The field of a semantic segmentation, int32 (H, W), ids of `classes`, 255 = ignore."""
+    return FieldSpec(
+        "label", (None, None), "int32", units="class", ignore=255, classes=classes, palette=palette
+    )
 
 
 def check_index(source: Source, index: int) -> int:
@@ -126,7 +144,10 @@ def source_options(
     # The table holds names, so that building one source does not import the others.
     table = {
         "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
+        "camvid": ("camvid", "CamVidConfig", "CamVid"),
+        "nyuv2": ("nyuv2", "NYUv2Config", "NYUv2"),
         "scenes": ("scenes", "ScenesConfig", "Scenes"),
+        "seven_scenes": ("seven_scenes", "SevenScenesConfig", "SevenScenes"),
     }
     options = dict(section)
     name = options.pop("name", None)
