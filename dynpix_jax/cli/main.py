@@ -18,6 +18,7 @@ from dynpix_jax.cli.common import call
 # Command -> (module in this folder, line of help). The help stands here so that `dynpix --help` imports none
 # of them.
 COMMANDS = {
+    "bench": ("bench", "time computing at active positions only"),
     "check-config": ("check_config", "read a config strictly and tell what it trains"),
     "eval-boundaries": ("eval_boundaries", "score a folder of boundary maps: ODS, OIS, AP"),
     "flops": ("flops", "count the MACs of a config's network"),

@@ -122,8 +122,12 @@ def test_shapes_of_the_paper():
 
 def test_spec_by_name():
     assert arg_specs.find("res4_321x481").channels == 256
-    with pytest.raises(UserError, match=r"spec res4_321x480: no such layer; did you mean 'res4_321x481'\?"):
+    with pytest.raises(
+        UserError, match=r"spec res4_321x480: no such layer here; did you mean 'res4_321x481'\?"
+    ):
         arg_specs.find("res4_321x480")
+    with pytest.raises(UserError, match="no such layer here; valid: res2_321x481"):
+        arg_specs.find("hrnet_w18_down_1024x2048", arg_specs.PAG_RESNET50_BSDS)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

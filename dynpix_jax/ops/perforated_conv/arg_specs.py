@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from dynpix_jax.ops.conv import Pair, conv_output_size
 from dynpix_jax.utils.errors import UserError, suggest
@@ -40,18 +41,6 @@ class ConvSpec:
     def macs(self) -> int:
         """Multiply-accumulates of the dense convolution of one image."""
         return math.prod((*self.output_size, *self.kernel_size, self.channels, self.features))
-
-
-def find(name: str) -> ConvSpec:
-    """The spec of that name.
-
-    Raises:
-      UserError: there is none.
-    """
-    named = {spec.name: spec for spec in ALL}
-    if name not in named:
-        raise UserError(f"spec {name}: no such layer; {suggest(name, named)}")
-    return named[name]
 
 
 def _halved(size: Pair, times: int) -> Pair:
@@ -102,3 +91,15 @@ HRNET_W32_POSE = _hrnet("w32", 32, (256, 256))
 """HRNet-W32 on a crop of a person, likewise."""
 
 ALL = PAG_RESNET50_BSDS + PAG_RESNET50_NYU + HRNET_W18 + HRNET_W48 + HRNET_W32_POSE
+
+
+def find(name: str, specs: Sequence[ConvSpec] = ALL) -> ConvSpec:
+    """The spec of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    named = {spec.name: spec for spec in specs}
+    if name not in named:
+        raise UserError(f"spec {name}: no such layer here; {suggest(name, named)}")
+    return named[name]

@@ -1,0 +1,94 @@
+"""PAG's gated bottleneck, which fuses its layers at active positions, against the plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.evaluation.bench.rows import Program, Settings
+from dynpix_jax.nn.gated_bottleneck import GatedBottleneck, GateScope
+from dynpix_jax.nn.residual import BlockSpec, Bottleneck
+from dynpix_jax.nn.routing import MODES, Mode, Routing
+from dynpix_jax.ops.perforated_conv import arg_specs
+from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
+from dynpix_jax.ops.perforated_conv.masks import make_mask
+from dynpix_jax.typing import Array, Variables
+
+SPECS = arg_specs.PAG_RESNET50_BSDS + arg_specs.PAG_RESNET50_NYU
+"""The bottlenecks, by their 3x3."""
+
+
+def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual") -> list[Program]:
+    """The plain bottleneck, then the gated one in both modes at each density, with its gate at work.
+
+    Args:
+      spec: its 3x3; it has four times the channels outside.
+      settings: how it is measured; ``backward`` is a training step's gradients, with frozen norms.
+      scope: what the gate saves, see GatedBottleneck.
+    """
+    block = BlockSpec(
+        spec.name, 4 * spec.channels, spec.channels, dilation=spec.dilation[0], frozen_norm=True
+    )
+    gated = GatedBottleneck(block, gate_scope=scope)
+    x = jax.nn.relu(
+        jax.random.normal(jax.random.key(0), (settings.batch, *spec.size, 4 * spec.channels), settings.dtype)
+    )
+    variables = jax.jit(partial(gated.init, routing=Routing()))(jax.random.key(1), x[:1, :8, :8])
+    # The plain one ignores what a gate has.
+    ungated = {name: {k: v for k, v in tree.items() if k != "gate"} for name, tree in variables.items()}
+
+    def plain(variables: Variables, x: Array, mask: None) -> Any:
+        return Bottleneck(block).apply(variables, x, train=settings.backward)
+
+    def routed(mode: Mode, variables: Variables, x: Array, mask: Array) -> Any:
+        # What the gate says is handed out, so that the compiler keeps the gate though its mask is given.
+        (y, _), handed_out = gated.apply(
+            variables,
+            x,
+            Routing(train=settings.backward, mode=mode),
+            given=mask,
+            rngs={"gumbel": jax.random.key(2)},
+            mutable=["intermediates"],
+        )
+        return y, handed_out
+
+    def passes(forward: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(partial(_with_gradients, forward) if settings.backward else forward)
+
+    listed = [Program("plain", partial(passes(plain), ungated, x, None))]
+    compiled = {mode: passes(partial(routed, mode)) for mode in MODES}
+    for index, density in enumerate(settings.densities):
+        key = jax.random.fold_in(jax.random.key(3), index)
+        mask = make_mask(settings.mask, key, (settings.batch, *spec.size), density)
+        share = float(mask.mean())
+        for mode, run in compiled.items():
+            executed = share if mode == "sparse" else 1.0
+            macs = mac_ratio(executed, scope)
+            listed.append(Program(mode, partial(run, variables, x, mask), share, macs))
+    return listed
+
+
+def mac_ratio(density: float, scope: GateScope) -> float:
+    """MACs of the bottleneck at a density over those of the plain one; the gate's own, few, do not count.
+
+    With C channels within and 4 C outside, a position costs 4 C^2 in F1, 9 C^2 in F2 and 4 C^2 in F3.
+    """
+    gated = 13 if scope == "residual" else 9
+    return 1.0 - gated / 17 * (1.0 - density)
+
+
+def _with_gradients(forward: Callable[..., Any], variables: Variables, x: Array, mask: Array | None) -> Any:
+    """The result, and the gradients of parameters and input for the result itself as cotangent."""
+
+    def run(params: Any, x: Array) -> Any:
+        return forward({**variables, "params": params}, x, mask)
+
+    result, backward = jax.vjp(run, variables["params"], x)
+    cotangent = result
+    if isinstance(result, tuple):  # no gradient comes from what the gate hands out
+        cotangent = (result[0], jax.tree.map(jnp.zeros_like, result[1]))
+    return result, backward(cotangent)

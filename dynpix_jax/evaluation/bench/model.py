@@ -1,0 +1,91 @@
+"""A whole network under masks of given densities, against the network without gates in force."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.evaluation.bench.rows import Program, Settings
+from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
+from dynpix_jax.models.system import Outputs, System
+from dynpix_jax.nn.routing import MODES, Mode
+from dynpix_jax.ops.perforated_conv.masks import make_mask
+from dynpix_jax.typing import Array, Mask, Variables
+from dynpix_jax.utils.errors import UserError
+
+UNGATED = "ungated"
+
+
+def gate_shapes(system: System, size: tuple[int, int], batch: int = 1) -> dict[str, tuple[int, int, int]]:
+    """(B, h, w) of the mask of each gate for images of ``size`` (H, W); nothing is executed."""
+    images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
+    outputs = jax.eval_shape(system.apply, variable_shapes(system), images)
+    return {name: mask.shape for name, mask in outputs.gates.items()}
+
+
+def programs(system: System, size: tuple[int, int], settings: Settings) -> list[Program]:
+    """The ungated network, then the gated one in both modes at each density; random weights and images.
+
+    All gates get masks of the same density, drawn one by one, and are computed although the masks replace
+    what they say. ``ungated`` is the dense program with every gate open, from which the compiler removes
+    gates and masks. MACs are those that a program executes, as ``System.gated_macs`` has them: of a MultiPool
+    ``ungated`` and ``dense`` compute all branches.
+
+    Args:
+      system: with gates.
+      size: (H, W) of the images in pixels.
+      settings: how it is measured, forward passes only.
+
+    Raises:
+      ValueError: the network has no gates.
+      UserError: its gates decide for a whole image and cannot follow the masks.
+    """
+    images = jax.random.randint(jax.random.key(0), (settings.batch, *size, 3), 0, 256, jnp.uint8)
+    shapes = gate_shapes(system, size, settings.batch)
+    if not shapes:
+        raise ValueError("model: the network has no gates")
+    variables = jax.jit(system.init)(jax.random.key(1), {"image": images[:1]})
+
+    @jax.jit
+    def ungated(variables: Variables, images: Array) -> Outputs:
+        # Constants: where they meet the network they leave nothing of the gates.
+        masks = {name: jnp.ones(shape, jnp.bool_) for name, shape in shapes.items()}
+        outputs = system.apply(variables, images, masks=masks)
+        return dataclasses.replace(outputs, gates={}, probabilities={})
+
+    @partial(jax.jit, static_argnames="mode")
+    def gated(variables: Variables, images: Array, masks: Mapping[str, Mask], mode: Mode) -> Outputs:
+        # What the gates say themselves is among the outputs: they are not removed.
+        return system.apply(variables, images, mode=mode, masks=masks)
+
+    listed = [Program(UNGATED, partial(ungated, variables, images))]
+    dense_macs, gated_macs = dense_report(system, size).total, system.gated_macs(size)
+    for index, density in enumerate(settings.densities):
+        key = jax.random.fold_in(jax.random.key(2), index)
+        masks = {
+            name: make_mask(settings.mask, jax.random.fold_in(key, number), shape, density)
+            for number, (name, shape) in enumerate(shapes.items())
+        }
+        outputs = gated(variables, images, masks, "sparse")
+        share = _followed(masks, outputs)
+        shares = {name: float(value.mean()) for name, value in system.executed_shares(outputs).items()}
+        macs = {"dense": dense_macs, "sparse": executed_macs(dense_macs, gated_macs, shares)}
+        for mode in MODES:
+            run = partial(gated, variables, images, masks, mode)
+            listed.append(Program(mode, run, share, macs[mode] / dense_macs))
+    return listed
+
+
+def _followed(masks: Mapping[str, Mask], outputs: Outputs) -> float:
+    """Mean density of the gates, each with equal weight, which must be that of the masks."""
+    for name, mask in masks.items():
+        if not np.array_equal(mask, outputs.gates[name]):
+            raise UserError(
+                f"gate {name} decides for a whole image; of densities only 0 and 1 can be measured"
+            )
+    return float(np.mean([mask.mean() for mask in masks.values()]))

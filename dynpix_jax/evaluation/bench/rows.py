@@ -1,0 +1,100 @@
+"""What all benchmarks share: programs that run in turn, and the rows that come of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from dynpix_jax.evaluation.timing import Timing, interleaved_medians
+from dynpix_jax.ops.perforated_conv.masks import Kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured, and how often.
+
+    Attributes:
+      densities: shares of active positions, each in [0, 1].
+      mask: kind of the masks.
+      batch: images at a time.
+      runs: rounds that count.
+      dtype: of images or features and of the weights.
+      backward: forward and backward pass, with gradients of the input and the weights.
+    """
+
+    densities: tuple[float, ...]
+    mask: Kind = "random"
+    batch: int = 1
+    runs: int = 11
+    dtype: str = "float32"
+    backward: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One thing to time.
+
+    Attributes:
+      label: implementation or mode.
+      run: compiled at its first call.
+      density: share of positions active in its mask.
+      mac_ratio: MACs that it executes over those of the reference.
+    """
+
+    label: str
+    run: Callable[[], Any]
+    density: float = 1.0
+    mac_ratio: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One program's time beside that of the reference, which computes everywhere.
+
+    Attributes:
+      layer: what was computed.
+      label, density, mac_ratio: of the program.
+      timing: milliseconds.
+      time_ratio: its median over the median of the reference.
+    """
+
+    layer: str
+    label: str
+    density: float
+    timing: Timing
+    time_ratio: float
+    mac_ratio: float
+
+    @property
+    def time_over_macs(self) -> float | None:
+        """Time ratio over MAC ratio, 1 where skipping saves all that it promises; None without MACs."""
+        return self.time_ratio / self.mac_ratio if self.mac_ratio else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers by name."""
+        return dataclasses.asdict(self) | {"time_over_macs": self.time_over_macs}
+
+
+def measure(layer: str, programs: Sequence[Program], runs: int, *, calls: int | None = None) -> list[Row]:
+    """A row for each program; the first is the reference.
+
+    ``calls`` as in interleaved_medians. None: 1 on a CPU, 10 elsewhere, where dispatching a single layer can
+    take longer than the layer.
+    """
+    if calls is None:
+        calls = 1 if jax.default_backend() == "cpu" else 10
+    timings = interleaved_medians([program.run for program in programs], runs, calls=calls)
+    return [
+        Row(
+            layer,
+            program.label,
+            program.density,
+            timing,
+            timing.median / timings[0].median,
+            program.mac_ratio,
+        )
+        for program, timing in zip(programs, timings, strict=True)
+    ]

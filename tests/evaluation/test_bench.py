@@ -1,0 +1,166 @@
+"""What the benchmarks time is what they say: the programs' results, their MACs, gates that are there."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax.evaluation.bench import bottleneck, conv, model, torch_conv
+from dynpix_jax.evaluation.bench.rows import Program, Settings, measure
+from dynpix_jax.models.backbones.resnet import BackboneConfig
+from dynpix_jax.models.systems.pag import GateConfig, Pag, PagConfig
+from dynpix_jax.ops import perforated_conv_reference
+from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
+from dynpix_jax.utils.errors import UserError
+
+STRIDED = ConvSpec("strided", (7, 10), 4, 6, strides=(2, 2), dilation=(1, 2))
+BLOCK = ConvSpec("block", (5, 8), 4, 4, dilation=(2, 2))
+
+
+def test_rows_are_relative_to_the_first_program():
+    programs = [Program("dense", lambda: None), Program("sparse", lambda: None, density=0.5, mac_ratio=0.0)]
+    dense, sparse = measure("layer", programs, 3)
+    assert (dense.time_ratio, dense.time_over_macs) == (1.0, 1.0)
+    assert sparse.time_ratio == sparse.timing.median / dense.timing.median
+    assert sparse.time_over_macs is None
+    assert sparse.to_json()["timing"]["median"] == sparse.timing.median
+
+
+@pytest.mark.parametrize("shared_active", [False, True])
+def test_convolutions_compute_what_the_mask_asks_for(shared_active):
+    settings = Settings((0.25, 1.0), "blobs", batch=2)
+    programs = conv.programs(STRIDED, ["auto", "gather"], settings, shared_active=shared_active)
+    assert [program.label for program in programs] == ["dense", *["auto", "gather"] * 2]
+    assert [program.density for program in programs] == [1.0, 0.25, 0.25, 1.0, 1.0]
+    assert [program.mac_ratio for program in programs] == [program.density for program in programs]
+    x, kernel = conv.arrays(STRIDED, settings)
+    assert (x.shape, kernel.shape) == ((2, 7, 10, 4), (3, 3, 4, 6))
+    geometry = {"strides": STRIDED.strides, "dilation": STRIDED.dilation}
+    everywhere = perforated_conv_reference(x, kernel, jnp.ones((2, 4, 5), bool), **geometry)
+    results = [np.asarray(program.run()) for program in programs]
+    for result in (results[0], *results[3:]):
+        np.testing.assert_allclose(result, everywhere, atol=1e-5)
+    for result in results[1:3]:
+        computed = (result != 0).any(-1)
+        assert computed.mean() == 0.25
+        np.testing.assert_allclose(result, np.where(computed[..., None], everywhere, 0), atol=1e-5)
+
+
+def test_backward_of_convolutions():
+    """The cotangent is the result itself: its product with it is the gradient along the kernel."""
+    settings = Settings((0.5,), batch=1, backward=True)
+    for program in conv.programs(STRIDED, ["gather"], settings):
+        y, (grad_x, grad_kernel) = program.run()
+        x, kernel = conv.arrays(STRIDED, settings)
+        np.testing.assert_allclose((grad_kernel * kernel).sum(), (y * y).sum(), rtol=1e-4)
+        np.testing.assert_allclose((grad_x * x).sum(), (y * y).sum(), rtol=1e-4)
+
+
+def test_what_cannot_run_has_a_reason():
+    settings = Settings((0.5,), dtype="bfloat16")
+    assert conv.unavailable(STRIDED, conv.AUTO, settings) == ""
+    assert conv.unavailable(STRIDED, "masked", settings) == ""
+    if jax.default_backend() == "cpu":
+        assert "'pallas_gpu' cannot run" in conv.unavailable(STRIDED, "pallas_gpu", settings)
+
+
+def compiled(program: Program) -> str:
+    return program.run.func.lower(*program.run.args).compile().as_text()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_bottlenecks_in_both_modes(backward):
+    settings = Settings((0.5, 1.0), batch=2, backward=backward)
+    programs = bottleneck.programs(BLOCK, settings)
+    assert [program.label for program in programs] == ["plain", *["dense", "sparse"] * 2]
+    # F1, F2, F3 of 4, 9, 4 products of widths: half of the last two goes.
+    assert [program.mac_ratio for program in programs] == pytest.approx([1, 1, (4 + 13 / 2) / 17, 1, 1])
+    plain, dense, sparse, full, _ = (program.run() for program in programs)
+    if backward:
+        (plain, _), ((dense, _), grads), ((sparse, _), others), ((full, _), _) = plain, dense, sparse, full
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), grads, others)
+        assert np.abs(grads[1]).max() > 0
+    else:
+        dense, sparse, full = dense[0], sparse[0], full[0]
+    np.testing.assert_allclose(sparse, dense, atol=1e-5)
+    np.testing.assert_allclose(full, plain, atol=1e-5)
+    assert np.abs(dense - plain).max() > 0.1
+    if not backward:
+        assert "/gate/" in compiled(programs[2])
+
+
+def test_macs_of_the_other_reading():
+    assert bottleneck.mac_ratio(0.0, "conv3x3") == pytest.approx(8 / 17)
+    assert bottleneck.mac_ratio(1.0, "residual") == 1.0
+
+
+def system(kind: str) -> Pag:
+    gate = GateConfig(kind, "residual" if kind == "pixel" else "conv3x3")
+    backbone = BackboneConfig(depth=26, width=8)
+    return Pag(PagConfig("pag", "boundaries", backbone, gate, head_features=4, drop_blocks=6))
+
+
+def test_networks_in_both_modes():
+    pag, size = system("pixel"), (17, 25)
+    assert model.gate_shapes(pag, size, 2) == {"res2_1": (2, 5, 7), "res2_2": (2, 5, 7)}
+    ungated, dense, sparse = model.programs(pag, size, Settings((18 / 35,), "blobs", batch=2))
+    assert [program.label for program in (ungated, dense, sparse)] == ["ungated", "dense", "sparse"]
+    # 8 channels in the 3x3, 32 outside: of each skipped position F2 and F3 are saved.
+    total = model.dense_report(pag, size).total
+    saved = 2 * 17 * (9 * 8 * 8 + 8 * 32)
+    assert (dense.mac_ratio, sparse.mac_ratio) == (1.0, pytest.approx((total - saved) / total))
+    assert sparse.density == pytest.approx(18 / 35)
+    masked, executed = dense.run(), sparse.run()
+    for name, mask in masked.gates.items():
+        np.testing.assert_array_equal(executed.gates[name], mask)
+        assert mask.sum() == 2 * 18
+    assert (masked.gates["res2_1"] != masked.gates["res2_2"]).any()
+    logits = [np.asarray(outputs.predictions["boundaries"]) for outputs in (ungated.run(), masked, executed)]
+    np.testing.assert_allclose(logits[1], logits[2], atol=1e-4 * np.abs(logits[1]).max())
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3 * np.abs(logits[1]).max()
+    # The compiler has removed the gates where none is in force, and kept them where masks replace them.
+    assert "/gate/" not in compiled(ungated)
+    assert "/gate/" in compiled(sparse)
+
+
+def test_gates_of_whole_images_cannot_follow_a_mask():
+    with pytest.raises(UserError, match="gate res2_1 decides for a whole image"):
+        model.programs(system("layer"), (17, 25), Settings((0.5,)))
+
+
+def test_a_network_without_gates():
+    plain = system("none")
+    assert model.gate_shapes(plain, (17, 25)) == {}
+    with pytest.raises(ValueError, match="no gates"):
+        model.programs(plain, (17, 25), Settings((0.5,)))
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_torch_that_is_not_installed(no_torch):
+    with pytest.raises(UserError, match=r"--torch: PyTorch is not installed here .* pip install torch"):
+        torch_conv.check()
+
+
+def test_torch_without_the_platform(monkeypatch):
+    absent = SimpleNamespace(__version__="2.0", cuda=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "torch", absent)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match=r"--torch: this PyTorch \(2.0\) cannot run on jax's platform, gpu"):
+        torch_conv.check()
+
+
+def test_torch_computes_the_same_layer():
+    torch = pytest.importorskip("torch")
+    settings = Settings((0.5,), batch=2, backward=True)
+    program = torch_conv.program(STRIDED, settings)
+    assert torch.get_default_dtype() == torch.float32
+    jax.block_until_ready(program.run())
