@@ -145,9 +145,12 @@ def source_options(
     table = {
         "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
         "camvid": ("camvid", "CamVidConfig", "CamVid"),
+        "cityscapes": ("cityscapes", "CityscapesConfig", "Cityscapes"),
         "nyuv2": ("nyuv2", "NYUv2Config", "NYUv2"),
         "scenes": ("scenes", "ScenesConfig", "Scenes"),
         "seven_scenes": ("seven_scenes", "SevenScenesConfig", "SevenScenes"),
+        "stanford2d3d": ("stanford2d3d", "Stanford2D3DConfig", "Stanford2D3D"),
+        "sun_rgbd": ("sun_rgbd", "SunRGBDConfig", "SunRGBD"),
     }
     options = dict(section)
     name = options.pop("name", None)

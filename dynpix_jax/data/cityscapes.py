@@ -1,0 +1,174 @@
+"""Cityscapes: 19 classes, depth from disparity, and instances, read from the official layout.
+
+Layout: ROOT/leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png; for `segmentation`
+ROOT/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png; for `instances` ..._gtFine_instanceIds.png; for `depth`
+ROOT/disparity/SPLIT/CITY/NAME_disparity.png (16 bits) and, if unpacked, ROOT/camera/.../NAME_camera.json.
+Images have 1024 x 2048 pixels; 2975, 500 and 1525 of them. The labels of `test` are not public.
+
+Source: Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
+from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.data.sources import (
+    DEPTH,
+    IMAGE,
+    INDEX,
+    Element,
+    FieldSpec,
+    SourceSpec,
+    check_index,
+    segmentation,
+)
+from dynpix_jax.utils.errors import UserError, suggest
+
+SPLITS = ("train", "val", "test")
+WHERE_TO_GET = (
+    "get leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip and, for depth, "
+    "disparity_trainvaltest.zip and camera_trainvaltest.zip from https://www.cityscapes-dataset.com and "
+    "unpack them into one folder"
+)
+LICENCE = "Cityscapes terms of use (non-commercial); cite Cordts et al., CVPR 2016"
+CLASSES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
+    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
+    *("motorcycle", "bicycle"),
+)
+PALETTE = (
+    *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
+    *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
+    *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100)),
+    *((0, 80, 100), (0, 0, 230), (119, 11, 32)),
+)
+# The label id of each class, in the order of the classes; all other ids up to 33 are ignored.
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+LAST_LABEL_ID = 33
+FIELDS = {
+    "segmentation": segmentation(CLASSES, PALETTE),
+    "depth": DEPTH,
+    "instances": FieldSpec("label", (None, None), "int32", units="label id * 1000 + number", ignore=0),
+}
+# Metres and pixels: those of nearly all images, for when the camera package is not there.
+BASELINE, FOCAL = 0.209313, 2262.52
+
+
+@dataclasses.dataclass(frozen=True)
+class CityscapesConfig:
+    """Options of the source.
+
+    root: the folder that holds `leftImg8bit` and the others.
+    fields: the labels to read, of `segmentation`, `depth` and `instances`.
+    """
+
+    root: str
+    fields: tuple[str, ...] = ("segmentation",)
+
+    def __post_init__(self) -> None:
+        for field in self.fields:
+            if field not in FIELDS:
+                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+
+
+class Cityscapes:
+    """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
+
+    `segmentation` int32 (H, W) in 0..18 or 255; `instances` int32 (H, W), 0 where no single instance is
+    labelled (groups too), else label id * 1000 + number; `depth` float32 (H, W), metres, 0 = invalid:
+    baseline * focal length / disparity.
+    """
+
+    def __init__(self, config: CityscapesConfig, split: str) -> None:
+        if split not in SPLITS:
+            raise UserError(f"cityscapes has no split {split!r}; {suggest(split, SPLITS)}")
+        self._config = config
+        self._split = split
+        self._root = need_folder(Path(config.root), "cityscapes", WHERE_TO_GET)
+        folder = self._root / "leftImg8bit" / split
+        self._images = find_files(folder, ("*/*_leftImg8bit.png",), "cityscapes", WHERE_TO_GET)
+        needed = {"segmentation": "gtFine", "instances": "gtFine", "depth": "disparity"}
+        for field in config.fields:
+            need_folder(self._root / needed[field] / split, "cityscapes", WHERE_TO_GET)
+
+    @property
+    def spec(self) -> SourceSpec:
+        """Fields `image`, the labels asked for, `index`."""
+        labels = {name: FIELDS[name] for name in self._config.fields}
+        return SourceSpec("cityscapes", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """Such as "frankfurt_000000_000294"."""
+        return self._images[check_index(self, index)].stem.removesuffix("_leftImg8bit")
+
+    def __getitem__(self, index: int) -> Element:
+        index = check_index(self, index)
+        image = read_image(self._images[index])
+        element = {"image": image}
+        for field in self._config.fields:
+            element[field] = self._read(field, index, image.shape)
+        return element | {"index": np.array(index, np.int64)}
+
+    def _path(self, package: str, suffix: str, index: int) -> Path:
+        city = self._images[index].parent.name
+        return self._root / package / self._split / city / f"{self.name(index)}_{suffix}"
+
+    def _read(self, field: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        package, suffix, dtype = {
+            "segmentation": ("gtFine", "gtFine_labelIds.png", "uint8"),
+            "instances": ("gtFine", "gtFine_instanceIds.png", "uint16"),
+            "depth": ("disparity", "disparity.png", "uint16"),
+        }[field]
+        path = need_file(self._path(package, suffix, index), "cityscapes", WHERE_TO_GET)
+        values = read_map(path, dtype, f"cityscapes {field}")
+        same_size("cityscapes", self._images[index], shape, path, values.shape)
+        if field == "segmentation":
+            # The licence plate is -1, stored as 255.
+            if values[values != 255].max(initial=0) > LAST_LABEL_ID:
+                raise UserError(
+                    f"cityscapes: {path} has the id {values[values != 255].max()}; expected 0 to "
+                    f"{LAST_LABEL_ID}"
+                )
+            return _TRAIN_IDS[values]
+        if field == "instances":
+            # Below 1000 it is a label id: stuff, or a group that cannot be told apart.
+            return np.where(values >= 1000, values, 0).astype(np.int32)
+        return disparity_to_depth(values, *self._camera(index))
+
+    def _camera(self, index: int) -> tuple[float, float]:
+        """Baseline in metres and focal length in pixels."""
+        if not (self._root / "camera").is_dir():
+            return BASELINE, FOCAL
+        path = need_file(self._path("camera", "camera.json", index), "cityscapes", WHERE_TO_GET)
+        try:
+            camera = json.loads(path.read_text())
+            return float(camera["extrinsic"]["baseline"]), float(camera["intrinsic"]["fx"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"cityscapes: no extrinsic.baseline and intrinsic.fx in {path}") from None
+
+
+def disparity_to_depth(disparity: np.ndarray, baseline: float, focal: float) -> np.ndarray:
+    """Depth float32 (H, W) in metres, 0 = invalid, of the stored disparity uint16 p = 256 d + 1.
+
+    p = 0 is invalid, and so is d = 0, a point at infinity.
+    """
+    pixels = (disparity.astype(np.float32) - 1) / 256
+    return np.where(pixels > 0, baseline * focal / np.maximum(pixels, 1 / 256), 0).astype(np.float32)
+
+
+def _train_ids() -> np.ndarray:
+    table = np.full(256, 255, np.int32)
+    table[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
+    return table
+
+
+_TRAIN_IDS = _train_ids()

@@ -1,0 +1,158 @@
+"""SUN RGB-D: 37 classes and depth of 10335 indoor images, 5285 for training, read from the official layout.
+
+Layout: ROOT/SUNRGBD/... (SUNRGBD.zip: folders with image, depth and depth_bfx) and ROOT/SUNRGBDtoolbox
+(SUNRGBDtoolbox.zip), of which are read Metadata/SUNRGBDMeta.mat (rgbpath, rgbname, depthname), Metadata/
+SUNRGBD2Dseg.mat (version 7.3; seglabel, 0 = unlabelled, 1 to 37) and traintestSUNRGBD/allsplit.mat (alltrain,
+alltest).
+
+Source: Song, Lichtenberg, Xiao, "SUN RGB-D: a RGB-D scene understanding benchmark suite", CVPR 2015.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from dynpix_jax.data.files import need_folder, same_size
+from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.data.matlab import open_v73, read_mat
+from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
+from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
+from dynpix_jax.utils.errors import UserError, suggest
+
+SPLITS = ("train", "test")
+WHERE_TO_GET = (
+    "get SUNRGBD.zip and SUNRGBDtoolbox.zip from https://rgbd.cs.princeton.edu and unpack them into it"
+)
+LICENCE = "SUN RGB-D: research use; cite Song et al., CVPR 2015, and the sets it was made from"
+CLASSES, PALETTE = NYU40[:37], NYU40_PALETTE[:37]
+FIELDS = {"segmentation": segmentation(CLASSES, PALETTE), "depth": DEPTH}
+# What stands before ROOT's folders in the paths of the .mat files.
+PREFIX = "/n/fs/sun3d/data/"
+
+
+@dataclasses.dataclass(frozen=True)
+class SunRGBDConfig:
+    """Options of the source.
+
+    root: the folder that holds `SUNRGBD` and `SUNRGBDtoolbox`.
+    fields: the labels to read, of `segmentation` and `depth`.
+    depth: `raw`, what the sensor measured, or `filled`, the authors' improved depth (depth_bfx).
+    """
+
+    root: str
+    fields: tuple[str, ...] = ("segmentation", "depth")
+    depth: Literal["raw", "filled"] = "raw"
+
+    def __post_init__(self) -> None:
+        for field in self.fields:
+            if field not in FIELDS:
+                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+
+
+class SunRGBD:
+    """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
+
+    `segmentation` int32 (H, W) in 0..36 or 255; `depth` float32 (H, W), metres, 0 = invalid.
+    """
+
+    def __init__(self, config: SunRGBDConfig, split: str) -> None:
+        if split not in SPLITS:
+            raise UserError(f"sun_rgbd has no split {split!r}; {suggest(split, SPLITS)}")
+        self._config = config
+        self._root = need_folder(Path(config.root), "sun_rgbd", WHERE_TO_GET)
+        need_folder(self._root / "SUNRGBD", "sun_rgbd", WHERE_TO_GET)
+        toolbox = need_folder(self._root / "SUNRGBDtoolbox", "sun_rgbd", WHERE_TO_GET)
+        key = {"train": "alltrain", "test": "alltest"}[split]
+        allsplit = toolbox / "traintestSUNRGBD" / "allsplit.mat"
+        folders = read_mat(allsplit, (key,), "sun_rgbd", WHERE_TO_GET)[key].ravel()
+        wanted = {_below_root(_text(folder)) for folder in folders}
+        meta_path = toolbox / "Metadata" / "SUNRGBDMeta.mat"
+        meta = read_mat(meta_path, ("SUNRGBDMeta",), "sun_rgbd", WHERE_TO_GET)["SUNRGBDMeta"].ravel()
+        try:
+            rows = list(zip(*(meta[name] for name in ("rgbpath", "rgbname", "depthname")), strict=True))
+        except (ValueError, IndexError):
+            raise UserError(
+                f"sun_rgbd: no rgbpath, rgbname, depthname in SUNRGBDMeta of {meta_path}"
+            ) from None
+        # The order of the .mat file, which SUNRGBD2Dseg.mat shares.
+        self._items = [
+            _Item(number, folder, _text(image), _text(depth))
+            for number, (path, image, depth) in enumerate(rows)
+            if (folder := _below_root(_text(path)).parent.parent) in wanted
+        ]
+        if not self._items:
+            raise UserError(f"sun_rgbd: no image of {meta_path} is in {key} of {allsplit}")
+        self._labels = toolbox / "Metadata" / "SUNRGBD2Dseg.mat"
+        if "segmentation" in config.fields:
+            with open_v73(self._labels, ("SUNRGBD2Dseg/seglabel",), "sun_rgbd", WHERE_TO_GET) as file:
+                count = file["SUNRGBD2Dseg/seglabel"].size
+            if count != len(rows):
+                raise UserError(
+                    f"sun_rgbd: {self._labels} has {count} labels, {meta_path} {len(rows)} images"
+                )
+
+    @property
+    def spec(self) -> SourceSpec:
+        """Fields `image`, the labels asked for, `index`."""
+        labels = {name: FIELDS[name] for name in self._config.fields}
+        return SourceSpec("sun_rgbd", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def name(self, index: int) -> str:
+        """The folder of the image, such as "SUNRGBD/kv1/NYUdata/NYU0001"."""
+        return str(self._items[check_index(self, index)].folder)
+
+    def __getitem__(self, index: int) -> Element:
+        index = check_index(self, index)
+        item = self._items[index]
+        folder = self._root / item.folder
+        path = folder / "image" / item.image
+        element = {"image": read_image(path)}
+        if "segmentation" in self._config.fields:
+            with open_v73(self._labels, ("SUNRGBD2Dseg/seglabel",), "sun_rgbd", WHERE_TO_GET) as file:
+                reference = file["SUNRGBD2Dseg/seglabel"][:].ravel()[item.number]
+                labels = np.asarray(file[reference]).T.astype(np.int32)
+            same_size("sun_rgbd", path, element["image"].shape, self._labels, labels.shape)
+            if labels.max() > len(CLASSES):
+                raise UserError(
+                    f"sun_rgbd: label {labels.max()} of {item.folder} in {self._labels}; expected 0 to 37"
+                )
+            element["segmentation"] = np.where(labels == 0, 255, labels - 1).astype(np.int32)
+        if "depth" in self._config.fields:
+            depth_path = folder / {"raw": "depth", "filled": "depth_bfx"}[self._config.depth] / item.depth
+            stored = read_map(depth_path, "uint16", "sun_rgbd depth")
+            same_size("sun_rgbd", path, element["image"].shape, depth_path, stored.shape)
+            element["depth"] = unshift_depth(stored)
+        return element | {"index": np.array(index, np.int64)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """One image: its place in the .mat files, its folder below the root, the names of its files."""
+
+    number: int
+    folder: PurePosixPath
+    image: str
+    depth: str
+
+
+def unshift_depth(stored: np.ndarray) -> np.ndarray:
+    """Depth float32 (H, W) in metres of stored uint16: millimetres, whose bits are rotated left by three."""
+    return ((stored >> 3) | (stored << 13)).astype(np.float32) / np.float32(1000)
+
+
+def _text(cell: Any) -> str:
+    """The string in a MATLAB cell, which SciPy wraps in arrays."""
+    while isinstance(cell, np.ndarray):
+        cell = cell.item() if cell.size == 1 else ""
+    return str(cell)
+
+
+def _below_root(path: str) -> PurePosixPath:
+    return PurePosixPath(path.removeprefix(PREFIX))
