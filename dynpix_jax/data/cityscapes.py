@@ -132,13 +132,7 @@ class Cityscapes:
         values = read_map(path, dtype, f"cityscapes {field}")
         same_size("cityscapes", self._images[index], shape, path, values.shape)
         if field == "segmentation":
-            # The licence plate is -1, stored as 255.
-            if values[values != 255].max(initial=0) > LAST_LABEL_ID:
-                raise UserError(
-                    f"cityscapes: {path} has the id {values[values != 255].max()}; expected 0 to "
-                    f"{LAST_LABEL_ID}"
-                )
-            return _TRAIN_IDS[values]
+            return label_to_train_ids(values, f"cityscapes: {path}")
         if field == "instances":
             # Below 1000 it is a label id: stuff, or a group that cannot be told apart.
             return np.where(values >= 1000, values, 0).astype(np.int32)
@@ -165,10 +159,12 @@ def disparity_to_depth(disparity: np.ndarray, baseline: float, focal: float) -> 
     return np.where(pixels > 0, baseline * focal / np.maximum(pixels, 1 / 256), 0).astype(np.float32)
 
 
-def _train_ids() -> np.ndarray:
+def label_to_train_ids(labels: np.ndarray, where: str) -> np.ndarray:
+    """Ids of the 19 classes int32 (H, W), 255 = ignore, of label ids uint8; UserError for an unknown id."""
+    # The licence plate is -1, stored as 255.
+    greatest = labels[labels != 255].max(initial=0)
+    if greatest > LAST_LABEL_ID:
+        raise UserError(f"{where} has the id {greatest}; expected 0 to {LAST_LABEL_ID}")
     table = np.full(256, 255, np.int32)
     table[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
-    return table
-
-
-_TRAIN_IDS = _train_ids()
+    return table[labels]

@@ -151,6 +151,7 @@ def source_options(
         "seven_scenes": ("seven_scenes", "SevenScenesConfig", "SevenScenes"),
         "stanford2d3d": ("stanford2d3d", "Stanford2D3DConfig", "Stanford2D3D"),
         "sun_rgbd": ("sun_rgbd", "SunRGBDConfig", "SunRGBD"),
+        "tfds": ("tfds_source", "TfdsConfig", "Tfds"),
     }
     options = dict(section)
     name = options.pop("name", None)
