@@ -20,7 +20,10 @@ class Timing:
     p90: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.p10:.3g}-{self.p90:.3g})"
+        median, p10, p90 = (
+            f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in (self.median, self.p10, self.p90)
+        )
+        return f"{median} ({p10}-{p90})"
 
 
 def interleaved_medians(
