@@ -14,6 +14,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from dynpix_jax.data.colour import Colour, ColourRanges
 from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec
 
 # What an image shows outside of itself: the ImageNet mean, which is 0 after the usual normalisation.
@@ -25,12 +26,14 @@ class GeometryRanges:
     """What `Geometry.sample` draws from. The defaults change nothing.
 
     scales: drawn evenly from these; with `scale_between` log-uniformly between the least and the greatest.
-    rotations: degrees, counter-clockwise as seen, drawn evenly from these.
+    rotations: degrees, counter-clockwise as seen, drawn evenly from these; with `rotation_between` any angle
+      between the least and the greatest.
     flip: mirror left and right in half of the draws.
     crop: (H, W) of the output, at a random place of the canvas; None keeps the canvas. A crop larger than the
       canvas shows the outside, whose labels are ignored.
     canvas: the region that is cropped from: `inscribed`, the largest upright rectangle inside of the rotated
       image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are outside.
+    colour: ranges of the colour jitter, which changes the image alone; None for none.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -39,6 +42,8 @@ class GeometryRanges:
     crop: tuple[int, int] | None = None
     scale_between: bool = False
     canvas: Literal["inscribed", "bounding"] = "inscribed"
+    rotation_between: bool = False
+    colour: ColourRanges | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -72,7 +77,10 @@ class Geometry:
             scale = math.exp(rng.uniform(low, high))
         else:
             scale = float(ranges.scales[rng.integers(len(ranges.scales))])
-        rotation = float(ranges.rotations[rng.integers(len(ranges.rotations))])
+        if ranges.rotation_between:
+            rotation = rng.uniform(min(ranges.rotations), max(ranges.rotations))
+        else:
+            rotation = float(ranges.rotations[rng.integers(len(ranges.rotations))])
         flip = bool(rng.integers(2)) and ranges.flip
         geometry = Geometry(scale, rotation, flip, canvas=ranges.canvas)
         if ranges.crop is None:
@@ -120,6 +128,19 @@ class Geometry:
             name: _MOVE[spec.fields[name].kind](warp, value, spec.fields[name])
             for name, value in element.items()
         }
+
+
+def augment(rng: np.random.Generator, ranges: GeometryRanges, element: Element, spec: SourceSpec) -> Element:
+    """The element with a drawn geometry and, if asked for, drawn colours.
+
+    Colours are changed first, so that what is outside of the image stays `FILL`, but drawn last, so that the
+    geometry is the same with and without them.
+    """
+    geometry = Geometry.sample(rng, ranges, element["image"].shape[:2])
+    if ranges.colour is not None:
+        colour = Colour.sample(rng, ranges.colour)
+        element = element | {"image": colour.apply(element["image"])}
+    return geometry.apply(element, spec)
 
 
 class _Warp:

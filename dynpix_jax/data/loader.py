@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from dynpix_jax.data.geometry import Geometry, GeometryRanges
+from dynpix_jax.data.geometry import GeometryRanges, augment
 from dynpix_jax.data.sources import Element, Source, SourceSpec
 from dynpix_jax.utils.errors import UserError
 
@@ -67,7 +67,7 @@ def make_loader(
       seed: of the order and the augmentation.
       train: True shuffles and repeats without end. False goes through the source once, in order; the last
         batch is filled up with elements that have `valid` False, index -1 and nothing but ignored labels.
-      augment: ranges of the joint geometry; None leaves elements as they are.
+      augment: ranges of the joint geometry and of the colours; None leaves elements as they are.
       workers: processes that load batches; 0 loads with threads in this one.
       pad_to: (H, W) to which smaller images are padded at the bottom and right (image: border repeated,
         labels: ignored). Needed where a batch has images of different sizes.
@@ -161,8 +161,7 @@ class _LoadBatch:
         element = {name: element[name] for name in self.spec.fields}
         if self.augment is not None:
             rng = np.random.default_rng([self.seed % 2**32, epoch, max(element_id, 0)])
-            geometry = Geometry.sample(rng, self.augment, element["image"].shape[:2])
-            element = geometry.apply(element, self.spec)
+            element = augment(rng, self.augment, element, self.spec)
         shape = element["image"].shape[:2]
         if self.pad_to is not None:
             element = pad_element(element, self.spec, self.pad_to)

@@ -1,8 +1,8 @@
 """Data sets that TensorFlow Datasets has prepared as ArrayRecord files: Cityscapes and NYU Depth v2.
 
 Read as `tfds.data_source` does, which needs no TensorFlow. What TFDS calls `nyu_depth_v2` is another
-selection than `nyuv2`: 47584 video frames and the 654 test images, with depth only. Of Cityscapes it has images
-and labels.
+selection than `nyuv2`: 47584 video frames and the 654 test images, with depth only. Of Cityscapes it has
+images and labels.
 """
 
 from __future__ import annotations
