@@ -11,23 +11,25 @@ Why chunks: one gather of all windows writes kh*kw times the input to memory and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dynpix_jax.ops.conv import Pair, conv_output_size, torch_padding
+from dynpix_jax.ops.conv import Pair, conv_output_size
 from dynpix_jax.typing import Array
 
 Combine = Literal["set", "add"]
 WindowFn = Callable[[Array], Array]
 
-# Bytes of float32 windows in one chunk: 256 rows of 3x3x256, 128 rows of 3x3x512, about a CPU's second-level
-# cache. Half or twice as much made no difference beyond the noise of a busy 2-core machine.
-_CHUNK_BYTES = 9 * 4 * 65536
+# Bytes of float32 windows in a full chunk. Measured best, or within noise of it, from 48 to 512 channels on a
+# CPU with 1 MiB of second-level cache a core: with fewer rows the matrix product is slower, with more the
+# windows leave the cache.
+_CHUNK_BYTES = 3 << 20
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["indices", "count"], meta_fields=["shape"])
@@ -71,9 +73,12 @@ def active_set(mask: Array) -> ActiveSet:
 
 
 def chunk_size(channels: int, window: Pair) -> int:
-    """Rows of a chunk: the power of two in 32..1024 whose float32 windows fill at most 2.25 MiB."""
-    rows = _CHUNK_BYTES // (4 * window[0] * window[1] * max(channels, 1))
-    return min(max(1 << (max(rows, 1).bit_length() - 1), 32), 1024)
+    """Rows of a full chunk: the power of two in 128..2048 whose float32 windows come nearest to 3 MiB.
+
+    2048 rows of 3x3x48, 1024 of 3x3x64, 256 of 3x3x256, 128 of 3x3x512.
+    """
+    rows = _CHUNK_BYTES / (4 * window[0] * window[1] * max(channels, 1))
+    return int(min(max(2 ** round(math.log2(max(rows, 1))), 128), 2048))
 
 
 def map_active(
@@ -90,11 +95,11 @@ def map_active(
 ) -> Array:
     """Applies ``fn`` to the windows of ``x`` at the active positions and writes the results into ``init``.
 
-    Runs ceil(count / chunk) times: gather a chunk of windows, apply ``fn``, scatter. Reverse-mode
-    differentiable with respect to ``x``, ``init`` and every array that ``fn`` closes over; the backward
-    pass gathers again instead of storing windows, and visits active chunks only. Works under ``jit`` and
-    ``vmap`` (a mapped batch runs as many chunks as its fullest member: give a batch as B rather than by
-    ``vmap``). No forward-mode differentiation.
+    Gathers a chunk of windows, applies ``fn``, scatters, and so on: full chunks, then the rest in chunks an
+    eighth as long, so that few rows are computed in vain. Reverse-mode differentiable with respect to ``x``,
+    ``init`` and every array that ``fn`` closes over; the backward pass gathers again instead of storing
+    windows, and visits active chunks only. Works under ``jit`` and ``vmap`` (a mapped batch runs as many
+    chunks as its fullest member: give a batch as B rather than by ``vmap``). No forward-mode differentiation.
 
     Args:
       fn: maps windows (chunk, kh, kw, C) to (chunk, Cout), each row on its own (no statistics over rows:
@@ -106,7 +111,7 @@ def map_active(
       strides: of the output positions in ``x``.
       init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
       combine: "set" replaces the values of ``init`` at the active positions, "add" adds to them.
-      chunk: rows at a time; None: by :func:`chunk_size`.
+      chunk: rows of a full chunk; None: by :func:`chunk_size`.
 
     Returns:
       (B, Ho, Wo, Cout) of the dtype of ``init``.
@@ -131,33 +136,31 @@ def map_active(
     if positions == 0:
         return init
 
-    rows_pad, cols_pad = torch_padding(window, dilation)
-    padded = jnp.pad(x, ((0, 0), (rows_pad, rows_pad), (cols_pad, cols_pad), (0, 0)))
-    rows = min(chunk or chunk_size(channels, window), positions)
     plan = _Plan(
+        input=(height, width),
         output=expected,
-        padded=(padded.shape[1], padded.shape[2]),
         window=window,
         dilation=dilation,
         strides=strides,
-        chunk=rows,
+        chunk=min(chunk or chunk_size(channels, window), positions),
         combine=combine,
     )
-    # A fresh function for each call: closure_convert caches by identity, and what `fn` closes over may have
-    # changed.
-    converted, closed_over = jax.closure_convert(
-        lambda w: fn(w), jnp.zeros((rows, *window, channels), x.dtype)
-    )
-    result = jax.eval_shape(converted, jax.ShapeDtypeStruct((rows, *window, channels), x.dtype), *closed_over)
-    if result.shape != (rows, init.shape[-1]):
-        raise ValueError(
-            f"map_active: fn must map {(rows, *window, channels)} to {(rows, init.shape[-1])} (the channels "
-            f"of init), it returns {result.shape}"
-        )
+    converted: dict[int, Callable[..., Array]] = {}
+    for rows in {plan.chunk, plan.rest}:
+        windows = jax.ShapeDtypeStruct((rows, *window, channels), x.dtype)
+        # A fresh function each time: closure_convert caches by identity, and what `fn` closes over may have
+        # changed. What it finds closed over is the same at both sizes.
+        converted[rows], closed_over = jax.closure_convert(lambda w: fn(w), windows)
+        result = jax.eval_shape(converted[rows], windows, *closed_over)
+        if result.shape != (rows, init.shape[-1]):
+            raise ValueError(
+                f"map_active: fn must map {windows.shape} to {(rows, init.shape[-1])} (the channels of "
+                f"init), it returns {result.shape}"
+            )
     out = _run(
-        converted,
+        _ByRows(converted),
         plan,
-        padded.reshape(-1, channels),
+        x.reshape(-1, channels),
         init.reshape(-1, init.shape[-1]),
         closed_over,
         active.indices,
@@ -166,12 +169,25 @@ def map_active(
     return out.reshape(init.shape)
 
 
+Carry = TypeVar("Carry")
+
+
+class _ByRows:
+    """The functions of one call of map_active by their number of rows; hashed by identity."""
+
+    def __init__(self, fns: Mapping[int, Callable[..., Array]]):
+        self.fns = fns
+
+    def __call__(self, windows: Array, *closed_over: Array) -> Array:
+        return self.fns[len(windows)](windows, *closed_over)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     """The static side of one call: sizes, window, chunk."""
 
+    input: Pair
     output: tuple[int, int, int]
-    padded: Pair
     window: Pair
     dilation: Pair
     strides: Pair
@@ -179,45 +195,70 @@ class _Plan:
     combine: Combine
 
     @property
+    def rest(self) -> int:
+        """Rows of the chunks that follow the full ones."""
+        return min(self.chunk, max(self.chunk // 8, 128))
+
+    @property
     def positions(self) -> int:
         return self.output[0] * self.output[1] * self.output[2]
 
-    def trips(self, count: Array) -> Array:
-        return (count + self.chunk - 1) // self.chunk
+    @property
+    def pixels(self) -> int:
+        return self.output[0] * self.input[0] * self.input[1]
 
-    def pad_indices(self, indices: Array) -> Array:
-        # The last slice of a chunk must not be shifted back by dynamic_slice's clamping.
-        return jnp.pad(indices, (0, -indices.size % self.chunk), constant_values=self.positions)
+    def loop(self, count: Array, body: Callable[[int, Array, Carry], Carry], start: Carry) -> Carry:
+        """Runs body(rows, first rank, carry) over full chunks, then over shorter ones for the rest."""
+        full = count // self.chunk if self.rest < self.chunk else 0
+        done = full * self.chunk
+        trips = (count - done + self.rest - 1) // self.rest
+        carry = start
+        if self.rest < self.chunk:
+            carry = lax.fori_loop(0, full, lambda i, c: body(self.chunk, i * self.chunk, c), carry)
+        return lax.fori_loop(0, trips, lambda i, c: body(self.rest, done + i * self.rest, c), carry)
 
-    def lanes(self, indices: Array, i: Array) -> tuple[Array, Array, Array]:
-        """Of chunk ``i``: output rows to write (past the end where idle), padded-input rows to read, live."""
-        positions = lax.dynamic_slice(indices, (i * self.chunk,), (self.chunk,))
+    def lanes(self, indices: Array, rows: int, first: Array) -> tuple[Array, Array, Array]:
+        """Of ``rows`` active positions from rank ``first`` on: output rows to write (past the end if idle),
+        input rows to read by window tap (past the end outside the image), live."""
+        rank = first + jnp.arange(rows, dtype=jnp.int32)
+        positions = indices.at[rank].get(mode="fill", fill_value=self.positions)
         live = positions < self.positions
-        targets = jnp.where(live, positions, self.positions + jnp.arange(self.chunk, dtype=jnp.int32))
+        targets = jnp.where(live, positions, self.positions + rank)
         # Idle lanes read the window of the first active position: finite wherever the active ones are, so
         # that the zero cotangents which they get in the backward pass meet no inf or nan of an inactive
         # position.
         source = jnp.where(live, positions, jnp.minimum(indices[0], self.positions - 1))
         _, out_height, out_width = self.output
-        height, width = self.padded
+        height, width = self.input
         image, within = source // (out_height * out_width), source % (out_height * out_width)
-        row, col = within // out_width * self.strides[0], within % out_width * self.strides[1]
-        corner = (image * height + row) * width + col
-        taps = [
-            i * self.dilation[0] * width + j * self.dilation[1]
-            for i in range(self.window[0])
-            for j in range(self.window[1])
-        ]
-        return targets, corner[:, None] + jnp.array(taps, jnp.int32), live
+        centre = (within // out_width * self.strides[0], within % out_width * self.strides[1])
+        row, col = (
+            at[:, None] + dilation * (jnp.arange(size, dtype=jnp.int32) - size // 2)
+            for at, size, dilation in zip(centre, self.window, self.dilation, strict=True)
+        )
+        inside = ((row >= 0) & (row < height))[:, :, None] & ((col >= 0) & (col < width))[:, None, :]
+        taps = (image[:, None] * height + row)[:, :, None] * width + col[:, None, :]
+        return targets, jnp.where(inside, taps, self.pixels).reshape(rows, -1), live
 
-    def gather(self, flat: Array, rows: Array) -> Array:
-        windows = flat.at[rows].get(mode="promise_in_bounds")
-        return windows.reshape(self.chunk, *self.window, flat.shape[-1])
+    def gather(self, flat: Array, taps: Array, count: Array) -> Array:
+        """Windows (rows, kh, kw, C); zeros where a tap lies outside the image."""
+
+        def read() -> Array:
+            return flat.at[taps.reshape(-1)].get(mode="fill", fill_value=0)
+
+        def apart() -> Array:
+            # XLA's CPU compiler fuses the reshape into the gather and then finds the address of every element
+            # on its own, which takes three times as long. It does not fuse across a branch: here is one that
+            # is always taken.
+            return lax.cond(count > 0, read, lambda: jnp.zeros((taps.size, flat.shape[-1]), flat.dtype))
+
+        windows = lax.platform_dependent(cpu=apart, default=read)
+        return windows.reshape(len(taps), *self.window, flat.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _run(
-    fn: Callable[..., Array],
+    fn: _ByRows,
     plan: _Plan,
     flat: Array,
     init: Array,
@@ -225,21 +266,20 @@ def _run(
     indices: Array,
     count: Array,
 ) -> Array:
-    """map_active on flat rows: flat (B*Hp*Wp, C), init (B*Ho*Wo, Cout)."""
-    indices = plan.pad_indices(indices)
+    """map_active on flat rows: flat (B*H*W, C), init (B*Ho*Wo, Cout)."""
 
-    def body(i: Array, out: Array) -> Array:
-        targets, rows, _ = plan.lanes(indices, i)
-        y = fn(plan.gather(flat, rows), *closed_over).astype(out.dtype)
+    def body(rows: int, first: Array, out: Array) -> Array:
+        targets, taps, _ = plan.lanes(indices, rows, first)
+        y = fn(plan.gather(flat, taps, count), *closed_over).astype(out.dtype)
         place = out.at[targets]
         write = place.add if plan.combine == "add" else place.set
         return write(y, mode="drop", unique_indices=True, indices_are_sorted=True)
 
-    return lax.fori_loop(0, plan.trips(count), body, init)
+    return plan.loop(count, body, init)
 
 
 def _run_fwd(
-    fn: Callable[..., Array],
+    fn: _ByRows,
     plan: _Plan,
     flat: Array,
     init: Array,
@@ -251,20 +291,19 @@ def _run_fwd(
 
 
 def _run_bwd(
-    fn: Callable[..., Array],
+    fn: _ByRows,
     plan: _Plan,
     residuals: tuple[Array, list[Array], Array, Array],
     cotangent: Array,
 ) -> tuple[Array, Array, list[Array | None], None, None]:
-    flat, closed_over, raw_indices, count = residuals
-    indices = plan.pad_indices(raw_indices)
+    flat, closed_over, indices, count = residuals
     # Integers that fn closes over have no gradient; they pass through as they are.
     inexact = [jnp.issubdtype(value.dtype, jnp.inexact) for value in closed_over]
     weights = [value for value, keep in zip(closed_over, inexact, strict=True) if keep]
 
-    def body(i: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
+    def body(rows: int, first: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
         grad_flat, grad_weights = carry
-        targets, rows, live = plan.lanes(indices, i)
+        targets, taps, live = plan.lanes(indices, rows, first)
 
         def apply(windows: Array, values: list[Array]) -> Array:
             given = iter(values)
@@ -273,27 +312,27 @@ def _run_bwd(
                 *(next(given) if keep else value for value, keep in zip(closed_over, inexact, strict=True)),
             )
 
-        y, vjp = jax.vjp(apply, plan.gather(flat, rows), weights)
+        y, vjp = jax.vjp(apply, plan.gather(flat, taps, count), weights)
         upstream = cotangent.at[targets].get(
             mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True
         )
         grad_windows, grads = vjp(upstream.astype(y.dtype))
-        # Windows overlap: not unique. Idle lanes are dropped.
-        target_rows = jnp.where(live[:, None], rows, flat.shape[0])
-        grad_windows = grad_windows.reshape(*rows.shape, flat.shape[-1]).astype(grad_flat.dtype)
+        # Windows overlap: not unique. Idle lanes are dropped, as are taps outside the image.
+        target_rows = jnp.where(live[:, None], taps, plan.pixels)
+        grad_windows = grad_windows.reshape(*taps.shape, flat.shape[-1]).astype(grad_flat.dtype)
         grad_flat = grad_flat.at[target_rows].add(grad_windows, mode="drop")
         grad_weights = [total + g.astype(total.dtype) for total, g in zip(grad_weights, grads, strict=True)]
         return grad_flat, grad_weights
 
     # Sums over many windows and chunks are kept in float32 for low-precision arrays.
     start = (_wide_zeros(flat), [_wide_zeros(value) for value in weights])
-    grad_flat, grad_weights = lax.fori_loop(0, plan.trips(count), body, start)
+    grad_flat, grad_weights = plan.loop(count, body, start)
     given = iter(grad_weights)
     grad_closed = [
         next(given).astype(value.dtype) if keep else None
         for value, keep in zip(closed_over, inexact, strict=True)
     ]
-    return grad_flat.astype(flat.dtype), _grad_init(plan, cotangent, raw_indices), grad_closed, None, None
+    return grad_flat.astype(flat.dtype), _grad_init(plan, cotangent, indices), grad_closed, None, None
 
 
 def _grad_init(plan: _Plan, cotangent: Array, indices: Array) -> Array:

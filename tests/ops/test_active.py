@@ -271,12 +271,24 @@ def test_vmap_with_different_masks():
 
 
 def test_chunk_size_keeps_the_windows_in_cache():
-    for channels in (3, 64, 256, 512, 2048, 10000):
+    for channels in (3, 18, 64, 256, 512, 2048, 10000):
         for window in ((1, 1), (3, 3)):
             rows = ops.chunk_size(channels, window)
-            assert 32 <= rows <= 1024
-            assert rows == 32 or rows * window[0] * window[1] * channels * 4 <= 2.25 * 2**20
-    assert (ops.chunk_size(256, (3, 3)), ops.chunk_size(512, (3, 3))) == (256, 128)
+            assert 128 <= rows <= 2048
+            size = rows * window[0] * window[1] * channels * 4 / 2**20
+            assert 3 / 1.5 < size < 3 * 1.5 or (rows == 128 and size > 3) or (rows == 2048 and size < 3)
+    sizes = [ops.chunk_size(channels, (3, 3)) for channels in (48, 64, 256, 512)]
+    assert sizes == [2048, 1024, 256, 128]
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 511, 512, 513, 640, 900])
+def test_full_chunks_and_the_shorter_ones_of_the_rest_meet_every_position_once(count):
+    mask = (jnp.arange(900) < count)[np.random.default_rng(0).permutation(900)].reshape(1, 30, 30)
+    x, init = array(1, 30, 30, 3), array(1, 30, 30, 3)
+    got = ops.map_active(
+        lambda w: w[:, 0, 0], x, ops.active_set(mask), window=(1, 1), init=init, combine="add", chunk=512
+    )
+    np.testing.assert_allclose(got, init + np.where(mask[..., None], x, 0), rtol=1e-6)
 
 
 def test_wrong_arguments_are_named():
