@@ -24,6 +24,7 @@ COMMANDS = {
     "flops": ("flops", "count the MACs of a config's network"),
     "import-weights": ("import_weights", "convert pretrained weights of another library"),
     "predict": ("predict", "label photos with a trained network"),
+    "prepare": ("prepare", "pack a data set into checksummed shards"),
 }
 
 _EXAMPLE = """\

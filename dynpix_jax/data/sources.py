@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -137,31 +138,48 @@ def build_source(
     return factory(config, split)
 
 
+def source_config(name: str) -> type:
+    """The config class of a source. Raises UserError for an unknown name."""
+    module, config_name, _ = _module(name, "source")
+    return getattr(module, config_name)
+
+
+def source_splits(name: str) -> tuple[str, ...]:
+    """The splits that a source can have; not all need be on the disk."""
+    return tuple(_module(name, "source")[0].SPLITS)
+
+
 def source_options(
     section: Mapping[str, Any], split: str | None = None, path: str = "config.data.source"
 ) -> tuple[Callable[[Any, str], Source], Any, str]:
     """(class, its config, split) of the source that `build_source` would build, checked; no data is read."""
-    # The table holds names, so that building one source does not import the others.
-    table = {
-        "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
-        "camvid": ("camvid", "CamVidConfig", "CamVid"),
-        "cityscapes": ("cityscapes", "CityscapesConfig", "Cityscapes"),
-        "nyuv2": ("nyuv2", "NYUv2Config", "NYUv2"),
-        "scenes": ("scenes", "ScenesConfig", "Scenes"),
-        "seven_scenes": ("seven_scenes", "SevenScenesConfig", "SevenScenes"),
-        "stanford2d3d": ("stanford2d3d", "Stanford2D3DConfig", "Stanford2D3D"),
-        "sun_rgbd": ("sun_rgbd", "SunRGBDConfig", "SunRGBD"),
-        "tfds": ("tfds_source", "TfdsConfig", "Tfds"),
-    }
     options = dict(section)
     name = options.pop("name", None)
-    if name not in table:
-        raise UserError(f"{path}.name: unknown source {name!r}; {suggest(str(name), sorted(table))}")
-    module_name, config_name, class_name = table[name]
-    module = importlib.import_module(f"dynpix_jax.data.{module_name}")
+    module, config_name, class_name = _module(name, path)
     split = options.pop("split", None) if split is None else split
     options.pop("split", None)
     if split not in module.SPLITS:
         raise UserError(f"{path}.split: {name} has no split {split!r}; {suggest(str(split), module.SPLITS)}")
     config = from_config(getattr(module, config_name), options, path)
     return getattr(module, class_name), config, split
+
+
+def _module(name: Any, path: str) -> tuple[ModuleType, str, str]:
+    """(module, name of its config class, name of its source class) of a source."""
+    # The table holds names, so that building one source does not import the others.
+    table = {
+        "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
+        "camvid": ("camvid", "CamVidConfig", "CamVid"),
+        "cityscapes": ("cityscapes", "CityscapesConfig", "Cityscapes"),
+        "nyuv2": ("nyuv2", "NYUv2Config", "NYUv2"),
+        "packed": ("packed", "PackedConfig", "open_packed"),
+        "scenes": ("scenes", "ScenesConfig", "Scenes"),
+        "seven_scenes": ("seven_scenes", "SevenScenesConfig", "SevenScenes"),
+        "stanford2d3d": ("stanford2d3d", "Stanford2D3DConfig", "Stanford2D3D"),
+        "sun_rgbd": ("sun_rgbd", "SunRGBDConfig", "SunRGBD"),
+        "tfds": ("tfds_source", "TfdsConfig", "Tfds"),
+    }
+    if name not in table:
+        raise UserError(f"{path}.name: unknown source {name!r}; {suggest(str(name), sorted(table))}")
+    module_name, config_name, class_name = table[name]
+    return importlib.import_module(f"dynpix_jax.data.{module_name}"), config_name, class_name

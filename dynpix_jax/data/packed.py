@@ -1,0 +1,259 @@
+"""Packed data sets: any source in ArrayRecord shards, as `dynpix prepare` writes them.
+
+Layout: ROOT/SPLIT/manifest.json and ROOT/SPLIT/shard-00000.array_record, ... A record is one element, an .npz
+archive without compression (ArrayRecord compresses it). The manifest tells what was packed, with which
+options, the element's fields and names, and of each shard its elements, size and SHA-256 digest. If the
+source has `annotators` (BSDS500), which the benchmark scores against, the records hold these besides.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.utils.errors import UserError, suggest
+
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+FORMAT = 1
+# Name of the array in a record that holds them, bool (N, H, W); not a field of the element.
+ANNOTATORS = "annotators"
+WHERE_TO_GET = "make it with dynpix prepare"
+REPAIR = "delete it and run dynpix prepare again, which makes only that shard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file: its name, the number of its first element, how many, its size in bytes, its SHA-256."""
+
+    file: str
+    first: int
+    count: int
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What is in a folder of shards.
+
+    source: the config section that the source was built from; split: of it.
+    spec: of its elements. names: of the elements, in order.
+    annotated: whether the records hold the annotators' boundaries.
+    """
+
+    source: dict[str, Any]
+    split: str
+    spec: SourceSpec
+    names: tuple[str, ...]
+    annotated: bool
+    shards: tuple[Shard, ...]
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder.
+
+    Raises:
+      UserError: none there, or one that cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"packed: file not found: {path.absolute()}; {WHERE_TO_GET}")
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(f"packed: {path} has format {content['format']}; expected {FORMAT}")
+        spec = content["spec"]
+        fields = {name: _field(field) for name, field in spec["fields"].items()}
+        return Manifest(
+            source=content["source"],
+            split=content["split"],
+            spec=SourceSpec(spec["name"], fields, spec["licence"]),
+            names=tuple(content["names"]),
+            annotated=content["annotated"],
+            shards=tuple(Shard(**shard) for shard in content["shards"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"packed: {path} is no manifest ({type(error).__name__}: {error}); {WHERE_TO_GET}"
+        ) from None
+
+
+def _field(values: Mapping[str, Any]) -> FieldSpec:
+    """A FieldSpec from JSON, which has lists for tuples."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+    return FieldSpec(**{name: tuples(value) for name, value in values.items()})
+
+
+def verify(folder: Path, progress: Callable[[str], None] = lambda file: None) -> Manifest:
+    """Reads every shard of a folder and compares its digest; gives the manifest.
+
+    Args:
+      progress: called with the name of each shard that is right.
+
+    Raises:
+      UserError: a shard that is missing or not as it was written, by name.
+    """
+    manifest = read_manifest(folder)
+    for shard in manifest.shards:
+        check_size(folder, shard)
+        if file_digest(folder / shard.file) != shard.sha256:
+            raise UserError(
+                f"packed: {folder / shard.file} is damaged: its SHA-256 is not that of {MANIFEST}; {REPAIR}"
+            )
+        progress(shard.file)
+    return manifest
+
+
+def check_size(folder: Path, shard: Shard) -> None:
+    """A UserError if the shard's file is missing or has another size than it was written with."""
+    path = folder / shard.file
+    if not path.is_file():
+        raise UserError(f"packed: shard not found: {path.absolute()}; run dynpix prepare again to make it")
+    if path.stat().st_size != shard.size:
+        raise UserError(
+            f"packed: {path} is damaged: {path.stat().st_size} bytes, expected {shard.size}; {REPAIR}"
+        )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encode(element: Element) -> bytes:
+    """An element as a record; equal elements give equal bytes."""
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in element.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def decode(record: bytes, names: tuple[str, ...]) -> Element:
+    """The arrays `names` of a record. Raises ValueError, zipfile.BadZipFile or KeyError for a broken one."""
+    with np.load(io.BytesIO(record), allow_pickle=False) as archive:
+        return {name: archive[name] for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedConfig:
+    """Options of the source.
+
+    root: the folder that `dynpix prepare` wrote, which holds a folder for each split.
+    fields: the labels to read; () for all that were packed.
+    verify: compare the digests of all shards before the first element, which reads them once from end to end.
+      Without, a damaged element is found when it is read.
+    """
+
+    root: str
+    fields: tuple[str, ...] = ()
+    verify: bool = False
+
+
+class Packed:
+    """The elements of the source that was packed, byte for byte; its spec and its names too."""
+
+    def __init__(self, config: PackedConfig, split: str) -> None:
+        if split not in SPLITS:
+            raise UserError(f"packed has no split {split!r}; {suggest(split, SPLITS)}")
+        self._folder = Path(config.root) / split
+        self._manifest = verify(self._folder) if config.verify else read_manifest(self._folder)
+        spec = self._manifest.spec
+        for field in config.fields:
+            if field not in spec.labels:
+                raise UserError(
+                    f"packed: {self._folder} has no label {field!r}; {suggest(field, spec.labels)}"
+                )
+        dropped = tuple(name for name in spec.labels if config.fields and name not in config.fields)
+        self._spec = spec.without(dropped)
+        for shard in self._manifest.shards:
+            check_size(self._folder, shard)
+        self._firsts = [shard.first for shard in self._manifest.shards]
+        self._readers: dict[int, ArrayRecordReader] = {}
+
+    @property
+    def spec(self) -> SourceSpec:
+        """The spec of the source that was packed, less the labels not asked for."""
+        return self._spec
+
+    def __len__(self) -> int:
+        return len(self._manifest.names)
+
+    def name(self, index: int) -> str:
+        """The element's name in the source that was packed."""
+        return self._manifest.names[check_index(self, index)]
+
+    def __getitem__(self, index: int) -> Element:
+        return self.read(index, tuple(self._spec.fields))
+
+    def read(self, index: int, names: tuple[str, ...]) -> Element:
+        """The arrays `names` of the record of element `index`."""
+        index = check_index(self, index)
+        number = bisect.bisect_right(self._firsts, index) - 1
+        shard = self._manifest.shards[number]
+        try:
+            (record,) = self._reader(number).read([index - shard.first])
+            return decode(record, names)
+        # ArrayRecord raises whatever its parser meets; a record that it gives is checked by its zip's CRC.
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            KeyError,
+            EOFError,
+            OSError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise UserError(
+                f"packed: {self._folder / shard.file} is damaged: element {index} ({self.name(index)}) "
+                f"cannot be read ({type(error).__name__}); {REPAIR}"
+            ) from None
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the records hold the annotators' boundaries."""
+        return self._manifest.annotated
+
+    def _reader(self, number: int) -> ArrayRecordReader:
+        # Readers may be shared by threads; two that open one at the same time are no harm.
+        if number not in self._readers:
+            path = self._folder / self._manifest.shards[number].file
+            self._readers[number] = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        return self._readers[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes open the files themselves.
+        return self.__dict__ | {"_readers": {}}
+
+
+class PackedAnnotators(Packed):
+    """A packed source that has each annotator's boundaries too."""
+
+    def annotators(self, index: int) -> list[np.ndarray]:
+        """Each annotator's boundaries, bool (H, W): the ground truth of the benchmark."""
+        return list(self.read(index, (ANNOTATORS,))[ANNOTATORS])
+
+
+def open_packed(config: PackedConfig, split: str) -> Packed:
+    """The packed source of a config; one with `annotators` if the source that was packed had them."""
+    packed = Packed(config, split)
+    return PackedAnnotators(config, split) if packed.annotated else packed
