@@ -1,1 +1,41 @@
 """Floor 3: one file a task, with its target, loss, metric and decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dynpix_jax.tasks.boundaries import Boundaries
+from dynpix_jax.tasks.depth import Depth
+from dynpix_jax.tasks.normals import Normals
+from dynpix_jax.tasks.segmentation import Segmentation
+from dynpix_jax.tasks.task import PixelTask, Score, Task, check_labels
+from dynpix_jax.utils.configs import from_config
+from dynpix_jax.utils.errors import UserError, suggest
+
+__all__ = ["TASKS", "PixelTask", "Score", "Task", "build", "check_labels"]
+
+TASKS: dict[str, type[Task]] = {
+    "boundaries": Boundaries,
+    "segmentation": Segmentation,
+    "depth": Depth,
+    "normals": Normals,
+}
+"""All tasks by name: a new one gets a file here, a line in this table, and a way to draw it in
+visualization.task_pictures."""
+
+
+def build(name: str, options: Mapping[str, Any], path: str) -> Task:
+    """The task of that name with its options (the fields of its class).
+
+    Args:
+        name: of `TASKS`.
+        options: fields of its class; those with defaults may be left out.
+        path: full name of the options' section, for messages.
+
+    Raises:
+        UserError: no such task; an unknown, missing or wrong option.
+    """
+    if name not in TASKS:
+        raise UserError(f"{path}: there is no task {name!r}; {suggest(name, TASKS)}")
+    return from_config(TASKS[name], options, path)

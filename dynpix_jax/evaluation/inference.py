@@ -1,0 +1,200 @@
+"""Predictions of one image from several views of it: windows that slide over it, sizes, its mirror image.
+
+Pure functions: each turns a function that predicts a batch into one that predicts it from more views. They
+can be put into each other, and into jit. What is averaged is the task's `mix` (probabilities, log depths,
+unit normals); what changes its side in a mirror, or its value with the image's size, is the task's too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.tasks import Task
+from dynpix_jax.typing import Array
+
+Costs = Mapping[str, Any]
+"""A tree of numbers (B,) that add up over views, such as MACs."""
+Predict = Callable[[Array], tuple[Mapping[str, Array], Costs]]
+"""(B, h, w, 3) images -> ({task: logits (B, h, w, C)}, costs)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """Views that an image is predicted from. The defaults: the image alone, whole.
+
+    window: (H, W) of windows that slide over the (resized) image; None takes it whole. stride: steps of the
+    window, None for two thirds of it. scales: sizes relative to the image, each of them averaged.
+    multiple: sides of resized images are rounded to multiples of it. flip: the mirror image as well.
+    """
+
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    multiple: int = 1
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride"):
+            if (sides := getattr(self, name)) is not None and min(sides) < 1:
+                raise ValueError(f"{name}: {sides}; expected a positive height and width")
+        if self.stride is not None:
+            if self.window is None:
+                raise ValueError("stride: is not read without a window")
+            if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
+                raise ValueError(f"stride: {self.stride} leaves gaps between windows of {self.window}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
+        if self.multiple < 1:
+            raise ValueError(f"multiple: {self.multiple}; expected at least 1")
+        if self.multiple > 1 and self.scales == (1.0,):
+            raise ValueError("multiple: is not read without other scales than 1")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the only view is the image itself."""
+        return self == InferenceConfig()
+
+
+def all_views(predict: Predict, tasks: Mapping[str, Task], config: InferenceConfig) -> Predict:
+    """Windows within scales within mirror images, as `config` asks for."""
+    if config.window is not None:
+        predict = sliding_window(predict, tasks, config.window, config.stride)
+    if config.scales != (1.0,):
+        predict = multi_scale(predict, tasks, config.scales, multiple=config.multiple)
+    return flipped(predict, tasks) if config.flip else predict
+
+
+def flipped(predict: Predict, tasks: Mapping[str, Task]) -> Predict:
+    """Averages with the prediction of the mirrored image, mirrored back (vectors too)."""
+
+    def both(images: Array) -> tuple[Mapping[str, Array], Costs]:
+        logits, costs = predict(images)
+        mirrored, more = predict(images[:, :, ::-1])
+        back = {name: tasks[name].mirror(value[:, :, ::-1]) for name, value in mirrored.items()}
+        return _mean([logits, back], tasks), _add([costs, more])
+
+    return both
+
+
+def multi_scale(
+    predict: Predict, tasks: Mapping[str, Task], scales: Sequence[float], *, multiple: int = 1
+) -> Predict:
+    """Averages the predictions of the image at several sizes, each brought back to the image's.
+
+    Images are resized bilinearly, blurred when made smaller; logits bilinearly.
+
+    Args:
+        scales: relative sizes. One alone, such as 0.5, is a network that runs at another resolution.
+        multiple: sides of resized images are rounded to multiples of it, at least one.
+    """
+
+    def at_scales(images: Array) -> tuple[Mapping[str, Array], Costs]:
+        height, width = images.shape[1:3]
+        views, costs = [], []
+        for scale in scales:
+            rounded = [multiple * max(1, int(side * scale / multiple + 0.5)) for side in (height, width)]
+            size = (rounded[0], rounded[1])
+            logits, cost = predict(_resize_images(images, size))
+            # Rounding makes the two sides' scales differ a little: their mean is that of distances.
+            exact = float(np.sqrt(size[0] / height * size[1] / width))
+            views.append(
+                {
+                    name: resize_bilinear(tasks[name].rescale(value, exact), (height, width))
+                    for name, value in logits.items()
+                }
+            )
+            costs.append(cost)
+        return _mean(views, tasks), _add(costs)
+
+    return at_scales
+
+
+def sliding_window(
+    predict: Predict,
+    tasks: Mapping[str, Task],
+    window: tuple[int, int],
+    stride: tuple[int, int] | None = None,
+) -> Predict:
+    """Predicts windows one after another and averages where they overlap.
+
+    Args:
+        window: (H, W); a side that is longer than the image's is cut to it.
+        stride: steps in y and x; None is two thirds of the window. The last window of a row or column is
+            moved back so that it ends with the image.
+    """
+
+    def over_windows(images: Array) -> tuple[Mapping[str, Array], Costs]:
+        size = images.shape[1:3]
+        sides = (min(window[0], size[0]), min(window[1], size[1]))
+        steps = stride or (-(-2 * sides[0] // 3), -(-2 * sides[1] // 3))
+        rows, columns = (
+            starts(whole, part, step) for whole, part, step in zip(size, sides, steps, strict=True)
+        )
+        if len(rows) == len(columns) == 1:
+            return predict(images)
+        corners = np.array([(row, column) for row in rows for column in columns], np.int32)
+        covered = np.zeros(size, np.float32)
+        for row, column in corners:
+            covered[row : row + sides[0], column : column + sides[1]] += 1.0
+
+        def mixed_window(corner: Array) -> tuple[dict[str, Array], Costs]:
+            start = (0, corner[0], corner[1], 0)
+            part = lax.dynamic_slice(images, start, (images.shape[0], *sides, images.shape[3]))
+            logits, costs = predict(part)
+            return {name: tasks[name].mix(value) for name, value in logits.items()}, costs
+
+        def add_window(sums: dict[str, Array], corner: Array) -> tuple[dict[str, Array], Costs]:
+            mixed, costs = mixed_window(corner)
+            start = (0, corner[0], corner[1], 0)
+            for name, value in mixed.items():
+                before = lax.dynamic_slice(sums[name], start, value.shape)
+                sums = {**sums, name: lax.dynamic_update_slice(sums[name], before + value, start)}
+            return sums, costs
+
+        # One window at a time, in a loop: the program is as large as one, and so is its memory.
+        shapes = jax.eval_shape(mixed_window, jnp.asarray(corners[0]))[0]
+        zeros = {
+            name: jnp.zeros((*shape.shape[:1], *size, shape.shape[3]), shape.dtype)
+            for name, shape in shapes.items()
+        }
+        sums, costs = lax.scan(add_window, zeros, jnp.asarray(corners))
+        mean = {name: value / covered[None, :, :, None] for name, value in sums.items()}
+        logits = {name: tasks[name].unmix(value) for name, value in mean.items()}
+        return logits, jax.tree.map(partial(jnp.sum, axis=0), costs)
+
+    return over_windows
+
+
+def starts(whole: int, part: int, step: int) -> list[int]:
+    """Where windows of ``part`` begin so that steps of ``step`` cover ``whole``, the last ending with it."""
+    count = max(0, -(-(whole - part) // step)) + 1
+    return [min(index * step, whole - part) for index in range(count)]
+
+
+def _resize_images(images: Array, size: tuple[int, int]) -> Array:
+    if images.shape[1:3] == size:
+        return images
+    shape = (images.shape[0], *size, images.shape[3])
+    return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+
+
+def _mean(views: Sequence[Mapping[str, Array]], tasks: Mapping[str, Task]) -> dict[str, Array]:
+    if len(views) == 1:
+        return dict(views[0])
+    return {
+        name: tasks[name].unmix(sum(tasks[name].mix(view[name]) for view in views) / len(views))  # type: ignore[arg-type]
+        for name in views[0]
+    }
+
+
+def _add(costs: Sequence[Costs]) -> Any:
+    return jax.tree.map(lambda *values: sum(values), *costs)

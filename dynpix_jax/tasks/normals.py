@@ -1,0 +1,176 @@
+"""Surface normals: cosine and inverse cosine (PAG eq. 10) of vectors of unit length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
+from dynpix_jax.typing import Array
+
+NAME = "normals"
+SCORES = (
+    Score("mean", "mean, °", "mean angle between prediction and truth in degrees, lower is better", digits=2),
+    Score("median", "median, °", "median of that angle", digits=2),
+    Score("rmse", "RMSE, °", "root mean square of that angle", digits=2),
+    Score("within_11", "<11.25°", "share of pixels within 11.25 degrees"),
+    Score("within_22", "<22.5°", "share of pixels within 22.5 degrees"),
+    Score("within_30", "<30°", "share of pixels within 30 degrees"),
+)
+WITHIN = {"within_11": 11.25, "within_22": 22.5, "within_30": 30.0}
+"""Degrees of the scores that count pixels."""
+
+BINS_PER_DEGREE = 100
+"""Of the histogram that the median is read from."""
+
+SOFTENING = 0.2
+"""Of the inverse cosine's gradient, as released: -1 / (0.2 + sqrt(1 - t^2)) for -1 / sqrt(1 - t^2), which is
+infinite where prediction and truth agree."""
+
+
+@jax.custom_jvp
+def soft_arccos(cosine: Array) -> Array:
+    """Inverse cosine in radians of values in [-1, 1] (others count as the nearer end).
+
+    Its gradient is finite everywhere, see SOFTENING.
+    """
+    return jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+
+
+@soft_arccos.defjvp
+def _soft_arccos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (cosine,), (tangent,) = primals, tangents
+    sine = jnp.sqrt(jnp.maximum(1.0 - jax.lax.stop_gradient(cosine) ** 2, 0.0))
+    return soft_arccos(cosine), -tangent / (SOFTENING + sine)
+
+
+def unit(vectors: Array, epsilon: float = 1e-5) -> Array:
+    """(..., 3) vectors at length 1; float32.
+
+    ``epsilon`` (as released) is added under the root: vectors near 0 come out shorter, and their gradient is
+    finite.
+    """
+    vectors = vectors.astype(jnp.float32)
+    return vectors * jax.lax.rsqrt((vectors**2).sum(-1, keepdims=True) + epsilon)
+
+
+def angular_loss(
+    logits: Array, target: Array, valid: Array, *, cosine: float = 1.0, arccos: float = 4.0
+) -> Array:
+    """Eq. 10 plus the weight of the cosine, so that the best is 0; mean over the labelled pixels of valid
+    images.
+
+    Args:
+        logits: (B, H, W, 3), of any length.
+        target: (B, H, W, 3) unit vectors; zero = invalid.
+        valid: (B,) bool.
+        cosine, arccos: weights of the two terms; the second is the paper's lambda.
+
+    Returns:
+        Scalar, cosine x (1 - n.n') + arccos x angle in radians.
+    """
+    counted = directed(target, valid)
+    dot = (unit(logits) * jnp.where(counted[..., None], target, 0.0)).sum(-1)
+    cost = cosine * (1.0 - dot) + arccos * soft_arccos(dot)
+    return jnp.where(counted, cost, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def directed(target: Array, valid: Array) -> Array:
+    """(B, H, W) bool: pixels of valid images with a normal (of squared length above 1/2, as released)."""
+    return ((target**2).sum(-1) > 0.5) & valid[:, None, None]
+
+
+def angle(first: Array, second: Array) -> Array:
+    """Degrees in [0, 180] between (..., 3) vectors of any length; accurate for small angles too; 0 for a zero
+    vector.
+    """
+    cross = jnp.cross(first, second)
+    return jnp.rad2deg(jnp.arctan2(jnp.sqrt((cross**2).sum(-1)), (first * second).sum(-1)))
+
+
+@dataclass(frozen=True)
+class Normals(PixelTask):
+    """Target float32 (B, H, W, 3): unit vectors, x right, y down, z forward (a visible surface has z < 0);
+    the zero vector = invalid.
+
+    cosine, arccos: weights of the loss's two terms; the paper's lambda is arccos = 4.
+    """
+
+    cosine: float = 1.0
+    arccos: float = 4.0
+
+    name: ClassVar[str] = NAME
+    higher_is_better: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name in ("cosine", "arccos"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        return SCORES
+
+    def loss(self, logits: Array, target: Array, valid: Array) -> Array:
+        return angular_loss(logits, target, valid, cosine=self.cosine, arccos=self.arccos)
+
+    def decode(self, logits: Array) -> Array:
+        """(B, H, W, 3) logits -> unit vectors; where the logits are 0, the one that faces the camera."""
+        logits = logits.astype(jnp.float32)
+        # Divided by the greatest component first: the squares of small numbers would be 0.
+        largest = jnp.abs(logits).max(-1, keepdims=True)
+        logits = jnp.where(
+            largest > 0, logits / jnp.where(largest > 0, largest, 1.0), jnp.array([0, 0, -1.0])
+        )
+        return logits / jnp.sqrt((logits**2).sum(-1, keepdims=True))
+
+    def difference(self, first: Array, second: Array) -> Array:
+        """The largest angle in degrees."""
+        return angle(first, second).max()
+
+    def mix(self, logits: Array) -> Array:
+        return self.decode(logits)
+
+    def mirror(self, logits: Array) -> Array:
+        return logits * jnp.array([-1.0, 1.0, 1.0], logits.dtype)
+
+    def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
+        target = batch[NAME]
+        counted = directed(target, batch["valid"])
+        degrees = jnp.where(counted, angle(prediction, target), 0.0)
+        bins = 180 * BINS_PER_DEGREE
+        place = jnp.clip((degrees * BINS_PER_DEGREE).astype(jnp.int32), 0, bins - 1)
+        return {
+            "pixels": counted.sum(),
+            "sum": degrees.sum(),
+            "squared": (degrees**2).sum(),
+            **{name: (counted & (degrees < limit)).sum() for name, limit in WITHIN.items()},
+            "histogram": jnp.bincount(jnp.where(counted, place, bins).ravel(), length=bins + 1)[:-1],
+        }
+
+    def compute(self, state: State) -> dict[str, float]:
+        """mean, median, rmse in degrees over all pixels, and the shares of ``WITHIN``.
+
+        The median is right to 0.01 degrees: it lies in the bin of the middle pixel.
+        """
+        pixels = pixel_count(state, NAME)
+        histogram = np.asarray(state["histogram"])
+        reached = np.cumsum(histogram)
+        middle = int(np.searchsorted(reached, pixels / 2))
+        below = reached[middle] - histogram[middle]
+        return {
+            "mean": float(state["sum"]) / pixels,
+            "median": float(middle + (pixels / 2 - below) / histogram[middle]) / BINS_PER_DEGREE,
+            "rmse": math.sqrt(float(state["squared"]) / pixels),
+            **{name: float(state[name]) / pixels for name in WITHIN},
+        }

@@ -1,0 +1,77 @@
+"""Eq. 9 and the depth scores on values worked out by hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax.tasks.depth import Depth
+from dynpix_jax.utils.errors import UserError
+
+VALID = np.array([True, True, False])
+
+
+def test_loss_is_equation_9():
+    target = np.array([[[2.0, 0.0]], [[5.0, np.inf]], [[9.0, 9.0]]], np.float32)
+    predicted = np.array([[[3.0, 7.0]], [[4.0, 7.0]], [[1.0, 1.0]]], np.float32)
+    errors = np.array([np.log(3 / 2), np.log(4 / 5)])  # of the pixels that are labelled and valid
+    for gamma in (0.0, 2.0):
+        found = jax.jit(Depth(gamma=gamma).loss)(np.log(predicted)[..., None], target, VALID)
+        np.testing.assert_allclose(found, (errors**2 + gamma * np.abs(errors)).mean(), rtol=1e-5)
+
+
+def test_loss_of_nothing_is_zero_and_gradients_are_finite():
+    logits = np.full((3, 1, 2, 1), 30.0, np.float32)
+    target = np.array([[[2.0, 0.0]], [[0.0, 0.0]], [[9.0, 9.0]]], np.float32)
+    loss = jax.jit(jax.value_and_grad(Depth().loss))
+    gradient = np.asarray(loss(logits, target, VALID)[1])
+    np.testing.assert_array_equal(
+        gradient[..., 0] != 0, [[[True, False]], [[False, False]], [[False, False]]]
+    )
+    assert np.isfinite(gradient).all()
+    value, gradient = loss(logits, target, np.zeros(3, bool))
+    assert float(value) == 0.0
+    assert not np.asarray(gradient).any()
+
+
+def test_scores_on_a_constructed_case():
+    """Factors of 1.2, 1 / 1.2, 1.25 exactly, 1.5, 1.9 and 2, and an invalid pixel."""
+    target = np.array([[[1.0, 1.2, 4.0, 2.0], [1.0, 2.0, 0.0, 0.0]]], np.float32)
+    prediction = np.array([[[1.2, 1.0, 5.0, 3.0], [1.9, 1.0, 50.0, 50.0]]], np.float32)
+    task = Depth()
+    batch = {"depth": target, "valid": np.array([True])}
+    measure = jax.jit(task.measure)
+    state = measure(prediction, batch)
+    scores = task.compute(state)
+    assert list(scores) == [score.name for score in task.scores]
+    assert scores["delta1"] == pytest.approx(2 / 6)  # below, not at the limit
+    assert scores["delta2"] == pytest.approx(4 / 6)
+    assert scores["delta3"] == pytest.approx(5 / 6)
+    errors = np.array([0.2, 0.2, 1.0, 1.0, 0.9, 1.0])
+    factors = np.array([1.2, 1.2, 1.25, 1.5, 1.9, 2.0])
+    assert scores["rmse"] == pytest.approx(np.sqrt((errors**2).mean()))
+    assert scores["rmse_log"] == pytest.approx(np.sqrt((np.log(factors) ** 2).mean()))
+    assert scores["abs_rel"] == pytest.approx((errors / target[target > 0]).mean())
+    # Twice the same images, and padding, leave the scores as they are.
+    padded = {name: np.concatenate([value, value]) for name, value in batch.items()}
+    padded["valid"] = np.array([True, False])
+    again = task.merge(state, measure(np.concatenate([prediction] * 2), padded))
+    assert int(again["pixels"]) == 12
+    assert task.compute(again) == pytest.approx(scores)
+
+
+def test_decode_and_rescale():
+    task = Depth()
+    np.testing.assert_allclose(task.decode(np.log([[[[2.0]]]])), [[[2.0]]], rtol=1e-6)
+    # A camera that sees everything twice as large is twice as near: its 3 m are 6 m.
+    np.testing.assert_allclose(task.decode(task.rescale(np.log([[[[3.0]]]]), 2.0)), [[[6.0]]], rtol=1e-6)
+    assert float(task.difference(jnp.array([2.0, 4.0]), jnp.array([2.0, 5.0]))) == pytest.approx(0.25)
+
+
+def test_nothing_labelled_and_wrong_options():
+    with pytest.raises(UserError, match="depth: no labelled pixel"):
+        Depth().compute({"pixels": 0})
+    with pytest.raises(ValueError, match="gamma"):
+        Depth(gamma=-1.0)
