@@ -203,6 +203,15 @@ def find_panoramas(root: Path, areas: tuple[str, ...]) -> list[Panorama]:
     return found
 
 
+def present_areas(root: Path) -> tuple[str, ...]:
+    """The areas that are in the folder. A UserError if there is none."""
+    areas = sorted(area for split in AREAS.values() for area in split)
+    found = tuple(area for area in areas if (root / f"area_{area}").is_dir())
+    if not found:
+        raise UserError(f"stanford2d3d: no folder area_1 to area_6 in {root.absolute()}; {WHERE_TO_GET}")
+    return found
+
+
 def decode_depth(stored: np.ndarray) -> np.ndarray:
     """Distances float32 (H, W) in metres, 0 = invalid, of stored uint16 in 1/512 m, 65535 = invalid."""
     return np.where(stored == 65535, 0, stored).astype(np.float32) / np.float32(512)

@@ -1,0 +1,92 @@
+"""The page of `dynpix annotate-panorama` in a real browser: click, preview, save, keys, undo, reload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dynpix_jax.data.annotation_server import AnnotationServer
+from dynpix_jax.data.stanford2d3d import read_points
+from tests.data.chromium import Browser, find_chromium
+from tests.data.test_annotation import FLOOR, NAME, WALL, server, source
+
+__all__ = ["server", "source"]  # fixtures
+
+LOADED = "['photo', 'stored'].every((id) => get(id).complete && get(id).naturalWidth > 0)"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip("no Chromium found (looked for chromium, chromium-browser, google-chrome in PATH)")
+    with Browser(binary, tmp_path / "profile") as browser:
+        yield browser
+
+
+def click_at(browser: Browser, picture: str, point: tuple[int, int]) -> None:
+    """Clicks the middle of a pixel of the full panorama in one of the pictures."""
+    browser.run(f"get('{picture}').scrollIntoView({{block: 'center'}})")
+    x, y, width, height = browser.run(
+        f"(() => {{ const b = get('{picture}').getBoundingClientRect();"
+        " return [b.left, b.top, b.width, b.height]; })()"
+    )
+    browser.click(x + (point[0] + 0.5) / 256 * width, y + (point[1] + 0.5) / 128 * height)
+
+
+def test_annotating(browser: Browser, server: AnnotationServer, tmp_path: Path) -> None:
+    out = tmp_path / "points.json"
+    first, second = f"area_3/{NAME}", f"area_5a/{NAME}"
+    browser.go(server.url)
+    browser.wait(LOADED)
+    assert first in browser.run("get('name').textContent")
+    assert browser.run("get('count').textContent") == "0 of 2 panoramas have a point"
+    assert browser.run("get('local').hidden")
+
+    # A click saves, marks and previews.
+    click_at(browser, "photo", WALL)
+    browser.wait("!get('local').hidden && get('local').complete && get('local').naturalWidth === 256")
+    assert read_points(out) == {first: WALL}
+    assert browser.run("get('local').src").endswith(f"local.png?x={WALL[0]}&y={WALL[1]}")
+    assert browser.run("get('count').textContent") == "1 of 2 panoramas have a point"
+    left = browser.run("parseFloat(document.querySelector('.mark').style.left)")
+    assert left == pytest.approx(100 * (WALL[0] + 0.5) / 256)
+    # The preview is what the server makes of that point.
+    pixel = browser.run(
+        "(() => { const c = document.createElement('canvas'); c.width = 256; c.height = 128;"
+        " const g = c.getContext('2d'); g.drawImage(get('local'), 0, 0);"
+        " return [...g.getImageData(2, 120, 1, 1).data]; })()"
+    )
+    assert pixel[1] > 250  # the floor is green: up
+
+    # A click on the floor is refused with the reason, and nothing changes.
+    click_at(browser, "stored", FLOOR)
+    browser.wait("get('message').classList.contains('bad')")
+    assert "no upright surface" in browser.run("get('message').textContent")
+    assert read_points(out) == {first: WALL}
+
+    # Keys: next, a click in the other picture, undo, previous.
+    browser.press("ArrowRight")
+    browser.wait(f"get('name').textContent.includes('{second}') && {LOADED}")
+    assert browser.run("get('next').disabled && get('local').hidden")
+    click_at(browser, "stored", (WALL[0], WALL[1] - 3))
+    browser.wait("get('count').textContent.startsWith('2 of 2')")
+    assert read_points(out) == {first: WALL, second: (WALL[0], WALL[1] - 3)}
+    browser.press("u")
+    browser.wait("get('count').textContent.startsWith('1 of 2')")
+    assert read_points(out) == {first: WALL}
+    assert browser.run("document.querySelector('.mark').hidden")
+    browser.press("ArrowLeft")
+    browser.wait(f"get('name').textContent.includes('{first}')")
+
+    # Loaded anew, it shows the saved points; "next without point" goes to the one that is left.
+    browser.go("about:blank")
+    browser.go(server.url + "#1")
+    browser.wait(f"{LOADED} && !get('local').hidden")
+    assert browser.run("points") == [list(WALL), None]
+    assert not browser.run("document.querySelector('.mark').hidden")
+    browser.press("n")
+    browser.wait(f"get('name').textContent.includes('{second}')")
+    assert browser.screenshot()
