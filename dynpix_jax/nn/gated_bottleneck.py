@@ -61,7 +61,7 @@ class GatedBottleneck(Bottleneck):
         train = routing.train
         reduced, shortcut = self.reduce(x, train=train), self.shortcut(x, train=train)
         if routing.mode == "sparse":
-            return jax.nn.relu(self._sparse(reduced, shortcut, mask, train)), mask
+            return self._sparse(reduced, shortcut, mask, train), mask
         g = mask[..., None].astype(x.dtype)
         computed = self.spatial(reduced, train=train)
         if self.gate_scope == "conv3x3":
@@ -71,7 +71,7 @@ class GatedBottleneck(Bottleneck):
         return jax.nn.relu(shortcut + z), mask
 
     def _sparse(self, reduced: Array, shortcut: Array, mask: Array, train: bool) -> Array:
-        """I + Z, F2 (and F3) executed at the active positions only."""
+        """O, with F2 (and F3) executed at the active positions only."""
         if train and not self.spec.frozen_norm:
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         active = active_set(mask > 0.5)
@@ -81,15 +81,16 @@ class GatedBottleneck(Bottleneck):
             return jax.nn.relu(self.bn2.stored(self.conv2.on_windows(windows)))
 
         if self.gate_scope == "conv3x3":
-            mixture = map_active(spatial, reduced, active, window=(3, 3), dilation=dilation, init=reduced)
-            return shortcut + self.expand(mixture, train=train)
+            mixture = map_active(spatial, reduced, active, dilation=dilation, init=reduced)
+            return jax.nn.relu(shortcut + self.expand(mixture, train=train))
 
-        def residual(windows: Array) -> Array:
-            return self.bn3.stored(self.conv3.on_windows(spatial(windows)))
+        def residual(windows: Array, current: Array) -> Array:
+            z = self.bn3.stored(self.conv3.on_windows(spatial(windows)))
+            return jax.nn.relu(current + z)
 
-        return map_active(
-            residual, reduced, active, window=(3, 3), dilation=dilation, init=shortcut, combine="add"
-        )
+        out = map_active(residual, reduced, active, dilation=dilation, init=shortcut, combine="update")
+        # An identity shortcut went through the ReLU of the block below: only a projection can be negative.
+        return jax.nn.relu(out) if self.spec.needs_projection else out
 
 
 class LayerSkipBottleneck(Bottleneck):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -23,13 +23,13 @@ from jax import lax
 from dynpix_jax.ops.conv import Pair, conv_output_size
 from dynpix_jax.typing import Array
 
-Combine = Literal["set", "add"]
-WindowFn = Callable[[Array], Array]
+Combine = Literal["set", "update"]
+WindowFn = Callable[..., Array]
 
 # Bytes of float32 windows in a full chunk. Measured best, or within noise of it, from 48 to 512 channels on a
-# CPU with 1 MiB of second-level cache a core: with fewer rows the matrix product is slower, with more the
-# windows leave the cache.
-_CHUNK_BYTES = 3 << 20
+# CPU with 1 MiB of second-level cache a core and 32 MiB for all: with fewer rows the product reads weights
+# more often, with more the windows leave the cache.
+_CHUNK_BYTES = 6 << 20
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["indices", "count"], meta_fields=["shape"])
@@ -73,12 +73,12 @@ def active_set(mask: Array) -> ActiveSet:
 
 
 def chunk_size(channels: int, window: Pair) -> int:
-    """Rows of a full chunk: the power of two in 128..2048 whose float32 windows come nearest to 3 MiB.
+    """Rows of a full chunk: the power of two in 128..4096 whose float32 windows come nearest to 6 MiB.
 
-    2048 rows of 3x3x48, 1024 of 3x3x64, 256 of 3x3x256, 128 of 3x3x512.
+    4096 rows of 3x3x48, 1024 of 3x3x128, 512 of 3x3x256, 256 of 3x3x512.
     """
     rows = _CHUNK_BYTES / (4 * window[0] * window[1] * max(channels, 1))
-    return int(min(max(2 ** round(math.log2(max(rows, 1))), 128), 2048))
+    return int(min(max(2 ** round(math.log2(max(rows, 1))), 128), 4096))
 
 
 def map_active(
@@ -110,7 +110,9 @@ def map_active(
       dilation: of the window's rows and columns.
       strides: of the output positions in ``x``.
       init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
-      combine: "set" replaces the values of ``init`` at the active positions, "add" adds to them.
+      combine: "set" writes what ``fn`` makes of the windows; with "update", ``fn`` also takes what ``init``
+        holds at the active positions, (chunk, Cout), and what it returns takes that place: a residual block
+        adds and applies its ReLU without another pass over the map.
       chunk: rows of a full chunk; None: by :func:`chunk_size`.
 
     Returns:
@@ -119,8 +121,8 @@ def map_active(
     Raises:
       ValueError: shapes that do not fit, or an unknown ``combine``.
     """
-    if combine not in ("set", "add"):
-        raise ValueError(f"map_active: combine must be 'set' or 'add', got {combine!r}")
+    if combine not in ("set", "update"):
+        raise ValueError(f"map_active: combine must be 'set' or 'update', got {combine!r}")
     if x.ndim != 4:
         raise ValueError(f"map_active: x must be (B, H, W, C), got shape {x.shape}")
     batch, height, width, channels = x.shape
@@ -148,10 +150,12 @@ def map_active(
     converted: dict[int, Callable[..., Array]] = {}
     for rows in {plan.chunk, plan.rest}:
         windows = jax.ShapeDtypeStruct((rows, *window, channels), x.dtype)
+        current = jax.ShapeDtypeStruct((rows, init.shape[-1]), init.dtype)
         # A fresh function each time: closure_convert caches by identity, and what `fn` closes over may have
         # changed. What it finds closed over is the same at both sizes.
-        converted[rows], closed_over = jax.closure_convert(lambda w: fn(w), windows)
-        result = jax.eval_shape(converted[rows], windows, *closed_over)
+        given = (windows, current) if combine == "update" else (windows,)
+        converted[rows], closed_over = jax.closure_convert(lambda *rows: fn(*rows), *given)
+        result = jax.eval_shape(converted[rows], *given, *closed_over)
         if result.shape != (rows, init.shape[-1]):
             raise ValueError(
                 f"map_active: fn must map {windows.shape} to {(rows, init.shape[-1])} (the channels of "
@@ -178,8 +182,8 @@ class _ByRows:
     def __init__(self, fns: Mapping[int, Callable[..., Array]]):
         self.fns = fns
 
-    def __call__(self, windows: Array, *closed_over: Array) -> Array:
-        return self.fns[len(windows)](windows, *closed_over)
+    def __call__(self, rows: Sequence[Array], closed_over: Sequence[Array]) -> Array:
+        return self.fns[len(rows[0])](*rows, *closed_over)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +259,19 @@ class _Plan:
         windows = lax.platform_dependent(cpu=apart, default=read)
         return windows.reshape(len(taps), *self.window, flat.shape[-1])
 
+    def arguments(
+        self, flat: Array, current: Array | None, targets: Array, taps: Array, count: Array
+    ) -> tuple[Array, ...]:
+        """What ``fn`` takes: windows, and for an update the rows that it will replace."""
+        windows = self.gather(flat, taps, count)
+        if self.combine == "set" or current is None:
+            return (windows,)
+        return windows, current.at[targets].get(mode="fill", fill_value=0)
+
+
+_Residuals = tuple[Array, Array | None, list[Array], Array, Array]
+_Grads = tuple[Array, Array, list[Array]]
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _run(
@@ -270,10 +287,8 @@ def _run(
 
     def body(rows: int, first: Array, out: Array) -> Array:
         targets, taps, _ = plan.lanes(indices, rows, first)
-        y = fn(plan.gather(flat, taps, count), *closed_over).astype(out.dtype)
-        place = out.at[targets]
-        write = place.add if plan.combine == "add" else place.set
-        return write(y, mode="drop", unique_indices=True, indices_are_sorted=True)
+        y = fn(plan.arguments(flat, out, targets, taps, count), closed_over).astype(out.dtype)
+        return out.at[targets].set(y, mode="drop", unique_indices=True, indices_are_sorted=True)
 
     return plan.loop(count, body, init)
 
@@ -286,60 +301,61 @@ def _run_fwd(
     closed_over: list[Array],
     indices: Array,
     count: Array,
-) -> tuple[Array, tuple[Array, list[Array], Array, Array]]:
-    return _run(fn, plan, flat, init, closed_over, indices, count), (flat, closed_over, indices, count)
+) -> tuple[Array, _Residuals]:
+    return _run(fn, plan, flat, init, closed_over, indices, count), (
+        flat,
+        init if plan.combine == "update" else None,
+        closed_over,
+        indices,
+        count,
+    )
 
 
 def _run_bwd(
     fn: _ByRows,
     plan: _Plan,
-    residuals: tuple[Array, list[Array], Array, Array],
+    residuals: _Residuals,
     cotangent: Array,
 ) -> tuple[Array, Array, list[Array | None], None, None]:
-    flat, closed_over, indices, count = residuals
+    flat, init, closed_over, indices, count = residuals
     # Integers that fn closes over have no gradient; they pass through as they are.
     inexact = [jnp.issubdtype(value.dtype, jnp.inexact) for value in closed_over]
     weights = [value for value, keep in zip(closed_over, inexact, strict=True) if keep]
 
-    def body(rows: int, first: Array, carry: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
-        grad_flat, grad_weights = carry
+    def body(rows: int, first: Array, carry: _Grads) -> _Grads:
+        grad_flat, grad_init, grad_weights = carry
         targets, taps, live = plan.lanes(indices, rows, first)
 
-        def apply(windows: Array, values: list[Array]) -> Array:
+        def apply(arguments: tuple[Array, ...], values: list[Array]) -> Array:
             given = iter(values)
             return fn(
-                windows,
-                *(next(given) if keep else value for value, keep in zip(closed_over, inexact, strict=True)),
+                arguments,
+                [next(given) if keep else value for value, keep in zip(closed_over, inexact, strict=True)],
             )
 
-        y, vjp = jax.vjp(apply, plan.gather(flat, taps, count), weights)
-        upstream = cotangent.at[targets].get(
-            mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True
-        )
-        grad_windows, grads = vjp(upstream.astype(y.dtype))
+        y, vjp = jax.vjp(apply, plan.arguments(flat, init, targets, taps, count), weights)
+        place = grad_init.at[targets]
+        upstream = place.get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
+        (grad_windows, *grad_current), grads = vjp(upstream.astype(y.dtype))
+        # What stood there before matters only to an update.
+        before = grad_current[0].astype(grad_init.dtype) if grad_current else jnp.zeros_like(upstream)
+        grad_init = place.set(before, mode="drop", unique_indices=True, indices_are_sorted=True)
         # Windows overlap: not unique. Idle lanes are dropped, as are taps outside the image.
         target_rows = jnp.where(live[:, None], taps, plan.pixels)
         grad_windows = grad_windows.reshape(*taps.shape, flat.shape[-1]).astype(grad_flat.dtype)
         grad_flat = grad_flat.at[target_rows].add(grad_windows, mode="drop")
         grad_weights = [total + g.astype(total.dtype) for total, g in zip(grad_weights, grads, strict=True)]
-        return grad_flat, grad_weights
+        return grad_flat, grad_init, grad_weights
 
     # Sums over many windows and chunks are kept in float32 for low-precision arrays.
-    start = (_wide_zeros(flat), [_wide_zeros(value) for value in weights])
-    grad_flat, grad_weights = plan.loop(count, body, start)
+    start = (_wide_zeros(flat), cotangent, [_wide_zeros(value) for value in weights])
+    grad_flat, grad_init, grad_weights = plan.loop(count, body, start)
     given = iter(grad_weights)
     grad_closed = [
         next(given).astype(value.dtype) if keep else None
         for value, keep in zip(closed_over, inexact, strict=True)
     ]
-    return grad_flat.astype(flat.dtype), _grad_init(plan, cotangent, indices), grad_closed, None, None
-
-
-def _grad_init(plan: _Plan, cotangent: Array, indices: Array) -> Array:
-    if plan.combine == "add":
-        return cotangent
-    replaced = jnp.zeros((plan.positions,), jnp.bool_).at[indices].set(True, mode="drop")
-    return jnp.where(replaced[:, None], 0, cotangent)
+    return grad_flat.astype(flat.dtype), grad_init, grad_closed, None, None
 
 
 def _wide_zeros(value: Array) -> Array:

