@@ -11,6 +11,7 @@ import pytest
 from dynpix_jax.data.camvid import CLASSES, PALETTE
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.utils.errors import UserError
+from tests.data.spec_check import check_source
 
 IDS = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]], np.uint8)
 
@@ -31,7 +32,7 @@ def build(root: Path, split: str = "train") -> Source:
 
 def test_elements(root: Path) -> None:
     source = build(root)
-    assert isinstance(source, Source)
+    check_source(source)
     assert [source.name(i) for i in range(len(source))] == ["a", "b"]
     element = source[1]
     np.testing.assert_array_equal(element["image"][0, 0], [200, 20, 10])

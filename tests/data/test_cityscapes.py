@@ -12,6 +12,7 @@ import pytest
 from dynpix_jax.data.cityscapes import CLASSES, PALETTE
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.utils.errors import UserError
+from tests.data.spec_check import check_source
 
 # Label ids as the data set's own table has them: (id, train id or 255).
 IDS = [(0, 255), (7, 0), (8, 1), (9, 255), (11, 2), (12, 3), (13, 4), (14, 255), (17, 5), (18, 255), (19, 6)]
@@ -49,6 +50,7 @@ def root(tmp_path: Path) -> Path:
 def test_elements(root: Path) -> None:
     source = build(root, fields=("segmentation", "depth", "instances"))
     assert [source.name(i) for i in range(len(source))] == ["aachen_000000_000019", "zurich_000001_000019"]
+    check_source(source)
     element = source[1]
     np.testing.assert_array_equal(element["image"][0, 0], [200, 10, 0])
     np.testing.assert_array_equal(element["segmentation"][1], [pair[1] for pair in IDS])

@@ -13,6 +13,7 @@ from scipy.io import savemat
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.utils.errors import UserError
+from tests.data.spec_check import check_source
 
 HEIGHT, WIDTH = 480, 640
 
@@ -49,6 +50,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_file(published: Path) -> None:
     train, test = build(published), build(published, "test")
     assert [train.name(0), train.name(1), test.name(0)] == ["0003", "0001", "0002"]
+    check_source(train)
     element = train[0]
     # Row 45 and column 40 of the full picture are the first that are left.
     assert element["image"].shape == (425, 560, 3)

@@ -11,6 +11,7 @@ import pytest
 from dynpix_jax.data.seven_scenes import align_depth
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.utils.errors import UserError
+from tests.data.spec_check import check_source
 
 CAMERA = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])
 
@@ -53,6 +54,7 @@ def test_published_layout(official: Path) -> None:
         "fire/seq-03/frame-000000",
     ]
     assert (len(train), len(test)) == (6, 6)
+    check_source(train)
     assert test.name(0) == "chess/seq-01/frame-000000"
     assert build(official / "fire").name(1) == "seq-03/frame-000001"
     assert [build(official, every=2).name(i)[-1] for i in range(4)] == ["0", "2", "0", "2"]

@@ -14,6 +14,7 @@ from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.data.stanford2d3d import CLASSES, PALETTE
 from dynpix_jax.utils.errors import UserError
 from tests.data import panorama_room as room
+from tests.data.spec_check import check_source
 
 LABELS = ["<UNK>_0_<UNK>_0_0", "beam_10_hallway_6_1"]
 LABELS += [f"chair_{number}_office_1_1" for number in range(300)] + ["wall_1_WC_2_3"]
@@ -63,6 +64,7 @@ def root(tmp_path: Path) -> Path:
 def test_elements(root: Path) -> None:
     source = build(root)
     assert [source.name(i) for i in range(len(source))] == [f"area_3/{NAME}", f"area_4/{NAME}"]
+    check_source(source)
     element = source[1]
     # Of the 64 rows of half a panorama 10 to 53, as 160 to 863 of 1024.
     assert element["image"].shape == (44, 128, 3)

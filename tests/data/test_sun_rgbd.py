@@ -13,6 +13,7 @@ from scipy.io import savemat
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.data.sun_rgbd import CLASSES
 from dynpix_jax.utils.errors import UserError
+from tests.data.spec_check import check_source
 
 PREFIX = "/n/fs/sun3d/data/"
 FOLDERS = ("SUNRGBD/kv1/NYUdata/NYU0001", "SUNRGBD/xtion/sun3ddata/hotel/0001", "SUNRGBD/kv2/align/0003")
@@ -71,6 +72,7 @@ def test_elements(root: Path) -> None:
     train, test = build(root), build(root, "test")
     assert [train.name(i) for i in range(len(train))] == [FOLDERS[0], FOLDERS[2]]
     assert [test.name(i) for i in range(len(test))] == [FOLDERS[1]]
+    check_source(train)
     element = train[1]
     assert (element["image"] == 2).all()
     np.testing.assert_array_equal(element["segmentation"], [[255, 0, 36, 2]] * 3)

@@ -14,6 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.utils.errors import UserError
+from tests.data.spec_check import check_source
 
 
 def build(root: Path, dataset: str, split: str) -> Source:
@@ -65,6 +66,7 @@ def test_cityscapes(tmp_path: Path, images: list[np.ndarray]) -> None:
     source = build(tmp_path, "cityscapes", "val")
     assert len(source) == 2
     assert source.name(1) == "val_00001"
+    check_source(source)
     element = source[1]
     np.testing.assert_array_equal(element["image"], images[1])
     np.testing.assert_array_equal(element["segmentation"][0, :5], [0, 18, 255, 255, 255])
