@@ -148,15 +148,87 @@ def test_a_given_active_set_is_used():
     assert float(jnp.abs(got).max()) == 0
 
 
+@settings(max_examples=6)
+@given(cases())
+def test_tiles_equal_the_reference(case):
+    (x, kernel, bias), _, geometry = case
+    geometry = {**geometry, "strides": (1, 1)}
+    wide = np.tile(x, (1, 3, 2, 1))  # several tiles, the last ones cut
+    shape = wide.shape[:3]
+
+    def value_and_gradients(function):
+        def loss(x, kernel, bias, mask):
+            y = function(x, kernel, mask, bias=bias, **geometry)
+            return (jnp.sin(y) ** 2).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+    run = value_and_gradients(functools.partial(ops.perforated_conv, implementation="tiles"))
+    reference = value_and_gradients(ops.perforated_conv_reference)
+    for mask in (np.zeros(shape, bool), np.ones(shape, bool), np.random.default_rng(0).random(shape) < 0.1):
+        got, expected = (jax.tree.leaves(f(wide, kernel, bias, mask)) for f in (run, reference))
+        for value, want in zip(got, expected, strict=True):
+            np.testing.assert_allclose(value, want, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "kernel", "message"),
+    [
+        ({"strides": (2, 2)}, (3, 3), r"it needs strides \(1, 1\), got \(2, 2\)"),
+        ({"dilation": (9, 9)}, (3, 3), "a halo of 9 is more than its tiles of 8x8"),
+        ({}, (2, 3), "it needs windows of odd size, got 2x3"),
+    ],
+)
+def test_tiles_refuse(geometry, kernel, message):
+    x, kernel = jnp.zeros((1, 8, 8, 3)), jnp.zeros((*kernel, 3, 4))
+    size = ops.conv_output_size(
+        (8, 8), kernel.shape[:2], geometry.get("strides", (1, 1)), geometry.get("dilation", (1, 1))
+    )
+    with pytest.raises(ops.ImplementationUnavailable, match=message):
+        ops.perforated_conv(x, kernel, jnp.ones((1, *size), bool), implementation="tiles", **geometry)
+
+
+def test_none_decides_by_density_at_run_time():
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (
+        jnp.asarray(rng.standard_normal(s), jnp.float32) for s in [(2, 9, 7, 64), (3, 3, 64, 5), (5,)]
+    )
+
+    def value_and_gradients(function):
+        def loss(x, kernel, bias, mask):
+            y = function(x, kernel, mask, bias=bias)
+            return (jnp.sin(y) ** 2).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+    run, reference = (value_and_gradients(f) for f in (ops.perforated_conv, ops.perforated_conv_reference))
+    limit = api.break_even(64)
+    densities = (0.0, 0.3, limit - 0.05, limit + 0.05, 0.99, 1.0)
+    masks = [jnp.asarray(rng.permutation(126) < round(d * 126)).reshape(2, 9, 7) for d in densities]
+    for mask in masks:
+        got, expected = (jax.tree.leaves(f(x, kernel, bias, mask)) for f in (run, reference))
+        for value, want in zip(got, expected, strict=True):
+            np.testing.assert_allclose(value, want, rtol=2e-3, atol=1e-3)
+    assert run._cache_size() == 1
+    mapped = jax.vmap(lambda mask: ops.perforated_conv(x, kernel, mask))(jnp.stack(masks))
+    for got, mask in zip(mapped, masks, strict=True):
+        np.testing.assert_allclose(got, ops.perforated_conv_reference(x, kernel, mask), rtol=1e-3, atol=1e-3)
+
+
 def test_none_picks_by_platform_and_channels(monkeypatch):
-    few, many = jnp.zeros((1, 2, 2, api._GATHER_CHANNELS - 1)), jnp.zeros((1, 2, 2, api._GATHER_CHANNELS))
-    kernel = jnp.zeros((3, 3, 1, 1))
+    arguments = jnp.zeros((3, 3, 256, 1)), (1, 1), (1, 1)
+    few, many = jnp.zeros((1, 2, 2, 18)), jnp.zeros((1, 2, 2, 256))
     monkeypatch.setattr(api.jax, "default_backend", lambda: "cpu")
-    assert api.default_implementation(few, kernel) == "masked"
-    assert api.default_implementation(many, kernel) == "gather"
-    for accelerator in ("gpu", "tpu"):
-        monkeypatch.setattr(api.jax, "default_backend", lambda name=accelerator: name)
-        assert api.default_implementation(many, kernel) == "masked"
+    assert api.default_implementation(few, *arguments) == ("gather", 0.0)
+    name, limit = api.default_implementation(many, *arguments)
+    assert name == "gather"
+    assert 0.7 < limit < 1
+    monkeypatch.setattr(api.jax, "default_backend", lambda: "tpu")
+    assert api.default_implementation(many, *arguments)[0] == "pallas_tpu"
+    odd = many.astype(jnp.float16)
+    assert api.default_implementation(odd, *arguments) == ("masked", 0.0)
+    monkeypatch.setattr(api.jax, "default_backend", lambda: "rocm")
+    assert api.default_implementation(many, *arguments) == ("masked", 0.0)
 
 
 X, KERNEL, MASK = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 4)), jnp.ones((2, 5, 6), bool)
@@ -172,7 +244,7 @@ def test_unknown_implementation_gets_a_suggestion():
 @pytest.mark.parametrize("name", ["pallas_tpu", "pallas_gpu"])
 def test_a_named_implementation_runs_or_raises(name, monkeypatch):
     with pytest.raises(
-        ops.ImplementationUnavailable, match=f"'{name}' cannot run: .*; these can: masked, gather"
+        ops.ImplementationUnavailable, match=f"'{name}' cannot run: .*; these can: masked, gather, tiles"
     ):
         ops.perforated_conv(X, KERNEL, MASK, implementation=name)
     assert issubclass(ops.ImplementationUnavailable, ValueError)

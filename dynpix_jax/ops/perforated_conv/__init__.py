@@ -1,11 +1,14 @@
 """Perforated convolution: a convolution that runs at the active positions of a mask only.
 
-``reference.py`` defines it, ``masked.py`` and ``gather.py`` run it on every backend, ``api.py`` chooses and
-checks, ``arg_specs.py`` lists the papers' shapes.
+``reference.py`` defines it; ``masked.py``, ``gather.py`` and ``tiles.py`` run it on every backend,
+``pallas_tpu.py`` and ``pallas_gpu.py`` are kernels for one; ``vjp.py`` gives them their derivative;
+``api.py`` chooses and checks; ``arg_specs.py`` lists the papers' shapes, ``masks.py`` makes masks to measure
+with.
 """
 
 from dynpix_jax.ops.perforated_conv.api import (
     ImplementationUnavailable,
+    break_even,
     default_implementation,
     implementations,
     perforated_conv,
@@ -14,6 +17,7 @@ from dynpix_jax.ops.perforated_conv.reference import perforated_conv_reference
 
 __all__ = [
     "ImplementationUnavailable",
+    "break_even",
     "default_implementation",
     "implementations",
     "perforated_conv",

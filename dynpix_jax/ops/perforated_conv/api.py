@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from dynpix_jax.ops.active import ActiveSet
-from dynpix_jax.ops.conv import Pair, conv_output_size
+from dynpix_jax.ops.active import ActiveSet, active_set
+from dynpix_jax.ops.conv import Pair, conv, conv_output_size
 from dynpix_jax.ops.perforated_conv.gather import gather
 from dynpix_jax.ops.perforated_conv.masked import masked
+from dynpix_jax.ops.perforated_conv.tiles import refuses as tiles_refuses
+from dynpix_jax.ops.perforated_conv.tiles import tiles
+from dynpix_jax.ops.perforated_conv.vjp import Run
 from dynpix_jax.typing import Array, Mask
 from dynpix_jax.utils.errors import suggest
-
-Run = Callable[[Array, Array, Mask, ActiveSet | None, Array | None, Pair, Pair], Array]
-
-# From this many input channels up the gather pays on a CPU. At 128 channels (40x60, 2 cores) it took about as
-# long as the dense convolution at density 0.5 and longer above.
-_GATHER_CHANNELS = 256
 
 
 class ImplementationUnavailable(ValueError):
@@ -31,20 +32,17 @@ class Implementation:
     """One way to run the operation.
 
     Attributes:
-      run: (x, kernel, mask, active or None, bias or None, strides, dilation) -> result; None: not in this
-        version.
+      run: (x, kernel, mask, active or None, bias or None, strides, dilation) -> result.
       platforms: of ``jax.default_backend()``; empty: every one.
       refuses: (x, kernel, strides, dilation) -> the reason why it cannot run these, or "".
     """
 
-    run: Run | None
+    run: Run
     platforms: tuple[str, ...] = ()
     refuses: Callable[[Array, Array, Pair, Pair], str] | None = None
 
     def unavailable(self, x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
         """Why it cannot run these arguments on this machine; "" if it can."""
-        if self.run is None:
-            return "this version does not have the kernel"
         platform = jax.default_backend()
         if self.platforms and platform not in self.platforms:
             return f"it needs {' or '.join(self.platforms)}, the platform is {platform}"
@@ -56,19 +54,50 @@ def implementations() -> dict[str, Implementation]:
     return {
         "masked": Implementation(masked),
         "gather": Implementation(gather),
-        "pallas_tpu": Implementation(None, platforms=("tpu",)),
-        "pallas_gpu": Implementation(None, platforms=("gpu",)),
+        "tiles": Implementation(tiles, refuses=tiles_refuses),
+        "pallas_tpu": _pallas("tpu"),
+        "pallas_gpu": _pallas("gpu"),
     }
 
 
-def default_implementation(x: Array, kernel: Array) -> str:
-    """The name that None stands for: "gather" on a CPU from 256 input channels up, else "masked".
+def _pallas(platform: str) -> Implementation:
+    """The kernel for a platform; imported when used, for Pallas takes longer to import than all else."""
 
-    Decided by the platform (``jax.default_backend()``) and shapes alone, never by the mask's contents: at
-    densities near 1 "masked" is faster on a CPU too, and a caller who knows the density can name it.
-    Elsewhere than on a CPU the loop of small products has not been measured to pay.
+    def module() -> ModuleType:
+        return import_module(f"dynpix_jax.ops.perforated_conv.pallas_{platform}")
+
+    def run(*arguments: Any) -> Array:
+        y: Array = getattr(module(), f"pallas_{platform}")(*arguments)
+        return y
+
+    def refuses(*arguments: Any) -> str:
+        return str(module().refuses(*arguments))
+
+    return Implementation(run, (platform,), refuses)
+
+
+def break_even(channels: int) -> float:
+    """Density up to which ``gather`` with ``channels`` input channels is faster than dense, on a CPU.
+
+    A fit to measurements from 32 to 512 channels (docs/sparse-execution.md): below 26 channels never.
     """
-    return "gather" if jax.default_backend() == "cpu" and x.shape[-1] >= _GATHER_CHANNELS else "masked"
+    return max(0.0, 1.0 - 26 / channels)
+
+
+def default_implementation(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> tuple[str, float]:
+    """What ``implementation=None`` runs, and the density (0..1) above which it computes densely instead.
+
+    Platform and shapes decide here; the density decides when the program runs. On a GPU or TPU the limit of
+    one half is an assumption, not a measurement.
+    """
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return "gather", break_even(x.shape[-1])
+    name = f"pallas_{platform}"
+    known = implementations()
+    if name not in known or known[name].unavailable(x, kernel, strides, dilation):
+        return "masked", 0.0
+    return name, 0.5
 
 
 def perforated_conv(
@@ -94,9 +123,10 @@ def perforated_conv(
       bias: (Cout,) or None.
       strides: of rows and columns.
       dilation: of the kernel's rows and columns.
-      implementation: "masked" (dense, then zeros), "gather" (active positions only, XLA), "pallas_tpu",
-        "pallas_gpu", or None: :func:`default_implementation` picks. A named one runs or raises; there is no
-        silent fallback.
+      implementation: "masked" (dense, then zeros), "gather" (active positions only, XLA), "tiles" (active
+        tiles, XLA), "pallas_tpu", "pallas_gpu". A named one runs or raises; there is no silent fallback.
+        None: :func:`default_implementation` picks, and above its density the dense convolution runs; which
+        of the two is known at run time only (under ``vmap`` both run: give a batch as B).
       active: ``active_set(mask)`` if it is there already (one mask, several ops).
 
     Returns:
@@ -108,18 +138,50 @@ def perforated_conv(
     """
     strides, dilation = _pair("strides", strides), _pair("dilation", dilation)
     _check(x, kernel, mask, bias, strides, dilation, active)
-    known = implementations()
-    name = default_implementation(x, kernel) if implementation is None else implementation
+    if implementation is None:
+        return _by_density(x, kernel, mask, active, bias, strides, dilation)
+    known, name = implementations(), implementation
     if name not in known:
         raise ValueError(f"perforated_conv: unknown implementation {name!r}; {suggest(str(name), known)}")
     chosen = known[name]
     reason = chosen.unavailable(x, kernel, strides, dilation)
-    if reason or chosen.run is None:
+    if reason:
         able = [n for n, other in known.items() if not other.unavailable(x, kernel, strides, dilation)]
         raise ImplementationUnavailable(
             f"perforated_conv: implementation {name!r} cannot run: {reason}; these can: {', '.join(able)}"
         )
     return chosen.run(x, kernel, mask, active, bias, strides, dilation)
+
+
+def _by_density(
+    x: Array,
+    kernel: Array,
+    mask: Mask,
+    active: ActiveSet | None,
+    bias: Array | None,
+    strides: Pair,
+    dilation: Pair,
+) -> Array:
+    """The default implementation up to its density, above it the dense convolution."""
+    name, limit = default_implementation(x, kernel, strides, dilation)
+    count = jnp.sum(mask, dtype=jnp.int32) if active is None else active.count
+
+    def sparse() -> Array:
+        # Made inside the branch: a mask that turns out dense costs no list of its positions.
+        where = active_set(mask) if active is None else active
+        return implementations()[name].run(x, kernel, mask, where, bias, strides, dilation)
+
+    def everywhere() -> Array:
+        return conv(x, kernel, strides=strides, dilation=dilation, bias=bias).astype(x.dtype)
+
+    def nearly_everywhere() -> Array:
+        return jnp.where(mask[..., None], everywhere(), 0)
+
+    dense = (nearly_everywhere, everywhere)
+    full = (count == mask.size).astype(jnp.int32)
+    if limit <= 0:
+        return lax.switch(full, dense)
+    return lax.switch(jnp.where(count <= limit * mask.size, 0, 1 + full), (sparse, *dense))
 
 
 def _pair(name: str, value: Pair) -> Pair:
