@@ -1,0 +1,44 @@
+"""Programs compiled for chips that are not there, by the compilers that come with jax's plugins."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Compile = Callable[..., Any]
+"""(function, *trees of jax.ShapeDtypeStruct) -> what is compiled for one chip."""
+
+# Names of the smallest slices that libtpu knows.
+TPU_SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+
+
+def compiler(device: Any) -> Compile:
+    """Compiles for one device of a topology, arguments whole on it."""
+    mesh = Mesh(np.array([device]), ("x",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def compile_for_device(function: Callable[..., Any], *arguments: Any) -> Any:
+        placed = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments)
+        with jax.set_mesh(mesh):
+            return jax.jit(function).lower(*placed).compile()
+
+    return compile_for_device
+
+
+@pytest.fixture(scope="session", params=TPU_SLICES)
+def compile_tpu(request: pytest.FixtureRequest) -> Compile:
+    """Compiles for each chip in turn; skipped where libtpu is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: run `make test-aot`, which installs it beside the environment")
+    # Else it asks a server, which only a TPU VM has, what chip it runs on.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TPU_SLICES[request.param])
+    return compiler(topology.devices[0])
