@@ -1,12 +1,13 @@
-# make setup | quickstart | test | lint. Each works alone on a machine that has Python 3.11+ with pip, and make.
+# make setup | quickstart | test | test-aot | lint. Each works alone on a machine that has Python 3.11+ with pip, and make.
 
 # The first of these that is new enough: on some systems python3 is older and only python3.11 is not.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
   $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && exit; done; echo python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+AOT := .venv-aot
 
-.PHONY: setup quickstart test lint lock clean
+.PHONY: setup quickstart test test-aot lint lock clean
 
 setup: $(STAMP)
 
@@ -32,6 +33,24 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
+# The kernels compiled for accelerators that are not here. The compilers come with jax's plugins (1.1 GB), into an
+# environment of its own that sees the packages of .venv: .venv stays as it is locked. --no-deps: compiling needs none of
+# the CUDA libraries that the plugin would bring along.
+test-aot: $(AOT)/.installed
+	TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 $(AOT)/bin/python -m pytest -m aot $(ARGS)
+
+$(AOT)/.installed: $(STAMP)
+	test -x $(AOT)/bin/python || $(BIN)/python -m venv --without-pip $(AOT)
+	@set -ef; \
+	folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$folder")')" >"$$($(AOT)/bin/python -c "$$folder")/base.pth"; \
+	packages=$$($(BIN)/python -c 'from importlib.metadata import requires, version; jax = version("jax"); \
+	  libtpu = [name.split(";")[0] for name in requires("jax") if name.startswith("libtpu")]; \
+	  print(*libtpu, f"jax-cuda13-plugin=={jax}", f"jax-cuda13-pjrt=={jax}")'); \
+	echo "installing $$packages"; \
+	"$$(command -v uv || echo $(BIN)/uv)" pip install --quiet --python $(AOT)/bin/python --no-deps $$packages
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +63,4 @@ lock:
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --output-file requirements.lock
 
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv $(AOT) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
