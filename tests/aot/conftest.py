@@ -38,7 +38,9 @@ def compile_tpu(request: pytest.FixtureRequest) -> Compile:
     """Compiles for each chip in turn; skipped where libtpu is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: run `make test-aot`, which installs it beside the environment")
-    # Else it asks a server, which only a TPU VM has, what chip it runs on.
+    # Else it asks a server, which only a TPU VM has, what chip it runs on, and refuses to be loaded by two
+    # processes at a time, which would be wrong with a chip.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TPU_SLICES[request.param])
     return compiler(topology.devices[0])
