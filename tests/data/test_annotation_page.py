@@ -14,7 +14,7 @@ from tests.data.test_annotation import FLOOR, NAME, WALL, server, source
 
 __all__ = ["server", "source"]  # fixtures
 
-LOADED = "['photo', 'stored'].every((id) => get(id).complete && get(id).naturalWidth > 0)"
+LOADED = "typeof ready !== 'undefined' && ready"
 
 
 @pytest.fixture
@@ -75,11 +75,18 @@ def test_annotating(browser: Browser, server: AnnotationServer, tmp_path: Path) 
     browser.wait("get('count').textContent.startsWith('2 of 2')")
     assert read_points(out) == {first: WALL, second: (WALL[0], WALL[1] - 3)}
     browser.press("u")
-    browser.wait("get('count').textContent.startsWith('1 of 2')")
+    browser.wait(f"get('count').textContent.startsWith('1 of 2') && {LOADED}")
     assert read_points(out) == {first: WALL}
     assert browser.run("document.querySelector('.mark').hidden")
     browser.press("ArrowLeft")
     browser.wait(f"get('name').textContent.includes('{first}')")
+
+    # While the next panorama loads, nothing of this one can be clicked.
+    browser.wait(LOADED)
+    assert browser.run("show(1), !ready && !get('photo').hasAttribute('src') && get('local').hidden")
+    browser.run("get('photo').click()")
+    browser.wait(LOADED)
+    assert read_points(out) == {first: WALL}
 
     # Loaded anew, it shows the saved points; "next without point" goes to the one that is left.
     browser.go("about:blank")
