@@ -32,8 +32,8 @@ example:
 
 Programs run in turn, so that a slow moment of the machine meets all of them: trust the ratios of one run more
 than milliseconds of two. "time" is the median over that of the first line, "MACs" the multiply-accumulates
-over those of the first line, and "time / MACs" is 1 where skipping saves all that it promises. No data and no
-weights are read.
+that a mask leaves over those of the first line, and "time / MACs" is 1 where skipping saves all that it
+promises. No data and no weights are read.
 """
 _CONV_EXAMPLE = """\
 example:
@@ -49,7 +49,7 @@ example:
   dynpix bench model --config=configs/pag/bsds500.py:variant=gated,gate_scope=residual --size 480x640
 
 All gates get masks of the same density; weights are random. The first line is the dense network with every
-gate open. Of a MultiPool the dense programs compute all branches, and their MACs are counted so.
+gate open; of a MultiPool it computes all branches, and its MACs are counted so.
 """
 
 
@@ -182,12 +182,12 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"\n{job.title}")
             print_table(*_table(measured))
-    if not args.json and args.what == "perforated-conv" and args.implementation:
-        for out in left_out:
-            print(f"left out: {out['layer']}, {out['label']}: {out['reason']}")
     if args.json:
         about |= {"rows": [row.to_json() for row in rows], "left_out": left_out}
         print(json.dumps(about, indent=2))
+    elif getattr(args, "implementation", None):  # what nobody asked for by name is not missed
+        for out in left_out:
+            print(f"left out: {out['layer']}, {out['label']}: {out['reason']}")
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dynpix_jax.cli import bench, main
+from dynpix_jax.evaluation.bench.rows import Program, Settings
 from dynpix_jax.ops.perforated_conv.arg_specs import find
 from tests.tiny import TINY_CONFIG
 
@@ -14,7 +15,7 @@ SMALLEST = "hrnet_w32_branch4_256x256"
 @pytest.fixture
 def tiny(tmp_path):
     file = tmp_path / "tiny.py"
-    file.write_text(TINY_CONFIG.replace('"head_features": 4', '"head_features": 4, "drop_blocks": 6'))
+    file.write_text(TINY_CONFIG)
     return str(file)
 
 
@@ -73,12 +74,20 @@ def test_by_default_all_that_can_run_here(capsys):
     assert rows[1].split()[-1] == "-"  # nothing to compute
 
 
-def test_networks(tiny, capsys):
-    got = numbers(capsys, "model", f"--config={tiny}", "--size=32x48", "--density", ".5", "--runs", "1")
-    assert [row["label"] for row in got["rows"]] == ["ungated", "dense", "sparse"]
-    ratios = [row["mac_ratio"] for row in got["rows"]]
-    assert ratios[:2] == [1.0, 1.0]
-    assert 0.5 < ratios[2] < 1.0
+def test_networks(tiny, capsys, monkeypatch):
+    """The command gives system, size and settings to `model.programs`, which has a test of its own."""
+
+    def programs(system, size, settings):
+        assert system.config.gate.kind == "pixel"
+        assert (size, settings) == ((32, 48), Settings((0.5,), "blobs", batch=2, runs=1))
+        return [Program("ungated", lambda: None), Program("sparse", lambda: None, 0.5, 0.25)]
+
+    monkeypatch.setattr(bench.model, "programs", programs)
+    options = [f"--config={tiny}", "--size=32x48", "--density", ".5", "--mask=blobs"]
+    got = numbers(capsys, "model", *options, "--batch=2", "--runs=1")
+    assert [row["label"] for row in got["rows"]] == ["ungated", "sparse"]
+    assert got["rows"][1]["layer"] == tiny
+    assert got["rows"][1]["time_over_macs"] == pytest.approx(4 * got["rows"][1]["time_ratio"])
 
 
 @pytest.mark.parametrize(

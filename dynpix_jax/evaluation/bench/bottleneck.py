@@ -66,9 +66,7 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
         mask = make_mask(settings.mask, key, (settings.batch, *spec.size), density)
         share = float(mask.mean())
         for mode, run in compiled.items():
-            executed = share if mode == "sparse" else 1.0
-            macs = mac_ratio(executed, scope)
-            listed.append(Program(mode, partial(run, variables, x, mask), share, macs))
+            listed.append(Program(mode, partial(run, variables, x, mask), share, mac_ratio(share, scope)))
     return listed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -74,9 +75,8 @@ def arrays(spec: ConvSpec, settings: Settings) -> tuple[Array, Array]:
     keys = jax.random.split(jax.random.key(0))
     shape = (*spec.kernel_size, spec.channels, spec.features)
     x = jax.random.normal(keys[0], (settings.batch, *spec.size, spec.channels), settings.dtype)
-    return x, jax.random.normal(keys[1], shape, settings.dtype) / jnp.asarray(
-        spec.channels * spec.kernel_size[0] * spec.kernel_size[1], settings.dtype
-    ) ** 0.5
+    # As large as x after the layer, whatever its size.
+    return x, jax.random.normal(keys[1], shape, settings.dtype) * math.prod(shape[:3]) ** -0.5
 
 
 def _perforated(

@@ -33,8 +33,7 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
 
     All gates get masks of the same density, drawn one by one, and are computed although the masks replace
     what they say. ``ungated`` is the dense program with every gate open, from which the compiler removes
-    gates and masks. MACs are those that a program executes, as ``System.gated_macs`` has them: of a MultiPool
-    ``ungated`` and ``dense`` compute all branches.
+    gates and masks. Of a MultiPool it computes all branches, and its MACs are counted so.
 
     Args:
       system: with gates.
@@ -72,17 +71,20 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
             for number, (name, shape) in enumerate(shapes.items())
         }
         outputs = gated(variables, images, masks, "sparse")
-        share = _followed(masks, outputs)
+        share = common_density(masks, outputs)
         shares = {name: float(value.mean()) for name, value in system.executed_shares(outputs).items()}
-        macs = {"dense": dense_macs, "sparse": executed_macs(dense_macs, gated_macs, shares)}
+        mac_ratio = executed_macs(dense_macs, gated_macs, shares) / dense_macs
         for mode in MODES:
-            run = partial(gated, variables, images, masks, mode)
-            listed.append(Program(mode, run, share, macs[mode] / dense_macs))
+            listed.append(Program(mode, partial(gated, variables, images, masks, mode), share, mac_ratio))
     return listed
 
 
-def _followed(masks: Mapping[str, Mask], outputs: Outputs) -> float:
-    """Mean density of the gates, each with equal weight, which must be that of the masks."""
+def common_density(masks: Mapping[str, Mask], outputs: Outputs) -> float:
+    """Mean density of the masks, each with equal weight, which the gates of ``outputs`` must have followed.
+
+    Raises:
+      UserError: a gate did not, for it decides for whole images.
+    """
     for name, mask in masks.items():
         if not np.array_equal(mask, outputs.gates[name]):
             raise UserError(

@@ -41,7 +41,7 @@ class Program:
       label: implementation or mode.
       run: compiled at its first call.
       density: share of positions active in its mask.
-      mac_ratio: MACs that it executes over those of the reference.
+      mac_ratio: MACs that its mask leaves over those of the reference, whether it executes more or not.
     """
 
     label: str
