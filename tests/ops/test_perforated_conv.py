@@ -219,16 +219,16 @@ def test_none_picks_by_platform_and_channels(monkeypatch):
     arguments = jnp.zeros((3, 3, 256, 1)), (1, 1), (1, 1)
     few, many = jnp.zeros((1, 2, 2, 18)), jnp.zeros((1, 2, 2, 256))
     monkeypatch.setattr(api.jax, "default_backend", lambda: "cpu")
-    assert api.default_implementation(few, *arguments) == ("gather", 0.0)
+    assert api.default_implementation(few, *arguments) == ("gather", 0.5)
     name, limit = api.default_implementation(many, *arguments)
     assert name == "gather"
     assert 0.7 < limit < 1
     monkeypatch.setattr(api.jax, "default_backend", lambda: "tpu")
     assert api.default_implementation(many, *arguments)[0] == "pallas_tpu"
     odd = many.astype(jnp.float16)
-    assert api.default_implementation(odd, *arguments) == ("masked", 0.0)
+    assert api.default_implementation(odd, *arguments) == ("masked", 1.0)
     monkeypatch.setattr(api.jax, "default_backend", lambda: "rocm")
-    assert api.default_implementation(many, *arguments) == ("masked", 0.0)
+    assert api.default_implementation(many, *arguments) == ("masked", 1.0)
 
 
 X, KERNEL, MASK = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 4)), jnp.ones((2, 5, 6), bool)

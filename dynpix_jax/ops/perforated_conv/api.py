@@ -79,9 +79,9 @@ def _pallas(platform: str) -> Implementation:
 def break_even(channels: int) -> float:
     """Density up to which ``gather`` with ``channels`` input channels is faster than dense, on a CPU.
 
-    A fit to measurements from 32 to 512 channels (docs/sparse-execution.md): below 26 channels never.
+    A fit to measurements from 18 to 512 channels (docs/sparse-execution.md).
     """
-    return max(0.0, 1.0 - 26 / channels)
+    return max(0.5, 1.0 - 38 / channels)
 
 
 def default_implementation(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> tuple[str, float]:
@@ -96,7 +96,7 @@ def default_implementation(x: Array, kernel: Array, strides: Pair, dilation: Pai
     name = f"pallas_{platform}"
     known = implementations()
     if name not in known or known[name].unavailable(x, kernel, strides, dilation):
-        return "masked", 0.0
+        return "masked", 1.0
     return name, 0.5
 
 
@@ -164,6 +164,8 @@ def _by_density(
 ) -> Array:
     """The default implementation up to its density, above it the dense convolution."""
     name, limit = default_implementation(x, kernel, strides, dilation)
+    if name == "masked":
+        return masked(x, kernel, mask, active, bias, strides, dilation)
     count = jnp.sum(mask, dtype=jnp.int32) if active is None else active.count
 
     def sparse() -> Array:
@@ -177,11 +179,9 @@ def _by_density(
     def nearly_everywhere() -> Array:
         return jnp.where(mask[..., None], everywhere(), 0)
 
-    dense = (nearly_everywhere, everywhere)
     full = (count == mask.size).astype(jnp.int32)
-    if limit <= 0:
-        return lax.switch(full, dense)
-    return lax.switch(jnp.where(count <= limit * mask.size, 0, 1 + full), (sparse, *dense))
+    case = jnp.where(count <= limit * mask.size, 0, 1 + full)
+    return lax.switch(case, (sparse, nearly_everywhere, everywhere))
 
 
 def _pair(name: str, value: Pair) -> Pair:
