@@ -1,0 +1,78 @@
+"""From which density on sparse execution pays: the table and picture of docs/sparse-execution.md.
+
+    python benchmarks/break_even.py --out docs [--mask random] [--runs 7]
+
+Times `gather` and what `implementation=None` picks against the dense convolution of the same layer, in turn.
+Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+
+from dynpix_jax.evaluation.bench import conv
+from dynpix_jax.evaluation.bench.rows import Row, Settings, measure
+from dynpix_jax.ops.perforated_conv import break_even
+from dynpix_jax.ops.perforated_conv.arg_specs import find
+
+LAYERS = (
+    "hrnet_w18_branch1_1024x2048",
+    "hrnet_w18_branch2_1024x2048",
+    "hrnet_w48_branch1_1024x2048",
+    "res2_480x640",
+    "hrnet_w48_branch2_1024x2048",
+    "res3_480x640",
+    "res4_480x640",
+    "res5_480x640",
+)
+DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the picture")
+    parser.add_argument("--mask", choices=("random", "blobs"), default="random")
+    parser.add_argument("--runs", type=int, default=7)
+    args = parser.parse_args()
+    settings = Settings(densities=DENSITIES, mask=args.mask, runs=args.runs)
+    ratios: dict[str, dict[str, list[float]]] = {}
+    print(f"{jax.devices()[0].device_kind}, float32, masks of kind {args.mask}; time over that of dense\n")
+    heads = ("layer", "channels", "dense ms", *(f"{d:g}" for d in DENSITIES), "None from")
+    print("| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
+    for name in LAYERS:
+        spec = find(name)
+        first, *rows = measure(name, conv.programs(spec, ("gather", conv.AUTO), settings), args.runs)
+        ratios[name] = {kind: _ratios(rows, kind) for kind in ("gather", conv.AUTO)}
+        cells = [f"{gather:.2f} ({auto:.2f})" for gather, auto in zip(*ratios[name].values(), strict=True)]
+        limit = f"{break_even(spec.channels):.2f}"
+        line = (name, str(spec.channels), f"{first.timing.median:.1f}", *cells, limit)
+        print("| " + " | ".join(line) + " |", flush=True)
+    picture(ratios, args.out / "sparse-execution.png")
+
+
+def _ratios(rows: list[Row], kind: str) -> list[float]:
+    return [row.time_ratio for row in rows if row.label == kind]
+
+
+def picture(ratios: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Curves of `gather` over density, one a layer."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, by_kind in ratios.items():
+        axes.plot(DENSITIES, by_kind["gather"], "o-", ms=3, label=f"{find(name).channels} ({name})")
+    axes.plot((0, 1), (0, 1), "k:", label="density")
+    axes.axhline(1, color="gray", lw=0.8)
+    axes.set(xlabel="density", ylabel="time / dense", xlim=(0, 1.02), ylim=(0, None))
+    axes.legend(title="channels (layer)", fontsize=7)
+    figure.savefig(path, dpi=110)
+    print(f"\npicture: {path}")
+
+
+if __name__ == "__main__":
+    main()
