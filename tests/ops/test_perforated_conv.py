@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
@@ -15,6 +19,7 @@ from dynpix_jax.ops.perforated_conv import api, arg_specs
 from dynpix_jax.utils.errors import UserError
 from tests.ops.brute import conv_loop, output_size
 
+ROOT = Path(__file__).resolve().parents[2]
 IMPLEMENTATIONS = ["masked", "gather", None]
 
 
@@ -213,6 +218,47 @@ def test_none_decides_by_density_at_run_time():
     mapped = jax.vmap(lambda mask: ops.perforated_conv(x, kernel, mask))(jnp.stack(masks))
     for got, mask in zip(mapped, masks, strict=True):
         np.testing.assert_allclose(got, ops.perforated_conv_reference(x, kernel, mask), rtol=1e-3, atol=1e-3)
+
+
+SHARDED = """
+import functools, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, PartitionSpec
+from dynpix_jax import ops
+
+data, whole = PartitionSpec("data"), PartitionSpec()
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+rng = np.random.default_rng(0)
+x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in [(4, 6, 5, 64), (3, 3, 64, 3)])
+# Every device has its own number of active positions, one of them none, one of them all.
+mask = jnp.asarray(rng.random((4, 6, 5)) < np.array([0.0, 0.2, 0.6, 1.1])[:, None, None])
+
+def value_and_gradients(conv):
+    def loss(x, kernel):
+        y = conv(x, kernel, mask)
+        return (y**2).sum(), y
+    return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel))
+
+expected = value_and_gradients(ops.perforated_conv_reference)
+for implementation in (None, "gather", "masked", "tiles"):
+    local = jax.shard_map(
+        functools.partial(ops.perforated_conv, implementation=implementation),
+        mesh=mesh, in_specs=(data, whole, data), out_specs=data, check_vma=False,
+    )
+    for got, want in zip(value_and_gradients(local), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+"""
+
+
+def test_shard_map_over_data():
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+    }
+    command = [sys.executable, "-c", SHARDED]
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 def test_none_picks_by_platform_and_channels(monkeypatch):
