@@ -101,6 +101,7 @@ def map_active(
     ``init`` and every array that ``fn`` closes over; the backward pass gathers again instead of storing
     windows, and visits active chunks only. Works under ``jit`` and ``vmap`` (a mapped batch runs as many
     chunks as its fullest member: give a batch as B rather than by ``vmap``). No forward-mode differentiation.
+    Under ``jax.shard_map`` give it ``check_vma=False``: the loop starts from zeros, which vary over no axis.
 
     Args:
       fn: maps windows (chunk, kh, kw, C) to (chunk, Cout), each row on its own (no statistics over rows:
