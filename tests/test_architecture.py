@@ -118,7 +118,8 @@ def violations(root: Path) -> list[str]:
         if file.is_file():
             found += _check_file(root, file, file.stem, False, EVERYTHING, THIRD_PARTY["cli"])
     for file in sorted((root / "configs").rglob("*.py")):
-        found += _check_file(root, file, file.stem, False, CONFIG_MAY_IMPORT, {"ml_collections"})
+        module = ".".join(file.relative_to(root).with_suffix("").parts)
+        found += _check_file(root, file, module, False, CONFIG_MAY_IMPORT, {"ml_collections", "configs"})
     for folder in (PACKAGE, "configs", "tests", "benchmarks"):
         for file in sorted((root / folder).rglob("*.py")):
             lines = len(file.read_text().splitlines())
@@ -222,6 +223,7 @@ def test_a_planted_violation_is_caught(tmp_path, file, text, message):
         ("dynpix_jax/training/a.py", "import dynpix_jax\nfrom dynpix_jax import __version__, models"),
         ("dynpix_jax/models/systems/a.py", "from dynpix_jax.tasks import boundaries"),
         ("train.py", "from dynpix_jax.training.loop import train"),
+        ("configs/pag/a.py", "import ml_collections\nfrom . import recipe"),
     ],
 )
 def test_what_is_allowed_passes(tmp_path, file, text):

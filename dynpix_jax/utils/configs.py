@@ -13,9 +13,11 @@ import inspect
 import numbers
 import operator
 import re
+import sys
 import traceback
 import types
 import typing
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -111,6 +113,8 @@ def _items(arg: str | None) -> list[tuple[str, str, str]]:
 def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     """Load "path/to/config.py" or "path/to/config.py:arg": run the file's `get_config(arg)`.
 
+    The file may import its neighbours: `from . import recipe`.
+
     Raises:
         UserError: no such file, the file does not run, it has no `get_config`, or it takes no argument; a
             misspelt or mistyped key in the file (with its line).
@@ -121,7 +125,7 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
         raise UserError(f"config file {filename}: not found (looked in {Path.cwd()})")
     if file.suffix != ".py":
         raise UserError(f"config file {filename}: expected a Python file (.py) that defines get_config(arg)")
-    module_spec = importlib.util.spec_from_file_location(f"dynpix_config_{file.stem}", file)
+    module_spec = importlib.util.spec_from_file_location(f"{_folder_package(file)}.{file.stem}", file)
     assert module_spec is not None  # holds for every .py file
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
@@ -142,6 +146,17 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"config file {filename}: get_config must return a ConfigDict, got {_show(config)}")
     return config
+
+
+def _folder_package(file: Path) -> str:
+    """The name of a package whose modules are the files beside `file`, wherever the program was started."""
+    folder = str(file.resolve().parent)
+    name = f"dynpix_configs_{zlib.crc32(folder.encode()):08x}"
+    if name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = [folder]
+        sys.modules[name] = package
+    return name
 
 
 _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError)

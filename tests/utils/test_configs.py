@@ -203,6 +203,19 @@ def test_load_config_passes_the_argument(tmp_path):
     )
 
 
+def test_load_config_may_import_its_neighbours(tmp_path, monkeypatch):
+    """Each those of its own folder, wherever the program was started."""
+    monkeypatch.chdir("/")
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "shared.py").write_text(f"X = {name!r}\n")
+        text = (
+            "from . import shared\ndef get_config():\n    return ml_collections.ConfigDict({'x': shared.X})\n"
+        )
+        assert load_config(write(folder, text)).x == name
+
+
 @pytest.mark.parametrize(
     ("text", "arg", "message"),
     [
