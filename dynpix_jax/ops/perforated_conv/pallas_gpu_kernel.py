@@ -56,7 +56,7 @@ def run(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet,
     # default.
     semantics = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane)
     kernel = pl.kernel(partial(_kernel, plan), mesh=mesh, compiler_params=semantics, name="perforated_conv")
-    arrays = (rows.reshape(-1), weights, bias, active.indices, active.count.reshape(1), offsets, taps, first)
+    arrays = (rows, weights, bias, active.indices, active.count.reshape(1), offsets, taps, first)
 
     # A reference is written in place: the kernel fills active positions in, the zeros stay elsewhere.
     # `plgpu.kernel`, which is `pl.kernel` with a batching rule around it, takes no references.
@@ -64,8 +64,8 @@ def run(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet,
     def fill_in(out: Any) -> None:
         kernel(*arrays, out)
 
-    out: Array = fill_in(jnp.zeros((plan.positions * plan.features,), dtype))
-    return out.reshape(plan.positions, plan.features)
+    out: Array = fill_in(jnp.zeros((plan.positions, plan.features), dtype))
+    return out
 
 
 class _Refs(NamedTuple):
