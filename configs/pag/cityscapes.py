@@ -1,0 +1,46 @@
+"""PAG on Cityscapes: segmentation (19 classes, iIoU too) and depth of street scenes (tables 3 and 4).
+
+    python train.py --config=configs/pag/cityscapes.py:task=segmentation,variant=gated,rho=0.7,budget=gpu \
+        --workdir=runs/cityscapes/gated
+    python eval.py --config=configs/pag/cityscapes.py:task=segmentation,variant=gated,rho=0.7,budget=gpu \
+        --workdir=runs/cityscapes/gated
+
+Needs leftImg8bit, gtFine and, for depth, disparity (and camera) unpacked into one folder (root=DIR), and
+ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). Arguments: task = segmentation | depth;
+split = train | val; budget = cpu (a quarter of the images' area, one crop a step) | gpu (crops of 800x800,
+four a step; made for one GPU of 40 GB); the others, and departures from the paper, are those of nyuv2.py.
+
+Paper, 500 images of val. Segmentation (IoU, iIoU): base .738, .547, MultiPool at Res5 .757, .558, rho .9 / .7
+/ .5: .750, .554 / .726, .551 / .708, .532. Depth (delta < 1.25): base .290, MultiPool .346, .345 / .320 /
+.287. All rows: ``dynpix tables pag``.
+Here: not run, needs Cityscapes.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from . import recipe
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config of one task and variant."""
+    args = recipe.read_args(arg, tasks=("segmentation", "depth"), root="data/cityscapes", split="val")
+    cpu = args.budget == "cpu"
+    segmentation = args.task == "segmentation"
+    config = recipe.pag_config(
+        args,
+        "cityscapes",
+        task_options=dict(classes=19, instance_sizes="cityscapes") if segmentation else {},
+        steps=recipe.Steps(1, 4000, 1000, 400) if cpu else recipe.Steps(4, 40000, 20000, 10000),
+        head_features=32 if cpu else 64,
+        scale=0.5 if cpu else 1.0,
+    )
+    labels = ("segmentation", "instances") if segmentation else ("depth",)
+    source = recipe.source(args, "cityscapes", labels, fields=labels)
+    augment = dict(flip=True, crop=(352, 352) if cpu else (800, 800), scales=(0.5,) if cpu else (1.0,))
+    config.data = dict(
+        train=dict(source=dict(source, split="train"), augment=augment),
+        eval=dict(source=dict(source, split=args.split)),
+    )
+    return config

@@ -1,0 +1,58 @@
+"""PAG on NYUv2: segmentation into 40 classes, depth, surface normals (Kong and Fowlkes, tables 1 to 10).
+
+    python train.py --config=configs/pag/nyuv2.py:task=segmentation,variant=gated,rho=0.7,budget=gpu \
+        --workdir=runs/nyuv2/gated
+    python eval.py --config=configs/pag/nyuv2.py:task=segmentation,variant=gated,rho=0.7,budget=gpu \
+        --workdir=runs/nyuv2/gated
+
+Needs the data set, published files or extracted folders (root=DIR), and ImageNet weights imported by ``dynpix
+import-weights`` (weights=FILE). Arguments: task = segmentation | depth | normals; loss = both | l2 | l1 of
+depth, both | cosine | arccos of normals; variant = base | multipool | average | gated | truncated |
+layer_skip; rho, the target density; gate_scope = residual | conv3x3, the two readings of eq. 2; multipool =
+the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6; drop_blocks, from the top,
+of variant=truncated; budget = cpu (half size, one image a step) | gpu (crops of 400x544 with scales and
+rotations as in the authors' other work on these images, eight a step; made for one GPU of 40 GB);
+continue_from = workdir of the variant one stage earlier, so that only the last stages are trained; split =
+train | test, the images that are evaluated; packed=True: root holds what ``dynpix prepare`` wrote. An
+argument that the variant or the task does not read is refused. Departures from the paper: see recipe.py.
+
+Paper, 654 test images. Segmentation (IoU): base .421, MultiPool at Res5 .465, rho .9 / .7 / .5: .458 / .436 /
+.409. Depth (delta < 1.25): base .711, MultiPool .751, .745 / .710 / .673. Normals (mean angle): base 22.3,
+MultiPool 21.7, 21.9 / 22.5 / 23.6. All rows: ``dynpix tables pag``.
+Here: not run, needs NYUv2.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from . import recipe
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config of one task and variant."""
+    args = recipe.read_args(arg, tasks=("segmentation", "depth", "normals"), root="data/nyuv2", split="test")
+    cpu = args.budget == "cpu"
+    config = recipe.pag_config(
+        args,
+        "nyuv2",
+        task_options=dict(classes=40) if args.task == "segmentation" else {},
+        steps=recipe.Steps(1, 3000, 800, 300) if cpu else recipe.Steps(8, 12000, 6000, 4000),
+        head_features=48 if cpu else 64,
+        scale=0.5 if cpu else 1.0,
+    )
+    source = recipe.source(args, "nyuv2", (args.task,), fields=(args.task,))
+    augment = dict(
+        flip=True,
+        crop=(208, 272) if cpu else (400, 544),
+        scales=(0.5, 0.75) if cpu else (0.5, 2.0),
+        scale_between=True,
+        rotations=(0.0,) if cpu else (-10.0, 10.0),
+        rotation_between=not cpu,
+        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2, gamma=(0.9, 1.1)),
+    )
+    config.data = dict(
+        train=dict(source=dict(source, split="train"), augment=augment),
+        eval=dict(source=dict(source, split=args.split)),
+    )
+    return config

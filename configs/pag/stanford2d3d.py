@@ -1,0 +1,54 @@
+"""PAG on Stanford 2D-3D-S panoramas: segmentation (13 classes), depth, normals (tables 3, 4 and 5).
+
+    python train.py --config=configs/pag/stanford2d3d.py:task=normals,variant=gated,rho=0.7,budget=gpu \
+        --workdir=runs/stanford2d3d/normals
+    python eval.py --config=configs/pag/stanford2d3d.py:task=normals,variant=gated,rho=0.7,budget=gpu \
+        --workdir=runs/stanford2d3d/normals
+
+Needs the areas with their assets in one folder (root=DIR) and ImageNet weights imported by ``dynpix
+import-weights`` (weights=FILE). Arguments: task = segmentation | depth | normals; points = the file of
+``dynpix annotate-panorama``, for normals (without it each panorama's north is found by its depth); split =
+train | val, areas 3 and 4; budget = cpu (a quarter of the panorama's area, one crop a step) | gpu (crops of
+704x704, four a step; made for one GPU of 40 GB); the others, and departures from the paper, are those of
+nyuv2.py.
+
+Paper, areas 3 and 4. Segmentation (IoU): base .795, MultiPool at Res5 .837, rho .9 / .7 / .5: .828 / .824 /
+.818. Depth (delta < 1.25): base .731, MultiPool .776, .773 / .754 / .727. Normals (mean angle): base 19.0,
+MultiPool 16.5, 16.7 / 17.0 / 17.7. All rows: ``dynpix tables pag``.
+Here: not run, needs Stanford 2D-3D-S.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from dynpix_jax.utils.configs import given_args
+from dynpix_jax.utils.errors import UserError
+
+from . import recipe
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config of one task and variant."""
+    args = recipe.read_args(
+        arg, tasks=("segmentation", "depth", "normals"), root="data/stanford2d3d", split="val", points=""
+    )
+    if "points" in given_args(arg) and args.task != "normals":
+        raise UserError(f"config argument points: task={args.task} does not read it; expected task=normals")
+    cpu = args.budget == "cpu"
+    config = recipe.pag_config(
+        args,
+        "stanford2d3d",
+        task_options=dict(classes=13) if args.task == "segmentation" else {},
+        steps=recipe.Steps(1, 3000, 800, 300) if cpu else recipe.Steps(4, 20000, 10000, 6000),
+        head_features=32 if cpu else 64,
+        scale=0.5 if cpu else 1.0,
+    )
+    source = recipe.source(args, "stanford2d3d", (args.task,), fields=(args.task,), points=args.points)
+    # A panorama has one scale, and its rows are upright: only the column to begin with, and the side, change.
+    augment = dict(flip=True, crop=(352, 352) if cpu else (704, 704), scales=(0.5,) if cpu else (1.0,))
+    config.data = dict(
+        train=dict(source=dict(source, split="train"), augment=augment),
+        eval=dict(source=dict(source, split=args.split)),
+    )
+    return config
