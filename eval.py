@@ -27,13 +27,14 @@ from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, finished_stages, open_run
 from dynpix_jax.cli.tables import budget_table, print_table
 from dynpix_jax.data.sources import Source
-from dynpix_jax.evaluation.evaluator import Annotators, Evaluation, evaluate_system
+from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
+from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.tasks import boundaries
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
+from dynpix_jax.visualization.task_pictures import task_pictures
 
 _EXAMPLE = """\
 example:
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluations.append(evaluate_system(run.system, run.variables, source, settings, progress=report))
 
     rows = [budget(*pair) for pair in zip(runs, evaluations, strict=True)]
-    print_table(*budget_table(rows))
+    task = evaluations[0].task
+    print_table(*budget_table(task, rows))
     facts = describe(config, runs, evaluations[0], source)
     numbers = {
         "config": config_to_json(config),
@@ -82,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.workdir / "eval.json", numbers)
     labels = [row.label for row in rows]
     examples = list(make_examples(source, runs, labels, evaluations, settings))
-    write_report(args.workdir / "report.html", config.name, facts, rows, examples)
+    field = source.spec.fields[task.name]
+    pictures = task_pictures(task.name, field.classes, field.palette)
+    write_report(args.workdir / "report.html", config.name, facts, task, rows, examples, pictures)
     print(f"numbers: {args.workdir / 'eval.json'}\npictures: {args.workdir / 'report.html'}")
     return 0
 
@@ -107,11 +111,13 @@ def budget(run: Trained, evaluation: Evaluation) -> Budget:
         density=evaluation.density,
         macs=evaluation.macs,
         macs_open=evaluation.macs_open,
-        scores=next(iter(evaluation.scores.values())).boundaries,
+        scores=evaluation.scores.numbers,
         milliseconds={
             mode: (scores.milliseconds, *scores.milliseconds_spread)
-            for mode, scores in evaluation.scores.items()
+            for mode, scores in evaluation.modes.items()
         },
+        curve=evaluation.scores.curve,
+        per_class=evaluation.scores.per_class,
     )
 
 
@@ -145,26 +151,23 @@ def make_examples(
     settings: EvaluationConfig,
 ) -> Iterator[Example]:
     """The pictures of the report: the first images, with the answers of all rows."""
-    count = len(evaluations[0].seen)
-    annotators = Annotators(source, count)
-    for index in range(count):
-        name = source.name(index)
+    task = evaluations[0].task
+    for index, (name, _) in enumerate(evaluations[0].seen):
         photo = source[index]["image"]
         answers = []
         for run, label, evaluation in zip(runs, labels, evaluations, strict=True):
             outputs = evaluation.seen[index][1][settings.modes[0]].outputs
-            prediction = boundaries.decode(outputs.predictions[boundaries.NAME])[0]
+            prediction = np.asarray(task.decode(outputs.predictions[task.name])[0])
             ponder = run.system.ponder_maps(outputs, photo.shape[:2])
             answers.append(
                 Answer(
                     label,
-                    np.asarray(prediction, np.float32),
+                    prediction,
                     {stage: np.asarray(shares[0]) for stage, shares in ponder.items()},
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
                 )
             )
-        truth = np.mean([np.asarray(mask, np.float32) for mask in annotators[name]], axis=0)
-        yield Example(name, photo, truth, answers)
+        yield Example(name, photo, truth(task, source, index), answers)
 
 
 def write_json(path: Path, numbers: dict[str, Any]) -> None:

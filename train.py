@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loader, evaluate_fn = train_loader(config), None
     if settings.eval_every:
         evaluate_fn = partial(evaluate, source=data_source(config, "eval"), settings=run.evaluation)
-    check_stages(config, models.build)
+    check_stages(config, models.build, loader.spec)
     if jax.process_index() == 0:
         print(
             f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)},"

@@ -10,13 +10,14 @@ import ml_collections
 from dynpix_jax.utils.configs import parse_arg
 
 def get_config(arg=""):
-    args = parse_arg(arg, rho=0.5)
-    scenes = {"name": "scenes", "size": (48, 64), "length": 4, "fields": ("boundaries",)}
+    args = parse_arg(arg, rho=0.5, task="boundaries")
+    scenes = {"name": "scenes", "size": (48, 64), "length": 4, "fields": (args.task,)}
+    options = {"classes": 8} if args.task == "segmentation" else {}
     gate = {"kind": "pixel", "rho": args.rho}
     return ml_collections.ConfigDict({
         "name": "tiny", "seed": 0,
         "model": {
-            "system": "pag", "task": "boundaries",
+            "system": "pag", "task": args.task, "task_options": options,
             "backbone": {"depth": 26, "width": 8, "output_stride": 16},
             "gate": {"kind": "none", "scope": "residual", "rho": 1.0},
             "head_features": 4,
@@ -31,7 +32,7 @@ def get_config(arg=""):
             {"name": "gates", "steps": 2, "learning_rate": 1e-5, "model": {"gate": gate}},
         )},
         "evaluation": {"mode": "both", "every_stage": False, "thresholds": 5, "workers": 1, "pictures": 1,
-                       "limit": 2},
+                       "limit": 2, "batch_size": 1, "inference": {"flip": False}},
     })
 """
 

@@ -15,22 +15,25 @@ import numpy as np
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
 from dynpix_jax.data.images import read_image
+from dynpix_jax.evaluation.evaluator import only_task
 from dynpix_jax.evaluation.runner import ImageResult, Runner
 from dynpix_jax.models.system import System
-from dynpix_jax.tasks import boundaries
 from dynpix_jax.utils.errors import UserError
-from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay, ponder_figure, save_png
+from dynpix_jax.visualization.pictures import ponder_figure, save_png
+from dynpix_jax.visualization.task_pictures import task_pictures
 
 _EXAMPLE = """\
 example:
   dynpix predict --config=configs/quickstart.py --workdir=runs/quickstart --out maps photo.jpg other.png
 
-For each photo: NAME_map.png (grey, white = boundary), NAME_overlay.png (boundaries in red on the photo) and,
-of a gated network, NAME_ponder.png (where it computed), all in the --out folder.
+For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
+segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
+NAME_overlay.png (boundaries or classes on the photo) or NAME_colours.png (depth, red = near); and, of a
+gated network, NAME_ponder.png (where it computed).
 """
 
 
-KINDS = ("map", "overlay", "ponder")
+KINDS = ("map", "overlay", "colours", "ponder")
 """Pictures of a photo, by the ends of their files' names."""
 
 
@@ -90,13 +93,9 @@ def run(args: argparse.Namespace) -> int:
     photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
     names = result_names(photos)
     _check_output(args.out, photos, names)
-    config, _ = read_config(args.config, args.set)
+    config, settings = read_config(args.config, args.set)
     trained = open_run(config, args.workdir, args.stage)
-    if boundaries.NAME not in trained.system.tasks:
-        raise UserError(
-            f"dynpix predict draws '{boundaries.NAME}' only; the config trains {trained.system.tasks}"
-        )
-    runner = Runner(trained.system, trained.variables)
+    runner = Runner(trained.system, trained.variables, settings.evaluation.inference)
     results = []
     try:
         for photo in read_photos(photos, names, args.max_side):
@@ -165,18 +164,20 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
     """Labels one photo, writes its pictures into `out` and gives its numbers."""
     result = runner(photo.image, mode)  # type: ignore[arg-type]
     height, width = photo.upright.shape[:2]
-    probability = np.asarray(boundaries.decode(result.outputs.predictions[boundaries.NAME])[0], np.float32)
-    if not np.isfinite(probability).all():
+    task = only_task(trained.system)
+    logits = result.outputs.predictions[task.name]
+    if not np.isfinite(logits).all():
         raise UserError(
             f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
             "that are not finite; its training has diverged"
         )
-    if probability.shape != (height, width):
-        probability = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
-    pictures: dict[str, Any] = {
-        "map": boundary_map(probability),
-        "overlay": boundary_overlay(photo.upright, probability),
-    }
+    prediction = np.asarray(task.decode(logits)[0])
+    if prediction.shape[:2] != (height, width):
+        # Between two classes there is no third.
+        is_class = np.issubdtype(prediction.dtype, np.integer)
+        how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
+        prediction = cv2.resize(prediction, (width, height), interpolation=how)
+    pictures: dict[str, Any] = {**task_pictures(task.name).files(photo.upright, prediction)}
     ponder = trained.system.ponder_maps(result.outputs, photo.image.shape[:2])
     if ponder:
         pictures["ponder"] = ponder_figure(
@@ -189,11 +190,12 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         "photo": str(photo.path),
         "size": [height, width],
         "computed_size": list(photo.image.shape[:2]),
+        "task": task.name,
         "stage": trained.stage,
         "target_rho": trained.rho,
         "mode": mode,
         "macs": result.macs,
-        "macs_gates_open": runner.macs_open(result, photo.image.shape[:2]),
+        "macs_gates_open": result.macs_open,
         "milliseconds": result.milliseconds,
         "density": density(result, trained.system),
         "shares": result.shares,

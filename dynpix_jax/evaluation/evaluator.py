@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+import jax
 import numpy as np
 
 from dynpix_jax.data.sources import Source
-from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
 from dynpix_jax.evaluation.runner import ImageResult, Runner
+from dynpix_jax.evaluation.scorers import TaskScores, make_scorer
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.models.system import System
 from dynpix_jax.nn.routing import Mode
-from dynpix_jax.tasks import boundaries
+from dynpix_jax.tasks import Task, check_labels
 from dynpix_jax.typing import Variables
 from dynpix_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One mode on all images: boundary scores, median milliseconds and spread (10th to 90th percentile)."""
+    """One mode on all images: its scores, median milliseconds and spread (10th to 90th percentile)."""
 
-    boundaries: BoundaryScores
+    scores: TaskScores
     milliseconds: float
     milliseconds_spread: tuple[float, float]
 
@@ -33,14 +34,17 @@ class ModeScores:
 class Evaluation:
     """A system on a source.
 
-    scores: by mode. macs: mean per image, executed. macs_open: mean per image with every gate open.
+    task: what was scored. modes: scores by mode.
+    macs: mean per image, executed. macs_open: mean per image with every gate open.
     shares: mean executed share of each gated layer.
     density: mean over gates, weighted equally; None without gates.
-    mode_difference: largest difference of a probability between the modes; None with one mode.
+    mode_difference: how far the predictions of the modes are apart, as ``Task.difference`` measures it, the
+    greatest over batches; None with one mode.
     """
 
+    task: Task
     images: int
-    scores: dict[Mode, ModeScores]
+    modes: dict[Mode, ModeScores]
     macs: float
     macs_open: float
     shares: dict[str, float]
@@ -48,9 +52,15 @@ class Evaluation:
     mode_difference: float | None
     seen: list[tuple[str, dict[Mode, ImageResult]]] = field(default_factory=list, repr=False)
 
+    @property
+    def scores(self) -> TaskScores:
+        """Of the mode that was run first."""
+        return next(iter(self.modes.values())).scores
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
         return {
+            "task": self.task.name,
             "images": self.images,
             "density": self.density,
             "macs_per_image": self.macs,
@@ -59,11 +69,11 @@ class Evaluation:
             "mode_difference": self.mode_difference,
             "modes": {
                 mode: {
-                    "milliseconds": scores.milliseconds,
-                    "milliseconds_p10_p90": scores.milliseconds_spread,
-                    **scores.boundaries.to_dict(),
+                    "milliseconds": one.milliseconds,
+                    "milliseconds_p10_p90": one.milliseconds_spread,
+                    **one.scores.to_dict(),
                 }
-                for mode, scores in self.scores.items()
+                for mode, one in self.modes.items()
             },
         }
 
@@ -79,61 +89,58 @@ def evaluate_system(
     """Run and score every image of ``source`` at its own size.
 
     Raises:
-        UserError: the source has no boundary annotations, or an image cannot be read.
+        UserError: the source has no such labels or other classes, an image cannot be read, or a batch has
+            images of different sizes.
     """
-    if system.tasks != (boundaries.NAME,):
-        raise UserError(
-            f"evaluation: no evaluator for the tasks {system.tasks}; expected ('{boundaries.NAME}',)"
-        )
-    runner = Runner(system, variables)
+    task = only_task(system)
+    spec = source.spec
+    check_labels(
+        system.tasks, {name: spec.fields[name].classes for name in spec.labels}, f"source {spec.name}"
+    )
+    runner = Runner(system, variables, settings.inference)
     count = min(settings.limit or len(source), len(source))
     # Where nothing is gated both modes are the same program: one run stands for both.
     modes = settings.modes if system.gated_macs(source[0]["image"].shape[:2]) else settings.modes[:1]
-    annotators = Annotators(source, count)
-    results: list[dict[Mode, ImageResult]] = []
-    maps: dict[Mode, list[np.ndarray]] = {mode: [] for mode in modes}
+    scorers = {mode: make_scorer(task, source, count, settings) for mode in modes}
+    decode, apart = jax.jit(task.decode), jax.jit(task.difference)
+    milliseconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
-    for index in range(count):
-        image = source[index]["image"]
-        by_mode = {mode: runner(image, mode) for mode in modes}
-        for mode, result in by_mode.items():
-            probability = boundaries.decode(result.outputs.predictions[boundaries.NAME])[0]
-            maps[mode].append(np.asarray(probability, np.float32))
-        if len(seen) < settings.pictures:
-            seen.append((source.name(index), by_mode))
-        results.append({mode: _without_arrays(result) for mode, result in by_mode.items()})
-        if progress is not None:
-            progress(index + 1, source.name(index))
+    macs, macs_open, shares, differences = [], [], [], []
+    for batch in _batches(source, count, settings.batch_size, scorers[modes[0]].labels):
+        results = {mode: runner.batch(batch["image"], mode) for mode in modes}
+        predictions = {mode: decode(results[mode].outputs.predictions[task.name]) for mode in modes}
+        for mode in modes:
+            scorers[mode].add(predictions[mode], batch)
+            milliseconds[mode] += [results[mode].milliseconds] * int(batch["valid"].sum())
+        if len(modes) == 2:
+            differences.append(float(apart(*predictions.values())))
+        first = results[modes[0]]
+        for place in range(int(batch["valid"].sum())):
+            macs.append(first.macs[place])
+            macs_open.append(first.macs_open[place])
+            shares.append({name: share[place] for name, share in first.shares.items()})
+            name = source.name(len(macs) - 1)
+            if len(seen) < settings.pictures:
+                seen.append((name, {mode: result.image(place) for mode, result in results.items()}))
+            if progress is not None:
+                progress(len(macs), name)
 
-    scores: dict[Mode, ModeScores] = {}
+    scored: dict[Mode, ModeScores] = {}
     for mode in modes:
-        milliseconds = [result[mode].milliseconds for result in results]
-        scores[mode] = ModeScores(
-            evaluate_boundaries(
-                ((source.name(index), maps[mode][index]) for index in range(count)),
-                annotators,
-                thresholds=settings.thresholds,
-                max_dist=settings.max_dist,
-                nms=settings.nms,
-                smooth=settings.smooth,
-                workers=settings.workers,
-                progress=progress,
-            ),
-            median(milliseconds),
-            (float(np.percentile(milliseconds, 10)), float(np.percentile(milliseconds, 90))),
-        )
-    scores = {mode: scores.get(mode, scores[modes[0]]) for mode in settings.modes}
-    first = [result[modes[0]] for result in results]
-    shares = {name: float(np.mean([result.shares[name] for result in first])) for name in first[0].shares}
-    gates = [share for name, share in shares.items() if system.is_gate(name)]
+        low, high = np.percentile(milliseconds[mode], (10, 90))
+        times = median(milliseconds[mode]), (float(low), float(high))
+        scored[mode] = ModeScores(scorers[mode].finish(progress), *times)
+    means = {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}
+    gates = [share for name, share in means.items() if system.is_gate(name)]
     return Evaluation(
+        task=task,
         images=count,
-        scores=scores,
-        macs=float(np.mean([result.macs for result in first])),
-        macs_open=float(np.mean([runner.macs_open(first[i], maps[modes[0]][i].shape) for i in range(count)])),
-        shares=shares,
+        modes={mode: scored.get(mode, scored[modes[0]]) for mode in settings.modes},
+        macs=float(np.mean(macs)),
+        macs_open=float(np.mean(macs_open)),
+        shares=means,
         density=float(np.mean(gates)) if gates else None,
-        mode_difference=_difference(maps) if len(maps) == 2 else None,
+        mode_difference=max(differences, default=None),
         seen=seen,
     )
 
@@ -142,47 +149,38 @@ def evaluate(
     system: System, variables: Variables, source: Source, settings: EvaluationConfig
 ) -> dict[str, float]:
     """The numbers that a training run logs: one mode, no pictures."""
-    mode = settings.modes[0]
-    settings = replace(settings, mode=mode, pictures=0)
+    settings = replace(settings, mode=settings.modes[0], pictures=0)
     result = evaluate_system(system, variables, source, settings)
-    scores = result.scores[mode].boundaries
-    numbers = {"ods": scores.ods, "ois": scores.ois, "ap": scores.ap, "macs": result.macs}
+    numbers = {**result.scores.numbers, "macs": result.macs}
     return numbers if result.density is None else {**numbers, "density": result.density}
 
 
-class Annotators(Mapping[str, Any]):
-    """The annotators' masks of a source's first ``count`` images by name, read when asked for."""
+def only_task(system: System) -> Task:
+    """The one task of a system.
 
-    def __init__(self, source: Source, count: int):
-        self._source = source
-        self._index = {source.name(index): index for index in range(count)}
+    Raises:
+        UserError: it has several.
+    """
+    if len(system.tasks) != 1:
+        raise UserError(f"evaluation: expected a system of one task, got {', '.join(system.tasks)}")
+    return next(iter(system.tasks.values()))
 
-    def __getitem__(self, name: str) -> list[np.ndarray]:
-        index = self._index[name]
-        read = getattr(self._source, "annotators", None)
-        if read is not None:
-            return list(read(index))
-        element = self._source[index]
-        if boundaries.NAME not in element:
+
+def _batches(
+    source: Source, count: int, size: int, labels: tuple[str, ...]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Images, ``labels`` and ``valid``; the last batch is filled up with its last element, not valid.
+
+    Read here and not by a loader: its threads would read ahead while the forward pass is timed.
+    """
+    for first in range(0, count, size):
+        elements = [source[index] for index in range(first, min(first + size, count))]
+        shapes = {element["image"].shape[:2] for element in elements}
+        if len(shapes) > 1:
             raise UserError(
-                f"source {self._source.spec.name}: has no '{boundaries.NAME}' labels to evaluate against"
+                f"source {source.spec.name} has images of different sizes in one batch, {sorted(shapes)}: "
+                "set evaluation.batch_size to 1"
             )
-        return [element[boundaries.NAME] > 0.5]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._index  # the one of Mapping would read the image's annotations to find out
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-
-def _without_arrays(result: ImageResult) -> ImageResult:
-    return ImageResult(None, result.shares, result.macs, result.milliseconds)  # type: ignore[arg-type]
-
-
-def _difference(maps: Mapping[Mode, list[np.ndarray]]) -> float:
-    first, second = maps.values()
-    return max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
+        filled = elements + elements[-1:] * (size - len(elements))
+        batch = {name: np.stack([element[name] for element in filled]) for name in ("image", *labels)}
+        yield batch | {"valid": np.arange(size) < len(elements)}

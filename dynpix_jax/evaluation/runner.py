@@ -1,20 +1,22 @@
-"""Running a system on images: predictions, what was executed, MACs and milliseconds, one image at a time."""
+"""Running a system on images: predictions, what was executed, MACs and milliseconds."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.evaluation.inference import Costs, InferenceConfig, all_views
 from dynpix_jax.flops import MacReport, count_macs
 from dynpix_jax.models.system import Outputs, System
 from dynpix_jax.nn.routing import Mode
-from dynpix_jax.typing import Variables
+from dynpix_jax.typing import Array, Variables
 
 
 @dataclass(frozen=True)
@@ -22,35 +24,76 @@ class ImageResult:
     """One image through one mode.
 
     outputs: as numpy arrays, batch of one. shares: executed share of each gated layer. macs: executed MACs.
+    macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
     milliseconds: of the compiled forward pass, input already on the device.
     """
 
     outputs: Outputs
     shares: dict[str, float]
     macs: float
+    macs_open: float
     milliseconds: float
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """A batch through one mode: outputs on the device; shares, macs, macs_open (B,) as those of ImageResult.
+
+    milliseconds: an image, the batch's divided by its size.
+    """
+
+    outputs: Outputs
+    shares: dict[str, np.ndarray]
+    macs: np.ndarray
+    macs_open: np.ndarray
+    milliseconds: float
+
+    def image(self, index: int) -> ImageResult:
+        """One image of the batch, copied to the host."""
+        return ImageResult(
+            jax.tree.map(lambda value: np.asarray(value[index : index + 1]), self.outputs),
+            {name: float(share[index]) for name, share in self.shares.items()},
+            float(self.macs[index]),
+            float(self.macs_open[index]),
+            self.milliseconds,
+        )
 
 
 @dataclass
 class Runner:
-    """Forward passes of one set of variables, each image size compiled once a mode."""
+    """Forward passes of one set of variables, each size of a batch compiled once a mode.
+
+    ``inference``: the views that an image is predicted from. With more than one, outputs hold predictions
+    only; shares are the mean over views, weighted by MACs, and MACs are those of all views.
+    """
 
     system: System
     variables: Variables
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     _compiled: dict[tuple[Mode, tuple[int, ...]], Any] = field(default_factory=dict)
     _dense_macs: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __call__(self, image: np.ndarray, mode: Mode) -> ImageResult:
         """Run one (H, W, 3) uint8 RGB image."""
-        batch = jnp.asarray(image)[None]
+        return self.batch(image[None], mode).image(0)
+
+    def batch(self, images: np.ndarray, mode: Mode) -> BatchResult:
+        """Run (B, H, W, 3) uint8 RGB images."""
+        batch = jnp.asarray(images)
         forward = self._forward(mode, batch)
         start = time.perf_counter()
-        outputs, shares = jax.block_until_ready(forward(self.variables, batch))
-        milliseconds = 1e3 * (time.perf_counter() - start)
-        shares = {name: float(share[0]) for name, share in shares.items()}
-        size = image.shape[:2]
-        macs = executed_macs(self.dense_macs(size), self.system.gated_macs(size), shares)
-        return ImageResult(jax.tree.map(np.asarray, outputs), shares, macs, milliseconds)
+        outputs, measured = jax.block_until_ready(forward(self.variables, batch))
+        milliseconds = 1e3 * (time.perf_counter() - start) / len(images)
+        measured = jax.tree.map(lambda value: np.asarray(value, np.float64), measured)
+        if self.inference.plain:
+            # On the host, in 64 bits: MACs of large images are beyond what 32 bits count exactly.
+            measured = self._costs(measured, len(images), images.shape[1:3])
+        executed, gated = measured["executed"], measured["gated"]
+        skipped = {name: gated[name] - executed[name] for name in gated}
+        macs = measured["dense"] - sum(skipped.values())
+        closed = sum(macs for name, macs in skipped.items() if self.system.is_gate(name))
+        shares = {name: executed[name] / gated[name] for name in gated}
+        return BatchResult(outputs, shares, macs, macs + closed, milliseconds)
 
     def dense_macs(self, size: tuple[int, int]) -> float:
         """MACs of the dense program on one (H, W) image, every gate and every branch counted as if open."""
@@ -58,24 +101,36 @@ class Runner:
             self._dense_macs[size] = dense_report(self.system, size).total
         return self._dense_macs[size]
 
-    def macs_open(self, result: ImageResult, size: tuple[int, int]) -> float:
-        """MACs of the (H, W) image had every gate been open; a pixel's choice of pooling size stays."""
-        gated = self.system.gated_macs(size)
-        closed = {name: macs for name, macs in gated.items() if self.system.is_gate(name)}
-        return result.macs + sum(macs * (1.0 - result.shares[name]) for name, macs in closed.items())
+    def _costs(self, shares: Mapping[str, Any], count: int, size: tuple[int, int]) -> Costs:
+        """MACs of a batch: of the dense program, and of every gated layer at density 1 and as executed."""
+        macs = self.system.gated_macs(size)
+        return {
+            "dense": np.full(count, self.dense_macs(size)),
+            "gated": {name: np.full(count, value) for name, value in macs.items()},
+            "executed": {name: shares[name] * value for name, value in macs.items()},
+        }
 
     def _forward(self, mode: Mode, batch: jax.Array) -> Any:
         key = (mode, batch.shape)
         if key not in self._compiled:
-
-            def forward(variables: Variables, images: jax.Array) -> tuple[Outputs, Mapping[str, jax.Array]]:
-                outputs = self.system.apply(variables, images, mode=mode)
-                return outputs, self.system.executed_shares(outputs)
-
+            forward = partial(self._plain if self.inference.plain else self._views, mode=mode)
             compiled = jax.jit(forward).lower(self.variables, batch).compile()
             jax.block_until_ready(compiled(self.variables, batch))  # first-touch costs are not the network's
             self._compiled[key] = compiled
         return self._compiled[key]
+
+    def _plain(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, dict[str, Array]]:
+        outputs = self.system.apply(variables, images, mode=mode)
+        return outputs, self.system.executed_shares(outputs)
+
+    def _views(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, Costs]:
+        def predict(images: Array) -> tuple[dict[str, Array], Costs]:
+            outputs, shares = self._plain(variables, images, mode)
+            costs = self._costs(shares, images.shape[0], (images.shape[1], images.shape[2]))
+            return outputs.predictions, jax.tree.map(jnp.asarray, costs)
+
+        predictions, costs = all_views(predict, self.system.tasks, self.inference)(images)
+        return Outputs(dict(predictions), gates={}, selections={}), costs
 
 
 def variable_shapes(system: System) -> Variables:

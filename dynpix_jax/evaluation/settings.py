@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.nn.routing import Mode
 
 
@@ -15,6 +16,8 @@ class EvaluationConfig:
     mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
     every_stage: evaluate what each training stage ended with (one row a budget), not only the newest
       checkpoint.
+    batch_size: images that are run together; above 1 they must be of one size.
+    inference: views that each image is predicted from; the default is the image alone.
     thresholds, max_dist, nms, smooth: of the boundary benchmark (evaluation.boundary).
     workers: processes that match boundaries. pictures: images shown in the report.
     limit: images that are evaluated; 0 = all.
@@ -29,8 +32,12 @@ class EvaluationConfig:
     workers: int = 2
     pictures: int = 8
     limit: int = 0
+    batch_size: int = 1
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: {self.batch_size}; expected at least 1")
         if self.thresholds < 1:
             raise ValueError(f"thresholds: {self.thresholds}; expected at least 1")
         if not 0.0 < self.max_dist < 1.0:

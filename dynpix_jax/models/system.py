@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.nn.routing import Mode
+from dynpix_jax.tasks import Task
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.errors import suggest
 
@@ -58,10 +59,13 @@ class LossAux:
 
 
 class System(ABC):
-    """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}."""
+    """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}.
+
+    tasks: what it predicts, by name, in the order of its outputs.
+    """
 
     name: ClassVar[str]
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, Task]
     network: nn.Module
 
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:

@@ -73,7 +73,7 @@ def confusion_matrix(prediction: Array, target: Array, counted: Array, classes: 
 
 
 def instance_sums(
-    prediction: Array, target: Array, instances: Array, counted: Array, sizes: Array, ignore: int
+    prediction: Array, target: Array, instances: Array, counted: Array, sizes: Array
 ) -> tuple[Array, Array]:
     """Weighted true positives and false negatives of iIoU, a class each.
 
@@ -81,7 +81,7 @@ def instance_sums(
 
     Args:
         prediction, target: (B, H, W) classes.
-        instances: (B, H, W) integer ids, unique within an image; ``ignore`` = part of no instance.
+        instances: (B, H, W) integer ids, unique within an image; 0 = part of no single instance.
         counted: (B, H, W) bool, pixels with a class.
         sizes: (C,) average size of an instance of each class; 0 for classes without instances.
 
@@ -91,7 +91,7 @@ def instance_sums(
 
     def of_image(prediction: Array, target: Array, instances: Array, counted: Array) -> tuple[Array, Array]:
         target = jnp.where(counted, target, 0)
-        part = (counted & (instances != ignore) & (sizes[target] > 0)).ravel()
+        part = (counted & (instances > 0) & (sizes[target] > 0)).ravel()
         # Ids may be any numbers: sorted, an instance is a run of pixels, numbered from 0.
         ids = jnp.where(part, instances.ravel(), jnp.iinfo(jnp.int32).min)
         order = jnp.argsort(ids)
@@ -118,7 +118,7 @@ class Segmentation(PixelTask):
 
     classes: their number. ignore: the label that is not counted. class_weights: of the loss, one a class.
     instance_sizes: ``cityscapes`` or (class, average pixels of an instance) pairs: scores iIoU too, from
-    a field ``instances`` int32 (B, H, W), ids unique within an image, ``ignore`` = part of no instance.
+    a field ``instances`` int32 (B, H, W), ids unique within an image, 0 = part of no single instance.
     """
 
     classes: int
@@ -189,9 +189,7 @@ class Segmentation(PixelTask):
             sizes = np.zeros(self.classes, np.float32)
             for class_id, size in self._instance_sizes:
                 sizes[class_id] = size
-            sums = instance_sums(
-                prediction, target, batch["instances"], counted, jnp.asarray(sizes), self.ignore
-            )
+            sums = instance_sums(prediction, target, batch["instances"], counted, jnp.asarray(sizes))
             state |= dict(zip(("instance_positives", "instance_negatives"), sums, strict=True))
         return state
 

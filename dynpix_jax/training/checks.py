@@ -11,6 +11,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from dynpix_jax.data.sources import SourceSpec
+from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_system, training_config
 from dynpix_jax.utils.trees import named_leaves
@@ -26,7 +28,9 @@ class StageSummary:
 
 
 def check_stages(
-    config: ml_collections.ConfigDict, build: Callable[[ml_collections.ConfigDict], Any]
+    config: ml_collections.ConfigDict,
+    build: Callable[[ml_collections.ConfigDict], Any],
+    spec: SourceSpec | None = None,
 ) -> tuple[StageSummary, ...]:
     """Builds the system of every stage (shapes only) and applies its rules to the parameters.
 
@@ -35,15 +39,19 @@ def check_stages(
     Args:
         config: whole config.
         build: makes the system of a model section (`models.build`).
+        spec: what the training batches hold; None leaves it unchecked.
 
     Raises:
         UserError: a wrong value or override of a stage, or a rule that matches no parameter or leaves one
-            out; names the stage.
+            out; names the stage. Labels that the batches lack, or that have other classes.
     """
     training = training_config(config)
     summaries = []
     for stage in training.stages:
         system = stage_system(config, stage, build)
+        if spec is not None:
+            classes = {name: spec.fields[name].classes for name in spec.labels}
+            check_labels(system.tasks, classes, f"config.data.train, source {spec.name}")
         # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
         batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
         variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))

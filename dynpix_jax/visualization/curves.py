@@ -48,8 +48,8 @@ class CurveScores(Protocol):
 class CostPoint:
     """One point of the accuracy against computation curve.
 
-    label: written beside it, such as "gates, rho 0.7". macs: multiply-accumulates an image. accuracy: F
-    (ODS).
+    label: written beside it, such as "gates, rho 0.7". macs: multiply-accumulates an image. accuracy: the
+    score that rows are compared by.
     gated: False for a network without gates, which is drawn as a square.
     """
 
@@ -94,10 +94,14 @@ def pr_figure(scores: CurveScores | Mapping[str, CurveScores]) -> Figure:
     return figure
 
 
-def accuracy_macs_figure(points: Sequence[CostPoint]) -> Figure:
-    """Accuracy (boundary F, ODS) against MACs an image: up and to the left is better.
+def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (ODS)") -> Figure:
+    """Accuracy against MACs an image.
 
     Gated points are joined in the order of their MACs; each point has its label.
+
+    Args:
+      points: at least one.
+      score: what the accuracy is, for the axis.
     """
     if not points:
         raise ValueError("accuracy_macs_figure: no points")
@@ -112,7 +116,7 @@ def accuracy_macs_figure(points: Sequence[CostPoint]) -> Figure:
     axes.plot(
         [p.macs / 1e9 for p in plain], [p.accuracy for p in plain], "s", color="C3", label="without gates"
     )
-    axes.set(xlabel="MACs per image, 10⁹ (less is cheaper)", ylabel="boundary F (ODS)")
+    axes.set(xlabel="MACs per image, 10⁹ (less is cheaper)", ylabel=score)
     # Room at the top and at the sides for the labels, whose widths the limits do not know.
     axes.margins(x=0.25, y=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -13,10 +13,12 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from dynpix_jax.tasks import Task
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization import report_page as page
 from dynpix_jax.visualization.curves import CostPoint, CurveScores, accuracy_macs_figure, pr_figure
-from dynpix_jax.visualization.pictures import HEAT, boundary_map, heat_overlay, mask_picture, png_bytes
+from dynpix_jax.visualization.pictures import HEAT, heat_overlay, mask_picture, png_bytes
+from dynpix_jax.visualization.task_pictures import TaskPictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Budget:
 
     stage: its name. rho: target density, 1 without gates. density: measured; None without gates.
     macs: executed multiply-accumulates an image, mean. macs_open: the same with every gate open.
-    scores: ODS, OIS, AP and the precision-recall curve.
+    scores: numbers by the names of the task's scores.
     milliseconds: mode -> (median, 10th percentile, 90th percentile) of an image.
+    curve: precision against recall, where the task has it.
+    per_class: score -> one number a class, None where the class does not occur.
     """
 
     stage: str
@@ -34,8 +38,10 @@ class Budget:
     density: float | None
     macs: float
     macs_open: float
-    scores: CurveScores
+    scores: Mapping[str, float]
     milliseconds: Mapping[str, tuple[float, float, float]]
+    curve: CurveScores | None = None
+    per_class: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -47,7 +53,7 @@ class Budget:
 class Answer:
     """What one budget made of an image.
 
-    label: the budget's. prediction: (H, W) in [0, 1]. ponder: stage -> (H, W) in [0, 1] and "total"; empty
+    label: the budget's. prediction: decoded. ponder: stage -> (H, W) in [0, 1] and "total"; empty
     without gates. masks: block -> (h, w), 1 where it computed.
     """
 
@@ -59,7 +65,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An image of the report: photo uint8 (H, W, 3), ground truth (H, W) in [0, 1], and the answers."""
+    """An image of the report: photo uint8 (H, W, 3), its label, and the answers."""
 
     name: str
     photo: np.ndarray
@@ -68,45 +74,50 @@ class Example:
 
 
 def report_html(
-    title: str, facts: Mapping[str, str], budgets: Sequence[Budget], examples: Sequence[Example]
+    title: str,
+    facts: Mapping[str, str],
+    task: Task,
+    budgets: Sequence[Budget],
+    examples: Sequence[Example],
+    pictures: TaskPictures,
 ) -> str:
     """The report as one HTML page.
 
     Args:
       title: the config's name.
       facts: what was evaluated, on what: name -> value, both shown as they are.
+      task: what was predicted.
       budgets: the rows, at least one.
       examples: images with pictures; may be empty.
+      pictures: how the task is drawn.
     """
-    points = [CostPoint(row.label, row.macs, row.scores.ods, row.density is not None) for row in budgets]
-    curves = {row.label: row.scores for row in budgets}
+    first, better = task.scores[0], "Up" if task.higher_is_better else "Down"
+    points = [
+        CostPoint(row.label, row.macs, row.scores[first.name], row.density is not None) for row in budgets
+    ]
     rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
     parts = [
         f"<h1>{_text(title)}</h1>",
         page.INTRODUCTION,
         f"<dl>{rows}</dl>",
         "<h2>What each budget costs and reaches</h2>",
-        _table(budgets),
-        page.TABLE_CAPTION,
+        _table(task, budgets),
+        page.TABLE_CAPTION.substitute(scores=_meanings(task)),
+        _class_tables(budgets, pictures),
         '<div class="wide">',
         _figure(
-            accuracy_macs_figure(points),
+            accuracy_macs_figure(points, first.label),
             "Accuracy against computation",
-            "Each point is one row of the table. Up is better, left is cheaper. Gates are worth it where a "
-            "point lies to the left of the ungated one without falling far below it.",
+            f"Each point is one row of the table. {better} is better, left is cheaper. Gates are worth it "
+            "where a point lies to the left of the ungated one and hardly worse.",
         ),
-        _figure(
-            pr_figure(curves if len(curves) > 1 else budgets[0].scores),
-            "Precision against recall",
-            "Recall: share of the annotated boundary pixels that were found. Precision: share of the found "
-            "ones that an annotator drew. Moving the threshold moves along the curve; the dot is the "
-            "threshold with the best F (ODS). Grey lines join points of equal F.",
-        ),
+        _curves(budgets),
         "</div>",
     ]
     if examples:
-        parts += ["<h2>Images</h2>", page.PICTURES_CAPTION if _gated(examples) else page.PLAIN_CAPTION]
-        parts += [_example(example) for example in examples]
+        parts += ["<h2>Images</h2>", f"<p>{pictures.caption}</p>", _legend(pictures)]
+        parts += [page.PONDER_CAPTION] if _gated(examples) else []
+        parts += [_example(example, pictures) for example in examples]
     return page.PAGE.substitute(
         title=_text(title), style=page.STYLE.substitute(heat=_gradient()), body="\n".join(parts)
     )
@@ -116,31 +127,31 @@ def write_report(
     path: str | Path,
     title: str,
     facts: Mapping[str, str],
+    task: Task,
     budgets: Sequence[Budget],
     examples: Sequence[Example],
+    pictures: TaskPictures,
 ) -> None:
     """Writes `report_html`.
 
     Raises:
       UserError: a place where no file can be written.
     """
-    text = report_html(title, facts, budgets, examples)
+    text = report_html(title, facts, task, budgets, examples, pictures)
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the report {path}: {error.strerror or error}") from None
 
 
-def _table(budgets: Sequence[Budget]) -> str:
+def _table(task: Task, budgets: Sequence[Budget]) -> str:
     modes = tuple(dict.fromkeys(mode for row in budgets for mode in row.milliseconds))
     heads = [
         "stage",
         "target rho",
         "density",
         "MACs / image",
-        "ODS",
-        "OIS",
-        "AP",
+        *(_text(score.label) for score in task.scores),
         *(f"{mode}, ms" for mode in modes),
     ]
     lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
@@ -151,7 +162,7 @@ def _table(budgets: Sequence[Budget]) -> str:
             f"<td>{row.rho:g}</td>",
             f"<td>{'no gates' if row.density is None else f'{row.density:.3f}'}</td>",
             f"<td>{row.macs / 1e9:.3g} &times; 10<sup>9</sup>{share}</td>",
-            *(f"<td>{value:.3f}</td>" for value in (row.scores.ods, row.scores.ois, row.scores.ap)),
+            *(f"<td>{score.text(row.scores[score.name], fewer=1)}</td>" for score in task.scores),
         ]
         for mode in modes:
             if mode in row.milliseconds:
@@ -163,15 +174,59 @@ def _table(budgets: Sequence[Budget]) -> str:
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def _example(example: Example) -> str:
-    truth = _figure(boundary_map(example.truth), "Ground truth", "brighter: more annotators agree")
+def _meanings(task: Task) -> str:
+    """What the columns of scores mean, as list items."""
+    return "\n".join(f"<li><b>{_text(one.label)}</b>: {_text(one.meaning)}.</li>" for one in task.scores)
+
+
+def _class_tables(budgets: Sequence[Budget], pictures: TaskPictures) -> str:
+    """The scores of every class, a table a score and a column a budget; "" without classes."""
+    names = [name for name, _ in pictures.legend]
+    tables = []
+    for score in budgets[0].per_class:
+        lines = ["<tr><th>class</th>" + "".join(f"<th>{_text(row.label)}</th>" for row in budgets) + "</tr>"]
+        for index in range(len(budgets[0].per_class[score])):
+            values = [row.per_class[score][index] for row in budgets]
+            cells = ["&ndash;" if value is None else f"{value:.3f}" for value in values]
+            name = names[index] if index < len(names) else str(index)
+            lines.append(f"<tr><th>{_text(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        table = f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+        tables.append(f"<details><summary>{_text(score)} of every class</summary>{table}</details>")
+    return "".join(tables)
+
+
+def _curves(budgets: Sequence[Budget]) -> str:
+    """Precision against recall of the budgets that have it; "" where none has."""
+    curves = {row.label: row.curve for row in budgets if row.curve is not None}
+    if not curves:
+        return ""
+    return _figure(
+        pr_figure(curves if len(curves) > 1 else next(iter(curves.values()))),
+        "Precision against recall",
+        "Recall: share of the annotated boundary pixels that were found. Precision: share of the found "
+        "ones that an annotator drew. Moving the threshold moves along the curve; the dot is the "
+        "threshold with the best F (ODS). Grey lines join points of equal F.",
+    )
+
+
+def _legend(pictures: TaskPictures) -> str:
+    chips = [
+        f'<span><i style="background: rgb{colour}"></i>{_text(name)}</span>'
+        for name, colour in pictures.legend
+    ]
+    return f'<p class="classes">{"".join(chips)}</p>' if chips else ""
+
+
+def _example(example: Example, pictures: TaskPictures) -> str:
+    note = pictures.note(example.truth)
+    truth = _figure(pictures.picture(example.truth, example.truth), "Ground truth", note)
     parts = [
         f"<h3>{_text(example.name)}</h3>",
         f'<div class="tiles">{_figure(example.photo, "Photo")}{truth}</div>',
     ]
     for answer in example.answers:
         total = answer.ponder.get("total")
-        tiles = [_figure(boundary_map(answer.prediction), "Prediction", "probability of a boundary")]
+        tiles = [_figure(pictures.picture(answer.prediction, example.truth), "Prediction", note)]
         if total is not None:
             note = f"{total.mean():.0%} of the layers computed at the average pixel"
             tiles.append(_figure(heat_overlay(example.photo, total), "Ponder map, all stages", note))

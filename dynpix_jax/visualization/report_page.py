@@ -11,22 +11,18 @@ INTRODUCTION = """<p>This network labels every pixel of a photo. Small <em>gates
 pixel by pixel and layer by layer, where to compute and where to skip. This page shows how much was skipped,
 what that saved and what it did to the result.</p>"""
 
-TABLE_CAPTION = """<details><summary>What the columns mean</summary><ul>
+TABLE_CAPTION = Template("""<details><summary>What the columns mean</summary><ul>
 <li><b>target rho</b>: the share of pixels that training asked each gated layer to compute; 1 = all.</li>
 <li><b>density</b>: the share that the gates really opened on these images, mean over the layers.</li>
 <li><b>MACs / image</b>: multiply-accumulates executed for an image, mean, counted from the masks; below it
 the share of what the same network would need with every gate open.</li>
-<li><b>ODS, OIS, AP</b>: the boundary benchmark's scores between 0 and 1, higher is better: F with one
-threshold for all images, F with the best threshold of each image, and the area under the precision-recall
-curve.</li>
+$scores
 <li><b>dense, sparse</b>: median milliseconds of an image, compilation excluded, below it the 10th to the
 90th percentile. <em>Dense</em> computes everywhere and multiplies by the masks; <em>sparse</em> executes only
-the open positions and gives the same result.</li></ul></details>"""
+the open positions and gives the same result.</li></ul></details>""")
+"""``scores``: a list item for each of the task's scores."""
 
-PLAIN_CAPTION = "<p>In the maps white marks boundaries.</p>"
-
-PICTURES_CAPTION = f"""<p>In the maps white marks boundaries. A <em>ponder map</em> shows how much was
-computed at each pixel:</p>{LEGEND}"""
+PONDER_CAPTION = f"""<p>A <em>ponder map</em> shows how much was computed at each pixel:</p>{LEGEND}"""
 
 STYLE = Template("""
 :root { color-scheme: light dark;
@@ -65,6 +61,8 @@ img.crisp { image-rendering: pixelated; border: 1px solid var(--line); box-sizin
 .legend { display: flex; align-items: center; gap: .6rem; font-size: .85rem; }
 .legend i { flex: 0 1 12rem; height: .8rem; border-radius: .2rem;
   background: linear-gradient(to right, $heat); }
+.classes { display: flex; flex-wrap: wrap; gap: .2rem .9rem; font-size: .85rem; }
+.classes i { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; border-radius: .15rem; }
 """)
 
 PAGE = Template("""<!DOCTYPE html>

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dynpix_jax import tasks
 from dynpix_jax.cli import main, predict
 from dynpix_jax.utils.errors import UserError
 
@@ -54,7 +55,7 @@ def test_photos_of_several_sizes(tiny_run, tmp_path, capsys):
         assert picture(numbers["files"]["overlay"]).shape == (*numbers["size"], 3)
         assert picture(numbers["files"]["ponder"]).shape[1] > 200
     names = sorted(path.name for path in (tmp_path / "sparse").iterdir())
-    assert names == [f"{folder}_1_{kind}.png" for folder in "ab" for kind in predict.KINDS]
+    assert names == [f"{folder}_1_{kind}.png" for folder in "ab" for kind in ("map", "overlay", "ponder")]
 
     assert main.main(command(tiny_run, tmp_path / "dense", photos[0], "--mode=dense")) == 0
     difference = picture(tmp_path / "dense" / "1_map.png").astype(int) - picture(turned["files"]["map"])
@@ -88,7 +89,8 @@ def test_a_bad_photo_is_named_and_the_others_stay(tiny_run, tmp_path, capsys):
 def test_a_network_that_diverged_is_named(tmp_path):
     outputs = SimpleNamespace(predictions={"boundaries": np.full((1, 4, 6, 1), np.nan, np.float32)})
     photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
-    trained = SimpleNamespace(stage="gates", step=4)
+    system = SimpleNamespace(tasks={"boundaries": tasks.build("boundaries", {}, "")})
+    trained = SimpleNamespace(stage="gates", step=4, system=system)
     with pytest.raises(UserError, match=r"x.jpg: .*'gates' \(step 4\) .*not finite"):
         predict.label(
             photo, lambda image, mode: SimpleNamespace(outputs=outputs), trained, "sparse", tmp_path

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dynpix_jax import tasks
 from dynpix_jax.evaluation.boundary import BoundaryScores, Score
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
 from dynpix_jax.visualization.pictures import png_bytes
 from dynpix_jax.visualization.report import Answer, Budget, Example, report_html, write_report
+from dynpix_jax.visualization.task_pictures import task_pictures
+
+TASK, PICTURES = tasks.build("boundaries", {}, ""), task_pictures("boundaries")
 
 
 def scores(ods: float) -> BoundaryScores:
@@ -28,11 +32,12 @@ def png_size(file) -> tuple[int, int]:
 
 
 def budgets() -> list[Budget]:
+    base, gates = {"ods": 0.75, "ois": 0.6, "ap": 0.4}, {"ods": 0.74, "ois": 0.6, "ap": 0.4}
     return [
-        Budget("base", 1.0, None, 2e9, 2e9, scores(0.75), {"dense": (30.0, 29.0, 33.0)}),
+        Budget("base", 1.0, None, 2e9, 2e9, base, {"dense": (30.0, 29.0, 33.0)}, scores(0.75)),
         Budget(
-            "<gates>", 0.5, 0.523, 1.5e9, 2e9, scores(0.74),
-            {"dense": (31.0, 30.0, 34.0), "sparse": (21.0, 20.0, 25.0)},
+            "<gates>", 0.5, 0.523, 1.5e9, 2e9, gates,
+            {"dense": (31.0, 30.0, 34.0), "sparse": (21.0, 20.0, 25.0)}, scores(0.74),
         ),
     ]  # fmt: skip
 
@@ -80,13 +85,15 @@ def test_pr_figure_of_one(tmp_path):
 
 
 def test_report_tells_the_numbers_and_escapes_names():
-    text = report_html("a <b>", {"device": "x & y"}, budgets(), [example()])
+    text = report_html("a <b>", {"device": "x & y"}, TASK, budgets(), [example()], PICTURES)
     assert "<title>a &lt;b&gt;</title>" in text
     assert "x &amp; y" in text
     assert "100 &amp; 75" in text
     rows = re.findall(r"<tr>(.*?)</tr>", text, flags=re.DOTALL)
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
     assert cells[1][:3] == ["base", "1", "no gates"]
+    assert cells[0][4:7] == ["F (ODS)", "OIS", "AP"]
+    assert cells[1][4:7] == ["0.750", "0.600", "0.400"]
     assert cells[1][-1] == "&ndash;"  # was not run in sparse mode
     assert cells[2][:3] == ["&lt;gates&gt;", "0.5", "0.523"]
     assert "75% of gates open" in cells[2][3]
@@ -94,7 +101,7 @@ def test_report_tells_the_numbers_and_escapes_names():
 
 
 def test_pictures_of_the_report_decode():
-    text = report_html("t", {}, budgets(), [example()])
+    text = report_html("t", {}, TASK, budgets(), [example()], PICTURES)
     encoded = re.findall(r'<figure><img([^>]*) src="data:image/png;base64,([^"]+)">', text)
     sizes = [png_size(io.BytesIO(base64.b64decode(data))) for _, data in encoded]
     # Two curves; photo and truth; two predictions; ponder maps in total and of res2; two masks.
@@ -103,9 +110,32 @@ def test_pictures_of_the_report_decode():
 
 
 def test_report_without_pictures_or_gates(tmp_path):
-    write_report(tmp_path / "report.html", "t", {}, budgets()[:1], [])
+    write_report(tmp_path / "report.html", "t", {}, TASK, budgets()[:1], [], PICTURES)
     text = (tmp_path / "report.html").read_text()
     assert "<h2>Images</h2>" not in text
     assert "ponder map" not in text.lower()
     with pytest.raises(UserError, match="cannot write the report"):
-        write_report(tmp_path, "t", {}, budgets(), [])
+        write_report(tmp_path, "t", {}, TASK, budgets(), [], PICTURES)
+
+
+def test_report_of_classes():
+    """A table a score with a row a class, a legend, no precision-recall curve."""
+    task = tasks.build("segmentation", {"classes": 2}, "")
+    numbers = {"miou": 0.25, "pixel_accuracy": 0.5, "mean_accuracy": 0.5}
+    row = Budget("base", 1.0, None, 2e9, 2e9, numbers, {}, per_class={"iou": [0.5, None]})
+    truth = np.array([[0, 1], [255, 1]], np.int32)
+    picture = Example("x", np.zeros((2, 2, 3), np.uint8), truth, [Answer("base", truth, {}, {})])
+    text = report_html("t", {}, task, [row], [picture], task_pictures("segmentation", ("a & b", "c")))
+    assert "Precision against recall" not in text
+    assert "<th>mIoU</th><th>pixel acc</th><th>class acc</th>" in text
+    assert "<tr><th>a &amp; b</th><td>0.500</td></tr><tr><th>c</th><td>&ndash;</td></tr>" in text
+    assert re.search(r'<i style="background: rgb\(\d+, \d+, \d+\)"></i>a &amp; b</span>', text)
+    assert "Up is better" in text
+
+
+def test_report_of_angles_says_that_less_is_better():
+    task = tasks.build("normals", {}, "")
+    row = Budget("base", 1.0, None, 2e9, 2e9, {score.name: 12.3456 for score in task.scores}, {})
+    text = report_html("t", {}, task, [row], [], task_pictures("normals"))
+    assert "Down is better" in text
+    assert "<td>12.3</td>" in text

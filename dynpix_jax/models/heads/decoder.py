@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from dynpix_jax.models.backbones.resnet import StageInfo
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.deconv import Deconv
 from dynpix_jax.typing import Array
@@ -34,3 +35,21 @@ class DeconvDecoder(nn.Module):
     def __call__(self, x: Array, size: tuple[int, int]) -> Array:
         x = self.deconv(jax.nn.relu(self.reduce(x)), size)
         return self.logits(jax.nn.relu(self.conv(x)))
+
+
+class TopHead(nn.Module):
+    """One decoder above the last stage, without side outputs.
+
+    ({stage: features}, (H, W)) -> (logits (B, H, W, out_features), ()).
+    """
+
+    stage: StageInfo
+    features: int
+    out_features: int
+
+    def setup(self) -> None:
+        stage = self.stage
+        self.decoder = DeconvDecoder(stage.channels, self.features, self.out_features, stage.stride)
+
+    def __call__(self, features: dict[str, Array], size: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
+        return self.decoder(features[self.stage.name], size), ()

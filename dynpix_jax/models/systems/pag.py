@@ -15,8 +15,10 @@ from typing import Any, cast
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dynpix_jax import tasks
 from dynpix_jax.models.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
 from dynpix_jax.models.heads.boundary import BoundaryHead
+from dynpix_jax.models.heads.decoder import TopHead
 from dynpix_jax.models.heads.res6 import Res6
 from dynpix_jax.models.system import LossAux, Outputs, System, check_masks
 from dynpix_jax.models.systems import pag_macs, pag_weights
@@ -32,7 +34,6 @@ from dynpix_jax.nn.gated_bottleneck import GatedBottleneck, LayerSkipBottleneck,
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.nn.routing import Mode, Routing
 from dynpix_jax.ops.gating import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
-from dynpix_jax.tasks import boundaries
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.configs import from_config
 
@@ -65,9 +66,14 @@ def make_block(config: PagConfig, spec: BlockSpec) -> nn.Module:
 
 
 class PagNetwork(nn.Module):
-    """The network of a PagConfig: backbone with gated and MultiPool bottlenecks, boundary head."""
+    """The network of a PagConfig: backbone with gated and MultiPool bottlenecks, and a head.
+
+    Boundaries have side outputs and their fusion (section 4.1); every other task has one decoder above the
+    backbone, or above Res6, with ``channels`` channels.
+    """
 
     config: PagConfig
+    channels: int = 1
 
     def setup(self) -> None:
         config = self.config
@@ -86,7 +92,10 @@ class PagNetwork(nn.Module):
                 original_bias=pool.original_bias,
             )
             stages = (*stages[:-1], StageInfo("res6", top.features, stages[-1].stride))
-        self.head = BoundaryHead(stages, config.head_features)
+        if config.task == "boundaries":
+            self.head: nn.Module = BoundaryHead(stages, config.head_features)
+        else:
+            self.head = TopHead(stages[-1], config.head_features, self.channels)
 
     def __call__(
         self,
@@ -123,9 +132,9 @@ class PagNetwork(nn.Module):
             features["res6"], selection = self.res6(features[top], routing)
             if selection is not None:
                 selections["res6"] = selection
-        fused, sides = self.head(features, (images.shape[1], images.shape[2]))
+        logits, sides = self.head(features, (images.shape[1], images.shape[2]))
         return Outputs(
-            predictions={self.config.task: fused},
+            predictions={self.config.task: logits},
             gates=gates,
             selections=selections,
             exits=tuple({self.config.task: side} for side in sides),
@@ -139,8 +148,9 @@ class Pag(System):
 
     def __init__(self, config: PagConfig):
         self.config = config
-        self.tasks = (config.task,)
-        self.network = PagNetwork(config)
+        self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        self.tasks = {config.task: self.task}
+        self.network = PagNetwork(config, self.task.channels)
 
     def apply(
         self,
@@ -185,7 +195,10 @@ class Pag(System):
         rngs: Mapping[str, PRNGKey],
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
-        """Eq. 7 over the side outputs and the fusion, plus lambda times eq. 5 over gates in force (eq. 6)."""
+        """The task's loss (eq. 7 to 10) plus lambda times eq. 5 over gates in force (eq. 6).
+
+        That of boundaries is summed over the side outputs and the fusion.
+        """
         task = self.config.task
         outputs = self.apply(
             variables,
@@ -196,9 +209,9 @@ class Pag(System):
             inserted=controls["inserted"],
         )
         branches = [exit_[task] for exit_ in outputs.exits] + [outputs.predictions[task]]
-        losses = [boundaries.loss(logits, batch[task], batch["valid"]) for logits in branches]
+        losses = [self.task.loss(logits, batch[task], batch["valid"]) for logits in branches]
         total = sum(losses[1:], losses[0])
-        terms = {task: total, "fusion": losses[-1]}
+        terms = {task: total, "fusion": losses[-1]} if outputs.exits else {task: total}
         if outputs.gates:
             terms["sparsity"] = self._sparsity_loss(outputs, batch["valid"], controls)
             total = total + terms["sparsity"]

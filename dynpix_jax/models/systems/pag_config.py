@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from dynpix_jax.models.backbones.resnet import BackboneConfig, block_specs
 from dynpix_jax.nn.residual import BlockSpec
+from dynpix_jax.tasks import TASKS
 from dynpix_jax.utils.errors import suggest
 
 
@@ -103,20 +104,26 @@ class MultiPoolConfig:
 class PagConfig:
     """Section ``model`` of a PAG config.
 
+    task: what is predicted, a name of ``tasks.TASKS``. task_options: fields of that task's class (classes,
+    weights of its loss, ...).
     drop_blocks: bottlenecks left out at the top (the truncated baseline). head_features: decoder width.
-    res6: two more 3x3 convolutions above the backbone (Res6), which the top side output then reads.
+    res6: two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top side
+    output) then reads. The paper's networks for all tasks but boundaries have them.
     """
 
     system: Literal["pag"]
-    task: Literal["boundaries"]
+    task: str
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     multipool: MultiPoolConfig = field(default_factory=MultiPoolConfig)
     head_features: int = 16
     drop_blocks: int = 0
     res6: bool = False
+    task_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task: {self.task!r}; {suggest(self.task, TASKS)}")
         if self.backbone.depth in (18, 34) and (self.gate.kind != "none" or self.multipool.blocks):
             raise ValueError(
                 f"backbone.depth: {self.backbone.depth} has no bottlenecks to gate; expected 26, 50 or 101"

@@ -1,0 +1,173 @@
+"""How the predictions and labels of each task are drawn: boundaries, classes, depths, directions."""
+
+from __future__ import annotations
+
+import colorsys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+
+from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay
+
+Colour = tuple[int, int, int]
+"""RGB, 0 to 255."""
+
+DEPTH_COLOURS = "turbo_r"
+"""Colour map of depths: red = near, blue = far."""
+CLASS_WEIGHT = 0.6
+"""Share of the class's colour in an overlay; the rest is the photo."""
+UNKNOWN: Colour = (0, 0, 0)
+"""Colour of pixels without a label."""
+
+
+class TaskPictures(ABC):
+    """How one task is drawn.
+
+    caption: tells the reader of a page what the colours mean, HTML. legend: names with their colours.
+    """
+
+    caption: str
+    legend: tuple[tuple[str, Colour], ...] = ()
+
+    @abstractmethod
+    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """A decoded prediction or a label as uint8 (H, W) or (H, W, 3).
+
+        ``reference``: another of the same image, which sets the range of the colours; pictures with the same
+        reference can be compared.
+        """
+
+    def note(self, reference: np.ndarray) -> str:
+        """What the range of the colours is, for the line below a picture; may be empty."""
+        return ""
+
+    @abstractmethod
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """Pictures to be kept of a photo (H, W, 3) uint8 and its prediction, by the ends of their names.
+
+        ``map`` is for programs: it holds the prediction itself as far as a PNG can.
+        """
+
+
+class BoundaryPictures(TaskPictures):
+    """Probabilities in grey; on a photo in red."""
+
+    caption = "In the maps white marks boundaries."
+
+    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        return boundary_map(np.maximum(values, 0))
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """map: 8-bit grey, 255 = certainly a boundary."""
+        return {"map": boundary_map(prediction), "overlay": boundary_overlay(photo, prediction)}
+
+
+class ClassPictures(TaskPictures):
+    """A colour a class.
+
+    classes: names, may be empty. palette: colours of the first classes; the others get colours of their own.
+    """
+
+    caption = "Colours are classes; black: not labelled."
+
+    def __init__(self, classes: Sequence[str], palette: Sequence[Colour]):
+        self._palette = np.array([*palette, *class_colours(256)[len(palette) :]], np.uint8)
+        self.legend = tuple((name, _colour(self._palette[k])) for k, name in enumerate(classes))
+        self._count = len(classes) or 255
+
+    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        known = (values >= 0) & (values < self._count)
+        colours = self._palette[np.where(known, values, 0)]
+        return np.where(known[..., None], colours, np.array(UNKNOWN, np.uint8))
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """map: 8-bit class ids."""
+        colours = self.picture(prediction, prediction).astype(np.float32)
+        overlay = np.rint(CLASS_WEIGHT * colours + (1 - CLASS_WEIGHT) * photo).astype(np.uint8)
+        return {"map": prediction.astype(np.uint8), "overlay": overlay}
+
+
+class DepthPictures(TaskPictures):
+    """Near in red, far in blue, by the logarithm of the distance."""
+
+    caption = "Red is near, blue is far; black: no depth known. All pictures of an image have the same range."
+
+    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        near, far = depth_range(reference)
+        known = _is_depth(values)
+        share = np.log(np.where(known, values, near) / near) / np.log(far / near)
+        colours = matplotlib.colormaps[DEPTH_COLOURS](np.clip(share, 0, 1))[..., :3]
+        return np.where(known[..., None], np.rint(255 * colours), np.array(UNKNOWN)).astype(np.uint8)
+
+    def note(self, reference: np.ndarray) -> str:
+        near, far = depth_range(reference)
+        return f"{near:.2g} m (red) to {far:.2g} m (blue)"
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """map: 16-bit millimetres, at most 65535."""
+        millimetres = np.clip(np.rint(1000.0 * prediction), 0, 65535).astype(np.uint16)
+        return {"map": millimetres, "colours": self.picture(prediction, prediction)}
+
+
+class NormalPictures(TaskPictures):
+    """Directions as colours, the usual way round: x to the right, y up, z towards the camera."""
+
+    caption = (
+        "Colours are directions: red grows to the right, green upwards, blue towards the camera; black: no "
+        "direction known."
+    )
+
+    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        length = np.linalg.norm(values, axis=-1, keepdims=True)
+        towards_viewer = values * np.array([1.0, -1.0, -1.0]) / np.where(length > 0, length, 1.0)
+        colours = np.rint(127.5 * (1.0 + towards_viewer))
+        return np.where(length > 0, colours, np.array(UNKNOWN)).astype(np.uint8)
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """map: 8-bit RGB, 127.5 x (1 + component) of x to the right, y up, z towards the camera."""
+        return {"map": self.picture(prediction, prediction)}
+
+
+def task_pictures(task: str, classes: Sequence[str] = (), palette: Sequence[Colour] = ()) -> TaskPictures:
+    """How a task is drawn; ``classes`` and ``palette`` are those of the source's field, where it has them."""
+    table = {
+        "boundaries": BoundaryPictures,
+        "segmentation": lambda: ClassPictures(classes, palette),
+        "depth": DepthPictures,
+        "normals": NormalPictures,
+    }
+    return table[task]()
+
+
+def class_colours(count: int) -> list[Colour]:
+    """Colours for classes that have none, easy to tell apart when they are few.
+
+    Hues go around in steps that do not come back to where they were; lightness and saturation change in turn.
+    """
+    kinds = ((0.95, 0.6), (0.65, 0.85), (0.9, 0.3), (0.45, 0.7), (0.8, 0.95), (0.6, 0.4), (0.98, 0.8))
+    colours = []
+    for index in range(count):
+        value, saturation = kinds[index % len(kinds)]
+        rgb = colorsys.hsv_to_rgb((0.6 + 0.7548777 * index) % 1.0, saturation, value)
+        colours.append(_colour(255 * np.array(rgb)))
+    return colours
+
+
+def depth_range(depth: np.ndarray) -> tuple[float, float]:
+    """(near, far) in metres: all known depths but the extreme hundredths; far is above near."""
+    known = depth[_is_depth(depth)]
+    if not known.size:
+        return 1.0, 10.0
+    near, far = np.quantile(known, (0.01, 0.99))
+    return float(near), float(max(far, 1.01 * near))
+
+
+def _is_depth(depth: np.ndarray) -> np.ndarray:
+    return (depth > 0) & np.isfinite(depth)
+
+
+def _colour(rgb: np.ndarray) -> Colour:
+    red, green, blue = (round(float(part)) for part in rgb)
+    return red, green, blue

@@ -1,0 +1,137 @@
+"""The evaluator on a system whose predictions are known: scores over batches, padding, limits, mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax import tasks
+from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, SourceSpec
+from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
+from dynpix_jax.evaluation.inference import InferenceConfig
+from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.utils.errors import UserError
+
+SETTINGS = EvaluationConfig(mode="dense", pictures=2)
+
+
+class Known(System):
+    """Predicts a depth of (red + 1) centimetres through a 1x1 convolution that changes nothing."""
+
+    name = "known"
+
+    def __init__(self, *names: str):
+        self.tasks = {name: tasks.build(name, {}, "") for name in names or ("depth",)}
+
+    def init(self, key, batch):
+        return {"params": {"gain": jnp.ones(())}}
+
+    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+        depth = (images[..., :1].astype(jnp.float32) + 1.0) / 100.0
+        same = jnp.einsum("bhwi,io->bhwo", depth, jnp.eye(1)) * variables["params"]["gain"]
+        return Outputs(predictions={name: jnp.log(same) for name in self.tasks}, gates={}, selections={})
+
+    def loss(self, variables, batch, *, rngs, controls):
+        return jnp.zeros(()), LossAux({}, {})
+
+    def adapt(self, given, fresh):
+        return given
+
+
+class Frames:
+    """Five frames; the true depth is the predicted one times a factor that grows with the frame."""
+
+    def __init__(self, spec: SourceSpec, sizes: tuple[tuple[int, int], ...] = ((6, 8),) * 5):
+        self.spec, self._sizes = spec, sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def name(self, index: int) -> str:
+        return f"frame{index}"
+
+    def __getitem__(self, index: int):
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (*self._sizes[index], 3), np.uint8)
+        depth = (image[..., 0] + 1.0) / 100 * (1.0 + 0.1 * index)
+        depth[:index] = 0.0  # invalid
+        return {"image": image, "depth": depth.astype(np.float32), "index": np.int64(index)}
+
+
+SPEC = SourceSpec("frames", {"image": IMAGE, "depth": DEPTH, "index": INDEX})
+VARIABLES = {"params": {"gain": np.float32(1.0)}}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 7])
+def test_scores_pool_the_labelled_pixels_of_all_images(batch_size):
+    source, seen = Frames(SPEC), []
+    settings = replace(SETTINGS, batch_size=batch_size)
+    result = evaluate_system(
+        Known(), VARIABLES, source, settings, progress=lambda done, name: seen.append((done, name))
+    )
+    factors = np.concatenate([np.full((6 - index) * 8, 1.0 + 0.1 * index) for index in range(5)])
+    numbers = result.scores.numbers
+    assert numbers["delta1"] == pytest.approx((factors < 1.25).mean())
+    assert numbers["rmse_log"] == pytest.approx(np.sqrt((np.log(factors) ** 2).mean()), rel=1e-5)
+    assert numbers["abs_rel"] == pytest.approx((1 - 1 / factors).mean(), rel=1e-5)
+    assert result.images == 5
+    assert result.macs == result.macs_open == 6 * 8
+    assert (result.density, result.mode_difference, result.shares) == (None, None, {})
+    assert seen == [(index + 1, f"frame{index}") for index in range(5)]
+    (first, results), (second, _) = result.seen
+    assert (first, second) == ("frame0", "frame1")
+    depth = results["dense"].outputs.predictions["depth"]
+    np.testing.assert_allclose(np.exp(depth[0, ..., 0]), source[0]["depth"], rtol=1e-5)
+
+
+def test_limit_both_modes_and_the_numbers_of_a_training_run():
+    settings = replace(SETTINGS, mode="both", limit=1)
+    result = evaluate_system(Known(), VARIABLES, Frames(SPEC), settings)
+    # Nothing is gated: one run stands for both modes.
+    assert result.modes["dense"] == result.modes["sparse"]
+    assert result.to_dict()["modes"]["sparse"]["delta1"] == 1.0
+    numbers = evaluate(Known(), VARIABLES, Frames(SPEC), settings)
+    assert numbers["rmse"] < 1e-5
+    assert numbers["macs"] == 6 * 8
+    assert "density" not in numbers
+
+
+def test_views_add_up_their_macs():
+    inference = InferenceConfig(window=(6, 4), flip=True)
+    result = evaluate_system(Known(), VARIABLES, Frames(SPEC), replace(SETTINGS, inference=inference))
+    # Windows at columns 0, 3, 4; twice for the mirror image.
+    assert result.macs == pytest.approx(2 * 3 * 6 * 4)
+    assert result.scores.numbers["delta3"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("system", "variables", "source", "message"),
+    [
+        (Known("normals"), VARIABLES, Frames(SPEC), "source frames: no 'normals' labels"),
+        (Known("depth", "normals"), VARIABLES, Frames(SPEC), "one task, got depth, normals"),
+        (Known(), VARIABLES, Frames(SPEC, ((6, 8), (8, 6))), "different sizes in one batch, .* to 1"),
+        (
+            Known(),
+            {"params": {"gain": np.float32(np.nan)}},
+            Frames(SPEC),
+            "depth: scores that are not finite",
+        ),
+        (Known(), VARIABLES, Frames(SPEC, ((1, 1),)), None),
+    ],
+)
+def test_mistakes(system, variables, source, message):
+    settings = replace(SETTINGS, batch_size=2, pictures=0)
+    if message is None:
+        assert evaluate_system(system, variables, source, settings).images == 1
+        return
+    with pytest.raises(UserError, match=message):
+        evaluate_system(system, variables, source, settings)
+
+
+def test_settings():
+    with pytest.raises(ValueError, match="batch_size: 0"):
+        EvaluationConfig(batch_size=0)
