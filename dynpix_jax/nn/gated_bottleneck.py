@@ -59,18 +59,18 @@ class GatedBottleneck(Bottleneck):
         if given is not None:
             mask = _as_mask(given, mask.shape, self.spec.name)
         train = routing.train
-        reduced, shortcut = self.reduce(x, train=train), self.shortcut(x, train=train)
+        reduced = self.reduce(x, train=train)
         if routing.mode == "sparse":
-            return self._sparse(reduced, shortcut, mask, train), mask
+            return self._sparse(x, reduced, mask, train), mask
         g = mask[..., None].astype(x.dtype)
         computed = self.spatial(reduced, train=train)
         if self.gate_scope == "conv3x3":
             z = self.expand((1 - g) * reduced + g * computed, train=train)
         else:
             z = g * self.expand(computed, train=train)
-        return jax.nn.relu(shortcut + z), mask
+        return jax.nn.relu(self.shortcut(x, train=train) + z), mask
 
-    def _sparse(self, reduced: Array, shortcut: Array, mask: Array, train: bool) -> Array:
+    def _sparse(self, x: Array, reduced: Array, mask: Array, train: bool) -> Array:
         """O, with F2 (and F3) executed at the active positions only."""
         if train and not self.spec.frozen_norm:
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
@@ -82,15 +82,22 @@ class GatedBottleneck(Bottleneck):
 
         if self.gate_scope == "conv3x3":
             mixture = map_active(spatial, reduced, active, dilation=dilation, init=reduced)
-            return jax.nn.relu(shortcut + self.expand(mixture, train=train))
+            return jax.nn.relu(self.shortcut(x, train=train) + self.expand(mixture, train=train))
 
-        def residual(windows: Array, current: Array) -> Array:
+        projected = self.spec.needs_projection
+
+        def identity(rows: Array) -> Array:
+            return self.projection_bn.stored(rows) if projected else rows
+
+        def update(windows: Array, rows: Array) -> Array:
             z = self.bn3.stored(self.conv3.on_windows(spatial(windows)))
-            return jax.nn.relu(current + z)
+            return jax.nn.relu(identity(rows) + z)
 
-        out = map_active(residual, reduced, active, dilation=dilation, init=shortcut, combine="update")
-        # An identity shortcut went through the ReLU of the block below: only a projection can be negative.
-        return jax.nn.relu(out) if self.spec.needs_projection else out
+        init = self.projection(x) if projected else x
+        out = map_active(update, reduced, active, dilation=dilation, init=init, combine="update")
+        # What was not updated is I. It went through the ReLU of the block below, unless projected: then
+        # its norm and its ReLU take one pass here.
+        return jnp.where(mask[..., None] > 0.5, out, jax.nn.relu(identity(out))) if projected else out
 
 
 class LayerSkipBottleneck(Bottleneck):
