@@ -1,0 +1,308 @@
+"""Recurrent Scene Parsing with Perspective Understanding in the Loop (Kong and Fowlkes, CVPR 2018).
+
+A dilated ResNet, one more layer (Res6), then depth-aware gated pooling (section 3): near pixels are pooled
+over large fields, far ones over small, by a depth that is given, or that a branch predicts. A recurrent
+module (section 4) joins Res6 with its own last feature and does the same again, with the same parameters.
+Every pass predicts classes and depth, and training supervises all of them (eq. 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax import tasks
+from dynpix_jax.models.backbones.resnet import feature_info
+from dynpix_jax.models.heads.refinement import Step
+from dynpix_jax.models.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.models.systems import perspective_macs, perspective_weights
+from dynpix_jax.models.systems.perspective_config import (
+    GATES,
+    Gate,
+    LossConfig,
+    PerspectiveConfig,
+    PoolingConfig,
+)
+from dynpix_jax.models.systems.perspective_network import PerspectiveNetwork
+from dynpix_jax.nn.depth_bins import NO_BIN
+from dynpix_jax.nn.routing import Mode, Routing
+from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.tasks import depth, segmentation
+from dynpix_jax.typing import Array, PRNGKey, Variables
+from dynpix_jax.utils.configs import from_config
+from dynpix_jax.utils.errors import UserError
+
+__all__ = [
+    "LossConfig",
+    "Perspective",
+    "PerspectiveConfig",
+    "PerspectiveNetwork",
+    "PoolingConfig",
+    "Prediction",
+    "build",
+]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `Perspective.predict_iter` yields.
+
+    loop: 0 is the feed-forward pass. predictions: task -> logits (B, H, W, C). selections: as in Outputs, of
+    this step. macs: of this step, per image. total_macs: of all steps so far.
+    """
+
+    loop: int
+    predictions: dict[str, Array]
+    selections: dict[str, Array]
+    macs: float
+    total_macs: float
+
+
+class Perspective(System):
+    """Recurrent scene parsing as pure functions; see System.
+
+    ``inputs``: fields of a batch that ``apply`` takes beside the images.
+    """
+
+    name = "perspective"
+
+    def __init__(self, config: PerspectiveConfig):
+        self.config = config
+        sections = {segmentation.NAME: config.segmentation, depth.NAME: config.depth}
+        self.tasks = {
+            name: tasks.build(name, options, f"config.model.{name}")
+            for name, options in sections.items()
+            if options is not None
+        }
+        self.inputs = (depth.NAME,) if config.needs_depth else ()
+        classes = self.tasks[segmentation.NAME].channels if segmentation.NAME in self.tasks else 0
+        self.network: PerspectiveNetwork = PerspectiveNetwork(config, classes)
+        self._stride = feature_info(config.backbone)[-1].stride
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+        depth: Array | None = None,
+        loops: int | None = None,
+        gate: Gate | None = None,
+    ) -> Outputs:
+        """Forward pass; predictions are those of the last loop, exits those before it.
+
+        Selections are the weights of the pooling sizes: ``loop_0`` (feed-forward), ``loop_1``, ...; the first
+        channel is the farthest bin's. There are no gates, so that ``masks`` can name none, and nothing is
+        drawn at a ``temperature``. Training draws from ``rngs["dropout"]``.
+
+        Args:
+          depth: (B, H, W) metres, 0 = missing, for signal "gt_depth"; where it is missing, or with None,
+            all pooling sizes weigh the same.
+          loops: in place of the configured number. gate: in place of ``pooling.gate``; training is always by
+            softmax.
+
+        Raises:
+          ValueError: loops of a network without any, a depth that is not read, an unknown gate.
+        """
+        check_masks(masks, ())
+        one_hot = self._one_hot(train, gate)
+        routing, size = Routing(train, mode, temperature), (images.shape[1], images.shape[2])
+        arguments = (images, routing, self._truth(images, depth), self._loops(loops), one_hot)
+        if not train:
+            return self._outputs(self._run(variables, *arguments), size)
+        steps, updates = self._run(variables, *arguments, rngs=dict(rngs or {}), mutable=["batch_stats"])
+        return self._outputs(steps, size, dict(updates))
+
+    def predict_iter(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        mode: Mode = "dense",
+        depth: Array | None = None,
+        loops: int | None = None,
+        gate: Gate | None = None,
+    ) -> Iterator[Prediction]:
+        """The prediction after the feed-forward pass, then after each loop: stop whenever it will do.
+
+        Nothing is computed before it is asked for, so the caller can time every step. The first loop compiles
+        what all loops run. Arguments as for `apply`.
+        """
+        one_hot = self._one_hot(False, gate)
+        size = (images.shape[1], images.shape[2])
+        truth, count = self._truth(images, depth), self._loops(loops)
+        first, further = perspective_macs.step_macs(
+            self.config, self.network.classes, size, one_hot=one_hot and mode == "sparse"
+        )
+
+        x, step, predictions = self._start(variables, images, truth, mode, one_hot)
+        for loop in range(count + 1):
+            if loop:
+                step, predictions = self._refine(variables, x, step.feature, truth, size, mode, one_hot)
+            yield Prediction(
+                loop,
+                predictions,
+                {} if step.weights is None else {f"loop_{loop}": step.weights},
+                further if loop else first,
+                first + loop * further,
+            )
+
+    @partial(jax.jit, static_argnums=(0, 4, 5))
+    def _start(
+        self, variables: Variables, images: Array, truth: Array | None, mode: Mode, one_hot: bool
+    ) -> tuple[Array, Step, dict[str, Array]]:
+        arguments = (images, Routing(mode=mode), truth, one_hot)
+        x, step = self._run(variables, *arguments, method="start")
+        return x, step, self._predictions(step, (images.shape[1], images.shape[2]))
+
+    @partial(jax.jit, static_argnums=(0, 5, 6, 7))
+    def _refine(
+        self,
+        variables: Variables,
+        x: Array,
+        previous: Array,
+        truth: Array | None,
+        size: tuple[int, int],
+        mode: Mode,
+        one_hot: bool,
+    ) -> tuple[Step, dict[str, Array]]:
+        arguments = (x, previous, Routing(mode=mode), truth, one_hot)
+        step = self._run(variables, *arguments, method="refine")
+        return step, self._predictions(step, size)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """Eq. 1: the weighted losses of all steps; those of weight 0 are not computed.
+
+        Terms: ``segmentation``, ``depth_class`` and ``depth``, each over all steps.
+
+        Raises:
+          UserError: the batch has no depth, but a depth gates or supervises the gate.
+        """
+        images, valid, weights = batch["image"], batch["valid"], self.config.loss
+        supervised = weights.depth_class > 0 and "pred_depth" in self.config.signals
+        if (supervised or self.config.needs_depth) and depth.NAME not in batch:
+            raise UserError(
+                f"training: no 'depth' labels, pooling.signal {self.config.pooling.signal!r} needs them; "
+                "set fields of config.data.train.source"
+            )
+        given = batch[depth.NAME] if self.config.needs_depth else None
+        steps, updates = self._run(
+            variables,
+            images,
+            Routing(train=True),
+            self._truth(images, given),
+            rngs=dict(rngs),
+            mutable=["batch_stats"],
+        )
+        size = (images.shape[1], images.shape[2])
+        terms: dict[str, Array] = {}
+
+        def add(name: str, weight: float, logits: Array | None, cost: Any) -> None:
+            if weight and logits is not None:
+                value = weight * cost(self._at(logits, size), valid=valid)
+                terms[name] = terms[name] + value if name in terms else value
+
+        labels = {name: self._labels(batch[name]) for name in self.tasks}
+        bins = self.config.bins.classes(self._labels(batch[depth.NAME])) if supervised else None
+        for loop, step in enumerate(steps):
+            of_loop = weights.segmentation[min(loop, len(weights.segmentation) - 1)]
+            if segmentation.NAME in labels:
+                cost = partial(self.tasks[segmentation.NAME].loss, target=labels[segmentation.NAME])
+                add(segmentation.NAME, of_loop, step.classes, cost)
+            if depth.NAME in labels:
+                cost = partial(self.tasks[depth.NAME].loss, target=labels[depth.NAME])
+                add(depth.NAME, weights.depth, step.log_depth, cost)
+            if bins is not None and self.config.signals[min(loop, 1)] == "pred_depth":
+                cost = partial(segmentation.cross_entropy, target=bins, ignore=NO_BIN)
+                add("depth_class", weights.depth_class, step.bins, cost)
+        total = sum(terms.values(), jnp.zeros(()))
+        return total, LossAux(terms, dict(updates))
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """See perspective_weights.adapt."""
+        return perspective_weights.adapt(self.config, given, fresh)
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """With gate "argmax": per step and branch (``loop_1/dilation_2``) its convolution everywhere."""
+        return perspective_macs.gated_macs(self.config, size)
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of positions (B,) at which each branch of ``gated_macs`` was executed."""
+        return perspective_macs.executed_shares(self.config, outputs)
+
+    def _run(self, *arguments: Any, **options: Any) -> Any:
+        # Untyped: what a Flax method returns depends on what may change in it.
+        return self.network.apply(*arguments, **options)
+
+    def _loops(self, loops: int | None) -> int:
+        if loops is None:
+            return self.config.loops
+        if loops < 0 or (loops and not self.config.loops):
+            raise ValueError(f"loops: {loops} of a network that has model.loops = {self.config.loops}")
+        return loops
+
+    def _one_hot(self, train: bool, gate: Gate | None) -> bool:
+        if gate is not None and gate not in GATES:
+            raise ValueError(f"gate: {gate!r}; expected one of {GATES}")
+        if gate == "argmax" and self.config.pooling.kind == "multiscale":
+            raise ValueError("gate: 'argmax' chooses among dilations; this network has scales")
+        return not train and (gate or self.config.pooling.gate) == "argmax"
+
+    def _truth(self, images: Array, given: Array | None) -> Array | None:
+        if not self.config.needs_depth:
+            if given is not None:
+                raise ValueError(f"depth: pooling.signal {self.config.pooling.signal!r} does not read it")
+            return None
+        missing = jnp.zeros(images.shape[:3])
+        return self.config.bins.weights(missing if given is None else given, self._stride)
+
+    def _at(self, logits: Array, size: tuple[int, int]) -> Array:
+        return logits if self.config.loss.at == "cells" else to_pixels(logits, size, self._stride)
+
+    def _labels(self, target: Array) -> Array:
+        return target[:, :: self._stride, :: self._stride] if self.config.loss.at == "cells" else target
+
+    def _predictions(self, step: Step, size: tuple[int, int]) -> dict[str, Array]:
+        maps = {segmentation.NAME: step.classes, depth.NAME: step.log_depth}
+        return {
+            name: to_pixels(value, size, self._stride) for name, value in maps.items() if value is not None
+        }
+
+    def _outputs(
+        self, steps: tuple[Step, ...], size: tuple[int, int], updates: dict[str, Any] | None = None
+    ) -> Outputs:
+        *exits, last = (self._predictions(step, size) for step in steps)
+        selections = {
+            f"loop_{loop}": step.weights for loop, step in enumerate(steps) if step.weights is not None
+        }
+        return Outputs(last, {}, selections, tuple(exits), updates or {})
+
+
+def to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
+    """(B, h, w, C) -> (B, H, W, C): bilinear, each cell in the middle of its ``stride`` x ``stride`` pixels.
+
+    The released code's fixed deconvolution (kernel 2 * stride, crop stride / 2), but for the border.
+    """
+    full = resize_bilinear(x, (x.shape[1] * stride, x.shape[2] * stride))
+    return full[:, : size[0], : size[1]]
+
+
+def build(section: Any) -> Perspective:
+    """The system of a strict ``model`` section."""
+    return Perspective(from_config(PerspectiveConfig, section, "config.model"))
