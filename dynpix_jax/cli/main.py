@@ -26,6 +26,7 @@ COMMANDS = {
     "import-weights": ("import_weights", "convert pretrained weights of another library"),
     "predict": ("predict", "label photos with a trained network"),
     "prepare": ("prepare", "pack a data set into checksummed shards"),
+    "tables": ("paper_tables", "list the rows of a paper's tables, with configs and scores"),
 }
 
 _EXAMPLE = """\
