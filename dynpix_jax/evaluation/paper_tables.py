@@ -144,6 +144,7 @@ def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     changed = dict(section)
     for name, value in changes.items():
         inside = changed.get(name)
-        both = isinstance(inside, Mapping) and isinstance(value, Mapping)
-        changed[name] = _overridden(inside, value) if both else value
+        if isinstance(inside, Mapping) and isinstance(value, Mapping):
+            value = _overridden(inside, value)
+        changed[name] = value
     return changed
