@@ -44,16 +44,6 @@ def log_disparity(stored: Array) -> Array:
     return jnp.log2(jnp.where(stored > 10, stored, 1).astype(jnp.float32))
 
 
-def log_edges(near: float, far: float, bins: int = 5) -> tuple[float, ...]:
-    """Edges of ``bins`` bins of equal width in log depth; those at the ends are open: from 1 mm, to 1 km.
-
-    Args:
-      near, far: where equal bins would begin and end, metres.
-    """
-    ratio = far / near
-    return (0.001, *(near * ratio ** (k / bins) for k in range(1, bins)), 1000.0)
-
-
 @dataclass(frozen=True)
 class DepthBins:
     """Section ``model.bins``. Classes count from the farthest bin, 0, to the nearest.

@@ -1,0 +1,57 @@
+"""Recurrent scene parsing on NYUv2: 40 classes, five bins of depth (Kong and Fowlkes, tables 1 and 2).
+
+    python train.py --config=configs/perspective/nyuv2.py:variant=pred_depth,loops=2,budget=gpu \
+        --workdir=runs/nyuv2/loop2
+    python eval.py --config=configs/perspective/nyuv2.py:variant=pred_depth,loops=2,budget=gpu \
+        --workdir=runs/nyuv2/loop2
+
+Needs the data set, published files or extracted folders (root=DIR), and ImageNet weights imported by ``dynpix
+import-weights`` (weights=FILE). Arguments: variant = baseline | average | gt_depth | attention | pred_depth;
+loops, of the refinement module; tied=True, one kernel for all pooling sizes; pooling = multipool |
+multiscale; gate = softmax | argmax, how evaluation applies the weights; regression=True trains the log depth
+beside the bins; test_aug=True evaluates at three sizes, mirrored too; budget = cpu (half size, one image a
+step) | gpu (crops of 400x544, eight a step; made for one GPU of 40 GB); continue_from = workdir of the
+variant one stage earlier, so that only the last stages are trained; split = train | test, the images that are
+evaluated; packed=True: root holds what ``dynpix prepare`` wrote. An argument that the variant does not read
+is refused. Which arguments make which row of the paper, and departures from it: see recipe.py.
+
+Paper, 654 test images (IoU): baseline .406, gt-depth .413, pred-depth .418, loop1 without depth .419, with
+gt-depth .425, with pred-depth .427, loop2 .431, with test augmentation .445.
+Here: not run, needs NYUv2.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from . import recipe
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config of one variant."""
+    args = recipe.read_args(arg, root="data/nyuv2", split="test")
+    cpu = args.budget == "cpu"
+    config = recipe.perspective_config(
+        args,
+        "nyuv2",
+        segmentation=dict(classes=40),
+        steps=recipe.Steps(1, 2400, 800, 500, 300) if cpu else recipe.Steps(8, 12000, 6000, 4000, 3000),
+        bins=recipe.NYU_BINS,
+        scale=0.5 if cpu else 1.0,
+    )
+    labels = ("segmentation", "depth") if recipe.reads_depth(args) else ("segmentation",)
+    source = recipe.source(args, "nyuv2", labels, fields=labels)
+    augment = dict(
+        flip=True,
+        crop=(208, 272) if cpu else (400, 544),
+        scales=(0.5, 0.75) if cpu else (0.5, 2.0),
+        scale_between=True,
+        rotations=(0.0,) if cpu else (-10.0, 10.0),
+        rotation_between=not cpu,
+        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2, gamma=(0.9, 1.1)),
+    )
+    config.data = dict(
+        train=dict(source=dict(source, split="train"), augment=augment),
+        eval=dict(source=dict(source, split=args.split)),
+    )
+    return config

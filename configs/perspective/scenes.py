@@ -1,0 +1,84 @@
+"""Recurrent scene parsing on synthetic scenes: every variant in minutes, without a download.
+
+    python train.py --config=configs/perspective/scenes.py:variant=pred_depth,loops=2 \
+        --workdir=runs/scenes/loop2
+    python eval.py --config=configs/perspective/scenes.py:variant=pred_depth,loops=2 \
+        --workdir=runs/scenes/loop2
+
+A ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels with exact depth.
+Arguments: variant, loops, tied, pooling, gate, regression, test_aug as in nyuv2.py; seed, of the weights, the
+order of the images and the scenes' augmentation. Every variant trains for the same number of steps in all,
+whatever its stages, so that variants compare: pred_depth with average,tied=True, each with seed=0, 1 and 2.
+The paper has no such rows.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from dynpix_jax.utils.configs import given_args
+from dynpix_jax.utils.errors import UserError
+
+from . import recipe
+
+CLASSES = 8
+"""Of the scenes: floor, wall, ceiling, rug, picture, box, ball, person."""
+
+STEPS = 600
+"""Of all stages together."""
+
+EDGES = (0.001, 2.45, 3.0, 3.9, 4.8, 20.0)
+"""Metres: the quintiles of the scenes' depth."""
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config of one variant."""
+    for name in ("budget", "root", "packed", "weights", "continue_from", "split"):
+        if name in given_args(arg):
+            raise UserError(f"config argument {name}: the scenes do not read it")
+    args = recipe.read_args(arg, root="", split="val", seed=0)
+    config = recipe.perspective_config(
+        args,
+        "scenes",
+        segmentation=dict(classes=CLASSES),
+        steps=recipe.Steps(4, 1, 1, 1, 1),
+        bins=dict(edges=EDGES, of="depth"),
+    )
+    config.seed = args.seed
+    config.model.backbone.update(depth=26, width=32, frozen_norm=False, preprocessing="torch")
+    config.model.update(features=64, depth_features=(32, 16), dropout=0.0)
+    config.training.update(
+        stages=_stages(config.training.stages),
+        warmup_steps=20,
+        grad_clip=1.0,
+        log_every=25,
+        keep=1,
+        init_from="",
+    )
+    config.evaluation.update(every_stage=True, pictures=4)
+    labels = ("segmentation", "depth") if recipe.reads_depth(args) else ("segmentation",)
+    scenes = dict(name="scenes", size=(96, 128), fields=labels, seed=0)
+    config.data = dict(
+        train=dict(source=dict(scenes, split="train", length=1000), augment=dict(flip=True)),
+        eval=dict(source=dict(scenes, split="val", length=40)),
+    )
+    return config
+
+
+def _stages(stages: tuple) -> tuple[dict, ...]:
+    """The recipe's stages for a network without pretrained weights: all is trained, in STEPS steps."""
+    share = {"base": 4, "gating": 2, "finetune": 1}
+    whole = sum(share.get(stage["name"], 2) for stage in stages)
+    rates = {"base": 1e-3, "finetune": 1e-4}
+    steps = [STEPS * share.get(stage["name"], 2) // whole for stage in stages]
+    steps[0] += STEPS - sum(steps)
+    return tuple(
+        dict(
+            stage,
+            steps=count,
+            learning_rate=rates.get(stage["name"], 5e-4),
+            frozen=(),
+            multipliers=((r".*", 1.0),),
+        )
+        for stage, count in zip(stages, steps, strict=True)
+    )

@@ -1,0 +1,49 @@
+"""The depth branch on 7-Scenes: bins and log depth of a room from one picture. Not in the paper.
+
+    python train.py --config=configs/perspective/sevenscenes.py:loops=1 --workdir=runs/7scenes/loop1
+    python eval.py --config=configs/perspective/sevenscenes.py:loops=1 --workdir=runs/7scenes/loop1
+
+The frames have no classes, so that the depth alone is trained: bins, which gate the pooling of the loops, and
+its logarithm. Needs frames in folders, or the data set as published (root=DIR), and ImageNet weights imported
+by ``dynpix import-weights`` (weights=FILE). Arguments: loops; tied, gate, test_aug, continue_from, packed as
+in nyuv2.py; split = val, or test of the published layout; every = take each n-th frame of a sequence; budget
+= cpu (half size, one frame a step) | gpu (full size, eight a step).
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from . import recipe
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config."""
+    given = f"variant=pred_depth,{arg or ''}"
+    args = recipe.read_args(
+        given, root="data/7scenes_kitchen", split="val", variants=("pred_depth",), every=1
+    )
+    cpu = args.budget == "cpu"
+    config = recipe.perspective_config(
+        args,
+        "sevenscenes",
+        segmentation=None,
+        steps=recipe.Steps(1, 600, 0, 200, 0) if cpu else recipe.Steps(8, 6000, 0, 2000, 0),
+        bins=dict(edges=recipe.log_edges(0.6, 4.0), of="depth"),
+        scale=0.5 if cpu else 1.0,
+    )
+    # Nothing but depth is learned here: it weighs as the classes do elsewhere.
+    config.model.loss = dict(segmentation=(1.0,), depth_class=0.5, depth=1.0, at=config.model.loss.at)
+    source = recipe.source(args, "seven_scenes", ("depth",), fields=("depth",), every=args.every)
+    augment = dict(
+        flip=True,
+        crop=(224, 304) if cpu else (448, 608),
+        scales=(0.475, 0.625) if cpu else (0.95, 1.25),
+        scale_between=True,
+        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
+    )
+    config.data = dict(
+        train=dict(source=dict(source, split="train"), augment=augment),
+        eval=dict(source=dict(source, split=args.split)),
+    )
+    return config
