@@ -28,6 +28,7 @@ from dynpix_jax.cli.runs import Trained, finished_stages, open_run
 from dynpix_jax.cli.tables import budget_table, print_table
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
+from dynpix_jax.evaluation.runner import ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.training.inputs import data_source
@@ -156,14 +157,14 @@ def make_examples(
         photo = source[index]["image"]
         answers = []
         for run, label, evaluation in zip(runs, labels, evaluations, strict=True):
-            outputs = evaluation.seen[index][1][settings.modes[0]].outputs
+            result = evaluation.seen[index][1][settings.modes[0]]
+            outputs = result.outputs
             prediction = np.asarray(task.decode(outputs.predictions[task.name])[0])
-            ponder = run.system.ponder_maps(outputs, photo.shape[:2])
             answers.append(
                 Answer(
                     label,
                     prediction,
-                    {stage: np.asarray(shares[0]) for stage, shares in ponder.items()},
+                    ponder_maps(run.system, result, photo.shape[:2]),
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
                 )
             )

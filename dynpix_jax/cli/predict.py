@@ -16,7 +16,7 @@ from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.evaluator import only_task
-from dynpix_jax.evaluation.runner import ImageResult, Runner
+from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.models.system import System
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
@@ -178,18 +178,16 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
         prediction = cv2.resize(prediction, (width, height), interpolation=how)
     pictures: dict[str, Any] = {**task_pictures(task.name).files(photo.upright, prediction)}
-    ponder = trained.system.ponder_maps(result.outputs, photo.image.shape[:2])
+    ponder = ponder_maps(trained.system, result, photo.image.shape[:2])
     if ponder:
-        pictures["ponder"] = ponder_figure(
-            photo.image, {stage: np.asarray(shares[0]) for stage, shares in ponder.items()}
-        )
+        pictures["ponder"] = ponder_figure(photo.image, ponder)
     files = {kind: out / f"{photo.name}_{kind}.png" for kind in pictures}
     for kind, picture in pictures.items():
         save_png(picture, files[kind])
     return {
         "photo": str(photo.path),
         "size": [height, width],
-        "computed_size": list(photo.image.shape[:2]),
+        "computed_size": list(result.seen),
         "task": task.name,
         "stage": trained.stage,
         "target_rho": trained.rho,
@@ -222,7 +220,7 @@ def density(result: ImageResult, system: System) -> float | None:
 def _describe(numbers: dict[str, Any]) -> str:
     height, width = numbers["size"]
     computed = "x".join(map(str, numbers["computed_size"]))
-    down = "" if numbers["computed_size"] == numbers["size"] else f", downsized to {computed} (--max-side)"
+    down = "" if numbers["computed_size"] == numbers["size"] else f", computed at {computed}"
     cost = f"{numbers['macs'] / 1e9:.3g}e9 MACs"
     gates = ""
     if numbers["density"] is not None:

@@ -59,9 +59,13 @@ class InferenceConfig:
             raise ValueError("multiple: is not read without other scales than 1")
 
     @property
-    def plain(self) -> bool:
-        """Whether the only view is the image itself."""
-        return self == InferenceConfig()
+    def one_view(self) -> bool:
+        """Whether the image is predicted from one view of all of it, at some size."""
+        return self.window is None and len(self.scales) == 1 and not self.flip
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) at which the first scale shows an image of ``size``."""
+        return scaled_size(size, self.scales[0], self.multiple)
 
 
 def all_views(predict: Predict, tasks: Mapping[str, Task], config: InferenceConfig) -> Predict:
@@ -98,24 +102,44 @@ def multi_scale(
     """
 
     def at_scales(images: Array) -> tuple[Mapping[str, Array], Costs]:
-        height, width = images.shape[1:3]
+        size = (images.shape[1], images.shape[2])
         views, costs = [], []
         for scale in scales:
-            rounded = [multiple * max(1, int(side * scale / multiple + 0.5)) for side in (height, width)]
-            size = (rounded[0], rounded[1])
-            logits, cost = predict(_resize_images(images, size))
-            # Rounding makes the two sides' scales differ a little: their mean is that of distances.
-            exact = float(np.sqrt(size[0] / height * size[1] / width))
-            views.append(
-                {
-                    name: resize_bilinear(tasks[name].rescale(value, exact), (height, width))
-                    for name, value in logits.items()
-                }
-            )
+            logits, cost = predict(resize_images(images, scaled_size(size, scale, multiple)))
+            views.append(resize_logits(logits, tasks, size))
             costs.append(cost)
         return _mean(views, tasks), _add(costs)
 
     return at_scales
+
+
+def scaled_size(size: tuple[int, int], scale: float, multiple: int = 1) -> tuple[int, int]:
+    """(H, W) times ``scale``, rounded to multiples of ``multiple``, at least one."""
+    if scale == multiple == 1:
+        return size
+    height, width = (multiple * max(1, int(side * scale / multiple + 0.5)) for side in size)
+    return height, width
+
+
+def resize_images(images: Array, size: tuple[int, int]) -> Array:
+    """(B, H, W, 3) images at another size: bilinear, blurred first when made smaller."""
+    if images.shape[1:3] == size:
+        return images
+    shape = (images.shape[0], *size, images.shape[3])
+    return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+
+
+def resize_logits(
+    logits: Mapping[str, Array], tasks: Mapping[str, Task], size: tuple[int, int]
+) -> dict[str, Array]:
+    """The logits of a resized image as those of the image of ``size``."""
+    resized = {}
+    for name, value in logits.items():
+        # Rounding makes the two sides' scales differ a little: their mean is that of distances.
+        scale = float(np.sqrt(value.shape[1] / size[0] * value.shape[2] / size[1]))
+        value = tasks[name].rescale(value, scale) if scale != 1 else value
+        resized[name] = resize_bilinear(value, size)
+    return resized
 
 
 def sliding_window(
@@ -178,13 +202,6 @@ def starts(whole: int, part: int, step: int) -> list[int]:
     """Where windows of ``part`` begin so that steps of ``step`` cover ``whole``, the last ending with it."""
     count = max(0, -(-(whole - part) // step)) + 1
     return [min(index * step, whole - part) for index in range(count)]
-
-
-def _resize_images(images: Array, size: tuple[int, int]) -> Array:
-    if images.shape[1:3] == size:
-        return images
-    shape = (images.shape[0], *size, images.shape[3])
-    return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
 
 
 def _mean(views: Sequence[Mapping[str, Array]], tasks: Mapping[str, Task]) -> dict[str, Array]:

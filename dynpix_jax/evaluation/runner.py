@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.evaluation.inference import Costs, InferenceConfig, all_views
+from dynpix_jax.evaluation.inference import (
+    Costs,
+    InferenceConfig,
+    all_views,
+    resize_images,
+    resize_logits,
+)
 from dynpix_jax.flops import MacReport, count_macs
 from dynpix_jax.models.system import Outputs, System
 from dynpix_jax.nn.routing import Mode
@@ -26,6 +33,7 @@ class ImageResult:
     outputs: as numpy arrays, batch of one. shares: executed share of each gated layer. macs: executed MACs.
     macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
     milliseconds: of the compiled forward pass, input already on the device.
+    seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
     """
 
     outputs: Outputs
@@ -33,6 +41,7 @@ class ImageResult:
     macs: float
     macs_open: float
     milliseconds: float
+    seen: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class BatchResult:
     macs: np.ndarray
     macs_open: np.ndarray
     milliseconds: float
+    seen: tuple[int, int]
 
     def image(self, index: int) -> ImageResult:
         """One image of the batch, copied to the host."""
@@ -56,6 +66,7 @@ class BatchResult:
             float(self.macs[index]),
             float(self.macs_open[index]),
             self.milliseconds,
+            self.seen,
         )
 
 
@@ -63,8 +74,9 @@ class BatchResult:
 class Runner:
     """Forward passes of one set of variables, each size of a batch compiled once a mode.
 
-    ``inference``: the views that an image is predicted from. With more than one, outputs hold predictions
-    only; shares are the mean over views, weighted by MACs, and MACs are those of all views.
+    ``inference``: the views that an image is predicted from; predictions are at the image's size always. With
+    more than one view, outputs hold predictions only; shares are the mean over views, weighted by MACs, and
+    MACs are those of all views.
     """
 
     system: System
@@ -85,15 +97,16 @@ class Runner:
         outputs, measured = jax.block_until_ready(forward(self.variables, batch))
         milliseconds = 1e3 * (time.perf_counter() - start) / len(images)
         measured = jax.tree.map(lambda value: np.asarray(value, np.float64), measured)
-        if self.inference.plain:
+        seen = self.inference.seen_size((images.shape[1], images.shape[2]))
+        if self.inference.one_view:
             # On the host, in 64 bits: MACs of large images are beyond what 32 bits count exactly.
-            measured = self._costs(measured, len(images), images.shape[1:3])
+            measured = self._costs(measured, len(images), seen)
         executed, gated = measured["executed"], measured["gated"]
         skipped = {name: gated[name] - executed[name] for name in gated}
         macs = measured["dense"] - sum(skipped.values())
         closed = sum(macs for name, macs in skipped.items() if self.system.is_gate(name))
         shares = {name: executed[name] / gated[name] for name in gated}
-        return BatchResult(outputs, shares, macs, macs + closed, milliseconds)
+        return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen)
 
     def dense_macs(self, size: tuple[int, int]) -> float:
         """MACs of the dense program on one (H, W) image, every gate and every branch counted as if open."""
@@ -113,24 +126,38 @@ class Runner:
     def _forward(self, mode: Mode, batch: jax.Array) -> Any:
         key = (mode, batch.shape)
         if key not in self._compiled:
-            forward = partial(self._plain if self.inference.plain else self._views, mode=mode)
+            forward = partial(self._one_view if self.inference.one_view else self._views, mode=mode)
             compiled = jax.jit(forward).lower(self.variables, batch).compile()
             jax.block_until_ready(compiled(self.variables, batch))  # first-touch costs are not the network's
             self._compiled[key] = compiled
         return self._compiled[key]
 
-    def _plain(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, dict[str, Array]]:
-        outputs = self.system.apply(variables, images, mode=mode)
-        return outputs, self.system.executed_shares(outputs)
+    def _one_view(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, dict[str, Array]]:
+        size = (images.shape[1], images.shape[2])
+        seen = resize_images(images, self.inference.seen_size(size))
+        outputs = self.system.apply(variables, seen, mode=mode)
+        shares = self.system.executed_shares(outputs)
+        predictions = resize_logits(outputs.predictions, self.system.tasks, size)
+        return replace(outputs, predictions=predictions), shares
 
     def _views(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, Costs]:
         def predict(images: Array) -> tuple[dict[str, Array], Costs]:
-            outputs, shares = self._plain(variables, images, mode)
+            outputs = self.system.apply(variables, images, mode=mode)
+            shares = self.system.executed_shares(outputs)
             costs = self._costs(shares, images.shape[0], (images.shape[1], images.shape[2]))
             return outputs.predictions, jax.tree.map(jnp.asarray, costs)
 
         predictions, costs = all_views(predict, self.system.tasks, self.inference)(images)
         return Outputs(dict(predictions), gates={}, selections={}), costs
+
+
+def ponder_maps(system: System, result: ImageResult, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The system's ponder maps of an image, (H, W) of ``size``; {} without gates."""
+    maps = system.ponder_maps(result.outputs, result.seen)
+    return {
+        name: cv2.resize(np.asarray(shares[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+        for name, shares in maps.items()
+    }
 
 
 def variable_shapes(system: System) -> Variables:

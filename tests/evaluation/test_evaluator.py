@@ -108,6 +108,20 @@ def test_views_add_up_their_macs():
     assert result.scores.numbers["delta3"] == 1.0
 
 
+def test_one_view_at_another_size():
+    """The network sees a quarter of the pixels; predictions and labels are at the image's size."""
+    inference = InferenceConfig(scales=(0.5,))
+    result = evaluate_system(Known(), VARIABLES, Frames(SPEC), replace(SETTINGS, inference=inference))
+    assert result.macs == 3 * 4
+    image = result.seen[0][1]["dense"]
+    assert image.seen == (3, 4)
+    assert image.outputs.predictions["depth"].shape == (1, 6, 8, 1)
+    plain = evaluate_system(Known(), VARIABLES, Frames(SPEC), SETTINGS)
+    # What is seen at half the size is twice as near as it looks.
+    sizes = [np.exp(one.seen[0][1]["dense"].outputs.predictions["depth"]).mean() for one in (result, plain)]
+    assert sizes[0] / sizes[1] == pytest.approx(0.5, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("system", "variables", "source", "message"),
     [

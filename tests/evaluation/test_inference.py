@@ -152,8 +152,11 @@ def test_one_scale_of_1_is_the_plain_prediction_exactly():
 
 def test_all_views_together():
     config = InferenceConfig(window=(8, 12), scales=(0.5, 1.0), flip=True)
-    assert not config.plain
-    assert InferenceConfig().plain
+    assert not config.one_view
+    assert InferenceConfig().one_view
+    half = InferenceConfig(scales=(0.5,), multiple=8)
+    assert half.one_view
+    assert (half.seen_size((24, 40)), InferenceConfig().seen_size((24, 40))) == ((16, 24), (24, 40))
     picture = images((24, 40), smooth=True)
     logits, costs = jax.jit(all_views(toy, TOY, config))(picture)
     assert {name: value.shape for name, value in logits.items()} == {
