@@ -106,16 +106,18 @@ class Plan:
 
     @property
     def vmem(self) -> int:
-        """Bytes of vector memory, at most. The compiler was found to need .6 to .99 of it."""
+        """Bytes of vector memory, at most; compilers were found to need .5 to .95 of it."""
         phases, rows, columns = self.copied
         window = self.copies * phases * rows * columns * self.channels * self.itemsize
         weights = self.taps * self.channels * self.features * self.itemsize
         result = self.positions * self.features * self.itemsize
         sums = self.positions * self.features * 4
-        operands = (rows * self.tile[1] * self.channels + self.channels * self.features) * 4
+        operands = (self.taps * self.positions + self.features) * self.channels * self.itemsize
         small = 2 * (self.tile[0] * LANES + 8 * self.features) * 4
-        # What is copied in and out is there twice: in use, and on its way.
-        return 2 * window + self.weight_buffers * weights + 2 * result + 2 * sums + operands + small
+        # What is copied in and out is there twice: in use, and on its way. Of float32 weights a v6e keeps
+        # another copy, split for its matrix unit.
+        weight_copies = self.weight_buffers + (1 if self.itemsize == 4 else 0)
+        return 2 * window + weight_copies * weights + 2 * result + 2 * sums + operands + small
 
     @property
     def weight_buffers(self) -> int:
