@@ -105,13 +105,13 @@ class Perspective(System):
         drawn at a ``temperature``. Training draws from ``rngs["dropout"]``.
 
         Args:
-          depth: (B, H, W) metres, 0 = missing, for signal "gt_depth"; where it is missing, or with None,
-            all pooling sizes weigh the same.
+          depth: (B, H, W) metres, for signal "gt_depth"; where it is 0, missing, all pooling sizes weigh the
+            same.
           loops: in place of the configured number. gate: in place of ``pooling.gate``; training is always by
             softmax.
 
         Raises:
-          ValueError: loops of a network without any, a depth that is not read, an unknown gate.
+          ValueError: loops of a network without any; a depth that is missing, or not read; an unknown gate.
         """
         check_masks(masks, ())
         one_hot = self._one_hot(train, gate)
@@ -269,8 +269,11 @@ class Perspective(System):
             if given is not None:
                 raise ValueError(f"depth: pooling.signal {self.config.pooling.signal!r} does not read it")
             return None
-        missing = jnp.zeros(images.shape[:3])
-        return self.config.bins.weights(missing if given is None else given, self._stride)
+        if given is None:
+            raise ValueError(
+                "depth: pooling.signal 'gt_depth' gates by it; give (B, H, W) metres, 0 = missing"
+            )
+        return self.config.bins.weights(given, self._stride)
 
     def _at(self, logits: Array, size: tuple[int, int]) -> Array:
         return logits if self.config.loss.at == "cells" else to_pixels(logits, size, self._stride)
