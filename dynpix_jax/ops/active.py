@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -121,8 +121,10 @@ def map_active(
       (B, Ho, Wo, Cout) of the dtype of ``init``.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown ``combine``.
+      ValueError: shapes that do not fit, an unknown ``combine``, or a ``chunk`` below 1.
     """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"map_active: chunk must be at least 1, got {chunk}")
     if combine not in ("set", "update"):
         raise ValueError(f"map_active: combine must be 'set' or 'update', got {combine!r}")
     if x.ndim != 4:
@@ -188,6 +190,16 @@ class _ByRows:
         return self.fns[len(rows[0])](*rows, *closed_over)
 
 
+class _Lanes(NamedTuple):
+    """One chunk: output rows to write (past the end where idle), output rows to read, input rows to read by
+    window tap (past the end outside the image), whether live."""
+
+    targets: Array
+    source: Array
+    taps: Array
+    live: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     """The static side of one call: sizes, window, chunk."""
@@ -223,14 +235,13 @@ class _Plan:
             carry = lax.fori_loop(0, full, lambda i, c: body(self.chunk, i * self.chunk, c), carry)
         return lax.fori_loop(0, trips, lambda i, c: body(self.rest, done + i * self.rest, c), carry)
 
-    def lanes(self, indices: Array, rows: int, first: Array) -> tuple[Array, Array, Array]:
-        """Of ``rows`` active positions from rank ``first`` on: output rows to write (past the end if idle),
-        input rows to read by window tap (past the end outside the image), live."""
+    def lanes(self, indices: Array, rows: int, first: Array) -> _Lanes:
+        """``rows`` active positions from rank ``first`` on; the last ones may be idle."""
         rank = first + jnp.arange(rows, dtype=jnp.int32)
         positions = indices.at[rank].get(mode="fill", fill_value=self.positions)
         live = positions < self.positions
         targets = jnp.where(live, positions, self.positions + rank)
-        # Idle lanes read the window of the first active position: finite wherever the active ones are, so
+        # Idle lanes read what the first active position reads: finite wherever the active ones are, so
         # that the zero cotangents which they get in the backward pass meet no inf or nan of an inactive
         # position.
         source = jnp.where(live, positions, jnp.minimum(indices[0], self.positions - 1))
@@ -245,7 +256,7 @@ class _Plan:
         col = (within % out_width * self.strides[1])[:, None] + np.tile(tap_cols, self.window[0])
         inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
         taps = (image[:, None] * height + row) * width + col
-        return targets, jnp.where(inside, taps, self.pixels), live
+        return _Lanes(targets, source, jnp.where(inside, taps, self.pixels), live)
 
     def gather(self, flat: Array, taps: Array, count: Array) -> Array:
         """Windows (rows, kh, kw, C); zeros where a tap lies outside the image."""
@@ -262,14 +273,12 @@ class _Plan:
         windows = lax.platform_dependent(cpu=apart, default=read)
         return windows.reshape(len(taps), *self.window, flat.shape[-1])
 
-    def arguments(
-        self, flat: Array, current: Array | None, targets: Array, taps: Array, count: Array
-    ) -> tuple[Array, ...]:
+    def arguments(self, flat: Array, current: Array | None, lanes: _Lanes, count: Array) -> tuple[Array, ...]:
         """What ``fn`` takes: windows, and for an update the rows that it will replace."""
-        windows = self.gather(flat, taps, count)
+        windows = self.gather(flat, lanes.taps, count)
         if self.combine == "set" or current is None:
             return (windows,)
-        return windows, current.at[targets].get(mode="fill", fill_value=0)
+        return windows, current.at[lanes.source].get(mode="promise_in_bounds")
 
 
 _Residuals = tuple[Array, Array | None, list[Array], Array, Array]
@@ -289,9 +298,9 @@ def _run(
     """map_active on flat rows: flat (B*H*W, C), init (B*Ho*Wo, Cout)."""
 
     def body(rows: int, first: Array, out: Array) -> Array:
-        targets, taps, _ = plan.lanes(indices, rows, first)
-        y = fn(plan.arguments(flat, out, targets, taps, count), closed_over).astype(out.dtype)
-        return out.at[targets].set(y, mode="drop", unique_indices=True, indices_are_sorted=True)
+        lanes = plan.lanes(indices, rows, first)
+        y = fn(plan.arguments(flat, out, lanes, count), closed_over).astype(out.dtype)
+        return out.at[lanes.targets].set(y, mode="drop", unique_indices=True, indices_are_sorted=True)
 
     return plan.loop(count, body, init)
 
@@ -327,7 +336,7 @@ def _run_bwd(
 
     def body(rows: int, first: Array, carry: _Grads) -> _Grads:
         grad_flat, grad_init, grad_weights = carry
-        targets, taps, live = plan.lanes(indices, rows, first)
+        lanes = plan.lanes(indices, rows, first)
 
         def apply(arguments: tuple[Array, ...], values: list[Array]) -> Array:
             given = iter(values)
@@ -336,16 +345,16 @@ def _run_bwd(
                 [next(given) if keep else value for value, keep in zip(closed_over, inexact, strict=True)],
             )
 
-        y, vjp = jax.vjp(apply, plan.arguments(flat, init, targets, taps, count), weights)
-        place = grad_init.at[targets]
+        y, vjp = jax.vjp(apply, plan.arguments(flat, init, lanes, count), weights)
+        place = grad_init.at[lanes.targets]
         upstream = place.get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
         (grad_windows, *grad_current), grads = vjp(upstream.astype(y.dtype))
         # What stood there before matters only to an update.
         before = grad_current[0].astype(grad_init.dtype) if grad_current else jnp.zeros_like(upstream)
         grad_init = place.set(before, mode="drop", unique_indices=True, indices_are_sorted=True)
         # Windows overlap: not unique. Idle lanes are dropped, as are taps outside the image.
-        target_rows = jnp.where(live[:, None], taps, plan.pixels)
-        grad_windows = grad_windows.reshape(*taps.shape, flat.shape[-1]).astype(grad_flat.dtype)
+        target_rows = jnp.where(lanes.live[:, None], lanes.taps, plan.pixels)
+        grad_windows = grad_windows.reshape(*lanes.taps.shape, flat.shape[-1]).astype(grad_flat.dtype)
         grad_flat = grad_flat.at[target_rows].add(grad_windows, mode="drop")
         grad_weights = [total + g.astype(total.dtype) for total, g in zip(grad_weights, grads, strict=True)]
         return grad_flat, grad_init, grad_weights

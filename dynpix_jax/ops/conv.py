@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -41,7 +42,8 @@ def conv(
 
     1x1 kernels without explicit padding run as a matrix product
     (:func:`~dynpix_jax.ops.pointwise.pointwise`), and so does a convolution to a single channel: one product
-    for all taps, whose results are shifted and added, takes a third of the time of XLA's on a CPU.
+    for all taps, whose results are shifted and added, takes a third of the time of XLA's (on a CPU, where
+    alone it is done).
 
     Args:
       x: (B, H, W, Cin).
@@ -72,6 +74,7 @@ def conv(
             kernel.shape[-1] == 1
             and tuple(strides) == (1, 1)
             and kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
+            and jax.default_backend() == "cpu"
         ):
             y = _to_one_channel(x, kernel, dilation)
             return y if bias is None else y + bias
@@ -90,7 +93,9 @@ def _to_one_channel(x: Array, kernel: Array, dilation: Pair) -> Array:
     """Convolution of odd size at stride 1 to one channel, padded to keep the size of ``x``."""
     _, height, width, _ = x.shape
     rows, cols = kernel.shape[:2]
-    taps = pointwise(x, kernel.reshape(rows * cols, -1).T)
+    # Summed in float32, as a convolution does.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    taps = jnp.einsum("bhwc,tc->bhwt", x, kernel.reshape(rows * cols, -1), preferred_element_type=wide)
     pad_rows, pad_cols = torch_padding((rows, cols), dilation)
     taps = jnp.pad(taps, ((0, 0), (pad_rows, pad_rows), (pad_cols, pad_cols), (0, 0)))
     shifted = [
@@ -98,4 +103,4 @@ def _to_one_channel(x: Array, kernel: Array, dilation: Pair) -> Array:
         for i in range(rows)
         for j in range(cols)
     ]
-    return sum(shifted[1:], shifted[0])[..., None]
+    return sum(shifted[1:], shifted[0])[..., None].astype(x.dtype)

@@ -228,6 +228,23 @@ def test_values_at_inactive_positions_do_not_matter(poison):
     np.testing.assert_allclose(grad_weights, 7 * np.log(2), rtol=1e-6)
 
 
+def test_idle_lanes_read_what_a_live_one_reads():
+    mask = jnp.asarray([[[True, False, True, True]]])
+    x = init = jnp.full((1, 1, 4, 1), 4.0)
+
+    def loss(weight):
+        def fn(windows, current):
+            return jnp.sqrt(current * weight) + windows[:, 0, 0] / current
+
+        # 3 positions in chunks of 2: the idle lane must not divide by zero, nor take the root's slope there.
+        active = ops.active_set(mask)
+        y = ops.map_active(fn, x, active, window=(1, 1), init=init, combine="update", chunk=2)
+        return y.sum()
+
+    value, slope = jax.value_and_grad(loss)(jnp.float32(1.0))
+    np.testing.assert_allclose((value, slope), (3 * 3 + 4, 3 * 1.0), rtol=1e-6)
+
+
 def test_bfloat16_sums_gradients_in_float32():
     x = jnp.ones((1, 20, 20, 2), jnp.bfloat16)
     active = ops.active_set(jnp.ones((1, 20, 20), bool))
@@ -311,6 +328,8 @@ def test_wrong_arguments_are_named():
         ops.map_active(lambda w: w[:, 0, 0], x, active, init=jnp.zeros((1, 4, 5, 2)))
     with pytest.raises(ValueError, match=r"fn must map \(16, 3, 3, 3\) to \(16, 2\).*returns \(16, 3\)"):
         ops.map_active(lambda w: w[:, 0, 0], x, active, init=init)
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        ops.map_active(lambda w: w[:, 0, 0], x, active, init=init, chunk=0)
     with pytest.raises(ValueError, match="combine must be 'set' or 'update', got 'max'"):
         ops.map_active(lambda w: w[:, 0, 0], x, active, init=init, combine="max")
     with pytest.raises(ValueError, match=r"x must be \(B, H, W, C\)"):

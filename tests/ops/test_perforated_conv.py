@@ -262,19 +262,33 @@ def test_shard_map_over_data():
 
 
 def test_none_picks_by_platform_and_channels(monkeypatch):
-    arguments = jnp.zeros((3, 3, 256, 1)), (1, 1), (1, 1)
-    few, many = jnp.zeros((1, 2, 2, 18)), jnp.zeros((1, 2, 2, 256))
     monkeypatch.setattr(api.jax, "default_backend", lambda: "cpu")
-    assert api.default_implementation(few, *arguments) == ("gather", 0.5)
-    name, limit = api.default_implementation(many, *arguments)
-    assert name == "gather"
-    assert 0.7 < limit < 1
-    monkeypatch.setattr(api.jax, "default_backend", lambda: "tpu")
-    assert api.default_implementation(many, *arguments)[0] == "pallas_tpu"
-    odd = many.astype(jnp.float16)
-    assert api.default_implementation(odd, *arguments) == ("masked", 1.0)
-    monkeypatch.setattr(api.jax, "default_backend", lambda: "rocm")
-    assert api.default_implementation(many, *arguments) == ("masked", 1.0)
+    limits = []
+    for channels in (48, 128, 256, 512):
+        name, limit = api.default_implementation(jnp.zeros((1, 2, 2, channels)))
+        assert name == "gather"
+        limits.append(limit)
+    assert limits == sorted(limits)
+    assert 0 < limits[0] <= limits[-1] < 1
+    for accelerator in ("gpu", "tpu"):
+        monkeypatch.setattr(api.jax, "default_backend", lambda name=accelerator: name)
+        assert api.default_implementation(jnp.zeros((1, 2, 2, 256))) == ("masked", 1.0)
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "tiles"])
+@pytest.mark.parametrize(
+    ("x", "features"), [((0, 4, 4, 3), 2), ((1, 0, 4, 3), 2), ((1, 4, 4, 0), 2), ((1, 4, 4, 3), 0)]
+)
+def test_nothing_in_nothing_out(implementation, x, features):
+    size = ops.conv_output_size(x[1:3], (3, 3), (1, 1), (1, 1))
+    got = ops.perforated_conv(
+        jnp.ones(x),
+        jnp.ones((3, 3, x[-1], features)),
+        jnp.ones((x[0], *size), bool),
+        implementation=implementation,
+    )
+    assert got.shape == (x[0], *size, features)
+    assert not got.any()
 
 
 X, KERNEL, MASK = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 4)), jnp.ones((2, 5, 6), bool)

@@ -33,7 +33,7 @@ class Implementation:
 
     Attributes:
       run: (x, kernel, mask, active or None, bias or None, strides, dilation) -> result.
-      platforms: of ``jax.default_backend()``; empty: every one.
+      platforms: of ``jax.default_backend()``, where arrays lie unless they were put elsewhere; empty: all.
       refuses: (x, kernel, strides, dilation) -> the reason why it cannot run these, or "".
     """
 
@@ -76,28 +76,26 @@ def _pallas(platform: str) -> Implementation:
     return Implementation(run, (platform,), refuses)
 
 
+# With fewer channels than the first number, gather is faster up to the second, a density
+# (docs/sparse-execution.md).
+_BREAK_EVEN = ((48, 0.6), (72, 0.4), (128, 0.6), (192, 0.75), (384, 0.88))
+
+
 def break_even(channels: int) -> float:
     """Density up to which ``gather`` with ``channels`` input channels is faster than dense, on a CPU.
 
-    A fit to measurements from 18 to 512 channels (docs/sparse-execution.md).
+    Measured on the papers' layers of 18 to 512 channels.
     """
-    return max(0.5, 1.0 - 38 / channels)
+    return next((density for limit, density in _BREAK_EVEN if channels < limit), 0.97)
 
 
-def default_implementation(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> tuple[str, float]:
+def default_implementation(x: Array) -> tuple[str, float]:
     """What ``implementation=None`` runs, and the density (0..1) above which it computes densely instead.
 
-    Platform and shapes decide here; the density decides when the program runs. On a GPU or TPU the limit of
-    one half is an assumption, not a measurement.
+    The platform and the channels decide here, the density when the program runs. On a GPU or TPU it is
+    "masked": their kernels have been compiled, but neither checked nor timed on a device yet.
     """
-    platform = jax.default_backend()
-    if platform == "cpu":
-        return "gather", break_even(x.shape[-1])
-    name = f"pallas_{platform}"
-    known = implementations()
-    if name not in known or known[name].unavailable(x, kernel, strides, dilation):
-        return "masked", 1.0
-    return name, 0.5
+    return ("gather", break_even(x.shape[-1])) if jax.default_backend() == "cpu" else ("masked", 1.0)
 
 
 def perforated_conv(
@@ -138,6 +136,8 @@ def perforated_conv(
     """
     strides, dilation = _pair("strides", strides), _pair("dilation", dilation)
     _check(x, kernel, mask, bias, strides, dilation, active)
+    if 0 in (*x.shape, *kernel.shape, *mask.shape):
+        return masked(x, kernel, mask, active, bias, strides, dilation)
     if implementation is None:
         return _by_density(x, kernel, mask, active, bias, strides, dilation)
     known, name = implementations(), implementation
@@ -163,7 +163,7 @@ def _by_density(
     dilation: Pair,
 ) -> Array:
     """The default implementation up to its density, above it the dense convolution."""
-    name, limit = default_implementation(x, kernel, strides, dilation)
+    name, limit = default_implementation(x)
     if name == "masked":
         return masked(x, kernel, mask, active, bias, strides, dilation)
     count = jnp.sum(mask, dtype=jnp.int32) if active is None else active.count

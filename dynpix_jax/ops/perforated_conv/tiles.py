@@ -52,7 +52,7 @@ def tiles(
     covering = jnp.pad(mask, ((0, 0), (0, rows * _TILE - height), (0, cols * _TILE - width)))
     tile_mask = covering.reshape(batch, rows, _TILE, cols, _TILE).any((2, 4))
     listed = active_set(tile_mask)
-    count = min(_TILES, tile_mask.size)
+    at_once = min(_TILES, tile_mask.size)
     pad_rows, pad_cols = torch_padding((kernel.shape[0], kernel.shape[1]), dilation)
     pixels, flat, flat_mask = batch * height * width, x.reshape(-1, channels), mask.reshape(-1)
 
@@ -65,8 +65,10 @@ def tiles(
         index = (image[:, None] * height + row)[:, :, None] * width + col[:, None, :]
         return jnp.where(inside & (tile < tile_mask.size)[:, None, None], index, pixels)
 
-    def step(i: Array, out: Array) -> Array:
-        tile = listed.indices.at[i * count + jnp.arange(count)].get(mode="fill", fill_value=tile_mask.size)
+    def step(turn: Array, out: Array) -> Array:
+        tile = listed.indices.at[turn * at_once + jnp.arange(at_once)].get(
+            mode="fill", fill_value=tile_mask.size
+        )
         windows = flat.at[positions(tile, (pad_rows, pad_cols))].get(mode="fill", fill_value=0)
         # A product, for XLA's convolutions of small images are several times slower on a CPU.
         taps = [
@@ -81,6 +83,6 @@ def tiles(
             jnp.where(keep[:, None], y.reshape(-1, features), 0).astype(out.dtype), mode="drop"
         )
 
-    trips = (listed.count + count - 1) // count
+    trips = (listed.count + at_once - 1) // at_once
     out = lax.fori_loop(0, trips, step, jnp.zeros((pixels, features), x.dtype))
     return out.reshape(batch, height, width, features)
