@@ -3,7 +3,7 @@
     JAX_PLATFORMS=cuda python benchmarks/device.py [--out FOLDER] [--minutes 9]
 
 Needs jax for the device, numpy and this repository; with matplotlib it draws a picture too. Writes
-FOLDER/device.json as it goes, so that a run that is cut short leaves what it measured, and FOLDER/device.png.
+FOLDER/device.json as it goes, so that a run that is cut short leaves what it measured, and device_NAME.png.
 Exit status 1 where a result is wrong.
 
 Correctness: each implementation that can run here against sums in float64 (NumPy), errors over the largest
@@ -136,8 +136,8 @@ def small(spec: ConvSpec) -> ConvSpec:
     return dataclasses.replace(spec, size=size, channels=channels, features=features)
 
 
-def draw(records: Sequence[dict[str, Any]], title: str, file: Path) -> None:
-    """Time over that of the dense convolution by density: a panel for each number format and batch."""
+def draw(records: Sequence[dict[str, Any]], name: str, title: str, file: Path) -> None:
+    """Time of `name` over that of the dense convolution by density: a panel a number format and batch."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -148,7 +148,6 @@ def draw(records: Sequence[dict[str, Any]], title: str, file: Path) -> None:
         1, len(panels), figsize=(4.5 * len(panels), 4.5), sharey=True, squeeze=False
     )
     layers = {layer: f"C{i}" for i, layer in enumerate(dict.fromkeys(r["layer"] for r in records))}
-    name = next(r["label"] for r in records if r["label"] not in ("dense", "active_set", "dense_float32"))
     for axis, panel in zip(axes[0], panels, strict=True):
         axis.plot([0, 1], [0, 1], color="0.7", label="density")
         axis.plot([0, 1], [0.15, 1.15], color="0.7", linestyle=":", label="density + 0.15")
@@ -255,13 +254,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/device"), help="folder to write to")
     parser.add_argument(
-        "--implementation", nargs="+", help="to measure; by default the kernel of the platform"
+        "--implementation",
+        nargs="+",
+        choices=sorted(implementations()),
+        help="to measure; by default the kernel of the platform",
     )
     parser.add_argument("--runs", type=int, default=11, help="rounds that count")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
     parser.add_argument("--only", choices=("correctness", "speed"), help="one half")
     parser.add_argument("--small", action="store_true", help="a little of each: a test of this program")
     options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error(f"argument --runs: {options.runs}; expected at least 1")
     deadline = time.monotonic() + 60 * options.minutes
     platform = jax.default_backend()
     names = options.implementation or ["gather" if platform == "cpu" else f"pallas_{platform}"]
@@ -275,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         speeds(report, names, 1 if options.small else options.runs, options.small, deadline)
         try:
             if report.found["speed"]:
-                draw(report.found["speed"], title, options.out / "device.png")
+                for name in sorted({r["label"] for r in report.found["speed"]} & set(names)):
+                    draw(report.found["speed"], name, title, options.out / f"device_{name}.png")
         except ImportError:
             print("matplotlib is not installed: no picture")
     print(f"{report.file}: {'all results right' if right else 'WRONG RESULTS'}")
