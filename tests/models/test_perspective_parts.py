@@ -122,16 +122,15 @@ def small():
 def test_gradient_of_two_loops_is_the_sum_over_loops(small):
     """By finite differences: each loop's parameters moved alone, against those of both, which are one."""
     params, loss = small
-    gradient = jax.jit(jax.grad(lambda p: loss(p, p)))(params)
+    gradient = jax.tree.map(np.asarray, jax.jit(jax.grad(lambda p: loss(p, p)))(params))
+    params = jax.tree.map(np.asarray, params)
     rng = np.random.default_rng(1)
-    direction = map_named(lambda _, leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), params)
-    # Along the gradient too, or the random direction's slope would be a small part of it.
+    # Mostly along the gradient: a random direction's slope would be a small part of it.
     direction = jax.tree.map(
-        lambda g, d: g / jnp.maximum(jnp.abs(g).max(), 1e-8) + 0.05 * d, gradient, direction
+        lambda g: (g / max(np.abs(g).max(), 1e-8) + 0.05 * rng.normal(size=g.shape)).astype(np.float32),
+        gradient,
     )
-    slope = sum(
-        float(jnp.vdot(g, d)) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True)
-    )
+    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: float(np.vdot(g, d)), gradient, direction)))
     step = 2e-3
     up, down = (jax.tree.map(lambda p, d, s=s: p + s * step * d, params, direction) for s in (1, -1))
     first = float(loss(up, params) - loss(down, params)) / (2 * step)
