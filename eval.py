@@ -31,6 +31,7 @@ from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.runner import ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.tasks import all_scores
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
 from dynpix_jax.utils.errors import UserError
@@ -74,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluations.append(evaluate_system(run.system, run.variables, source, settings, progress=report))
 
     rows = [budget(*pair) for pair in zip(runs, evaluations, strict=True)]
-    task = evaluations[0].task
-    print_table(*budget_table(task, rows))
+    tasks = evaluations[0].tasks
+    print_table(*budget_table(all_scores(tasks), rows))
     facts = describe(config, runs, evaluations[0], source)
     numbers = {
         "config": config_to_json(config),
@@ -85,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.workdir / "eval.json", numbers)
     labels = [row.label for row in rows]
     examples = list(make_examples(source, runs, labels, evaluations, settings))
-    field = source.spec.fields[task.name]
-    pictures = task_pictures(task.name, field.classes, field.palette)
-    write_report(args.workdir / "report.html", config.name, facts, task, rows, examples, pictures)
+    fields = {name: source.spec.fields[name] for name in tasks}
+    pictures = {name: task_pictures(name, field.classes, field.palette) for name, field in fields.items()}
+    write_report(args.workdir / "report.html", config.name, facts, tasks, rows, examples, pictures)
     print(f"numbers: {args.workdir / 'eval.json'}\npictures: {args.workdir / 'report.html'}")
     return 0
 
@@ -112,13 +113,13 @@ def budget(run: Trained, evaluation: Evaluation) -> Budget:
         density=evaluation.density,
         macs=evaluation.macs,
         macs_open=evaluation.macs_open,
-        scores=evaluation.scores.numbers,
+        scores=evaluation.numbers,
         milliseconds={
             mode: (scores.milliseconds, *scores.milliseconds_spread)
             for mode, scores in evaluation.modes.items()
         },
-        curve=evaluation.scores.curve,
-        per_class=evaluation.scores.per_class,
+        curve=evaluation.curve,
+        per_class=evaluation.per_class,
     )
 
 
@@ -152,23 +153,26 @@ def make_examples(
     settings: EvaluationConfig,
 ) -> Iterator[Example]:
     """The pictures of the report: the first images, with the answers of all rows."""
-    task = evaluations[0].task
+    tasks = evaluations[0].tasks
     for index, (name, _) in enumerate(evaluations[0].seen):
         photo = source[index]["image"]
         answers = []
         for run, label, evaluation in zip(runs, labels, evaluations, strict=True):
             result = evaluation.seen[index][1][settings.modes[0]]
             outputs = result.outputs
-            prediction = np.asarray(task.decode(outputs.predictions[task.name])[0])
+            predictions = {
+                task: np.asarray(decoder.decode(outputs.predictions[task])[0])
+                for task, decoder in tasks.items()
+            }
             answers.append(
                 Answer(
                     label,
-                    prediction,
+                    predictions,
                     ponder_maps(run.system, result, photo.shape[:2]),
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
                 )
             )
-        yield Example(name, photo, truth(task, source, index), answers)
+        yield Example(name, photo, {task: truth(task, source, index) for task in tasks}, answers)
 
 
 def write_json(path: Path, numbers: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def test_evaluation_and_report(trained, capsys):
     """Three images in batches of two: the last is padded, and counts as little as with batches of one."""
     task, run = trained
     row = evaluated(task, run)
-    assert row["task"] == task
+    assert row["tasks"] == [task]
     assert row["images"] == 3
     assert 0 < row["macs_per_image"] <= row["macs_per_image_gates_open"]
     assert row["mode_difference"] < 1e-3
@@ -100,7 +100,7 @@ def test_predict(trained, tmp_path, capsys):
     argv = ["predict", f"--config={run.config}:task={task}", f"--workdir={run.workdir}", f"--out={tmp_path}"]
     assert main.main([*argv, str(photo), "--mode=dense", "--max-side=32", "--json"]) == 0
     (numbers,) = json.loads(capsys.readouterr().out)
-    assert numbers["task"] == task
+    assert numbers["tasks"] == [task]
     expected = {
         "segmentation": {"map": "L", "overlay": "RGB"},
         "depth": {"map": "I;16", "colours": "RGB"},

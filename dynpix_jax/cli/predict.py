@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
 from dynpix_jax.data.images import read_image
-from dynpix_jax.evaluation.evaluator import only_task
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.models.system import System
+from dynpix_jax.tasks import TASKS
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
 from dynpix_jax.visualization.task_pictures import task_pictures
@@ -29,7 +30,8 @@ example:
 For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
 segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
 NAME_overlay.png (boundaries or classes on the photo) or NAME_colours.png (depth, red = near); and, of a
-gated network, NAME_ponder.png (where it computed).
+gated network, NAME_ponder.png (where it computed). Of a network with several tasks, the pictures of all but
+the first have the task in their names: NAME_depth_map.png.
 """
 
 
@@ -164,20 +166,23 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
     """Labels one photo, writes its pictures into `out` and gives its numbers."""
     result = runner(photo.image, mode)  # type: ignore[arg-type]
     height, width = photo.upright.shape[:2]
-    task = only_task(trained.system)
-    logits = result.outputs.predictions[task.name]
-    if not np.isfinite(logits).all():
+    predictions = result.outputs.predictions
+    if not all(np.isfinite(logits).all() for logits in predictions.values()):
         raise UserError(
             f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
             "that are not finite; its training has diverged"
         )
-    prediction = np.asarray(task.decode(logits)[0])
-    if prediction.shape[:2] != (height, width):
-        # Between two classes there is no third.
-        is_class = np.issubdtype(prediction.dtype, np.integer)
-        how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
-        prediction = cv2.resize(prediction, (width, height), interpolation=how)
-    pictures: dict[str, Any] = {**task_pictures(task.name).files(photo.upright, prediction)}
+    pictures: dict[str, Any] = {}
+    for task in trained.system.tasks.values():
+        prediction = np.asarray(task.decode(predictions[task.name])[0])
+        if prediction.shape[:2] != (height, width):
+            # Between two classes there is no third.
+            is_class = np.issubdtype(prediction.dtype, np.integer)
+            how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
+            prediction = cv2.resize(prediction, (width, height), interpolation=how)
+        prefix = f"{task.name}_" if pictures else ""
+        for kind, picture in task_pictures(task.name).files(photo.upright, prediction).items():
+            pictures[f"{prefix}{kind}"] = picture
     ponder = ponder_maps(trained.system, result, photo.image.shape[:2])
     if ponder:
         pictures["ponder"] = ponder_figure(photo.image, ponder)
@@ -188,7 +193,7 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         "photo": str(photo.path),
         "size": [height, width],
         "computed_size": list(result.seen),
-        "task": task.name,
+        "tasks": list(trained.system.tasks),
         "stage": trained.stage,
         "target_rho": trained.rho,
         "mode": mode,
@@ -206,8 +211,8 @@ def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) 
         raise UserError(f"--out {out}: is not a folder")
     inputs = {path.resolve() for path in photos}
     for name in names.values():
-        for kind in KINDS:
-            if (file := out / f"{name}_{kind}.png").resolve() in inputs:
+        for task, kind in itertools.product(("", *(f"{task}_" for task in TASKS)), KINDS):
+            if (file := out / f"{name}_{task}{kind}.png").resolve() in inputs:
                 raise UserError(f"{file} is a photo and would be overwritten; give another --out")
 
 

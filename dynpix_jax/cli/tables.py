@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dynpix_jax.tasks import Task
+from dynpix_jax.tasks import Score
 from dynpix_jax.visualization.report import Budget
 
 
-def budget_table(task: Task, rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]]:
+def budget_table(scores: Sequence[Score], rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the table of budgets; a missing value is "-"."""
-    scores = [score.label for score in task.scores]
-    heads = ["stage", "rho", "density", "MACs/image", "of open", *scores, "dense ms", "sparse ms"]
+    labels = [score.label for score in scores]
+    heads = ["stage", "rho", "density", "MACs/image", "of open", *labels, "dense ms", "sparse ms"]
     cells = []
     for row in rows:
         # Without gates every position is computed.
@@ -26,7 +26,7 @@ def budget_table(task: Task, rows: Sequence[Budget]) -> tuple[list[str], list[li
                 f"{density:.3f}",
                 f"{row.macs / 1e9:#.4g}e9",
                 f"{row.macs / row.macs_open:.1%}",
-                *(score.text(row.scores[score.name]) for score in task.scores),
+                *(score.text(row.scores[score.name]) for score in scores),
                 *(
                     f"{row.milliseconds[mode][0]:.1f}" if mode in row.milliseconds else "-"
                     for mode in ("dense", "sparse")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -11,21 +11,22 @@ import jax
 import numpy as np
 
 from dynpix_jax.data.sources import Source
+from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.runner import ImageResult, Runner
-from dynpix_jax.evaluation.scorers import TaskScores, make_scorer
+from dynpix_jax.evaluation.scorers import TaskScores, make_scorer, together
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.models.system import System
 from dynpix_jax.nn.routing import Mode
 from dynpix_jax.tasks import Task, check_labels
-from dynpix_jax.typing import Variables
+from dynpix_jax.typing import Array, Variables
 from dynpix_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One mode on all images: its scores, median milliseconds and spread (10th to 90th percentile)."""
+    """One mode on all images: scores by task, median milliseconds and spread (10th to 90th percentile)."""
 
-    scores: TaskScores
+    scores: dict[str, TaskScores]
     milliseconds: float
     milliseconds_spread: tuple[float, float]
 
@@ -34,44 +35,59 @@ class ModeScores:
 class Evaluation:
     """A system on a source.
 
-    task: what was scored. modes: scores by mode.
+    tasks: what was scored, by name. modes: scores by mode.
     macs: mean per image, executed. macs_open: mean per image with every gate open.
     shares: mean executed share of each gated layer.
     density: mean over gates, weighted equally; None without gates.
-    mode_difference: how far the predictions of the modes are apart, as ``Task.difference`` measures it, the
-    greatest over batches; None with one mode.
+    mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference`` measures
+    it, the greatest over batches; None with one mode.
     """
 
-    task: Task
+    tasks: Mapping[str, Task]
     images: int
     modes: dict[Mode, ModeScores]
     macs: float
     macs_open: float
     shares: dict[str, float]
     density: float | None
-    mode_difference: float | None
+    mode_difference: dict[str, float | None]
     seen: list[tuple[str, dict[Mode, ImageResult]]] = field(default_factory=list, repr=False)
 
     @property
-    def scores(self) -> TaskScores:
-        """Of the mode that was run first."""
+    def scores(self) -> dict[str, TaskScores]:
+        """By task, of the mode that was run first."""
         return next(iter(self.modes.values())).scores
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Those scores under the names of `tasks.all_scores`."""
+        return together({name: scores.numbers for name, scores in self.scores.items()})
+
+    @property
+    def per_class(self) -> dict[str, list[float | None]]:
+        """Scores of every class, under such names."""
+        return together({name: scores.per_class for name, scores in self.scores.items()})
+
+    @property
+    def curve(self) -> BoundaryScores | None:
+        """Precision against recall of the boundaries, if they are among the tasks."""
+        return next((scores.curve for scores in self.scores.values() if scores.curve), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
         return {
-            "task": self.task.name,
+            "tasks": list(self.tasks),
             "images": self.images,
             "density": self.density,
             "macs_per_image": self.macs,
             "macs_per_image_gates_open": self.macs_open,
             "shares": self.shares,
-            "mode_difference": self.mode_difference,
+            **together({name: {"mode_difference": gap} for name, gap in self.mode_difference.items()}),
             "modes": {
                 mode: {
                     "milliseconds": one.milliseconds,
                     "milliseconds_p10_p90": one.milliseconds_spread,
-                    **one.scores.to_dict(),
+                    **together({name: scores.to_dict() for name, scores in one.scores.items()}),
                 }
                 for mode, one in self.modes.items()
             },
@@ -92,28 +108,39 @@ def evaluate_system(
         UserError: the source has no such labels or other classes, an image cannot be read, or a batch has
             images of different sizes.
     """
-    task = only_task(system)
-    spec = source.spec
-    check_labels(
-        system.tasks, {name: spec.fields[name].classes for name in spec.labels}, f"source {spec.name}"
-    )
+    tasks, spec = system.tasks, source.spec
+    check_labels(tasks, {name: spec.fields[name].classes for name in spec.labels}, f"source {spec.name}")
     runner = Runner(system, variables, settings.inference)
     count = min(settings.limit or len(source), len(source))
     # Where nothing is gated both modes are the same program: one run stands for both.
     modes = settings.modes if system.gated_macs(source[0]["image"].shape[:2]) else settings.modes[:1]
-    scorers = {mode: make_scorer(task, source, count, settings) for mode in modes}
-    decode, apart = jax.jit(task.decode), jax.jit(task.difference)
+    scorers = {
+        mode: {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
+        for mode in modes
+    }
+    labels = tuple(dict.fromkeys(label for scorer in scorers[modes[0]].values() for label in scorer.labels))
+
+    @jax.jit
+    def decode(logits: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: task.decode(logits[name]) for name, task in tasks.items()}
+
+    @jax.jit
+    def apart(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: task.difference(first[name], second[name]) for name, task in tasks.items()}
+
     milliseconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
-    macs, macs_open, shares, differences = [], [], [], []
-    for batch in _batches(source, count, settings.batch_size, scorers[modes[0]].labels):
+    macs, macs_open, shares = [], [], []
+    differences: dict[str, list[float]] = {name: [] for name in tasks}
+    for batch in _batches(source, count, settings.batch_size, labels):
         results = {mode: runner.batch(batch["image"], mode) for mode in modes}
-        predictions = {mode: decode(results[mode].outputs.predictions[task.name]) for mode in modes}
+        predictions = {mode: decode(results[mode].outputs.predictions) for mode in modes}
         for mode in modes:
-            scorers[mode].add(predictions[mode], batch)
+            for name, scorer in scorers[mode].items():
+                scorer.add(predictions[mode][name], batch)
             milliseconds[mode] += [results[mode].milliseconds] * int(batch["valid"].sum())
-        if len(modes) == 2:
-            differences.append(float(apart(*predictions.values())))
+        for name, gap in (apart(*predictions.values()) if len(modes) == 2 else {}).items():
+            differences[name].append(float(gap))
         first = results[modes[0]]
         for place in range(int(batch["valid"].sum())):
             macs.append(first.macs[place])
@@ -129,18 +156,19 @@ def evaluate_system(
     for mode in modes:
         low, high = np.percentile(milliseconds[mode], (10, 90))
         times = median(milliseconds[mode]), (float(low), float(high))
-        scored[mode] = ModeScores(scorers[mode].finish(progress), *times)
+        finished = {name: scorer.finish(progress) for name, scorer in scorers[mode].items()}
+        scored[mode] = ModeScores(finished, *times)
     means = {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}
     gates = [share for name, share in means.items() if system.is_gate(name)]
     return Evaluation(
-        task=task,
+        tasks=tasks,
         images=count,
         modes={mode: scored.get(mode, scored[modes[0]]) for mode in settings.modes},
         macs=float(np.mean(macs)),
         macs_open=float(np.mean(macs_open)),
         shares=means,
         density=float(np.mean(gates)) if gates else None,
-        mode_difference=max(differences, default=None),
+        mode_difference={name: max(gaps, default=None) for name, gaps in differences.items()},
         seen=seen,
     )
 
@@ -151,19 +179,8 @@ def evaluate(
     """The numbers that a training run logs: one mode, no pictures."""
     settings = replace(settings, mode=settings.modes[0], pictures=0)
     result = evaluate_system(system, variables, source, settings)
-    numbers = {**result.scores.numbers, "macs": result.macs}
+    numbers = {**result.numbers, "macs": result.macs}
     return numbers if result.density is None else {**numbers, "density": result.density}
-
-
-def only_task(system: System) -> Task:
-    """The one task of a system.
-
-    Raises:
-        UserError: it has several.
-    """
-    if len(system.tasks) != 1:
-        raise UserError(f"evaluation: expected a system of one task, got {', '.join(system.tasks)}")
-    return next(iter(system.tasks.values()))
 
 
 def _batches(

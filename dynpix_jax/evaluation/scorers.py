@@ -13,7 +13,7 @@ import numpy as np
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.tasks import PixelTask, Task
+from dynpix_jax.tasks import PixelTask, Task, prefixes
 from dynpix_jax.typing import Array
 from dynpix_jax.utils.errors import UserError
 
@@ -38,6 +38,15 @@ class TaskScores:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
         return self.numbers | self.details | ({"per_class": self.per_class} if self.per_class else {})
+
+
+def together(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What several tasks have by name in one dict, under the names of `tasks.all_scores`."""
+    return {
+        f"{prefix}{name}": value
+        for prefix, values in zip(prefixes(by_task), by_task.values(), strict=True)
+        for name, value in values.items()
+    }
 
 
 class Scorer(ABC):
@@ -123,10 +132,10 @@ def make_scorer(task: Task, source: Source, count: int, settings: EvaluationConf
     return scorer(task, source, count, settings)
 
 
-def truth(task: Task, source: Source, index: int) -> np.ndarray:
+def truth(task: str, source: Source, index: int) -> np.ndarray:
     """The label of an element, as pictures show it: of boundaries the share of the annotators."""
-    if task.name != "boundaries":
-        return np.asarray(source[index][task.name])
+    if task != "boundaries":
+        return np.asarray(source[index][task])
     masks = Annotators(source, index + 1)[source.name(index)]
     return np.mean([np.asarray(mask, np.float32) for mask in masks], axis=0)
 

@@ -9,11 +9,11 @@ from dynpix_jax.tasks.boundaries import Boundaries
 from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.tasks.normals import Normals
 from dynpix_jax.tasks.segmentation import Segmentation
-from dynpix_jax.tasks.task import PixelTask, Score, Task, check_labels
+from dynpix_jax.tasks.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
 from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError, suggest
 
-__all__ = ["TASKS", "PixelTask", "Score", "Task", "build", "check_labels"]
+__all__ = ["TASKS", "PixelTask", "Score", "Task", "all_scores", "build", "check_labels", "prefixes"]
 
 TASKS: dict[str, type[Task]] = {
     "boundaries": Boundaries,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -156,6 +156,23 @@ def check_labels(tasks: Mapping[str, Task], fields: Mapping[str, Sequence[str]],
                 f"{where}: {count} classes of {task.name}, the network has {task.class_count}; "
                 "set model.task_options.classes"
             )
+
+
+def all_scores(tasks: Mapping[str, Task]) -> tuple[Score, ...]:
+    """The scores of several tasks side by side: those of all but the first carry their task's name.
+
+    Of segmentation and depth: ``miou``, ..., ``depth/delta1``, ...
+    """
+    return tuple(
+        replace(score, name=f"{prefix}{score.name}", label=f"{prefix.replace('/', ' ')}{score.label}")
+        for prefix, task in zip(prefixes(tasks), tasks.values(), strict=True)
+        for score in task.scores
+    )
+
+
+def prefixes(tasks: Mapping[str, Any]) -> list[str]:
+    """What each task's numbers are prefixed with where those of all stand together; "" for the first."""
+    return [f"{name}/" if index else "" for index, name in enumerate(tasks)]
 
 
 def pixel_count(state: State, task: str) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from dynpix_jax.tasks import Task
+from dynpix_jax.tasks import Score, Task, all_scores
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization import report_page as page
 from dynpix_jax.visualization.curves import CostPoint, CurveScores, accuracy_macs_figure, pr_figure
@@ -27,7 +27,7 @@ class Budget:
 
     stage: its name. rho: target density, 1 without gates. density: measured; None without gates.
     macs: executed multiply-accumulates an image, mean. macs_open: the same with every gate open.
-    scores: numbers by the names of the task's scores.
+    scores: numbers by the names of `tasks.all_scores`.
     milliseconds: mode -> (median, 10th percentile, 90th percentile) of an image.
     curve: precision against recall, where the task has it.
     per_class: score -> one number a class, None where the class does not occur.
@@ -53,45 +53,46 @@ class Budget:
 class Answer:
     """What one budget made of an image.
 
-    label: the budget's. prediction: decoded. ponder: stage -> (H, W) in [0, 1] and "total"; empty
+    label: the budget's. predictions: decoded, by task. ponder: stage -> (H, W) in [0, 1] and "total"; empty
     without gates. masks: block -> (h, w), 1 where it computed.
     """
 
     label: str
-    prediction: np.ndarray
+    predictions: Mapping[str, np.ndarray]
     ponder: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An image of the report: photo uint8 (H, W, 3), its label, and the answers."""
+    """An image of the report: photo uint8 (H, W, 3), its labels by task, and the answers."""
 
     name: str
     photo: np.ndarray
-    truth: np.ndarray
+    truth: Mapping[str, np.ndarray]
     answers: Sequence[Answer]
 
 
 def report_html(
     title: str,
     facts: Mapping[str, str],
-    task: Task,
+    tasks: Mapping[str, Task],
     budgets: Sequence[Budget],
     examples: Sequence[Example],
-    pictures: TaskPictures,
+    pictures: Mapping[str, TaskPictures],
 ) -> str:
     """The report as one HTML page.
 
     Args:
       title: the config's name.
       facts: what was evaluated, on what: name -> value, both shown as they are.
-      task: what was predicted.
+      tasks: what was predicted, by name; rows are compared by the first.
       budgets: the rows, at least one.
       examples: images with pictures; may be empty.
-      pictures: how the task is drawn.
+      pictures: how each task is drawn.
     """
-    first, better = task.scores[0], "Up" if task.higher_is_better else "Down"
+    scores, better = all_scores(tasks), "Up" if next(iter(tasks.values())).higher_is_better else "Down"
+    first = scores[0]
     points = [
         CostPoint(row.label, row.macs, row.scores[first.name], row.density is not None) for row in budgets
     ]
@@ -101,8 +102,8 @@ def report_html(
         page.INTRODUCTION,
         f"<dl>{rows}</dl>",
         "<h2>What each budget costs and reaches</h2>",
-        _table(task, budgets),
-        page.TABLE_CAPTION.substitute(scores=_meanings(task)),
+        _table(scores, budgets),
+        page.TABLE_CAPTION.substitute(scores=_meanings(scores)),
         _class_tables(budgets, pictures),
         '<div class="wide">',
         _figure(
@@ -115,7 +116,8 @@ def report_html(
         "</div>",
     ]
     if examples:
-        parts += ["<h2>Images</h2>", f"<p>{pictures.caption}</p>", _legend(pictures)]
+        parts += ["<h2>Images</h2>"]
+        parts += [f"<p>{one.caption}</p>{_legend(one)}" for one in pictures.values()]
         parts += [page.PONDER_CAPTION] if _gated(examples) else []
         parts += [_example(example, pictures) for example in examples]
     return page.PAGE.substitute(
@@ -127,31 +129,31 @@ def write_report(
     path: str | Path,
     title: str,
     facts: Mapping[str, str],
-    task: Task,
+    tasks: Mapping[str, Task],
     budgets: Sequence[Budget],
     examples: Sequence[Example],
-    pictures: TaskPictures,
+    pictures: Mapping[str, TaskPictures],
 ) -> None:
     """Writes `report_html`.
 
     Raises:
       UserError: a place where no file can be written.
     """
-    text = report_html(title, facts, task, budgets, examples, pictures)
+    text = report_html(title, facts, tasks, budgets, examples, pictures)
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the report {path}: {error.strerror or error}") from None
 
 
-def _table(task: Task, budgets: Sequence[Budget]) -> str:
+def _table(scores: Sequence[Score], budgets: Sequence[Budget]) -> str:
     modes = tuple(dict.fromkeys(mode for row in budgets for mode in row.milliseconds))
     heads = [
         "stage",
         "target rho",
         "density",
         "MACs / image",
-        *(_text(score.label) for score in task.scores),
+        *(_text(score.label) for score in scores),
         *(f"{mode}, ms" for mode in modes),
     ]
     lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
@@ -162,7 +164,7 @@ def _table(task: Task, budgets: Sequence[Budget]) -> str:
             f"<td>{row.rho:g}</td>",
             f"<td>{'no gates' if row.density is None else f'{row.density:.3f}'}</td>",
             f"<td>{row.macs / 1e9:.3g} &times; 10<sup>9</sup>{share}</td>",
-            *(f"<td>{score.text(row.scores[score.name], fewer=1)}</td>" for score in task.scores),
+            *(f"<td>{score.text(row.scores[score.name], fewer=1)}</td>" for score in scores),
         ]
         for mode in modes:
             if mode in row.milliseconds:
@@ -174,14 +176,15 @@ def _table(task: Task, budgets: Sequence[Budget]) -> str:
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def _meanings(task: Task) -> str:
+def _meanings(scores: Sequence[Score]) -> str:
     """What the columns of scores mean, as list items."""
-    return "\n".join(f"<li><b>{_text(one.label)}</b>: {_text(one.meaning)}.</li>" for one in task.scores)
+    return "\n".join(f"<li><b>{_text(one.label)}</b>: {_text(one.meaning)}.</li>" for one in scores)
 
 
-def _class_tables(budgets: Sequence[Budget], pictures: TaskPictures) -> str:
+def _class_tables(budgets: Sequence[Budget], pictures: Mapping[str, TaskPictures]) -> str:
     """The scores of every class, a table a score and a column a budget; "" without classes."""
-    names = [name for name, _ in pictures.legend]
+    # One task at most has classes, so far.
+    names = [name for one in pictures.values() for name, _ in one.legend]
     tables = []
     for score in budgets[0].per_class:
         lines = ["<tr><th>class</th>" + "".join(f"<th>{_text(row.label)}</th>" for row in budgets) + "</tr>"]
@@ -217,16 +220,21 @@ def _legend(pictures: TaskPictures) -> str:
     return f'<p class="classes">{"".join(chips)}</p>' if chips else ""
 
 
-def _example(example: Example, pictures: TaskPictures) -> str:
-    note = pictures.note(example.truth)
-    truth = _figure(pictures.picture(example.truth, example.truth), "Ground truth", note)
+def _example(example: Example, pictures: Mapping[str, TaskPictures]) -> str:
+    notes = {task: one.note(example.truth[task]) for task, one in pictures.items()}
+
+    def tile(task: str, values: np.ndarray, title: str) -> str:
+        title = title if len(pictures) == 1 else f"{title}, {task}"
+        return _figure(pictures[task].picture(values, example.truth[task]), title, notes[task])
+
+    truth = "".join(tile(task, values, "Ground truth") for task, values in example.truth.items())
     parts = [
         f"<h3>{_text(example.name)}</h3>",
         f'<div class="tiles">{_figure(example.photo, "Photo")}{truth}</div>',
     ]
     for answer in example.answers:
         total = answer.ponder.get("total")
-        tiles = [_figure(pictures.picture(answer.prediction, example.truth), "Prediction", note)]
+        tiles = [tile(task, values, "Prediction") for task, values in answer.predictions.items()]
         if total is not None:
             note = f"{total.mean():.0%} of the layers computed at the average pixel"
             tiles.append(_figure(heat_overlay(example.photo, total), "Ponder map, all stages", note))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import tasks
-from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, SourceSpec
+from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.evaluation.settings import EvaluationConfig
@@ -20,7 +20,7 @@ SETTINGS = EvaluationConfig(mode="dense", pictures=2)
 
 
 class Known(System):
-    """Predicts a depth of (red + 1) centimetres through a 1x1 convolution that changes nothing."""
+    """Predicts a depth of (red + 1) centimetres through a 1x1 convolution that changes nothing, and walls."""
 
     name = "known"
 
@@ -33,7 +33,8 @@ class Known(System):
     def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
         depth = (images[..., :1].astype(jnp.float32) + 1.0) / 100.0
         same = jnp.einsum("bhwi,io->bhwo", depth, jnp.eye(1)) * variables["params"]["gain"]
-        return Outputs(predictions={name: jnp.log(same) for name in self.tasks}, gates={}, selections={})
+        known = {"depth": jnp.log(same), "normals": same * jnp.array([0.0, 0.0, -1.0])}
+        return Outputs(predictions={name: known[name] for name in self.tasks}, gates={}, selections={})
 
     def loss(self, variables, batch, *, rngs, controls):
         return jnp.zeros(()), LossAux({}, {})
@@ -59,7 +60,9 @@ class Frames:
         image = rng.integers(0, 256, (*self._sizes[index], 3), np.uint8)
         depth = (image[..., 0] + 1.0) / 100 * (1.0 + 0.1 * index)
         depth[:index] = 0.0  # invalid
-        return {"image": image, "depth": depth.astype(np.float32), "index": np.int64(index)}
+        normals = np.broadcast_to(np.array([0.0, 0.6, -0.8], np.float32), (*depth.shape, 3))
+        element = {"image": image, "depth": depth.astype(np.float32), "index": np.int64(index)}
+        return element | ({"normals": normals} if "normals" in self.spec.fields else {})
 
 
 SPEC = SourceSpec("frames", {"image": IMAGE, "depth": DEPTH, "index": INDEX})
@@ -74,13 +77,13 @@ def test_scores_pool_the_labelled_pixels_of_all_images(batch_size):
         Known(), VARIABLES, source, settings, progress=lambda done, name: seen.append((done, name))
     )
     factors = np.concatenate([np.full((6 - index) * 8, 1.0 + 0.1 * index) for index in range(5)])
-    numbers = result.scores.numbers
+    numbers = result.numbers
     assert numbers["delta1"] == pytest.approx((factors < 1.25).mean())
     assert numbers["rmse_log"] == pytest.approx(np.sqrt((np.log(factors) ** 2).mean()), rel=1e-5)
     assert numbers["abs_rel"] == pytest.approx((1 - 1 / factors).mean(), rel=1e-5)
     assert result.images == 5
     assert result.macs == result.macs_open == 6 * 8
-    assert (result.density, result.mode_difference, result.shares) == (None, None, {})
+    assert (result.density, result.mode_difference, result.shares) == (None, {"depth": None}, {})
     assert seen == [(index + 1, f"frame{index}") for index in range(5)]
     (first, results), (second, _) = result.seen
     assert (first, second) == ("frame0", "frame1")
@@ -100,12 +103,27 @@ def test_limit_both_modes_and_the_numbers_of_a_training_run():
     assert "density" not in numbers
 
 
+def test_several_tasks_stand_side_by_side():
+    """The numbers of all but the first carry their task's name."""
+    spec = replace(SPEC, fields={**SPEC.fields, "normals": NORMALS})
+    system = Known("depth", "normals")
+    result = evaluate_system(system, VARIABLES, Frames(spec), replace(SETTINGS, batch_size=2))
+    assert list(result.numbers) == [score.name for score in tasks.all_scores(system.tasks)]
+    assert result.numbers["normals/mean"] == pytest.approx(np.rad2deg(np.arccos(0.8)), rel=1e-5)
+    alone = evaluate_system(Known(), VARIABLES, Frames(SPEC), SETTINGS)
+    assert {name: result.numbers[name] for name in alone.numbers} == pytest.approx(alone.numbers)
+    row = result.to_dict()
+    assert row["tasks"] == ["depth", "normals"]
+    assert row["modes"]["dense"]["normals/within_30"] == 0.0
+    assert (row["mode_difference"], row["normals/mode_difference"]) == (None, None)
+
+
 def test_views_add_up_their_macs():
     inference = InferenceConfig(window=(6, 4), flip=True)
     result = evaluate_system(Known(), VARIABLES, Frames(SPEC), replace(SETTINGS, inference=inference))
     # Windows at columns 0, 3, 4; twice for the mirror image.
     assert result.macs == pytest.approx(2 * 3 * 6 * 4)
-    assert result.scores.numbers["delta3"] == 1.0
+    assert result.numbers["delta3"] == 1.0
 
 
 def test_one_view_at_another_size():
@@ -126,7 +144,6 @@ def test_one_view_at_another_size():
     ("system", "variables", "source", "message"),
     [
         (Known("normals"), VARIABLES, Frames(SPEC), "source frames: no 'normals' labels"),
-        (Known("depth", "normals"), VARIABLES, Frames(SPEC), "one task, got depth, normals"),
         (Known(), VARIABLES, Frames(SPEC, ((6, 8), (8, 6))), "different sizes in one batch, .* to 1"),
         (
             Known(),

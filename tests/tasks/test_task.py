@@ -71,6 +71,14 @@ def test_build():
         tasks.build("segmentation", {"classes": 1}, "options")
 
 
+def test_all_scores():
+    both = {name: tasks.build(name, OPTIONS.get(name, {}), "") for name in ("segmentation", "depth")}
+    scores = {score.name: score.label for score in tasks.all_scores(both)}
+    assert scores["miou"] == "mIoU"
+    assert scores["depth/rmse"] == "depth RMSE, m"
+    assert len(scores) == 3 + 6
+
+
 def test_check_labels():
     segmentation = tasks.build("segmentation", {"classes": 3, "instance_sizes": [[1, 5.0]]}, "options")
     system = {"segmentation": segmentation}

@@ -16,7 +16,8 @@ from dynpix_jax.visualization.pictures import png_bytes
 from dynpix_jax.visualization.report import Answer, Budget, Example, report_html, write_report
 from dynpix_jax.visualization.task_pictures import task_pictures
 
-TASK, PICTURES = tasks.build("boundaries", {}, ""), task_pictures("boundaries")
+TASKS = {"boundaries": tasks.build("boundaries", {}, "")}
+PICTURES = {"boundaries": task_pictures("boundaries")}
 
 
 def scores(ods: float) -> BoundaryScores:
@@ -45,8 +46,9 @@ def budgets() -> list[Budget]:
 def example() -> Example:
     photo, half = np.zeros((12, 16, 3), np.uint8), np.full((12, 16), 0.5)
     masks = {"res2_1": np.ones((3, 4)), "res3_1": np.zeros((3, 4))}
-    answers = [Answer("base", half, {}, {}), Answer("gates", half, {"res2": half, "total": half}, masks)]
-    return Example("100 & 75", photo, half, answers)
+    maps = {"boundaries": half}
+    answers = [Answer("base", maps, {}, {}), Answer("gates", maps, {"res2": half, "total": half}, masks)]
+    return Example("100 & 75", photo, maps, answers)
 
 
 def test_accuracy_macs_figure_has_every_point_labelled():
@@ -85,7 +87,7 @@ def test_pr_figure_of_one(tmp_path):
 
 
 def test_report_tells_the_numbers_and_escapes_names():
-    text = report_html("a <b>", {"device": "x & y"}, TASK, budgets(), [example()], PICTURES)
+    text = report_html("a <b>", {"device": "x & y"}, TASKS, budgets(), [example()], PICTURES)
     assert "<title>a &lt;b&gt;</title>" in text
     assert "x &amp; y" in text
     assert "100 &amp; 75" in text
@@ -101,7 +103,7 @@ def test_report_tells_the_numbers_and_escapes_names():
 
 
 def test_pictures_of_the_report_decode():
-    text = report_html("t", {}, TASK, budgets(), [example()], PICTURES)
+    text = report_html("t", {}, TASKS, budgets(), [example()], PICTURES)
     encoded = re.findall(r'<figure><img([^>]*) src="data:image/png;base64,([^"]+)">', text)
     sizes = [png_size(io.BytesIO(base64.b64decode(data))) for _, data in encoded]
     # Two curves; photo and truth; two predictions; ponder maps in total and of res2; two masks.
@@ -110,12 +112,12 @@ def test_pictures_of_the_report_decode():
 
 
 def test_report_without_pictures_or_gates(tmp_path):
-    write_report(tmp_path / "report.html", "t", {}, TASK, budgets()[:1], [], PICTURES)
+    write_report(tmp_path / "report.html", "t", {}, TASKS, budgets()[:1], [], PICTURES)
     text = (tmp_path / "report.html").read_text()
     assert "<h2>Images</h2>" not in text
     assert "ponder map" not in text.lower()
     with pytest.raises(UserError, match="cannot write the report"):
-        write_report(tmp_path, "t", {}, TASK, budgets(), [], PICTURES)
+        write_report(tmp_path, "t", {}, TASKS, budgets(), [], PICTURES)
 
 
 def test_report_of_classes():
@@ -124,8 +126,10 @@ def test_report_of_classes():
     numbers = {"miou": 0.25, "pixel_accuracy": 0.5, "mean_accuracy": 0.5}
     row = Budget("base", 1.0, None, 2e9, 2e9, numbers, {}, per_class={"iou": [0.5, None]})
     truth = np.array([[0, 1], [255, 1]], np.int32)
-    picture = Example("x", np.zeros((2, 2, 3), np.uint8), truth, [Answer("base", truth, {}, {})])
-    text = report_html("t", {}, task, [row], [picture], task_pictures("segmentation", ("a & b", "c")))
+    labels = {"segmentation": truth}
+    picture = Example("x", np.zeros((2, 2, 3), np.uint8), labels, [Answer("base", labels, {}, {})])
+    pictures = {"segmentation": task_pictures("segmentation", ("a & b", "c"))}
+    text = report_html("t", {}, {"segmentation": task}, [row], [picture], pictures)
     assert "Precision against recall" not in text
     assert "<th>mIoU</th><th>pixel acc</th><th>class acc</th>" in text
     assert "<tr><th>a &amp; b</th><td>0.500</td></tr><tr><th>c</th><td>&ndash;</td></tr>" in text
@@ -136,6 +140,6 @@ def test_report_of_classes():
 def test_report_of_angles_says_that_less_is_better():
     task = tasks.build("normals", {}, "")
     row = Budget("base", 1.0, None, 2e9, 2e9, {score.name: 12.3456 for score in task.scores}, {})
-    text = report_html("t", {}, task, [row], [], task_pictures("normals"))
+    text = report_html("t", {}, {"normals": task}, [row], [], {"normals": task_pictures("normals")})
     assert "Down is better" in text
     assert "<td>12.3</td>" in text
