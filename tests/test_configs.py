@@ -1,4 +1,4 @@
-"""Every config of quickstart and PAG: all of it is read, its networks have the right shapes, its last stage trains.
+"""Every config of quickstart and PAG is read, its networks have the right shapes, its last stage trains.
 
 On random elements of its source's spec; trained is a small network. A few programs stand for all; the others,
 each task with each variant, are slow.
