@@ -23,9 +23,9 @@ _FREE_NAMES = """
     broadcast_in_dim cbrt ceil clamp clz concatenate convert_element_type copy cos cosh cumlogsumexp cummax
     cummin cumprod cumsum device_put digamma div dynamic_slice dynamic_update_slice eq erf erf_inv erfc exp
     exp2 expm1 floor gather ge gt imag integer_pow iota is_finite le lgamma log log1p logistic lt max min mul
-    name ne neg nextafter not optimization_barrier or pad population_count pow random_bits random_clone
-    random_fold_in random_seed random_split random_unwrap random_wrap real reduce reduce_and reduce_max
-    reduce_min reduce_or reduce_precision reduce_prod reduce_sum reduce_window reduce_window_max
+    name ne neg nextafter not optimization_barrier or pad platform_index population_count pow random_bits
+    random_clone random_fold_in random_seed random_split random_unwrap random_wrap real reduce reduce_and
+    reduce_max reduce_min reduce_or reduce_precision reduce_prod reduce_sum reduce_window reduce_window_max
     reduce_window_min reduce_window_sum reduce_xor rem reshape reshard rev rng_bit_generator round rsqrt
     scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub select_and_gather_add
     select_and_scatter select_and_scatter_add select_n shift_left shift_right_arithmetic shift_right_logical
