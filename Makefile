@@ -30,8 +30,9 @@ quickstart: $(STAMP)
 	$(BIN)/python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 # More arguments for pytest: make test ARGS="-m slow tests/ops"
+# Two processes, whole files each: what a file compiles its tests share.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The kernels compiled for accelerators that are not here. The compilers come with jax's plugins (1.1 GB), into an
 # environment of its own that sees the packages of .venv: .venv stays as it is locked. --no-deps: compiling needs none of
