@@ -148,22 +148,23 @@ def stage_step(config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arg",
+    ("name", "arg"),
     [
-        "",
-        "variant=gt_depth,loops=1",
-        "variant=pred_depth,loops=1,regression=True",
-        "variant=average,tied=True",
-        "variant=average,pooling=multiscale,tied=True",
+        ("scenes", ""),
+        ("scenes", "variant=gt_depth,loops=1"),
+        ("scenes", "variant=pred_depth,loops=1,regression=True"),
+        ("scenes", "variant=average,pooling=multiscale,tied=True"),
+        ("camvid", "variant=average,tied=True"),
+        ("sevenscenes", "loops=1"),
     ],
 )
-def test_a_training_step_fits(arg, monkeypatch):
+def test_a_training_step_fits(name, arg, monkeypatch):
     """Traced only: shapes, dtypes and the tree of the state. The next test runs all of them."""
-    step, start, batch = stage_step(load("scenes", arg), monkeypatch)
+    step, start, batch = stage_step(load(name, arg), monkeypatch)
     state = jax.eval_shape(start, jax.random.key(0))
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after))
-    assert {"loss", "segmentation", "grad_norm"} <= set(metrics)
+    assert {"loss", "depth" if name == "sevenscenes" else "segmentation", "grad_norm"} <= set(metrics)
 
 
 @pytest.mark.slow
