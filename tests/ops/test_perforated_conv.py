@@ -135,7 +135,7 @@ def test_spec_by_name():
         arg_specs.find("hrnet_w18_down_1024x2048", arg_specs.PAG_RESNET50_BSDS)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "tiles"])
 def test_bfloat16(implementation):
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.bfloat16) for s in [(1, 6, 5, 16), (3, 3, 16, 4)])
