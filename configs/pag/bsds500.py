@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import given_args, parse_arg
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.utils.errors import UserError
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 
@@ -53,17 +53,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         continue_from="",
         split="val",
     )
-    for name, valid in (("variant", VARIANTS), ("budget", ("cpu", "gpu"))):
-        if args[name] not in valid:
-            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
+    check_choices(args, {"variant": VARIANTS, "budget": ("cpu", "gpu")})
     if not 0.0 < args.rho <= 1.0:
         raise UserError(f"config argument rho={args.rho:g}: expected a density in (0, 1]")
-    for name, readers in READ_BY.items():
-        if name in given_args(arg) and args.variant not in readers:
-            raise UserError(
-                f"config argument {name}: variant={args.variant} does not read it; "
-                f"{name} is for variant={' or '.join(readers)}"
-            )
+    check_read_by_variant(arg, args, READ_BY)
 
     config = ml_collections.ConfigDict()
     config.name = f"pag_bsds500_{args.variant}"

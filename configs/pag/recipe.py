@@ -16,8 +16,8 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.utils.configs import given_args, parse_arg
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.utils.errors import UserError
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 BUDGETS = ("cpu", "gpu")
@@ -75,18 +75,10 @@ def read_args(
         **more,
     )
     losses = tuple(LOSSES.get(args.task, {"both": {}}))
-    choices = (("task", tasks), ("variant", VARIANTS), ("budget", BUDGETS), ("loss", losses))
-    for name, valid in choices:
-        if args[name] not in valid:
-            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
+    check_choices(args, {"task": tasks, "variant": VARIANTS, "budget": BUDGETS, "loss": losses})
     if not 0.0 < args.rho <= 1.0:
         raise UserError(f"config argument rho={args.rho:g}: expected a density in (0, 1]")
-    for name, readers in READ_BY.items():
-        if name in given_args(arg) and args.variant not in readers:
-            raise UserError(
-                f"config argument {name}: variant={args.variant} does not read it; "
-                f"{name} is for variant={' or '.join(readers)}"
-            )
+    check_read_by_variant(arg, args, READ_BY)
     return args
 
 

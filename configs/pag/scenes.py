@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import given_args, parse_arg
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.configs import check_choices, given_args, parse_arg
+from dynpix_jax.utils.errors import UserError
 
 TASKS = ("boundaries", "segmentation", "depth", "normals")
 VARIANTS = ("base", "multipool", "average", "gated")
@@ -27,9 +27,7 @@ CLASSES = 8
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
     args = parse_arg(arg, task="segmentation", variant="base", rho=0.7)
-    for name, valid in (("task", TASKS), ("variant", VARIANTS)):
-        if args[name] not in valid:
-            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
+    check_choices(args, {"task": TASKS, "variant": VARIANTS})
     if not 0.0 < args.rho <= 1.0:
         raise UserError(f"config argument rho={args.rho:g}: expected a density in (0, 1]")
     if "rho" in given_args(arg) and args.variant != "gated":

@@ -27,8 +27,8 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.utils.configs import given_args, parse_arg
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.utils.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.utils.errors import UserError
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 POOLINGS = ("multipool", "multiscale")
@@ -94,16 +94,8 @@ def read_args(
         split=split,
         **more,
     )
-    choices = (("variant", variants), ("pooling", POOLINGS), ("gate", GATES), ("budget", BUDGETS))
-    for name, valid in choices:
-        if args[name] not in valid:
-            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
-    for name, readers in READ_BY.items():
-        if name in given_args(arg) and args.variant not in readers:
-            raise UserError(
-                f"config argument {name}: variant={args.variant} does not read it; "
-                f"{name} is for variant={' or '.join(readers)}"
-            )
+    check_choices(args, {"variant": variants, "pooling": POOLINGS, "gate": GATES, "budget": BUDGETS})
+    check_read_by_variant(arg, args, READ_BY)
     if args.loops < 0:
         raise UserError(f"config argument loops={args.loops}: expected a number >= 0")
     if args.pooling == "multiscale" and (args.loops or args.gate == "argmax"):

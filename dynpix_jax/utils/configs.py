@@ -18,7 +18,7 @@ import traceback
 import types
 import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -102,6 +102,38 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
 def given_args(arg: str | None) -> frozenset[str]:
     """The names that a string argument gives: `parse_arg` does not tell them from the defaults."""
     return frozenset(name for name, _, _ in _items(arg))
+
+
+def check_choices(args: Mapping[str, Any], choices: Mapping[str, Collection[str]]) -> None:
+    """Refuses an argument of a config whose value is none of its choices.
+
+    Raises:
+        UserError: names the first such argument, and the nearest choice.
+    """
+    for name, valid in choices.items():
+        if args[name] not in valid:
+            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
+
+
+def check_read_by_variant(
+    arg: str | None, args: Mapping[str, Any], read_by: Mapping[str, Collection[str]]
+) -> None:
+    """Refuses an argument that is given and that the variant does not read: it would change nothing.
+
+    Args:
+        arg: the string argument; args: what `parse_arg` made of it, with a `variant`.
+        read_by: the variants that read an argument; all read those that it does not name.
+
+    Raises:
+        UserError: names the first such argument, and who reads it.
+    """
+    given = given_args(arg)
+    for name, readers in read_by.items():
+        if name in given and args["variant"] not in readers:
+            raise UserError(
+                f"config argument {name}: variant={args['variant']} does not read it; "
+                f"{name} is for variant={' or '.join(readers)}"
+            )
 
 
 def _items(arg: str | None) -> list[tuple[str, str, str]]:
