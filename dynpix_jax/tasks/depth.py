@@ -1,11 +1,12 @@
-"""Monocular depth: the logit is the natural logarithm of metres; L2 + gamma L1 of it (PAG eq. 9)."""
+"""Monocular depth: the logit is the natural logarithm of metres, with L2 + gamma L1 of it (PAG eq. 9), or
+metres, with L1 of depths and of their gradients (ASTMT)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -13,6 +14,8 @@ from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.typing import Array
 
 NAME = "depth"
+NEAREST = 1e-3
+"""Metres: the least depth that is predicted where the logit is in metres."""
 SCORES = (
     Score("delta1", "δ<1.25", "share of pixels whose depth is wrong by a factor below 1.25"),
     Score("delta2", "δ<1.25²", "the same below 1.25²"),
@@ -41,6 +44,36 @@ def log_depth_loss(logits: Array, target: Array, valid: Array, *, gamma: float =
     return cost.sum() / jnp.maximum(counted.sum(), 1)
 
 
+def metric_depth_loss(logits: Array, target: Array, valid: Array) -> Array:
+    """L1 of depths plus L1 of their spatial gradients (Sobel), which ASTMT's appendix takes from Eigen and
+    Fergus.
+
+    Args:
+        logits: (B, H, W, 1) metres; target, valid: as for `log_depth_loss`.
+
+    Returns:
+        Scalar: the mean error of labelled pixels, plus, summed over both directions, that of the gradients
+        whose 3 x 3 pixels are all labelled. (The released code lets missing depths count as 0 there.)
+    """
+    counted = measured(target, valid)
+    error = jnp.where(counted, logits[..., 0].astype(jnp.float32) - target, 0.0)
+    rows, columns = error.shape[1:]
+    parts = {
+        (dy, dx): (slice(None), slice(dy, rows - 2 + dy), slice(dx, columns - 2 + dx))
+        for dy in range(3)
+        for dx in range(3)
+    }
+    smooth = (1.0, 2.0, 1.0)
+    # Sobel is linear: the difference of the gradients is the gradient of the difference.
+    across = sum(smooth[dy] * (error[parts[dy, 0]] - error[parts[dy, 2]]) for dy in range(3))
+    down = sum(smooth[dx] * (error[parts[0, dx]] - error[parts[2, dx]]) for dx in range(3))
+    whole = jnp.stack([counted[part] for part in parts.values()]).all(0)
+    gradients = jnp.where(whole, jnp.abs(across) + jnp.abs(down), 0.0)
+    return jnp.abs(error).sum() / jnp.maximum(counted.sum(), 1) + gradients.sum() / jnp.maximum(
+        whole.sum(), 1
+    )
+
+
 def measured(target: Array, valid: Array) -> Array:
     """(B, H, W) bool: pixels of valid images with a depth."""
     return (target > 0) & jnp.isfinite(target) & valid[:, None, None]
@@ -51,10 +84,16 @@ class Depth(PixelTask):
     """Target float32 (B, H, W) in metres, 0 = invalid. A disparity serves as well: all but the RMSE in metres
     is about ratios.
 
-    gamma: weight of the L1 term of eq. 9.
+    gamma: weight of the L1 term of eq. 9; for ``logit="log"``.
+    logit: ``log``: the logarithm of metres, with eq. 9. ``metres``: the depth itself, with
+        `metric_depth_loss`; what is below ``NEAREST`` is decoded as that.
+    per_image: the two RMSE are those of an image, averaged over images, as ASTMT reports; else all pixels are
+        one set.
     """
 
     gamma: float = 2.0
+    logit: Literal["log", "metres"] = "log"
+    per_image: bool = False
 
     name: ClassVar[str] = NAME
 
@@ -71,11 +110,14 @@ class Depth(PixelTask):
         return SCORES
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
+        if self.logit == "metres":
+            return metric_depth_loss(logits, target, valid)
         return log_depth_loss(logits, target, valid, gamma=self.gamma)
 
     def decode(self, logits: Array) -> Array:
         """(B, H, W, 1) logits -> (B, H, W) metres, positive."""
-        return jnp.exp(logits[..., 0].astype(jnp.float32))
+        logits = logits[..., 0].astype(jnp.float32)
+        return jnp.exp(logits) if self.logit == "log" else jnp.maximum(logits, NEAREST)
 
     def difference(self, first: Array, second: Array) -> Array:
         """The largest difference, as a share of the depth."""
@@ -83,7 +125,7 @@ class Depth(PixelTask):
 
     def rescale(self, logits: Array, scale: float) -> Array:
         # An image enlarged by s shows what a camera s times nearer would see.
-        return logits + math.log(scale)
+        return logits + math.log(scale) if self.logit == "log" else logits * scale
 
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
         target = batch[NAME]
@@ -92,20 +134,34 @@ class Depth(PixelTask):
         found = jnp.where(counted, prediction, 1.0)
         ratio = jnp.maximum(found / truth, truth / found)
         error = found - truth
+        squares = {"squared": error**2, "squared_log": jnp.log(ratio) ** 2}
+        if self.per_image:
+            pixels = counted.sum((1, 2))
+            roots = {
+                name: jnp.sqrt(cost.sum((1, 2)) / jnp.maximum(pixels, 1)) for name, cost in squares.items()
+            }
+            summed = {"images": (pixels > 0).sum(), **{name: root.sum() for name, root in roots.items()}}
+        else:
+            summed = {name: cost.sum() for name, cost in squares.items()}
         return {
             "pixels": counted.sum(),
             **{f"delta{k}": (counted & (ratio < 1.25**k)).sum() for k in (1, 2, 3)},
-            "squared": (error**2).sum(),
-            "squared_log": (jnp.log(ratio) ** 2).sum(),
+            **summed,
             "relative": (jnp.abs(error) / truth).sum(),
         }
 
     def compute(self, state: State) -> dict[str, float]:
         """delta1 to delta3 (shares), rmse (metres), rmse_log (natural logarithm), abs_rel."""
         pixels = pixel_count(state, NAME)
+        squared, squared_log = float(state["squared"]), float(state["squared_log"])
+        if self.per_image:
+            images = float(state["images"])
+            rmse, rmse_log = squared / images, squared_log / images
+        else:
+            rmse, rmse_log = math.sqrt(squared / pixels), math.sqrt(squared_log / pixels)
         return {
             **{f"delta{k}": float(state[f"delta{k}"]) / pixels for k in (1, 2, 3)},
-            "rmse": math.sqrt(float(state["squared"]) / pixels),
-            "rmse_log": math.sqrt(float(state["squared_log"]) / pixels),
+            "rmse": rmse,
+            "rmse_log": rmse_log,
             "abs_rel": float(state["relative"]) / pixels,
         }

@@ -1,4 +1,4 @@
-"""Surface normals: cosine and inverse cosine (PAG eq. 10) of vectors of unit length."""
+"""Surface normals: cosine and inverse cosine (PAG eq. 10) of vectors of unit length, or L1 of them (ASTMT)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,13 @@ def unit(vectors: Array, epsilon: float = 1e-5) -> Array:
 
 
 def angular_loss(
-    logits: Array, target: Array, valid: Array, *, cosine: float = 1.0, arccos: float = 4.0
+    logits: Array,
+    target: Array,
+    valid: Array,
+    *,
+    cosine: float = 1.0,
+    arccos: float = 4.0,
+    l1: float = 0.0,
 ) -> Array:
     """Eq. 10 plus the weight of the cosine, so that the best is 0; mean over the labelled pixels of valid
     images.
@@ -71,13 +77,15 @@ def angular_loss(
         target: (B, H, W, 3) unit vectors; zero = invalid.
         valid: (B,) bool.
         cosine, arccos: weights of the two terms; the second is the paper's lambda.
+        l1: weight of the mean absolute difference of components.
 
     Returns:
-        Scalar, cosine x (1 - n.n') + arccos x angle in radians.
+        Scalar, cosine x (1 - n.n') + arccos x angle in radians + l1 x mean |n - n'|.
     """
     counted = directed(target, valid)
-    dot = (unit(logits) * jnp.where(counted[..., None], target, 0.0)).sum(-1)
-    cost = cosine * (1.0 - dot) + arccos * soft_arccos(dot)
+    found, target = unit(logits), jnp.where(counted[..., None], target, 0.0)
+    dot = (found * target).sum(-1)
+    cost = cosine * (1.0 - dot) + arccos * soft_arccos(dot) + l1 * jnp.abs(found - target).mean(-1)
     return jnp.where(counted, cost, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
@@ -99,17 +107,19 @@ class Normals(PixelTask):
     """Target float32 (B, H, W, 3): unit vectors, x right, y down, z forward (a visible surface has z < 0);
     the zero vector = invalid.
 
-    cosine, arccos: weights of the loss's two terms; the paper's lambda is arccos = 4.
+    cosine, arccos, l1: weights of the loss's terms: the last two are 4 and 0 in PAG, 0 and 1 in ASTMT, which
+    has no cosine either.
     """
 
     cosine: float = 1.0
     arccos: float = 4.0
+    l1: float = 0.0
 
     name: ClassVar[str] = NAME
     higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name in ("cosine", "arccos"):
+        for name in ("cosine", "arccos", "l1"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
 
@@ -122,7 +132,7 @@ class Normals(PixelTask):
         return SCORES
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
-        return angular_loss(logits, target, valid, cosine=self.cosine, arccos=self.arccos)
+        return angular_loss(logits, target, valid, cosine=self.cosine, arccos=self.arccos, l1=self.l1)
 
     def decode(self, logits: Array) -> Array:
         """(B, H, W, 3) logits -> unit vectors; where the logits are 0, the one that faces the camera."""

@@ -158,7 +158,7 @@ class Segmentation(PixelTask):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return (NAME, "instances") if self.instance_sizes else (NAME,)
+        return (self.name, "instances") if self.instance_sizes else (self.name,)
 
     @property
     def _instance_sizes(self) -> tuple[tuple[int, float], ...]:
@@ -182,7 +182,7 @@ class Segmentation(PixelTask):
         return jnp.log(jnp.maximum(mean, 1.2e-38))
 
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
-        target = batch[NAME]
+        target = batch[self.name]
         counted = labelled(target, batch["valid"], self.classes, self.ignore)
         state = {"confusion": confusion_matrix(prediction, target, counted, self.classes)}
         if self.instance_sizes:
@@ -199,7 +199,7 @@ class Segmentation(PixelTask):
         Means are over the classes that occur, in the target or (IoU) in the prediction.
         """
         confusion = np.asarray(state["confusion"], np.float64)
-        pixels = pixel_count({"pixels": confusion.sum()}, NAME)
+        pixels = pixel_count({"pixels": confusion.sum()}, self.name)
         table = self._table(state)
         scores = {
             "miou": np.nanmean(table["iou"]),

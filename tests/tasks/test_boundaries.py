@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dynpix_jax.tasks import boundaries
 
@@ -43,6 +44,17 @@ def test_class_balanced_loss():
     assert float(boundaries.loss(logits, labels, np.zeros(5, bool))) == 0.0
 
 
+def test_fixed_weights():
+    """Two boundary pixels and two others at logits 1 and -2: 0.95 and 0.05 of what each costs, over 4."""
+    logits = np.array([[[[1.0], [-2.0], [1.0], [-2.0], [9.0]]]], np.float32)
+    labels = np.array([[[1.0, 1.0, 0.0, 0.0, -1.0]]], np.float32)
+    found = boundaries.Boundaries(positive_weight=0.95).loss(logits, labels, np.array([True]))
+    costs = np.log1p(np.exp([-1.0, 2.0])), np.log1p(np.exp([1.0, -2.0]))
+    np.testing.assert_allclose(found, (0.95 * costs[0].sum() + 0.05 * costs[1].sum()) / 4, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^positive_weight: 1\.5; expected a number in \(0, 1\)"):
+        boundaries.Boundaries(positive_weight=1.5)
+
+
 def test_gradient_ignores_padding_and_unlabelled_pixels_and_survives_large_logits():
     logits = jnp.full((2, 3, 4, 1), 200.0)
     labels = jnp.ones((2, 3, 4)).at[0, 0].set(-1.0).at[0, 1].set(0.0)
@@ -54,5 +66,5 @@ def test_gradient_ignores_padding_and_unlabelled_pixels_and_survives_large_logit
 
 
 def test_decode():
-    probability = boundaries.decode(jnp.array([[[[0.0], [100.0]]]]))
+    probability = boundaries.Boundaries().decode(jnp.array([[[[0.0], [100.0]]]]))
     np.testing.assert_allclose(probability, [[[0.5, 1.0]]])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.utils.errors import UserError
@@ -68,6 +69,41 @@ def test_decode_and_rescale():
     # A camera that sees everything twice as large is twice as near: its 3 m are 6 m.
     np.testing.assert_allclose(task.decode(task.rescale(np.log([[[[3.0]]]]), 2.0)), [[[6.0]]], rtol=1e-6)
     assert float(task.difference(jnp.array([2.0, 4.0]), jnp.array([2.0, 5.0]))) == pytest.approx(0.25)
+
+
+def test_loss_of_metres_is_l1_plus_sobel():
+    """Against SciPy's Sobel; a missing depth takes the gradients around it out."""
+    rng = np.random.default_rng(0)
+    target, found = rng.uniform(1, 5, (2, 1, 6, 7)).astype(np.float32)
+    target[0, 1, 2] = 0.0
+    known = target[0] > 0
+    error = np.where(known, found[0] - target[0], 0.0)
+    whole = scipy.ndimage.minimum_filter(known, 3, mode="constant", cval=False)
+    gradients = sum(np.abs(scipy.ndimage.sobel(error, axis)) for axis in (0, 1))
+    expected = np.abs(error)[known].mean() + gradients[whole].mean()
+    task = Depth(logit="metres")
+    loss = jax.jit(jax.value_and_grad(task.loss))
+    value, gradient = loss(found[..., None], target, np.array([True]))
+    assert whole.sum() == 4 * 5 - 6  # of the inner 4 x 5 those that do not touch the missing one
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert gradient[0, 1, 2, 0] == 0
+    assert float(loss(found[..., None], 0 * target, np.array([True]))[0]) == 0.0
+    np.testing.assert_allclose(task.decode(np.array([[[[2.0], [-1.0]]]])), [[[2.0, 0.001]]], rtol=1e-6)
+    np.testing.assert_allclose(task.rescale(np.array([3.0]), 2.0), [6.0])
+
+
+def test_errors_of_images_averaged():
+    """An image with an error of 1 at one pixel, one with 3 at both: 2 a mean of images, not of pixels."""
+    target = np.array([[[2.0, 0.0]], [[2.0, 2.0]], [[0.0, 0.0]], [[2.0, 2.0]]], np.float32)
+    prediction = np.array([[[3.0, 9.0]], [[5.0, 5.0]], [[1.0, 1.0]], [[1.0, 1.0]]], np.float32)
+    task = Depth(per_image=True)
+    batch = {"depth": target, "valid": np.array([True, True, True, False])}
+    scores = task.compute(jax.jit(task.measure)(prediction, batch))
+    assert scores["rmse"] == pytest.approx(2.0)
+    assert scores["rmse_log"] == pytest.approx((np.log(1.5) + np.log(2.5)) / 2)
+    assert scores["delta1"] == 0.0
+    pooled = Depth().compute(Depth().measure(prediction, batch))
+    assert pooled["rmse"] == pytest.approx(np.sqrt((1 + 9 + 9) / 3))
 
 
 def test_nothing_labelled_and_wrong_options():

@@ -56,6 +56,13 @@ def test_loss_is_equation_10():
     assert float(loss(logits, target, np.array([False]))) == 0.0
 
 
+def test_l1_is_the_mean_over_components():
+    target = np.array([[[[0.6, 0.0, -0.8], [0.0, 0.0, 0.0]]]], np.float32)
+    logits = np.array([[[[0.0, 30.0, -40.0], [1.0, 1.0, 1.0]]]], np.float32)  # (0, 0.6, -0.8), long
+    found = Normals(cosine=0.0, arccos=0.0, l1=1.0).loss(logits, target, np.array([True]))
+    np.testing.assert_allclose(found, (0.6 + 0.6 + 0.0) / 3, rtol=1e-5)
+
+
 def test_gradient_is_finite_everywhere():
     """Also for the zero vector and where the prediction is exactly right or exactly opposite."""
     target = np.zeros((1, 5, 3, 3), np.float32)

@@ -1,0 +1,38 @@
+"""Parts of people: a segmentation in which only images with a person count (ASTMT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dynpix_jax.tasks.segmentation import Segmentation
+from dynpix_jax.typing import Array
+
+NAME = "parts"
+
+
+@dataclass(frozen=True)
+class Parts(Segmentation):
+    """Target int32 (B, H, W): 0 = background, 1 .. classes - 1 = parts, ``ignore`` = not labelled.
+
+    An image, or crop, without any part counts neither for the loss nor for the scores, as in ASTMT: its
+    background would teach nothing about people. Options and scores are those of `Segmentation`.
+
+    classes: 7 by default: background, head, torso, upper arms, lower arms, upper legs, lower legs.
+    """
+
+    classes: int = 7
+
+    name: ClassVar[str] = NAME
+
+    def loss(self, logits: Array, target: Array, valid: Array) -> Array:
+        return super().loss(logits, target, valid & self._has_parts(target))
+
+    def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
+        counted = batch["valid"] & self._has_parts(batch[NAME])
+        return super().measure(prediction, {**batch, "valid": counted})
+
+    def _has_parts(self, target: Array) -> Array:
+        """(B,) bool."""
+        return ((target > 0) & (target < self.classes) & (target != self.ignore)).any((1, 2))

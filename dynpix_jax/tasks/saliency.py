@@ -1,0 +1,83 @@
+"""Saliency: the probability of belonging to what catches the eye; balanced logistic loss (ASTMT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.tasks.logistic import LogisticTask, balanced_loss, check_weight
+from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
+from dynpix_jax.typing import Array
+
+NAME = "saliency"
+SCORES = (
+    Score("miou", "mIoU", "intersection over union, mean over images, at the best of 15 thresholds"),
+    Score("max_f", "max F", "F of mean precision and mean recall, at the best of these thresholds"),
+)
+THRESHOLDS = tuple(float(value) for value in np.linspace(0.2, 0.9, 15))
+"""Of the probability, above which a pixel is salient (ASTMT's evaluation)."""
+
+
+@dataclass(frozen=True)
+class Saliency(LogisticTask, PixelTask):
+    """Target (B, H, W), integer or float: 1 = salient (from 1/2 on), 0 = not, 255 or negative = ignore.
+
+    positive_weight: of salient pixels, the others weigh 1 less that. None: by each image's share of them, so
+    that an image without any costs nothing. (The released code takes the share of the whole batch.)
+    """
+
+    positive_weight: float | None = None
+
+    name: ClassVar[str] = NAME
+
+    def __post_init__(self) -> None:
+        check_weight(self.positive_weight)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        return SCORES
+
+    def loss(self, logits: Array, target: Array, valid: Array) -> Array:
+        counted, salient = _labelled(target)
+        positive, negative = (counted & salient), (counted & ~salient)
+        sides = positive.astype(jnp.float32), negative.astype(jnp.float32)
+        return balanced_loss(logits, *sides, valid, positive_weight=self.positive_weight)
+
+    def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Sums over images of what they reach at each of ``THRESHOLDS``, (15,) each."""
+        counted, salient = _labelled(batch[NAME])
+        used = batch["valid"] & counted.any((1, 2))
+        limits = jnp.asarray(THRESHOLDS, jnp.float32)[:, None, None, None]
+        found = (prediction > limits) & counted
+        salient = salient & counted
+        both = (found & salient).sum((2, 3)).astype(jnp.float32)
+        either = (found | salient).sum((2, 3))
+        # As released: IoU is 1 where nothing is salient and nothing is found; precision is 0 where nothing is
+        # found, recall where nothing is salient.
+        scores = {
+            "iou": jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0),
+            "precision": both / jnp.maximum(found.sum((2, 3)), 1),
+            "recall": both / jnp.maximum(salient.sum((1, 2)), 1),
+        }
+        return {
+            "images": used.sum(),
+            **{name: jnp.where(used, value, 0.0).sum(1) for name, value in scores.items()},
+        }
+
+    def compute(self, state: State) -> dict[str, float]:
+        """miou and max_f, each the greatest over thresholds."""
+        images = pixel_count({"pixels": state["images"]}, NAME)
+        iou, precision, recall = (
+            np.asarray(state[name], np.float64) / images for name in ("iou", "precision", "recall")
+        )
+        f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        return {"miou": float(iou.max()), "max_f": float(f.max())}
+
+
+def _labelled(target: Array) -> tuple[Array, Array]:
+    """(B, H, W) bool each: pixels with a label, and pixels above one half."""
+    return (target >= 0) & (target <= 1), target >= 0.5
