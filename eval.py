@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.workdir / "eval.json", numbers)
     labels = [row.label for row in rows]
     examples = list(make_examples(source, runs, labels, evaluations, settings))
-    fields = {name: source.spec.fields[name] for name in tasks}
+    fields = {name: source.spec.fields[task.target] for name, task in tasks.items()}
     pictures = {name: task_pictures(name, field.classes, field.palette) for name, field in fields.items()}
     write_report(args.workdir / "report.html", config.name, facts, tasks, rows, examples, pictures)
     print(f"numbers: {args.workdir / 'eval.json'}\npictures: {args.workdir / 'report.html'}")
@@ -172,7 +172,9 @@ def make_examples(
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
                 )
             )
-        yield Example(name, photo, {task: truth(task, source, index) for task in tasks}, answers)
+        yield Example(
+            name, photo, {name: truth(task, source, index) for name, task in tasks.items()}, answers
+        )
 
 
 def write_json(path: Path, numbers: dict[str, Any]) -> None:

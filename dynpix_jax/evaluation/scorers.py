@@ -76,7 +76,7 @@ class PixelScorer(Scorer):
     def __init__(self, task: PixelTask, source: Source, count: int, settings: EvaluationConfig):
         self.labels = task.labels
         self._task, self._measure = task, jax.jit(task.measure)
-        self._classes = source.spec.fields[task.name].classes
+        self._classes = source.spec.fields[task.target].classes
         self._state: Mapping[str, Any] | None = None
 
     def add(self, prediction: Array, batch: Mapping[str, np.ndarray]) -> None:
@@ -132,10 +132,10 @@ def make_scorer(task: Task, source: Source, count: int, settings: EvaluationConf
     return scorer(task, source, count, settings)
 
 
-def truth(task: str, source: Source, index: int) -> np.ndarray:
+def truth(task: Task, source: Source, index: int) -> np.ndarray:
     """The label of an element, as pictures show it: of boundaries the share of the annotators."""
-    if task != "boundaries":
-        return np.asarray(source[index][task])
+    if task.name != "boundaries":
+        return np.asarray(source[index][task.target])
     masks = Annotators(source, index + 1)[source.name(index)]
     return np.mean([np.asarray(mask, np.float32) for mask in masks], axis=0)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dynpix_jax.tasks.albedo import Albedo
 from dynpix_jax.tasks.boundaries import Boundaries
 from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.tasks.normals import Normals
+from dynpix_jax.tasks.parts import Parts
+from dynpix_jax.tasks.pose import Pose
+from dynpix_jax.tasks.saliency import Saliency
 from dynpix_jax.tasks.segmentation import Segmentation
 from dynpix_jax.tasks.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
 from dynpix_jax.utils.configs import from_config
@@ -20,6 +24,10 @@ TASKS: dict[str, type[Task]] = {
     "segmentation": Segmentation,
     "depth": Depth,
     "normals": Normals,
+    "saliency": Saliency,
+    "parts": Parts,
+    "albedo": Albedo,
+    "pose": Pose,
 }
 """All tasks by name: a new one gets a file here, a line in this table, and a way to draw it in
 visualization.task_pictures."""

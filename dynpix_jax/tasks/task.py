@@ -36,9 +36,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One thing to predict at every pixel. Its fields are the task's options; the functions are pure.
+    """One thing to predict from an image. Its fields are the task's options; the functions are pure.
 
-    name: of the task, its label in a batch and its prediction in ``Outputs``.
+    name: of the task, and of its prediction in ``Outputs``.
     higher_is_better: of the first of ``scores``.
     """
 
@@ -65,13 +65,30 @@ class Task(ABC):
         """The fields of a batch that training and scoring read, the target first."""
         return (self.name,)
 
+    @property
+    def target(self) -> str:
+        """The field of a batch that ``loss`` takes."""
+        return self.labels[0]
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one logit to the next: logit (i, j) is about pixel (i * stride, j * stride).
+
+        1: logits at the image's resolution, which is what systems predict for most tasks.
+        """
+        return 1
+
+    def logits_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the logits of an image of ``size``."""
+        return -(-size[0] // self.stride), -(-size[1] // self.stride)
+
     @abstractmethod
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         """Training loss, a scalar.
 
         Args:
-            logits: (B, H, W, channels).
-            target: the batch's label of the task's name.
+            logits: (B, H, W, channels), at ``stride``.
+            target: the batch's field ``target``.
             valid: (B,) bool, False for elements that only pad the batch.
 
         Returns:
@@ -80,7 +97,7 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, logits: Array) -> Array:
-        """(B, H, W, channels) logits -> the prediction, in the form and units of the target."""
+        """(B, H, W, channels) logits -> the prediction (B, ...), in the form and units of the target."""
 
     @abstractmethod
     def difference(self, first: Array, second: Array) -> Array:
@@ -107,7 +124,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class PixelTask(Task):
-    """A task whose scores are made of sums over pixels.
+    """A task whose scores are made of sums, over pixels or joints.
 
     ``measure`` runs in jit, batch by batch; ``merge`` and ``compute`` on the host.
     """
@@ -126,7 +143,7 @@ class PixelTask(Task):
         """The scores, by name.
 
         Raises:
-            UserError: no pixel was labelled.
+            UserError: nothing was labelled.
         """
 
     def per_class(self, state: State) -> dict[str, list[float | None]]:
@@ -150,7 +167,7 @@ def check_labels(tasks: Mapping[str, Task], fields: Mapping[str, Sequence[str]],
             if label not in fields:
                 have = ", ".join(f"'{name}'" for name in fields) or "none"
                 raise UserError(f"{where}: no '{label}' labels, task {task.name} needs them; it has {have}")
-        count = len(fields[task.name])
+        count = len(fields[task.target])
         if task.class_count and count != task.class_count:
             raise UserError(
                 f"{where}: {count} classes of {task.name}, the network has {task.class_count}; "

@@ -225,7 +225,8 @@ def _example(example: Example, pictures: Mapping[str, TaskPictures]) -> str:
 
     def tile(task: str, values: np.ndarray, title: str) -> str:
         title = title if len(pictures) == 1 else f"{title}, {task}"
-        return _figure(pictures[task].picture(values, example.truth[task]), title, notes[task])
+        drawn = pictures[task].picture(values, example.truth[task], example.photo)
+        return _figure(drawn, title, notes[task])
 
     truth = "".join(tile(task, values, "Ground truth") for task, values in example.truth.items())
     parts = [

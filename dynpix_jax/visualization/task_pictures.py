@@ -1,15 +1,18 @@
-"""How the predictions and labels of each task are drawn: boundaries, classes, depths, directions."""
+"""How the predictions and labels of each task are drawn: boundaries, classes, depths, directions, joints."""
 
 from __future__ import annotations
 
 import colorsys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 
 from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay
+from dynpix_jax.visualization.skeletons import draw_joints, joint_colour, skeleton_of
 
 Colour = tuple[int, int, int]
 """RGB, 0 to 255."""
@@ -32,11 +35,13 @@ class TaskPictures(ABC):
     legend: tuple[tuple[str, Colour], ...] = ()
 
     @abstractmethod
-    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
         """A decoded prediction or a label as uint8 (H, W) or (H, W, 3).
 
         ``reference``: another of the same image, which sets the range of the colours; pictures with the same
-        reference can be compared.
+        reference can be compared. ``photo``: the image, (H, W, 3) uint8; joints are drawn on it.
         """
 
     def note(self, reference: np.ndarray) -> str:
@@ -50,13 +55,28 @@ class TaskPictures(ABC):
         ``map`` is for programs: it holds the prediction itself as far as a PNG can.
         """
 
+    def resized(self, prediction: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+        """A prediction for an image of ``old`` (H, W) as one for the same image of ``new``."""
+        if prediction.shape[:2] == new:
+            return prediction
+        # Between two classes there is no third.
+        is_class = np.issubdtype(prediction.dtype, np.integer)
+        how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
+        return cv2.resize(prediction, (new[1], new[0]), interpolation=how)
+
+    def numbers(self, prediction: np.ndarray) -> Any:
+        """The prediction as JSON, where it is not a map; None otherwise."""
+        return None
+
 
 class BoundaryPictures(TaskPictures):
     """Probabilities in grey; on a photo in red."""
 
     caption = "In the maps white marks boundaries."
 
-    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
         return boundary_map(np.maximum(values, 0))
 
     def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
@@ -77,7 +97,9 @@ class ClassPictures(TaskPictures):
         self.legend = tuple((name, _colour(self._palette[k])) for k, name in enumerate(classes))
         self._count = len(classes) or 255
 
-    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
         known = (values >= 0) & (values < self._count)
         colours = self._palette[np.where(known, values, 0)]
         return np.where(known[..., None], colours, np.array(UNKNOWN, np.uint8))
@@ -94,7 +116,9 @@ class DepthPictures(TaskPictures):
 
     caption = "Red is near, blue is far; black: no depth known. All pictures of an image have the same range."
 
-    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
         near, far = depth_range(reference)
         known = _is_depth(values)
         share = np.log(np.where(known, values, near) / near) / np.log(far / near)
@@ -119,7 +143,9 @@ class NormalPictures(TaskPictures):
         "direction known."
     )
 
-    def picture(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
         length = np.linalg.norm(values, axis=-1, keepdims=True)
         towards_viewer = values * np.array([1.0, -1.0, -1.0]) / np.where(length > 0, length, 1.0)
         colours = np.rint(127.5 * (1.0 + towards_viewer))
@@ -130,6 +156,37 @@ class NormalPictures(TaskPictures):
         return {"map": self.picture(prediction, prediction)}
 
 
+class PosePictures(TaskPictures):
+    """Joints and the bones between them, on the photo."""
+
+    caption = "Orange is the person's own right side, blue the left, green the middle of the body."
+
+    def __init__(self, joints: Sequence[str]):
+        self.legend = tuple((name, joint_colour(name)) for name in joints)
+
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Raises ValueError without a photo."""
+        if photo is None:
+            raise ValueError("joints are drawn on a photo: none was given")
+        return draw_joints(photo, values)
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """No map: `numbers` has the joints."""
+        return {"overlay": draw_joints(photo, prediction)}
+
+    def resized(self, prediction: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+        # Pixel centres have whole coordinates, and an image reaches half a pixel beyond the outer ones.
+        scale = np.array([new[1] / old[1], new[0] / old[0]], prediction.dtype)
+        return np.concatenate([(prediction[:, :2] + 0.5) * scale - 0.5, prediction[:, 2:]], axis=1)
+
+    def numbers(self, prediction: np.ndarray) -> Any:
+        """Joint -> [x, y in pixels, height of the heatmap's peak]."""
+        names = skeleton_of(prediction).joints
+        return {name: [round(float(v), 3) for v in row] for name, row in zip(names, prediction, strict=True)}
+
+
 def task_pictures(task: str, classes: Sequence[str] = (), palette: Sequence[Colour] = ()) -> TaskPictures:
     """How a task is drawn; ``classes`` and ``palette`` are those of the source's field, where it has them."""
     table = {
@@ -137,6 +194,7 @@ def task_pictures(task: str, classes: Sequence[str] = (), palette: Sequence[Colo
         "segmentation": lambda: ClassPictures(classes, palette),
         "depth": DepthPictures,
         "normals": NormalPictures,
+        "pose": lambda: PosePictures(classes),
     }
     return table[task]()
 

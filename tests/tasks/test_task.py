@@ -10,7 +10,7 @@ import pytest
 from dynpix_jax import tasks
 from dynpix_jax.utils.errors import UserError
 
-OPTIONS: dict[str, dict] = {"segmentation": {"classes": 5}}
+OPTIONS: dict[str, dict] = {"segmentation": {"classes": 5}, "pose": {"shift_flipped": False}}
 SHAPE = (2, 3, 4)
 
 
@@ -21,6 +21,9 @@ def all_tasks() -> list[tasks.Task]:
 @pytest.mark.parametrize("task", all_tasks(), ids=list(tasks.TASKS))
 def test_every_task(task):
     """Predictions have the target's form; mixing one view changes nothing; two mirrors are none."""
+
+    # Labels beside the target: the head sizes of people.
+    more = {label: jnp.ones(2) for label in task.labels[1:]}
 
     @jax.jit
     def run(logits):
@@ -33,14 +36,17 @@ def test_every_task(task):
             "mixed": task.decode(task.unmix(task.mix(logits))),
             "mirrored": task.mirror(task.mirror(logits)),
             "rescaled": task.rescale(logits, 1.0),
-            "state": task.measure(prediction, {task.name: prediction, "valid": jnp.array([True, True])})
+            "state": task.measure(
+                prediction, more | {task.target: prediction, "valid": jnp.array([True] * 2)}
+            )
             if isinstance(task, tasks.PixelTask)
             else {},
         }
 
     logits = np.random.default_rng(0).normal(size=(*SHAPE, task.channels)).astype(np.float32)
     found = jax.tree.map(np.asarray, run(logits))
-    assert found["prediction"].shape[:3] == SHAPE
+    assert found["prediction"].shape[:3] == (SHAPE if task.stride == 1 else (2, task.channels, 3))
+    assert task.logits_size((5, 8)) == ((5, 8) if task.stride == 1 else (2, 2))
     loss, gradient = found["loss"]
     assert np.isfinite(loss)
     assert gradient.shape == logits.shape

@@ -36,6 +36,7 @@ from dynpix_jax.nn.routing import Mode, Routing
 from dynpix_jax.ops.gating import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.configs import from_config
+from dynpix_jax.utils.errors import UserError
 
 __all__ = [
     "GateConfig",
@@ -149,6 +150,10 @@ class Pag(System):
     def __init__(self, config: PagConfig):
         self.config = config
         self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        if self.task.stride != 1:
+            raise UserError(
+                f"config.model.task: {config.task!r} has heatmaps; this system has no head for them"
+            )
         self.tasks = {config.task: self.task}
         self.network = PagNetwork(config, self.task.channels)
 

@@ -1,0 +1,228 @@
+"""Human pose: one heatmap a joint, squared errors weighted by visibility, arg-max decoding, PCKh.
+
+The conventions of HRNet's pose code (Sun, Xiao, Liu, Wang, CVPR 2019), on which the pose experiments of
+"Confidence Adaptive Anytime Pixel-Level Recognition" (section 4.2) stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.tasks.skeletons import SKELETONS, Skeleton
+from dynpix_jax.tasks.task import PixelTask, Score, State
+from dynpix_jax.typing import Array
+from dynpix_jax.utils.errors import UserError
+
+NAME = "pose"
+TARGET = "keypoints"
+HEAD_SIZE = "head_size"
+HEAD_SHARE = 0.6
+"""PCKh's head size is this share of the diagonal of the head's box."""
+RADIUS = 3
+"""A heatmap's patch reaches so many sigma from its middle, in x and in y."""
+
+
+def heatmaps(keypoints: Array, size: tuple[int, int], *, stride: int, sigma: float) -> tuple[Array, Array]:
+    """What a network shall predict for joints.
+
+    Args:
+        keypoints: (B, J, 3) x, y in pixels of the image, and above 0 where the joint is labelled.
+        size: (h, w) of the heatmaps.
+        stride: pixels from cell to cell. sigma: of the Gaussian, in cells.
+
+    Returns:
+        (B, h, w, J) Gaussians of peak 1 around the cell that is nearest to the joint, 0 beyond 3 sigma; and
+        (B, J) weights: 1, or 0 for joints that are not labelled or whose patch lies outside of the map.
+    """
+    reach = RADIUS * sigma
+    axes, touched = [], []
+    for axis, cells in ((1, size[0]), (0, size[1])):
+        middle = jnp.trunc(keypoints[..., axis].astype(jnp.float32) / stride + 0.5)
+        away = jnp.arange(cells) - middle[..., None]
+        axes.append(jnp.where(jnp.abs(away) <= reach, jnp.exp(-0.5 * (away / sigma) ** 2), 0.0))
+        touched.append((middle + reach >= 0) & (middle - reach <= cells - 1))
+    weights = (keypoints[..., 2] > 0) & touched[0] & touched[1]
+    return jnp.einsum("bjh,bjw->bhwj", *axes), weights.astype(jnp.float32)
+
+
+def heatmap_loss(logits: Array, keypoints: Array, valid: Array, *, stride: int, sigma: float) -> Array:
+    """Half the mean square of the weighted error, over cells and joints of valid images.
+
+    Args:
+        logits: (B, h, w, J) heatmaps. keypoints: (B, J, 3), see `heatmaps`. valid: (B,) bool.
+
+    Returns:
+        Scalar. Joints without weight count in the mean, with an error of 0, as in HRNet's code.
+    """
+    size = (logits.shape[1], logits.shape[2])
+    target, weights = heatmaps(keypoints, size, stride=stride, sigma=sigma)
+    weights = weights * valid[:, None]
+    error = (logits.astype(jnp.float32) - target) * weights[:, None, None, :]
+    return 0.5 * (error**2).sum() / (jnp.maximum(valid.sum(), 1) * error[0].size)
+
+
+def find_joints(heatmaps: Array, *, stride: int) -> Array:
+    """(B, h, w, J) heatmaps -> (B, J, 3): x, y in pixels of the image, and the height of the peak.
+
+    The greatest cell, moved a quarter of a cell towards its greater neighbour in x and in y where it is not
+    within two cells of the map's low border or next to its high one (HRNet's rule).
+    """
+    batch, height, width, joints = heatmaps.shape
+    flat = heatmaps.astype(jnp.float32).reshape(batch, height * width, joints)
+    peak = flat.argmax(1)
+    row, column = peak // width, peak % width
+
+    def at(rows: Array, columns: Array) -> Array:
+        index = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
+        return jnp.take_along_axis(flat, index[:, None], 1)[:, 0]
+
+    inner = (column > 1) & (column < width - 1) & (row > 1) & (row < height - 1)
+    right = jnp.sign(at(row, column + 1) - at(row, column - 1))
+    down = jnp.sign(at(row + 1, column) - at(row - 1, column))
+    x, y = (place + 0.25 * inner * step for place, step in ((column, right), (row, down)))
+    return jnp.stack([stride * x, stride * y, flat.max(1)], -1)
+
+
+def pck_counts(prediction: Any, truth: Any, size: Any, thresholds: Sequence[float]) -> tuple[list[Any], Any]:
+    """How many joints are found: what PCK ("percentage of correct keypoints") is made of.
+
+    Args:
+        prediction: (N, J, 2 or more), x and y first; NumPy or jax.
+        truth: (N, J, 3) x, y in the same units, and above 0 where the joint is labelled.
+        size: (N,) a length of each person, in these units; people without (0) do not count.
+        thresholds: a joint is found if its distance is at most threshold * size.
+
+    Returns:
+        One (J,) number of found joints a threshold, and the (J,) number of joints that count.
+    """
+    counted = (truth[..., 2] > 0) & (size[:, None] > 0)
+    squared = ((prediction[..., :2] - truth[..., :2]) ** 2).sum(-1)
+    found = [(squared <= (threshold * size[:, None]) ** 2) & counted for threshold in thresholds]
+    return [hits.sum(0) for hits in found], counted.sum(0)
+
+
+def pck_scores(hits: Any, joints: Any, skeleton: Skeleton) -> dict[str, float]:
+    """Shares in [0, 1] from what `pck_counts` gives.
+
+    Args:
+        hits: (J,) joints that were found. joints: (J,) that count.
+
+    Returns:
+        ``mean``: of all joints but the excluded ones, each type weighing by how often it is labelled; and for
+        every group the mean of its types (0 for a type that is labelled nowhere).
+    """
+    found, count = np.asarray(hits, np.float64), np.asarray(joints, np.float64)
+    kept = [joint for joint in range(len(skeleton.joints)) if joint not in skeleton.excluded]
+    rates = found / np.maximum(count, 1.0)
+    scores = {"mean": float(found[kept].sum() / max(count[kept].sum(), 1.0))}
+    return scores | {name: float(rates[list(members)].mean()) for name, members in skeleton.groups}
+
+
+@dataclass(frozen=True)
+class Pose(PixelTask):
+    """Target ``keypoints`` float32 (B, J, 3): x, y in pixels, 0 = not labelled, 1 = hidden, 2 = visible. A
+    prediction has the height of the heatmap's peak in the third place. Scores read ``head_size`` (B,) in
+    pixels, 0 = unknown: the person is not scored.
+
+    skeleton: which joints, by name. sigma: of the target's Gaussians, in cells of the heatmap.
+    cell: pixels from one cell of the heatmap to the next.
+    thresholds: of PCKh, in head sizes, the one to compare by first.
+    shift_flipped: move heatmaps of mirror images by a cell, which puts the joints where they are: cell c is
+    about pixel c * cell, which does not mirror into a cell.
+    """
+
+    skeleton: Literal["mpii", "coco"] = "mpii"
+    sigma: float = 2.0
+    cell: int = 4
+    thresholds: tuple[float, ...] = (0.5, 0.1)
+    shift_flipped: bool = True
+
+    name: ClassVar[str] = NAME
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"sigma: {self.sigma}; expected a number of cells above 0")
+        if self.cell < 1:
+            raise ValueError(f"cell: {self.cell}; expected at least 1 pixel")
+        if not self.thresholds or min(self.thresholds) <= 0:
+            raise ValueError(f"thresholds: {self.thresholds}; expected one or more numbers above 0")
+
+    @property
+    def body(self) -> Skeleton:
+        """The joints."""
+        return SKELETONS[self.skeleton]
+
+    @property
+    def channels(self) -> int:
+        return len(self.body.joints)
+
+    @property
+    def class_count(self) -> int:
+        """Number of joints."""
+        return self.channels
+
+    @property
+    def stride(self) -> int:
+        return self.cell
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (TARGET, HEAD_SIZE)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """PCKh at each threshold, all joints together; at the first one, groups of joints."""
+        of_all = [
+            Score(_name(t, self.thresholds), f"PCKh@{t:g}", f"share of joints within {t:g} head sizes")
+            for t in self.thresholds
+        ]
+        within = f"within {self.thresholds[0]:g} head sizes"
+        groups = [Score(name, name, f"share of these joints {within}") for name, _ in self.body.groups]
+        return (*of_all, *groups)
+
+    def loss(self, logits: Array, target: Array, valid: Array) -> Array:
+        return heatmap_loss(logits, target, valid, stride=self.cell, sigma=self.sigma)
+
+    def decode(self, logits: Array) -> Array:
+        """(B, h, w, J) heatmaps -> (B, J, 3) x, y in pixels, height of the peak."""
+        return find_joints(logits, stride=self.cell)
+
+    def difference(self, first: Array, second: Array) -> Array:
+        """The largest distance of a joint, in pixels."""
+        return jnp.sqrt(((first[..., :2] - second[..., :2]) ** 2).sum(-1)).max()
+
+    def mirror(self, logits: Array) -> Array:
+        swapped = logits[..., jnp.asarray(self.body.mirrored)]
+        if not self.shift_flipped:
+            return swapped
+        return jnp.concatenate([swapped[:, :, :1], swapped[:, :, :-1]], axis=2)
+
+    def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
+        sizes = jnp.where(batch["valid"], batch[HEAD_SIZE], 0.0)
+        hits, joints = pck_counts(prediction, batch[TARGET], sizes, self.thresholds)
+        return {"hits": jnp.stack(hits), "joints": joints}
+
+    def compute(self, state: State) -> dict[str, float]:
+        """Shares in [0, 1], by the names of ``scores``."""
+        if not np.asarray(state["joints"]).sum():
+            raise UserError(f"{NAME}: no joint of a known head size in what was evaluated: nothing to score")
+        every = [pck_scores(hits, state["joints"], self.body) for hits in state["hits"]]
+        means = {
+            _name(threshold, self.thresholds): scores["mean"]
+            for threshold, scores in zip(self.thresholds, every, strict=True)
+        }
+        return means | {name: every[0][name] for name, _ in self.body.groups}
+
+    def per_class(self, state: State) -> dict[str, list[float | None]]:
+        """PCKh of every joint; None where it is labelled nowhere."""
+        pairs = zip(state["hits"][0], state["joints"], strict=True)
+        return {"pckh": [float(found / count) if count else None for found, count in pairs]}
+
+
+def _name(threshold: float, thresholds: Sequence[float]) -> str:
+    return "pckh" if threshold == thresholds[0] else f"pckh_{100 * threshold:g}"
