@@ -97,6 +97,12 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args.out, photos, names)
     config, settings = read_config(args.config, args.set)
     trained = open_run(config, args.workdir, args.stage)
+    if trained.system.inputs:
+        names = " and ".join(trained.system.inputs)
+        raise UserError(
+            f"{args.config}: its network takes {names} beside the image, which a photo does not have; "
+            "eval.py runs it on a data set that does"
+        )
     runner = Runner(trained.system, trained.variables, settings.evaluation.inference)
     results = []
     try:

@@ -105,11 +105,12 @@ def evaluate_system(
     """Run and score every image of ``source`` at its own size.
 
     Raises:
-        UserError: the source has no such labels or other classes, an image cannot be read, or a batch has
-            images of different sizes.
+        UserError: the source has no such labels or inputs, or other classes, an image cannot be read, or a
+            batch has images of different sizes.
     """
     tasks, spec = system.tasks, source.spec
     check_labels(tasks, {name: spec.fields[name].classes for name in spec.labels}, f"source {spec.name}")
+    check_inputs(system, source)
     runner = Runner(system, variables, settings.inference)
     count = min(settings.limit or len(source), len(source))
     # Where nothing is gated both modes are the same program: one run stands for both.
@@ -132,8 +133,10 @@ def evaluate_system(
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
     macs, macs_open, shares = [], [], []
     differences: dict[str, list[float]] = {name: [] for name in tasks}
-    for batch in _batches(source, count, settings.batch_size, labels):
-        results = {mode: runner.batch(batch["image"], mode) for mode in modes}
+    fields = tuple(dict.fromkeys((*labels, *system.inputs)))
+    for batch in _batches(source, count, settings.batch_size, fields):
+        inputs = {name: batch[name] for name in system.inputs}
+        results = {mode: runner.batch(batch["image"], mode, **inputs) for mode in modes}
         predictions = {mode: decode(results[mode].outputs.predictions) for mode in modes}
         for mode in modes:
             for name, scorer in scorers[mode].items():
@@ -183,10 +186,20 @@ def evaluate(
     return numbers if result.density is None else {**numbers, "density": result.density}
 
 
+def check_inputs(system: System, source: Source) -> None:
+    """Raises UserError where the source has not what the system takes beside the images."""
+    for name in system.inputs:
+        if name not in source.spec.fields:
+            raise UserError(
+                f"source {source.spec.name}: no '{name}', which the network takes beside the image; "
+                "set fields of config.data.eval.source"
+            )
+
+
 def _batches(
-    source: Source, count: int, size: int, labels: tuple[str, ...]
+    source: Source, count: int, size: int, fields: tuple[str, ...]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Images, ``labels`` and ``valid``; the last batch is filled up with its last element, not valid.
+    """Images, ``fields`` and ``valid``; the last batch is filled up with its last element, not valid.
 
     Read here and not by a loader: its threads would read ahead while the forward pass is timed.
     """
@@ -199,5 +212,5 @@ def _batches(
                 "set evaluation.batch_size to 1"
             )
         filled = elements + elements[-1:] * (size - len(elements))
-        batch = {name: np.stack([element[name] for element in filled]) for name in ("image", *labels)}
+        batch = {name: np.stack([element[name] for element in filled]) for name in ("image", *fields)}
         yield batch | {"valid": np.arange(size) < len(elements)}

@@ -3,6 +3,7 @@
 Pure functions: each turns a function that predicts a batch into one that predicts it from more views. They
 can be put into each other, and into jit. What is averaged is the task's `mix` (probabilities, log depths,
 unit normals); what changes its side in a mirror, or its value with the image's size, is the task's too.
+What a network takes beside the images (`System.inputs`) comes with them, by name, and moves as they do.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dynpix_jax.models.system import Inputs
 from dynpix_jax.ops.resize import resize_bilinear
-from dynpix_jax.tasks import Task
+from dynpix_jax.tasks import Task, depth
 from dynpix_jax.typing import Array
 
 Costs = Mapping[str, Any]
 """A tree of numbers (B,) that add up over views, such as MACs."""
-Predict = Callable[[Array], tuple[Mapping[str, Array], Costs]]
-"""(B, h, w, 3) images -> ({task: logits (B, h, w, C)}, costs)."""
+Predict = Callable[..., tuple[Mapping[str, Array], Costs]]
+"""(B, h, w, 3) images, `Inputs` as keyword arguments -> ({task: logits (B, h, w, C)}, costs)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,10 @@ def all_views(predict: Predict, tasks: Mapping[str, Task], config: InferenceConf
 def flipped(predict: Predict, tasks: Mapping[str, Task]) -> Predict:
     """Averages with the prediction of the mirrored image, mirrored back (vectors too)."""
 
-    def both(images: Array) -> tuple[Mapping[str, Array], Costs]:
-        logits, costs = predict(images)
-        mirrored, more = predict(images[:, :, ::-1])
+    def both(images: Array, **inputs: Any) -> tuple[Mapping[str, Array], Costs]:
+        logits, costs = predict(images, **inputs)
+        turned = {name: value[:, :, ::-1] for name, value in inputs.items()}
+        mirrored, more = predict(images[:, :, ::-1], **turned)
         back = {name: tasks[name].mirror(value[:, :, ::-1]) for name, value in mirrored.items()}
         return _mean([logits, back], tasks), _add([costs, more])
 
@@ -101,11 +104,12 @@ def multi_scale(
         multiple: sides of resized images are rounded to multiples of it, at least one.
     """
 
-    def at_scales(images: Array) -> tuple[Mapping[str, Array], Costs]:
+    def at_scales(images: Array, **inputs: Any) -> tuple[Mapping[str, Array], Costs]:
         size = (images.shape[1], images.shape[2])
         views, costs = [], []
         for scale in scales:
-            logits, cost = predict(resize_images(images, scaled_size(size, scale, multiple)))
+            seen = scaled_size(size, scale, multiple)
+            logits, cost = predict(resize_images(images, seen), **resize_inputs(inputs, seen))
             views.append(resize_logits(logits, tasks, size))
             costs.append(cost)
         return _mean(views, tasks), _add(costs)
@@ -129,14 +133,40 @@ def resize_images(images: Array, size: tuple[int, int]) -> Array:
     return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
 
 
+def resize_inputs(inputs: Inputs, size: tuple[int, int]) -> Inputs:
+    """What comes with images, as it comes with the images resized to ``size``.
+
+    Raises:
+        ValueError: an input that is not known to move.
+    """
+    if unknown := inputs.keys() - _RESIZE.keys():
+        raise ValueError(f"inputs: {sorted(unknown)} of {sorted(_RESIZE)}; tell how they are resized here")
+    return {name: _RESIZE[name](value, size) for name, value in inputs.items()}
+
+
+def _resize_depth(depth: Array, size: tuple[int, int]) -> Array:
+    """As `data.geometry` does: pixels without a depth stay so, and what is enlarged is so much nearer."""
+    if depth.shape[1:] == size:
+        return depth
+    scale = _mean_scale(depth.shape[1:3], size)
+    return jax.image.resize(depth, (len(depth), *size), "nearest") / scale
+
+
+_RESIZE: Mapping[str, Callable[[Array, tuple[int, int]], Array]] = {depth.NAME: _resize_depth}
+
+
+def _mean_scale(old: Sequence[int], new: Sequence[int]) -> float:
+    """Rounding makes the two sides' scales differ a little: their mean is that of distances."""
+    return float(np.sqrt(new[0] / old[0] * new[1] / old[1]))
+
+
 def resize_logits(
     logits: Mapping[str, Array], tasks: Mapping[str, Task], size: tuple[int, int]
 ) -> dict[str, Array]:
     """The logits of a resized image as those of the image of ``size``."""
     resized = {}
     for name, value in logits.items():
-        # Rounding makes the two sides' scales differ a little: their mean is that of distances.
-        scale = float(np.sqrt(value.shape[1] / size[0] * value.shape[2] / size[1]))
+        scale = _mean_scale(size, value.shape[1:3])
         value = tasks[name].rescale(value, scale) if scale != 1 else value
         resized[name] = resize_bilinear(value, size)
     return resized
@@ -156,7 +186,7 @@ def sliding_window(
             moved back so that it ends with the image.
     """
 
-    def over_windows(images: Array) -> tuple[Mapping[str, Array], Costs]:
+    def over_windows(images: Array, **inputs: Any) -> tuple[Mapping[str, Array], Costs]:
         size = images.shape[1:3]
         sides = (min(window[0], size[0]), min(window[1], size[1]))
         steps = stride or (-(-2 * sides[0] // 3), -(-2 * sides[1] // 3))
@@ -164,16 +194,19 @@ def sliding_window(
             starts(whole, part, step) for whole, part, step in zip(size, sides, steps, strict=True)
         )
         if len(rows) == len(columns) == 1:
-            return predict(images)
+            return predict(images, **inputs)
         corners = np.array([(row, column) for row in rows for column in columns], np.int32)
         covered = np.zeros(size, np.float32)
         for row, column in corners:
             covered[row : row + sides[0], column : column + sides[1]] += 1.0
 
         def mixed_window(corner: Array) -> tuple[dict[str, Array], Costs]:
-            start = (0, corner[0], corner[1], 0)
-            part = lax.dynamic_slice(images, start, (images.shape[0], *sides, images.shape[3]))
-            logits, costs = predict(part)
+            def part(x: Array) -> Array:
+                rest = x.shape[3:]
+                start: list[Any] = [0, corner[0], corner[1], *[0] * len(rest)]
+                return lax.dynamic_slice(x, start, (x.shape[0], *sides, *rest))
+
+            logits, costs = predict(part(images), **{name: part(value) for name, value in inputs.items()})
             return {name: tasks[name].mix(value) for name, value in logits.items()}, costs
 
         def add_window(sums: dict[str, Array], corner: Array) -> tuple[dict[str, Array], Costs]:

@@ -18,10 +18,11 @@ from dynpix_jax.evaluation.inference import (
     InferenceConfig,
     all_views,
     resize_images,
+    resize_inputs,
     resize_logits,
 )
 from dynpix_jax.flops import MacReport, count_macs
-from dynpix_jax.models.system import Outputs, System
+from dynpix_jax.models.system import Inputs, Outputs, System
 from dynpix_jax.nn.routing import Mode
 from dynpix_jax.typing import Array, Variables
 
@@ -85,16 +86,21 @@ class Runner:
     _compiled: dict[tuple[Mode, tuple[int, ...]], Any] = field(default_factory=dict)
     _dense_macs: dict[tuple[int, int], float] = field(default_factory=dict)
 
-    def __call__(self, image: np.ndarray, mode: Mode) -> ImageResult:
-        """Run one (H, W, 3) uint8 RGB image."""
-        return self.batch(image[None], mode).image(0)
+    def __call__(self, image: np.ndarray, mode: Mode, **inputs: np.ndarray) -> ImageResult:
+        """Run one (H, W, 3) uint8 RGB image; inputs (H, W)."""
+        return self.batch(image[None], mode, **{name: one[None] for name, one in inputs.items()}).image(0)
 
-    def batch(self, images: np.ndarray, mode: Mode) -> BatchResult:
-        """Run (B, H, W, 3) uint8 RGB images."""
+    def batch(self, images: np.ndarray, mode: Mode, **inputs: np.ndarray) -> BatchResult:
+        """Run (B, H, W, 3) uint8 RGB images.
+
+        Args:
+            inputs: (B, H, W), exactly those that the system takes (``System.inputs``).
+        """
         batch = jnp.asarray(images)
-        forward = self._forward(mode, batch)
+        given = {name: jnp.asarray(value) for name, value in inputs.items()}
+        forward = self._forward(mode, batch, given)
         start = time.perf_counter()
-        outputs, measured = jax.block_until_ready(forward(self.variables, batch))
+        outputs, measured = jax.block_until_ready(forward(self.variables, batch, given))
         milliseconds = 1e3 * (time.perf_counter() - start) / len(images)
         measured = jax.tree.map(lambda value: np.asarray(value, np.float64), measured)
         seen = self.inference.seen_size((images.shape[1], images.shape[2]))
@@ -123,31 +129,37 @@ class Runner:
             "executed": {name: shares[name] * value for name, value in macs.items()},
         }
 
-    def _forward(self, mode: Mode, batch: jax.Array) -> Any:
+    def _forward(self, mode: Mode, batch: jax.Array, inputs: Inputs) -> Any:
         key = (mode, batch.shape)
         if key not in self._compiled:
             forward = partial(self._one_view if self.inference.one_view else self._views, mode=mode)
-            compiled = jax.jit(forward).lower(self.variables, batch).compile()
-            jax.block_until_ready(compiled(self.variables, batch))  # first-touch costs are not the network's
+            compiled = jax.jit(forward).lower(self.variables, batch, inputs).compile()
+            # First-touch costs are not the network's.
+            jax.block_until_ready(compiled(self.variables, batch, inputs))
             self._compiled[key] = compiled
         return self._compiled[key]
 
-    def _one_view(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, dict[str, Array]]:
+    def _one_view(
+        self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
+    ) -> tuple[Outputs, dict[str, Array]]:
         size = (images.shape[1], images.shape[2])
-        seen = resize_images(images, self.inference.seen_size(size))
-        outputs = self.system.apply(variables, seen, mode=mode)
+        seen = self.inference.seen_size(size)
+        given = resize_inputs(inputs, seen)
+        outputs = self.system.apply(variables, resize_images(images, seen), mode=mode, **given)
         shares = self.system.executed_shares(outputs)
         predictions = resize_logits(outputs.predictions, self.system.tasks, size)
         return replace(outputs, predictions=predictions), shares
 
-    def _views(self, variables: Variables, images: Array, mode: Mode) -> tuple[Outputs, Costs]:
-        def predict(images: Array) -> tuple[dict[str, Array], Costs]:
-            outputs = self.system.apply(variables, images, mode=mode)
+    def _views(
+        self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
+    ) -> tuple[Outputs, Costs]:
+        def predict(images: Array, **given: Any) -> tuple[dict[str, Array], Costs]:
+            outputs = self.system.apply(variables, images, mode=mode, **given)
             shares = self.system.executed_shares(outputs)
             costs = self._costs(shares, images.shape[0], (images.shape[1], images.shape[2]))
             return outputs.predictions, jax.tree.map(jnp.asarray, costs)
 
-        predictions, costs = all_views(predict, self.system.tasks, self.inference)(images)
+        predictions, costs = all_views(predict, self.system.tasks, self.inference)(images, **inputs)
         return Outputs(dict(predictions), gates={}, selections={}), costs
 
 
@@ -168,10 +180,19 @@ def variable_shapes(system: System) -> Variables:
     return shapes
 
 
+def input_shapes(system: System, size: tuple[int, int], batch: int = 1) -> Inputs:
+    """Shapes and dtypes of what the system takes beside images of ``size`` (H, W)."""
+    return {name: jax.ShapeDtypeStruct((batch, *size), jnp.float32) for name in system.inputs}
+
+
 def dense_report(system: System, size: tuple[int, int]) -> MacReport:
     """MACs of the dense forward pass of one (H, W) image; nothing is executed."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    return count_macs(lambda v, x: system.apply(v, x).predictions, variable_shapes(system), images)
+
+    def predict(variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
+        return system.apply(variables, images, **inputs).predictions
+
+    return count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
 
 
 def executed_macs(dense: float, gated: Mapping[str, float], shares: Mapping[str, float]) -> float:

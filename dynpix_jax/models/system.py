@@ -16,6 +16,9 @@ from dynpix_jax.tasks import Task
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.errors import suggest
 
+Inputs = Mapping[str, Any]
+"""What comes beside a batch of images, by name: arrays (B, H, W)."""
+
 
 @flax.struct.dataclass
 class Outputs:
@@ -28,6 +31,7 @@ class Outputs:
     updates: new values of the mutable collections (``batch_stats``); empty unless training moves them.
     probabilities: gate -> its probability of computing, in [0, 1]: what training drew its sample from, or
     what it would have decided on where masks were given. Empty otherwise.
+    measures: further numbers of each image (B,) float, by name: what a solver needed, say.
     """
 
     predictions: dict[str, Array]
@@ -36,6 +40,7 @@ class Outputs:
     exits: tuple[dict[str, Array], ...] = ()
     updates: dict[str, Any] = flax.struct.field(default_factory=dict)
     probabilities: dict[str, Array] = flax.struct.field(default_factory=dict)
+    measures: dict[str, Array] = flax.struct.field(default_factory=dict)
 
 
 def check_masks(masks: Mapping[str, Array] | None, gates: Collection[str]) -> Mapping[str, Array]:
@@ -62,10 +67,13 @@ class System(ABC):
     """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}.
 
     tasks: what it predicts, by name, in the order of its outputs.
+    inputs: fields of a batch that ``apply`` takes beside the images, as keyword arguments of their names
+    ("depth", (B, H, W) metres). Evaluation reads them from the source and moves them as it does the images.
     """
 
     name: ClassVar[str]
     tasks: Mapping[str, Task]
+    inputs: tuple[str, ...] = ()
     network: nn.Module
 
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
@@ -100,6 +108,10 @@ class System(ABC):
         Raises:
           ValueError: a mask for a gate that there is not, or of another shape or dtype.
         """
+
+    def dense_predictions(self, variables: Variables, images: Array, **inputs: Array) -> dict[str, Array]:
+        """The dense program, on which the MACs of an image are counted: `apply`, but for data-dependent loops."""
+        return self.apply(variables, images, **inputs).predictions
 
     @abstractmethod
     def loss(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
-from dynpix_jax.models.system import Outputs, System
+from dynpix_jax.evaluation.runner import dense_report, executed_macs, input_shapes, variable_shapes
+from dynpix_jax.models.system import Inputs, Outputs, System
 from dynpix_jax.nn.routing import MODES, Mode
 from dynpix_jax.ops.perforated_conv.masks import make_mask
 from dynpix_jax.typing import Array, Mask, Variables
@@ -24,7 +24,12 @@ UNGATED = "ungated"
 def gate_shapes(system: System, size: tuple[int, int], batch: int = 1) -> dict[str, tuple[int, int, int]]:
     """(B, h, w) of the mask of each gate for images of ``size`` (H, W); nothing is executed."""
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
-    outputs = jax.eval_shape(system.apply, variable_shapes(system), images)
+    inputs = input_shapes(system, size, batch)
+
+    def apply(variables: Variables, images: Array, inputs: Inputs) -> Outputs:
+        return system.apply(variables, images, **inputs)
+
+    outputs = jax.eval_shape(apply, variable_shapes(system), images, inputs)
     return {name: mask.shape for name, mask in outputs.gates.items()}
 
 
@@ -48,21 +53,28 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
     shapes = gate_shapes(system, size, settings.batch)
     if not shapes:
         raise ValueError("model: the network has no gates")
+    inputs = random_inputs(system, size, settings.batch)
     variables = jax.jit(system.init)(jax.random.key(1), {"image": images[:1]})
 
     @jax.jit
-    def ungated(variables: Variables, images: Array) -> Outputs:
+    def ungated(variables: Variables, images: Array, inputs: Inputs) -> Outputs:
         # Constants: where they meet the network they leave nothing of the gates.
         masks = {name: jnp.ones(shape, jnp.bool_) for name, shape in shapes.items()}
-        outputs = system.apply(variables, images, masks=masks)
+        outputs = system.apply(variables, images, masks=masks, **inputs)
         return dataclasses.replace(outputs, gates={}, probabilities={})
 
     @partial(jax.jit, static_argnames="mode")
-    def gated(variables: Variables, images: Array, masks: Mapping[str, Mask], mode: Mode) -> Outputs:
+    def gated(
+        variables: Variables,
+        images: Array,
+        inputs: Inputs,
+        masks: Mapping[str, Mask],
+        mode: Mode,
+    ) -> Outputs:
         # What the gates say themselves is among the outputs: they are not removed.
-        return system.apply(variables, images, mode=mode, masks=masks)
+        return system.apply(variables, images, mode=mode, masks=masks, **inputs)
 
-    listed = [Program(UNGATED, partial(ungated, variables, images))]
+    listed = [Program(UNGATED, partial(ungated, variables, images, inputs))]
     dense_macs, gated_macs = dense_report(system, size).total, system.gated_macs(size)
     for index, density in enumerate(settings.densities):
         key = jax.random.fold_in(jax.random.key(2), index)
@@ -70,13 +82,22 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
             name: make_mask(settings.mask, jax.random.fold_in(key, number), shape, density)
             for number, (name, shape) in enumerate(shapes.items())
         }
-        outputs = gated(variables, images, masks, "sparse")
+        outputs = gated(variables, images, inputs, masks, "sparse")
         share = common_density(masks, outputs)
         shares = {name: float(value.mean()) for name, value in system.executed_shares(outputs).items()}
         mac_ratio = executed_macs(dense_macs, gated_macs, shares) / dense_macs
         for mode in MODES:
-            listed.append(Program(mode, partial(gated, variables, images, masks, mode), share, mac_ratio))
+            run = partial(gated, variables, images, inputs, masks, mode)
+            listed.append(Program(mode, run, share, mac_ratio))
     return listed
+
+
+def random_inputs(system: System, size: tuple[int, int], batch: int) -> Inputs:
+    """What the system takes beside images of ``size`` (H, W): metres, evenly from near to far."""
+    return {
+        name: jax.random.uniform(jax.random.key(4), like.shape, like.dtype, 0.5, 10.0)
+        for name, like in input_shapes(system, size, batch).items()
+    }
 
 
 def common_density(masks: Mapping[str, Mask], outputs: Outputs) -> float:

@@ -64,10 +64,7 @@ class Prediction:
 
 
 class Perspective(System):
-    """Recurrent scene parsing as pure functions; see System.
-
-    ``inputs``: fields of a batch that ``apply`` takes beside the images.
-    """
+    """Recurrent scene parsing as pure functions; see System."""
 
     name = "perspective"
 
