@@ -49,6 +49,7 @@ class Boundaries(LogisticTask):
     positive_weight: float | None = None
 
     name: ClassVar[str] = NAME
+    has_rare: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self.positive_weight)
@@ -59,3 +60,10 @@ class Boundaries(LogisticTask):
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         return loss(logits, target, valid, positive_weight=self.positive_weight)
+
+    def labelled(self, target: Array) -> Array:
+        return target >= 0
+
+    def rare(self, target: Array) -> Array:
+        """Boundaries."""
+        return target >= 0.5

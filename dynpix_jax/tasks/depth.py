@@ -26,14 +26,19 @@ SCORES = (
 )
 
 
-def log_depth_loss(logits: Array, target: Array, valid: Array, *, gamma: float = 2.0) -> Array:
-    """Eq. 9, the mean over the labelled pixels of valid images.
+def log_depth_loss(
+    logits: Array, target: Array, valid: Array, *, gamma: float = 2.0, scale_invariance: float = 0.0
+) -> Array:
+    """Eq. 9, the mean over the labelled pixels of valid images; or with a part of it that ignores the scale.
 
     Args:
         logits: (B, H, W, 1), log metres.
         target: (B, H, W) metres; 0 (or less, or not finite) = invalid.
         valid: (B,) bool.
         gamma: weight of the L1 term.
+        scale_invariance: lambda in [0, 1] of Eigen, Puhrsch, Fergus (NeurIPS 2014, eq. 4): of each image's
+            mean square, so much of its squared mean is taken off. 1 forgives a wrong scale; theirs is 0.5,
+            with gamma 0.
 
     Returns:
         Scalar. The released code divides by all pixels, labelled or not, and halves the square.
@@ -41,7 +46,12 @@ def log_depth_loss(logits: Array, target: Array, valid: Array, *, gamma: float =
     counted = measured(target, valid)
     error = logits[..., 0].astype(jnp.float32) - jnp.log(jnp.where(counted, target, 1.0))
     cost = jnp.where(counted, error**2 + gamma * jnp.abs(error), 0.0)
-    return cost.sum() / jnp.maximum(counted.sum(), 1)
+    total = cost.sum()
+    if scale_invariance:
+        pixels = jnp.maximum(counted.sum((1, 2)), 1)
+        # The squared mean of an image, once for each of its pixels.
+        total = total - scale_invariance * (jnp.where(counted, error, 0.0).sum((1, 2)) ** 2 / pixels).sum()
+    return total / jnp.maximum(counted.sum(), 1)
 
 
 def metric_depth_loss(logits: Array, target: Array, valid: Array) -> Array:
@@ -84,7 +94,7 @@ class Depth(PixelTask):
     """Target float32 (B, H, W) in metres, 0 = invalid. A disparity serves as well: all but the RMSE in metres
     is about ratios.
 
-    gamma: weight of the L1 term of eq. 9; for ``logit="log"``.
+    gamma, scale_invariance: of `log_depth_loss`; for ``logit="log"``.
     logit: ``log``: the logarithm of metres, with eq. 9. ``metres``: the depth itself, with
         `metric_depth_loss`; what is below ``NEAREST`` is decoded as that.
     per_image: the two RMSE are those of an image, averaged over images, as ASTMT reports; else all pixels are
@@ -94,12 +104,15 @@ class Depth(PixelTask):
     gamma: float = 2.0
     logit: Literal["log", "metres"] = "log"
     per_image: bool = False
+    scale_invariance: float = 0.0
 
     name: ClassVar[str] = NAME
 
     def __post_init__(self) -> None:
         if self.gamma < 0.0:
             raise ValueError(f"gamma: {self.gamma}; expected a number >= 0")
+        if not 0.0 <= self.scale_invariance <= 1.0:
+            raise ValueError(f"scale_invariance: {self.scale_invariance}; expected a number in [0, 1]")
 
     @property
     def channels(self) -> int:
@@ -112,7 +125,14 @@ class Depth(PixelTask):
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         if self.logit == "metres":
             return metric_depth_loss(logits, target, valid)
-        return log_depth_loss(logits, target, valid, gamma=self.gamma)
+        return log_depth_loss(logits, target, valid, gamma=self.gamma, scale_invariance=self.scale_invariance)
+
+    @property
+    def by_pixel(self) -> bool:
+        return self.logit == "log"
+
+    def labelled(self, target: Array) -> Array:
+        return measured(target, jnp.ones(len(target), bool))
 
     def decode(self, logits: Array) -> Array:
         """(B, H, W, 1) logits -> (B, H, W) metres, positive."""

@@ -148,6 +148,9 @@ class Normals(PixelTask):
         """The largest angle in degrees."""
         return angle(first, second).max()
 
+    def labelled(self, target: Array) -> Array:
+        return directed(target, jnp.ones(len(target), bool))
+
     def mix(self, logits: Array) -> Array:
         return self.decode(logits)
 

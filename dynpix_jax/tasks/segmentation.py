@@ -127,6 +127,7 @@ class Segmentation(PixelTask):
     instance_sizes: Literal["cityscapes"] | tuple[tuple[int, float], ...] = ()
 
     name: ClassVar[str] = NAME
+    has_rare: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.classes < 2:
@@ -174,6 +175,13 @@ class Segmentation(PixelTask):
     def difference(self, first: Array, second: Array) -> Array:
         """The share of pixels that have another class."""
         return jnp.mean(first != second)
+
+    def labelled(self, target: Array) -> Array:
+        return labelled(target, jnp.ones(len(target), bool), self.classes, self.ignore)
+
+    def rare(self, target: Array) -> Array:
+        """All classes but the first, which is the background where there is one."""
+        return self.labelled(target) & (target > 0)
 
     def mix(self, logits: Array) -> Array:
         return jax.nn.softmax(logits.astype(jnp.float32))

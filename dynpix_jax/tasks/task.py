@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax.typing import Array
@@ -40,10 +41,12 @@ class Task(ABC):
 
     name: of the task, and of its prediction in ``Outputs``.
     higher_is_better: of the first of ``scores``.
+    has_rare: whether `rare` names any pixels.
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    has_rare: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -102,6 +105,21 @@ class Task(ABC):
     @abstractmethod
     def difference(self, first: Array, second: Array) -> Array:
         """How far two predictions (decoded, of one image or a batch) are apart: 0 where they are equal."""
+
+    # How a loss is computed at a sample of the pixels, as images of N x 1 (models.systems.pixelnet).
+
+    @property
+    def by_pixel(self) -> bool:
+        """Whether the loss needs no pixel's neighbours."""
+        return self.stride == 1
+
+    def labelled(self, target: Array) -> Array:
+        """(B, H, W) bool: the pixels that the loss counts."""
+        return jnp.ones(target.shape[:3], bool)
+
+    def rare(self, target: Array) -> Array:
+        """(B, H, W) bool: pixels that a sample may be biased to."""
+        return jnp.zeros(target.shape[:3], bool)
 
     # How predictions of several views of an image become one (evaluation.inference).
 

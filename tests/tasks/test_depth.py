@@ -37,6 +37,26 @@ def test_loss_of_nothing_is_zero_and_gradients_are_finite():
     assert not np.asarray(gradient).any()
 
 
+def test_scale_invariance():
+    """Eigen et al.: all pairs of an image's pixels; a wrong scale costs nothing at lambda 1."""
+    rng = np.random.default_rng(0)
+    target, found = rng.uniform(1, 5, (2, 3, 4, 5)).astype(np.float32)
+    target[0, 0] = 0.0
+    errors = [np.log(f[t > 0] / t[t > 0]) for f, t in zip(found[:2], target[:2], strict=True)]
+    # Their eq. 2 over all pairs (half of the mean squared difference), a mean weighted by pixels.
+    pairs = [((e[:, None] - e[None]) ** 2).mean() / 2 for e in errors]
+    expected = np.average(pairs, weights=[len(e) for e in errors])
+    task = Depth(gamma=0.0, scale_invariance=1.0)
+    np.testing.assert_allclose(task.loss(np.log(found)[..., None], target, VALID), expected, rtol=1e-5)
+    scaled = np.log(np.where(target > 0, target, 1.0) * np.array([2.0, 0.3, 9.0])[:, None, None])
+    assert float(task.loss(scaled[..., None], target, VALID)) == pytest.approx(0.0, abs=1e-6)
+    half = Depth(gamma=0.0, scale_invariance=0.5).loss(np.log(found)[..., None], target, VALID)
+    square = Depth(gamma=0.0).loss(np.log(found)[..., None], target, VALID)
+    assert float(half) == pytest.approx((expected + float(square)) / 2, rel=1e-5)
+    with pytest.raises(ValueError, match="scale_invariance"):
+        Depth(scale_invariance=1.5)
+
+
 def test_scores_on_a_constructed_case():
     """Factors of 1.2, 1 / 1.2, 1.25 exactly, 1.5, 1.9 and 2, and an invalid pixel."""
     target = np.array([[[1.0, 1.2, 4.0, 2.0], [1.0, 2.0, 0.0, 0.0]]], np.float32)
