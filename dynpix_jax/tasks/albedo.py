@@ -39,6 +39,9 @@ class Albedo(PixelTask):
         error = jnp.where(counted[..., None], jnp.abs(logits.astype(jnp.float32) - target), 0.0)
         return error.sum() / jnp.maximum(3 * counted.sum(), 1)
 
+    def labelled(self, target: Array) -> Array:
+        return _labelled(target)
+
     def decode(self, logits: Array) -> Array:
         """(B, H, W, 3) logits -> (B, H, W, 3) in [0, 1]: the logit is the colour itself."""
         return jnp.clip(logits.astype(jnp.float32), 0.0, 1.0)

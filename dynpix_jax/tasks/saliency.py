@@ -47,6 +47,9 @@ class Saliency(LogisticTask, PixelTask):
         sides = positive.astype(jnp.float32), negative.astype(jnp.float32)
         return balanced_loss(logits, *sides, valid, positive_weight=self.positive_weight)
 
+    def labelled(self, target: Array) -> Array:
+        return _labelled(target)[0]
+
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Sums over images of what they reach at each of ``THRESHOLDS``, (15,) each."""
         counted, salient = _labelled(batch[NAME])

@@ -1,4 +1,5 @@
-"""How the predictions and labels of each task are drawn: boundaries, classes, depths, directions, joints."""
+"""How the predictions and labels of each task are drawn: boundaries, classes, depths, directions,
+joints, what is salient, albedo."""
 
 from __future__ import annotations
 
@@ -156,6 +157,38 @@ class NormalPictures(TaskPictures):
         return {"map": self.picture(prediction, prediction)}
 
 
+class SaliencyPictures(TaskPictures):
+    """Probabilities, or labels, in grey; on a photo what is not salient is darkened."""
+
+    caption = "White is salient."
+
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
+        known = (values >= 0) & (values <= 1)
+        return np.rint(255 * np.where(known, values, 0)).astype(np.uint8)
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """map: 8-bit grey, 255 = certainly salient."""
+        shown = (0.25 + 0.75 * prediction)[..., None] * photo
+        return {"map": self.picture(prediction, prediction), "overlay": np.rint(shown).astype(np.uint8)}
+
+
+class AlbedoPictures(TaskPictures):
+    """Colours as they are."""
+
+    caption = "The colours of surfaces without light and shadow; black: not labelled."
+
+    def picture(
+        self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> np.ndarray:
+        return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+
+    def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """map: 8-bit RGB."""
+        return {"map": self.picture(prediction, prediction)}
+
+
 class PosePictures(TaskPictures):
     """Joints and the bones between them, on the photo."""
 
@@ -194,6 +227,9 @@ def task_pictures(task: str, classes: Sequence[str] = (), palette: Sequence[Colo
         "segmentation": lambda: ClassPictures(classes, palette),
         "depth": DepthPictures,
         "normals": NormalPictures,
+        "saliency": SaliencyPictures,
+        "parts": lambda: ClassPictures(classes, palette),
+        "albedo": AlbedoPictures,
         "pose": lambda: PosePictures(classes),
     }
     return table[task]()

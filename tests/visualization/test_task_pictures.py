@@ -67,3 +67,18 @@ def test_normals_are_drawn_the_usual_way_round():
 def test_boundaries_ignored_pixels_are_no_boundary():
     labels = np.array([[1.0, 0.0, -1.0]])
     np.testing.assert_array_equal(task_pictures("boundaries").picture(labels, labels), [[255, 0, 0]])
+
+
+def test_saliency_is_grey_and_darkens_the_rest():
+    pictures = task_pictures("saliency")
+    np.testing.assert_array_equal(pictures.picture(np.array([[0, 1, 255]]), np.zeros(1)), [[0, 255, 0]])
+    files = pictures.files(PHOTO, np.array([[0.0, 0.5, 1.0]] * 2, np.float32))
+    np.testing.assert_array_equal(files["map"][0], [0, 128, 255])
+    np.testing.assert_array_equal(files["overlay"][0, :, 0], [25, 62, 100])
+
+
+def test_albedo_is_its_colours():
+    albedo = np.array([[[0.2, 1.0, 0.0], [-1.0, -1.0, -1.0]]], np.float32)
+    np.testing.assert_array_equal(
+        task_pictures("albedo").files(PHOTO, albedo)["map"], [[[51, 255, 0], [0, 0, 0]]]
+    )
