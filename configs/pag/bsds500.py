@@ -27,6 +27,8 @@ import ml_collections
 from dynpix_jax.utils.configs import check_choices, check_read_by_variant, parse_arg
 from dynpix_jax.utils.errors import UserError
 
+from ..datasets import BSDS500
+
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 
 READ_BY = {
@@ -48,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         multipool=("res4_2",),
         drop_blocks=3,
         budget="cpu",
-        root="data/BSDS500",
+        root=BSDS500.root,
         weights="weights/resnet50.safetensors",
         continue_from="",
         split="val",
@@ -94,7 +96,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.model.res6 = True  # the paper's boundary network has none
 
     cpu = args.budget == "cpu"
-    source = dict(name="bsds500", root=args.root, label="consensus", consensus=0.3)
     augment = dict(
         flip=True,
         crop=(320, 320),
@@ -103,10 +104,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         rotations=(0.0,) if cpu else tuple(22.5 * k for k in range(16)),
         canvas="inscribed",
     )
-    config.data = dict(
-        train=dict(source=dict(**source, split="train"), augment=augment),
-        eval=dict(source=dict(**source, split=args.split)),
-    )
+    config.data = BSDS500.data(args, (), augment=augment)
 
     config.training = dict(
         batch_size=1 if cpu else 10,

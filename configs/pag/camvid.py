@@ -20,39 +20,21 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import CAMVID
 from . import recipe
-
-CLASS_WEIGHTS = (0.64, 0.58, 1.66, 0.52, 1.0, 0.77, 1.56, 1.58, 0.91, 1.91, 2.49)
-"""Cube root of the median share of a class divided by its own, over the pixels of train: mIoU counts a
-bicyclist's pixels (.3 %) as much as the road's (33 %)."""
-
-EVALUATED_AT = 2 / 3
-"""Of the images' size, for budget=cpu: 240x320 pixels."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(arg, tasks=("segmentation",), root="data/CamVid", split="val")
+    args = recipe.read_args(arg, tasks=("segmentation",), root=CAMVID.root, split="val")
     cpu = args.budget == "cpu"
     config = recipe.pag_config(
         args,
         "camvid",
-        task_options=dict(classes=11, class_weights=CLASS_WEIGHTS),
+        task_options=dict(CAMVID.segmentation),
         steps=recipe.Steps(1, 1500, 400, 180) if cpu else recipe.Steps(8, 6000, 3000, 2000),
         head_features=32 if cpu else 64,
-        scale=EVALUATED_AT if cpu else 1.0,
+        scale=CAMVID.scale(args.budget),
     )
-    source = recipe.source(args, "camvid", ("segmentation",))
-    augment = dict(
-        flip=True,
-        # On a CPU, nearly the whole image at the least scale.
-        crop=(224, 288) if cpu else (352, 448),
-        scales=(0.625, 0.875) if cpu else (0.75, 1.5),
-        scale_between=True,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = CAMVID.data(args, ("segmentation",))
     return config

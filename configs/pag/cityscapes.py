@@ -20,27 +20,24 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import CITYSCAPES
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = recipe.read_args(arg, tasks=("segmentation", "depth"), root="data/cityscapes", split="val")
+    args = recipe.read_args(arg, tasks=("segmentation", "depth"), root=CITYSCAPES.root, split="val")
     cpu = args.budget == "cpu"
     segmentation = args.task == "segmentation"
     config = recipe.pag_config(
         args,
         "cityscapes",
-        task_options=dict(classes=19, instance_sizes="cityscapes") if segmentation else {},
+        task_options=dict(CITYSCAPES.segmentation) if segmentation else {},
         steps=recipe.Steps(1, 4000, 1000, 400) if cpu else recipe.Steps(4, 40000, 20000, 10000),
         head_features=32 if cpu else 64,
-        scale=0.5 if cpu else 1.0,
+        scale=CITYSCAPES.scale(args.budget),
     )
     labels = ("segmentation", "instances") if segmentation else ("depth",)
-    source = recipe.source(args, "cityscapes", labels, fields=labels)
     augment = dict(flip=True, crop=(352, 352) if cpu else (800, 800), scales=(0.5,) if cpu else (1.0,))
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = CITYSCAPES.data(args, labels, augment=augment)
     return config

@@ -26,33 +26,21 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import NYUV2
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = recipe.read_args(arg, tasks=("segmentation", "depth", "normals"), root="data/nyuv2", split="test")
+    args = recipe.read_args(arg, tasks=("segmentation", "depth", "normals"), root=NYUV2.root, split="test")
     cpu = args.budget == "cpu"
     config = recipe.pag_config(
         args,
         "nyuv2",
-        task_options=dict(classes=40) if args.task == "segmentation" else {},
+        task_options=dict(NYUV2.segmentation) if args.task == "segmentation" else {},
         steps=recipe.Steps(1, 3000, 800, 300) if cpu else recipe.Steps(8, 12000, 6000, 4000),
         head_features=48 if cpu else 64,
-        scale=0.5 if cpu else 1.0,
+        scale=NYUV2.scale(args.budget),
     )
-    source = recipe.source(args, "nyuv2", (args.task,), fields=(args.task,))
-    augment = dict(
-        flip=True,
-        crop=(208, 272) if cpu else (400, 544),
-        scales=(0.5, 0.75) if cpu else (0.5, 2.0),
-        scale_between=True,
-        rotations=(0.0,) if cpu else (-10.0, 10.0),
-        rotation_between=not cpu,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2, gamma=(0.9, 1.1)),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = NYUV2.data(args, (args.task,))
     return config

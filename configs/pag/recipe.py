@@ -82,18 +82,6 @@ def read_args(
     return args
 
 
-def source(args: ml_collections.ConfigDict, name: str, labels: tuple[str, ...], **options: Any) -> dict:
-    """The section of a source without its split: the data set's folder, or its shards (``packed``).
-
-    Args:
-        name: of the data set's source; options: its own.
-        labels: fields to read, beside the image.
-    """
-    if args.packed:
-        return dict(name="packed", root=args.root, fields=labels)
-    return dict(name=name, root=args.root, **options)
-
-
 def pag_config(
     args: ml_collections.ConfigDict,
     dataset: str,

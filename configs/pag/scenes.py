@@ -18,10 +18,10 @@ import ml_collections
 from dynpix_jax.utils.configs import check_choices, given_args, parse_arg
 from dynpix_jax.utils.errors import UserError
 
+from .. import datasets
+
 TASKS = ("boundaries", "segmentation", "depth", "normals")
 VARIANTS = ("base", "multipool", "average", "gated")
-CLASSES = 8
-"""Of the scenes: floor, wall, ceiling, rug, picture, box, ball, person."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model = dict(
         system="pag",
         task=args.task,
-        task_options=dict(classes=CLASSES) if args.task == "segmentation" else dict(),
+        task_options=dict(classes=datasets.SCENE_CLASSES) if args.task == "segmentation" else dict(),
         backbone=dict(
             depth=26, width=32, output_stride=8, stride_in_1x1=True, frozen_norm=False, preprocessing="torch"
         ),
@@ -61,11 +61,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         head_features=16,
         res6=False,  # it would cost as much as all the rest here
     )
-    scenes = dict(name="scenes", size=(96, 128), fields=(args.task,), seed=0)
-    config.data = dict(
-        train=dict(source=dict(scenes, split="train", length=1000), augment=dict(flip=True)),
-        eval=dict(source=dict(scenes, split="val", length=40)),
-    )
+    config.data = datasets.scenes((args.task,))
     config.training = dict(
         batch_size=4,
         stages=_stages(args),

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import SEVEN_SCENES
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = recipe.read_args(
-        arg, tasks=("depth", "normals"), root="data/7scenes_kitchen", split="val", every=1
-    )
+    args = recipe.read_args(arg, tasks=("depth", "normals"), root=SEVEN_SCENES.root, split="val", every=1)
     cpu = args.budget == "cpu"
     config = recipe.pag_config(
         args,
@@ -31,18 +30,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         task_options={},
         steps=recipe.Steps(1, 600, 250, 120) if cpu else recipe.Steps(8, 6000, 3000, 2000),
         head_features=32 if cpu else 64,
-        scale=0.5 if cpu else 1.0,
+        scale=SEVEN_SCENES.scale(args.budget),
     )
-    source = recipe.source(args, "seven_scenes", (args.task,), fields=(args.task,), every=args.every)
-    augment = dict(
-        flip=True,
-        crop=(224, 304) if cpu else (448, 608),
-        scales=(0.475, 0.625) if cpu else (0.95, 1.25),
-        scale_between=True,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = SEVEN_SCENES.data(args, (args.task,), every=args.every)
     return config

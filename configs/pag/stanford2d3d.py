@@ -25,13 +25,14 @@ import ml_collections
 from dynpix_jax.utils.configs import given_args
 from dynpix_jax.utils.errors import UserError
 
+from ..datasets import STANFORD2D3D
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
     args = recipe.read_args(
-        arg, tasks=("segmentation", "depth", "normals"), root="data/stanford2d3d", split="val", points=""
+        arg, tasks=("segmentation", "depth", "normals"), root=STANFORD2D3D.root, split="val", points=""
     )
     if "points" in given_args(arg) and args.task != "normals":
         raise UserError(f"config argument points: task={args.task} does not read it; expected task=normals")
@@ -39,16 +40,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = recipe.pag_config(
         args,
         "stanford2d3d",
-        task_options=dict(classes=13) if args.task == "segmentation" else {},
+        task_options=dict(STANFORD2D3D.segmentation) if args.task == "segmentation" else {},
         steps=recipe.Steps(1, 3000, 800, 300) if cpu else recipe.Steps(4, 20000, 10000, 6000),
         head_features=32 if cpu else 64,
-        scale=0.5 if cpu else 1.0,
+        scale=STANFORD2D3D.scale(args.budget),
     )
-    source = recipe.source(args, "stanford2d3d", (args.task,), fields=(args.task,), points=args.points)
     # A panorama has one scale, and its rows are upright: only the column to begin with, and the side, change.
     augment = dict(flip=True, crop=(352, 352) if cpu else (704, 704), scales=(0.5,) if cpu else (1.0,))
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = STANFORD2D3D.data(args, (args.task,), augment=augment, points=args.points)
     return config

@@ -15,36 +15,21 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import CAMVID
 from . import recipe
-
-CLASS_WEIGHTS = (0.64, 0.58, 1.66, 0.52, 1.0, 0.77, 1.56, 1.58, 0.91, 1.91, 2.49)
-"""Those of configs/pag/camvid.py: cube root of the median share of a class divided by its own."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(
-        arg, root="data/CamVid", split="val", variants=("baseline", "average", "attention")
-    )
+    args = recipe.read_args(arg, root=CAMVID.root, split="val", variants=("baseline", "average", "attention"))
     cpu = args.budget == "cpu"
     config = recipe.perspective_config(
         args,
         "camvid",
-        segmentation=dict(classes=11, class_weights=CLASS_WEIGHTS),
+        segmentation=dict(CAMVID.segmentation),
         steps=recipe.Steps(1, 1000, 500, 300, 200) if cpu else recipe.Steps(8, 6000, 3000, 2000, 1500),
         bins=recipe.NYU_BINS,
-        scale=2 / 3 if cpu else 1.0,
+        scale=CAMVID.scale(args.budget),
     )
-    source = recipe.source(args, "camvid", ("segmentation",))
-    augment = dict(
-        flip=True,
-        crop=(224, 288) if cpu else (352, 448),
-        scales=(0.625, 0.875) if cpu else (0.75, 1.5),
-        scale_between=True,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = CAMVID.data(args, ("segmentation",))
     return config

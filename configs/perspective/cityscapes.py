@@ -21,24 +21,24 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import CITYSCAPES
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(arg, root="data/cityscapes", split="val", backbone=101)
+    args = recipe.read_args(arg, root=CITYSCAPES.root, split="val", backbone=101)
     cpu = args.budget == "cpu"
     config = recipe.perspective_config(
         args,
         "cityscapes",
-        segmentation=dict(classes=19, instance_sizes="cityscapes"),
+        segmentation=dict(CITYSCAPES.segmentation),
         steps=recipe.Steps(1, 3000, 1000, 600, 400) if cpu else recipe.Steps(4, 40000, 20000, 10000, 8000),
         bins=dict(edges=(0.0, 11.0, 12.5, 13.2, 13.9, 20.0), of="disparity"),
         depth=args.backbone,
-        scale=0.5 if cpu else 1.0,
+        scale=CITYSCAPES.scale(args.budget),
     )
     labels = ("segmentation", "instances", "depth")[: 3 if recipe.reads_depth(args) else 2]
-    source = recipe.source(args, "cityscapes", labels, fields=labels)
     augment = dict(
         flip=True,
         crop=(352, 352) if cpu else (800, 800),
@@ -48,8 +48,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         rotation_between=not cpu,
         colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
     )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = CITYSCAPES.data(args, labels, augment=augment)
     return config

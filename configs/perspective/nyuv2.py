@@ -24,34 +24,21 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import NYUV2
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(arg, root="data/nyuv2", split="test")
+    args = recipe.read_args(arg, root=NYUV2.root, split="test")
     cpu = args.budget == "cpu"
     config = recipe.perspective_config(
         args,
         "nyuv2",
-        segmentation=dict(classes=40),
+        segmentation=dict(NYUV2.segmentation),
         steps=recipe.Steps(1, 2400, 800, 500, 300) if cpu else recipe.Steps(8, 12000, 6000, 4000, 3000),
         bins=recipe.NYU_BINS,
-        scale=0.5 if cpu else 1.0,
+        scale=NYUV2.scale(args.budget),
     )
-    labels = ("segmentation", "depth") if recipe.reads_depth(args) else ("segmentation",)
-    source = recipe.source(args, "nyuv2", labels, fields=labels)
-    augment = dict(
-        flip=True,
-        crop=(208, 272) if cpu else (400, 544),
-        scales=(0.5, 0.75) if cpu else (0.5, 2.0),
-        scale_between=True,
-        rotations=(0.0,) if cpu else (-10.0, 10.0),
-        rotation_between=not cpu,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2, gamma=(0.9, 1.1)),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = NYUV2.data(args, recipe.labels(args))
     return config

@@ -108,18 +108,9 @@ def reads_depth(args: ml_collections.ConfigDict) -> bool:
     return args.variant in ("gt_depth", "pred_depth")
 
 
-def source(
-    args: ml_collections.ConfigDict, name: str, labels: tuple[str, ...], **options: Any
-) -> dict[str, Any]:
-    """The section of a source without its split: the data set's folder, or its shards (``packed``).
-
-    Args:
-        name: of the data set's source; options: its own.
-        labels: fields to read, beside the image.
-    """
-    if args.packed:
-        return dict(name="packed", root=args.root, fields=labels)
-    return dict(name=name, root=args.root, **options)
+def labels(args: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Fields that a segmentation reads."""
+    return ("segmentation", "depth") if reads_depth(args) else ("segmentation",)
 
 
 def perspective_config(

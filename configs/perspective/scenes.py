@@ -19,10 +19,8 @@ import ml_collections
 from dynpix_jax.utils.configs import given_args
 from dynpix_jax.utils.errors import UserError
 
+from .. import datasets
 from . import recipe
-
-CLASSES = 8
-"""Of the scenes: floor, wall, ceiling, rug, picture, box, ball, person."""
 
 STEPS = 600
 """Of all stages together."""
@@ -40,7 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = recipe.perspective_config(
         args,
         "scenes",
-        segmentation=dict(classes=CLASSES),
+        segmentation=dict(classes=datasets.SCENE_CLASSES),
         steps=recipe.Steps(4, 1, 1, 1, 1),
         bins=dict(edges=EDGES, of="depth"),
     )
@@ -56,12 +54,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         init_from="",
     )
     config.evaluation.update(every_stage=True, pictures=4)
-    labels = ("segmentation", "depth") if recipe.reads_depth(args) else ("segmentation",)
-    scenes = dict(name="scenes", size=(96, 128), fields=labels, seed=0)
-    config.data = dict(
-        train=dict(source=dict(scenes, split="train", length=1000), augment=dict(flip=True)),
-        eval=dict(source=dict(scenes, split="val", length=40)),
-    )
+    config.data = datasets.scenes(recipe.labels(args))
     return config
 
 

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import SEVEN_SCENES
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config."""
     given = f"variant=pred_depth,{arg or ''}"
-    args = recipe.read_args(
-        given, root="data/7scenes_kitchen", split="val", variants=("pred_depth",), every=1
-    )
+    args = recipe.read_args(given, root=SEVEN_SCENES.root, split="val", variants=("pred_depth",), every=1)
     cpu = args.budget == "cpu"
     config = recipe.perspective_config(
         args,
@@ -30,20 +29,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         segmentation=None,
         steps=recipe.Steps(1, 600, 0, 200, 0) if cpu else recipe.Steps(8, 6000, 0, 2000, 0),
         bins=dict(edges=recipe.log_edges(0.6, 4.0), of="depth"),
-        scale=0.5 if cpu else 1.0,
+        scale=SEVEN_SCENES.scale(args.budget),
     )
     # Nothing but depth is learned here: it weighs as the classes do elsewhere.
     config.model.loss = dict(segmentation=(1.0,), depth_class=0.5, depth=1.0, at=config.model.loss.at)
-    source = recipe.source(args, "seven_scenes", ("depth",), fields=("depth",), every=args.every)
-    augment = dict(
-        flip=True,
-        crop=(224, 304) if cpu else (448, 608),
-        scales=(0.475, 0.625) if cpu else (0.95, 1.25),
-        scale_between=True,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = SEVEN_SCENES.data(args, ("depth",), every=args.every)
     return config

@@ -20,24 +20,23 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import STANFORD2D3D
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(arg, root="data/stanford2d3d", split="val", backbone=101)
+    args = recipe.read_args(arg, root=STANFORD2D3D.root, split="val", backbone=101)
     cpu = args.budget == "cpu"
     config = recipe.perspective_config(
         args,
         "stanford2d3d",
-        segmentation=dict(classes=13),
+        segmentation=dict(STANFORD2D3D.segmentation),
         steps=recipe.Steps(1, 3000, 1000, 600, 400) if cpu else recipe.Steps(4, 20000, 10000, 6000, 5000),
         bins=dict(edges=recipe.log_edges(1.0, 8.0), of="depth"),
         depth=args.backbone,
-        scale=0.5 if cpu else 1.0,
+        scale=STANFORD2D3D.scale(args.budget),
     )
-    labels = ("segmentation", "depth") if recipe.reads_depth(args) else ("segmentation",)
-    source = recipe.source(args, "stanford2d3d", labels, fields=labels)
     # A panorama's rows are upright, so it is not rotated.
     augment = dict(
         flip=True,
@@ -46,8 +45,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         scale_between=True,
         colour=dict(brightness=0.2, contrast=0.2, saturation=0.2),
     )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = STANFORD2D3D.data(args, recipe.labels(args), augment=augment)
     return config

@@ -18,35 +18,21 @@ from __future__ import annotations
 
 import ml_collections
 
+from ..datasets import SUN_RGBD
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(arg, root="data/sunrgbd", split="test")
+    args = recipe.read_args(arg, root=SUN_RGBD.root, split="test")
     cpu = args.budget == "cpu"
     config = recipe.perspective_config(
         args,
         "sunrgbd",
-        segmentation=dict(classes=37),
+        segmentation=dict(SUN_RGBD.segmentation),
         steps=recipe.Steps(1, 3000, 1000, 600, 400) if cpu else recipe.Steps(8, 30000, 15000, 8000, 6000),
         bins=recipe.NYU_BINS,
-        scale=0.5 if cpu else 1.0,
+        scale=SUN_RGBD.scale(args.budget),
     )
-    labels = ("segmentation", "depth") if recipe.reads_depth(args) else ("segmentation",)
-    # The improved depth: it has no holes (the paper's footnote).
-    source = recipe.source(args, "sun_rgbd", labels, fields=labels, depth="filled")
-    augment = dict(
-        flip=True,
-        crop=(208, 272) if cpu else (400, 528),
-        scales=(0.5, 0.75) if cpu else (0.5, 2.0),
-        scale_between=True,
-        rotations=(0.0,) if cpu else (-10.0, 10.0),
-        rotation_between=not cpu,
-        colour=dict(brightness=0.2, contrast=0.2, saturation=0.2, gamma=(0.9, 1.1)),
-    )
-    config.data = dict(
-        train=dict(source=dict(source, split="train"), augment=augment),
-        eval=dict(source=dict(source, split=args.split)),
-    )
+    config.data = SUN_RGBD.data(args, recipe.labels(args))
     return config

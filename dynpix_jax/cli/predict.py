@@ -98,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
     config, settings = read_config(args.config, args.set)
     trained = open_run(config, args.workdir, args.stage)
     if trained.system.inputs:
-        names = " and ".join(trained.system.inputs)
+        taken = " and ".join(trained.system.inputs)
         raise UserError(
-            f"{args.config}: its network takes {names} beside the image, which a photo does not have; "
+            f"{args.config}: its network takes {taken} beside the image, which a photo does not have; "
             "eval.py runs it on a data set that does"
         )
     runner = Runner(trained.system, trained.variables, settings.evaluation.inference)

@@ -181,14 +181,20 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
 
 
 def _folder_package(file: Path) -> str:
-    """The name of a package whose modules are the files beside `file`, wherever the program was started."""
-    folder = str(file.resolve().parent)
-    name = f"dynpix_configs_{zlib.crc32(folder.encode()):08x}"
-    if name not in sys.modules:
-        package = types.ModuleType(name)
-        package.__path__ = [folder]
-        sys.modules[name] = package
-    return name
+    """The name of a package whose modules are the files beside `file`, wherever the program was started.
+
+    It is within the package of the folder above, so that a config can import what lies there, too (`from ..
+    import datasets`).
+    """
+    folder = file.resolve().parent
+    above = f"dynpix_configs_{zlib.crc32(str(folder.parent).encode()):08x}"
+    own = folder.name if folder.name.isidentifier() else f"{zlib.crc32(folder.name.encode()):08x}"
+    for name, path in ((above, folder.parent), (f"{above}.{own}", folder)):
+        if name not in sys.modules:
+            package = types.ModuleType(name)
+            package.__path__ = [str(path)]
+            sys.modules[name] = package
+    return f"{above}.{own}"
 
 
 _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError)

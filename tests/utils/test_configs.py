@@ -203,17 +203,20 @@ def test_load_config_passes_the_argument(tmp_path):
     )
 
 
-def test_load_config_may_import_its_neighbours(tmp_path, monkeypatch):
-    """Each those of its own folder, wherever the program was started."""
+@pytest.mark.parametrize("names", [("a", "b"), ("no-identifier", "b.c")])
+def test_load_config_may_import_its_neighbours(names, tmp_path, monkeypatch):
+    """Each those of its own folder and of the one above, wherever the program was started."""
     monkeypatch.chdir("/")
-    for name in ("a", "b"):
+    (tmp_path / "common.py").write_text("Y = 'above'\n")
+    for name in names:
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "shared.py").write_text(f"X = {name!r}\n")
+        (folder / "shared.py").write_text(f"from .. import common\nX = {name!r} + common.Y\n")
         text = (
-            "from . import shared\ndef get_config():\n    return ml_collections.ConfigDict({'x': shared.X})\n"
+            "from ..common import Y\nfrom . import shared\n"
+            "def get_config():\n    return ml_collections.ConfigDict({'x': shared.X + Y})\n"
         )
-        assert load_config(write(folder, text)).x == name
+        assert load_config(write(folder, text)).x == f"{name}aboveabove"
 
 
 @pytest.mark.parametrize(
