@@ -92,6 +92,9 @@ def random_field(rng: np.random.Generator, field: FieldSpec) -> np.ndarray:
         "label": lambda: rng.integers(0, len(field.classes) or 5, shape),
         "depth": lambda: rng.uniform(0.5, 8, shape),
         "normals": lambda: np.broadcast_to([0.6, 0.0, -0.8], (*shape, 3)).copy(),
+        "keypoints": lambda: rng.uniform(0, 48, (*field.shape[:1], 3)),
+        "length": lambda: np.ones(()),
+        "box": lambda: np.array([30.0, 20.0, 40.0, 40.0]),
         "scalar": lambda: np.zeros(()),
     }[field.kind]()
     value = value.astype(field.dtype)

@@ -22,6 +22,30 @@ FILL = (124, 116, 104)
 
 
 @dataclasses.dataclass(frozen=True)
+class BoxRanges:
+    """A crop around a box (a person) in place of one from a canvas, as HRNet's pose code makes it. The
+    defaults draw nothing.
+
+    field: the element's box. What it holds is scaled so that all of it fits into the crop.
+    scale: the box grows by a factor 1 + n with n normal of this deviation, cut at one deviation.
+    rotation: degrees, normal of this deviation, cut at two; rotated: share of the draws that are rotated.
+    """
+
+    field: str
+    scale: float = 0.0
+    rotation: float = 0.0
+    rotated: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < 1:
+            raise ValueError(f"scale: {self.scale}; expected a number in [0, 1)")
+        if self.rotation < 0:
+            raise ValueError(f"rotation: {self.rotation}; expected degrees >= 0")
+        if not 0 <= self.rotated <= 1:
+            raise ValueError(f"rotated: {self.rotated}; expected a share in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
 class GeometryRanges:
     """What `Geometry.sample` draws from. The defaults change nothing.
 
@@ -34,6 +58,7 @@ class GeometryRanges:
     canvas: the region that is cropped from: `inscribed`, the largest upright rectangle inside of the rotated
       image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are outside.
     colour: ranges of the colour jitter, which changes the image alone; None for none.
+    box: crops around a box, with ranges of its own; of the others `flip`, `crop` and `colour` are read then.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -44,6 +69,7 @@ class GeometryRanges:
     canvas: Literal["inscribed", "bounding"] = "inscribed"
     rotation_between: bool = False
     colour: ColourRanges | None = None
+    box: BoxRanges | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -52,6 +78,13 @@ class GeometryRanges:
             raise ValueError("rotations: (); expected angles in degrees, (0.0,) for none")
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop}; expected a positive height and width")
+        if self.box is not None:
+            if self.crop is None:
+                raise ValueError("crop: a size is needed with box")
+            read = dict.fromkeys(("flip", "crop", "colour", "box"))
+            for field in dataclasses.fields(self):
+                if field.name not in read and getattr(self, field.name) != field.default:
+                    raise ValueError(f"{field.name}: is not read with box, which has ranges of its own")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +93,7 @@ class Geometry:
 
     origin: (y, x) of the output's top left pixel on the canvas; size: (H, W) of the output, None for all the
     canvas.
+    about: (x, y) of the source that comes to lie at (W / 2, H / 2) of the output, in place of a canvas.
     """
 
     scale: float = 1.0
@@ -68,6 +102,26 @@ class Geometry:
     origin: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
     canvas: Literal["inscribed", "bounding"] = "inscribed"
+    about: tuple[float, float] | None = None
+
+    @staticmethod
+    def around(box: np.ndarray, size: tuple[int, int]) -> Geometry:
+        """Shows a box (x, y of its middle, width, height) as large as fits into ``size`` (H, W)."""
+        scale = min(size[1] / float(box[2]), size[0] / float(box[3]))
+        return Geometry(scale, size=size, about=(float(box[0]), float(box[1])))
+
+    @staticmethod
+    def sample_around(rng: np.random.Generator, ranges: GeometryRanges, box: np.ndarray) -> Geometry:
+        """Draws a geometry around a box; `ranges.box` and `ranges.crop` are given."""
+        assert ranges.box is not None
+        assert ranges.crop is not None
+        spread, turn = ranges.box.scale, ranges.box.rotation
+        grown = 1.0 + float(np.clip(spread * rng.standard_normal(), -spread, spread))
+        rotation = float(np.clip(turn * rng.standard_normal(), -2 * turn, 2 * turn))
+        rotation *= bool(rng.random() < ranges.box.rotated)
+        flip = bool(rng.integers(2)) and ranges.flip
+        fitting = Geometry.around(box, ranges.crop)
+        return dataclasses.replace(fitting, scale=fitting.scale / grown, rotation=rotation, flip=flip)
 
     @staticmethod
     def sample(rng: np.random.Generator, ranges: GeometryRanges, shape: tuple[int, int]) -> Geometry:
@@ -108,12 +162,21 @@ class Geometry:
 
     def matrix(self, shape: tuple[int, int]) -> np.ndarray:
         """The (2, 3) affine map from source (x, y, 1) to output pixels, for a source of `shape` (H, W)."""
-        height, width = shape
-        canvas_height, canvas_width = self.canvas_size(shape)
         linear = self.scale * self.linear()
-        centre = np.array([(width - 1) / 2, (height - 1) / 2])
-        target = np.array([(canvas_width - 1) / 2 - self.origin[1], (canvas_height - 1) / 2 - self.origin[0]])
+        if self.about is not None:
+            # Half the sides and not half of what is between the outer pixels: HRNet's pose code has it so.
+            height, width = self.output_size(shape)
+            centre, target = np.array(self.about), np.array([width / 2, height / 2])
+        else:
+            height, width = shape
+            canvas = self.canvas_size(shape)
+            centre = np.array([(width - 1) / 2, (height - 1) / 2])
+            target = np.array([(canvas[1] - 1) / 2 - self.origin[1], (canvas[0] - 1) / 2 - self.origin[0]])
         return np.concatenate([linear, (target - linear @ centre)[:, None]], axis=1)
+
+    def output_size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the output of an image of `shape`."""
+        return self.size or self.canvas_size(shape)
 
     def apply(self, element: Element, spec: SourceSpec) -> Element:
         """Moves every field of `element` by its kind in `spec`; see `FieldSpec`.
@@ -136,11 +199,19 @@ def augment(rng: np.random.Generator, ranges: GeometryRanges, element: Element, 
     Colours are changed first, so that what is outside of the image stays `FILL`, but drawn last, so that the
     geometry is the same with and without them.
     """
-    geometry = Geometry.sample(rng, ranges, element["image"].shape[:2])
+    if ranges.box is not None:
+        geometry = Geometry.sample_around(rng, ranges, element[ranges.box.field])
+    else:
+        geometry = Geometry.sample(rng, ranges, element["image"].shape[:2])
     if ranges.colour is not None:
         colour = Colour.sample(rng, ranges.colour)
         element = element | {"image": colour.apply(element["image"])}
     return geometry.apply(element, spec)
+
+
+def crop_to_box(element: Element, spec: SourceSpec, size: tuple[int, int], field: str = "box") -> Element:
+    """The element with all its fields as they are in a crop of ``size`` around its box."""
+    return Geometry.around(element[field], size).apply(element, spec)
 
 
 class _Warp:
@@ -149,7 +220,7 @@ class _Warp:
     def __init__(self, geometry: Geometry, shape: tuple[int, int]) -> None:
         self.geometry = geometry
         self.shape = shape
-        self.size = geometry.size or geometry.canvas_size(shape)
+        self.size = geometry.output_size(shape)
         self.forward = geometry.matrix(shape)
         linear = np.linalg.inv(self.forward[:, :2])
         y, x = np.indices(self.size, dtype=np.float64)
@@ -226,11 +297,21 @@ def _move_keypoints(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndar
     inside = (
         (out[:, 0] >= -0.5) & (out[:, 0] < width - 0.5) & (out[:, 1] >= -0.5) & (out[:, 1] < height - 0.5)
     )
-    out[:, 2] *= inside
+    if not field.beyond:
+        out[:, 2] *= inside
     if warp.geometry.flip:
         for left, right in field.pairs:
             out[[left, right]] = out[[right, left]]
     return out
+
+
+def _move_length(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    return np.asarray(value * warp.geometry.scale, value.dtype)
+
+
+def _move_box(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    middle = value[:2] @ warp.forward[:, :2].T + warp.forward[:, 2]
+    return np.concatenate([middle, value[2:] * warp.geometry.scale]).astype(value.dtype)
 
 
 def _warp_boundary(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
@@ -285,6 +366,8 @@ _MOVE: dict[str, Callable[[_Warp, np.ndarray, FieldSpec], np.ndarray]] = {
     "normals": _move_normals,
     "dense": _move_dense,
     "keypoints": _move_keypoints,
+    "length": _move_length,
+    "box": _move_box,
     "scalar": lambda warp, value, field: value,
 }
 

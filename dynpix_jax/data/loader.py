@@ -189,7 +189,7 @@ def pad_element(element: Element, spec: SourceSpec, size: tuple[int, int]) -> El
         field = spec.fields[name]
         if field.kind == "image":
             out[name] = cv2.copyMakeBorder(value, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        elif field.kind not in ("keypoints", "scalar"):
+        elif field.dense:
             pads = ((0, bottom), (0, right)) + ((0, 0),) * (value.ndim - 2)
             out[name] = np.pad(value, pads, constant_values=_blank(field.ignore))
     return out

@@ -34,6 +34,7 @@ class Layout:
         self.instances = 0
         self.has_figure = False
         self.joints = np.zeros((len(JOINTS), 3))
+        self.head, self.head_radius = np.zeros(3), 0.0
         self._yaw = rng.uniform(-0.6, 0.6)
         pitch = rng.uniform(0.06, 0.28)
         cos, sin = math.cos(self._yaw), math.sin(self._yaw)
@@ -179,7 +180,8 @@ class Layout:
             if name not in ids:
                 ids[name] = self.surface("person", clothes[part], PARTS.index(part))
             self.caster.capsule(pose[start], pose[end], radius * height / 1.7, ids[name])
-        self.caster.sphere(pose["head"], HEAD_RADIUS * height / 1.7, ids["head"])
+        self.head, self.head_radius = pose["head"], HEAD_RADIUS * height / 1.7
+        self.caster.sphere(self.head, self.head_radius, ids["head"])
         self.has_figure = True
         self.joints = np.stack([pose[name] for name in JOINTS])
 

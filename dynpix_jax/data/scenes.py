@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS, PARTS
+from dynpix_jax.data.geometry import crop_to_box
+from dynpix_jax.data.pckh_files import HEAD_SHARE
 from dynpix_jax.data.scene_layout import CLASSES, Layout
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
@@ -31,6 +33,8 @@ LABELS = {
     "keypoints": FieldSpec(
         "keypoints", (len(JOINTS), 3), "float32", units="pixels", classes=JOINTS, pairs=JOINT_PAIRS
     ),
+    "head_size": HEAD_SIZE,
+    "box": BOX,
     "instances": FieldSpec("label", (None, None), "int32", units="object", ignore=255),
 }
 
@@ -41,12 +45,15 @@ class ScenesConfig:
 
     size: (H, W) in pixels. length: number of scenes. seed: of the whole set.
     fields: the labels to make, names of `LABELS`.
+    crop: (H, W) of crops around the figure, as MPII's are evaluated; needs the field `box`. None for whole
+      scenes.
     """
 
     size: tuple[int, int] = (128, 160)
     length: int = 1000
     seed: int = 0
     fields: tuple[str, ...] = ("segmentation", "boundaries", "depth", "normals")
+    crop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for field in self.fields:
@@ -56,6 +63,8 @@ class ScenesConfig:
             raise ValueError(f"size: {self.size}; expected at least 16 x 16 pixels")
         if self.length < 1:
             raise ValueError(f"length: {self.length}; expected at least 1")
+        if self.crop is not None and (min(self.crop) < 1 or "box" not in self.fields):
+            raise ValueError(f"crop: {self.crop}; expected a positive height and width, and the field 'box'")
 
 
 class Scenes:
@@ -64,6 +73,8 @@ class Scenes:
     boundaries: 1 where the surface changes (another object, part, face of a box, or wall), one pixel wide, on
       the side of what was put into the scene later, which is the object rather than the room.
     keypoints: all joints of MPII; hidden ones are labelled as such, those outside the picture are 0.
+    head_size: of the figure, as PCKh has it for a box around the head; 0 where there is no figure.
+    box: square, a quarter larger than the figure's joints; all of the scene where there is no figure.
     saliency: the object (not room, rug or picture) that is large and central.
     """
 
@@ -100,11 +111,15 @@ class Scenes:
             "saliency": lambda: _saliency(layout),
             "parts": lambda: layout.table("part"),
             "keypoints": lambda: _keypoints(layout),
+            "head_size": lambda: _head_size(layout),
+            "box": lambda: _box(layout),
             "instances": lambda: layout.table("instance"),
         }
         element = {"image": _shade(layout, albedo, rng)}
         element |= {name: make[name]() for name in self._config.fields}
-        return element | {"index": np.array(index, np.int64)}
+        element |= {"index": np.array(index, np.int64)}
+        crop = self._config.crop
+        return element if crop is None else crop_to_box(element, self.spec, crop)
 
 
 def boundaries_of(surface: np.ndarray) -> np.ndarray:
@@ -181,3 +196,22 @@ def _keypoints(layout: Layout) -> np.ndarray:
     near = projected[:, 2] - layout.caster.depth[row, column] < 0.17
     visible = near & (layout.table("class_id")[row, column] == CLASSES.index("person"))
     return np.column_stack([projected[:, :2] * inside[:, None], inside * (1 + visible)]).astype(np.float32)
+
+
+def _head_size(layout: Layout) -> np.ndarray:
+    if not layout.has_figure:
+        return np.zeros((), np.float32)
+    depth = layout.caster.project(layout.head[None])[0, 2]
+    side = 2 * layout.head_radius * layout.caster.focal / depth
+    return np.array(HEAD_SHARE * np.sqrt(2) * side, np.float32)
+
+
+def _box(layout: Layout) -> np.ndarray:
+    height, width = layout.caster.size
+    low, high = np.zeros(2), np.array([width - 1, height - 1], np.float64)
+    side = float(max(height, width))
+    if layout.has_figure:
+        joints = layout.caster.project(layout.joints)[:, :2]
+        low, high = joints.min(0), joints.max(0)
+        side = 1.25 * float((high - low).max())
+    return np.array([*((low + high) / 2), side, side], np.float32)

@@ -19,7 +19,9 @@ from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError, suggest
 
 Element = dict[str, np.ndarray]
-Kind = Literal["image", "boundary", "label", "depth", "normals", "dense", "keypoints", "scalar"]
+Kind = Literal[
+    "image", "boundary", "label", "depth", "normals", "dense", "keypoints", "length", "box", "scalar"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,14 @@ class FieldSpec:
       `dense`     float32 (H, W) or (H, W, C), moves like the image (albedo).
       `keypoints` float32 (K, 3): x, y in pixels (0, 0 is the centre of the top left pixel) and, as in COCO, 0
                   = not labelled or outside, 1 = hidden, 2 = visible.
+      `length`    float32 (), pixels; grows with the image. 0 = unknown.
+      `box`       float32 (4,): x, y of its middle, width and height, in pixels as keypoints; stays upright.
       `scalar`    anything that does not move with the image (index).
     shape: None for an extent that differs between elements.
     ignore: the value of pixels without a label; what lies outside the image is filled with it.
     classes: names of the ids 0, 1, ...; palette: their colours in pictures, RGB, as the data set has them.
     pairs: ids (classes or joints) that change places when the image is mirrored.
+    beyond: keypoints that come to lie outside of the image stay labelled.
     """
 
     kind: Kind
@@ -52,6 +57,12 @@ class FieldSpec:
     classes: tuple[str, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    beyond: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """Whether it has a value at every pixel."""
+        return self.kind not in ("keypoints", "length", "box", "scalar")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +114,8 @@ DEPTH = FieldSpec("depth", (None, None), "float32", units="m", ignore=0)
 NORMALS = FieldSpec(
     "normals", (None, None, 3), "float32", units="x right, y down, z forward", range=(-1, 1), ignore=0
 )
+HEAD_SIZE = FieldSpec("length", (), "float32", units="pixels, of a person; 0.6 of the head box's diagonal")
+BOX = FieldSpec("box", (4,), "float32", units="pixels: x, y of the middle, width, height")
 
 
 def segmentation(classes: tuple[str, ...], palette: tuple[tuple[int, int, int], ...] = ()) -> FieldSpec:
@@ -171,6 +184,7 @@ def _module(name: Any, path: str) -> tuple[ModuleType, str, str]:
         "bsds500": ("bsds500", "BSDS500Config", "BSDS500"),
         "camvid": ("camvid", "CamVidConfig", "CamVid"),
         "cityscapes": ("cityscapes", "CityscapesConfig", "Cityscapes"),
+        "mpii": ("mpii", "MpiiConfig", "Mpii"),
         "nyuv2": ("nyuv2", "NYUv2Config", "NYUv2"),
         "packed": ("packed", "PackedConfig", "open_packed"),
         "scenes": ("scenes", "ScenesConfig", "Scenes"),

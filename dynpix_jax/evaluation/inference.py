@@ -22,6 +22,7 @@ from dynpix_jax.models.system import Inputs
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.tasks import Task, depth
 from dynpix_jax.typing import Array
+from dynpix_jax.utils.errors import UserError
 
 Costs = Mapping[str, Any]
 """A tree of numbers (B,) that add up over views, such as MACs."""
@@ -163,12 +164,13 @@ def _mean_scale(old: Sequence[int], new: Sequence[int]) -> float:
 def resize_logits(
     logits: Mapping[str, Array], tasks: Mapping[str, Task], size: tuple[int, int]
 ) -> dict[str, Array]:
-    """The logits of a resized image as those of the image of ``size``."""
+    """The logits of a resized image as those of the image of ``size``, at the task's stride."""
     resized = {}
     for name, value in logits.items():
-        scale = _mean_scale(size, value.shape[1:3])
+        cells = tasks[name].logits_size(size)
+        scale = _mean_scale(cells, value.shape[1:3])
         value = tasks[name].rescale(value, scale) if scale != 1 else value
-        resized[name] = resize_bilinear(value, size)
+        resized[name] = resize_bilinear(value, cells)
     return resized
 
 
@@ -184,7 +186,13 @@ def sliding_window(
         window: (H, W); a side that is longer than the image's is cut to it.
         stride: steps in y and x; None is two thirds of the window. The last window of a row or column is
             moved back so that it ends with the image.
+
+    Raises:
+        UserError: a task whose logits are not at the image's resolution.
     """
+    for task in tasks.values():
+        if task.stride != 1:
+            raise UserError(f"evaluation.inference.window: task {task.name} is not predicted in windows")
 
     def over_windows(images: Array, **inputs: Any) -> tuple[Mapping[str, Array], Costs]:
         size = images.shape[1:3]

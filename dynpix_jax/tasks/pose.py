@@ -21,8 +21,6 @@ from dynpix_jax.utils.errors import UserError
 NAME = "pose"
 TARGET = "keypoints"
 HEAD_SIZE = "head_size"
-HEAD_SHARE = 0.6
-"""PCKh's head size is this share of the diagonal of the head's box."""
 RADIUS = 3
 """A heatmap's patch reaches so many sigma from its middle, in x and in y."""
 

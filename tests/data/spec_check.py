@@ -22,7 +22,7 @@ def check_source(source: Source) -> None:
         assert value.dtype == field.dtype, name
         assert len(value.shape) == len(field.shape), name
         assert all(want in (None, have) for want, have in zip(field.shape, value.shape, strict=True)), name
-        if field.kind not in ("scalar", "keypoints"):
+        if field.dense:
             assert value.shape[:2] == (height, width), name
         if field.kind == "label" and field.classes:
             assert len(field.classes) == len(field.palette)

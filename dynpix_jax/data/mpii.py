@@ -1,0 +1,163 @@
+"""MPII Human Pose: people with 16 joints, from the images and the annotations that HRNet's authors publish.
+
+Layout: ROOT/images/NAME.jpg, as published; ROOT/annot/{train,valid,trainval,test}.json, one record a person:
+`image`, `center` (x, y), `scale` (the person's height over 200 px) and, but for test, `joints` (16 x 2) and
+`joints_vis` (16); ROOT/annot/gt_valid.mat, the head boxes of the people of valid.json in the same order.
+All coordinates in the files count pixels from 1.
+
+Source: Andriluka, Pishchulin, Gehler, Schiele, "2D Human Pose Estimation: New Benchmark and State of the Art
+Analysis", CVPR 2014; the split is that of Tompson et al., CVPR 2015.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS
+from dynpix_jax.data.files import need_file, need_folder
+from dynpix_jax.data.geometry import crop_to_box
+from dynpix_jax.data.images import read_image
+from dynpix_jax.data.pckh_files import head_sizes
+from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.utils.errors import UserError, suggest
+
+FILES = {"train": "train", "val": "valid", "trainval": "trainval", "test": "test"}
+SPLITS = tuple(FILES)
+WHERE_TO_GET = (
+    "expected images/ (mpii_human_pose_v1.tar.gz of http://human-pose.mpi-inf.mpg.de) and annot/ with "
+    "train.json, valid.json, gt_valid.mat, ... (data preparation of "
+    "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch)"
+)
+LICENCE = "MPII Human Pose: research only, no commercial use; cite Andriluka et al., CVPR 2014"
+UNIT = 200.0
+"""Pixels of a person's height at a scale of 1."""
+LOWER, LARGER = 15.0, 1.25
+"""Boxes lie this many scales below the centre, and are so many times larger: feet are inside."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MpiiConfig:
+    """Options of the source.
+
+    root: the folder that holds `images` and `annot`.
+    crop: (H, W) of crops around the people, which evaluation needs; None for whole images, for training with
+      `augment.box`.
+    """
+
+    root: str
+    crop: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop: {self.crop}; expected a positive height and width")
+
+
+class Mpii:
+    """A person an element: `image` uint8 (H, W, 3), `keypoints` float32 (16, 3), `head_size` float32 ()
+    (0 but for val), `box` float32 (4,), square, `index` int64.
+
+    A joint is visible (2) where it is labelled: the annotations do not tell hidden ones. Joints outside of a
+    crop stay labelled, and count in PCKh.
+    """
+
+    def __init__(self, config: MpiiConfig, split: str) -> None:
+        if split not in SPLITS:
+            raise UserError(f"mpii has no split {split!r}; {suggest(split, SPLITS)}")
+        self._config = config
+        root = need_folder(Path(config.root), "mpii", WHERE_TO_GET)
+        self._images = need_folder(root / "images", "mpii", WHERE_TO_GET)
+        path = root / "annot" / f"{FILES[split]}.json"
+        self._people = _read_people(need_file(path, "mpii", WHERE_TO_GET), labelled=split != "test")
+        self._heads = np.zeros(len(self._people), np.float32)
+        if split == "val":
+            boxes = root / "annot" / "gt_valid.mat"
+            sizes = head_sizes(boxes, "mpii", WHERE_TO_GET)
+            if sizes.shape != self._heads.shape:
+                raise UserError(f"mpii: {boxes} has {len(sizes)} people, {path} {len(self._people)}")
+            self._heads = sizes.astype(np.float32)
+
+    @property
+    def spec(self) -> SourceSpec:
+        """Fields `image`, `keypoints`, `head_size`, `box`, `index`."""
+        keypoints = FieldSpec(
+            "keypoints", (16, 3), "float32", units="pixels", classes=JOINTS, pairs=JOINT_PAIRS, beyond=True
+        )
+        fields = {"image": IMAGE, "keypoints": keypoints, "head_size": HEAD_SIZE, "box": BOX, "index": INDEX}
+        return SourceSpec("mpii", fields, LICENCE)
+
+    def __len__(self) -> int:
+        return len(self._people)
+
+    def name(self, index: int) -> str:
+        """The image and which of its people, such as "015601864_0"."""
+        person = self._people[check_index(self, index)]
+        return f"{Path(person.image).stem}_{person.number}"
+
+    def __getitem__(self, index: int) -> Element:
+        index = check_index(self, index)
+        person = self._people[index]
+        element = {
+            "image": read_image(need_file(self._images / person.image, "mpii", WHERE_TO_GET)),
+            "keypoints": person.joints.copy(),
+            "head_size": np.array(self._heads[index]),
+            "box": person.box.copy(),
+            "index": np.array(index, np.int64),
+        }
+        return element if self._config.crop is None else crop_to_box(element, self.spec, self._config.crop)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Person:
+    """A record, with pixels counted from 0. number: among the people of its image."""
+
+    image: str
+    number: int
+    joints: np.ndarray
+    box: np.ndarray
+
+
+def _read_people(path: Path, labelled: bool) -> list[_Person]:
+    try:
+        records: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"mpii: {path} is no JSON file ({error}); {WHERE_TO_GET}") from None
+    if not isinstance(records, list) or not records:
+        raise UserError(f"mpii: {path} holds no list of people; {WHERE_TO_GET}")
+    numbers: Counter[str] = Counter()
+    people = []
+    for place, record in enumerate(records):
+        try:
+            people.append(_person(record, numbers[record["image"]], labelled))
+            numbers[record["image"]] += 1
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"mpii: record {place} of {path} is not as expected ({what})") from None
+    return people
+
+
+def _person(record: dict[str, Any], number: int, labelled: bool) -> _Person:
+    centre, scale = np.array(record["center"], np.float64), float(record["scale"])
+    if centre.shape != (2,) or not scale > 0:
+        raise ValueError(f"center {record['center']}, scale {scale}; expected two numbers and a positive one")
+    # Records without a centre have -1 there.
+    if centre[0] != -1:
+        centre[1] += LOWER * scale
+        scale *= LARGER
+    joints = np.zeros((len(JOINTS), 3), np.float32)
+    if labelled:
+        places, visible = np.array(record["joints"], np.float64), np.array(record["joints_vis"])
+        if places.shape != (len(JOINTS), 2) or visible.shape != (len(JOINTS),):
+            raise ValueError(
+                f"joints {places.shape}, joints_vis {visible.shape}; expected those of 16 joints"
+            )
+        joints[:, :2] = places - 1
+        joints[:, 2] = 2 * (visible > 0)
+        joints[joints[:, 2] == 0] = 0
+    box = np.array([*(centre - 1), UNIT * scale, UNIT * scale], np.float32)
+    return _Person(str(record["image"]), number, joints, box)
