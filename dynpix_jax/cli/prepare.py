@@ -27,8 +27,9 @@ example:
   dynpix prepare nyuv2 --source data/nyu --out packed/nyu --set fields=depth,normals crop=False
   dynpix prepare camvid --out packed/camvid --verify
 
-Train on it with data.train.source = dict(name="packed", root="packed/camvid", split="train"). A run that was
-stopped continues with the same command.
+Train on it with --config=configs/pag/camvid.py:packed=True,root=packed/camvid or, in a config of your own,
+data.train.source = dict(name="packed", root="packed/camvid", split="train"). A run that was stopped continues
+with the same command. An unknown DATASET or KEY is answered with the list of those that there are.
 """
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -19,9 +20,8 @@ from dynpix_jax.data.panorama import (
     estimate_angle,
     facing_bands,
     local_normals,
-    point_angle,
 )
-from dynpix_jax.data.stanford2d3d import Panorama, decode_depth, read_points
+from dynpix_jax.data.stanford2d3d import Panorama, clicked_angle, decode_depth, read_points
 from dynpix_jax.utils.errors import UserError
 
 Point = tuple[int, int]
@@ -37,7 +37,7 @@ class Points:
     each change replaced, so that undo works after a restart too. A file that is there is continued.
 
     Raises:
-      UserError: the file is not one of these, or its folder does not exist.
+      UserError: the file is not one of these, or a folder, or its folder does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,8 +47,9 @@ class Points:
         self._history: list[tuple[str, Point | None]] = []
         if path.is_file():
             self._points = read_points(path)
-            history = json.loads(path.read_text()).get("history", [])
-            self._history = [(name, None if old is None else (old[0], old[1])) for name, old in history]
+            self._history = _read_history(path)
+        elif path.is_dir():
+            raise UserError(f"--out: {path.absolute()} is a folder; expected a file, such as points.json")
         elif not path.absolute().parent.is_dir():
             raise UserError(f"--out: folder not found: {path.absolute().parent}")
 
@@ -58,27 +59,28 @@ class Points:
             return dict(self._points)
 
     def set(self, name: str, point: Point) -> None:
-        """Sets or moves the point of a panorama."""
+        """Sets or moves the point of a panorama. OSError, and nothing changed, if it cannot be saved."""
         with self._lock:
-            self._history.append((name, self._points.get(name)))
-            self._points[name] = point
-            self._save()
+            self._save(self._points | {name: point}, [*self._history, (name, self._points.get(name))])
 
-    def undo(self) -> str | None:
-        """Takes the last change back; the panorama that it was of, None if there is nothing to undo."""
+    def undo(self, names: Collection[str]) -> str | None:
+        """Takes back the last change of the panoramas `names`; the one that it was of, None if there is none.
+
+        OSError, and nothing changed, if it cannot be saved.
+        """
         with self._lock:
-            if not self._history:
+            places = [place for place, (name, _) in enumerate(self._history) if name in names]
+            if not places:
                 return None
-            name, old = self._history.pop()
-            if old is None:
-                self._points.pop(name, None)
-            else:
-                self._points[name] = old
-            self._save()
+            name, old = self._history[places[-1]]
+            points = {other: point for other, point in self._points.items() if other != name}
+            if old is not None:
+                points[name] = old
+            self._save(points, [*self._history[: places[-1]], *self._history[places[-1] + 1 :]])
             return name
 
-    def _save(self) -> None:
-        content = {"points": dict(sorted(self._points.items())), "history": self._history}
+    def _save(self, points: dict[str, Point], history: list[tuple[str, Point | None]]) -> None:
+        content = {"points": dict(sorted(points.items())), "history": history}
         # Replaced at once: a reader, or a power cut, finds the old file or the new one, never a half.
         temporary = self._path.with_name(f"{self._path.name}.tmp")
         with temporary.open("w") as file:
@@ -86,6 +88,15 @@ class Points:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+        self._points, self._history = points, history
+
+
+def _read_history(path: Path) -> list[tuple[str, Point | None]]:
+    try:
+        history = json.loads(path.read_text()).get("history", [])
+        return [(str(name), None if old is None else (int(old[0]), int(old[1]))) for name, old in history]
+    except (TypeError, ValueError, IndexError, KeyError):
+        raise UserError(f'{path}: expected "history": [[NAME, [x, y] or null], ...], or none') from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +104,16 @@ class View:
     """One panorama, prepared for showing.
 
     size: (H, W) of the full panorama. step: full pixels to one shown.
-    photo: JPEG. normals: stored normals as shown, float32 (h, w, 3). axes, angle: of the normals; the angle
-    is found by the depth, or guessed where there is none.
+    photo: JPEG. normals: stored normals as shown, float32 (h, w, 3). half: their picture at half of the size,
+    uint8, of which the source finds the angle of a point. axes, angle: of the normals; the angle is found by
+    the depth, or guessed where there is none.
     """
 
     size: tuple[int, int]
     step: int
     photo: bytes
     normals: np.ndarray
+    half: np.ndarray
     axes: Axes
     angle: float
 
@@ -111,14 +124,15 @@ class View:
         height, width = image.shape[:2]
         step = max(1, -(-width // SHOWN_WIDTH))
         small = cv2.resize(image, (width // step, height // step), interpolation=cv2.INTER_AREA)
-        normals = decode_normals(panorama.read("normal")[::step, ::step])
-        axes = detect_axes(normals)
+        stored = panorama.read("normal")
+        normals, half = decode_normals(stored[::step, ::step]), stored[::2, ::2].copy()
+        axes = detect_axes(decode_normals(half))
         try:
             depth = decode_depth(panorama.read("depth")[::step, ::step])
             angle = depth_angle(normals, depth, axes)
         except (UserError, ValueError):
             angle = estimate_angle(normals, axes)  # the depth only helps to draw the bands
-        return View((height, width), step, _encode(small, ".jpg"), normals, axes, angle)
+        return View((height, width), step, _encode(small, ".jpg"), normals, half, axes, angle)
 
     def stored_picture(self) -> bytes:
         """PNG of the stored normals with the canonical bands."""
@@ -134,10 +148,11 @@ class View:
         return _encode(_paint(local * np.array([1, -1, -1], np.float32), facing_bands(local)), ".png")
 
     def angle_at(self, point: Point) -> float:
-        """The angle of column 0 for a point. Raises ValueError if no upright surface is there."""
-        height, width = self.normals.shape[:2]
-        x, y = min(point[0] // self.step, width - 1), min(point[1] // self.step, height - 1)
-        return point_angle(self.normals, (x, y), self.axes)
+        """The angle of column 0 for a point, and so whether it is one, as the source will find it.
+
+        Raises ValueError if no upright surface is there.
+        """
+        return clicked_angle(decode_normals(self.half), point, self.axes)
 
 
 def _paint(vectors: np.ndarray, bands: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import collections
 import importlib.resources
 import json
 import re
+import sys
 import threading
 import urllib.parse
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class AnnotationServer(ThreadingHTTPServer):
     """Serves the page for `panoramas` and keeps `points`; `port` 0 takes a free one.
 
     Raises:
-      UserError: the port is taken.
+      UserError: the port is taken, or there is no such port.
     """
 
     daemon_threads = True
@@ -45,6 +46,8 @@ class AnnotationServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as error:
             raise UserError(f"--port {port}: {error.strerror}; expected a free one, or 0 for any") from None
+        except OverflowError:
+            raise UserError(f"--port {port}: expected 0 (any free one) to 65535") from None
 
     @property
     def url(self) -> str:
@@ -70,6 +73,11 @@ class AnnotationServer(ThreadingHTTPServer):
         names = [panorama.name for panorama in self.panoramas]
         return {"names": names, "points": [points.get(name) for name in names]}
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that has moved on hangs up on what it asked for before: no reason to tell anybody."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Refused(Exception):
     """A request that gets an error as its answer."""
@@ -93,11 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._check_origin()
             kind, content = method()
-            self._send(HTTPStatus.OK, kind, content)
+            status = HTTPStatus.OK
         except _Refused as error:
-            self._send_json(error.status, {"error": str(error)})
-        except UserError as error:
-            self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
+            status, kind, content = error.status, "application/json", _error(error)
+        # OSError: the points cannot be saved.
+        except (UserError, OSError) as error:
+            status, kind, content = HTTPStatus.INTERNAL_SERVER_ERROR, "application/json", _error(error)
+        self._send(status, kind, content)
 
     def _check_origin(self) -> None:
         """Another site must neither read the pictures (by a name that it lets point here) nor set points."""
@@ -111,7 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.FORBIDDEN, "only pages of this server may ask it")
 
     def _get(self) -> tuple[str, bytes]:
-        address = urllib.parse.urlsplit(self.path)
+        try:
+            address = urllib.parse.urlsplit(self.path)
+        except ValueError:
+            raise _Refused(HTTPStatus.NOT_FOUND, "no such address") from None
         if address.path == "/":
             return "text/html; charset=utf-8", self.server.page
         if address.path == "/state":
@@ -133,9 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self) -> tuple[str, bytes]:
         body = self._body()
         if self.path == "/undo":
-            name = self.server.points.undo()
             names = [panorama.name for panorama in self.server.panoramas]
-            index = names.index(name) if name in names else None
+            name = self.server.points.undo(names)
+            index = None if name is None else names.index(name)
             return "application/json", json.dumps({"index": index, **self.server.state()}).encode()
         if self.path != "/point":
             raise _Refused(HTTPStatus.NOT_FOUND, "no such address")
@@ -152,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.BAD_REQUEST, "expected a short body with its length")
         try:
             body = json.loads(self.rfile.read(int(length)) or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
             raise _Refused(HTTPStatus.BAD_REQUEST, "expected a JSON object")
@@ -166,15 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _point(self, values: dict[str, Any], view: View) -> Point:
         try:
             x, y = int(values["x"]), int(values["y"])
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError):
             raise _Refused(HTTPStatus.BAD_REQUEST, "expected whole numbers x and y") from None
         height, width = view.size
         if not (0 <= x < width and 0 <= y < height):
             raise _Refused(HTTPStatus.BAD_REQUEST, f"({x}, {y}) is outside of {width} x {height} pixels")
         return x, y
-
-    def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
-        self._send(status, "application/json", json.dumps(content).encode())
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self.send_response(status)
@@ -187,6 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal is for the address and for errors."""
+
+
+def _error(error: Exception) -> bytes:
+    return json.dumps({"error": str(error)}).encode()
 
 
 def _checked(view: View, point: Point) -> tuple[Point, bytes]:

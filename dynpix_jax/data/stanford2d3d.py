@@ -152,8 +152,7 @@ class Stanford2D3D:
                 f"stanford2d3d: {self._config.points} has no point of {panorama.name}; "
                 "set it with dynpix annotate-panorama"
             )
-        x, y = self._points[panorama.name]
-        return point_angle(stored, (x // 2, y // 2), axes)
+        return clicked_angle(stored, self._points[panorama.name], axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,9 +211,21 @@ def present_areas(root: Path) -> tuple[str, ...]:
     return found
 
 
+def clicked_angle(stored: np.ndarray, point: tuple[int, int], axes: Axes) -> float:
+    """The angle of column 0, radians, for a point of `dynpix annotate-panorama`; see `point_angle`.
+
+    Args:
+      stored: stored unit normals at half of the panorama's size. point: (x, y) at its full size.
+    """
+    return point_angle(stored, (point[0] // 2, point[1] // 2), axes)
+
+
 def decode_depth(stored: np.ndarray) -> np.ndarray:
-    """Distances float32 (H, W) in metres, 0 = invalid, of stored uint16 in 1/512 m, 65535 = invalid."""
-    return np.where(stored == 65535, 0, stored).astype(np.float32) / np.float32(512)
+    """Distances float32 (H, W) in metres, 0 = invalid, of stored uint16 in 1/512 m.
+
+    65535 is invalid, and so are 0 and 1 (PAG's reader), which no surface is as near as.
+    """
+    return np.where((stored == 65535) | (stored <= 1), 0, stored).astype(np.float32) / np.float32(512)
 
 
 def decode_semantic(picture: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -17,14 +17,15 @@ from dynpix_jax.cli.main import main
 from dynpix_jax.data.annotation import Points, View
 from dynpix_jax.data.annotation_server import AnnotationServer
 from dynpix_jax.data.panorama import decode_normals, local_normals
+from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.stanford2d3d import find_panoramas, read_points
 from dynpix_jax.utils.errors import UserError
 from tests.data import panorama_room as room
 from tests.data.test_stanford2d3d import NAME, write_panorama
 
-NORTH = 0.7
-# The north wall is ahead at column -0.7 / 2 pi * 256 of the full panorama.
-WALL = (round(-NORTH / (2 * np.pi) * 256) % 256, 64)
+# Column 15 of 128 before the north wall: it is ahead at column 113 of half, 226 of the full panorama.
+NORTH = 2 * np.pi * 15 / 128
+WALL = (226, 64)
 FLOOR = (100, 124)
 
 
@@ -62,32 +63,41 @@ def ask(
 def test_points_are_saved_resumed_and_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "points.json"
     points = Points(path)
-    assert points.undo() is None
+    assert points.undo("ab") is None
     points.set("a", (1, 2))
     points.set("b", (3, 4))
     points.set("a", (5, 6))
     assert read_points(path) == {"a": (5, 6), "b": (3, 4)}
     again = Points(path)
     assert again.all() == {"a": (5, 6), "b": (3, 4)}
-    assert [again.undo(), again.undo()] == ["a", "b"]
+    # Of what is shown alone: a run with other areas takes nothing back that nobody sees.
+    assert [again.undo(["b"]), again.undo(["b"]), again.undo(["c"])] == ["b", None, None]
+    assert read_points(path) == again.all() == {"a": (5, 6)}
+    again.set("b", (7, 8))
+    assert [again.undo("ab"), again.undo("ab")] == ["b", "a"]
     assert read_points(path) == again.all() == {"a": (1, 2)}
-    assert [again.undo(), again.undo()] == ["a", None]
+    assert [again.undo("ab"), again.undo("ab")] == ["a", None]
     assert read_points(path) == {}
     assert os.listdir(tmp_path) == ["points.json"]
+
+
+def fail(*_: object) -> None:
+    raise OSError("disk full")
 
 
 def test_a_run_that_dies_while_saving_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "points.json"
     points = Points(path)
     points.set("a", (1, 2))
-
-    def die(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("dynpix_jax.data.annotation.os.fsync", die)
-    with pytest.raises(OSError, match="disk full"):
-        points.set("b", (3, 4))
-    assert read_points(path) == {"a": (1, 2)}
+    with monkeypatch.context() as patch:
+        patch.setattr("dynpix_jax.data.annotation.os.fsync", fail)
+        with pytest.raises(OSError, match="disk full"):
+            points.set("b", (3, 4))
+        with pytest.raises(OSError, match="disk full"):
+            points.undo("a")
+    # What was not saved has not happened, also if the run goes on.
+    assert read_points(path) == points.all() == {"a": (1, 2)}
+    assert points.undo("ab") == "a"
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
@@ -97,6 +107,14 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     path.write_text('{"points": 3}')
     with pytest.raises(UserError, match=r"points\.json: expected"):
         Points(path)
+    for history in ("3", '["a"]', '[["a", 4]]', '[["a", [1]]]'):
+        path.write_text(f'{{"points": {{}}, "history": {history}}}')
+        with pytest.raises(UserError, match=r'points\.json: expected "history"'):
+            Points(path)
+    path.write_text('{"points": {"a": [1, 2]}}')
+    assert Points(path).all() == {"a": (1, 2)}
+    with pytest.raises(UserError, match=r"--out: .* is a folder; expected a file"):
+        Points(tmp_path)
 
 
 @pytest.mark.parametrize("shown", [256, 128])
@@ -107,24 +125,43 @@ def test_previews_show_the_turned_normals(source: Path, shown: int, monkeypatch:
     _, normals = room.room(NORTH)
     local = local_normals(view.normals, view.angle_at(WALL), view.axes)
     local = local[:: shown // 128, :: shown // 128]
-    # The wall is 0.3 of a column away from the pixel that is clicked.
-    assert room.angles(local, room.seen(normals, NORTH)).max() < 2.5
+    assert room.angles(local, room.seen(normals, NORTH)).max() < 1
     picture = cv2.imdecode(np.frombuffer(view.local_picture(WALL), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert picture.shape == (shown // 2, shown, 3)
     shown_normals = decode_normals(picture[:: shown // 128, :: shown // 128]) * [1, -1, -1]
     plain = shown_normals.any(-1)
     angles = room.angles(shown_normals, room.seen(normals, NORTH))[plain]
     # All but the bands, which are yellow and no vectors of unit length or others.
-    assert np.quantile(angles, 0.9) < 3
+    assert np.quantile(angles, 0.9) < 1
     stored = cv2.imdecode(np.frombuffer(view.stored_picture(), np.uint8), cv2.IMREAD_COLOR_RGB)
-    row, column = WALL[1] * shown // 256, WALL[0] * shown // 256
-    # The canonical point lies in a yellow band, or the next column does, which is 0.3 of one away.
-    yellow = (stored[row, column : column + 2, :2].min(-1) > 140) & (
-        stored[row, column : column + 2, 2] < 110
-    )
-    assert yellow.any()
+    red, green, blue = stored[WALL[1] * shown // 256, WALL[0] * shown // 256]
+    assert min(red, green) > 140 > 110 > blue  # the canonical point lies in a yellow band
     with pytest.raises(ValueError, match="no upright surface"):
         view.local_picture(FLOOR)
+
+
+def test_the_source_turns_by_a_point_as_its_preview_does(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However coarse the preview: what it shows is what is trained on, what it takes is not refused."""
+    monkeypatch.setattr("dynpix_jax.data.annotation.SHOWN_WIDTH", 32)
+    (panorama,) = find_panoramas(source, ("3",))
+    picture = cv2.imread(str(panorama.path("normal")))
+    picture[56:68, 218:230] = 128  # a hole in the wall, a pixel or two of what is shown
+    cv2.imwrite(str(panorama.path("normal")), picture)
+    write_panorama(source, "4", north=NORTH)  # the other area of the split
+    view, out = View.read(panorama), tmp_path / "points.json"
+    section = {"name": "stanford2d3d", "root": str(source), "fields": ("normals",), "points": str(out)}
+    for point in ((234, 52), (231, 64)):
+        Points(out).set(panorama.name, point)
+        angle = view.angle_at(point)
+        local = local_normals(decode_normals(picture[::2, ::2, ::-1]), angle, view.axes)[10:54]
+        np.testing.assert_allclose(build_source(section, "val")[0]["normals"], local, atol=1e-6)
+    Points(out).set(panorama.name, (223, 62))
+    with pytest.raises(UserError, match="no upright surface there"):
+        build_source(section, "val")[0]
+    with pytest.raises(ValueError, match="no upright surface there"):
+        view.angle_at((223, 62))
 
 
 def test_click_preview_undo(server: AnnotationServer, tmp_path: Path) -> None:
@@ -162,6 +199,7 @@ def test_click_preview_undo(server: AnnotationServer, tmp_path: Path) -> None:
             "/points.json",
         ),
         *("/annotate_panorama.html", "/panorama/0/size%00", "/panorama/0/local.png/../size"),
+        *("x://[/etc/passwd", "file:///etc/passwd", "../secret.txt"),
     ],
 )
 def test_nothing_else_is_served(server: AnnotationServer, path: str) -> None:
@@ -179,6 +217,8 @@ def test_nothing_else_is_served(server: AnnotationServer, path: str) -> None:
         ({"index": 0, "x": 3}, 400, "expected whole numbers x and y"),
         ({"index": 2, "x": 3, "y": 3}, 404, "no panorama 2"),
         ({"index": "../0", "x": 3, "y": 3}, 404, "no panorama"),
+        (b'{"index": 0, "x": Infinity, "y": 3}', 400, "expected whole numbers x and y"),
+        (b"[" * 9_000, 400, "expected a JSON object"),
         ([1], 400, "expected a JSON object"),
         (b"{", 400, "expected a JSON object"),
         (b" " * 20_000, 400, "short body"),
@@ -191,6 +231,26 @@ def test_wrong_clicks_are_refused(
     assert found == status
     assert message in json.loads(answer)["error"]
     assert not (tmp_path / "points.json").exists()
+
+
+def test_a_point_that_cannot_be_saved_is_told(
+    server: AnnotationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynpix_jax.data.annotation.os.fsync", fail)
+    status, answer = ask(server, "POST", "/point", {"index": 1, "x": WALL[0], "y": WALL[1]})
+    assert (status, json.loads(answer)) == (500, {"error": "disk full"})
+    assert json.loads(ask(server, "GET", "/state")[1])["points"] == [None, None]
+
+
+def test_a_page_that_hangs_up_is_no_error(
+    server: AnnotationServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, told in ((BrokenPipeError(), False), (ConnectionResetError(), False), (KeyError(), True)):
+        try:
+            raise error
+        except (OSError, KeyError):
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert bool(capsys.readouterr().err) == told
 
 
 def test_other_sites_are_refused(server: AnnotationServer) -> None:
@@ -227,6 +287,7 @@ def test_command(
     for arguments, message in (
         (["--source", str(tmp_path)], "no folder area_1 to area_6 in"),
         (["--source", str(source), "--area", "7"], "folder not found"),
+        (["--source", str(source), "--port", "99999"], "--port 99999: expected 0 (any free one) to 65535"),
     ):
         assert main(["annotate-panorama", *arguments, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err

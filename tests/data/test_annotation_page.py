@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dynpix_jax.data.annotation_server import AnnotationServer
 from dynpix_jax.data.stanford2d3d import read_points
+from tests.data import panorama_room as room
 from tests.data.chromium import Browser, find_chromium
-from tests.data.test_annotation import FLOOR, NAME, WALL, server, source
+from tests.data.test_annotation import FLOOR, NAME, NORTH, WALL, server, source
 
 __all__ = ["server", "source"]  # fixtures
 
@@ -36,6 +39,18 @@ def click_at(browser: Browser, picture: str, point: tuple[int, int]) -> None:
     browser.click(x + (point[0] + 0.5) / 256 * width, y + (point[1] + 0.5) / 128 * height)
 
 
+def shown_normals(browser: Browser) -> np.ndarray:
+    """The vectors (128, 256, 3) that the preview's colours stand for, of any length."""
+    encoded = browser.run(
+        "(() => { const c = document.createElement('canvas'); c.width = 256; c.height = 128;"
+        " const g = c.getContext('2d'); g.drawImage(get('local'), 0, 0);"
+        " return btoa(String.fromCharCode(...g.getImageData(0, 0, 256, 64).data))"
+        " + ' ' + btoa(String.fromCharCode(...g.getImageData(0, 64, 256, 64).data)); })()"
+    )
+    colours = np.frombuffer(b"".join(map(base64.b64decode, encoded.split())), np.uint8)
+    return (colours.reshape(128, 256, 4)[..., :3] / 127.5 - 1) * [1, -1, -1]
+
+
 def test_annotating(browser: Browser, server: AnnotationServer, tmp_path: Path) -> None:
     out = tmp_path / "points.json"
     first, second = f"area_3/{NAME}", f"area_5a/{NAME}"
@@ -53,13 +68,13 @@ def test_annotating(browser: Browser, server: AnnotationServer, tmp_path: Path) 
     assert browser.run("get('count').textContent") == "1 of 2 panoramas have a point"
     left = browser.run("parseFloat(document.querySelector('.mark').style.left)")
     assert left == pytest.approx(100 * (WALL[0] + 0.5) / 256)
-    # The preview is what the server makes of that point.
-    pixel = browser.run(
-        "(() => { const c = document.createElement('canvas'); c.width = 256; c.height = 128;"
-        " const g = c.getContext('2d'); g.drawImage(get('local'), 0, 0);"
-        " return [...g.getImageData(2, 120, 1, 1).data]; })()"
-    )
-    assert pixel[1] > 250  # the floor is green: up
+    # The preview shows the normals of the room as they are seen, but where it is yellow.
+    vectors = shown_normals(browser)[::2, ::2]
+    length = np.linalg.norm(vectors, axis=-1)
+    plain = np.abs(length - 1) < 0.02
+    expected = room.seen(room.room(NORTH)[1], NORTH)
+    assert plain.mean() > 0.9
+    assert room.angles(vectors / length[..., None], expected)[plain].max() < 1
 
     # A click on the floor is refused with the reason, and nothing changes.
     click_at(browser, "stored", FLOOR)
