@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -13,6 +12,7 @@ from scipy.io import savemat
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.utils.errors import UserError
+from tests.data.matlab_v73 import new_v73
 from tests.data.spec_check import check_source
 
 HEIGHT, WIDTH = 480, 640
@@ -25,7 +25,7 @@ def build(root: Path, split: str = "train", **options: object) -> Source:
 def write_labelled(path: Path, count: int = 3) -> None:
     """Pixel (y, x) of image n is (n, y % 256, x % 256), its label x % 5, its depth n + 1, in column 100 0."""
     y, x = np.indices((HEIGHT, WIDTH))
-    with h5py.File(path, "w") as file:
+    with new_v73(path) as file:
         images = np.stack([np.stack([np.full_like(x, n), y % 256, x % 256]) for n in range(count)])
         # MATLAB's (y, x, channel, n) is (n, channel, x, y) in HDF5.
         file["images"] = images.astype(np.uint8).transpose(0, 1, 3, 2)
@@ -161,7 +161,7 @@ def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"label 4 of image 1 .* is not in classMapping40\.mat, which has 2"):
         build(tmp_path)[0]
     labelled.unlink()
-    with h5py.File(labelled, "w") as file:
+    with new_v73(labelled) as file:
         file["images"] = np.zeros((1, 3, 4, 4), np.uint8)
     with pytest.raises(UserError, match=r"no variable 'rawDepths' in .*labeled\.mat"):
         build(tmp_path)

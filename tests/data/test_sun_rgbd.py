@@ -13,6 +13,7 @@ from scipy.io import savemat
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.data.sun_rgbd import CLASSES
 from dynpix_jax.utils.errors import UserError
+from tests.data.matlab_v73 import new_v73
 from tests.data.spec_check import check_source
 
 PREFIX = "/n/fs/sun3d/data/"
@@ -31,7 +32,7 @@ def cells(values: list[object]) -> np.ndarray:
 
 def write_labels(path: Path, labels: list[np.ndarray]) -> None:
     """A struct array of version 7.3: a group whose field holds a reference for each element."""
-    with h5py.File(path, "w") as file:
+    with new_v73(path) as file:
         references = []
         for number, label in enumerate(labels):
             file[f"#refs#/{number}"] = label.T
