@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("bench", "time computing at active positions only"),
     "check-config": ("check_config", "read a config strictly and tell what it trains"),
     "eval-boundaries": ("eval_boundaries", "score a folder of boundary maps: ODS, OIS, AP"),
+    "eval-pose": ("eval_pose", "score predicted joints of people: PCKh"),
     "flops": ("flops", "count the MACs of a config's network"),
     "import-weights": ("import_weights", "convert pretrained weights of another library"),
     "predict": ("predict", "label photos with a trained network"),
