@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynpix_jax.models.system import LossAux, Outputs, System
-from dynpix_jax.models.systems import pag, perspective, pixelnet
+from dynpix_jax.models.systems import mdeq, pag, perspective, pixelnet
 from dynpix_jax.utils.errors import UserError, suggest
 
 __all__ = ["LossAux", "Outputs", "System", "build"]
@@ -18,7 +18,12 @@ def build(section: Mapping[str, Any]) -> System:
     Raises:
         UserError: unknown system, or an unknown, missing or wrong key of its section, with the full path.
     """
-    builders = {"pag": pag.build, "perspective": perspective.build, "pixelnet": pixelnet.build}
+    builders = {
+        "mdeq": mdeq.build,
+        "pag": pag.build,
+        "perspective": perspective.build,
+        "pixelnet": pixelnet.build,
+    }
     name = dict(section).get("system")
     if name not in builders:
         raise UserError(f"config.model.system: {name!r}; {suggest(str(name), list(builders))}")
