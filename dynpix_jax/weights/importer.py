@@ -5,24 +5,65 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, block_specs
+from dynpix_jax.models.backbones.vgg import VGG, VGGConfig
 from dynpix_jax.utils.errors import UserError, suggest
-from dynpix_jax.weights import torch_names
+from dynpix_jax.weights import torch_names, vgg_names
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.weights_file import check_architecture, is_native
 
 _DEPTHS = {"resnet18": 18, "resnet26": 26, "resnet34": 34, "resnet50": 50, "resnet101": 101}
-ARCHITECTURES = tuple(_DEPTHS)
 _CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What an import needs to know of an architecture.
+
+    model: the network of all tensors that can be imported, with so many classes.
+    translate: a tensor's name in the file -> its place with us, None for a name that it does not have.
+    example: names that files have, for messages.
+    """
+
+    model: Callable[[int], nn.Module]
+    translate: Callable[[str], torch_names.Target | None]
+    example: str
+
+
+def _resnet(depth: int) -> Architecture:
+    config = BackboneConfig(depth=depth, output_stride=32)
+    return Architecture(
+        lambda classes: ResNet(config, classes=classes),
+        torch_names.translate,
+        "torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)",
+    )
+
+
+def _vgg(batch_norm: bool) -> Architecture:
+    config = VGGConfig(batch_norm=batch_norm)
+    return Architecture(
+        lambda _: VGG(config, taps=("fc7",)),
+        functools.partial(vgg_names.translate, batch_norm=batch_norm),
+        "torchvision's names (features.0.weight, ..., classifier.0.weight) or Caffe's (conv1_1.weight, ...)",
+    )
+
+
+_TABLE: Mapping[str, Architecture] = {
+    **{name: _resnet(depth) for name, depth in _DEPTHS.items()},
+    "vgg16": _vgg(batch_norm=False),
+    "vgg16_bn": _vgg(batch_norm=True),
+}
+ARCHITECTURES = tuple(_TABLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +82,9 @@ class ImportReport:
 @functools.cache
 def expected_shapes(arch: str, classes: int = _CLASSES) -> Mapping[str, tuple[int, ...]]:
     """Shapes of all variables of the architecture with a classifier, by flat name ("params/fc/bias")."""
-    if arch not in _DEPTHS:
+    if arch not in _TABLE:
         raise UserError(f"unknown architecture {arch!r}: {suggest(arch, ARCHITECTURES)}")
-    model = ResNet(BackboneConfig(depth=_DEPTHS[arch], output_stride=32), classes=classes)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    variables = jax.eval_shape(_TABLE[arch].model(classes).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
@@ -55,10 +95,12 @@ def _layout(arch: str) -> tuple[tuple[int, ...], bool]:
 
 def _check_layout(source: Path, arch: str, tensors: Mapping[str, np.ndarray]) -> None:
     """A deeper network contains a shallower one's names and shapes: only the blocks tell them apart."""
+    if arch not in _DEPTHS:
+        return
     found = torch_names.describe_layout(tensors)
     if found == _layout(arch):
         return
-    same = [name for name in ARCHITECTURES if _layout(name) == found]
+    same = [name for name in _DEPTHS if _layout(name) == found]
     if same:
         raise UserError(f"{source}: the tensors' names are those of {same[0]}, expected {arch}")
 
@@ -72,15 +114,16 @@ def _classes(tensors: Mapping[str, np.ndarray]) -> int:
     return kernel.shape[0] if kernel is not None and kernel.ndim == 2 else _CLASSES
 
 
-def _place(name: str, native: bool) -> torch_names.Target | None:
-    return torch_names.Target(name, -1, torch_names.vector) if native else torch_names.translate(name)
+def _place(arch: str, name: str, native: bool) -> torch_names.Target | None:
+    return torch_names.Target(name, -1, torch_names.vector) if native else _TABLE[arch].translate(name)
 
 
 def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str, Any], ImportReport]:
     """Reads `source` (.safetensors, .npz, .pth, .pt) into nested float32 variables of `arch`.
 
     `arch` is one of ARCHITECTURES.
-    Names may be torchvision's or our own. Tensors that are missing are left out of the result and reported.
+    Names may be torchvision's, of a VGG also Caffe's, or our own. Tensors that are missing are left out of
+    the result and reported.
     Raises UserError for an unreadable file, another architecture's weights, a shape that does not fit, a
     value that is not finite, or when no tensor fits at all.
     """
@@ -99,7 +142,7 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
     for name, array in tensors.items():
         if torch_names.is_dropped(name):
             continue
-        target = _place(name, native)
+        target = _place(arch, name, native)
         if target is None or target.name not in expected:
             unexpected.append(name)
             continue
@@ -117,7 +160,7 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
         raise UserError(
             f"{source}: none of its {len(tensors)} tensors belongs to {arch}; "
             f"the first is {next(iter(tensors))!r}, "
-            "expected torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)"
+            f"expected {_TABLE[arch].example}"
         )
     missing = tuple(name for name in sorted(expected) if name not in loaded)
     report = ImportReport(tuple(sorted(loaded)), missing, tuple(sorted(unexpected)))
