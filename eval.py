@@ -1,7 +1,8 @@
 """Evaluate a trained run: `python eval.py --config=configs/quickstart.py --workdir=DIR`.
 
 Prints a table (accuracy beside computation and time), and leaves DIR/eval.json with all numbers and
-DIR/report.html with curves and pictures.
+DIR/report.html with curves and pictures. With evaluation.reference (a file of `dynpix reference`) a network
+for several tasks is compared with a network for each: Δm.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from dynpix_jax.cli.runs import Trained, finished_stages, open_run
 from dynpix_jax.cli.tables import budget_table, print_table
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
+from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
+from dynpix_jax.evaluation.results import Measured
 from dynpix_jax.evaluation.runner import ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
@@ -69,19 +72,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = run_config.evaluation
     runs = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
     source = data_source(config, "eval")
+    reference = read_reference(Path(settings.reference)) if settings.reference else None
+    if reference is not None:
+        count = min(settings.limit or len(source), len(source))
+        reference.check(tuple(runs[0].system.tasks), data_name(config, source, count))
     evaluations = []
     for run in runs:
         with _progress(f"{config.name}, stage {run.stage}") as report:
             evaluations.append(evaluate_system(run.system, run.variables, source, settings, progress=report))
 
-    rows = [budget(*pair) for pair in zip(runs, evaluations, strict=True)]
-    tasks = evaluations[0].tasks
-    print_table(*budget_table(all_scores(tasks), rows))
     facts = describe(config, runs, evaluations[0], source)
+    drops = [drop(evaluation, facts["data"], reference) for evaluation in evaluations]
+    rows = [budget(*parts) for parts in zip(runs, evaluations, drops, strict=True)]
+    tasks = evaluations[0].tasks
+    print_table(*budget_table((*all_scores(tasks), *([DELTA_M] if reference else [])), rows))
+    if reference is not None:
+        values = (DELTA_M.text(found["delta_m"]) for found in drops)
+        facts["delta_m"] = f"{', '.join(values)} ({DELTA_M.meaning}: {settings.reference})"
     numbers = {
         "config": config_to_json(config),
         **facts,
-        "rows": [row_numbers(*pair) for pair in zip(runs, evaluations, strict=True)],
+        "rows": [row_numbers(*parts) for parts in zip(runs, evaluations, drops, strict=True)],
     }
     write_json(args.workdir / "eval.json", numbers)
     labels = [row.label for row in rows]
@@ -105,7 +116,16 @@ def open_runs(
     return runs if runs and runs[-1].step == newest.step else [*runs, newest]
 
 
-def budget(run: Trained, evaluation: Evaluation) -> Budget:
+def drop(evaluation: Evaluation, data: str, reference: Reference | None) -> dict[str, float]:
+    """The average drop against networks for a task each, under its score's name; {} without a reference."""
+    if reference is None:
+        return {}
+    tasks = tuple(evaluation.tasks)
+    result = Measured(evaluation.numbers, evaluation.macs, data, file="", stage="", tasks=tasks)
+    return {DELTA_M.name: reference.delta_m(result)}
+
+
+def budget(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> Budget:
     """The row of the table: the scores of the mode that was run first, the times of all."""
     return Budget(
         stage=run.stage,
@@ -113,7 +133,7 @@ def budget(run: Trained, evaluation: Evaluation) -> Budget:
         density=evaluation.density,
         macs=evaluation.macs,
         macs_open=evaluation.macs_open,
-        scores=evaluation.numbers,
+        scores=evaluation.numbers | drop,
         milliseconds={
             mode: (scores.milliseconds, *scores.milliseconds_spread)
             for mode, scores in evaluation.modes.items()
@@ -123,9 +143,9 @@ def budget(run: Trained, evaluation: Evaluation) -> Budget:
     )
 
 
-def row_numbers(run: Trained, evaluation: Evaluation) -> dict[str, Any]:
+def row_numbers(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> dict[str, Any]:
     """The same and more for eval.json."""
-    return {"stage": run.stage, "step": run.step, "target_rho": run.rho, **evaluation.to_dict()}
+    return {"stage": run.stage, "step": run.step, "target_rho": run.rho, **evaluation.to_dict(), **drop}
 
 
 def describe(
@@ -133,16 +153,21 @@ def describe(
 ) -> dict[str, str]:
     """What was evaluated, on what, by what."""
     device = jax.devices()[0]
-    split = dict(config.data.eval.source).get("split", "")
     packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
     versions = {"dynpix_jax": dynpix_jax.__version__, "python": platform.python_version(), **packages}
     return {
         "name": config.name,
-        "data": f"{source.spec.name} {split}, {evaluation.images} images".replace(" ,", ","),
+        "data": data_name(config, source, evaluation.images),
         "checkpoints": ", ".join(f"{run.stage} (step {run.step})" for run in runs),
         "device": f"{device.platform}: {device.device_kind}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
+
+
+def data_name(config: ml_collections.ConfigDict, source: Source, images: int) -> str:
+    """What is evaluated on, such as "scenes val, 40 images"."""
+    split = dict(config.data.eval.source).get("split", "")
+    return f"{source.spec.name} {split}, {images} images".replace(" ,", ",")
 
 
 def make_examples(

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dynpix_jax.cli.tables import print_table
-from dynpix_jax.evaluation.paper_tables import Measured, Runs, Table, find_run, read_runs
+from dynpix_jax.evaluation.multitask import DELTA_M
+from dynpix_jax.evaluation.paper_tables import Row, Runs, Table, find_run, read_runs
+from dynpix_jax.tasks import Score
 
 PAPERS = {"pag": "dynpix_jax.evaluation.pag_tables"}
 """Paper -> module with its TABLES."""
@@ -64,9 +66,13 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
             "paper": dict(zip(table.metrics, row.paper, strict=True)),
             "paper_macs": row.macs,
         }
+        if table.has_delta:
+            entry |= {"paper_delta_m": table.paper_delta(row), "printed_delta_m": row.printed}
         if runs is not None:
             found = find_run(runs, table, row)
             entry["measured"] = None if found is None else dataclasses.asdict(found)
+            if table.has_delta:
+                entry["measured_delta_m"] = table.measured_delta(row, runs)
         rows.append(entry)
     return {"table": table.number, "title": table.title, "note": table.note, "rows": rows}
 
@@ -75,29 +81,34 @@ def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; what there is not is "-"."""
     labels = [score.label for score in table.scores]
     has_macs = any(row.macs is not None for row in table.rows)
-    heads = ["network", *labels, *(["MACs"] if has_macs else [])]
+    delta = [DELTA_M.label] if table.has_delta else []
+    heads = ["network", *labels, *delta, *(["printed"] if delta else []), *(["MACs"] if has_macs else [])]
     if runs is not None:
-        heads += [*(f"{label} here" for label in labels), "MACs here", "measured on"]
+        heads += [*(f"{label} here" for label in (*labels, *delta)), "MACs here", "measured on"]
     lines = []
     for row in table.rows:
-        values = [
-            "-" if value is None else score.text(value)
-            for score, value in zip(table.scores, row.paper, strict=True)
-        ]
+        values = [_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
+        if delta:
+            values += [_text(DELTA_M, table.paper_delta(row)), _text(DELTA_M, row.printed)]
         line = [row.network, *values, *([_macs(row.macs)] if has_macs else [])]
         if runs is not None:
-            line += _measured(table, find_run(runs, table, row))
+            line += _measured(table, row, runs)
         lines.append([*line, table.spec(row)])
     return [*heads, "config"], lines
 
 
-def _measured(table: Table, found: Measured | None) -> list[str]:
+def _measured(table: Table, row: Row, runs: Runs) -> list[str]:
+    found = find_run(runs, table, row)
     if found is None:
-        return ["-"] * (len(table.metrics) + 2)
-    values = [
-        score.text(found.scores[score.name]) if score.name in found.scores else "-" for score in table.scores
-    ]
+        return ["-"] * (len(table.metrics) + table.has_delta + 2)
+    values = [_text(score, found.score(score.name)) for score in table.scores]
+    if table.has_delta:
+        values.append(_text(DELTA_M, table.measured_delta(row, runs)))
     return [*values, _macs(found.macs), found.data]
+
+
+def _text(score: Score, value: float | None) -> str:
+    return "-" if value is None else score.text(value)
 
 
 def _macs(value: float | None) -> str:

@@ -2,17 +2,21 @@
 
 A run is a row's if it was evaluated (eval.json) on the row's data set, and its network is the one that the
 row's config ends with. What a run was trained with besides does not matter: budgets, folders, seeds.
+
+In a table about several tasks a row is one network for all of them, or, with "{task}" in its argument, a
+network for each.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from dynpix_jax.tasks import Score, boundaries, depth, normals, segmentation
+from dynpix_jax.evaluation.multitask import delta_m
+from dynpix_jax.evaluation.results import Measured, network_of, read_results
+from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, saliency, segmentation
 from dynpix_jax.utils.configs import load_config
 from dynpix_jax.utils.errors import UserError
 
@@ -21,25 +25,35 @@ SCORES: dict[str, tuple[Score, ...]] = {
     "segmentation": (*segmentation.SCORES, segmentation.IIOU),
     "depth": depth.SCORES,
     "normals": normals.SCORES,
+    "parts": segmentation.SCORES,
+    "saliency": saliency.SCORES,
+    "albedo": albedo.SCORES,
 }
 """Task -> what the metrics of its tables can be."""
 
 BUDGETS = ("cpu", "gpu")
 """Values of the configs' argument ``budget``; it may change the network (Res6)."""
 
+EACH_TASK = "{task}"
+"""In a row's argument: a run for each task."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One network of a table.
+    """One network of a table, or one for each task.
 
-    network: its name there. argument: of the table's config. paper: the table's metrics, None where the paper
-    has none. macs: the paper's "FLOPs consumption", multiply-adds; None without.
+    network: its name there. argument: of the table's config; with ``EACH_TASK`` a network for each task.
+    paper: the table's metrics, None where the paper has none. macs: the paper's "FLOPs consumption",
+    multiply-adds; None without.
+    reference: name of the row whose networks Δm compares with; "" without. printed: Δm in the paper, percent.
     """
 
     network: str
     argument: str
     paper: tuple[float | None, ...]
     macs: float | None = None
+    reference: str = ""
+    printed: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +61,9 @@ class Table:
     """One table, or the part of it about one data set.
 
     number: such as "Table 3". title: what it is about. config: file. source: its data set, as `SourceSpec`
-    names it. metrics: scores of the task, by name. note: what a reader must know.
+    names it. task: what it is about; "" for several tasks, whose metrics are then named "depth/rmse".
+    metrics: scores by name; of several tasks those of `multitask.MEASURES`, one a task. note: what a reader
+    must know. budgets: values of the config's argument of that name; () if it has none.
     """
 
     number: str
@@ -58,35 +74,66 @@ class Table:
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     note: str = ""
+    budgets: tuple[str, ...] = BUDGETS
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task, or the several."""
+        return (self.task,) if self.task else tuple(metric.split("/")[0] for metric in self.metrics)
 
     @property
     def scores(self) -> tuple[Score, ...]:
         """The metrics with their labels."""
-        known = {score.name: score for score in SCORES[self.task]}
+        if self.task:
+            known = {score.name: score for score in SCORES[self.task]}
+        else:
+            known = {
+                f"{task}/{score.name}": dataclasses.replace(
+                    score, name=f"{task}/{score.name}", label=f"{task} {score.label}"
+                )
+                for task in self.tasks
+                for score in SCORES[task]
+            }
         return tuple(known[name] for name in self.metrics)
 
+    @property
+    def has_delta(self) -> bool:
+        """Whether rows are compared with networks for each task."""
+        return any(row.reference or row.printed is not None for row in self.rows)
+
     def spec(self, row: Row) -> str:
-        """What --config takes for a row."""
+        """What --config takes for a row; ``EACH_TASK`` stands for each of ``tasks``."""
         return f"{self.config}:{row.argument}"
 
+    def paper_delta(self, row: Row) -> float | None:
+        """Δm of the paper's scores, percent; None without a reference or a score."""
+        if not row.reference:
+            return None
+        return self._delta(row.paper, self._reference(row).paper)
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A row of an eval.json.
+    def measured_delta(self, row: Row, runs: Runs) -> float | None:
+        """Δm of what runs have reached; None where something has not been run."""
+        if not row.reference:
+            return None
+        found = [find_run(runs, self, one) for one in (row, self._reference(row))]
+        values, reference = (
+            [None if run is None else run.score(metric) for metric in self.metrics] for run in found
+        )
+        return self._delta(values, reference)
 
-    scores: by name, of the mode that was run first. macs: executed, mean per image. data: such as "nyuv2
-    test, 654 images". file: the eval.json. stage: of training.
-    """
+    def _reference(self, row: Row) -> Row:
+        return next(other for other in self.rows if other.network == row.reference)
 
-    scores: dict[str, float]
-    macs: float
-    data: str
-    file: str
-    stage: str
+    def _delta(self, values: Sequence[float | None], reference: Sequence[float | None]) -> float | None:
+        by_task = [
+            {task: value for task, value in zip(self.tasks, side, strict=True) if value is not None}
+            for side in (values, reference)
+        ]
+        return delta_m(*by_task) if all(len(side) == len(self.tasks) for side in by_task) else None
 
 
-Runs = dict[tuple[str, str], Measured]
-"""Results by data set and network (its model section as JSON)."""
+Runs = Mapping[tuple[str, str], Measured]
+"""Results by data set and network (`results.network_of`)."""
 
 
 def read_runs(folder: Path) -> Runs:
@@ -97,54 +144,44 @@ def read_runs(folder: Path) -> Runs:
     """
     if not folder.is_dir():
         raise UserError(f"folder of runs not found: {folder.absolute()}")
-    runs: Runs = {}
+    runs: dict[tuple[str, str], Measured] = {}
     for file in sorted(folder.rglob("eval.json"), key=lambda path: path.stat().st_mtime):
-        try:
-            runs.update(_read_run(file))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None
+        runs |= {(result.source, result.network): result.measured for result in read_results(file)}
     return runs
 
 
 def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
-    """The result of a row, if there is one.
+    """The result of a row, if there is one; of a network for each task those that there are, as one.
 
     Raises:
         UserError: the row's config is not there.
     """
     if not any(source == table.source for source, _ in runs):
         return None
-    for budget in BUDGETS:
-        argument = ",".join(filter(None, (row.argument, f"budget={budget}")))
-        config = json.loads(json.dumps(load_config(f"{table.config}:{argument}").to_dict()))
+    if EACH_TASK not in row.argument:
+        return _find(runs, table, row.argument)
+    found = {task: _find(runs, table, row.argument.replace(EACH_TASK, task)) for task in table.tasks}
+    return _combined({task: run for task, run in found.items() if run is not None})
+
+
+def _find(runs: Runs, table: Table, argument: str) -> Measured | None:
+    for budget in table.budgets or ("",):
+        arguments = ",".join(filter(None, (argument, budget and f"budget={budget}")))
+        config = json.loads(json.dumps(load_config(f"{table.config}:{arguments}").to_dict()))
         stage = config["training"]["stages"][-1]
-        if (found := runs.get((table.source, _network(config["model"], stage)))) is not None:
+        if (found := runs.get((table.source, network_of(config["model"], stage)))) is not None:
             return found
     return None
 
 
-def _read_run(file: Path) -> Iterator[tuple[tuple[str, str], Measured]]:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    stages = {stage["name"]: stage for stage in content["config"]["training"]["stages"]}
-    source = content["data"].split(",")[0].split()[0]
-    for row in content["rows"]:
-        first = next(iter(row["modes"].values()))
-        scores = {name: float(value) for name, value in first.items() if isinstance(value, int | float)}
-        found = Measured(scores, float(row["macs_per_image"]), content["data"], str(file), row["stage"])
-        yield (source, _network(content["config"]["model"], stages[row["stage"]])), found
-
-
-def _network(model: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
-    """The model section with the overrides of a stage, as JSON."""
-    return json.dumps(_overridden(model, stage.get("model") or {}), sort_keys=True)
-
-
-def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with changes that reach into its sections."""
-    changed = dict(section)
-    for name, value in changes.items():
-        inside = changed.get(name)
-        if isinstance(inside, Mapping) and isinstance(value, Mapping):
-            value = _overridden(inside, value)
-        changed[name] = value
-    return changed
+def _combined(found: Mapping[str, Measured]) -> Measured | None:
+    """Networks for one task each as one result: MACs are those of all."""
+    if not found:
+        return None
+    scores = {f"{task}/{name}": value for task, run in found.items() for name, value in run.scores.items()}
+    runs = list(found.values())
+    texts = {
+        field: ", ".join(dict.fromkeys(getattr(run, field) for run in runs))
+        for field in ("data", "file", "stage")
+    }
+    return Measured(scores, sum(run.macs for run in runs), tasks=tuple(found), **texts)

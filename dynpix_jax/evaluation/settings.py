@@ -21,6 +21,7 @@ class EvaluationConfig:
     thresholds, max_dist, nms, smooth: of the boundary benchmark (evaluation.boundary).
     workers: processes that match boundaries. pictures: images shown in the report.
     limit: images that are evaluated; 0 = all.
+    reference: a file of `dynpix reference`: Δm of a network for several tasks is reported; "" for none.
     """
 
     mode: Literal["dense", "sparse", "both"] = "both"
@@ -34,6 +35,7 @@ class EvaluationConfig:
     limit: int = 0
     batch_size: int = 1
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

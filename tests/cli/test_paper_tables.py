@@ -96,7 +96,9 @@ def evaluated(folder: Path, spec: str, data: str, scores: dict[str, float], **ch
     folder.mkdir(parents=True)
     config = json.loads(json.dumps(load_config(spec).to_dict()))
     config["model"] |= changes
-    rows = [{"stage": "settle", "macs_per_image": 5e10, "modes": {"dense": {"milliseconds": 3.0, **scores}}}]
+    modes = {"dense": {"milliseconds": 3.0, **scores}}
+    tasks = [config["model"].get("task", "segmentation")]
+    rows = [{"stage": "settle", "tasks": tasks, "macs_per_image": 5e10, "modes": modes}]
     (folder / "eval.json").write_text(json.dumps({"config": config, "data": data, "rows": rows}))
 
 

@@ -1,0 +1,92 @@
+"""What an eval.json says: the scores of a run's stages, and of which network they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynpix_jax.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of an eval.json.
+
+    scores: by the names of `tasks.all_scores`, of the mode that was run first. macs: executed, mean per
+    image. data: such as "nyuv2 test, 654 images". file: the eval.json. stage: of training. tasks: their
+    names, in the order of the scores.
+    """
+
+    scores: dict[str, float]
+    macs: float
+    data: str
+    file: str
+    stage: str
+    tasks: tuple[str, ...]
+
+    def score(self, name: str) -> float | None:
+        """A score by its name, or by task and name ("depth/rmse") whichever task comes first; None for one
+        that there is not.
+        """
+        return self.scores.get(name, self.scores.get(name.removeprefix(f"{self.tasks[0]}/")))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of an eval.json with what it was measured on.
+
+    source: name of the data set. network: the model section with the stage's overrides, as JSON.
+    """
+
+    measured: Measured
+    source: str
+    network: str
+
+
+def read_results(file: Path) -> list[Result]:
+    """The rows of an eval.json, one a stage.
+
+    Raises:
+        UserError: no such file, or one that eval.py did not write.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return [_result(file, content, row) for row in content["rows"]]
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+        raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None
+
+
+def network_of(model: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
+    """The model section of a config with the overrides of a stage, as JSON: tells networks apart."""
+    return json.dumps(_overridden(model, stage.get("model") or {}), sort_keys=True)
+
+
+def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Result:
+    stages = {stage["name"]: stage for stage in content["config"]["training"]["stages"]}
+    first = next(iter(row["modes"].values()))
+    measured = Measured(
+        {name: float(value) for name, value in first.items() if isinstance(value, int | float)},
+        float(row["macs_per_image"]),
+        content["data"],
+        str(file),
+        row["stage"],
+        tuple(row["tasks"]),
+    )
+    source = content["data"].split(",")[0].split()[0]
+    return Result(measured, source, network_of(content["config"]["model"], stages[row["stage"]]))
+
+
+def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with changes that reach into its sections."""
+    changed = dict(section)
+    for name, value in changes.items():
+        inside = changed.get(name)
+        if isinstance(inside, Mapping) and isinstance(value, Mapping):
+            value = _overridden(inside, value)
+        changed[name] = value
+    return changed
