@@ -20,6 +20,7 @@ from dynpix_jax.evaluation.inference import (
     resize_images,
     resize_inputs,
     resize_logits,
+    smooth_logits,
 )
 from dynpix_jax.flops import MacReport, count_macs
 from dynpix_jax.models.system import Inputs, Outputs, System
@@ -147,7 +148,7 @@ class Runner:
         given = resize_inputs(inputs, seen)
         outputs = self.system.apply(variables, resize_images(images, seen), mode=mode, **given)
         shares = self.system.executed_shares(outputs)
-        predictions = resize_logits(outputs.predictions, self.system.tasks, size)
+        predictions = self._smooth(resize_logits(outputs.predictions, self.system.tasks, size))
         return replace(outputs, predictions=predictions), shares
 
     def _views(
@@ -160,7 +161,10 @@ class Runner:
             return outputs.predictions, jax.tree.map(jnp.asarray, costs)
 
         predictions, costs = all_views(predict, self.system.tasks, self.inference)(images, **inputs)
-        return Outputs(dict(predictions), gates={}, selections={}), costs
+        return Outputs(self._smooth(predictions), gates={}, selections={}), costs
+
+    def _smooth(self, predictions: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(smooth_logits(predictions, self.system.tasks, self.inference.blur))
 
 
 def ponder_maps(system: System, result: ImageResult, size: tuple[int, int]) -> dict[str, np.ndarray]:

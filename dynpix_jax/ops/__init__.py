@@ -1,6 +1,7 @@
 """Floor 1: pure functions on arrays: Gumbel sampling, gating, active sets, convolutions, resizing."""
 
 from dynpix_jax.ops.active import ActiveSet, active_set, chunk_size, map_active
+from dynpix_jax.ops.blur import gaussian_blur
 from dynpix_jax.ops.conv import conv, conv_output_size, torch_padding
 from dynpix_jax.ops.gating import (
     bernoulli_kl,
@@ -28,6 +29,7 @@ __all__ = [
     "chunk_size",
     "conv",
     "conv_output_size",
+    "gaussian_blur",
     "global_sparsity_loss",
     "gumbel_softmax",
     "gumbel_softmax_st",

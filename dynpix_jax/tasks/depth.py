@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
+from dynpix_jax.ops.blur import gaussian_blur
 from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.typing import Array
 
@@ -146,6 +147,9 @@ class Depth(PixelTask):
     def rescale(self, logits: Array, scale: float) -> Array:
         # An image enlarged by s shows what a camera s times nearer would see.
         return logits + math.log(scale) if self.logit == "log" else logits * scale
+
+    def smooth(self, logits: Array, sigma: float) -> Array:
+        return jnp.log(gaussian_blur(jnp.exp(logits.astype(jnp.float32)), sigma))
 
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
         target = batch[NAME]

@@ -139,6 +139,10 @@ class Task(ABC):
         """What the logits of an image enlarged by ``scale`` say of the image itself."""
         return logits
 
+    def smooth(self, logits: Array, sigma: float) -> Array:
+        """The prediction smoothed by a Gaussian of ``sigma`` pixels, as logits; of classes it is not."""
+        return logits
+
 
 @dataclass(frozen=True)
 class PixelTask(Task):

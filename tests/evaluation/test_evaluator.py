@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dynpix_jax import tasks
 from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
@@ -138,6 +139,22 @@ def test_one_view_at_another_size():
     # What is seen at half the size is twice as near as it looks.
     sizes = [np.exp(one.seen[0][1]["dense"].outputs.predictions["depth"]).mean() for one in (result, plain)]
     assert sizes[0] / sizes[1] == pytest.approx(0.5, rel=0.2)
+
+
+def test_depth_is_smoothed_in_metres():
+    """At the image's size, from one view and from two; what is not depth stays as it is."""
+    spec = replace(SPEC, fields={**SPEC.fields, "normals": NORMALS})
+    system, source = Known("depth", "normals"), Frames(spec)
+    truth = source[0]["depth"]
+    smooth = ndimage.gaussian_filter(truth, 1.5, mode="nearest")
+    for flip in (False, True):
+        settings = replace(SETTINGS, limit=1, inference=InferenceConfig(blur=1.5, flip=flip))
+        result = evaluate_system(system, VARIABLES, source, settings)
+        found = result.seen[0][1]["dense"].outputs.predictions
+        np.testing.assert_allclose(np.exp(found["depth"][0, ..., 0]), smooth, rtol=1e-5)
+        error = np.sqrt(((smooth - truth) ** 2).mean())
+        assert result.numbers["rmse"] == pytest.approx(error, rel=1e-4)
+        assert result.macs == (1 + flip) * 6 * 8
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,7 @@ def test_all_views_together():
         (dict(scales=(0.0,)), "scales"),
         (dict(multiple=8), "multiple: is not read without other scales"),
         (dict(scales=(0.5,), multiple=0), "multiple"),
+        (dict(blur=-1.0), "blur: -1.0"),
     ],
 )
 def test_wrong_options(options, message):
