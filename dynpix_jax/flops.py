@@ -17,6 +17,9 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from dynpix_jax.ops.depthwise import SHIFTED, shifted_macs
+from dynpix_jax.ops.resize import RESIZE_SCOPE
+
 # Element-wise, layout, reduction, comparison, sorting and random primitives: they multiply no matrices.
 _FREE_NAMES = """
     abs acos acosh add add_any and argmax argmin asin asinh atan atan2 atanh bitcast_convert_type
@@ -51,6 +54,11 @@ class MacReport:
     total: float
     by_primitive: dict[str, float]
     by_scope: dict[str, float]
+
+    @property
+    def layers(self) -> float:
+        """Those of layers with weights alone: what the HRNet family's papers count. Resizing is not in it."""
+        return sum(macs for scope, macs in self.by_scope.items() if RESIZE_SCOPE not in scope.split("/"))
 
     @property
     def flops(self) -> float:
@@ -110,6 +118,10 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
                 raise UnknownPrimitiveError(
                     "while: how often it runs is known at run time only; count the dense program instead"
                 )
+        elif name == "jit" and eqn.params["name"] == SHIFTED:
+            macs = times * shifted_macs(eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape)
+            counts.append((SHIFTED, scope, macs))
+            total += macs
         elif name in _CALLS:
             inner = [
                 value for value in eqn.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)

@@ -18,7 +18,7 @@ class BlockSpec:
 
     ``name`` follows the papers: ``res4_2`` is the second block of the macro block Res4. ``dilation`` is that
     of its (first) 3x3; ``stage_dilation`` that of the stage's later layers, which a BasicBlock's second 3x3
-    already has.
+    already has. ``momentum`` is that of the norms' running averages.
     """
 
     name: str
@@ -30,6 +30,7 @@ class BlockSpec:
     stride_in_1x1: bool = True
     frozen_norm: bool = False
     expansion: int = 4
+    momentum: float = 0.9
 
     @property
     def out_features(self) -> int:
@@ -55,17 +56,17 @@ class Bottleneck(nn.Module):
         spec = self.spec
         first, second = (spec.strides, 1) if spec.stride_in_1x1 else (1, spec.strides)
         self.conv1 = Conv(spec.in_features, spec.features, 1, first)
-        self.bn1 = BatchNorm(spec.features, spec.frozen_norm)
+        self.bn1 = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
         self._setup_spatial(second)
         self.conv3 = Conv(spec.features, spec.out_features, 1)
-        self.bn3 = BatchNorm(spec.out_features, spec.frozen_norm)
+        self.bn3 = BatchNorm(spec.out_features, spec.frozen_norm, spec.momentum)
         if spec.needs_projection:
             self.projection = Conv(spec.in_features, spec.out_features, 1, spec.strides)
-            self.projection_bn = BatchNorm(spec.out_features, spec.frozen_norm)
+            self.projection_bn = BatchNorm(spec.out_features, spec.frozen_norm, spec.momentum)
 
     def _setup_spatial(self, strides: int) -> None:
         self.conv2 = Conv(self.spec.features, self.spec.features, 3, strides, self.spec.dilation)
-        self.bn2 = BatchNorm(self.spec.features, self.spec.frozen_norm)
+        self.bn2 = BatchNorm(self.spec.features, self.spec.frozen_norm, self.spec.momentum)
 
     def reduce(self, x: Array, *, train: bool) -> Array:
         """F1: 1x1 convolution, norm, ReLU."""
@@ -98,12 +99,12 @@ class BasicBlock(nn.Module):
     def setup(self) -> None:
         spec = self.spec
         self.conv1 = Conv(spec.in_features, spec.features, 3, spec.strides, spec.dilation)
-        self.bn1 = BatchNorm(spec.features, spec.frozen_norm)
+        self.bn1 = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
         self.conv2 = Conv(spec.features, spec.features, 3, 1, spec.stage_dilation)
-        self.bn2 = BatchNorm(spec.features, spec.frozen_norm)
+        self.bn2 = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
         if spec.needs_projection:
             self.projection = Conv(spec.in_features, spec.features, 1, spec.strides)
-            self.projection_bn = BatchNorm(spec.features, spec.frozen_norm)
+            self.projection_bn = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         y = jax.nn.relu(self.bn1(self.conv1(x), train=train))

@@ -11,6 +11,7 @@ from dynpix_jax.ops.gating import (
     per_layer_sparsity_loss,
 )
 from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax_st
+from dynpix_jax.ops.interpolation import interpolate_masked
 from dynpix_jax.ops.perforated_conv import (
     ImplementationUnavailable,
     perforated_conv,
@@ -33,6 +34,7 @@ __all__ = [
     "global_sparsity_loss",
     "gumbel_softmax",
     "gumbel_softmax_st",
+    "interpolate_masked",
     "map_active",
     "mask_density",
     "mild_divergence",

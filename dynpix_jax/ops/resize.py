@@ -6,11 +6,15 @@ and no ``align_corners``.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from dynpix_jax.typing import Array
+
+RESIZE_SCOPE = "resize"
+"""Names products that only resize in what `flops` counts (MacReport.layers leaves them out)."""
 
 
 def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False) -> Array:
@@ -132,4 +136,5 @@ def _interpolate(x: Array, matrix: np.ndarray, axis: int) -> Array:
     # HIGHEST: an accelerator's default (bfloat16, TF32) would show as an error of up to 1 in 250.
     weights = jnp.asarray(matrix, x.dtype)
     equation = "ph,bhwc->bpwc" if axis == 1 else "pw,bhwc->bhpc"
-    return jnp.einsum(equation, weights, x, precision=lax.Precision.HIGHEST)
+    with jax.named_scope(RESIZE_SCOPE):
+        return jnp.einsum(equation, weights, x, precision=lax.Precision.HIGHEST)

@@ -1,0 +1,97 @@
+"""Filling positions that were not computed from those around them that were (Liu et al., section 3.4, eq. 3).
+
+The released code's reading (`normalize="full"`): a 7x7 kernel exp(-lam^2 d^2) without its centre, divided by
+its own sum, over zeros where nothing was computed. So a position with no computed direct neighbour gets
+nearly nothing. "present" divides by the sum over neighbours that were computed, as the paper's text says and
+the method it takes the idea from does (Xie et al., 2020).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.typing import Array, Mask
+
+Normalize = Literal["full", "present"]
+EPSILON = 1e-5
+"""Added to the sum of weights, in both."""
+
+
+def rbf_weights(lam: Array, radius: int, squares: np.ndarray) -> Array:
+    """exp(-lam^2 d^2) for squared distances `squares` (any shape, whole numbers) over the kernel's sum.
+
+    The kernel has side 2 * radius + 1 and no centre; EPSILON is added to its sum.
+    """
+    steps = np.arange(-radius, radius + 1)
+    window = (steps[:, None] ** 2 + steps**2).reshape(-1)
+    total = jnp.exp(-(lam**2) * np.delete(window, window.size // 2).astype(np.float32)).sum() + EPSILON
+    return jnp.exp(-(lam**2) * squares.astype(np.float32)) / total
+
+
+def interpolate_masked(
+    x: Array, mask: Mask, lam: Array | float, *, radius: int = 3, normalize: Normalize = "full"
+) -> Array:
+    """``x`` where ``mask`` is True; elsewhere the weighted mean of what is there within ``radius`` (eq. 3).
+
+    Outside the image there are zeros. Differentiable with respect to ``x`` and ``lam``; what ``x`` holds
+    where the mask is False does not matter.
+
+    Args:
+      x: (B, H, W, C), floating, finite.
+      mask: bool (B, H, W), True = computed.
+      lam: scalar; weights are exp(-lam^2 d^2), d in pixels.
+      radius: of the square window, at least 1.
+      normalize: "full" divides by the kernel's sum, "present" by the sum over computed neighbours, either
+        plus 1e-5.
+
+    Returns:
+      (B, H, W, C) of the dtype of ``x``.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit, a radius below 1, an unknown ``normalize``.
+    """
+    if x.ndim != 4 or mask.shape != x.shape[:3] or mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"interpolate_masked: expected x (B, H, W, C) and a bool mask (B, H, W), got {x.shape} and "
+            f"{mask.dtype} {mask.shape}"
+        )
+    if radius < 1 or normalize not in get_args(Normalize):
+        raise ValueError(
+            f"interpolate_masked: expected radius >= 1 and normalize in {get_args(Normalize)}, got {radius}, "
+            f"{normalize!r}"
+        )
+    lam = jnp.asarray(lam, jnp.float32)
+    there = mask[..., None]
+    known = jnp.where(there, x, 0)
+    if normalize == "full":
+        # The kernel is a product of rows and columns but for its centre, which only meets zeros here.
+        rows, columns = rbf_weights(lam, radius, np.arange(radius + 1) ** 2), _rbf(lam, radius)
+        filled = _along(_along(known, rows, 1), columns, 2)
+    else:
+        kernel = _rbf(lam, radius)
+        present = there.astype(jnp.float32)
+        total = _along(_along(present, kernel, 1), kernel, 2) + EPSILON
+        filled = _along(_along(known, kernel, 1), kernel, 2) / total.astype(x.dtype)
+    return jnp.where(there, x, filled.astype(x.dtype))
+
+
+def _rbf(lam: Array, radius: int) -> Array:
+    return jnp.exp(-(lam**2) * np.arange(radius + 1, dtype=np.float32) ** 2)
+
+
+def _along(x: Array, weights: Array, axis: int) -> Array:
+    """Correlation of one axis with the symmetric kernel of which ``weights`` is one half, over zeros."""
+    radius, size = len(weights) - 1, x.shape[axis]
+    pad = [(radius, radius) if at == axis else (0, 0) for at in range(x.ndim)]
+    padded, w = jnp.pad(x, pad), weights.astype(x.dtype)
+
+    slices = [slice(None)] * x.ndim
+    out = w[0] * x
+    for distance in range(1, radius + 1):
+        for offset in (-distance, distance):
+            slices[axis] = slice(radius + offset, radius + offset + size)
+            out = out + w[distance] * padded[tuple(slices)]
+    return out
