@@ -12,7 +12,7 @@ NYU40 = (
 )
 
 
-def _label_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+def label_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     """The first `count` colours of PASCAL VOC's label map, which the NYUv2 community uses, without black."""
     colours = []
     for label in range(1, count + 1):
@@ -25,4 +25,4 @@ def _label_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(colours)
 
 
-NYU40_PALETTE = _label_colours(len(NYU40))
+NYU40_PALETTE = label_colours(len(NYU40))
