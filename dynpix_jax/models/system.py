@@ -132,6 +132,13 @@ class System(ABC):
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
         """``fresh`` with all that a previous stage, or a pretrained backbone, already knows."""
 
+    @property
+    def alternatives(self) -> Mapping[str, System]:
+        """Other ways to run the same variables, by name: each a system with the same tasks, inputs and
+        parameters (it may leave some out). Such as "argmax" for a network that was trained with soft choices.
+        """
+        return {}
+
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
         """MACs of each gated layer for one (H, W) image at density 1: what a skipped share of it saves."""
         return {}
@@ -146,6 +153,22 @@ class System(ABC):
         The others are branches ("res4_2/dilation_2"), of which every pixel takes one.
         """
         return "/" not in name
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the branches of which pixels choose one (pooling sizes), in their order; () without."""
+        return ()
+
+    def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """Which of ``choices`` weighs most: (B, H, W) int32, for every place where pixels choose."""
+        return {}
+
+    def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
+        """What they should choose by a batch's labels: (B, H, W) int32, 255 = unknown.
+
+        None where labels do not tell.
+        """
+        return None
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
         """Where gates computed: (B, H, W) shares in [0, 1] a group of layers and ``total``; {} without."""

@@ -148,15 +148,39 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
     images = batch()["image"]
     outputs = run(variables, images)
     steps = list(system.predict_iter(variables, images))
-    assert [step.loop for step in steps] == [0, 1, 2]
+    assert [step.index for step in steps] == [0, 1, 2]
     for step, expected in zip(steps, (*outputs.exits, outputs.predictions), strict=True):
         for name, value in expected.items():
             np.testing.assert_allclose(step.predictions[name], value, atol=1e-4)
-        assert list(step.selections) == [f"loop_{step.loop}"]
+        assert list(step.selections) == [f"loop_{step.index}"]
+        assert step.milliseconds > 0
     assert steps[1].macs == steps[2].macs
     assert sum(step.macs for step in steps) == steps[-1].total_macs == dense_report(system, SIZE).total
+    assert steps[-1].total_milliseconds == pytest.approx(sum(step.milliseconds for step in steps))
     # It is there as soon as it is asked for: what follows is not computed.
     assert next(system.predict_iter(variables, images)).total_macs == steps[0].macs
+    # A budget of MACs that the second loop would exceed.
+    once = system.predict(variables, images, budget_macs=steps[1].total_macs + 1)
+    assert once.index == 1
+    np.testing.assert_array_equal(once.predictions["depth"], steps[1].predictions["depth"])
+    assert system.predict(variables, images, loops=0).index == 0
+
+
+def test_alternatives_run_the_same_variables():
+    """Fewer loops, and the soft mixture of a network that was made for arg-max gates."""
+    system, variables, run = predicted()
+    assert list(system.alternatives) == ["softmax", "loop_0", "loop_1"]
+    soft = system.alternatives["softmax"]
+    assert soft.config.pooling.gate == "softmax"
+    assert list(soft.alternatives) == ["argmax", "loop_0", "loop_1"]
+    image = batch()["image"]
+    none = jax.jit(system.alternatives["loop_0"].apply)(variables, image)
+    expected = run(variables, image).exits[0]
+    for name, value in none.predictions.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4)
+    assert not build(loops=0, pooling=dict(signal="none")).alternatives
+    mixed = build(pooling=dict(signal="attention", loop_signal="average"), loops=1)
+    assert mixed.alternatives["loop_0"].config.signals == ("attention",)
 
 
 def test_a_given_depth_gates():

@@ -8,9 +8,9 @@ Every pass predicts classes and depth, and training supervises all of them (eq. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 from dynpix_jax import tasks
 from dynpix_jax.models.backbones.resnet import feature_info
-from dynpix_jax.models.heads.refinement import Step
-from dynpix_jax.models.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.models.heads import refinement
+from dynpix_jax.models.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.models.system import LossAux, Outputs, check_masks
 from dynpix_jax.models.systems import perspective_macs, perspective_weights
 from dynpix_jax.models.systems.perspective_config import (
     GATES,
@@ -43,27 +44,15 @@ __all__ = [
     "PerspectiveConfig",
     "PerspectiveNetwork",
     "PoolingConfig",
-    "Prediction",
     "build",
 ]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What `Perspective.predict_iter` yields.
-
-    loop: 0 is the feed-forward pass. predictions: task -> logits (B, H, W, C). selections: as in Outputs, of
-    this step. macs: of this step, per image. total_macs: of all steps so far.
-    """
-
-    loop: int
-    predictions: dict[str, Array]
-    selections: dict[str, Array]
-    macs: float
-    total_macs: float
+State = tuple[Array, ...]
+"""Between steps: Res6's map and the last step's feature, both (B, h, w, features)."""
 
 
-class Perspective(System):
+class Perspective(ProgressiveSystem):
     """Recurrent scene parsing as pure functions; see System."""
 
     name = "perspective"
@@ -119,7 +108,7 @@ class Perspective(System):
         steps, updates = self._run(variables, *arguments, rngs=dict(rngs or {}), mutable=["batch_stats"])
         return self._outputs(steps, size, dict(updates))
 
-    def predict_iter(
+    def steps(  # type: ignore[override]
         self,
         variables: Variables,
         images: Array,
@@ -128,11 +117,10 @@ class Perspective(System):
         depth: Array | None = None,
         loops: int | None = None,
         gate: Gate | None = None,
-    ) -> Iterator[Prediction]:
-        """The prediction after the feed-forward pass, then after each loop: stop whenever it will do.
+    ) -> tuple[Sequence[Step[State]], State]:
+        """The feed-forward pass, then each loop; all loops run what the first one compiles.
 
-        Nothing is computed before it is asked for, so the caller can time every step. The first loop compiles
-        what all loops run. Arguments as for `apply`.
+        Options as for `apply`.
         """
         one_hot = self._one_hot(False, gate)
         size = (images.shape[1], images.shape[2])
@@ -141,40 +129,42 @@ class Perspective(System):
             self.config, self.network.classes, size, one_hot=one_hot and mode == "sparse"
         )
 
-        x, step, predictions = self._start(variables, images, truth, mode, one_hot)
-        for loop in range(count + 1):
+        def run(loop: int, state: State) -> tuple[State, StepResult]:
             if loop:
-                step, predictions = self._refine(variables, x, step.feature, truth, size, mode, one_hot)
-            yield Prediction(
-                loop,
-                predictions,
-                {} if step.weights is None else {f"loop_{loop}": step.weights},
-                further if loop else first,
-                first + loop * further,
-            )
+                state, predictions, weights = self._refine(variables, state, truth, size, mode, one_hot)
+            else:
+                state, predictions, weights = self._start(variables, images, truth, mode, one_hot)
+            selections = {} if weights is None else {f"loop_{loop}": weights}
+            return state, StepResult(predictions, selections=selections)
+
+        def step(loop: int) -> Step[State]:
+            return Step(partial(run, loop), lambda _: further if loop else first)
+
+        return [step(loop) for loop in range(count + 1)], ()
 
     @partial(jax.jit, static_argnums=(0, 4, 5))
     def _start(
         self, variables: Variables, images: Array, truth: Array | None, mode: Mode, one_hot: bool
-    ) -> tuple[Array, Step, dict[str, Array]]:
+    ) -> tuple[State, dict[str, Array], Array | None]:
         arguments = (images, Routing(mode=mode), truth, one_hot)
         x, step = self._run(variables, *arguments, method="start")
-        return x, step, self._predictions(step, (images.shape[1], images.shape[2]))
+        size = (images.shape[1], images.shape[2])
+        return (x, step.feature), self._predictions(step, size), step.weights
 
-    @partial(jax.jit, static_argnums=(0, 5, 6, 7))
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6))
     def _refine(
         self,
         variables: Variables,
-        x: Array,
-        previous: Array,
+        state: State,
         truth: Array | None,
         size: tuple[int, int],
         mode: Mode,
         one_hot: bool,
-    ) -> tuple[Step, dict[str, Array]]:
+    ) -> tuple[State, dict[str, Array], Array | None]:
+        x, previous = state
         arguments = (x, previous, Routing(mode=mode), truth, one_hot)
         step = self._run(variables, *arguments, method="refine")
-        return step, self._predictions(step, size)
+        return (x, step.feature), self._predictions(step, size), step.weights
 
     def loss(
         self,
@@ -243,6 +233,45 @@ class Perspective(System):
         """Share of positions (B,) at which each branch of ``gated_macs`` was executed."""
         return perspective_macs.executed_shares(self.config, outputs)
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The pooling sizes, from the farthest bin's to the nearest's."""
+        pooling = self.config.pooling
+        if {"none", "average"}.issuperset(self.config.signals):
+            return ()
+        if pooling.kind == "multiscale":
+            return tuple(f"scale {scale:g}" for scale in pooling.scales)
+        return tuple(f"dilation {dilation}" for dilation in pooling.dilations)
+
+    def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """The size that weighs most in the feed-forward pass, ``loop_0``, and in each loop."""
+        maps = {}
+        for name, weights in outputs.selections.items():
+            cells = jnp.argmax(weights, axis=-1).astype(jnp.int32)
+            whole = cells.repeat(self._stride, axis=1).repeat(self._stride, axis=2)
+            maps[name] = whole[:, : size[0], : size[1]]
+        return maps
+
+    def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
+        """The bins of the labelled depth, where a depth gates."""
+        if depth.NAME not in labels or not {"gt_depth", "pred_depth"} & set(self.config.signals):
+            return None
+        return self.config.bins.classes(labels[depth.NAME])
+
+    @cached_property
+    def alternatives(self) -> Mapping[str, Perspective]:
+        """With gates, the other of ``softmax`` and ``argmax``; ``loop_0``, ``loop_1``, ...: fewer loops."""
+        config, pooling = self.config, self.config.pooling
+        found: dict[str, PerspectiveConfig] = {}
+        if pooling.kind == "multipool" and not {"none", "average"}.issuperset(config.signals):
+            other: Gate = "argmax" if pooling.gate == "softmax" else "softmax"
+            found[other] = replace(config, pooling=replace(pooling, gate=other))
+        for loops in range(config.loops):
+            # A signal of loops alone says nothing of a network without any.
+            fewer = pooling if loops else replace(pooling, loop_signal="same")
+            found[f"loop_{loops}"] = replace(config, loops=loops, pooling=fewer)
+        return {name: Perspective(changed) for name, changed in found.items()}
+
     def _run(self, *arguments: Any, **options: Any) -> Any:
         # Untyped: what a Flax method returns depends on what may change in it.
         return self.network.apply(*arguments, **options)
@@ -278,14 +307,14 @@ class Perspective(System):
     def _labels(self, target: Array) -> Array:
         return target[:, :: self._stride, :: self._stride] if self.config.loss.at == "cells" else target
 
-    def _predictions(self, step: Step, size: tuple[int, int]) -> dict[str, Array]:
+    def _predictions(self, step: refinement.Step, size: tuple[int, int]) -> dict[str, Array]:
         maps = {segmentation.NAME: step.classes, depth.NAME: step.log_depth}
         return {
             name: to_pixels(value, size, self._stride) for name, value in maps.items() if value is not None
         }
 
     def _outputs(
-        self, steps: tuple[Step, ...], size: tuple[int, int], updates: dict[str, Any] | None = None
+        self, steps: tuple[refinement.Step, ...], size: tuple[int, int], updates: dict[str, Any] | None = None
     ) -> Outputs:
         *exits, last = (self._predictions(step, size) for step in steps)
         selections = {
