@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import numpy as np
 
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
+from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
+from dynpix_jax.data.mpii import LARGER
+from dynpix_jax.data.sources import IMAGE, SourceSpec
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.models.system import System
 from dynpix_jax.tasks import TASKS
@@ -29,9 +32,9 @@ example:
 
 For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
 segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
-NAME_overlay.png (boundaries or classes on the photo) or NAME_colours.png (depth, red = near); and, of a
-gated network, NAME_ponder.png (where it computed). Of a network with several tasks, the pictures of all but
-the first have the task in their names: NAME_depth_map.png.
+NAME_overlay.png (boundaries, classes or joints on the photo) or NAME_colours.png (depth, red = near); and, of
+a gated network, NAME_ponder.png (where it computed). Of a network with several tasks, the pictures of all but
+the first have the task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
 """
 
 
@@ -44,13 +47,15 @@ class Photo:
     """A photo as the network sees it.
 
     path: of its file. name: of its results. upright: as the camera was held, uint8 (H, W, 3).
-    image: the same or, if it was larger than --max-side, downsized.
+    image: the same or, if it was larger than --max-side, downsized; or a crop around a person.
+    crop: how the crop was made.
     """
 
     path: Path
     name: str
     upright: np.ndarray
     image: np.ndarray
+    crop: Geometry | None = None
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,6 +88,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="downsize photos whose longer side has more pixels (default: 1600; 0: never)",
     )
     parser.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        metavar=("X", "Y", "WIDTH", "HEIGHT"),
+        help="pose: a person in the photo, pixels from its top left corner (default: all of the photo)",
+    )
+    parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
@@ -104,9 +116,17 @@ def run(args: argparse.Namespace) -> int:
             "eval.py runs it on a data set that does"
         )
     runner = Runner(trained.system, trained.variables, settings.evaluation.inference)
+    crop = dict(config.data.eval.source).get("crop")
+    if args.box is not None:
+        if crop is None:
+            raise UserError(f"--box: {args.config} evaluates whole images (data.eval.source has no crop)")
+        if min(args.box[2:]) <= 0:
+            raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
     results = []
     try:
         for photo in read_photos(photos, names, args.max_side):
+            if crop is not None:
+                photo = around_person(photo, crop, args.box)
             results.append(label(photo, runner, trained, args.mode, args.out))
             if not args.json:
                 print(_describe(results[-1]), flush=True)
@@ -168,6 +188,23 @@ def read_photos(photos: Iterable[Path], names: Mapping[Path, str], max_side: int
         yield Photo(path, names[path], upright, image)
 
 
+def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | None) -> Photo:
+    """The photo with a crop of ``size`` (H, W) for the network, as people are cropped in training.
+
+    Args:
+      box: x, y of its top left corner, width, height, in pixels of the upright photo; the crop shows a
+        quarter more. None: all of the photo.
+    """
+    height, width = photo.upright.shape[:2]
+    x, y, wide, high = (0.0, 0.0, width, height) if box is None else box
+    grown = 1.0 if box is None else LARGER
+    # A photo begins half a pixel before the middle of its first one.
+    person = np.array([x + wide / 2 - 0.5, y + high / 2 - 0.5, grown * wide, grown * high])
+    geometry = Geometry.around(person, (int(size[0]), int(size[1])))
+    image = geometry.apply({"image": photo.upright}, SourceSpec("photo", {"image": IMAGE}))["image"]
+    return dataclasses.replace(photo, image=image, crop=geometry)
+
+
 def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) -> dict[str, Any]:
     """Labels one photo, writes its pictures into `out` and gives its numbers."""
     result = runner(photo.image, mode)  # type: ignore[arg-type]
@@ -179,16 +216,19 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
             "that are not finite; its training has diverged"
         )
     pictures: dict[str, Any] = {}
+    joints: dict[str, Any] = {}
     for task in trained.system.tasks.values():
         prediction = np.asarray(task.decode(predictions[task.name])[0])
-        if prediction.shape[:2] != (height, width):
-            # Between two classes there is no third.
-            is_class = np.issubdtype(prediction.dtype, np.integer)
-            how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
-            prediction = cv2.resize(prediction, (width, height), interpolation=how)
+        drawn = task_pictures(task.name)
+        if photo.crop is None:
+            prediction = drawn.resized(prediction, photo.image.shape[:2], (height, width))
+        else:
+            prediction = drawn.uncropped(prediction, photo.crop.matrix((height, width)), (height, width))
         prefix = f"{task.name}_" if pictures else ""
-        for kind, picture in task_pictures(task.name).files(photo.upright, prediction).items():
+        for kind, picture in drawn.files(photo.upright, prediction).items():
             pictures[f"{prefix}{kind}"] = picture
+        if (numbers := drawn.numbers(prediction)) is not None:
+            joints[task.name] = numbers
     ponder = ponder_maps(trained.system, result, photo.image.shape[:2])
     if ponder:
         pictures["ponder"] = ponder_figure(photo.image, ponder)
@@ -209,6 +249,7 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         "density": density(result, trained.system),
         "shares": result.shares,
         "files": {kind: str(path) for kind, path in files.items()},
+        **joints,
     }
 
 

@@ -65,6 +65,18 @@ class TaskPictures(ABC):
         how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
         return cv2.resize(prediction, (new[1], new[0]), interpolation=how)
 
+    def uncropped(self, prediction: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A prediction for a crop as one for all of the image of ``size`` (H, W).
+
+        ``matrix``: (2, 3), from pixels (x, y, 1) of the image to those of the crop. What the crop does not
+        show is 0.
+        """
+        is_class = np.issubdtype(prediction.dtype, np.integer)
+        how = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR)
+        # OpenCV moves no 32-bit integers; these are ids, which a float holds.
+        values = prediction.astype(np.float32)
+        return cv2.warpAffine(values, matrix, (size[1], size[0]), flags=how).astype(prediction.dtype)
+
     def numbers(self, prediction: np.ndarray) -> Any:
         """The prediction as JSON, where it is not a map; None otherwise."""
         return None
@@ -213,6 +225,10 @@ class PosePictures(TaskPictures):
         # Pixel centres have whole coordinates, and an image reaches half a pixel beyond the outer ones.
         scale = np.array([new[1] / old[1], new[0] / old[0]], prediction.dtype)
         return np.concatenate([(prediction[:, :2] + 0.5) * scale - 0.5, prediction[:, 2:]], axis=1)
+
+    def uncropped(self, prediction: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        places = (prediction[:, :2] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+        return np.concatenate([places, prediction[:, 2:]], axis=1).astype(prediction.dtype)
 
     def numbers(self, prediction: np.ndarray) -> Any:
         """Joint -> [x, y in pixels, height of the heatmap's peak]."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax.tasks import TASKS
+from dynpix_jax.tasks.skeletons import MPII
 from dynpix_jax.visualization.task_pictures import class_colours, depth_range, task_pictures
 
 PHOTO = np.full((2, 3, 3), 100, np.uint8)
@@ -82,3 +83,48 @@ def test_albedo_is_its_colours():
     np.testing.assert_array_equal(
         task_pictures("albedo").files(PHOTO, albedo)["map"], [[[51, 255, 0], [0, 0, 0]]]
     )
+
+
+def test_joints_are_drawn_on_the_photo_in_the_colours_of_their_sides():
+    names = MPII.joints
+    pictures = task_pictures("pose", names)
+    assert dict(pictures.legend)["left knee"] == dict(pictures.legend)["left wrist"]
+    assert len({colour for _, colour in pictures.legend}) == 3
+    photo = np.full((60, 90, 3), 100, np.uint8)
+    joints = np.zeros((16, 3), np.float32)
+    joints[10], joints[11], joints[9] = (20, 30, 2), (50, 30, 1), (70, 10, 0.05)  # the head top is not seen
+    drawn = pictures.picture(joints, joints, photo)
+    assert (photo == 100).all()
+    right = dict(pictures.legend)["right wrist"]
+    for x in (20, 35, 50):
+        assert np.abs(drawn[30, x].astype(int) - right).max() < 40  # lines are antialiased
+    assert (drawn[:20] == 100).all()
+    assert (drawn[:, 60:] == 100).all()
+    with pytest.raises(ValueError, match="on a photo"):
+        pictures.picture(joints, joints)
+    with pytest.raises(ValueError, match="known skeleton"):
+        pictures.picture(joints[:5], joints, photo)
+    np.testing.assert_array_equal(pictures.files(photo, joints)["overlay"], drawn)
+    assert pictures.numbers(joints)["right elbow"] == [50, 30, 1]
+
+
+def test_joints_and_maps_of_resized_and_cropped_photos():
+    """The outer corner of a photo stays its corner; a crop's matrix is undone."""
+    pictures = task_pictures("pose")
+    joints = np.zeros((16, 3), np.float32)
+    joints[0], joints[1] = (-0.5, -0.5, 1), (9.5, 4.5, 1)
+    resized = pictures.resized(joints, (5, 10), (20, 30))
+    np.testing.assert_allclose(resized[:2], [[-0.5, -0.5, 1], [29.5, 19.5, 1]], rtol=1e-6)
+    matrix = np.array([[2.0, 0.0, -20.0], [0.0, 2.0, -10.0]])  # a crop of twice the size from (10, 5)
+    back = pictures.uncropped(joints, matrix, (50, 50))
+    np.testing.assert_allclose(back[1], [14.75, 7.25, 1])
+    depth = task_pictures("depth")
+    whole = depth.uncropped(np.full((8, 8), 3.0, np.float32), matrix, (12, 20))
+    assert whole.shape == (12, 20)
+    assert (whole[5:9, 10:14] == 3).all()
+    assert (whole[:4] == 0).all()
+    assert depth.resized(np.ones((4, 6), np.float32), (4, 6), (8, 12)).shape == (8, 12)
+    labels = np.array([[1, 5]], np.int32)
+    shifted = task_pictures("segmentation").uncropped(labels, np.array([[1.0, 0, -2], [0, 1.0, 0]]), (1, 4))
+    np.testing.assert_array_equal(shifted, [[0, 0, 1, 5]])
+    assert set(np.unique(task_pictures("segmentation").resized(labels, (1, 2), (4, 9)))) == {1, 5}
