@@ -152,7 +152,7 @@ class View:
 
         Raises ValueError if no upright surface is there.
         """
-        return clicked_angle(decode_normals(self.half), point, self.axes)
+        return clicked_angle(self.half, point, self.axes)
 
 
 def _paint(vectors: np.ndarray, bands: np.ndarray) -> np.ndarray:

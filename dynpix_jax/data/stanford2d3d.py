@@ -137,14 +137,15 @@ class Stanford2D3D:
         return element | {"index": np.array(index, np.int64)}
 
     def _normals(self, panorama: Panorama) -> np.ndarray:
-        stored = decode_normals(panorama.read("normal")[::2, ::2])
+        picture = panorama.read("normal")[::2, ::2]
+        stored = decode_normals(picture)
         axes = detect_axes(stored)
         try:
-            return local_normals(stored, self._angle(panorama, stored, axes), axes)
+            return local_normals(stored, self._angle(panorama, picture, stored, axes), axes)
         except ValueError as error:
             raise UserError(f"stanford2d3d: normals of {panorama.name} cannot be turned: {error}") from None
 
-    def _angle(self, panorama: Panorama, stored: np.ndarray, axes: Axes) -> float:
+    def _angle(self, panorama: Panorama, picture: np.ndarray, stored: np.ndarray, axes: Axes) -> float:
         if self._points is None:
             return depth_angle(stored, decode_depth(panorama.read("depth")[::2, ::2]), axes)
         if panorama.name not in self._points:
@@ -152,7 +153,7 @@ class Stanford2D3D:
                 f"stanford2d3d: {self._config.points} has no point of {panorama.name}; "
                 "set it with dynpix annotate-panorama"
             )
-        return clicked_angle(stored, self._points[panorama.name], axes)
+        return clicked_angle(picture, self._points[panorama.name], axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,13 +212,17 @@ def present_areas(root: Path) -> tuple[str, ...]:
     return found
 
 
-def clicked_angle(stored: np.ndarray, point: tuple[int, int], axes: Axes) -> float:
+def clicked_angle(picture: np.ndarray, point: tuple[int, int], axes: Axes, *, radius: int = 2) -> float:
     """The angle of column 0, radians, for a point of `dynpix annotate-panorama`; see `point_angle`.
 
     Args:
-      stored: stored unit normals at half of the panorama's size. point: (x, y) at its full size.
+      picture: stored normals, uint8 (H, W, 3), at half of the panorama's size; only the rows around the point
+        are decoded. point: (x, y) at its full size.
     """
-    return point_angle(stored, (point[0] // 2, point[1] // 2), axes)
+    x, y = point[0] // 2, point[1] // 2
+    top = max(y - radius, 0)
+    rows = decode_normals(picture[top : y + radius + 1])
+    return point_angle(rows, (x, y - top), axes, radius=radius)
 
 
 def decode_depth(stored: np.ndarray) -> np.ndarray:
