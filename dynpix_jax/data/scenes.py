@@ -27,7 +27,7 @@ LABELS = {
     "normals": FieldSpec(
         "normals", (None, None, 3), "float32", units="x right, y down, z forward", range=(-1, 1), ignore=0
     ),
-    "albedo": FieldSpec("dense", (None, None, 3), "float32", units="RGB", range=(0, 1)),
+    "albedo": FieldSpec("dense", (None, None, 3), "float32", units="RGB", range=(0, 1), ignore=-1),
     "saliency": FieldSpec("label", (None, None), "int32", ignore=255, classes=("background", "salient")),
     "parts": FieldSpec("label", (None, None), "int32", units="class", ignore=255, classes=PARTS),
     "keypoints": FieldSpec(
