@@ -133,6 +133,31 @@ SEVEN_SCENES = DataSet(
     ),
 )
 
+
+def _several_tasks(crop: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """What ASTMT does: mirrored, turned by up to 20 degrees, scaled by 0.75 to 1.25; on a CPU half as large.
+
+    The paper then stretches images to 512 x 512; here they are cropped, as everywhere else.
+
+    Args:
+        crop: (H, W) on a GPU.
+    """
+    turned = dict(flip=True, scale_between=True, rotations=(-20.0, 20.0), rotation_between=True)
+    half = (crop[0] // 2, crop[1] // 2)
+    return dict(
+        cpu=dict(turned, canvas="bounding", crop=half, scales=(0.375, 0.625)),
+        gpu=dict(turned, canvas="bounding", crop=crop, scales=(0.75, 1.25)),
+    )
+
+
+PASCAL_MULTITASK = DataSet(
+    "pascal_multitask", "data/PASCAL_MT", dict(classes=21), augment=_several_tasks((512, 512))
+)
+NYUD_MULTITASK = DataSet(
+    "nyud_multitask", "data/NYUD_MT", dict(classes=41), augment=_several_tasks((512, 512))
+)
+FSV = DataSet("fsv", "data/FSV", dict(classes=3), augment=_several_tasks((512, 512)))
+
 SCENE_CLASSES = 8
 """Of the synthetic scenes: floor, wall, ceiling, rug, picture, box, ball, person."""
 
