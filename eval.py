@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from rich.console import Console
@@ -25,15 +26,16 @@ from rich.progress import Progress
 import dynpix_jax
 from dynpix_jax.cli.common import run_main
 from dynpix_jax.cli.run_config import read_config
-from dynpix_jax.cli.runs import Trained, finished_stages, open_run
+from dynpix_jax.cli.runs import Trained, finished_stages, open_run, with_alternatives
 from dynpix_jax.cli.tables import budget_table, print_table
-from dynpix_jax.data.sources import Source
+from dynpix_jax.data.sources import Element, Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
 from dynpix_jax.evaluation.results import Measured
-from dynpix_jax.evaluation.runner import ponder_maps
+from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.models.system import System
 from dynpix_jax.tasks import all_scores
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
@@ -70,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     config, run_config = read_config(args.config, args.set)
     settings = run_config.evaluation
-    runs = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
+    opened = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
+    runs = with_alternatives(opened, settings.also)
     source = data_source(config, "eval")
     reference = read_reference(Path(settings.reference)) if settings.reference else None
     if reference is not None:
@@ -78,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference.check(tuple(runs[0].system.tasks), data_name(config, source, count))
     evaluations = []
     for run in runs:
-        with _progress(f"{config.name}, stage {run.stage}") as report:
+        with _progress(f"{config.name}, stage {name_of(run)}") as report:
             evaluations.append(evaluate_system(run.system, run.variables, source, settings, progress=report))
 
-    facts = describe(config, runs, evaluations[0], source)
+    facts = describe(config, opened, evaluations[0], source)
     drops = [drop(evaluation, facts["data"], reference) for evaluation in evaluations]
     rows = [budget(*parts) for parts in zip(runs, evaluations, drops, strict=True)]
     tasks = evaluations[0].tasks
@@ -128,7 +131,7 @@ def drop(evaluation: Evaluation, data: str, reference: Reference | None) -> dict
 def budget(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> Budget:
     """The row of the table: the scores of the mode that was run first, the times of all."""
     return Budget(
-        stage=run.stage,
+        stage=name_of(run),
         rho=run.rho,
         density=evaluation.density,
         macs=evaluation.macs,
@@ -143,9 +146,16 @@ def budget(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> Budg
     )
 
 
+def name_of(run: Trained) -> str:
+    """The stage, and how it is run."""
+    return f"{run.stage}, {run.alternative}" if run.alternative else run.stage
+
+
 def row_numbers(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> dict[str, Any]:
     """The same and more for eval.json."""
-    return {"stage": run.stage, "step": run.step, "target_rho": run.rho, **evaluation.to_dict(), **drop}
+    other = {"alternative": run.alternative} if run.alternative else {}
+    facts = {"stage": run.stage, **other, "step": run.step, "target_rho": run.rho}
+    return {**facts, **evaluation.to_dict(), **drop}
 
 
 def describe(
@@ -195,11 +205,19 @@ def make_examples(
                     predictions,
                     ponder_maps(run.system, result, photo.shape[:2]),
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
+                    earlier_predictions(run.system, result, photo.shape[:2]),
+                    choice_maps(run.system, result, photo.shape[:2]),
                 )
             )
-        yield Example(
-            name, photo, {name: truth(task, source, index) for name, task in tasks.items()}, answers
-        )
+        labelled = {name: truth(task, source, index) for name, task in tasks.items()}
+        # Stages before the one that brought them have none.
+        system = next((run.system for run in runs if run.system.choices), runs[0].system)
+        yield Example(name, photo, labelled, answers, system.choices, _true_choices(system, source[index]))
+
+
+def _true_choices(system: System, element: Element) -> np.ndarray | None:
+    found = system.true_choices({name: jnp.asarray(value)[None] for name, value in element.items()})
+    return None if found is None else np.asarray(found[0])
 
 
 def write_json(path: Path, numbers: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ Needs the data set, published files or extracted folders (root=DIR), and ImageNe
 import-weights`` (weights=FILE). Arguments: variant = baseline | average | gt_depth | attention | pred_depth;
 loops, of the refinement module; tied=True, one kernel for all pooling sizes; pooling = multipool |
 multiscale; gate = softmax | argmax, how evaluation applies the weights; regression=True trains the log depth
-beside the bins; test_aug=True evaluates at three sizes, mirrored too; budget = cpu (half size, one image a
+beside the bins, without the last stage, which is for the classes alone; blur, pixels, smooths that depth in
+evaluation; test_aug=True evaluates at three sizes, mirrored too; budget = cpu (half size, one image a
 step) | gpu (crops of 400x544, eight a step; made for one GPU of 40 GB); continue_from = workdir of the
 variant one stage earlier, so that only the last stages are trained; split = train | test, the images that are
 evaluated; packed=True: root holds what ``dynpix prepare`` wrote. An argument that the variant does not read

@@ -12,6 +12,13 @@ The variants of Table 2, Figure 4 and the supplement's Table 1, as arguments:
   average,pooling=multiscale[,tied=True], pred_depth,pooling=multiscale    MultiScale
   baseline,loops=1                     "loop1 w/o depth"
   gt_depth,loops=1 | pred_depth,loops=1 | pred_depth,loops=2 (,test_aug=True)
+  pred_depth,regression=True (,blur=4) the depth of Table 1, "Ours" and "+blur"
+All of them with configs and scores: ``dynpix tables perspective``.
+
+Evaluation of a gated variant has two rows from one checkpoint: the soft mixture that was trained, and the
+arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` says which comes first). One
+command for the prediction after each loop as well, of two: ``python eval.py --config=... --workdir=... --set
+"evaluation.also=('argmax', 'loop_0', 'loop_1')"``.
 
 Where this departs from the paper: AdamW instead of SGD at 2.5e-4, because its steps do not depend on the
 scale of the loss. Depth losses weigh 0.1 and 0.05, not what the NYU script ends with (0.01 and 0.001), for
@@ -45,6 +52,7 @@ READ_BY = {
     "pooling": ("average", "gt_depth", "attention", "pred_depth"),
     "gate": ("gt_depth", "attention", "pred_depth"),
     "regression": ("pred_depth",),
+    "blur": ("pred_depth",),
 }
 """Variants that read an argument; the others refuse it rather than train something else than asked for."""
 
@@ -86,6 +94,7 @@ def read_args(
         gate="softmax",
         regression=False,
         test_aug=False,
+        blur=0.0,
         budget="cpu",
         root=root,
         packed=False,
@@ -96,6 +105,8 @@ def read_args(
     )
     check_choices(args, {"variant": variants, "pooling": POOLINGS, "gate": GATES, "budget": BUDGETS})
     check_read_by_variant(arg, args, READ_BY)
+    if not args.blur >= 0:
+        raise UserError(f"config argument blur={args.blur:g}: expected a number of pixels >= 0")
     if args.loops < 0:
         raise UserError(f"config argument loops={args.loops}: expected a number >= 0")
     if args.pooling == "multiscale" and (args.loops or args.gate == "argmax"):
@@ -138,6 +149,10 @@ def perspective_config(
     config.seed = 0
     # L2 alone (section 3); None leaves the regression out.
     regression = dict(gamma=0.0) if args.regression or segmentation is None else None
+    if args.blur and regression is None:
+        raise UserError(
+            f"config argument blur={args.blur:g}: there is no depth to smooth without regression=True"
+        )
     config.model = dict(
         system="perspective",
         segmentation=segmentation,
@@ -192,15 +207,24 @@ def perspective_config(
         limit=0,
         batch_size=1,
         inference=_views(args, scale),
+        also=_also(args),
     )
     return config
 
 
 def _views(args: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:
-    """The image alone, or (``test_aug``) at three sizes and mirrored."""
+    """The image alone, or (``test_aug``) at three sizes and mirrored; a depth smoothed by ``blur`` pixels."""
+    blur = dict(blur=args.blur) if args.blur else {}
     if not args.test_aug:
-        return dict(scales=(scale,), flip=False)
-    return dict(scales=(0.75 * scale, scale, 1.25 * scale), flip=True, multiple=8)
+        return dict(scales=(scale,), flip=False, **blur)
+    return dict(scales=(0.75 * scale, scale, 1.25 * scale), flip=True, multiple=8, **blur)
+
+
+def _also(args: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The other way to apply the gates: what it costs and reaches is a row of its own."""
+    if args.variant not in READ_BY["gate"] or args.pooling == "multiscale":
+        return ()
+    return ("argmax",) if args.gate == "softmax" else ("softmax",)
 
 
 def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> tuple[dict, ...]:
@@ -208,7 +232,8 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> 
     in the end the classes of the last loop alone.
 
     With ``continue_from`` only what comes after the variant one stage earlier. Not ``trained``: there are no
-    classes, so no baseline either, and the end is that of the loops.
+    classes, so no baseline either, and the end is that of the loops. With ``regression`` it is, too: the last
+    stage would no longer hold the depth to the truth.
     """
     # The backbone's norms keep their ImageNet moments and scales.
     norms = (r"backbone(_\d)?/stem_bn/.*", r"backbone(_\d)?/res\d_\d+/(bn\d|projection_bn)/.*")
@@ -234,7 +259,7 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> 
         stages = [base, gating, *loops]
     if args.continue_from and len(stages) > 1:
         stages = stages[-1:]
-    if args.loops or args.variant == "pred_depth":
+    if (args.loops or args.variant == "pred_depth") and not args.regression:
         # Eq. 1 with the weights of the final stage: norms stay as they are, too.
         last = dict(segmentation=(*(0.0,) * args.loops, 1.0), depth_class=0.0, depth=0.0)
         finetune = dict(

@@ -14,7 +14,10 @@ from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Row, Runs, Table, find_run, read_runs
 from dynpix_jax.tasks import Score
 
-PAPERS = {"pag": "dynpix_jax.evaluation.pag_tables"}
+PAPERS = {
+    "pag": "dynpix_jax.evaluation.pag_tables",
+    "perspective": "dynpix_jax.evaluation.perspective_tables",
+}
 """Paper -> module with its TABLES."""
 
 _EXAMPLE = """\
@@ -101,7 +104,9 @@ def _measured(table: Table, row: Row, runs: Runs) -> list[str]:
     found = find_run(runs, table, row)
     if found is None:
         return ["-"] * (len(table.metrics) + table.has_delta + 2)
-    values = [_text(score, found.score(score.name)) for score in table.scores]
+    # A network of several tasks may have the table's as its second one.
+    prefix = f"{table.task}/" if table.task else ""
+    values = [_text(score, found.score(f"{prefix}{score.name}")) for score in table.scores]
     if table.has_delta:
         values.append(_text(DELTA_M, table.measured_delta(row, runs)))
     return [*values, _macs(found.macs), found.data]

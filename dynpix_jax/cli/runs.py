@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.settings import stage_model, stage_system, training_config
 from dynpix_jax.training.snapshots import check_same_run, config_to_json
 from dynpix_jax.typing import Variables
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.utils.errors import UserError, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Trained:
 
     system, variables: ready for `system.apply`. stage: its name. step: global step.
     rho: the stage's target density; 1 without gates.
+    alternative: which of the system's alternatives it is run as; "" for itself.
     """
 
     system: System
@@ -31,6 +32,32 @@ class Trained:
     stage: str
     step: int
     rho: float
+    alternative: str = ""
+
+
+def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Trained]:
+    """Stages of one run, each followed by those of its alternatives that are named.
+
+    Raises:
+      UserError: the last stage has no alternative of such a name; those before it need not.
+    """
+    known = runs[-1].system.alternatives
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"config.evaluation.also: stage '{runs[-1].stage}' has no alternative {name!r}; "
+                f"{suggest(name, known)}"
+            )
+    found = []
+    for run in runs:
+        found.append(run)
+        others = run.system.alternatives
+        found += [
+            dataclasses.replace(run, system=others[name], alternative=name)
+            for name in names
+            if name in others
+        ]
+    return found
 
 
 def open_run(config: ml_collections.ConfigDict, workdir: str | Path, stage: str | None = None) -> Trained:

@@ -1,7 +1,8 @@
 """Tables of a paper: each row with the config that makes it, the paper's scores, and the scores of runs.
 
 A run is a row's if it was evaluated (eval.json) on the row's data set, and its network is the one that the
-row's config ends with. What a run was trained with besides does not matter: budgets, folders, seeds.
+row's config ends with, evaluated from the views that it has (sizes, mirror images, blur). What a run was
+trained with besides does not matter: budgets, folders, seeds.
 
 In a table about several tasks a row is one network for all of them, or, with "{task}" in its argument, a
 network for each.
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynpix_jax.evaluation.multitask import delta_m
-from dynpix_jax.evaluation.results import Measured, network_of, read_results
+from dynpix_jax.evaluation.results import Measured, network_of, read_results, views_of
 from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, saliency, segmentation
 from dynpix_jax.utils.configs import load_config
 from dynpix_jax.utils.errors import UserError
@@ -132,8 +133,8 @@ class Table:
         return delta_m(*by_task) if all(len(side) == len(self.tasks) for side in by_task) else None
 
 
-Runs = Mapping[tuple[str, str], Measured]
-"""Results by data set and network (`results.network_of`)."""
+Runs = Mapping[tuple[str, str, str], Measured]
+"""Results by data set, network (`results.network_of`) and views (`results.views_of`)."""
 
 
 def read_runs(folder: Path) -> Runs:
@@ -144,9 +145,9 @@ def read_runs(folder: Path) -> Runs:
     """
     if not folder.is_dir():
         raise UserError(f"folder of runs not found: {folder.absolute()}")
-    runs: dict[tuple[str, str], Measured] = {}
+    runs: dict[tuple[str, str, str], Measured] = {}
     for file in sorted(folder.rglob("eval.json"), key=lambda path: path.stat().st_mtime):
-        runs |= {(result.source, result.network): result.measured for result in read_results(file)}
+        runs |= {(one.source, one.network, one.views): one.measured for one in read_results(file)}
     return runs
 
 
@@ -156,7 +157,7 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
     Raises:
         UserError: the row's config is not there.
     """
-    if not any(source == table.source for source, _ in runs):
+    if not any(source == table.source for source, *_ in runs):
         return None
     if EACH_TASK not in row.argument:
         return _find(runs, table, row.argument)
@@ -169,7 +170,8 @@ def _find(runs: Runs, table: Table, argument: str) -> Measured | None:
         arguments = ",".join(filter(None, (argument, budget and f"budget={budget}")))
         config = json.loads(json.dumps(load_config(f"{table.config}:{arguments}").to_dict()))
         stage = config["training"]["stages"][-1]
-        if (found := runs.get((table.source, network_of(config["model"], stage)))) is not None:
+        key = (table.source, network_of(config["model"], stage), views_of(config["evaluation"]))
+        if (found := runs.get(key)) is not None:
             return found
     return None
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dynpix_jax.evaluation.inference import InferenceConfig
+from dynpix_jax.utils.configs import from_config
 from dynpix_jax.utils.errors import UserError
 
 
@@ -38,23 +40,25 @@ class Measured:
 class Result:
     """A row of an eval.json with what it was measured on.
 
-    source: name of the data set. network: the model section with the stage's overrides, as JSON.
+    source: name of the data set. network: the model section with the stage's overrides, as JSON. views: those
+    that images were predicted from, `views_of`.
     """
 
     measured: Measured
     source: str
     network: str
+    views: str
 
 
 def read_results(file: Path) -> list[Result]:
-    """The rows of an eval.json, one a stage.
+    """The rows of an eval.json, one a stage; those of alternatives to the network itself are left out.
 
     Raises:
         UserError: no such file, or one that eval.py did not write.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return [_result(file, content, row) for row in content["rows"]]
+        return [_result(file, content, row) for row in content["rows"] if not row.get("alternative")]
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
@@ -64,6 +68,12 @@ def read_results(file: Path) -> list[Result]:
 def network_of(model: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
     """The model section of a config with the overrides of a stage, as JSON: tells networks apart."""
     return json.dumps(_overridden(model, stage.get("model") or {}), sort_keys=True)
+
+
+def views_of(evaluation: Mapping[str, Any]) -> str:
+    """The views of an evaluation section (sizes, mirror images, ...) as JSON, defaults filled in."""
+    config = from_config(InferenceConfig, evaluation.get("inference") or {}, "config.evaluation.inference")
+    return json.dumps(asdict(config))
 
 
 def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Result:
@@ -78,7 +88,9 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
         tuple(row["tasks"]),
     )
     source = content["data"].split(",")[0].split()[0]
-    return Result(measured, source, network_of(content["config"]["model"], stages[row["stage"]]))
+    config = content["config"]
+    network = network_of(config["model"], stages[row["stage"]])
+    return Result(measured, source, network, views_of(config.get("evaluation") or {}))
 
 
 def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

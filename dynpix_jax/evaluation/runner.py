@@ -176,6 +176,28 @@ def ponder_maps(system: System, result: ImageResult, size: tuple[int, int]) -> d
     }
 
 
+def choice_maps(system: System, result: ImageResult, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The system's choice maps of an image, int32 (H, W) of ``size``; {} where pixels choose nothing."""
+    maps = system.choice_maps(result.outputs, result.seen)
+    return {
+        name: cv2.resize(np.asarray(chosen[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+        for name, chosen in maps.items()
+    }
+
+
+def earlier_predictions(
+    system: System, result: ImageResult, size: tuple[int, int]
+) -> list[dict[str, np.ndarray]]:
+    """What the network predicted of an image on the way (`Outputs.exits`), decoded, at ``size`` (H, W)."""
+    steps = []
+    for exit in result.outputs.exits:
+        logits = resize_logits(exit, system.tasks, size)
+        steps.append(
+            {name: np.asarray(system.tasks[name].decode(value)[0]) for name, value in logits.items()}
+        )
+    return steps
+
+
 def variable_shapes(system: System) -> Variables:
     """Shapes and dtypes of a system's variables; nothing is executed."""
     # No parameter depends on the size of the images.
@@ -194,7 +216,7 @@ def dense_report(system: System, size: tuple[int, int]) -> MacReport:
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
 
     def predict(variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
-        return system.apply(variables, images, **inputs).predictions
+        return system.dense_predictions(variables, images, **inputs)
 
     return count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
 

@@ -16,6 +16,8 @@ class EvaluationConfig:
     mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
     every_stage: evaluate what each training stage ended with (one row a budget), not only the newest
       checkpoint.
+    also: other ways to run the network, a row each, by the names that its system has for them
+      (``System.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
     batch_size: images that are run together; above 1 they must be of one size.
     inference: views that each image is predicted from; the default is the image alone.
     thresholds, max_dist, nms, smooth: of the boundary benchmark (evaluation.boundary).
@@ -26,6 +28,7 @@ class EvaluationConfig:
 
     mode: Literal["dense", "sparse", "both"] = "both"
     every_stage: bool = False
+    also: tuple[str, ...] = ()
     thresholds: int = 99
     max_dist: float = 0.0075
     nms: bool = True

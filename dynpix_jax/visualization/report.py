@@ -18,7 +18,8 @@ from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization import report_page as page
 from dynpix_jax.visualization.curves import CostPoint, CurveScores, accuracy_macs_figure, pr_figure
 from dynpix_jax.visualization.pictures import HEAT, heat_overlay, mask_picture, png_bytes
-from dynpix_jax.visualization.task_pictures import TaskPictures
+from dynpix_jax.visualization.steps import change_picture, choice_colours, choice_note, choice_picture
+from dynpix_jax.visualization.task_pictures import Colour, TaskPictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +56,32 @@ class Answer:
 
     label: the budget's. predictions: decoded, by task. ponder: stage -> (H, W) in [0, 1] and "total"; empty
     without gates. masks: block -> (h, w), 1 where it computed.
+    earlier: predictions on the way to those, in order, of a network that works in steps.
+    choices: where pixels choose -> (H, W) int, which of the example's ``choices`` each took.
     """
 
     label: str
     predictions: Mapping[str, np.ndarray]
     ponder: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
+    earlier: Sequence[Mapping[str, np.ndarray]] = ()
+    choices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An image of the report: photo uint8 (H, W, 3), its labels by task, and the answers."""
+    """An image of the report: photo uint8 (H, W, 3), its labels by task, and the answers.
+
+    choices: names of the branches that pixels choose from. true_choices: (H, W) int, what they should choose
+    by the labels; None where these do not tell.
+    """
 
     name: str
     photo: np.ndarray
     truth: Mapping[str, np.ndarray]
     answers: Sequence[Answer]
+    choices: tuple[str, ...] = ()
+    true_choices: np.ndarray | None = None
 
 
 def report_html(
@@ -119,6 +130,9 @@ def report_html(
         parts += ["<h2>Images</h2>"]
         parts += [f"<p>{one.caption}</p>{_legend(one)}" for one in pictures.values()]
         parts += [page.PONDER_CAPTION] if _gated(examples) else []
+        if names := next((example.choices for example in examples if example.choices), ()):
+            chips = zip(names, choice_colours(len(names)), strict=True)
+            parts.append(f"{page.CHOICE_CAPTION}{_chips(tuple(chips))}")
         parts += [_example(example, pictures) for example in examples]
     return page.PAGE.substitute(
         title=_text(title), style=page.STYLE.substitute(heat=_gradient()), body="\n".join(parts)
@@ -213,10 +227,11 @@ def _curves(budgets: Sequence[Budget]) -> str:
 
 
 def _legend(pictures: TaskPictures) -> str:
-    chips = [
-        f'<span><i style="background: rgb{colour}"></i>{_text(name)}</span>'
-        for name, colour in pictures.legend
-    ]
+    return _chips(pictures.legend)
+
+
+def _chips(legend: Sequence[tuple[str, Colour]]) -> str:
+    chips = [f'<span><i style="background: rgb{colour}"></i>{_text(name)}</span>' for name, colour in legend]
     return f'<p class="classes">{"".join(chips)}</p>' if chips else ""
 
 
@@ -229,6 +244,9 @@ def _example(example: Example, pictures: Mapping[str, TaskPictures]) -> str:
         return _figure(drawn, title, notes[task])
 
     truth = "".join(tile(task, values, "Ground truth") for task, values in example.truth.items())
+    if example.true_choices is not None:
+        drawn = choice_picture(example.true_choices, len(example.choices))
+        truth += _figure(drawn, "Choices by the labels", choice_note(example.true_choices, example.choices))
     parts = [
         f"<h3>{_text(example.name)}</h3>",
         f'<div class="tiles">{_figure(example.photo, "Photo")}{truth}</div>',
@@ -240,6 +258,19 @@ def _example(example: Example, pictures: Mapping[str, TaskPictures]) -> str:
             note = f"{total.mean():.0%} of the layers computed at the average pixel"
             tiles.append(_figure(heat_overlay(example.photo, total), "Ponder map, all stages", note))
         parts.append(f'<h4>{_text(answer.label)}</h4><div class="tiles">{"".join(tiles)}</div>')
+        if answer.earlier:
+            tiles = [_change(example, answer, step, pictures) for step in range(len(answer.earlier) + 1)]
+            parts.append("<details open><summary>Prediction after each step, and what it changed</summary>")
+            parts.append(f'<div class="tiles small">{"".join(tiles)}</div></details>')
+        if answer.choices:
+            tiles = [
+                _figure(
+                    choice_picture(chosen, len(example.choices)), place, choice_note(chosen, example.choices)
+                )
+                for place, chosen in answer.choices.items()
+            ]
+            parts.append("<details open><summary>What pixels chose</summary>")
+            parts.append(f'<div class="tiles small">{"".join(tiles)}</div></details>')
         if answer.ponder:
             tiles = [
                 _figure(heat_overlay(example.photo, shares), f"Ponder map, {stage}", f"{shares.mean():.0%}")
@@ -256,6 +287,21 @@ def _example(example: Example, pictures: Mapping[str, TaskPictures]) -> str:
             parts.append("<details><summary>Mask of each block (white: computed; %: density)</summary>")
             parts.append(f'<div class="tiles small">{"".join(tiles)}</div></details>')
     return f"<section>{''.join(parts)}</section>"
+
+
+def _change(example: Example, answer: Answer, step: int, pictures: Mapping[str, TaskPictures]) -> str:
+    """The predictions of a step, each with what changed since the step before."""
+    steps = [*answer.earlier, answer.predictions]
+    tiles = []
+    for task, one in pictures.items():
+        reference, name = example.truth[task], "" if len(pictures) == 1 else f", {task}"
+        drawn = one.picture(steps[step][task], reference, example.photo)
+        tiles.append(_figure(drawn, f"Step {step}{name}"))
+        if step:
+            before, after = steps[step - 1][task], steps[step][task]
+            changed, note = change_picture(before, after, one, reference, example.photo)
+            tiles.append(_figure(changed, f"Changed by step {step}{name}", note))
+    return "".join(tiles)
 
 
 def _figure(picture: np.ndarray | Figure, title: str, note: str = "", *, crisp: bool = False) -> str:

@@ -24,6 +24,10 @@ the open positions and gives the same result.</li></ul></details>""")
 
 PONDER_CAPTION = f"""<p>A <em>ponder map</em> shows how much was computed at each pixel:</p>{LEGEND}"""
 
+CHOICE_CAPTION = (
+    """<p>Some layers have several branches, and every pixel takes the one that weighs most there:</p>"""
+)
+
 STYLE = Template("""
 :root { color-scheme: light dark;
   --ink: #1c1e21; --paper: #fff; --soft: #5f6368; --line: #ddd; --card: #f6f7f8; }

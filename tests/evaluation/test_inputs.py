@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax import models, tasks
-from dynpix_jax.cli import main
+from dynpix_jax.cli import main, predict
+from dynpix_jax.cli.common import call
+from dynpix_jax.cli.runs import Trained
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.sources import DEPTH, IMAGE, SourceSpec, build_source
 from dynpix_jax.evaluation.bench import model
@@ -32,6 +34,7 @@ SECTION = dict(
     features=8,
     loops=0,
 )
+CONFIG = Path(__file__).resolve().parents[2] / "configs/perspective/scenes.py:variant=gt_depth"
 VIEWS = InferenceConfig(scales=(0.5, 1.0), flip=True)
 
 
@@ -141,29 +144,16 @@ def test_a_source_without_it(gated):
         evaluate_system(*gated, scenes("segmentation"), settings)
 
 
-def test_a_photo_has_none(gated, tmp_path, capsys, monkeypatch, tiny_run):
+def test_a_photo_has_none(gated, tmp_path, capsys, monkeypatch):
     """dynpix predict says so before it reads a photo."""
-    from dynpix_jax.cli import predict
-
-    run = predict.open_run
-
-    def opened(*arguments):
-        return replace(run(*arguments), system=gated[0])
-
-    monkeypatch.setattr(predict, "open_run", opened)
-    command = [
-        "predict",
-        f"--config={tiny_run.config}",
-        f"--workdir={tiny_run.workdir}",
-        "--out",
-        str(tmp_path),
-    ]
-    assert main.main([*command, str(tmp_path / "photo.jpg")]) == 2
+    trained = Trained(*gated, "gating", 1, 1.0)
+    monkeypatch.setattr(predict, "open_run", lambda *arguments: trained)
+    command = ["predict", f"--config={CONFIG}", f"--workdir={tmp_path}", "--out", str(tmp_path), "a.jpg"]
+    assert call("dynpix", lambda: main.main(command)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "takes depth beside the image, which a photo does not have" in line
 
 
 def test_flops_of_such_a_config(capsys):
-    config = "configs/perspective/scenes.py:variant=gt_depth"
-    assert main.main(["flops", f"--config={config}", "--size=96x128", "--json"]) == 0
+    assert main.main(["flops", f"--config={CONFIG}", "--size=96x128", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["macs"] > 1e8

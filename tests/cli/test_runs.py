@@ -1,0 +1,39 @@
+"""The stages of a run with the alternatives that are asked for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import eval as eval_program
+from dynpix_jax.cli.runs import Trained, with_alternatives
+from dynpix_jax.utils.errors import UserError
+
+SOFT = SimpleNamespace(alternatives={"argmax": "hard", "loop_0": "short"})
+PLAIN = SimpleNamespace(alternatives={})
+
+
+def run(stage: str, system: Any) -> Trained:
+    return Trained(system, {"params": stage}, stage, 5, 1.0)
+
+
+def test_each_stage_is_followed_by_its_alternatives():
+    runs = with_alternatives([run("base", PLAIN), run("gating", SOFT)], ("argmax",))
+    assert [eval_program.name_of(one) for one in runs] == ["base", "gating", "gating, argmax"]
+    assert runs[2].system == "hard"
+    assert runs[2].variables == {"params": "gating"}
+    assert [one.stage for one in with_alternatives([run("gating", SOFT)], ("loop_0", "argmax"))] == [
+        "gating"
+    ] * 3
+    assert with_alternatives([run("base", PLAIN)], ()) == [run("base", PLAIN)]
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [(SOFT, "has no alternative 'argmx'; did you mean 'argmax'"), (PLAIN, "no names are valid here")],
+)
+def test_one_that_there_is_not(system, message):
+    with pytest.raises(UserError, match=message):
+        with_alternatives([run("base", SOFT), run("gating", system)], ("argmx",))
