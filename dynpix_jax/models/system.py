@@ -69,11 +69,17 @@ class System(ABC):
     tasks: what it predicts, by name, in the order of its outputs.
     inputs: fields of a batch that ``apply`` takes beside the images, as keyword arguments of their names
     ("depth", (B, H, W) metres). Evaluation reads them from the source and moves them as it does the images.
+    turns: empty, or what a training step takes one after another at the same batch, each with a loss and an
+    update of its own (tasks, of single-tasking). ``loss`` of such a system takes ``turn=``.
+    counts_resizing: whether bilinear resizing, a product of matrices, is among its MACs; in the papers of the
+    HRNet family it is not.
     """
 
     name: ClassVar[str]
     tasks: Mapping[str, Task]
     inputs: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
+    counts_resizing: ClassVar[bool] = True
     network: nn.Module
 
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
@@ -109,8 +115,8 @@ class System(ABC):
           ValueError: a mask for a gate that there is not, or of another shape or dtype.
         """
 
-    def dense_predictions(self, variables: Variables, images: Array, **inputs: Array) -> dict[str, Array]:
-        """The dense program, on which the MACs of an image are counted: `apply`, but for data-dependent loops."""
+    def dense_predictions(self, variables: Variables, images: Array, **inputs: Any) -> dict[str, Array]:
+        """The program on which MACs are counted: `apply`, unless that has loops that depend on the data."""
         return self.apply(variables, images, **inputs).predictions
 
     @abstractmethod
@@ -127,6 +133,17 @@ class System(ABC):
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
         """Scheduled scalars (temperature, rho, ...) at ``step`` (may be traced) of a stage's ``steps``."""
         return {}
+
+    def uses(self, turn: str, path: str) -> bool:
+        """Whether the loss of ``turn`` depends on the parameter at ``path`` ("a/b/kernel").
+
+        Those that it does not use are not updated in that turn: no momentum, no decay.
+        """
+        return True
+
+    def labelled(self, batch: Mapping[str, Array], turn: str) -> Array:
+        """Bool (): whether the batch has a label for ``turn``, which is skipped otherwise."""
+        return jnp.asarray(True)
 
     @abstractmethod
     def adapt(self, given: Variables, fresh: Variables) -> Variables:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from dynpix_jax.ops.conv import conv
+from dynpix_jax.ops.depthwise import depthwise_conv
 from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.typing import Array
 
@@ -53,3 +54,23 @@ class Conv(nn.Module):
         kernel = self.kernel.astype(windows.dtype).reshape(-1, self.features)
         y = windows.reshape(len(windows), -1) @ kernel
         return y if self.bias is None else y + self.bias.astype(y.dtype)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution with the padding of `Conv`, (B, H, W, features) -> (B, H', W', features)."""
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    dilation: int = 1
+
+    def setup(self) -> None:
+        # A channel's outputs depend on its own inputs alone: the fan is the kernel's size.
+        init = nn.initializers.normal((2.0 / self.kernel_size**2) ** 0.5)
+        self.kernel = self.param(
+            "kernel", init, (self.kernel_size, self.kernel_size, 1, self.features), jnp.float32
+        )
+
+    def __call__(self, x: Array) -> Array:
+        strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
+        return depthwise_conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)

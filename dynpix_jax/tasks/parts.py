@@ -29,6 +29,9 @@ class Parts(Segmentation):
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         return super().loss(logits, target, valid & self._has_parts(target))
 
+    def labelled(self, target: Array) -> Array:
+        return super().labelled(target) & self._has_parts(target)[:, None, None]
+
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
         counted = batch["valid"] & self._has_parts(batch[NAME])
         return super().measure(prediction, {**batch, "valid": counted})

@@ -55,7 +55,7 @@ def check_stages(
         # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
         batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
         variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
-        stage_optimizer(variables["params"], training, stage)
+        stage_optimizer(variables["params"], training, stage, system)
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
         summaries.append(StageSummary(stage.name, stage.steps, count))
     return tuple(summaries)

@@ -210,7 +210,7 @@ def _make_stage(
     example = {"image": np.zeros((1, *image_shape), np.uint8)}
     key = stream(config.seed, "params", index)
     shapes = jax.eval_shape(system.init, key, example)
-    optimizer = stage_optimizer(shapes["params"], settings, stage)
+    optimizer = stage_optimizer(shapes["params"], settings, stage, system)
     abstract = jax.eval_shape(
         lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -34,11 +34,14 @@ class StageOptimizer:
         tx: optax transformation over the flat dict of trainable leaves.
         trainable: paths of the trained leaves.
         schedule: learning rate as a function of the step within the stage.
+        turns: of a system that takes several turns at a batch: the trained leaves that each of them uses.
+            `tx.update` then takes the leaves of one turn, and the `step` within the stage. Empty: one turn.
     """
 
     tx: optax.GradientTransformation
     trainable: frozenset[str]
     schedule: optax.Schedule
+    turns: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
 
     def split(self, params: Params) -> tuple[Flat, Flat]:
         """(trainable, frozen) leaves of `params` as flat dicts."""
@@ -71,11 +74,17 @@ def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: 
     return schedule
 
 
-def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> StageOptimizer:
+def stage_optimizer(
+    params: Any, config: TrainingConfig, stage: StageConfig, system: Any = None
+) -> StageOptimizer:
     """Build the optimizer of a stage for `params` (arrays or shapes).
 
     SGD is that of Caffe and torch: decay is added to the (clipped) gradient, momentum accumulates the sum,
     the learning rate and the leaf's multiplier scale the result.
+
+    Args:
+        system: a `models.System`, of which `turns` and `uses` are read; None for one turn. A turn updates the
+            leaves that it uses, each with its own momentum; the others are left as they are, without decay.
 
     Raises:
         UserError: a parameter that neither `frozen` nor `multipliers` matches, a rule that matches no
@@ -101,7 +110,9 @@ def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> 
     decayed = {name: _matches(config.weight_decay_on, name) for name in trainable}
 
     schedule = poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
-    decay = [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
+    # A function: what is updated may be a part of all leaves.
+    mask = lambda leaves: {name: decayed[name] for name in leaves}  # noqa: E731
+    decay = [optax.add_decayed_weights(config.weight_decay, mask=mask)] if config.weight_decay else []
     clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
     if config.optimizer == "sgd":
         rule = [*decay, optax.trace(config.momentum)] if config.momentum else decay
@@ -110,8 +121,50 @@ def stage_optimizer(params: Any, config: TrainingConfig, stage: StageConfig) -> 
     scale = optax.stateless(
         lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()}
     )
-    tx = optax.chain(*clip, *rule, scale, optax.scale_by_learning_rate(schedule))
-    return StageOptimizer(tx, frozenset(trainable), schedule)
+    if system is None or not system.turns:
+        tx = optax.chain(*clip, *rule, scale, optax.scale_by_learning_rate(schedule))
+        return StageOptimizer(tx, frozenset(trainable), schedule)
+    users = {name: tuple(turn for turn in system.turns if system.uses(turn, name)) for name in trainable}
+    tx = optax.chain(*clip, _by_users(optax.chain(*rule, scale), users), _scale_by_step(schedule))
+    turns = {turn: frozenset(name for name in trainable if turn in users[name]) for turn in system.turns}
+    return StageOptimizer(tx, frozenset(trainable), schedule, turns)
+
+
+def _by_users(
+    tx: optax.GradientTransformation, users: Mapping[str, Sequence[str]]
+) -> optax.GradientTransformation:
+    """`tx` with a state of its own for the leaves of each set of turns: an update of some leaves of a flat
+    dict, all those of their sets, leaves the state of the others as it is, counters (Adam's) included.
+    """
+
+    def split(leaves: Flat) -> dict[str, Flat]:
+        parts: dict[str, Flat] = {}
+        for name, leaf in leaves.items():
+            parts.setdefault("+".join(users[name]) or "none", {})[name] = leaf
+        return parts
+
+    def init(params: Any) -> Any:
+        return {part: tx.init(leaves) for part, leaves in split(params).items()}
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates: Flat = {}
+        state = dict(state)
+        for part, leaves in split(grads).items():
+            some, state[part] = tx.update(leaves, state[part], {name: params[name] for name in leaves})
+            updates |= dict(some)
+        return updates, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_step(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Minus the learning rate at a `step` that is given: turns are no steps, and some are skipped."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, step: Array, **_: Any) -> tuple[Any, Any]:
+        rate = schedule(step)
+        return {name: -rate * leaf for name, leaf in updates.items()}, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _matches(patterns: Sequence[str], name: str) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey
 
 from dynpix_jax.training.optim import StageOptimizer
 from dynpix_jax.training.settings import MeshConfig
@@ -62,13 +62,14 @@ def state_shardings(
         return NamedSharding(mesh, PartitionSpec(*[None] * dim, "model"))
 
     params = map_named(place, abstract.params)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer.tx,
-        lambda _, sharding: sharding,
-        abstract.opt_state,
-        optimizer.pick(params),
-        transform_non_params=lambda _: everywhere,
-    )
+    of_leaves: dict[str, Any] = optimizer.pick(params)
+
+    def follow(path: tuple[Any, ...], _: Any) -> NamedSharding:
+        # What belongs to a parameter stands in a flat dict under its path.
+        name = path[-1].key if isinstance(path[-1], DictKey) else None
+        return of_leaves.get(name, everywhere)
+
+    opt_state = jax.tree_util.tree_map_with_path(follow, abstract.opt_state)
     step: Any = everywhere  # a sharding stands where the array will
     return TrainState(step, params, jax.tree.map(lambda _: everywhere, abstract.collections), opt_state)
 

@@ -43,6 +43,7 @@ class ToySystem:
     deep: bool
     scale: float
     poison: float
+    turns = ()
 
     @property
     def net(self) -> ToyNet:

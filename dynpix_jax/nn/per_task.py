@@ -1,0 +1,87 @@
+"""What a network has once a task: squeeze-and-excitation, norms, residual adapters (ASTMT, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.typing import Array
+
+Activation = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """Which modules of an encoder or decoder are each task's own.
+
+    tasks: names of the tasks that share the rest. se, norm: squeeze-and-excitation, batch norm, one a task.
+    adapters: 1x1 convolutions, one a task, beside those that are shared.
+    """
+
+    tasks: tuple[str, ...] = ()
+    se: bool = False
+    norm: bool = False
+    adapters: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether tasks see different features at all."""
+        return bool(self.tasks) and (self.se or self.norm or self.adapters)
+
+
+SHARED = Modulation()
+"""Nothing is a task's own."""
+
+
+class PerTask(nn.Module):
+    """A module a task, as attributes of the tasks' names: ``of_task`` picks one."""
+
+    tasks: tuple[str, ...]
+    make: Callable[[], nn.Module]
+
+    def setup(self) -> None:
+        for task in self.tasks:
+            setattr(self, task, self.make())
+
+
+def per_task(own: bool, tasks: tuple[str, ...], make: Callable[[], nn.Module]) -> nn.Module:
+    """What ``make`` makes, once a task if ``own`` and there are tasks; to be used through ``of_task``.
+
+    A shared module has the names of its parameters in a network for one task; a task's own have the task's
+    name between ("res2_1/bn1/depth/scale").
+    """
+    return PerTask(tasks, make) if own and tasks else make()
+
+
+def of_task(module: nn.Module, task: str) -> Any:
+    """The module of that task, or the one that all share."""
+    return getattr(module, task) if isinstance(module, PerTask) else module
+
+
+def task_norm(modulation: Modulation, features: int, frozen: bool = False) -> nn.Module:
+    """Batch norm, one a task where ``modulation.norm``."""
+    return per_task(modulation.norm, modulation.tasks, lambda: BatchNorm(features, frozen))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels scaled by what their means say (Hu et al., CVPR 2018): (B, H, W, features) -> the same.
+
+    Global mean -> ``features // reduction`` -> activation -> ``features`` -> sigmoid.
+    """
+
+    features: int
+    reduction: int = 16
+    activation: Activation = jax.nn.relu
+
+    def setup(self) -> None:
+        self.reduce = nn.Dense(max(self.features // self.reduction, 1))
+        self.expand = nn.Dense(self.features)
+
+    def __call__(self, x: Array) -> Array:
+        scale = jax.nn.sigmoid(self.expand(self.activation(self.reduce(x.mean((1, 2))))))
+        return x * scale[:, None, None, :].astype(x.dtype)
