@@ -185,16 +185,19 @@ def _module(name: Any, path: str) -> tuple[ModuleType, str, str]:
         "camvid": ("camvid", "CamVidConfig", "CamVid"),
         "cityscapes": ("cityscapes", "CityscapesConfig", "Cityscapes"),
         "fsv": ("fsv", "FsvConfig", "Fsv"),
+        "joint": ("joint", "JointConfig", "Joint"),
         "mpii": ("mpii", "MpiiConfig", "Mpii"),
         "nyud_multitask": ("nyud_multitask", "NyudMultitaskConfig", "NyudMultitask"),
         "nyuv2": ("nyuv2", "NYUv2Config", "NYUv2"),
         "packed": ("packed", "PackedConfig", "open_packed"),
+        "pascal_context": ("pascal_context", "PascalContextConfig", "PascalContext"),
         "pascal_multitask": ("pascal_multitask", "PascalMultitaskConfig", "PascalMultitask"),
         "scenes": ("scenes", "ScenesConfig", "Scenes"),
         "seven_scenes": ("seven_scenes", "SevenScenesConfig", "SevenScenes"),
         "stanford2d3d": ("stanford2d3d", "Stanford2D3DConfig", "Stanford2D3D"),
         "sun_rgbd": ("sun_rgbd", "SunRGBDConfig", "SunRGBD"),
         "tfds": ("tfds_source", "TfdsConfig", "Tfds"),
+        "voc2012": ("voc2012", "VOC2012Config", "VOC2012"),
     }
     if name not in table:
         raise UserError(f"{path}.name: unknown source {name!r}; {suggest(str(name), sorted(table))}")
