@@ -61,7 +61,7 @@ def make_loader(
     """Builds the loader of a source.
 
     Args:
-      source: elements to load.
+      source: elements to load. Where it has `groups` (`data.joint`) a training batch is of one group.
       batch_size: elements in a batch of all processes together; this process loads its `batch_size /
         process_count`, the `process_index`-th contiguous part.
       seed: of the order and the augmentation.
@@ -102,12 +102,11 @@ def make_loader(
     # So batches are formed before `to_iter_dataset`, and are the same for any number of workers.
     if train:
         steps = max(1, size // batch_size)
-        # Endless in practice. grain's own endless repeat overflows when batches of one are counted.
-        ids = grain.MapDataset.range(size).shuffle(seed=seed % 2**32).repeat(2**40 // size)
+        places = _shuffled(getattr(source, "groups", ((size, 1.0),)), seed, batch_size)
     else:
         steps = -(-size // batch_size)
         ids = grain.MapDataset.range(steps * batch_size)
-    places = ids.map_with_index(_Place(size, train)).batch(batch_size)
+        places = ids.map_with_index(_Place(size, train)).batch(batch_size)
     dataset = places.map(load).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
@@ -118,6 +117,22 @@ def make_loader(
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return Loader(dataset, load.spec, steps)
+
+
+def _shuffled(groups: tuple[tuple[int, float], ...], seed: int, batch_size: int) -> grain.MapDataset:
+    """Endless batches of places, each of one group of elements, the groups in turns by their weights.
+
+    groups: number of elements and weight of each; they follow each other in the source.
+    """
+    parts, first = [], 0
+    for number, (size, _) in enumerate(groups):
+        # Endless in practice. grain's own endless repeat overflows when batches of one are counted.
+        ids = grain.MapDataset.range(first, first + size).shuffle(seed=(seed + number) % 2**32)
+        parts.append(ids.repeat(2**40 // size).map_with_index(_Place(size, train=True)).batch(batch_size))
+        first += size
+    if len(parts) == 1:
+        return parts[0]
+    return grain.MapDataset.mix(parts, weights=[weight for _, weight in groups])
 
 
 @dataclasses.dataclass(frozen=True)

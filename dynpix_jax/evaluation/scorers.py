@@ -96,20 +96,31 @@ class PixelScorer(Scorer):
 
 
 class BoundaryScorer(Scorer):
-    """Keeps the probability maps: the benchmark goes through them in several processes."""
+    """Keeps the probability maps: the benchmark goes through them in several processes. Images without any
+    label (of a joint source) do not count.
+    """
 
     def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
-        self.labels = ()
+        self.labels = (task.target,)
         self._source, self._count, self._settings = source, count, settings
-        self._maps: list[np.ndarray] = []
+        self._seen = 0
+        self._maps: dict[int, np.ndarray] = {}
 
     def add(self, prediction: Array, batch: Mapping[str, np.ndarray]) -> None:
-        self._maps += list(np.asarray(prediction, np.float32)[batch["valid"]])
+        maps = np.asarray(prediction, np.float32)
+        for place in np.flatnonzero(batch["valid"]):
+            if (batch[self.labels[0]][place] >= 0).any():
+                self._maps[self._seen] = maps[place]
+            self._seen += 1
 
     def finish(self, progress: Progress | None = None) -> TaskScores:
+        if not self._maps:
+            raise UserError(
+                "boundaries: no labelled pixel in what was evaluated, so there is nothing to score"
+            )
         settings = self._settings
         scores = evaluate_boundaries(
-            ((self._source.name(index), probability) for index, probability in enumerate(self._maps)),
+            ((self._source.name(index), probability) for index, probability in self._maps.items()),
             Annotators(self._source, self._count),
             thresholds=settings.thresholds,
             max_dist=settings.max_dist,
@@ -137,6 +148,8 @@ def truth(task: Task, source: Source, index: int) -> np.ndarray:
     if task.name != "boundaries":
         return np.asarray(source[index][task.target])
     masks = Annotators(source, index + 1)[source.name(index)]
+    if not masks:
+        return np.asarray(source[index][task.target])
     return np.mean([np.asarray(mask, np.float32) for mask in masks], axis=0)
 
 
