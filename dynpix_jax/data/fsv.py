@@ -20,7 +20,7 @@ import numpy as np
 
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image
-from dynpix_jax.data.multitask import ALBEDO, BACKGROUND, fit, read_names
+from dynpix_jax.data.multitask import ALBEDO, fit, read_names
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index, segmentation
 from dynpix_jax.utils.errors import UserError, suggest
 
@@ -34,7 +34,7 @@ CLASSES = ("background", "vehicle", "object")
 # Stored kind -> class; all others are rare, and background (ASTMT).
 KINDS = {2: 1, 3: 2}
 FIELDS = {
-    "segmentation": segmentation(CLASSES, (BACKGROUND, (0, 0, 142), (220, 220, 0))),
+    "segmentation": segmentation(CLASSES, ((0, 0, 0), (0, 0, 142), (220, 220, 0))),
     # A disparity grows where a depth shrinks, so it is not of the kind `depth`, which follows the scale.
     "depth": FieldSpec("dense", (None, None), "float32", units="disparity / 8192", ignore=0),
     "albedo": ALBEDO,

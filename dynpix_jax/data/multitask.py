@@ -9,15 +9,14 @@ import numpy as np
 
 from dynpix_jax.data.figure import PARTS as PART_NAMES
 from dynpix_jax.data.files import need_file
-from dynpix_jax.data.nyu_classes import label_colours
 from dynpix_jax.data.sources import FieldSpec, segmentation
 from dynpix_jax.data.thin import thin
+from dynpix_jax.data.voc2012 import palette
 from dynpix_jax.utils.errors import UserError
 
-BACKGROUND = (0, 0, 0)
 BOUNDARIES = FieldSpec("boundary", (None, None), "float32", range=(0, 1), ignore=-1)
-SALIENCY = segmentation(("background", "salient"), (BACKGROUND, (255, 255, 255)))
-PARTS = segmentation(PART_NAMES, (BACKGROUND, *label_colours(len(PART_NAMES) - 1)))
+SALIENCY = segmentation(("background", "salient"), ((0, 0, 0), (255, 255, 255)))
+PARTS = segmentation(PART_NAMES, palette(len(PART_NAMES)))
 ALBEDO = FieldSpec("dense", (None, None, 3), "float32", units="RGB", range=(0, 1), ignore=-1)
 
 LEAST_LENGTH = 0.5

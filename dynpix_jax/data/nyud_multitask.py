@@ -23,7 +23,7 @@ import numpy as np
 from dynpix_jax.data.files import need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.multitask import BACKGROUND, BOUNDARIES, fit, picture_normals, read_names, unit_normals
+from dynpix_jax.data.multitask import BOUNDARIES, fit, picture_normals, read_names, unit_normals
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 from dynpix_jax.data.sources import (
     DEPTH,
@@ -91,7 +91,7 @@ class NyudMultitask:
     def spec(self) -> SourceSpec:
         """Fields `image`, the labels asked for, `index`."""
         known: dict[str, FieldSpec] = {
-            "segmentation": segmentation(("background", *NYU40), (BACKGROUND, *NYU40_PALETTE))
+            "segmentation": segmentation(("background", *NYU40), ((0, 0, 0), *NYU40_PALETTE))
             if self._config.classes == 41
             else segmentation(NYU40, NYU40_PALETTE),
             "boundaries": BOUNDARIES,

@@ -27,7 +27,6 @@ from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
 from dynpix_jax.data.multitask import (
-    BACKGROUND,
     BOUNDARIES,
     PARTS,
     SALIENCY,
@@ -37,8 +36,8 @@ from dynpix_jax.data.multitask import (
     read_names,
     unit_normals,
 )
-from dynpix_jax.data.nyu_classes import label_colours
 from dynpix_jax.data.sources import IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index, segmentation
+from dynpix_jax.data.voc2012 import CLASSES, palette
 from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val")
@@ -50,14 +49,8 @@ LICENCE = (
     "PASCAL VOC 2012: research use, Flickr's terms for the photos; cite Maninis et al., CVPR 2019, and the "
     "sets it was made from"
 )
-CLASSES = (
-    "background",
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train"),
-    "tv monitor",
-)
 FIELDS = {
-    "segmentation": segmentation(CLASSES, (BACKGROUND, *label_colours(20))),
+    "segmentation": segmentation(CLASSES, palette(len(CLASSES))),
     "boundaries": BOUNDARIES,
     "parts": PARTS,
     "normals": NORMALS,

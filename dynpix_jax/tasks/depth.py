@@ -149,6 +149,8 @@ class Depth(PixelTask):
         return logits + math.log(scale) if self.logit == "log" else logits * scale
 
     def smooth(self, logits: Array, sigma: float) -> Array:
+        if self.logit == "metres":
+            return gaussian_blur(logits.astype(jnp.float32), sigma)
         return jnp.log(gaussian_blur(jnp.exp(logits.astype(jnp.float32)), sigma))
 
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:

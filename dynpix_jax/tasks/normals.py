@@ -1,4 +1,4 @@
-"""Surface normals: cosine and inverse cosine (PAG eq. 10) of vectors of unit length, or L1 of them (ASTMT)."""
+"""Surface normals: cosine and inverse cosine (PAG eq. 10) of unit vectors, or L1 of them (ASTMT)."""
 
 from __future__ import annotations
 
