@@ -16,7 +16,7 @@ from dynpix_jax import models
 from dynpix_jax.cli.flops import find_stage, parse_size
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.tables import print_table
-from dynpix_jax.evaluation.bench import bottleneck, conv, model, torch_conv
+from dynpix_jax.evaluation.bench import bottleneck, conv, model, pooling, torch_conv
 from dynpix_jax.evaluation.bench.rows import Program, Row, Settings, measure
 from dynpix_jax.ops.perforated_conv import arg_specs, implementations
 from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
@@ -28,6 +28,7 @@ _EXAMPLE = """\
 example:
   dynpix bench perforated-conv --spec res4_480x640 --density .1 .3 .5
   dynpix bench bottleneck --spec res4_480x640 --backward
+  dynpix bench pooling --spec pooling_425x560
   dynpix bench model --config=configs/pag/bsds500.py:variant=gated,gate_scope=residual --size 480x640
 
 Programs run in turn, so that a slow moment of the machine meets all of them: trust the ratios of one run more
@@ -44,6 +45,13 @@ _BOTTLENECK_EXAMPLE = """\
 example:
   dynpix bench bottleneck --spec res4_480x640 --density .5 --backward
 """
+_POOLING_EXAMPLE = """\
+example:
+  dynpix bench pooling --spec pooling_425x560 --mask blobs
+
+"time" of the last line is what the five branches cost where each pixel runs its own alone, over what they
+cost where all run everywhere and are mixed (the first line). All are chosen equally often.
+"""
 _MODEL_EXAMPLE = """\
 example:
   dynpix bench model --config=configs/pag/bsds500.py:variant=gated,gate_scope=residual --size 480x640
@@ -54,7 +62,7 @@ gate open; of a MultiPool it computes all branches, and its MACs are counted so.
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command, with its three measurements, to the `dynpix` parser."""
+    """Adds the command, with its four measurements, to the `dynpix` parser."""
     parser = subparsers.add_parser(
         "bench",
         help="time computing at active positions only",
@@ -106,6 +114,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bottleneck_parser.add_argument("--scope", choices=("residual", "conv3x3"), default="residual")
     _add_common(bottleneck_parser, (0.3, 0.5, 0.7, 0.9), backward=True)
 
+    pooling_parser = add(
+        "pooling",
+        "the five-branch module of recurrent scene parsing",
+        "Times depth-aware pooling with arg-max gates, dense and sparse, against mixing all branches.",
+        _POOLING_EXAMPLE,
+    )
+    _add_specs(pooling_parser)
+    pooling_parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    _add_common(pooling_parser, (), backward=False)
+
     model_parser = add(
         "model",
         "a config's whole network",
@@ -132,14 +150,15 @@ def _add_specs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser, densities: Sequence[float], *, backward: bool) -> None:
-    parser.add_argument(
-        "--density",
-        nargs="+",
-        type=float,
-        default=list(densities),
-        metavar="D",
-        help=f"shares of active positions (default: {' '.join(map(str, densities))})",
-    )
+    if densities:
+        parser.add_argument(
+            "--density",
+            nargs="+",
+            type=float,
+            default=list(densities),
+            metavar="D",
+            help=f"shares of active positions (default: {' '.join(map(str, densities))})",
+        )
     parser.add_argument(
         "--mask",
         choices=KINDS,
@@ -170,7 +189,12 @@ class Job:
 def run(args: argparse.Namespace) -> int:
     """Measures and prints; returns 0."""
     settings = read_settings(args)
-    make = {"perforated-conv": conv_jobs, "bottleneck": bottleneck_jobs, "model": model_jobs}[args.what]
+    make = {
+        "perforated-conv": conv_jobs,
+        "bottleneck": bottleneck_jobs,
+        "pooling": pooling_jobs,
+        "model": model_jobs,
+    }[args.what]
     jobs, left_out = make(args, settings)
     about = machine() | dataclasses.asdict(settings)
     if not args.json:
@@ -197,14 +221,15 @@ def read_settings(args: argparse.Namespace) -> Settings:
     Raises:
       UserError: a density outside [0, 1], or a count below 1.
     """
-    for density in args.density:
+    densities = tuple(getattr(args, "density", ()))
+    for density in densities:
         if not 0.0 <= density <= 1.0:
             raise UserError(f"--density {density:g}: expected a share of positions in [0, 1]")
     for name in ("batch", "runs"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
     given = {name: value for name, value in vars(args).items() if name in ("dtype", "backward")}
-    return Settings(tuple(args.density), args.mask, args.batch, args.runs, **given)
+    return Settings(densities, args.mask, args.batch, args.runs, **given)
 
 
 def conv_jobs(args: argparse.Namespace, settings: Settings) -> tuple[list[Job], list[dict[str, str]]]:
@@ -265,6 +290,23 @@ def bottleneck_jobs(args: argparse.Namespace, settings: Settings) -> tuple[list[
             partial(bottleneck.programs, spec, settings, scope=args.scope),
         )
         for spec in find_specs(args.spec, bottleneck.SPECS)
+    ]
+    return jobs, []
+
+
+def pooling_jobs(args: argparse.Namespace, settings: Settings) -> tuple[list[Job], list[dict[str, str]]]:
+    """One job a place; nothing is left out.
+
+    Raises:
+      UserError: no such place.
+    """
+    jobs = [
+        Job(
+            spec.name,
+            f"five branches, dilations 1 to 16, each {describe_spec(spec)}",
+            partial(pooling.programs, spec, settings),
+        )
+        for spec in find_specs(args.spec, pooling.SPECS)
     ]
     return jobs, []
 

@@ -6,7 +6,7 @@ import pytest
 
 from dynpix_jax.cli import bench, main
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.ops.perforated_conv.arg_specs import find
+from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec, find
 from tests.tiny import TINY_CONFIG
 
 SMALLEST = "hrnet_w32_branch4_256x256"
@@ -46,6 +46,18 @@ def test_convolutions(capsys):
     assert sparse["time_ratio"] == pytest.approx(sparse["timing"]["median"] / dense["timing"]["median"])
     assert sparse["time_over_macs"] == pytest.approx(sparse["time_ratio"] / 0.25)
     assert sparse["timing"]["p10"] <= sparse["timing"]["median"] <= sparse["timing"]["p90"]
+
+
+def test_pooling(capsys, monkeypatch):
+    from dynpix_jax.evaluation.bench import pooling
+
+    small = ConvSpec("pooling_small", (4, 5), 4, 4)
+    monkeypatch.setattr(pooling, "SPECS", (small,))
+    rows = numbers(capsys, "pooling", "--runs", "1")["rows"]
+    assert [(row["label"], row["mac_ratio"]) for row in rows] == [
+        ("all branches", 1.0), ("arg-max, dense", 0.2), ("arg-max, sparse", 0.2),
+    ]  # fmt: skip
+    assert "pooling_smal: no such layer" in refusal(capsys, "pooling", "--spec", "pooling_smal")
 
 
 def test_by_default_all_that_can_run_here(capsys):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.evaluation.bench import bottleneck, conv, model, torch_conv
+from dynpix_jax.evaluation.bench import bottleneck, conv, model, pooling, torch_conv
 from dynpix_jax.evaluation.bench.rows import Program, Settings, measure
 from dynpix_jax.models.backbones.resnet import BackboneConfig
 from dynpix_jax.models.system import Outputs
@@ -87,6 +87,30 @@ def test_bottlenecks_in_both_modes(backward):
     np.testing.assert_allclose(sparse, dense, atol=1e-5)
     np.testing.assert_allclose(full, plain, atol=1e-5)
     assert np.abs(dense - plain).max() > 0.1
+
+
+def test_pooling_in_each_pixels_own_branch():
+    spec, settings = ConvSpec("pool", (5, 8), 4, 4), Settings((), "blobs", batch=2)
+    everything, dense, sparse = pooling.programs(spec, settings)
+    labels = ["all branches", "arg-max, dense", "arg-max, sparse"]
+    assert [program.label for program in (everything, dense, sparse)] == labels
+    assert [program.mac_ratio for program in (everything, dense, sparse)] == [1, 0.2, 0.2]
+    mixed, masked, executed = (np.asarray(program.run()) for program in (everything, dense, sparse))
+    np.testing.assert_allclose(executed, masked, atol=1e-5)
+    assert np.abs(mixed - masked).max() > 1e-2
+    variables, x, *_ = everything.run.args
+    kernels = {name: branch["conv"]["kernel"] for name, branch in variables["params"].items()}
+    chosen = np.asarray(pooling.choices(settings, (2, 5, 8), 5))
+    np.testing.assert_array_equal(np.bincount(chosen.ravel()), [16] * 5)
+    # One position by hand: a 3x3 at the dilation that is chosen there; the norm is as it begins.
+    b, y, z = 1, 2, 3
+    reach = 2 ** chosen[b, y, z]
+    padded = np.pad(np.asarray(x[b]), ((16, 16), (16, 16), (0, 0)))
+    window = padded[y + 16 - reach : y + 17 + reach : reach, z + 16 - reach : z + 17 + reach : reach]
+    value = np.einsum("hwi,hwio->o", window, kernels[f"dilation_{reach}"])
+    np.testing.assert_allclose(
+        executed[b, y, z], np.maximum(value, 0) / np.sqrt(1 + 1e-5), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_macs_of_the_other_reading():

@@ -93,6 +93,14 @@ HRNET_W32_POSE = _hrnet("w32", 32, (256, 256))
 ALL = PAG_RESNET50_BSDS + PAG_RESNET50_NYU + HRNET_W18 + HRNET_W48 + HRNET_W32_POSE
 
 
+PERSPECTIVE_POOLING = tuple(
+    ConvSpec(f"pooling_{height}x{width}", _halved((height, width), 3), 512, 512)
+    for height, width in ((425, 560), (800, 800))
+)
+"""A branch of depth-aware pooling on an image of NYUv2, and on a crop of Cityscapes; not among ``ALL``, whose
+layers are masked by gates."""
+
+
 def find(name: str, specs: Sequence[ConvSpec] = ALL) -> ConvSpec:
     """The spec of that name.
 
