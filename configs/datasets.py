@@ -158,6 +158,10 @@ NYUD_MULTITASK = DataSet(
 )
 FSV = DataSet("fsv", "data/FSV", dict(classes=3), augment=_several_tasks((512, 512)))
 
+VOC2012 = DataSet("voc2012", "data/VOCdevkit", dict(classes=21), takes_fields=False)
+# Its root is VOC 2010; a config says where the labels are, and which of them.
+PASCAL_CONTEXT = DataSet("pascal_context", "data/VOCdevkit", takes_fields=False)
+
 SCENE_CLASSES = 8
 """Of the synthetic scenes: floor, wall, ceiling, rug, picture, box, ball, person."""
 

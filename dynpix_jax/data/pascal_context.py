@@ -1,7 +1,8 @@
 """PASCAL-Context: all pixels of the images of VOC 2010's trainval, in 59 or 33 classes.
 
 Images and lists: ROOT/JPEGImages/ID.jpg and ROOT/ImageSets/Main/{train,val}.txt of VOC 2010 (4998 and 5105
-images); ROOT may also be one of the parents of the folder VOC2010. Labels: the folder LABELS, which holds
+images); ROOT may also be one of the parents of the folder VOC2010. Labels: the folder of option `label_root`
+holds
 
 - {59,33}_context_labels/ID.png, 8-bit, 1 to 59 (or 33) in the order of the classes here, 0 = none of them; or
 - for 59 classes trainval/ID.mat with the variable LabelMap (ids of all 459 names) and labels.txt ("ID: name"
@@ -52,12 +53,12 @@ CLASSES = {59: CLASSES_59, 33: CLASSES_33}
 class PascalContextConfig:
     """Options of the source.
 
-    root: the folder VOC2010, or one of its two parents. labels: the folder of the labels; "" is root.
+    root: the folder VOC2010, or one of its two parents. label_root: the folder of the labels; "" is root.
     classes: 59 or 33.
     """
 
     root: str
-    labels: str = ""
+    label_root: str = ""
     classes: int = 59
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class PascalContext:
         self._root = find_root(Path(config.root), "VOC2010", "pascal_context", WHERE_TO_GET)
         lists = self._root / "ImageSets" / "Main"
         self._names = read_list(lists / f"{split}.txt", "pascal_context", WHERE_TO_GET)
-        labels = need_folder(Path(config.labels or config.root), "pascal_context", LABELS_WHERE)
+        labels = need_folder(Path(config.label_root or config.root), "pascal_context", LABELS_WHERE)
         self._folder = labels / f"{config.classes}_context_labels"
         self._table: np.ndarray | None = None
         if not self._folder.is_dir():

@@ -66,27 +66,27 @@ def test_the_459_names(root: Path) -> None:
     (labels / "labels.txt").write_text("".join(f"{i}: {name}\n" for i, name in enumerate(names, 1)))
     found = np.array([[0, 1, 61], [names.index("wood") + 1, names.index("table") + 1, 2]], np.uint16)
     savemat(labels / "trainval" / "2008_000008.mat", {"LabelMap": found})
-    source = build(root, labels=str(labels))
+    source = build(root, label_root=str(labels))
     expected = [[255, 255, 255], [58, CLASSES_59.index("table"), CLASSES_59.index("aeroplane")]]
     np.testing.assert_array_equal(source[0]["segmentation"], expected)
     with pytest.raises(UserError, match=r"33_context_labels; .*not among the 459"):
-        build(root, labels=str(labels), classes=33)
+        build(root, label_root=str(labels), classes=33)
     savemat(labels / "trainval" / "2008_000008.mat", {"LabelMap": found + 1})
     with pytest.raises(UserError, match="no map of ids up to 61"):
         source[0]
     (labels / "labels.txt").write_text("1: accordion\n")
     with pytest.raises(UserError, match=r"labels\.txt has no 'aeroplane'"):
-        build(root, labels=str(labels))
+        build(root, label_root=str(labels))
     (labels / "labels.txt").write_text("accordion\n")
     with pytest.raises(UserError, match="has the line 'accordion'"):
-        build(root, labels=str(labels))
+        build(root, label_root=str(labels))
 
 
 def test_missing_and_wrong_things_are_named(root: Path) -> None:
     with pytest.raises(UserError, match="expected 59 or 33"):
         build(root, classes=60)
     with pytest.raises(UserError, match=r"folder not found: .*nowhere"):
-        build(root, labels=str(root / "nowhere"))
+        build(root, label_root=str(root / "nowhere"))
     with pytest.raises(UserError, match="has no split 'trainaug'"):
         build(root, "trainaug")
     with pytest.raises(UserError, match=r"no folder JPEGImages"):

@@ -15,7 +15,7 @@ class HypercolumnConfig:
     """Section ``model.hypercolumn``.
 
     layers: of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
-    values: what a layer's ReLU gives (``relu``, as released for boundaries and segmentation) or reads
+    tap: what a layer's ReLU gives (``relu``, as released for boundaries and segmentation) or reads
     (``conv``, as released for normals).
     normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in scale
     by orders of magnitude; the paper leaves that to the MLP (``none``).
@@ -23,7 +23,7 @@ class HypercolumnConfig:
     """
 
     layers: tuple[str, ...] = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
-    values: Literal["relu", "conv"] = "relu"
+    tap: Literal["relu", "conv"] = "relu"
     normalize: Literal["none", "batch"] = "none"
     dropout: float = 0.0
 

@@ -32,7 +32,7 @@ class PixelNetNetwork(nn.Module):
     def setup(self) -> None:
         config = self.config
         column = config.hypercolumn
-        self.backbone = VGG(config.backbone, column.layers, column.values == "conv")
+        self.backbone = VGG(config.backbone, column.layers, column.tap == "conv")
         known: dict[str, StageInfo] = {info.name: info for info in layer_info(config.backbone)}
         self.infos = tuple(known[layer] for layer in column.layers)
         self.strides = tuple(info.stride for info in self.infos)

@@ -1,0 +1,215 @@
+"""What the configs of this folder share: PixelNet as the paper's section 4 has it, and its training.
+
+A config reads its argument with `read_args` and gets all sections but `data` from `pixelnet_config`.
+
+budget=gpu is the paper's: batches of 5 images with 2000 pixels each, SGD with momentum 0.9 and decay 5e-4,
+80 epochs at 1e-3, then 8 at 1e-4 and 8 at 1e-5, MLP layers of 4096. train_scales=multi continues such a run
+(continue_from) at several sizes for three times 8 epochs, as the paper does before it lowers the rate.
+
+budget=cpu departs from that: AdamW, one stage, MLP layers of 512 that start as He's do, a batch norm on the
+hypercolumn (normalize=batch), a few images a step, conv1 and conv2 frozen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from dynpix_jax.utils.configs import check_choices, parse_arg
+from dynpix_jax.utils.errors import UserError
+
+BUDGETS = ("cpu", "gpu")
+COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+
+TRAIN_SCALES = {
+    "small": (0.25, 0.5),
+    "half": (0.5,),
+    "full": (0.5, 1.0),
+    "multi": (0.25, 0.5, 1.0),
+}
+"""Sizes of training images, relative to their own (table 3; table 7 has ``full``)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a data set trains.
+
+    epoch: steps of one on budget=gpu, at 5 images a step. epochs: at each of the three learning rates.
+    cpu: steps on budget=cpu.
+    """
+
+    epoch: int
+    cpu: int
+    epochs: tuple[int, int, int] = (80, 8, 8)
+
+
+def read_args(
+    arg: str | None,
+    *,
+    root: str,
+    split: str,
+    train_scales: str = "half",
+    test_scale: float = 0.5,
+    **more: Any,
+) -> ml_collections.ConfigDict:
+    """The string argument of a config; ``more`` are names and defaults of its own.
+
+    Args:
+        root, split, train_scales, test_scale: defaults of the arguments, the last of ``test_scales``.
+
+    Raises:
+        UserError: a name or value that there is not.
+    """
+    args = parse_arg(
+        arg,
+        fc=3,
+        width=0,
+        pixels=2000,
+        images=0,
+        conv7=False,
+        train_scales=train_scales,
+        test_scales=(test_scale,),
+        budget="cpu",
+        root=root,
+        packed=False,
+        weights="weights/vgg16.safetensors",
+        continue_from="",
+        split=split,
+        seed=0,
+        **more,
+    )
+    check_choices(args, {"fc": (1, 2, 3), "budget": BUDGETS, "train_scales": tuple(TRAIN_SCALES)})
+    for name, least in (("width", 0), ("pixels", 2), ("images", 0)):
+        if args[name] < least:
+            raise UserError(f"config argument {name}={args[name]}: expected at least {least}")
+    if args.width and args.fc == 1:
+        raise UserError("config argument width: fc=1 has no hidden layer and does not read it")
+    return args
+
+
+def pixelnet_config(
+    args: ml_collections.ConfigDict,
+    name: str,
+    *,
+    task: str,
+    length: Length,
+    task_options: dict[str, Any] | None = None,
+    sampling: dict[str, Any] | None = None,
+    column_dropout: float = 0.0,
+    cpu_images: int = 2,
+) -> ml_collections.ConfigDict:
+    """All sections but ``data``.
+
+    Args:
+        name: of the config. length: of the training.
+        task_options: of the task. sampling: beside the number of pixels.
+        column_dropout: of hypercolumns, on budget=gpu.
+        cpu_images: a step, on budget=cpu.
+    """
+    cpu = args.budget == "cpu"
+    width = args.width or (512 if cpu else 4096)
+    config = ml_collections.ConfigDict()
+    config.name = f"pixelnet_{name}"
+    config.seed = args.seed
+    config.model = dict(
+        system="pixelnet",
+        task=task,
+        task_options=task_options or {},
+        backbone=dict(
+            width=64,
+            fc_features=4096,
+            pooling="ceil",
+            batch_norm=False,
+            dropout=0.5,
+            # Of the weights: "caffe" for those that expect BGR less the mean.
+            preprocessing="torch",
+        ),
+        hypercolumn=dict(
+            layers=(*COLUMN, "fc7") if args.conv7 else COLUMN,
+            tap="relu",
+            normalize="batch" if cpu else "none",
+            dropout=0.0 if cpu else column_dropout,
+        ),
+        mlp=dict(
+            hidden=(width,) * (args.fc - 1),
+            dropout=0.0 if cpu else 0.5,
+            init_std=None if cpu else 1e-3,
+        ),
+        sampling=dict(pixels=args.pixels, **(sampling or dict(strategy="stratified"))),
+        pad=0,
+        chunk=4096,
+    )
+    config.training = dict(
+        batch_size=args.images or (cpu_images if cpu else 5),
+        stages=_stages(args, length),
+        optimizer="adamw" if cpu else "sgd",
+        momentum=0.9,
+        weight_decay=1e-4 if cpu else 5e-4,
+        weight_decay_on=(r".*/kernel",),
+        poly_power=0.9 if cpu else 0.0,
+        warmup_steps=50 if cpu else 0,
+        grad_clip=1.0 if cpu else 0.0,
+        log_every=20,
+        checkpoint_every=250 if cpu else 1000,
+        eval_every=0,
+        keep=2,
+        init_from=args.continue_from or args.weights,
+        mesh=dict(data=-1, model=1),
+        workers=0 if cpu else 8,
+    )
+    config.evaluation = dict(
+        mode="dense",
+        every_stage=False,
+        thresholds=99,
+        max_dist=0.0075,
+        nms=True,
+        smooth=True,
+        workers=2,
+        pictures=8,
+        limit=0,
+        batch_size=1,
+        inference=dict(scales=args.test_scales, flip=False),
+    )
+    return config
+
+
+def _stages(args: ml_collections.ConfigDict, length: Length) -> tuple[dict, ...]:
+    rest = (r".*", 1.0)
+    if args.budget == "cpu":
+        stage = dict(
+            name="train",
+            steps=length.cpu,
+            learning_rate=5e-5,
+            model=dict(),
+            frozen=(r"backbone/conv[12]_\d/.*",),
+            # What no ImageNet network has learns faster.
+            multipliers=((r"mlp\d/.*", 20.0), (r"norms_.*", 20.0), rest),
+        )
+        return (stage,)
+    # A single layer diverges at the paper's usual rate (section 4.1, analysis 1).
+    rate = 1e-7 if args.fc == 1 else 1e-3
+    epochs = (8, 8, 8) if args.continue_from else length.epochs
+    return tuple(
+        dict(
+            name=stage,
+            steps=length.epoch * count,
+            learning_rate=rate * factor,
+            model=dict(),
+            frozen=(),
+            multipliers=(rest,),
+        )
+        for stage, count, factor in zip(("train", "lower", "lowest"), epochs, (1.0, 0.1, 0.01), strict=True)
+    )
+
+
+def cropped(args: ml_collections.ConfigDict, sides: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """Section ``augment``: mirrored or not, one of the ``train_scales``, in a frame that holds the image.
+
+    Args:
+        sides: (H, W) of the largest images at scale 1. more: of the section.
+    """
+    scales = TRAIN_SCALES[args.train_scales]
+    height, width = (int(side * max(scales) + 0.5) for side in sides)
+    return dict(flip=True, scales=scales, crop=(height, width), **more)
