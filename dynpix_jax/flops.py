@@ -55,10 +55,14 @@ class MacReport:
     by_primitive: dict[str, float]
     by_scope: dict[str, float]
 
-    @property
-    def layers(self) -> float:
-        """Those of layers with weights alone: what the HRNet family's papers count. Resizing is not in it."""
-        return sum(macs for scope, macs in self.by_scope.items() if RESIZE_SCOPE not in scope.split("/"))
+    def without_resizing(self) -> MacReport:
+        """The same less products that only resize: what papers of the HRNet family count."""
+        kept = {scope: macs for scope, macs in self.by_scope.items() if RESIZE_SCOPE not in scope.split("/")}
+        total = sum(kept.values())
+        primitives = dict(self.by_primitive)
+        if total != self.total:
+            primitives["dot_general"] -= self.total - total
+        return MacReport(total, primitives, kept)
 
     @property
     def flops(self) -> float:

@@ -212,13 +212,14 @@ def input_shapes(system: System, size: tuple[int, int], batch: int = 1) -> Input
 
 
 def dense_report(system: System, size: tuple[int, int]) -> MacReport:
-    """MACs of the dense forward pass of one (H, W) image; nothing is executed."""
+    """MACs of the dense forward pass of one (H, W) image, as the system counts; nothing is executed."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
 
     def predict(variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
         return system.dense_predictions(variables, images, **inputs)
 
-    return count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
+    report = count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
+    return report if system.counts_resizing else report.without_resizing()
 
 
 def executed_macs(dense: float, gated: Mapping[str, float], shares: Mapping[str, float]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynpix_jax.models.system import LossAux, Outputs, System
-from dynpix_jax.models.systems import astmt, mdeq, pag, perspective, pixelnet
+from dynpix_jax.models.systems import anytime, astmt, mdeq, pag, perspective, pixelnet
 from dynpix_jax.utils.errors import UserError, suggest
 
 __all__ = ["LossAux", "Outputs", "System", "build"]
@@ -19,6 +19,7 @@ def build(section: Mapping[str, Any]) -> System:
         UserError: unknown system, or an unknown, missing or wrong key of its section, with the full path.
     """
     builders = {
+        "anytime": anytime.build,
         "astmt": astmt.build,
         "mdeq": mdeq.build,
         "pag": pag.build,

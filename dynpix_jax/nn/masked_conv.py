@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -15,6 +17,8 @@ from dynpix_jax.ops.perforated_conv import perforated_conv
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.typing import Array, Mask
 
+Record = Callable[[tuple[int, int], float, int], None]
+
 LAMBDA = 3.0
 """Initial value of every interpolation's lam (released code)."""
 
@@ -25,12 +29,14 @@ class Masking:
 
     mask: bool (B, h, w) at the resolution of the exits, True = compute. radius, normalize: see
     ops.interpolate_masked. mode: "dense" computes everywhere, "sparse" at active positions only.
+    record: told of every convolution that takes the mask: (H, W) of its output, MACs an image, features.
     """
 
     mask: Mask
     radius: int = flax.struct.field(pytree_node=False, default=3)
     normalize: Normalize = flax.struct.field(pytree_node=False, default="full")
     mode: Mode = flax.struct.field(pytree_node=False, default="dense")
+    record: Record | None = flax.struct.field(pytree_node=False, default=None)
 
     def at(self, size: tuple[int, int]) -> Mask:
         """The mask at another resolution: of every cell of positions the one at the top left."""
@@ -66,6 +72,10 @@ class MaskedConv(nn.Module):
         """(B, H, W, in_features) -> (B, H', W', features)."""
         if masking is None:
             return self.conv(x)
+        if masking.record is not None:
+            size = (-(-x.shape[1] // self.strides), -(-x.shape[2] // self.strides))
+            macs = float(self.kernel_size**2 * self.in_features * self.features * size[0] * size[1])
+            masking.record(size, macs, self.features)
         if masking.mode == "dense":
             return masking.fill(self.conv(x), self.lam)
         strides = (self.strides, self.strides)

@@ -14,7 +14,7 @@ from jax import lax
 from dynpix_jax.typing import Array
 
 RESIZE_SCOPE = "resize"
-"""Names products that only resize in what `flops` counts (MacReport.layers leaves them out)."""
+"""Names products that only resize in what `flops` counts (MacReport.without_resizing)."""
 
 
 def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False) -> Array:

@@ -50,7 +50,7 @@ ARCHITECTURES: dict[str, Arch] = {
 class HRNetConfig:
     """Section ``model.backbone``.
 
-    arch: one of ARCHITECTURES. width: channels of the highest branch, 0 for the architecture's own.
+    arch: one of ARCHITECTURES. width, blocks: in place of the architecture's own; 0 keeps those.
     form: ``segmentation`` (maps are enlarged bilinearly, running averages of norms move by .01) or ``pose``
     (nearest, by .1, and the last module gives its highest branch alone).
     align_corners: of the bilinear resizing; True in the weights of the OCR branch.
@@ -59,6 +59,7 @@ class HRNetConfig:
 
     arch: str = "w48"
     width: int = 0
+    blocks: int = 0
     form: Literal["segmentation", "pose"] = "segmentation"
     align_corners: bool = False
     frozen_norm: bool = False
@@ -66,8 +67,9 @@ class HRNetConfig:
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"arch: {self.arch!r}; {suggest(self.arch, ARCHITECTURES)}")
-        if self.width < 0:
-            raise ValueError(f"width: {self.width}; expected a number >= 0")
+        for name in ("width", "blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
         if self.align_corners and self.form == "pose":
             raise ValueError("align_corners: is not read with form 'pose', which enlarges by repetition")
 
@@ -75,7 +77,7 @@ class HRNetConfig:
     def shape(self) -> Arch:
         """The architecture's numbers."""
         shape = ARCHITECTURES[self.arch]
-        return shape._replace(width=self.width) if self.width else shape
+        return shape._replace(width=self.width or shape.width, blocks=self.blocks or shape.blocks)
 
     @property
     def momentum(self) -> float:
@@ -175,11 +177,12 @@ def enlarge(x: Array, size: tuple[int, int], config: HRNetConfig) -> Array:
 class HRNet(nn.Module):
     """Normalised images (B, H, W, 3) -> the maps of each stage, highest resolution (a quarter) first.
 
-    ``adaptive``: the convolutions above stage 1 take masks. `first` and `stage` run it piece by piece.
+    ``adaptive_from``: the convolutions of that stage (2, 3 or 4) and those after it take masks; 5: none do.
+    `first` and `stage` run it piece by piece.
     """
 
     config: HRNetConfig
-    adaptive: bool = False
+    adaptive_from: int = 5
 
     def setup(self) -> None:
         config, shape = self.config, self.config.shape
@@ -198,19 +201,20 @@ class HRNet(nn.Module):
             )
             setattr(self, spec.name, Bottleneck(spec))
         for number in (2, 3, 4):
+            adaptive = number >= self.adaptive_from
             before = branch_channels(config, number - 1)
             now = tuple(shape.width * 2**branch for branch in range(number))
             for branch, features in enumerate(now):
                 new = branch >= len(before)
                 if new or before[branch] != features:
                     source = before[-1] if new else before[branch]
-                    unit = ConvNorm(source, features, 3, 1 + new, True, False, *norm, self.adaptive)
+                    unit = ConvNorm(source, features, 3, 1 + new, True, False, *norm, adaptive)
                     setattr(self, f"transition{number - 1}_{branch}", unit)
             modules = shape.modules[number - 2]
             for index in range(modules):
                 last = number == 4 and index == modules - 1
                 outputs = len(branch_channels(config, 4)) if last else number
-                setattr(self, f"stage{number}_{index}", Module(config, now, outputs, self.adaptive))
+                setattr(self, f"stage{number}_{index}", Module(config, now, outputs, adaptive))
 
     def first(self, images: Array, *, train: bool = False) -> tuple[Array]:
         """Stem and stage 1, which no mask touches."""

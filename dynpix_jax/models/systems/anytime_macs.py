@@ -1,0 +1,103 @@
+"""What the anytime system computes: MACs of each step, and what masks leave of them.
+
+Convolutions only, as in the HRNet family's papers: resizing is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.flops import count_macs
+from dynpix_jax.models.systems.anytime_config import AnytimeConfig
+from dynpix_jax.models.systems.anytime_network import AnytimeNetwork, Span, spans
+from dynpix_jax.nn.masked_conv import Masking
+from dynpix_jax.ops.resize import resize_nearest
+from dynpix_jax.typing import Array
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The masked convolutions between two exits whose outputs have one resolution.
+
+    gate: name of their mask. size: (h, w) of their outputs. macs: of all of them everywhere, one image.
+    features: sum of their output channels.
+    """
+
+    gate: str
+    size: Size
+    macs: float
+    features: int
+
+    @property
+    def name(self) -> str:
+        """ "stage3_16x32"."""
+        return f"{self.gate}_{self.size[0]}x{self.size[1]}"
+
+    @property
+    def interpolation(self) -> float:
+        """MACs of interpolation for each of a convolution, where both are done."""
+        return 49.0 * self.features * self.size[0] * self.size[1] / self.macs
+
+
+def step_macs(
+    config: AnytimeConfig, channels: int, size: Size
+) -> tuple[tuple[float, ...], tuple[Group, ...]]:
+    """(MACs of the steps up to each exit with nothing skipped, the groups of masked convolutions).
+
+    One (H, W) image; nothing is executed.
+    """
+    network = AnytimeNetwork(config, channels)
+    # No parameter depends on the size of the images.
+    small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), small)
+    found: dict[tuple[str, Size], tuple[float, int]] = {}
+    steps: list[float] = []
+
+    def run(variables: Any, maps: Any, mask: Array | None, span: Span, note: bool) -> Any:
+        for number in span:
+            masking = None
+            if mask is not None:
+                record = partial(_add, found, f"stage{number}") if note else None
+                masking = Masking(mask, record=record)
+            maps = network.apply(variables, number, maps, masking, method="stage")
+        return maps, network.apply(variables, span[-1], maps, masking, method="exit")
+
+    maps: Any = (jax.ShapeDtypeStruct((1, *size, 3), jnp.float32),)
+    mask = None
+    for span in spans(config.exits):
+        step = partial(run, span=span)
+        report = count_macs(partial(step, note=True), variables, maps, mask)
+        steps.append(report.without_resizing().total)
+        maps, logits = jax.eval_shape(partial(step, note=False), variables, maps, mask)
+        mask = jax.ShapeDtypeStruct(logits.shape[:3], jnp.bool_) if config.adaptivity else None
+    groups = [Group(gate, at, *sums) for (gate, at), sums in found.items()]
+    return tuple(steps), tuple(groups)
+
+
+def _add(
+    found: dict[tuple[str, Size], tuple[float, int]], gate: str, size: Size, macs: float, features: int
+) -> None:
+    before = found.get((gate, size), (0.0, 0))
+    found[gate, size] = before[0] + macs, before[1] + features
+
+
+def shares(groups: Sequence[Group], gates: Mapping[str, Array]) -> dict[str, Array]:
+    """Share (B,) of each group's MACs that masks leave, by the groups' names.
+
+    p + p (1 - p) times 49 MACs a feature, where p is the density of the mask at the group's resolution: the
+    released code's count of convolutions and the interpolation of what they skip, each skipped position
+    reading its computed neighbours only.
+    """
+    result = {}
+    for group in groups:
+        p = resize_nearest(gates[group.gate], group.size).mean((1, 2))
+        result[group.name] = p + p * (1 - p) * group.interpolation
+    return result
