@@ -200,3 +200,41 @@ def test_other_sizes_and_mistakes() -> None:
         Scenes(ScenesConfig(), "trainn")
     with pytest.raises(ValueError, match=r"^length: 0"):
         Scenes(ScenesConfig(length=0), "train")
+
+
+def test_head_size_and_box_fit_the_figure(scenes: list[Element]) -> None:
+    """The head's widest row is as wide as its ball, and the head size 0.6 of the diagonal around that."""
+    heads = boxes = 0
+    for element in scenes:
+        head = element["parts"] == PARTS.index("head")
+        if head.any():
+            widest = head.sum(1).max()
+            assert widest < element["head_size"] / (0.6 * np.sqrt(2)) + 1.5
+            heads += widest > element["head_size"] / (0.6 * np.sqrt(2)) - 1.5
+        joints = element["keypoints"]
+        if joints[:, 2].all():
+            low, high = joints[:, :2].min(0), joints[:, :2].max(0)
+            np.testing.assert_allclose(element["box"][:2], (low + high) / 2, atol=1e-3)
+            np.testing.assert_allclose(element["box"][2:], 1.25 * (high - low).max(), rtol=1e-5)
+            boxes += 1
+    assert heads >= 6  # the others are partly hidden
+    assert boxes >= 6
+
+
+def test_crops_show_the_figure() -> None:
+    """Every joint is in the crop, at the place that the box says."""
+    fields = ("keypoints", "head_size", "box")
+    whole, crops = (
+        Scenes(ScenesConfig(fields=fields, length=4, crop=crop), "val") for crop in (None, (64, 48))
+    )
+    for index in range(4):
+        element, crop = whole[index], crops[index]
+        scale = 48 / element["box"][2]
+        assert crop["image"].shape == (64, 48, 3)
+        labelled = element["keypoints"][:, 2] > 0
+        expected = (element["keypoints"][:, :2] - element["box"][:2]) * scale + [24, 32]
+        np.testing.assert_allclose(crop["keypoints"][labelled, :2], expected[labelled], atol=1e-3)
+        np.testing.assert_array_equal(crop["keypoints"][:, 2], element["keypoints"][:, 2])
+        assert crop["head_size"] == pytest.approx(element["head_size"] * scale, rel=1e-5)
+    with pytest.raises(ValueError, match=r"^crop: .*the field 'box'"):
+        ScenesConfig(crop=(64, 64))
