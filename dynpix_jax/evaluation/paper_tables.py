@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dynpix_jax.evaluation.multitask import delta_m
 from dynpix_jax.evaluation.results import Measured, network_of, read_results, views_of
-from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, saliency, segmentation
+from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, pose, saliency, segmentation
 from dynpix_jax.utils.configs import load_config
 from dynpix_jax.utils.errors import UserError
 
@@ -29,6 +29,7 @@ SCORES: dict[str, tuple[Score, ...]] = {
     "parts": segmentation.SCORES,
     "saliency": saliency.SCORES,
     "albedo": albedo.SCORES,
+    "pose": pose.SCORES,
 }
 """Task -> what the metrics of its tables can be."""
 

@@ -224,3 +224,7 @@ class Pose(PixelTask):
 
 def _name(threshold: float, thresholds: Sequence[float]) -> str:
     return "pckh" if threshold == thresholds[0] else f"pckh_{100 * threshold:g}"
+
+
+SCORES = Pose().scores
+"""Those of the default thresholds and joints."""
