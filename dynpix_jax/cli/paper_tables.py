@@ -15,6 +15,7 @@ from dynpix_jax.evaluation.paper_tables import Row, Runs, Table, find_run, read_
 from dynpix_jax.tasks import Score
 
 PAPERS = {
+    "astmt": "dynpix_jax.evaluation.astmt_tables",
     "pag": "dynpix_jax.evaluation.pag_tables",
     "perspective": "dynpix_jax.evaluation.perspective_tables",
 }
