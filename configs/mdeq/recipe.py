@@ -154,6 +154,7 @@ def mdeq_config(
     config.evaluation = dict(
         mode="dense",
         every_stage=False,
+        also=tuple(f"iterations_{n}" for n in (*(n for n in args.read_out if n < forward), forward)),
         pictures=4,
         limit=0,
         batch_size=1,

@@ -41,6 +41,7 @@ class Evaluation:
     density: mean over gates, weighted equally; None without gates.
     mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference`` measures
     it, the greatest over batches; None with one mode.
+    measures: means over images of `Outputs.measures`; {} where images are predicted from several views.
     """
 
     tasks: Mapping[str, Task]
@@ -51,6 +52,7 @@ class Evaluation:
     shares: dict[str, float]
     density: float | None
     mode_difference: dict[str, float | None]
+    measures: dict[str, float]
     seen: list[tuple[str, dict[Mode, ImageResult]]] = field(default_factory=list, repr=False)
 
     @property
@@ -82,6 +84,7 @@ class Evaluation:
             "macs_per_image": self.macs,
             "macs_per_image_gates_open": self.macs_open,
             "shares": self.shares,
+            "measures": self.measures,
             **together({name: {"mode_difference": gap} for name, gap in self.mode_difference.items()}),
             "modes": {
                 mode: {
@@ -131,7 +134,7 @@ def evaluate_system(
 
     milliseconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
-    macs, macs_open, shares = [], [], []
+    macs, macs_open, shares, measures = [], [], [], []
     differences: dict[str, list[float]] = {name: [] for name in tasks}
     fields = tuple(dict.fromkeys((*labels, *system.inputs)))
     for batch in _batches(source, count, settings.batch_size, fields):
@@ -149,6 +152,7 @@ def evaluate_system(
             macs.append(first.macs[place])
             macs_open.append(first.macs_open[place])
             shares.append({name: share[place] for name, share in first.shares.items()})
+            measures.append({name: float(value[place]) for name, value in first.outputs.measures.items()})
             name = source.name(len(macs) - 1)
             if len(seen) < settings.pictures:
                 seen.append((name, {mode: result.image(place) for mode, result in results.items()}))
@@ -172,6 +176,7 @@ def evaluate_system(
         shares=means,
         density=float(np.mean(gates)) if gates else None,
         mode_difference={name: max(gaps, default=None) for name, gaps in differences.items()},
+        measures={name: float(np.mean([one[name] for one in measures])) for name in measures[0]},
         seen=seen,
     )
 
@@ -182,7 +187,7 @@ def evaluate(
     """The numbers that a training run logs: one mode, no pictures."""
     settings = replace(settings, mode=settings.modes[0], pictures=0)
     result = evaluate_system(system, variables, source, settings)
-    numbers = {**result.numbers, "macs": result.macs}
+    numbers = {**result.numbers, "macs": result.macs, **result.measures}
     return numbers if result.density is None else {**numbers, "density": result.density}
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any, cast
 
 import jax
@@ -55,6 +56,7 @@ class Mdeq(ProgressiveSystem):
     """
 
     name = "mdeq"
+    counts_resizing = False
 
     def __init__(self, config: MdeqConfig):
         self.config = config
@@ -76,8 +78,8 @@ class Mdeq(ProgressiveSystem):
     ) -> Outputs:
         """Forward pass; predictions are those at the solver's end, exits those of ``anytime.iterations``.
 
-        ``measures``: iterations, error (as ``forward.error`` defines it) and 1.0 where the solver diverged.
-        Training has no exits.
+        ``measures``: ``iterations``, ``residual`` (the error that ``forward.error`` names) and ``diverged``,
+        1 where the solver did. Training has no exits.
         """
         check_masks(masks, ())
         if train:
@@ -94,11 +96,12 @@ class Mdeq(ProgressiveSystem):
         return Outputs(last, {}, {}, tuple(exits), measures=measures)
 
     def dense_predictions(self, variables: Variables, images: Array, **inputs: Any) -> dict[str, Array]:
-        """As many applications of f as the solver's limit has, without its algebra, and one decoding."""
+        """As many applications of f as the solver's limit allows, without its algebra, and all decodings."""
         f, theta, z = self._problem(variables, self._inject(variables, images), None)
         times = self.config.unrolled or self.config.forward.iterations + 1
         z = solvers.unrolled(partial(f, theta), z, times)
-        return self._at(self._decode(variables, theta, z), images)
+        logits = [self._decode(variables, theta, z) for _ in self.config.read_out]
+        return self._at(logits[-1], images)
 
     def steps(
         self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
@@ -150,7 +153,7 @@ class Mdeq(ProgressiveSystem):
         f = partial(self._f, theta)
         if isinstance(search, SolverState):
             search = solvers.advance(f, search, self.config.forward, until)
-            z = self._iterate(search, until)
+            z = self._iterate(search)
         else:
             search = z = solvers.unrolled(f, search, self.config.unrolled)
         logits = self._decode(variables, theta, z)
@@ -167,7 +170,7 @@ class Mdeq(ProgressiveSystem):
     ) -> tuple[Array, LossAux]:
         """The task's loss and, weighted, ``jacobian``.
 
-        Reported too: ``iterations`` and ``error`` of the solver, means over images, and ``diverged``, the
+        Reported too: ``iterations`` and ``residual`` of the solver, means over images, and ``diverged``, the
         number of images on which it did.
         """
         images, config = batch["image"], self.config
@@ -180,13 +183,28 @@ class Mdeq(ProgressiveSystem):
         total = sum(terms.values(), jnp.zeros(()))
         if how is not None:
             numbers = _measures(how)
-            terms |= {name: numbers[name].mean() for name in ("iterations", "error")}
+            terms |= {name: numbers[name].mean() for name in ("iterations", "residual")}
             terms["diverged"] = numbers["diverged"].sum()
         return total, LossAux(terms, updates)
 
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
         """All that has the same name: another stage, or an official checkpoint, whose head may be missing."""
         return copy_matching(given, fresh, lambda path: [path])
+
+    @cached_property
+    def alternatives(self) -> Mapping[str, Mdeq]:
+        """``iterations_4``, ...: the search ended at one of ``anytime.iterations`` or at the limit.
+
+        Each decodes once: the rows of the paper's tables. There are none where f is unrolled.
+        """
+        config = self.config
+        if config.unrolled:
+            return {}
+        once = replace(config, anytime=replace(config.anytime, iterations=()))
+        return {
+            f"iterations_{n}": Mdeq(replace(once, forward=replace(config.forward, iterations=n)))
+            for n in config.read_out
+        }
 
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
         """``iterations``: f in all iterations that the limit allows; a search that ends early saves some."""
@@ -261,18 +279,16 @@ class Mdeq(ProgressiveSystem):
 
         def go_on(state: SolverState, until: Array) -> tuple[SolverState, Array]:
             state = solvers.advance(f, state, config, until)
-            return state, self._iterate(state, until)
+            return state, self._iterate(state)
 
         state, iterates = lax.scan(
             go_on, solvers.start(f, z, config), jnp.asarray(self.config.read_out, jnp.int32)
         )
         return list(iterates), solvers.stats(state)
 
-    def _iterate(self, state: SolverState, until: int | Array) -> Array:
-        """What is decoded of a search that has come so far; at the limit what the solver returns."""
-        if self.config.anytime.iterate == "best":
-            return state.best
-        return jnp.where(until < self.config.forward.iterations, state.z, state.best)
+    def _iterate(self, state: SolverState) -> Array:
+        """What is decoded of a search that has come so far."""
+        return state.best if self.config.anytime.iterate == "best" else state.z
 
     def _inject(self, variables: Variables, images: Array) -> Array:
         return cast(Array, self.network.apply(variables, images, method="inject"))
@@ -299,7 +315,7 @@ class Mdeq(ProgressiveSystem):
 def _measures(how: solvers.Stats | None) -> dict[str, Array]:
     if how is None:
         return {}
-    numbers = {"iterations": how.iterations, "error": how.error, "diverged": how.diverged}
+    numbers = {"iterations": how.iterations, "residual": how.error, "diverged": how.diverged}
     return {name: value.astype(jnp.float32) for name, value in numbers.items()}
 
 

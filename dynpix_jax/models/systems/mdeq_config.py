@@ -66,8 +66,8 @@ class AnytimeConfig:
     """Section ``model.anytime``: predictions from iterates on the way to the fixed point.
 
     iterations: after which to decode, rising; those from the solver's limit on are left out, for its end is
-    decoded anyway. iterate: the ``best`` so far, as the solver would return it, or the ``latest``; the paper
-    does not say which. In the first iterations they are the same as a rule.
+    decoded anyway. iterate: the ``best`` so far, as a solver that ends there would return it, or the
+    ``latest``; the paper does not say which. In the first iterations they are the same as a rule.
     """
 
     iterations: tuple[int, ...] = (4, 6, 8, 10)
