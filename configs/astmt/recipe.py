@@ -1,0 +1,256 @@
+"""What the configs of this folder share: networks, the variants of the appendix's tables, training.
+
+A config reads its argument with `read_args`, gets all sections but ``data`` from `astmt_config`.
+
+The rows of the appendix's tables, as arguments:
+  variant=single,task=depth          a network for one task ("#T 1"); one for each of them is the reference
+  variant=multi                      everything shared up to each task's last layer
+  variant=se[,se=dec|enc]            squeeze-and-excitation and norms for each task
+  variant=adapters                   residual adapters and norms for each task
+  variant=adversarial                se, and the discriminator ("SEA")
+  decoder=uber                       table 2 (adapters and SE are in the encoder only)
+  backbone=r26|r50|r101|mobilenet    table 3: mobilenet, which has no adapters
+
+Where this departs from the released code, it follows the paper: the learning rate 0.005 is divided by the
+number of tasks for what they share (released: multiplied by it for what they do not), w_d is 0.1 (0.01), the
+discriminator has 1x1 convolutions, momentum is kept over epochs. Images are normalised as for ImageNet
+training; released networks see raw values. Strides stand on the 3x3, as in the pretrained networks:
+``--set model.backbone.stride_in_1x1=True`` has them where the released multi-task networks do. As in the
+released MobileNet, norms are each task's own where SE is; ``norm=own|shared`` says otherwise. Images are
+cropped, not stretched, to 512x512.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from dynpix_jax.utils.configs import check_choices, check_read_by_variant, given_args, parse_arg
+from dynpix_jax.utils.errors import UserError
+
+from ..datasets import DataSet
+
+BACKBONES = {"r26": 26, "r50": 50, "r101": 101, "mobilenet": 0}
+VARIANTS = ("single", "multi", "se", "adapters", "adversarial")
+WEIGHTS = dict(
+    boundaries=50.0, segmentation=1.0, parts=2.0, normals=10.0, saliency=5.0, albedo=10.0, depth=1.0
+)
+"""w_t of the appendix; that of saliency is the released code's."""
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = dict(
+    boundaries=dict(positive_weight=0.95),
+    normals=dict(cosine=0.0, arccos=0.0, l1=1.0),
+    depth=dict(logit="metres"),
+)
+"""The appendix's losses."""
+
+READ_BY = {
+    "task": ("single",),
+    "se": ("se", "adversarial"),
+    "norm": ("multi", "se", "adapters", "adversarial"),
+    "w_d": ("adversarial",),
+}
+"""Variants that read an argument; the others refuse it rather than train something else than asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Of training: updates, epochs that they are, images an update."""
+
+    steps: int
+    epochs: int
+    batch_size: int = 8
+
+
+def read_args(
+    arg: str | None, tasks: tuple[str, ...], *, root: str = "", split: str = "val", **more: Any
+) -> ml_collections.ConfigDict:
+    """The string argument of a config; ``more`` are names and defaults of its own.
+
+    Raises:
+        UserError: a name or value that there is not, or one that the variant does not read.
+    """
+    args = parse_arg(
+        arg,
+        variant="multi",
+        task=tasks[0],
+        backbone="r50",
+        decoder="deeplab",
+        se="both",
+        norm="",
+        w_d=0.1,
+        root=root,
+        packed=False,
+        split=split,
+        weights="",
+        seed=0,
+        **more,
+    )
+    check_choices(
+        args,
+        {
+            "variant": VARIANTS,
+            "task": tasks,
+            "backbone": tuple(BACKBONES),
+            "decoder": ("deeplab", "uber"),
+            "se": ("both", "enc", "dec"),
+            "norm": ("", "own", "shared"),
+        },
+    )
+    check_read_by_variant(arg, args, READ_BY)
+    if args.backbone == "mobilenet" and args.variant in ("adapters", "adversarial"):
+        raise UserError(f"config argument variant={args.variant}: backbone=mobilenet has none in the paper")
+    if args.decoder == "uber" and "se" in given_args(arg) and args.se != "enc":
+        raise UserError(f"config argument se={args.se}: decoder=uber has no SE; expected se=enc")
+    if not 0.0 <= args.w_d < 1.0:
+        raise UserError(f"config argument w_d={args.w_d:g}: expected a share in [0, 1)")
+    return args
+
+
+def chosen(args: ml_collections.ConfigDict, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The tasks of the network."""
+    return (args.task,) if args.variant == "single" else tasks
+
+
+def model(
+    args: ml_collections.ConfigDict,
+    tasks: tuple[str, ...],
+    options: Mapping[str, Mapping[str, Any]],
+    epochs: int,
+) -> dict[str, Any]:
+    """Section ``model``.
+
+    Args:
+        tasks: of the network. options: of the tasks, over those of the appendix.
+        epochs: in which the reversal of gradients grows.
+    """
+    modulated = args.variant in ("se", "adversarial")
+    encoder = modulated and args.se != "dec"
+    decoder = modulated and args.se != "enc" and args.decoder != "uber"
+    adapters = args.variant == "adapters"
+    own = {"own": True, "shared": False}
+    sections: dict[str, Any] = dict(
+        system="astmt",
+        tasks=tasks,
+        task_options={task: {**OPTIONS.get(task, {}), **options.get(task, {})} for task in tasks},
+        task_weights={task: WEIGHTS[task] for task in tasks},
+        backbone=None,
+        mobilenet=None,
+        encoder=dict(se=encoder, norm=own.get(args.norm, encoder or adapters), adapters=adapters),
+        decoder=dict(
+            kind=args.decoder,
+            features=64,
+            rates=(6, 12, 18),
+            se=decoder,
+            norm=args.decoder != "uber" and own.get(args.norm, decoder or adapters),
+            adapters=adapters and args.decoder != "uber",
+        ),
+        adversarial=dict(weight=args.w_d, epochs=epochs, kernel=1) if args.variant == "adversarial" else None,
+    )
+    if args.backbone == "mobilenet":
+        sections["mobilenet"] = dict(width=1.0, output_stride=16, frozen_norm=False, se=True)
+    else:
+        sections["backbone"] = dict(
+            depth=BACKBONES[args.backbone],
+            width=64,
+            output_stride=16,
+            stride_in_1x1=False,
+            frozen_norm=False,
+            preprocessing="torch",
+        )
+    return sections
+
+
+def multipliers(args: ml_collections.ConfigDict, tasks: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """Of the learning rate: 1 / T for what T tasks share, 10 / T for the discriminator (ten times that of
+    what is shared, as released).
+    """
+    if len(tasks) == 1:
+        return ((r".*", 1.0),)
+    share = 1.0 / len(tasks)
+    own = (rf"(head_\w+|.*/({'|'.join(tasks)}))/.*", 1.0)
+    dscr = ((r"discriminator/.*", 10.0 * share),) if args.variant == "adversarial" else ()
+    return (own, *dscr, (r".*", share))
+
+
+def astmt_config(
+    args: ml_collections.ConfigDict,
+    dataset: str,
+    tasks: tuple[str, ...],
+    options: Mapping[str, Mapping[str, Any]],
+    schedule: Steps,
+    *,
+    max_dist: float = 0.0075,
+) -> ml_collections.ConfigDict:
+    """All sections but ``data``.
+
+    Args:
+        dataset: for the config's name.
+        tasks: all that the data set has labels of.
+        options: of the tasks, over those of the appendix.
+        max_dist: of the boundary benchmark.
+    """
+    tasks = chosen(args, tasks)
+    config = ml_collections.ConfigDict()
+    config.name = f"astmt_{dataset}_{args.backbone}_{args.variant}"
+    if args.variant == "single":
+        config.name += f"_{args.task}"
+    config.seed = args.seed
+    config.model = model(args, tasks, options, schedule.epochs)
+    stage = dict(
+        name="train",
+        steps=schedule.steps,
+        learning_rate=0.005,
+        model=dict(),
+        multipliers=multipliers(args, tasks),
+    )
+    config.training = dict(
+        batch_size=schedule.batch_size,
+        stages=(stage,),
+        optimizer="sgd",
+        momentum=0.9,
+        weight_decay=1e-4,
+        weight_decay_on=(r".*",),
+        poly_power=0.9,
+        warmup_steps=0,
+        grad_clip=0.0,
+        log_every=50,
+        checkpoint_every=1000,
+        eval_every=0,
+        keep=1,
+        init_from=args.weights,
+        mesh=dict(data=-1, model=1),
+        workers=8,
+    )
+    config.evaluation = dict(
+        mode="dense",
+        thresholds=99,
+        max_dist=max_dist,
+        workers=2,
+        pictures=8,
+        limit=0,
+        batch_size=1,
+        inference=dict(scales=(1.0,), flip=False),
+        reference="",
+    )
+    return config
+
+
+def data_set_config(
+    args: ml_collections.ConfigDict,
+    dataset: str,
+    data: DataSet,
+    tasks: tuple[str, ...],
+    schedule: Steps,
+    *,
+    max_dist: float = 0.0075,
+) -> ml_collections.ConfigDict:
+    """The config of one of the paper's data sets, trained on a GPU."""
+    args.budget = "gpu"
+    options = dict(segmentation=data.segmentation)
+    config = astmt_config(args, dataset, tasks, options, schedule, max_dist=max_dist)
+    config.data = data.data(args, chosen(args, tasks))
+    return config
