@@ -16,6 +16,7 @@ from dynpix_jax.tasks import Score
 
 PAPERS = {
     "astmt": "dynpix_jax.evaluation.astmt_tables",
+    "mdeq": "dynpix_jax.evaluation.mdeq_tables",
     "pag": "dynpix_jax.evaluation.pag_tables",
     "perspective": "dynpix_jax.evaluation.perspective_tables",
 }
@@ -70,6 +71,10 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
             "paper": dict(zip(table.metrics, row.paper, strict=True)),
             "paper_macs": row.macs,
         }
+        if row.alternative:
+            entry["alternative"] = row.alternative
+        if row.counted is not None:
+            entry["counted_macs"] = row.counted
         if table.has_delta:
             entry |= {"paper_delta_m": table.paper_delta(row), "printed_delta_m": row.printed}
         if runs is not None:
@@ -84,17 +89,19 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
 def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; what there is not is "-"."""
     labels = [score.label for score in table.scores]
-    has_macs = any(row.macs is not None for row in table.rows)
+    name = "MACs/2^30" if table.gibi else "MACs"
+    macs = [name] if any(row.macs is not None for row in table.rows) else []
+    macs += [f"{name} counted once"] if any(row.counted is not None for row in table.rows) else []
     delta = [DELTA_M.label] if table.has_delta else []
-    heads = ["network", *labels, *delta, *(["printed"] if delta else []), *(["MACs"] if has_macs else [])]
+    heads = ["network", *labels, *delta, *(["printed"] if delta else []), *macs]
     if runs is not None:
-        heads += [*(f"{label} here" for label in (*labels, *delta)), "MACs here", "measured on"]
+        heads += [*(f"{label} here" for label in (*labels, *delta)), f"{name} here", "measured on"]
     lines = []
     for row in table.rows:
         values = [_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
         if delta:
             values += [_text(DELTA_M, table.paper_delta(row)), _text(DELTA_M, row.printed)]
-        line = [row.network, *values, *([_macs(row.macs)] if has_macs else [])]
+        line = [row.network, *values, *(_macs(table, one) for one in (row.macs, row.counted)[: len(macs)])]
         if runs is not None:
             line += _measured(table, row, runs)
         lines.append([*line, table.spec(row)])
@@ -110,12 +117,14 @@ def _measured(table: Table, row: Row, runs: Runs) -> list[str]:
     values = [_text(score, found.score(f"{prefix}{score.name}")) for score in table.scores]
     if table.has_delta:
         values.append(_text(DELTA_M, table.measured_delta(row, runs)))
-    return [*values, _macs(found.macs), found.data]
+    return [*values, _macs(table, found.macs), found.data]
 
 
 def _text(score: Score, value: float | None) -> str:
     return "-" if value is None else score.text(value)
 
 
-def _macs(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e9:#.4g}e9"
+def _macs(table: Table, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 2**30:.1f}" if table.gibi else f"{value / 1e9:#.4g}e9"

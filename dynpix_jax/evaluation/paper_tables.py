@@ -48,6 +48,8 @@ class Row:
     paper: the table's metrics, None where the paper has none. macs: the paper's "FLOPs consumption",
     multiply-adds; None without.
     reference: name of the row whose networks Δm compares with; "" without. printed: Δm in the paper, percent.
+    alternative: way to run the network (``System.alternatives``); "" for the network itself.
+    counted: MACs as they are, where the paper has counted something else; None without.
     """
 
     network: str
@@ -56,6 +58,8 @@ class Row:
     macs: float | None = None
     reference: str = ""
     printed: float | None = None
+    alternative: str = ""
+    counted: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Table:
     names it. task: what it is about; "" for several tasks, whose metrics are then named "depth/rmse".
     metrics: scores by name; of several tasks those of `multitask.MEASURES`, one a task. note: what a reader
     must know. budgets: values of the config's argument of that name; () if it has none.
+    gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
     """
 
     number: str
@@ -77,6 +82,7 @@ class Table:
     rows: tuple[Row, ...]
     note: str = ""
     budgets: tuple[str, ...] = BUDGETS
+    gibi: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -134,8 +140,8 @@ class Table:
         return delta_m(*by_task) if all(len(side) == len(self.tasks) for side in by_task) else None
 
 
-Runs = Mapping[tuple[str, str, str], Measured]
-"""Results by data set, network (`results.network_of`) and views (`results.views_of`)."""
+Runs = Mapping[tuple[str, str, str, str], Measured]
+"""Results by data set, network (`results.network_of`), views (`results.views_of`) and alternative."""
 
 
 def read_runs(folder: Path) -> Runs:
@@ -146,9 +152,10 @@ def read_runs(folder: Path) -> Runs:
     """
     if not folder.is_dir():
         raise UserError(f"folder of runs not found: {folder.absolute()}")
-    runs: dict[tuple[str, str, str], Measured] = {}
+    runs: dict[tuple[str, str, str, str], Measured] = {}
     for file in sorted(folder.rglob("eval.json"), key=lambda path: path.stat().st_mtime):
-        runs |= {(one.source, one.network, one.views): one.measured for one in read_results(file)}
+        for one in read_results(file, alternatives=True):
+            runs[one.source, one.network, one.views, one.alternative] = one.measured
     return runs
 
 
@@ -161,18 +168,19 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
     if not any(source == table.source for source, *_ in runs):
         return None
     if EACH_TASK not in row.argument:
-        return _find(runs, table, row.argument)
-    found = {task: _find(runs, table, row.argument.replace(EACH_TASK, task)) for task in table.tasks}
+        return _find(runs, table, row.argument, row.alternative)
+    arguments = {task: row.argument.replace(EACH_TASK, task) for task in table.tasks}
+    found = {task: _find(runs, table, argument, row.alternative) for task, argument in arguments.items()}
     return _combined({task: run for task, run in found.items() if run is not None})
 
 
-def _find(runs: Runs, table: Table, argument: str) -> Measured | None:
+def _find(runs: Runs, table: Table, argument: str, alternative: str) -> Measured | None:
     for budget in table.budgets or ("",):
         arguments = ",".join(filter(None, (argument, budget and f"budget={budget}")))
         config = json.loads(json.dumps(load_config(f"{table.config}:{arguments}").to_dict()))
         stage = config["training"]["stages"][-1]
-        key = (table.source, network_of(config["model"], stage), views_of(config["evaluation"]))
-        if (found := runs.get(key)) is not None:
+        network, views = network_of(config["model"], stage), views_of(config["evaluation"])
+        if (found := runs.get((table.source, network, views, alternative))) is not None:
             return found
     return None
 

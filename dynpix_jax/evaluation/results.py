@@ -41,24 +41,26 @@ class Result:
     """A row of an eval.json with what it was measured on.
 
     source: name of the data set. network: the model section with the stage's overrides, as JSON. views: those
-    that images were predicted from, `views_of`.
+    that images were predicted from, `views_of`. alternative: of the network; "" for itself.
     """
 
     measured: Measured
     source: str
     network: str
     views: str
+    alternative: str = ""
 
 
-def read_results(file: Path) -> list[Result]:
-    """The rows of an eval.json, one a stage; those of alternatives to the network itself are left out.
+def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
+    """The rows of an eval.json, one a stage, and with ``alternatives`` those of other ways to run it.
 
     Raises:
         UserError: no such file, or one that eval.py did not write.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return [_result(file, content, row) for row in content["rows"] if not row.get("alternative")]
+        rows = [row for row in content["rows"] if alternatives or not row.get("alternative")]
+        return [_result(file, content, row) for row in rows]
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
@@ -90,7 +92,8 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
     source = content["data"].split(",")[0].split()[0]
     config = content["config"]
     network = network_of(config["model"], stages[row["stage"]])
-    return Result(measured, source, network, views_of(config.get("evaluation") or {}))
+    views = views_of(config.get("evaluation") or {})
+    return Result(measured, source, network, views, row.get("alternative") or "")
 
 
 def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from flax import traverse_util
 
 from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, block_specs
 from dynpix_jax.models.backbones.vgg import VGG, VGGConfig
+from dynpix_jax.models.systems.mdeq_config import CellConfig, MdeqConfig
+from dynpix_jax.models.systems.mdeq_network import MdeqNetwork
 from dynpix_jax.utils.errors import UserError, suggest
-from dynpix_jax.weights import torch_names, vgg_names
+from dynpix_jax.weights import mdeq_names, torch_names, vgg_names
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.weights_file import check_architecture, is_native
 
@@ -33,11 +35,15 @@ class Architecture:
     model: the network of all tensors that can be imported, with so many classes.
     translate: a tensor's name in the file -> its place with us, None for a name that it does not have.
     example: names that files have, for messages.
+    classifier: (name in the file, our name) of the kernel that has as many outputs as there are classes.
+    is_dropped: which names have no counterpart on purpose.
     """
 
     model: Callable[[int], nn.Module]
     translate: Callable[[str], torch_names.Target | None]
     example: str
+    classifier: tuple[str, str] = ("fc.weight", "params/fc/kernel")
+    is_dropped: Callable[[str], bool] = lambda name: False
 
 
 def _resnet(depth: int) -> Architecture:
@@ -58,10 +64,22 @@ def _vgg(batch_norm: bool) -> Architecture:
     )
 
 
+def _mdeq(cell: CellConfig) -> Architecture:
+    return Architecture(
+        lambda classes: MdeqNetwork(MdeqConfig("mdeq", cell=cell), classes),
+        mdeq_names.translate,
+        "those of the official checkpoints (model.downsample.0.weight, model.fullstage.branches.0...)",
+        ("last_layer.3.weight", "params/head/conv2/kernel"),
+        mdeq_names.is_dropped,
+    )
+
+
 _TABLE: Mapping[str, Architecture] = {
     **{name: _resnet(depth) for name, depth in _DEPTHS.items()},
     "vgg16": _vgg(batch_norm=False),
     "vgg16_bn": _vgg(batch_norm=True),
+    "mdeq_small": _mdeq(CellConfig()),
+    "mdeq_xl": _mdeq(CellConfig(channels=(88, 176, 352, 704), expansion=6, dropout=0.04)),
 }
 ARCHITECTURES = tuple(_TABLE)
 
@@ -105,13 +123,13 @@ def _check_layout(source: Path, arch: str, tensors: Mapping[str, np.ndarray]) ->
         raise UserError(f"{source}: the tensors' names are those of {same[0]}, expected {arch}")
 
 
-def _classes(tensors: Mapping[str, np.ndarray]) -> int:
+def _classes(arch: str, tensors: Mapping[str, np.ndarray]) -> int:
     """The classifier has as many classes as the file says: nothing else of the network depends on it."""
+    theirs, ours = _TABLE[arch].classifier
     if is_native(tensors):
-        kernel = tensors.get("params/fc/kernel")
-        return kernel.shape[1] if kernel is not None and kernel.ndim == 2 else _CLASSES
-    kernel = tensors.get("fc.weight")
-    return kernel.shape[0] if kernel is not None and kernel.ndim == 2 else _CLASSES
+        return tensors[ours].shape[-1] if ours in tensors and tensors[ours].ndim >= 2 else _CLASSES
+    found = [array for name, array in tensors.items() if name.removeprefix("model.") == theirs]
+    return found[0].shape[0] if found and found[0].ndim >= 2 else _CLASSES
 
 
 def _place(arch: str, name: str, native: bool) -> torch_names.Target | None:
@@ -122,8 +140,8 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
     """Reads `source` (.safetensors, .npz, .pth, .pt) into nested float32 variables of `arch`.
 
     `arch` is one of ARCHITECTURES.
-    Names may be torchvision's, of a VGG also Caffe's, or our own. Tensors that are missing are left out of
-    the result and reported.
+    Names may be torchvision's, of a VGG also Caffe's, of an MDEQ its authors', or our own. Tensors that are
+    missing are left out of the result and reported.
     Raises UserError for an unreadable file, another architecture's weights, a shape that does not fit, a
     value that is not finite, or when no tensor fits at all.
     """
@@ -135,12 +153,12 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
         check_architecture(source, arch)
     else:
         _check_layout(source, arch, tensors)
-    expected = expected_shapes(arch, _classes(tensors))
+    expected = expected_shapes(arch, _classes(arch, tensors))
 
     loaded: dict[str, np.ndarray] = {}
     unexpected = []
     for name, array in tensors.items():
-        if torch_names.is_dropped(name):
+        if torch_names.is_dropped(name) or _TABLE[arch].is_dropped(name):
             continue
         target = _place(arch, name, native)
         if target is None or target.name not in expected:
