@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import target_density
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
 from dynpix_jax.flops import MacReport
+from dynpix_jax.models.progressive import ProgressiveSystem
 from dynpix_jax.models.system import System
 from dynpix_jax.training.settings import StageConfig, stage_model, stage_system
 from dynpix_jax.utils.errors import UserError, suggest
@@ -75,6 +77,7 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
         "head": parts.get("head", 0.0),
         "gates": sum(macs for scope, macs in report.by_scope.items() if "/gate/" in scope),
         "parts": parts,
+        "steps": list(itertools.accumulate(step_macs(system, (height, width)))),
         "gated": gated,
         "target_rho": rho,
         "macs_gates_open": executed_macs(report.total, gated, target_shares(system, gated, 1.0)),
@@ -113,6 +116,11 @@ def find_stage(stages: Sequence[StageConfig], name: str | None) -> StageConfig:
     if name not in named:
         raise UserError(f"--stage {name}: the config has no such stage; {suggest(name, named)}")
     return named[name]
+
+
+def step_macs(system: System, size: tuple[int, int]) -> tuple[float, ...]:
+    """MACs of each step of a system that predicts in steps, nothing skipped; () of others."""
+    return system.step_macs(size) if isinstance(system, ProgressiveSystem) else ()
 
 
 def target_shares(system: System, gated: Mapping[str, float], rho: float) -> dict[str, float]:
@@ -155,6 +163,10 @@ def _describe(counts: Mapping[str, Any]) -> str:
     if counts["gates"]:
         lines.append(_row("  (of it the gates)", counts["gates"], total))
     lines += [_row(part, macs, total) for part, macs in counts["parts"].items() if part not in backbone]
+    if counts["steps"]:
+        lines += ["", "MACs up to each prediction, / 2^30, and their mean:"]
+        shown = [f"{macs / 2**30:.2f}" for macs in counts["steps"]]
+        lines.append(f"  {', '.join(shown)}; {sum(counts['steps']) / len(shown) / 2**30:.2f}")
     if not gated:
         return "\n".join([*lines, "", "no gated layers: every image costs the same"])
     lines += ["", f"{'gated layer':<20}{'MACs, 10^9':>12}{'share':>9}{'one skipped % saves':>22}"]

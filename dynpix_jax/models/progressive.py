@@ -180,6 +180,10 @@ class ProgressiveSystem(System):
         The last step's predictions are those of `apply`, the ones before its exits.
         """
 
+    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """MACs of each step for one (H, W) image with nothing skipped; () where the data decide on them."""
+        return ()
+
     def predict_iter(
         self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
     ) -> Iterator[Prediction]:

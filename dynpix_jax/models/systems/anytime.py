@@ -8,7 +8,7 @@ exit carries its prediction over (3.4, eq. 1 to 4).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ class Anytime(ProgressiveSystem):
         All kernels are parts of one draw: a program that draws each of hundreds on its own takes minutes to
         compile.
         """
-        return anytime_weights.init(self.network, key)
+        return anytime_weights.init(self._shapes, key)
 
     def apply(
         self,
@@ -194,9 +194,17 @@ class Anytime(ProgressiveSystem):
             return ()
         return tuple(f"stage{number}" for span in spans(self.config.exits)[1:] for number in span)
 
+    @cached_property
+    def _shapes(self) -> Variables:
+        # No parameter depends on the size of the images.
+        small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        shapes: Variables = jax.eval_shape(self.network.init, jax.random.key(0), small)
+        return shapes
+
     def _macs(self, size: tuple[int, int]) -> tuple[tuple[float, ...], tuple[anytime_macs.Group, ...]]:
         if size not in self._counted:
-            self._counted[size] = anytime_macs.step_macs(self.config, self.task.channels, size)
+            channels = self.task.channels
+            self._counted[size] = anytime_macs.step_macs(self.config, channels, self._shapes, size)
         return self._counted[size]
 
     def _size(self, outputs: Outputs) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from dynpix_jax.models.systems.anytime_config import AnytimeConfig
 from dynpix_jax.models.systems.anytime_network import AnytimeNetwork, Span, spans
 from dynpix_jax.nn.masked_conv import Masking
 from dynpix_jax.ops.resize import resize_nearest
-from dynpix_jax.typing import Array
+from dynpix_jax.typing import Array, Variables
 
 Size = tuple[int, int]
 
@@ -48,20 +48,17 @@ class Group:
 
 
 def step_macs(
-    config: AnytimeConfig, channels: int, size: Size
+    config: AnytimeConfig, channels: int, variables: Variables, size: Size
 ) -> tuple[tuple[float, ...], tuple[Group, ...]]:
     """(MACs of the steps up to each exit with nothing skipped, the groups of masked convolutions).
 
-    One (H, W) image; nothing is executed.
+    One (H, W) image; nothing is executed, ``variables`` may be shapes.
     """
     network = AnytimeNetwork(config, channels)
-    # No parameter depends on the size of the images.
-    small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), small)
     found: dict[tuple[str, Size], tuple[float, int]] = {}
     steps: list[float] = []
 
-    def run(variables: Any, maps: Any, mask: Array | None, span: Span, note: bool) -> Any:
+    def run(variables: Variables, maps: Any, mask: Array | None, span: Span, note: bool) -> Any:
         for number in span:
             masking = None
             if mask is not None:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from dynpix_jax.models.adapt import copy_matching
 from dynpix_jax.models.systems.anytime_config import AnytimeConfig
-from dynpix_jax.models.systems.anytime_network import AnytimeNetwork
 from dynpix_jax.nn.masked_conv import LAMBDA
 from dynpix_jax.typing import Array, PRNGKey, Variables
 from dynpix_jax.utils.errors import UserError
@@ -23,10 +22,8 @@ _BLOCK = re.compile(r"(layer1|stage[234])_\d+(/branch\d_\d+)?")
 _CONSTANTS = {"scale": 1.0, "var": 1.0, "lam": LAMBDA, "bias": 0.0, "mean": 0.0}
 
 
-def init(network: AnytimeNetwork, key: PRNGKey) -> Variables:
+def init(shapes: Variables, key: PRNGKey) -> Variables:
     """Fresh variables: kernels normal by fan-out (He et al.), all of them from one draw."""
-    small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), small)
     kernels = [leaf for path, leaf in named_leaves(shapes["params"]) if path.endswith("/kernel")]
     normal = jax.random.normal(key, (sum(leaf.size for leaf in kernels),))
     taken = 0

@@ -1,0 +1,175 @@
+"""What the segmentation configs of this folder share: the network, the paper's variants, training.
+
+variant=hrnet   HRNet with one exit at its end (table 1, "HRNet-W48")
+variant=ee      exits after every stage, all with the plain head ("EE")
+variant=rh      early exits with redesigned heads ("EE + RH")
+variant=ca      those, and nothing computed where an exit is confident ("EE + RH + CA")
+
+Further arguments of all of them:
+  arch           w48 | w32 | w18 | w18s2 | w18s1; the paper's W18 is HRNet-W18-Small-v2, w18s2
+  heads          plain | redesigned, of variant=ca (plain: "CA only")
+  downsampling   D of the exits after stages 1, 2, 3, joined by "+" (figure 6: 3+2+1, 1+1+1, 3+3+3)
+  criterion      max_probability | entropy | top_k | random (figure 7), threshold with it (0: the recipe's)
+  normalize      full | present: by what interpolation divides (reference code | the paper's text)
+  steps          in place of the recipe's; 0 keeps them
+  weights        ImageNet weights imported by ``dynpix import-weights``; "" begins from nothing
+
+On a CPU (budget=cpu) AdamW takes the place of SGD, and variant=ca first trains with nothing skipped, then for
+a third of the steps as it will run: interpolation makes a step of training slower. continue_from = workdir of
+variant=rh trains that second part alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+
+from dynpix_jax.utils.configs import check_choices, check_read_by_variant, given_args, parse_arg
+from dynpix_jax.utils.errors import UserError
+
+VARIANTS = ("hrnet", "ee", "rh", "ca")
+ARCHITECTURES = ("w48", "w32", "w18", "w18s2", "w18s1")
+THRESHOLDS = {"max_probability": 0.998, "entropy": 0.02, "top_k": 0.5, "random": 0.5}
+"""The first is the paper's (section 4.1); the others skip about as much as it does."""
+
+READ_BY = {
+    "heads": ("ca",),
+    "downsampling": ("rh", "ca"),
+    "criterion": ("ca",),
+    "threshold": ("ca",),
+    "normalize": ("ca",),
+    "continue_from": ("ca",),
+}
+"""Variants that read an argument; the others refuse it rather than train something else than asked for."""
+
+
+def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.ConfigDict:
+    """The string argument of a config; ``more`` are names and defaults of its own.
+
+    Raises:
+        UserError: a name or value that there is not, or one that the variant does not read.
+    """
+    args = parse_arg(
+        arg,
+        variant="ca",
+        arch=arch,
+        heads="redesigned",
+        downsampling=(3, 2, 1),
+        criterion="max_probability",
+        threshold=0.0,
+        normalize="full",
+        steps=0,
+        continue_from="",
+        **more,
+    )
+    choices = {
+        "variant": VARIANTS,
+        "arch": ARCHITECTURES,
+        "heads": ("plain", "redesigned"),
+        "criterion": tuple(THRESHOLDS),
+        "normalize": ("full", "present"),
+    }
+    if "budget" in args:
+        choices["budget"] = ("cpu", "gpu")
+    check_choices(args, choices)
+    check_read_by_variant(arg, args, READ_BY)
+    if len(args.downsampling) != 3:
+        raise UserError("config argument downsampling: expected three numbers joined by '+', as 3+2+1")
+    if args.heads == "plain" and "downsampling" in given_args(arg):
+        raise UserError("config argument downsampling: plain heads do not read it")
+    if args.steps < 0:
+        raise UserError(f"config argument steps={args.steps}: expected a number >= 0")
+    return args
+
+
+def anytime_config(
+    args: ml_collections.ConfigDict,
+    dataset: str,
+    *,
+    task_options: dict[str, Any],
+    batch_size: int,
+    steps: int,
+    cpu: bool,
+    threshold: float,
+    scale: float = 1.0,
+) -> ml_collections.ConfigDict:
+    """All sections but ``data``.
+
+    Args:
+        dataset: for the config's name. task_options: of segmentation.
+        steps: of training, on a CPU less those of its second part.
+        threshold: of the largest probability, unless args have one or another criterion.
+        scale: size at which the network sees an image in evaluation, relative to the image's own.
+    """
+    exits = (4,) if args.variant == "hrnet" else (1, 2, 3, 4)
+    redesigned = args.variant == "rh" or (args.variant == "ca" and args.heads == "redesigned")
+    own = threshold if args.criterion == "max_probability" else THRESHOLDS[args.criterion]
+    adaptivity = dict(
+        criterion=args.criterion,
+        threshold=args.threshold or own,
+        start=0.0,
+        radius=3,
+        normalize=args.normalize,
+    )
+    config = ml_collections.ConfigDict()
+    config.name = f"anytime_{dataset}_{args.arch}_{args.variant}"
+    config.seed = 0
+    config.model = dict(
+        system="anytime",
+        task="segmentation",
+        task_options=task_options,
+        backbone=dict(
+            arch=args.arch, width=0, blocks=0, form="segmentation", align_corners=False, frozen_norm=False
+        ),
+        exits=exits,
+        weights=(1.0,) * len(exits),
+        heads=dict(
+            kind="redesigned" if redesigned else "plain",
+            plain="two_layers",
+            inputs="concat",
+            features=128 if args.arch in ("w48", "w32") else 64,
+            downsampling=tuple(args.downsampling),
+        ),
+        adaptivity=adaptivity if args.variant == "ca" else None,
+    )
+    config.training = dict(
+        batch_size=batch_size,
+        stages=_stages(args, args.steps or steps, cpu),
+        optimizer="adamw" if cpu else "sgd",
+        momentum=0.9,
+        weight_decay=1e-4 if cpu else 5e-4,
+        # As released: of everything, the widths of interpolation too.
+        weight_decay_on=(r".*/kernel",) if cpu else (r".*",),
+        poly_power=0.9,
+        warmup_steps=20 if cpu else 0,
+        grad_clip=0.0,
+        log_every=20,
+        checkpoint_every=250,
+        eval_every=0,
+        keep=1,
+        init_from=args.continue_from or args.get("weights", ""),
+        mesh=dict(data=-1, model=1),
+        workers=0 if cpu else 8,
+    )
+    config.evaluation = dict(
+        mode="both",
+        every_stage=False,
+        pictures=6,
+        limit=0,
+        batch_size=1,
+        inference=dict(scales=(scale,), flip=False),
+    )
+    return config
+
+
+def _stages(args: ml_collections.ConfigDict, steps: int, cpu: bool) -> tuple[dict[str, Any], ...]:
+    base = dict(name="base", steps=steps, learning_rate=2e-3 if cpu else 1e-2, model={})
+    if args.variant != "ca":
+        return (base,)
+    adaptive = dict(base, name="adaptive")
+    if cpu:
+        adaptive.update(steps=max(steps // 3, 1), learning_rate=5e-4)
+        # Nothing to skip by: these networks have no interpolation, whose widths stay fresh.
+        base.update(model=dict(adaptivity=None))
+    return (base, adaptive) if cpu and not args.continue_from else (adaptive,)
