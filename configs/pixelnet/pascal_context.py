@@ -7,9 +7,9 @@ Needs VOC 2010 (root=DIR), the labels (label_root=DIR) and VGG-16 imported by ``
 vgg16`` (weights=FILE). Arguments: classes = 59 | 33; fc = 1 | 2 | 3, layers of the MLP, and width, of its
 hidden ones (table 1); pixels of an image and images a step (table 2: 2000 and 5; 10000 and 1); conv7=True
 adds VGG's fc7 to the hypercolumn (its weights must hold fc6 and fc7); train_scales = small | half | full |
-multi (table 3: .25 and .5, .5, .5 and 1, all three); test_scales, such as 0.25+0.5+1.0; continue_from = a run
-to train on from, for three times 8 epochs with budget=gpu; budget = cpu | gpu (the paper's 96 epochs; made
-for one GPU of 40 GB); packed=True: root holds what ``dynpix prepare`` wrote; split = train | val; seed.
+both | multi (.25 and .5; .5; 1; .5 and 1; all three); test_scales, such as 0.25+0.5+1.0; continue_from = a
+run to train on from, for three times 8 epochs with budget=gpu; budget = cpu | gpu (the paper's 96 epochs;
+made for one GPU of 40 GB); packed=True: root holds what ``dynpix prepare`` wrote; split = train | val; seed.
 Departures from the paper: see recipe.py.
 
 Paper, class accuracy (its "AC") and IoU: 44.0 / 34.9 of 59 classes, 62.5 / 51.1 of 33; 2000 pixels of one

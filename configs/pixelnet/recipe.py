@@ -26,10 +26,11 @@ COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 TRAIN_SCALES = {
     "small": (0.25, 0.5),
     "half": (0.5,),
-    "full": (0.5, 1.0),
+    "full": (1.0,),
+    "both": (0.5, 1.0),
     "multi": (0.25, 0.5, 1.0),
 }
-"""Sizes of training images, relative to their own (table 3; table 7 has ``full``)."""
+"""Sizes of training images, relative to their own (table 3; ``both`` and ``full`` are table 7's)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ PAPERS = {
     "mdeq": "dynpix_jax.evaluation.mdeq_tables",
     "pag": "dynpix_jax.evaluation.pag_tables",
     "perspective": "dynpix_jax.evaluation.perspective_tables",
+    "pixelnet": "dynpix_jax.evaluation.pixelnet_tables",
 }
 """Paper -> module with its TABLES."""
 

@@ -1,0 +1,52 @@
+"""Tables of PixelNet: every row has a config that makes the network of its name; scores as printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynpix_jax.cli.paper_tables import PAPERS
+from dynpix_jax.evaluation.pixelnet_tables import TABLES
+from dynpix_jax.utils.configs import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_rows_and_scores_are_the_papers():
+    assert PAPERS["pixelnet"] == "dynpix_jax.evaluation.pixelnet_tables"
+    rows = {(table.number, row.network): row.paper for table in TABLES[:3] + TABLES[4:] for row in table.rows}
+    assert [len(table.rows) for table in TABLES] == [6, 6, 5, 5, 1, 1, 4, 6]
+    assert rows["Table 1", "fc-2"] == (0.017, 0.001)
+    assert rows["Table 2", "10000 x 1"] == (0.333, 0.252)
+    assert rows["Table 3", "conv7 (0.5-1.0)"] == (0.481, 0.376)
+    assert rows["Table 6", "75%"] == (0.790, 0.805, 0.818)
+    assert rows["Table 7", "conv7 (50%)-(1.0x)"] == (0.791, 0.803, 0.840)
+
+
+@pytest.mark.parametrize("budget", ["cpu", "gpu"])
+def test_configs_make_the_networks_of_their_rows(budget, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for table in TABLES:
+        for row in table.rows:
+            config = load_config(f"{table.config}:{row.argument},budget={budget}".replace(":,", ":"))
+            assert config.data.eval.source.name == table.source
+            model, name = config.model, row.network
+            assert model.task == table.task
+            assert ("fc7" in model.hypercolumn.layers) == ("conv7" in name or table.number == "Section 4.1")
+            if table.number == "Table 1":
+                layers = int(name.split("fc-")[1][0]) if "fc-" in name else 3
+                width = int(name.split("d-")[1][:4]) if "d-" in name else 4096
+                assert model.mlp.hidden == (width,) * (layers - 1)
+            if table.number == "Table 2":
+                pixels, images = name.removeprefix("baseline (").rstrip(")").split(" x ")
+                assert model.sampling.pixels == int(pixels)
+                if budget == "gpu" or "1" in images:
+                    assert config.training.batch_size == int(images)
+            if "%" in name:
+                share = int(name.split("%")[0].split("(")[-1]) / 100
+                assert (model.sampling.strategy, model.sampling.rare_share) == ("biased", share)
+            if table.number == "Table 3":
+                assert model.task_options["classes"] in (59, 33)
+            if "0.5x,1.0x" in name:
+                assert config.evaluation.inference.scales == (0.5, 1.0)
