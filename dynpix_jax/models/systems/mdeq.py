@@ -113,10 +113,7 @@ class Mdeq(ProgressiveSystem):
         """
         if options:
             raise TypeError(f"steps: unexpected {', '.join(options)}")
-        size, config = (images.shape[1], images.shape[2]), self.config
-        of_f = mdeq_macs.cell_macs(config.cell, size)
-        of_head = mdeq_macs.head_macs(config.cell, self.task.channels, size)
-        first = mdeq_macs.stem_macs(config.cell, size) + (0.0 if config.unrolled else of_f)
+        size = (images.shape[1], images.shape[2])
 
         def make(until: int, macs: float, begins: bool) -> Step[Any]:
             def run(state: Any) -> tuple[Any, StepResult]:
@@ -127,12 +124,18 @@ class Mdeq(ProgressiveSystem):
 
             return Step(run, lambda _: macs)
 
-        ends = config.read_out
-        steps = [
-            make(end, (end - before) * of_f + of_head + (0.0 if before else first), before == 0)
-            for before, end in zip((0, *ends), ends, strict=False)
-        ]
+        pairs = zip(self.config.read_out, self.step_macs(size), strict=True)
+        steps = [make(until, macs, begins=index == 0) for index, (until, macs) in enumerate(pairs)]
         return steps, images
+
+    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """MACs of each of `steps` for one (H, W) image: iterations and a decoding, in the first the stem."""
+        cell, ends = self.config.cell, self.config.read_out
+        of_f, of_head = mdeq_macs.cell_macs(cell, size), mdeq_macs.head_macs(cell, self.task.channels, size)
+        steps = [(end - before) * of_f + of_head for before, end in zip((0, *ends), ends, strict=False)]
+        # f is applied to the start, too.
+        steps[0] += mdeq_macs.stem_macs(cell, size) + (0.0 if self.config.unrolled else of_f)
+        return tuple(steps)
 
     @partial(jax.jit, static_argnums=0)
     def _begin(self, variables: Variables, images: Array) -> tuple[Theta, SolverState | Array]:
