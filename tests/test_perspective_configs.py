@@ -92,6 +92,27 @@ def test_only_what_is_left_is_trained_after_an_earlier_run():
     assert names("continue_from=runs/x") == ["base"]
 
 
+def test_steps_of_all_stages_together():
+    """By hand: 4 parts, 2 for the gates and each loop, 1 for the last stage."""
+
+    def steps(name, arg):
+        return [stage.steps for stage in training_config(load(name, arg)).stages]
+
+    assert steps("camvid", "variant=attention,loops=2,steps=110") == [40, 20, 20, 20, 10]
+    assert steps("camvid", "variant=attention,steps=110") == [74, 36]
+    assert steps("sevenscenes", "loops=1,steps=60") == [40, 20]
+    assert steps("scenes", "variant=pred_depth") == [344, 171, 85]
+
+
+def test_evaluation_has_a_row_for_the_other_way_to_gate():
+    def also(arg):
+        return tuple(load("nyuv2", arg).evaluation.also)
+
+    assert also("variant=pred_depth") == also("variant=attention,loops=1") == ("argmax",)
+    assert also("variant=gt_depth,gate=argmax") == ("softmax",)
+    assert also("") == also("variant=average") == also("variant=pred_depth,pooling=multiscale") == ()
+
+
 def test_scenes_train_equally_long():
     totals = {training_config(load("scenes", arg)).total_steps for arg in VARIANTS}
     assert len(totals) == 1
@@ -106,6 +127,11 @@ def test_scenes_train_equally_long():
         ("nyuv2", "variant=average,gate=argmax", "variant=average does not read it"),
         ("nyuv2", "variant=average,pooling=multiscale,loops=1", "has no loops"),
         ("nyuv2", "loops=-1", "loops=-1"),
+        ("nyuv2", "variant=attention,blur=2", "variant=attention does not read it"),
+        ("nyuv2", "variant=pred_depth,blur=2", "no depth to smooth without regression=True"),
+        ("nyuv2", "variant=pred_depth,regression=True,blur=-1", "blur=-1"),
+        ("nyuv2", "variant=pred_depth,steps=6", "steps=6: expected at least 7"),
+        ("nyuv2", "steps=-1", "steps=-1"),
         ("camvid", "variant=pred_depth", "variant=pred_depth"),
         ("scenes", "budget=gpu", "the scenes do not read it"),
     ],

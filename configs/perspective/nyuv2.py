@@ -10,11 +10,12 @@ import-weights`` (weights=FILE). Arguments: variant = baseline | average | gt_de
 loops, of the refinement module; tied=True, one kernel for all pooling sizes; pooling = multipool |
 multiscale; gate = softmax | argmax, how evaluation applies the weights; regression=True trains the log depth
 beside the bins, without the last stage, which is for the classes alone; blur, pixels, smooths that depth in
-evaluation; test_aug=True evaluates at three sizes, mirrored too; budget = cpu (half size, one image a
-step) | gpu (crops of 400x544, eight a step; made for one GPU of 40 GB); continue_from = workdir of the
-variant one stage earlier, so that only the last stages are trained; split = train | test, the images that are
-evaluated; packed=True: root holds what ``dynpix prepare`` wrote. An argument that the variant does not read
-is refused. Which arguments make which row of the paper, and departures from it: see recipe.py.
+evaluation; test_aug=True evaluates at three sizes, mirrored too; budget = cpu (half size, one image a step) |
+gpu (crops of 400x544, eight a step; made for one GPU of 40 GB); continue_from = workdir of the variant one
+stage earlier, so that only the last stages are trained; steps, of all stages together; split = train | test,
+the images that are evaluated; packed=True: root holds what ``dynpix prepare`` wrote. An argument that the
+variant does not read is refused. Which arguments make which row of the paper, and departures from it: see
+recipe.py.
 
 Paper, 654 test images (IoU): baseline .406, gt-depth .413, pred-depth .418, loop1 without depth .419, with
 gt-depth .425, with pred-depth .427, loop2 .431, with test augmentation .445.

@@ -95,6 +95,7 @@ def read_args(
         regression=False,
         test_aug=False,
         blur=0.0,
+        steps=0,
         budget="cpu",
         root=root,
         packed=False,
@@ -107,6 +108,10 @@ def read_args(
     check_read_by_variant(arg, args, READ_BY)
     if not args.blur >= 0:
         raise UserError(f"config argument blur={args.blur:g}: expected a number of pixels >= 0")
+    if args.steps < 0:
+        raise UserError(
+            f"config argument steps={args.steps}: expected a number >= 0, 0 for those of the config"
+        )
     if args.loops < 0:
         raise UserError(f"config argument loops={args.loops}: expected a number >= 0")
     if args.pooling == "multiscale" and (args.loops or args.gate == "argmax"):
@@ -185,7 +190,7 @@ def perspective_config(
     )
     config.training = dict(
         batch_size=steps.batch_size,
-        stages=_stages(args, steps, trained=segmentation is not None),
+        stages=share_out(_stages(args, steps, trained=segmentation is not None), args.steps),
         optimizer="adamw",
         weight_decay=1e-4,
         weight_decay_on=(r".*/kernel",),
@@ -210,6 +215,25 @@ def perspective_config(
         also=_also(args),
     )
     return config
+
+
+def share_out(stages: tuple[dict[str, Any], ...], total: int) -> tuple[dict[str, Any], ...]:
+    """The stages with ``total`` steps together: 4 parts for the first, 1 for finetune, 2 for each other one.
+
+    So variants with other stages train equally long. 0 leaves their steps as they are.
+
+    Raises:
+        UserError: fewer steps than parts.
+    """
+    if not total:
+        return stages
+    parts = [1 if stage["name"] == "finetune" else 2 for stage in stages]
+    parts[0] = 4
+    if total < sum(parts):
+        raise UserError(f"config argument steps={total}: expected at least {sum(parts)} for these stages")
+    steps = [total * part // sum(parts) for part in parts]
+    steps[0] += total - sum(steps)
+    return tuple(dict(stage, steps=count) for stage, count in zip(stages, steps, strict=True))
 
 
 def _views(args: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:

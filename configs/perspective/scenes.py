@@ -6,10 +6,10 @@
         --workdir=runs/scenes/loop2
 
 A ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels with exact depth.
-Arguments: variant, loops, tied, pooling, gate, regression, test_aug as in nyuv2.py; seed, of the weights, the
-order of the images and the scenes' augmentation. Every variant trains for the same number of steps in all,
-whatever its stages, so that variants compare: pred_depth with average,tied=True, each with seed=0, 1 and 2.
-The paper has no such rows.
+Arguments: variant, loops, tied, pooling, gate, regression, blur, test_aug, steps as in nyuv2.py; seed, of the
+weights, the order of the images and the scenes' augmentation. Every variant trains for the same number of
+steps in all, whatever its stages, so that variants compare: pred_depth with average,tied=True, each with
+seed=0, 1 and 2. The paper has no such rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .. import datasets
 from . import recipe
 
 STEPS = 600
-"""Of all stages together."""
+"""Of all stages together, unless the argument says otherwise."""
 
 EDGES = (0.001, 2.45, 3.0, 3.9, 4.8, 20.0)
 """Metres: the quintiles of the scenes' depth."""
@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model.backbone.update(depth=26, width=32, frozen_norm=False, preprocessing="torch")
     config.model.update(features=64, depth_features=(32, 16), dropout=0.0)
     config.training.update(
-        stages=_stages(config.training.stages),
+        stages=recipe.share_out(_stages(config.training.stages), args.steps or STEPS),
         warmup_steps=20,
         grad_clip=1.0,
         log_every=25,
@@ -59,19 +59,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _stages(stages: tuple) -> tuple[dict, ...]:
-    """The recipe's stages for a network without pretrained weights: all is trained, in STEPS steps."""
-    share = {"base": 4, "gating": 2, "finetune": 1}
-    whole = sum(share.get(stage["name"], 2) for stage in stages)
+    """The recipe's stages for a network without pretrained weights: all is trained."""
     rates = {"base": 1e-3, "finetune": 1e-4}
-    steps = [STEPS * share.get(stage["name"], 2) // whole for stage in stages]
-    steps[0] += STEPS - sum(steps)
     return tuple(
         dict(
             stage,
-            steps=count,
             learning_rate=rates.get(stage["name"], 5e-4),
             frozen=(),
             multipliers=((r".*", 1.0),),
         )
-        for stage, count in zip(stages, steps, strict=True)
+        for stage in stages
     )

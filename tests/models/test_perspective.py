@@ -27,7 +27,6 @@ SECTION = dict(
     depth_features=(8, 4),
     loops=2,
 )
-PUBLISHED_BYTES = 221 * 2**20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,15 +81,19 @@ def predicted():
 
 
 def test_size_of_the_published_model():
-    """221 MB of NYU with ResNet-50 (two loops): fp32 in a MAT-file, which deflates what it holds."""
+    """221 MB of NYU with ResNet-50 (two loops) are a MAT-file, and MATLAB deflates what it saves.
+
+    So fp32 fits within 5 %, whether MB are 10^6 or 2^20 bytes; as it stands in memory it is larger.
+    """
     system = models.build(dict(system="perspective", segmentation=dict(classes=40), depth={}))
     shapes = variable_shapes(system)
     count = sum(int(np.prod(leaf.shape)) for c in shapes.values() for _, leaf in named_leaves(c))
     noise = np.random.default_rng(0).normal(size=1 << 16).astype(np.float32).tobytes()
     deflated = len(zlib.compress(noise)) / len(noise)
     assert 0.9 < deflated < 0.95
-    assert abs(4 * count * deflated / PUBLISHED_BYTES - 1) < 0.05
-    assert abs(4 * count / PUBLISHED_BYTES - 1) < 0.07  # as it stands in memory
+    for megabyte in (10**6, 2**20):
+        assert abs(4 * count * deflated / (221 * megabyte) - 1) < 0.05
+    assert 4 * count / 2**20 == pytest.approx(235.9, abs=0.1)
 
 
 def test_the_number_of_loops_changes_no_parameter():
@@ -272,6 +275,22 @@ def test_weights_of_the_stage_before():
         stages[0].adapt({"params": {"res4_23": {"conv1": {"kernel": kernel}}}}, given)
     with pytest.raises(UserError, match=r"no .*/mean among their batch_stats"):
         stages[0].adapt({"params": bare["params"]}, given)
+
+
+def test_weights_of_a_gated_parser():
+    """A segmentation network of PAG lends its backbone; what else it has is left."""
+    backbone = dict(depth=26, width=4)
+    pag = models.build(
+        dict(system="pag", task="segmentation", task_options=dict(classes=3), backbone=backbone)
+    )
+    given, system = fresh(pag, 1), build(backbone=backbone, loops=0, pooling=dict(signal="none"))
+    start = fresh(system, 2)
+    adapted = system.adapt(given, start)
+    for collection in ("params", "batch_stats"):
+        jax.tree.map(
+            np.testing.assert_array_equal, adapted[collection]["backbone"], given[collection]["backbone"]
+        )
+    jax.tree.map(np.testing.assert_array_equal, adapted["params"]["res6"], start["params"]["res6"])
 
 
 @pytest.mark.parametrize("tied", [False, True])
