@@ -15,16 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from dynpix_jax.models.backbones.mobilenet import MobileNetConfig, MobileNetV2
 from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, block_specs
+from dynpix_jax.models.backbones.se_resnet import se_resnet
 from dynpix_jax.models.backbones.vgg import VGG, VGGConfig
 from dynpix_jax.models.systems.mdeq_config import CellConfig, MdeqConfig
 from dynpix_jax.models.systems.mdeq_network import MdeqNetwork
 from dynpix_jax.utils.errors import UserError, suggest
-from dynpix_jax.weights import mdeq_names, torch_names, vgg_names
+from dynpix_jax.weights import astmt_names, mdeq_names, torch_names, vgg_names
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.weights_file import check_architecture, is_native
 
 _DEPTHS = {"resnet18": 18, "resnet26": 26, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+_SE_DEPTHS = {"se_resnet26": 26, "se_resnet50": 50, "se_resnet101": 101}
 _CLASSES = 1000
 
 
@@ -37,6 +40,7 @@ class Architecture:
     example: names that files have, for messages.
     classifier: (name in the file, our name) of the kernel that has as many outputs as there are classes.
     is_dropped: which names have no counterpart on purpose.
+    rename: brings a file's names into the form that ``translate`` reads, where there are several.
     """
 
     model: Callable[[int], nn.Module]
@@ -44,6 +48,7 @@ class Architecture:
     example: str
     classifier: tuple[str, str] = ("fc.weight", "params/fc/kernel")
     is_dropped: Callable[[str], bool] = lambda name: False
+    rename: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
 
 
 def _resnet(depth: int) -> Architecture:
@@ -52,6 +57,25 @@ def _resnet(depth: int) -> Architecture:
         lambda classes: ResNet(config, classes=classes),
         torch_names.translate,
         "torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)",
+    )
+
+
+def _se_resnet(depth: int) -> Architecture:
+    config = BackboneConfig(depth=depth, output_stride=32)
+    return Architecture(
+        lambda classes: se_resnet(config, classes=classes),
+        astmt_names.translate_se_resnet,
+        "torchvision's names and those of SE (layer1.0.se.fc.0.weight)",
+    )
+
+
+def _mobilenet(se: bool) -> Architecture:
+    return Architecture(
+        lambda _: MobileNetV2(MobileNetConfig(output_stride=32, se=se)),
+        astmt_names.translate_mobilenet,
+        "torchvision's names (features.0.0.weight, features.1.conv.0.0.weight, ...)",
+        is_dropped=astmt_names.is_classifier,
+        rename=astmt_names.flat_to_torchvision,
     )
 
 
@@ -76,6 +100,9 @@ def _mdeq(cell: CellConfig) -> Architecture:
 
 _TABLE: Mapping[str, Architecture] = {
     **{name: _resnet(depth) for name, depth in _DEPTHS.items()},
+    **{name: _se_resnet(depth) for name, depth in _SE_DEPTHS.items()},
+    "mobilenetv2": _mobilenet(se=False),
+    "se_mobilenetv2": _mobilenet(se=True),
     "vgg16": _vgg(batch_norm=False),
     "vgg16_bn": _vgg(batch_norm=True),
     "mdeq_small": _mdeq(CellConfig()),
@@ -107,18 +134,19 @@ def expected_shapes(arch: str, classes: int = _CLASSES) -> Mapping[str, tuple[in
 
 
 def _layout(arch: str) -> tuple[tuple[int, ...], bool]:
-    stages = block_specs(BackboneConfig(depth=_DEPTHS[arch]))
+    stages = block_specs(BackboneConfig(depth=(_DEPTHS | _SE_DEPTHS)[arch]))
     return tuple(len(specs) for specs in stages), stages[0][0].expansion > 1
 
 
 def _check_layout(source: Path, arch: str, tensors: Mapping[str, np.ndarray]) -> None:
     """A deeper network contains a shallower one's names and shapes: only the blocks tell them apart."""
-    if arch not in _DEPTHS:
+    family = next((depths for depths in (_DEPTHS, _SE_DEPTHS) if arch in depths), None)
+    if family is None:
         return
     found = torch_names.describe_layout(tensors)
     if found == _layout(arch):
         return
-    same = [name for name in _DEPTHS if _layout(name) == found]
+    same = [name for name in family if _layout(name) == found]
     if same:
         raise UserError(f"{source}: the tensors' names are those of {same[0]}, expected {arch}")
 
@@ -140,8 +168,8 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
     """Reads `source` (.safetensors, .npz, .pth, .pt) into nested float32 variables of `arch`.
 
     `arch` is one of ARCHITECTURES.
-    Names may be torchvision's, of a VGG also Caffe's, of an MDEQ its authors', or our own. Tensors that are
-    missing are left out of the result and reported.
+    Names may be torchvision's, of a VGG also Caffe's, of an MDEQ or SE-ResNet its authors', or our own.
+    Tensors that are missing are left out of the result and reported.
     Raises UserError for an unreadable file, another architecture's weights, a shape that does not fit, a
     value that is not finite, or when no tensor fits at all.
     """
@@ -152,6 +180,7 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
     if native:
         check_architecture(source, arch)
     else:
+        tensors = _TABLE[arch].rename(tensors)
         _check_layout(source, arch, tensors)
     expected = expected_shapes(arch, _classes(arch, tensors))
 
