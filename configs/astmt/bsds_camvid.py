@@ -56,6 +56,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = recipe.astmt_config(args, "bsds_camvid", TASKS, options, schedule)
     config.model.mobilenet.update(se=False, frozen_norm=True)
     config.model.encoder.norm = False
+    # Both losses are of about the same size so; 50 is for the other balance of boundaries.
+    weights = dict(boundaries=10.0, segmentation=1.0)
+    config.model.task_weights.update({task: weights[task] for task in config.model.tasks})
     (stage,) = config.training.stages
     # Norms of the backbone keep their ImageNet scales too.
     norms = (r"backbone/.*_bn/.*",)

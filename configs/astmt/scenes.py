@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     options = dict(
         segmentation=dict(classes=datasets.SCENE_CLASSES),
         # Rooms differ in depth by a factor of ten: a small network learns its logarithm sooner.
-        depth=dict(logit="log", gamma=0.0),
+        depth=dict(logit="log"),
     )
     config = recipe.astmt_config(args, "scenes", TASKS, options, recipe.Steps(args.steps, 20, 8))
     config.model.backbone.update(width=16, output_stride=8)
