@@ -1,0 +1,114 @@
+"""Several turns at a batch: each updates its own, in order; skipped ones change nothing; on 8 devices too."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dynpix_jax.training.checkpoints import Checkpoints, load_variables
+from dynpix_jax.training.optim import stage_optimizer
+from dynpix_jax.training.settings import StageConfig, TrainingConfig
+from dynpix_jax.training.state import new_state
+from dynpix_jax.training.step import make_step
+from tests.training import turns
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings(**changes: Any) -> tuple[TrainingConfig, StageConfig]:
+    stage = StageConfig("s", 10, 0.1)
+    return TrainingConfig(batch_size=8, stages=(stage,), **changes), stage
+
+
+def test_a_step_is_an_update_a_turn_by_hand() -> None:
+    """SGD with momentum and decay, worked out turn by turn with the plain rules."""
+    system = turns.TurnsSystem()
+    batch = {name: jnp.asarray(value) for name, value in next(iter(turns.batches(8))).items()}
+    variables = dict(system.init(jax.random.key(0), batch))
+    config, stage = settings(weight_decay=0.1, weight_decay_on=(".*",), poly_power=1.0)
+    optimizer = stage_optimizer(variables["params"], config, stage, system)
+    step = jax.jit(make_step(system, optimizer, seed=0, stage_start=0, stage_steps=10))
+    state = new_state(variables, optimizer.tx, optimizer.pick, 0)
+
+    flat, momentum = optimizer.pick(variables["params"]), {}
+    stats = {"batch_stats": variables["batch_stats"]}
+    for number in range(2):
+        state, metrics = step(state, batch)
+        for turn in turns.TURNS:
+
+            def loss(params: Any, turn: str = turn, stats: Any = stats) -> Any:
+                return system.loss({"params": params, **stats}, batch, rngs={}, controls={}, turn=turn)
+
+            nested = {}
+            for path, leaf in flat.items():
+                module, name = path.split("/")
+                nested.setdefault(module, {})[name] = leaf
+            (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(nested)
+            stats = dict(aux.updates)
+            np.testing.assert_allclose(metrics[turn], value, rtol=1e-5)
+            for path in flat:
+                module, name = path.split("/")
+                if "_" in module and not module.endswith(turn):
+                    continue
+                momentum[path] = 0.9 * momentum.get(path, 0) + grads[module][name] + 0.1 * flat[path]
+                flat[path] = flat[path] - 0.1 * (1 - number / 10) * momentum[path]
+    for path, leaf in optimizer.pick(state.params).items():
+        np.testing.assert_allclose(leaf, flat[path], rtol=1e-4, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.collections, stats
+    )
+    assert int(state.step) == 2
+
+
+def test_adam_counts_the_updates_of_each_leaf() -> None:
+    """A leaf that two turns share is updated twice a step, and its bias correction knows it."""
+    params = {"stem": {"kernel": jnp.ones(2)}, "head_dark": {"kernel": jnp.ones(1)}}
+    config, stage = settings(optimizer="adamw", poly_power=0.0)
+    optimizer = stage_optimizer(params, config, stage, turns.TurnsSystem())
+    assert optimizer.turns["bright"] == {"stem/kernel"}
+    plain = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
+    leaves = optimizer.pick(params)
+    state, expected = optimizer.tx.init(leaves), plain.init(leaves["stem/kernel"])
+    for gradient in (0.3, -2.0, 0.5):
+        grads = {"stem/kernel": jnp.full(2, gradient)}
+        updates, state = optimizer.tx.update(grads, state, leaves, step=jnp.asarray(0))
+        same, expected = plain.update(grads["stem/kernel"], expected)
+        np.testing.assert_allclose(updates["stem/kernel"], same, rtol=1e-6)
+    counts = [int(leaf) for leaf in jax.tree.leaves(state) if leaf.ndim == 0]
+    assert sorted(counts) == [0, 3]
+
+
+def test_8_devices_give_the_losses_of_1_and_a_run_continues(tmp_path: Path) -> None:
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.training.turns"]
+    eight = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
+    one = {name: turns.run(str(tmp_path / name), name) for name in ("sgd", "adamw")}
+    out, errors = eight.communicate(timeout=900)
+    assert eight.returncode == 0, errors
+    found = json.loads(out.splitlines()[-1])
+    for name, lines in one.items():
+        assert [line["dark/labelled"] for line in lines] == [1, 0, 1, 1, 0, 1]
+        for key in ("loss", "bright", "dark", "grad_norm"):
+            given, expected = ([line[key] for line in which] for which in (found[name], lines))
+            np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-6)
+        assert lines[-1]["loss"] < lines[0]["loss"]
+
+    # From the checkpoint in the middle: the same end. The optimizer's state of turns is saved and restored.
+    folder = tmp_path / "adamw"
+    whole = load_variables(folder)[0]
+    shutil.rmtree(Checkpoints(folder / "checkpoints").path(6))
+    turns.run(str(folder), "adamw")
+    jax.tree.map(np.testing.assert_array_equal, load_variables(folder)[0], whole)

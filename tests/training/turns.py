@@ -1,0 +1,117 @@
+"""The toy with a turn for each of two targets: `python -m tests.training.turns` prints its losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import warnings
+from typing import Any
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")  # as in the tests
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dynpix_jax.training.loop import train
+from dynpix_jax.training.writers import Writer
+from tests.training import toy
+
+TURNS = ("bright", "dark")
+
+
+class TurnsNet(nn.Module):
+    """A shared convolution and norm; a norm and a head for each turn."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, turns: tuple[str, ...], train: bool) -> dict[str, jax.Array]:
+        x = nn.Conv(4, (3, 3), name="stem")(images.astype(jnp.float32) / 255.0)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x))
+        return {
+            turn: nn.Conv(1, (1, 1), name=f"head_{turn}")(
+                nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"bn_{turn}")(x)
+            )[..., 0]
+            for turn in turns
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnsSystem:
+    """The part of `models.System` that the loop calls."""
+
+    turns = TURNS
+
+    def init(self, key: jax.Array, batch: Any) -> Any:
+        return TurnsNet().init({"params": key}, batch["image"], TURNS, False)
+
+    def adapt(self, previous: Any, fresh: Any) -> Any:
+        return previous
+
+    def controls(self, step: Any, steps: int) -> dict[str, jax.Array]:
+        return {}
+
+    def uses(self, turn: str, path: str) -> bool:
+        module = path.split("/")[0]
+        return "_" not in module or module.endswith(turn)
+
+    def labelled(self, batch: Any, turn: str) -> jax.Array:
+        return (batch[turn] >= 0).any()
+
+    def loss(self, variables: Any, batch: Any, *, rngs: Any, controls: Any, turn: str) -> Any:
+        out, updates = TurnsNet().apply(variables, batch["image"], (turn,), True, mutable=["batch_stats"])
+        loss = ((out[turn] - batch[turn]) ** 2).mean()
+        return loss, toy.ToyAux({turn: loss}, updates)
+
+
+def batches(batch_size: int) -> grain.IterDataset:
+    """The toy's images with two targets; every third batch has no label for the second."""
+
+    def label(index: int, batch: Any) -> Any:
+        bright = batch.pop("boundaries")
+        return batch | {"bright": bright, "dark": np.full_like(bright, -1) if index % 3 == 1 else 1 - bright}
+
+    data = grain.MapDataset.source(toy.ToyData()).seed(0).shuffle().repeat().batch(batch_size)
+    return data.map_with_index(label).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    )
+
+
+class Record(Writer):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, step: int, kind: str, values: Any) -> None:
+        self.lines.append(dict(values))
+
+
+def run(workdir: str, optimizer: str, **training: Any) -> list[dict[str, Any]]:
+    """A line for each of six steps."""
+    stage = {"name": "turns", "steps": 6, "learning_rate": 0.05}
+    config = toy.config(
+        batch_size=8, log_every=1, checkpoint_every=3, stages=(stage,), optimizer=optimizer, grad_clip=1.0
+    )
+    config.training.update(training)
+    record = Record()
+    train(
+        ml_collections.ConfigDict(config),
+        workdir,
+        build=lambda model: TurnsSystem(),
+        batches=batches(8),
+        writers=[record],
+    )
+    return record.lines
+
+
+if __name__ == "__main__":
+    found = {}
+    for name in ("sgd", "adamw"):
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = run(folder, name)
+    print(json.dumps(found))
