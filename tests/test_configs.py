@@ -42,7 +42,10 @@ QUICK = (
     "pag/sevenscenes.py:task=normals,variant=gated,gate_scope=conv3x3",
     "pag/stanford2d3d.py:task=normals,variant=truncated",
 )
-ELSEWHERE = {"perspective": "tests/test_perspective_configs.py"}
+ELSEWHERE = {
+    "astmt": "tests/test_astmt_configs.py",
+    "perspective": "tests/test_perspective_configs.py",
+}
 TASKS = {
     "nyuv2": ("segmentation", "depth", "normals"),
     "stanford2d3d": ("segmentation", "depth", "normals"),
