@@ -69,7 +69,9 @@ class DataSet:
         """
         source = dict(name=self.source, root=args.root)
         if args.get("packed", False):
-            source.update(name="packed", fields=labels)
+            # The shards hold what they were packed with: it must be what is asked for here.
+            made_with = dict(self.options, **options)
+            source.update(name="packed", fields=labels, **({"options": made_with} if made_with else {}))
         else:
             source.update(**({"fields": labels} if self.takes_fields else {}), **self.options, **options)
         augment = self.augment[args.budget] if augment is None else augment

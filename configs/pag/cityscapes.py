@@ -8,7 +8,9 @@
 Needs leftImg8bit, gtFine and, for depth, disparity (and camera) unpacked into one folder (root=DIR), and
 ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). Arguments: task = segmentation | depth;
 split = train | val; budget = cpu (a quarter of the images' area, one crop a step) | gpu (crops of 800x800,
-four a step; made for one GPU of 40 GB); the others, and departures from the paper, are those of nyuv2.py.
+four a step; made for one GPU of 40 GB); packed=True: root holds what ``dynpix prepare cityscapes --set
+fields=segmentation,instances`` (depth: ``fields=depth``) wrote; the others, and departures from the paper,
+are those of nyuv2.py.
 
 Paper, 500 images of val. Segmentation (IoU, iIoU): base .738, .547, MultiPool at Res5 .757, .558, rho .9 / .7
 / .5: .750, .554 / .726, .551 / .708, .532. Depth (delta < 1.25): base .290, MultiPool .346, .345 / .320 /

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, check_index, source_config
 from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
@@ -134,6 +134,19 @@ def check_size(folder: Path, shard: Shard) -> None:
         )
 
 
+def _check_options(folder: Path, packed: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises UserError unless a source was packed with the `expected` options, given or its defaults."""
+    for name, value in expected.items():
+        defaults = {field.name: field.default for field in dataclasses.fields(source_config(packed["name"]))}
+        known = packed[name] if name in packed else defaults.get(name)
+        # As JSON: in the manifest tuples have become lists.
+        if json.dumps(known) != json.dumps(value):
+            raise UserError(
+                f"packed: {folder} was made with {name}={known!r}, expected {value!r}; {WHERE_TO_GET} "
+                f"--set {name}={value}"
+            )
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
@@ -160,12 +173,14 @@ class PackedConfig:
 
     root: the folder that `dynpix prepare` wrote, which holds a folder for each split.
     fields: the labels to read; () for all that were packed.
+    options: of the source, what it must have been packed with, such as {"depth": "filled"}.
     verify: compare the digests of all shards before the first element, which reads them once from end to end.
       Without, a damaged element is found when it is read.
     """
 
     root: str
     fields: tuple[str, ...] = ()
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     verify: bool = False
 
 
@@ -177,6 +192,7 @@ class Packed:
             raise UserError(f"packed has no split {split!r}; {suggest(split, SPLITS)}")
         self._folder = Path(config.root) / split
         self._manifest = verify(self._folder) if config.verify else read_manifest(self._folder)
+        _check_options(self._folder, self._manifest.source, config.options)
         spec = self._manifest.spec
         for field in config.fields:
             if field not in spec.labels:

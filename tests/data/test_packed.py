@@ -50,6 +50,15 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynpix_jax.data.packing.MEGABYTE", 2 * size + 9)
 
 
+def test_shards_must_hold_what_is_asked_for(tmp_path: Path) -> None:
+    section = {**SECTION, "seed": 3}
+    pack_scenes(tmp_path, section)
+    # Given to the source, as a tuple that JSON made a list; left to its default.
+    assert len(open_packed(tmp_path, options={"seed": 3, "size": (20, 24), "crop": None})) == 7
+    with pytest.raises(UserError, match=r"made with seed=3, expected 4; make it .* --set seed=4"):
+        open_packed(tmp_path, options={"seed": 4})
+
+
 def test_records_are_exact() -> None:
     element = {
         "image": np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
