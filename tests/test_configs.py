@@ -43,6 +43,7 @@ QUICK = (
     "pag/stanford2d3d.py:task=normals,variant=truncated",
 )
 ELSEWHERE = {
+    "anytime": "tests/test_pose_configs.py",
     "astmt": "tests/test_astmt_configs.py",
     "perspective": "tests/test_perspective_configs.py",
 }

@@ -1,0 +1,67 @@
+"""What the pose configs of this folder share: the variants of the paper's table 2 as networks, their stages.
+
+variant=hrnet   HRNet with one exit at its end ("HRNet-W32")
+variant=ee      exits after every stage, single 1x1 convolutions on the highest branch ("EE")
+variant=rh      encoder-decoder heads of 64 channels on all branches joined ("EE + RH")
+variant=ca      those, and no computing on where all 16 outputs are below 0.002 ("EE + RH + CA")
+
+The paper does not say what its exits read; these choices are those that give its MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+VARIANTS = ("hrnet", "ee", "rh", "ca")
+
+FEATURES = 64
+"""Channels of the redesigned heads (section 4.2)."""
+THRESHOLD = 0.002
+"""Outputs below this are no joint (section 4.2)."""
+
+
+def model(
+    variant: str, *, arch: str, sigma: float, start: float, threshold: float = THRESHOLD
+) -> dict[str, Any]:
+    """Section ``model`` of a variant.
+
+    Args:
+        arch: of HRNet. sigma: of the targets' Gaussians, in cells of the heatmaps.
+        start: share of the first stage's steps before anything is skipped.
+        threshold: of variant=ca.
+    """
+    exits = (4,) if variant == "hrnet" else (1, 2, 3, 4)
+    redesigned = variant in ("rh", "ca")
+    adaptivity = dict(criterion="max_value", threshold=threshold, start=start, radius=3, normalize="full")
+    return dict(
+        system="anytime",
+        task="pose",
+        task_options=dict(sigma=sigma),
+        backbone=dict(arch=arch, width=0, form="pose", align_corners=False, frozen_norm=False),
+        exits=exits,
+        weights=(1.0,) * len(exits),
+        heads=dict(
+            kind="redesigned" if redesigned else "plain",
+            plain="single",
+            inputs="concat" if redesigned else "highest",
+            features=FEATURES,
+            downsampling=(3, 2, 1),
+        ),
+        adaptivity=adaptivity if variant == "ca" else None,
+    )
+
+
+def stages(variant: str, steps: Sequence[int], learning_rate: float) -> tuple[dict[str, Any], ...]:
+    """Adam's stages: the learning rate is a tenth of the one before in each. Only the first warms up to
+    adaptivity."""
+    warm = dict(adaptivity=dict(start=0.0)) if variant == "ca" else {}
+    return tuple(
+        dict(
+            name=f"decay_{index}" if index else "base",
+            steps=count,
+            learning_rate=learning_rate * 0.1**index,
+            model=warm if index else {},
+        )
+        for index, count in enumerate(steps)
+    )
