@@ -46,6 +46,7 @@ ELSEWHERE = {
     "anytime": "tests/test_pose_configs.py",
     "astmt": "tests/test_astmt_configs.py",
     "perspective": "tests/test_perspective_configs.py",
+    "pixelnet": "tests/test_pixelnet_configs.py",
 }
 TASKS = {
     "nyuv2": ("segmentation", "depth", "normals"),

@@ -17,8 +17,10 @@ from dynpix_jax.ops.perforated_conv import (
     perforated_conv,
     perforated_conv_reference,
 )
+from dynpix_jax.ops.points import biased_points, random_points, random_points_of_batch
 from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear, resize_nearest
+from dynpix_jax.ops.sampling import hypercolumns, linear_everywhere, sample_bilinear, sample_linear
 
 __all__ = [
     "ActiveSet",
@@ -26,6 +28,7 @@ __all__ = [
     "active_set",
     "argmax_one_hot",
     "bernoulli_kl",
+    "biased_points",
     "cells_to_pixels",
     "chunk_size",
     "conv",
@@ -34,7 +37,9 @@ __all__ = [
     "global_sparsity_loss",
     "gumbel_softmax",
     "gumbel_softmax_st",
+    "hypercolumns",
     "interpolate_masked",
+    "linear_everywhere",
     "map_active",
     "mask_density",
     "mild_divergence",
@@ -42,7 +47,11 @@ __all__ = [
     "perforated_conv",
     "perforated_conv_reference",
     "pointwise",
+    "random_points",
+    "random_points_of_batch",
     "resize_bilinear",
     "resize_nearest",
+    "sample_bilinear",
+    "sample_linear",
     "torch_padding",
 ]

@@ -1,0 +1,280 @@
+"""PixelNet's table 4 on this machine: sparse sampling against dense hypercolumns.
+
+    python benchmarks/pixelnet_sampling.py [--out FILE.json] [--rows PART...] [--runs 3] [--width 4096]
+
+A training step (loss, gradients, SGD with momentum) on one 224 x 224 image with 21 classes and hypercolumns
+of conv1_2, conv3_3 and conv5_3, the MLP of 1 to 3 layers:
+
+- dense: hypercolumns at all 50,176 pixels, the MLP and the loss at all of them, as an FCN;
+- dense, sampled: hypercolumns at all pixels, of which 2,000 go through the MLP;
+- ours: hypercolumns at 2,000 pixels alone; also with conv-7.
+
+Memory is what the compiled program needs (XLA's analysis: arguments, results and the largest sum of
+temporaries; donated state counts once), size that of the parameters in float32, speed the updates per second,
+the median of `--runs`. Before it a dense prediction of a 500 x 375 image at the default chunk: memory and,
+with `--runs`, seconds. `--small` does a little of each in seconds: a test of this program.
+
+The paper's numbers, Caffe on a Titan X, stand beside. It prints 1,056 and 5,152 dimensions where these layers
+have 832 and 4,928; its model sizes are those of the latter. Its dense rows hold the kernels of deconvolution
+layers besides, ours interpolate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+# A clone is enough, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dynpix_jax.evaluation.runner import variable_shapes
+from dynpix_jax.evaluation.timing import interleaved_medians
+from dynpix_jax.models.backbones.resnet import StageInfo
+from dynpix_jax.models.backbones.vgg import layer_info
+from dynpix_jax.models.systems.pixelnet import PixelNet, at_points, build
+from dynpix_jax.ops.sampling import hypercolumns
+from dynpix_jax.typing import Array, Params
+
+LAYERS = ("conv1_2", "conv3_3", "conv5_3")
+CLASSES = 21
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. kind: "dense", "dense_sampled" or "ours". paper: MB, MB, updates a second."""
+
+    label: str
+    kind: str
+    layers: int
+    paper: tuple[float, float, float]
+    conv7: bool = False
+
+
+ROWS = (
+    Row("dense, fc-1", "dense", 1, (2267, 1150, 6.5)),
+    Row("dense, fc-2", "dense", 2, (3066, 1165, 4.2)),
+    Row("dense, fc-3", "dense", 3, (3914, 1232, 1.4)),
+    Row("dense, sampled, fc-1", "dense_sampled", 1, (2092, 1150, 5.5)),
+    Row("dense, sampled, fc-2", "dense_sampled", 2, (2138, 1165, 5.4)),
+    Row("dense, sampled, fc-3", "dense_sampled", 3, (2234, 1232, 5.1)),
+    Row("ours, fc-1", "ours", 1, (322, 60, 43.3)),
+    Row("ours, fc-2", "ours", 2, (368, 74, 38.7)),
+    Row("ours, fc-3", "ours", 3, (465, 144, 24.5)),
+    Row("ours with conv-7, fc-3", "ours", 3, (1024, 686, 8.8), conv7=True),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all rows share: (H, W) of the image, sampled pixels, width of hidden layers, that of VGG."""
+
+    size: tuple[int, int] = (224, 224)
+    pixels: int = 2000
+    width: int = 4096
+    vgg_width: int = 64
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one row. memory: bytes. size: bytes of the parameters. updates: a second, None unless timed."""
+
+    label: str
+    features: int
+    pixels: int
+    memory: int
+    size: int
+    updates: float | None
+
+
+def make_system(row: Row, case: Case) -> PixelNet:
+    """The row's network."""
+    return build(
+        dict(
+            system="pixelnet",
+            task="segmentation",
+            task_options=dict(classes=CLASSES),
+            backbone=dict(width=case.vgg_width, fc_features=64 * case.vgg_width),
+            hypercolumn=dict(layers=(*LAYERS, "fc7") if row.conv7 else LAYERS),
+            mlp=dict(hidden=(case.width,) * (row.layers - 1)),
+            sampling=dict(pixels=case.pixels),
+        )
+    )
+
+
+def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], Array], Array]:
+    """(params, batch, key) -> the loss of a training step."""
+
+    def dense(params: Params, batch: dict[str, Array], key: Array) -> Array:
+        points_key, dropout = jax.random.split(key)
+        target, valid = batch["segmentation"], batch["valid"]
+        maps: Any = system.network.apply({"params": params}, batch["image"], method="maps")
+        size = (target.shape[1], target.shape[2])
+        strides = [info.stride for info in infos(system)]
+        # Kept apart from what follows: that the columns are there at every pixel is the point of these rows.
+        columns = jax.lax.optimization_barrier(hypercolumns(maps, strides=strides, size=size))
+        if kind == "dense":
+            return system.task.loss(mlp(params, columns, dropout), target, valid)
+        points = system.draw(points_key, target, valid)
+        logits = mlp(params, at_points(columns, points), dropout)
+        return system.task.loss(logits[:, :, None], at_points(target, points)[:, :, None], valid)
+
+    def sparse(params: Params, batch: dict[str, Array], key: Array) -> Array:
+        points, dropout = jax.random.split(key)
+        rngs = {"points": points, "dropout": dropout}
+        return system.loss({"params": params}, batch, rngs=rngs, controls={})[0]
+
+    return sparse if kind == "ours" else dense
+
+
+def infos(system: PixelNet) -> list[StageInfo]:
+    """The layers of the hypercolumn."""
+    config = system.config
+    return [info for info in layer_info(config.backbone) if info.name in config.hypercolumn.layers]
+
+
+def mlp(params: Params, x: Array, key: Array) -> Array:
+    """The MLP of joined hypercolumns (..., C) in training: half of the hidden values are dropped."""
+    for index in range(1, 1 + sum(name.startswith("mlp") for name in params)):
+        if index > 1:
+            keep = jax.random.bernoulli(jax.random.fold_in(key, index), 0.5, x.shape)
+            x = jnp.where(keep, 2 * jax.nn.relu(x), 0.0)
+        layer = params[f"mlp{index}"]
+        x = x @ layer["kernel"][0, 0] + layer["bias"]
+    return x
+
+
+def measure(row: Row, case: Case, runs: int) -> Result:
+    """Compiles the row's training step, and runs it ``runs`` times (0: not at all)."""
+    system = make_system(row, case)
+    loss = loss_of(system, row.kind)
+    optimizer = optax.sgd(1e-3, momentum=0.9)
+
+    def step(state: Any, batch: dict[str, Array], key: Array) -> Any:
+        params, momentum = state
+        gradients = jax.grad(loss)(params, batch, key)
+        updates, momentum = optimizer.update(gradients, momentum, params)
+        return optax.apply_updates(params, updates), momentum
+
+    shapes = variable_shapes(system)["params"]
+    state = jax.eval_shape(lambda params: (params, optimizer.init(params)), shapes)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (1, *case.size, 3)), jnp.uint8),
+        "segmentation": jnp.asarray(rng.integers(0, CLASSES, (1, *case.size)), jnp.int32),
+        "valid": jnp.ones(1, bool),
+    }
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile()
+    updates = None
+    if runs:
+        values = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-3, leaf.dtype), state)
+
+        def call() -> Any:
+            nonlocal values
+            values = compiled(values, batch, jax.random.key(0))
+            return values
+
+        updates = 1e3 / interleaved_medians([call], runs)[0].median
+    return Result(
+        row.label,
+        sum(info.channels for info in infos(system)),
+        case.pixels if row.kind != "dense" else case.size[0] * case.size[1],
+        program_memory(compiled),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)),
+        updates,
+    )
+
+
+def measure_prediction(case: Case, size: tuple[int, int], runs: int) -> tuple[int, float | None]:
+    """(bytes, seconds or None) of a dense prediction with fc-3, at the default chunk."""
+    system = make_system(ROWS[8], case)
+    images = jnp.zeros((1, *size, 3), jnp.uint8)
+    shapes = variable_shapes(system)
+
+    def predict(variables: Any, images: Array) -> Array:
+        return system.apply(variables, images).predictions["segmentation"]
+
+    compiled = jax.jit(predict).lower(shapes, images).compile()
+    seconds = None
+    if runs:
+        variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-3, leaf.dtype), shapes)
+        seconds = interleaved_medians([lambda: compiled(variables, images)], runs)[0].median / 1e3
+    return program_memory(compiled), seconds
+
+
+def program_memory(compiled: Any) -> int:
+    """Bytes of a compiled program: arguments, results, temporaries; what is donated once."""
+    stats = compiled.memory_analysis()
+    whole = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+    return int(whole - stats.alias_size_in_bytes)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--rows", nargs="+", metavar="PART", help="rows whose label holds one of these")
+    parser.add_argument("--runs", type=int, default=3, help="updates that are timed; 0: memory and size only")
+    parser.add_argument("--width", type=int, default=4096, help="of the MLP's hidden layers")
+    parser.add_argument("--small", action="store_true", help="a tiny network on a tiny image")
+    args = parser.parse_args()
+    case = Case((32, 48), 50, 24, 4) if args.small else Case(width=args.width)
+    rows = [row for row in ROWS if not args.rows or any(part in row.label for part in args.rows)]
+    if not rows:
+        parser.error(f"--rows: no row holds any of {', '.join(args.rows)}")
+
+    size = (48, 40) if args.small else (500, 375)
+    memory, seconds = measure_prediction(case, size, args.runs)
+    took = "" if seconds is None else f", {seconds:.1f} s"
+    print(f"dense prediction of {size[0]}x{size[1]} with fc-3: {memory / 2**20:.0f} MiB{took}\n")
+    heads: tuple[str, ...] = ("training step", "features", "pixels", "memory, MB", "size, MB", "updates/s")
+    heads += ("paper: memory", "size", "updates/s")
+    print("| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
+    results = []
+    for row in rows:
+        result = measure(row, case, args.runs)
+        results.append(result)
+        cells = [row.label, f"{result.features}", f"{result.pixels}", f"{result.memory / 1e6:.0f}"]
+        cells += [f"{result.size / 1e6:.1f}", "-" if result.updates is None else f"{result.updates:.3g}"]
+        cells += [f"{value:g}" for value in row.paper]
+        print("| " + " | ".join(cells) + " |", flush=True)
+    for line in ratios(results):
+        print(line)
+    if args.out is not None:
+        content = {
+            "device": jax.devices()[0].device_kind,
+            "prediction": {"size": size, "memory": memory, "seconds": seconds},
+            "rows": [asdict(result) for result in results],
+        }
+        args.out.write_text(json.dumps(content, indent=2))
+    return 0
+
+
+def ratios(results: list[Result]) -> list[str]:
+    """Our share of the dense step's memory and time, where both rows are there."""
+    found = {result.label: result for result in results}
+    lines = []
+    for layers in (1, 2, 3):
+        dense, ours = found.get(f"dense, fc-{layers}"), found.get(f"ours, fc-{layers}")
+        if dense is None or ours is None:
+            continue
+        line = f"fc-{layers}: ours needs {ours.memory / dense.memory:.1%} of the dense step's memory"
+        if dense.updates and ours.updates:
+            line += f" and {dense.updates / ours.updates:.1%} of its time"
+        lines.append(line)
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""configs/pixelnet: every variant is built, and trains a step on a narrow VGG; the benchmark programs run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from dynpix_jax import models
+from dynpix_jax.data.loader import make_loader
+from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.training.checks import check_stages
+from dynpix_jax.training.inputs import data_section
+from dynpix_jax.training.optim import stage_optimizer
+from dynpix_jax.training.settings import stage_model, training_config
+from dynpix_jax.training.state import new_state
+from dynpix_jax.training.step import make_step
+from dynpix_jax.utils.configs import from_config, load_config
+from dynpix_jax.utils.errors import UserError
+from tests.test_configs import RandomElements, source_spec, variables_of
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "pixelnet"
+TASKS = ("segmentation", "boundaries", "depth", "normals")
+VARIANTS = (
+    *("bsds500:", "bsds500:rare=0", "bsds500:conv7,balanced=True,test_scales=0.5+1.0"),
+    *("pascal_context:", "pascal_context:classes=33,conv7", "pascal_context:fc=1"),
+    *("voc2012:conv7", "voc2012:rare=0.5", "nyuv2_normals:", "nyuv2_normals:task=depth,fc=2"),
+    *("camvid:", "camvid:pixels=10000,images=1"),
+)
+SCENES = tuple(
+    f"scenes:task={task},strategy={strategy}"
+    for task, strategy in itertools.product(TASKS, ("stratified", "uniform", "biased"))
+    if (task, strategy) not in {("depth", "uniform"), ("depth", "biased"), ("normals", "biased")}
+)
+QUICK = ("bsds500:rare=0.25", "scenes:task=depth")
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+    name, _, arg = spec.partition(":")
+    return load_config(f"{FOLDER / name}.py:{arg}")
+
+
+@pytest.mark.parametrize("spec", VARIANTS + SCENES)
+def test_every_variant_is_built(spec):
+    for budget in ("",) if "scenes" in spec else ("cpu", "gpu"):
+        config = load(f"{spec},budget={budget}".replace(":,", ":") if budget else spec)
+        from_config(EvaluationConfig, config.evaluation, "config.evaluation")
+        stages = check_stages(config, models.build, source_spec(config))
+        system = models.build(config.model)
+        task = config.model.task
+        assert set(system.tasks) == {task}
+        if budget == "gpu":
+            assert [round(stage.learning_rate / stages[-1].learning_rate) for stage in stages] == [100, 10, 1]
+            assert config.model.mlp.hidden in ((), (4096,), (4096, 4096))
+            assert not any(stage.frozen for stage in stages)
+
+
+def assert_trains(spec: str) -> None:
+    """A step of the last stage, on what its loader makes of random elements; the network is narrow."""
+    config = load(spec)
+    elements: Any = RandomElements(source_spec(config))
+    with config.unlocked():
+        config.model.backbone.update(width=2, fc_features=4)
+        config.model.mlp.hidden = (6,) * len(config.model.mlp.hidden)
+        config.model.sampling.pixels = 20
+        config.training.batch_size = 2
+        if config.data.train.get("augment") and config.data.train.augment.get("crop"):
+            config.data.train.augment.crop = (32, 48)
+    training = training_config(config)
+    stage = training.stages[-1]
+    system = models.build(stage_model(config, stage))
+    variables = variables_of(system)
+    optimizer = stage_optimizer(variables["params"], training, stage)
+    state = new_state(variables, optimizer.tx, optimizer.pick, 0)
+    loader = make_loader(elements, batch_size=2, train=True, augment=data_section(config).train.augment)
+    batch = {name: jnp.asarray(value) for name, value in next(iter(loader)).items()}
+    step = make_step(system, optimizer, seed=0, stage_start=0, stage_steps=stage.steps)
+    quickly = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+    new, metrics = jax.jit(step).lower(state, batch).compile(compiler_options=quickly)(state, batch)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics["grad_norm"] > 0
+    assert metrics[config.model.task] > 0
+    before, after = optimizer.pick(variables["params"]), optimizer.pick(new.params)
+    changed = [path for path in before if not np.array_equal(before[path], after[path])]
+    assert len(changed) > len(before) / 2
+
+
+@pytest.mark.parametrize("spec", QUICK)
+def test_a_step_is_trained(spec):
+    assert_trains(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", VARIANTS + SCENES)
+def test_every_variant_trains_a_step(spec):
+    assert_trains(spec)
+
+
+def test_every_file_is_built():
+    files = {file.stem for file in FOLDER.glob("*.py") if "def get_config" in file.read_text()}
+    assert files == {spec.split(":")[0] for spec in VARIANTS + SCENES}
+
+
+def test_lengths_are_the_papers():
+    """96 epochs of 4998 images, five a step; 25 of 9600; three times 8 from an earlier run."""
+
+    def steps(spec: str) -> list[int]:
+        return [stage.steps for stage in training_config(load(spec)).stages]
+
+    assert steps("pascal_context:budget=gpu") == [80 * 999, 8 * 999, 8 * 999]
+    assert steps("bsds500:budget=gpu") == [28800, 9600, 9600]
+    assert steps("pascal_context:budget=gpu,train_scales=multi,continue_from=runs/x") == [8 * 999] * 3
+    assert load("bsds500:budget=gpu").data.train.source.consensus == 3.0
+    assert load("voc2012:sbd=somewhere").data.train.source.to_dict() == {
+        **dict(name="voc2012", root="data/VOCdevkit", split="trainaug", sbd="somewhere")
+    }
+    assert "sbd" not in load("voc2012:sbd=somewhere").data.eval.source
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bsds500:rare=1.0", "expected a share"),
+        ("bsds500:fc=4", "fc=4"),
+        ("bsds500:fc=1,width=64", "does not read it"),
+        ("pascal_context:classes=60", "classes=60"),
+        ("pascal_context:train_scales=large", "train_scales=large"),
+        ("nyuv2_normals:task=edges", "task=edges"),
+        ("camvid:pixels=1", "expected at least 2"),
+        ("scenes:budget=cpu", "the scenes do not read it"),
+        ("scenes:rare=0.3", "strategy=stratified does not read it"),
+    ],
+)
+def test_wrong_arguments(spec, message):
+    with pytest.raises(UserError, match=message):
+        load(spec)
