@@ -271,6 +271,7 @@ def test_depthwise_is_a_convolution_of_each_channel(strides, dilation):
         (dict(backbone=None, mobilenet={}), "has no adapters"),
         (dict(backbone=None, mobilenet=dict(se=False), encoder=dict(se=True), decoder={}), r"encoder\.se"),
         (dict(decoder=dict(kind="uber", se=True)), r"decoder\.kind: 'uber'"),
+        (dict(tasks=("depth",), adversarial={}), "adversarial: of one task"),
         (dict(adversarial=dict(weight=1.0)), r"adversarial\.weight: 1\.0"),
     ],
 )

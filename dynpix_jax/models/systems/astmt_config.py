@@ -113,6 +113,8 @@ class AstmtConfig:
         for task, weight in self.task_weights.items():
             if not weight > 0.0:
                 raise ValueError(f"task_weights.{task}: {weight}; expected a positive number")
+        if self.adversarial is not None and len(self.tasks) == 1:
+            raise ValueError("adversarial: of one task there is nothing to tell it from; expected None")
         if (self.backbone is None) == (self.mobilenet is None):
             raise ValueError("backbone: expected either backbone or mobilenet, the other None")
         if self.backbone is not None and self.backbone.depth in (18, 34):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
-
 import flax.linen as nn
 import jax
 
@@ -103,7 +101,7 @@ class AstmtNetwork(nn.Module):
 
     def discriminate(self, gradient: Array) -> Array:
         """Logits of which task a gradient belongs to."""
-        return cast(Array, self.discriminator(gradient))
+        return self.discriminator(gradient)
 
     def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
         """All tasks' logits. What they share is computed once."""
