@@ -67,7 +67,7 @@ PARTS = {
             "loops2": Row("attention, 2 loops", "variant=attention,loops=2", ("argmax", "loop_0", "loop_1")),
         },
         ("miou", "pixel_accuracy"),
-        480,
+        400,
     ),
     "sevenscenes": Part(
         "configs/perspective/sevenscenes.py",

@@ -1,0 +1,114 @@
+"""eval.py's pictures of a network that works in steps and whose pixels choose: a toy with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eval as eval_program
+from dynpix_jax import tasks
+from dynpix_jax.cli.runs import Trained, with_alternatives
+from dynpix_jax.data.sources import build_source
+from dynpix_jax.evaluation.evaluator import evaluate_system
+from dynpix_jax.evaluation.inference import InferenceConfig
+from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.ops.resize import resize_nearest
+from dynpix_jax.visualization.report import report_html
+from dynpix_jax.visualization.task_pictures import task_pictures
+
+
+class Steps(System):
+    """Step k says class k where red is above 50 k, else class 0. Bright pixels choose "wide", others "small".
+
+    With ``count`` 2 it stops after the first step, which is its alternative "step_0".
+    """
+
+    name = "steps"
+    choices = ("small", "wide")
+
+    def __init__(self, count: int = 3):
+        self.count = count
+        self.tasks = {"segmentation": tasks.build("segmentation", {"classes": 8}, "")}
+
+    def init(self, key, batch):
+        return {"params": {}}
+
+    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+        red = images[..., :1].astype(jnp.float32)
+        steps = [
+            {"segmentation": jnp.where(jnp.arange(8) == jnp.where(red > 50 * k, k, 0), 5.0, 0.0)}
+            for k in range(self.count)
+        ]
+        bright = red[:, ::4, ::4] > 127
+        chosen = jnp.concatenate([~bright, bright], -1).astype(jnp.float32)
+        return Outputs(steps[-1], gates={}, selections={"first": chosen}, exits=tuple(steps[:-1]))
+
+    def loss(self, variables, batch, *, rngs, controls):
+        return jnp.zeros(()), LossAux({}, {})
+
+    def adapt(self, given, fresh):
+        return given
+
+    @property
+    def alternatives(self) -> Mapping[str, System]:
+        return {"step_1": Steps(2)} if self.count > 2 else {}
+
+    def choice_maps(self, outputs, size):
+        chosen = {name: jnp.argmax(weights, -1) for name, weights in outputs.selections.items()}
+        return {
+            name: resize_nearest(value.astype(jnp.int32)[..., None], size)[..., 0]
+            for name, value in chosen.items()
+        }
+
+    def true_choices(self, labels):
+        return (labels["depth"] < 3.0).astype(jnp.int32)
+
+
+def scenes():
+    section = dict(name="scenes", size=(96, 128), length=2, fields=("segmentation", "depth"))
+    return build_source(section, "val")
+
+
+def examples(inference: InferenceConfig):
+    """(rows' labels, evaluations, examples) of the toy and its alternative."""
+    runs = with_alternatives([Trained(Steps(), {"params": {}}, "end", 1, 1.0)], ("step_1",))
+    settings = EvaluationConfig(mode="dense", pictures=1, inference=inference)
+    source = scenes()
+    found = [evaluate_system(run.system, run.variables, source, settings) for run in runs]
+    rows = [eval_program.budget(run, one, {}) for run, one in zip(runs, found, strict=True)]
+    labels = [row.label for row in rows]
+    return rows, found, list(eval_program.make_examples(source, runs, labels, found, settings))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_steps_and_choices_of_the_report(scale):
+    rows, found, (example,) = examples(InferenceConfig(scales=(scale,)))
+    assert [row.label for row in rows] == ["end", "end, step_1"]
+    element = scenes()[0]
+    assert example.choices == ("small", "wide")
+    np.testing.assert_array_equal(example.true_choices, element["depth"] < 3.0)
+    whole, fewer = example.answers
+    assert [len(answer.earlier) for answer in (whole, fewer)] == [2, 1]
+    shapes = {step["segmentation"].shape for step in (*whole.earlier, *fewer.earlier)}
+    assert shapes == {whole.choices["first"].shape} == {(96, 128)}
+    if scale == 1.0:
+        red = element["image"][..., 0]
+        np.testing.assert_array_equal(whole.earlier[1]["segmentation"], np.where(red > 50, 1, 0))
+        np.testing.assert_array_equal(whole.predictions["segmentation"], np.where(red > 100, 2, 0))
+        np.testing.assert_array_equal(fewer.predictions["segmentation"], whole.earlier[1]["segmentation"])
+        np.testing.assert_array_equal(whole.choices["first"][::4, ::4], red[::4, ::4] > 127)
+    field = scenes().spec.fields["segmentation"]
+    pictures = {"segmentation": task_pictures("segmentation", field.classes, field.palette)}
+    text = report_html("t", {}, found[0].tasks, rows, [example], pictures)
+    assert text.count("<b>Changed by step") == 3
+    assert "Choices by the labels" in text
+
+
+def test_several_views_have_neither():
+    _, _, (example,) = examples(replace(InferenceConfig(), flip=True))
+    assert all(not answer.earlier and not answer.choices for answer in example.answers)
