@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import eval as eval_program
 from dynpix_jax import tasks
+from dynpix_jax.cli.runs import Trained
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
-from dynpix_jax.evaluation.multitask import MEASURES, Reference, TaskReference
+from dynpix_jax.evaluation.multitask import MEASURES, Reference, TaskReference, write_reference
 from dynpix_jax.evaluation.results import Measured
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.utils.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (32, 40)
 WALL = 1
 LOGITS = {
@@ -42,10 +49,9 @@ class Constant(System):
         return {"params": {}}
 
     def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
-        shape = images.shape[:3]
-        known = {
-            name: jnp.broadcast_to(jnp.array(value), (*shape, len(value))) for name, value in LOGITS.items()
-        }
+        # A network without MACs would have no share of them.
+        nothing = jnp.einsum("bhwi,io->bhwo", 0.0 * images.astype(jnp.float32), jnp.ones((3, 1)))
+        known = {name: nothing + jnp.array(value) for name, value in LOGITS.items()}
         return Outputs(predictions=known, gates={}, selections={})
 
     def loss(self, variables, batch, *, rngs, controls):
@@ -101,6 +107,43 @@ def test_its_own_scores_are_no_drop(evaluation):
     assert Reference(result.data, own).delta_m(result) == 0.0
     worse = own | {"depth": TaskReference("rmse", own["depth"].value / 1.07, ())}
     assert Reference(result.data, worse).delta_m(result) == pytest.approx(1.0)
+
+
+def test_eval_prints_the_drop(evaluation, monkeypatch, tmp_path, capsys):
+    """eval.py with a reference: a column, a number in eval.json, a line in the report; all tasks drawn."""
+    file = tmp_path / "single.json"
+    names = tuple(LOGITS)
+    result = Measured(evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names)
+    single = {
+        # 10 % better than this network, each.
+        name: TaskReference(
+            m.score, result.score(f"{name}/{m.score}") / (0.9 if m.higher_is_better else 1.1), ()
+        )
+        for name, m in MEASURES.items()
+    }
+    write_reference(file, Reference(result.data, single))
+    trained = Trained(Constant(), {"params": {}}, "one", 7, 1.0)
+    monkeypatch.setattr(eval_program, "open_runs", lambda *_, **__: [trained])
+    source = [f"size={SIZE}", "length=3", f"fields={names}"]
+    settings = ["thresholds=1", "workers=0", "pictures=1", "batch_size=3", f"reference={file}"]
+    argv = [f"--config={ROOT}/configs/astmt/scenes.py:variant=multi", f"--workdir={tmp_path}", "--set"]
+    argv += [f"data.eval.source.{change}" for change in source] + [
+        f"evaluation.{change}" for change in settings
+    ]
+    assert eval_program.main(argv) == 0
+    head, line = (re.split(r"\s{2,}", text) for text in capsys.readouterr().out.splitlines()[:2])
+    assert line[head.index("Δm, %")] == "10.00"
+    numbers = json.loads((tmp_path / "eval.json").read_text())
+    assert numbers["rows"][0]["delta_m"] == pytest.approx(10.0)
+    assert numbers["rows"][0]["tasks"] == list(names)
+    report = (tmp_path / "report.html").read_text()
+    assert str(file) in report
+    # A curve against MACs, one of boundaries; photo, seven labels and seven predictions.
+    assert report.count('src="data:image/png;base64,') == 2 + 1 + 2 * len(names)
+    with pytest.raises(
+        UserError, match="measured on scenes val, 3 images; this evaluation is on scenes val, 2"
+    ):
+        eval_program.main([*argv, "evaluation.limit=2"])
 
 
 def test_labels_agree(scenes):
