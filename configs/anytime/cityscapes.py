@@ -6,7 +6,7 @@
         --workdir=runs/cityscapes/ca
 
 Needs leftImg8bit and gtFine unpacked into one folder (root=DIR) and ImageNet weights imported by ``dynpix
-import-weights --arch hrnet-w48`` (weights=FILE). Arguments: variant, arch and the others of recipe.py; split
+import-weights --arch hrnet_w48`` (weights=FILE). Arguments: variant, arch and the others of recipe.py; split
 = train | val; budget = cpu (half size, crops of 256x512, two a step) | gpu (as the paper: crops of 512x1024,
 scales .5 to 2.1, twelve a step for 484 epochs; made for four GPUs of 40 GB).
 
@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         split="val",
         budget="cpu",
         packed=False,
-        weights="weights/hrnet-w48.safetensors",
+        weights="weights/hrnet_w48.safetensors",
     )
     cpu = args.budget == "cpu"
     config = recipe.anytime_config(

@@ -15,14 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from dynpix_jax.models.backbones.hrnet import ARCHITECTURES as HRNETS
+from dynpix_jax.models.backbones.hrnet import HRNetConfig
 from dynpix_jax.models.backbones.mobilenet import MobileNetConfig, MobileNetV2
 from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, block_specs
 from dynpix_jax.models.backbones.se_resnet import se_resnet
 from dynpix_jax.models.backbones.vgg import VGG, VGGConfig
+from dynpix_jax.models.systems.anytime_config import AdaptivityConfig, AnytimeConfig, HeadConfig
+from dynpix_jax.models.systems.anytime_network import AnytimeNetwork
 from dynpix_jax.models.systems.mdeq_config import CellConfig, MdeqConfig
 from dynpix_jax.models.systems.mdeq_network import MdeqNetwork
 from dynpix_jax.utils.errors import UserError, suggest
-from dynpix_jax.weights import astmt_names, mdeq_names, torch_names, vgg_names
+from dynpix_jax.weights import astmt_names, hrnet_names, mdeq_names, torch_names, vgg_names
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.weights_file import check_architecture, is_native
 
@@ -98,6 +102,32 @@ def _mdeq(cell: CellConfig) -> Architecture:
     )
 
 
+def _hrnet(arch: str, kind: str) -> Architecture:
+    """kind: of the checkpoints, "segmentation" (or classification), "pose" or "anytime" (its full model)."""
+    pose, anytime = kind == "pose", kind == "anytime"
+    config = AnytimeConfig(
+        "anytime",
+        "pose" if pose else "segmentation",
+        backbone=HRNetConfig(arch, form="pose" if pose else "segmentation"),
+        exits=(1, 2, 3, 4) if anytime else (4,),
+        weights=(1.0,) * (4 if anytime else 1),
+        heads=HeadConfig(
+            plain="single" if pose else "two_layers",
+            inputs="highest" if pose else "concat",
+            features=128 if arch == "w48" else 64,
+        ),
+        adaptivity=AdaptivityConfig() if anytime else None,
+    )
+    return Architecture(
+        lambda classes: AnytimeNetwork(config, classes),
+        hrnet_names.translate,
+        "HRNet's names (conv1.weight, layer1.0.conv1.weight, stage2.0.branches.0.0.conv1.weight, ...)",
+        ("final_layer.weight" if pose else "last_layer.3.weight", "params/exit4/classify/conv/kernel"),
+        hrnet_names.is_dropped,
+        functools.partial(hrnet_names.check_blocks, arch),
+    )
+
+
 _TABLE: Mapping[str, Architecture] = {
     **{name: _resnet(depth) for name, depth in _DEPTHS.items()},
     **{name: _se_resnet(depth) for name, depth in _SE_DEPTHS.items()},
@@ -107,6 +137,9 @@ _TABLE: Mapping[str, Architecture] = {
     "vgg16_bn": _vgg(batch_norm=True),
     "mdeq_small": _mdeq(CellConfig()),
     "mdeq_xl": _mdeq(CellConfig(channels=(88, 176, 352, 704), expansion=6, dropout=0.04)),
+    **{f"hrnet_{arch}": _hrnet(arch, "segmentation") for arch in HRNETS},
+    **{f"hrnet_{arch}_pose": _hrnet(arch, "pose") for arch in ("w32", "w48")},
+    **{f"anytime_{arch}": _hrnet(arch, "anytime") for arch in ("w18s2", "w48")},
 }
 ARCHITECTURES = tuple(_TABLE)
 

@@ -150,8 +150,12 @@ class Module(nn.Module):
     def __call__(self, xs: Sequence[Array], masking: Masking | None, *, train: bool) -> tuple[Array, ...]:
         maps = []
         for branch, x in enumerate(xs):
-            for block in range(self.config.shape.blocks):
-                x = getattr(self, f"branch{branch}_{block}")(x, masking, train=train)
+            blocks = [getattr(self, f"branch{branch}_{block}") for block in range(self.config.shape.blocks)]
+            if masking is not None and masking.mode == "sparse":
+                x = masking.residual_blocks(x, [(b.conv1.layer(), b.conv2.layer()) for b in blocks])
+            else:
+                for block in blocks:
+                    x = block(x, masking, train=train)
             maps.append(x)
         return tuple(self._fused(maps, to, masking, train) for to in range(self.outputs))
 

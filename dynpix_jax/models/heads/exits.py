@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 
 from dynpix_jax.nn.masked_conv import ConvNorm, MaskedConv, Masking
 from dynpix_jax.ops.resize import resize_bilinear
@@ -27,12 +28,19 @@ class PlainHead(nn.Module):
         if not self.single:
             norm = (self.frozen_norm, self.momentum)
             self.unit = ConvNorm(c, c, 1, 1, True, True, *norm, self.adaptive)
-        self.classify = MaskedConv(c, self.channels, 1, 1, True, self.adaptive)
+        self.classify = MaskedConv(c, self.channels, 1, 1, True, self.adaptive, False)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
+        if masking is not None and masking.mode == "sparse" and not self.single:
+            # Each position on its own: nothing that is skipped is read.
+            return masking.pointwise(x, self._at_rows, self.channels)
         if not self.single:
             x = self.unit(x, masking, train=train)
         return self.classify(x, masking)
+
+    def _at_rows(self, rows: Array) -> Array:
+        hidden = jax.nn.relu(self.unit.bn.stored(self.unit.conv.conv.on_windows(rows)))
+        return self.classify.conv.on_windows(hidden)
 
 
 class RedesignedHead(nn.Module):
@@ -54,7 +62,7 @@ class RedesignedHead(nn.Module):
         m, rest = self.features, (1, 1, True, True, self.frozen_norm, self.momentum, self.adaptive)
         self.down = [ConvNorm(self.in_features if step == 0 else m, m, *rest) for step in range(self.depth)]
         self.up = [ConvNorm(m, m, *rest) for _ in range(self.depth - 1)]
-        self.classify = MaskedConv(m, self.channels, 1, 1, True, self.adaptive)
+        self.classify = MaskedConv(m, self.channels, 1, 1, True, self.adaptive, False)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         sizes = []

@@ -73,6 +73,7 @@ class Anytime(ProgressiveSystem):
         Training draws from ``rngs["dropout"]`` if masks are random. Nothing has a ``temperature``.
 
         Args:
+          masks: what one skips, those of later stages skip too, in either mode.
           adapt_now: whether anything is skipped at all (scalar, may be traced); given masks are.
 
         Raises:
@@ -234,7 +235,7 @@ class Anytime(ProgressiveSystem):
 
         def decide(stage: str, logits: Array, before: Mask | None) -> Mask:
             if stage in given:
-                return given[stage]
+                return given[stage] if before is None else given[stage] & before
             mask = uncertain(logits, how.criterion, how.threshold, before=before, key=key)
             return mask | ~jnp.asarray(adapt_now)
 

@@ -1,0 +1,138 @@
+"""Names of HRNet's official checkpoints in our terms: segmentation, classification, pose, anytime.
+
+Sources: HRNet/HRNet-Semantic-Segmentation (lib/models/seg_hrnet.py), HRNet-Image-Classification, HRNet's pose
+code, liuzhuang13/anytime. They share their names; heads differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from dynpix_jax.models.backbones.hrnet import ARCHITECTURES
+from dynpix_jax.utils.errors import UserError
+from dynpix_jax.weights.torch_names import Target, conv_kernel, vector
+
+_PREFIX = re.compile(r"^((module|model)\.)+")
+# Of classifiers, of the OCR branch, and the constant distances of interpolation.
+_DROPPED = re.compile(
+    r"(incre_modules|downsamp_modules|classifier|final_layer\.\d|conv3x3_ocr|ocr_gather_head|ocr_distri_head"
+    r"|aux_head|cls_head)\..*|.*\.square_dis"
+)
+
+_LAYER1 = r"layer1\.(?P<b>\d+)\."
+_BLOCK = r"stage(?P<s>[234])\.(?P<m>\d+)\.branches\.(?P<r>\d)\.(?P<b>\d+)\."
+_FUSE = r"stage(?P<s>[234])\.(?P<m>\d+)\.fuse_layers\.(?P<i>\d)\.(?P<j>\d)\."
+_FUSED = "backbone/stage{s}_{m}/fuse_{i}_{j}"
+
+# (their module, ours); {letters} are groups of the pattern. Units hold conv/conv and bn.
+_UNITS = (
+    (r"transition1\.0\.", "backbone/transition1_0"),
+    (r"transition(?P<s>[123])\.(?P<b>\d)\.0\.", "backbone/transition{s}_{b}"),
+    (_FUSE, _FUSED),
+    (_FUSE + r"(?P<k>\d)\.", _FUSED + "_{k}"),
+)
+_CONVS = (
+    (r"conv(?P<k>[12])", "backbone/conv{k}/conv/conv"),
+    (_LAYER1 + r"conv(?P<k>[123])", "backbone/layer1_{b}/conv{k}"),
+    (_LAYER1 + r"downsample\.0", "backbone/layer1_{b}/projection"),
+    (_BLOCK + r"conv(?P<k>[12])", "backbone/stage{s}_{m}/branch{r}_{b}/conv{k}/conv/conv"),
+    *((theirs + "0", ours + "/conv/conv") for theirs, ours in _UNITS),
+    (r"last_layer\.0", "exit4/unit/conv/conv"),
+    (r"last_layer\.3", "exit4/classify/conv"),
+    (r"final_layer", "exit4/classify/conv"),
+)
+_NORMS = (
+    (r"bn(?P<k>[12])", "backbone/conv{k}/bn"),
+    (_LAYER1 + r"bn(?P<k>[123])", "backbone/layer1_{b}/bn{k}"),
+    (_LAYER1 + r"downsample\.1", "backbone/layer1_{b}/projection_bn"),
+    (_BLOCK + r"bn(?P<k>[12])", "backbone/stage{s}_{m}/branch{r}_{b}/conv{k}/bn"),
+    *((theirs + "1", ours + "/bn") for theirs, ours in _UNITS),
+    (r"last_layer\.1", "exit4/unit/bn"),
+)
+_LEAVES = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+# Exit e is a sequence whose n-th convolution stands at 4 n + 1 and its norm behind it (see RedesignedHead).
+_EXIT = re.compile(r"exit(?P<e>[123])\.(?P<at>\d+)")
+
+
+def strip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same without the prefixes that wrappers add."""
+    return {_PREFIX.sub("", name): array for name, array in tensors.items()}
+
+
+def check_blocks(arch: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`strip`, and a look at modules and blocks: a longer network contains a shorter one's names and shapes.
+
+    Raises:
+        UserError: the tensors are those of another architecture than ``arch``, one of hrnet.ARCHITECTURES.
+    """
+    tensors = strip(tensors)
+    blocks = [match for name in tensors if (match := re.match(_BLOCK, name))]
+    if not blocks:
+        return tensors
+    found = (
+        tuple(len({match["m"] for match in blocks if match["s"] == stage}) for stage in "234"),
+        len({match["b"] for match in blocks}),
+    )
+    shape = ARCHITECTURES[arch]
+    if found != (shape.modules, shape.blocks):
+        theirs, ours = ("/".join(map(str, modules)) for modules in (found[0], shape.modules))
+        raise UserError(
+            f"weights: they have {theirs} modules of {found[1]} blocks; "
+            f"HRNet {arch} has {ours} of {shape.blocks}"
+        )
+    return tensors
+
+
+def is_dropped(name: str) -> bool:
+    """Whether the tensor has no counterpart on purpose."""
+    return _DROPPED.fullmatch(name) is not None
+
+
+def translate(name: str) -> Target | None:
+    """Our place for a tensor of an HRNet, None for a name that it does not have."""
+    module, _, leaf = name.rpartition(".")
+    if match := _EXIT.fullmatch(module):
+        return _exit(int(match["e"]), int(match["at"]), leaf)
+    for pattern, ours in _CONVS:
+        if match := re.fullmatch(pattern, module):
+            place = ours.format(**match.groupdict())
+            return _conv(place, leaf)
+    for pattern, ours in _NORMS:
+        if leaf in _LEAVES and (match := re.fullmatch(pattern, module)):
+            collection, parameter = _LEAVES[leaf]
+            return Target(f"{collection}/{ours.format(**match.groupdict())}/{parameter}", 1, vector)
+    return None
+
+
+def _conv(place: str, leaf: str) -> Target | None:
+    if leaf == "weight":
+        return Target(f"params/{place}/kernel", 4, conv_kernel)
+    if leaf == "bias":
+        return Target(f"params/{place}/bias", 1, vector)
+    if leaf == "Lambda":
+        return Target(f"params/{place.removesuffix('/conv')}/lam", -1, lambda array: array.reshape(()))
+    return None
+
+
+def _exit(exit_: int, at: int, leaf: str) -> Target | None:
+    depth = 4 - exit_
+    number, part = divmod(at - 1, 4)
+    if number > 2 * depth - 1 or part not in (0, 1):
+        return None
+    layer = f"exit{exit_}/down_{number}" if number < depth else f"exit{exit_}/up_{number - depth}"
+    if number == 2 * depth - 1:
+        return _conv(f"exit{exit_}/classify/conv", leaf) if part == 0 else None
+    if part == 0:
+        return _conv(f"{layer}/conv/conv", leaf)
+    if leaf not in _LEAVES:
+        return None
+    collection, parameter = _LEAVES[leaf]
+    return Target(f"{collection}/{layer}/bn/{parameter}", 1, vector)
