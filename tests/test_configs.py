@@ -45,6 +45,7 @@ QUICK = (
 ELSEWHERE = {
     "anytime": "tests/test_pose_configs.py",
     "astmt": "tests/test_astmt_configs.py",
+    "mdeq": "tests/test_mdeq_configs.py",
     "perspective": "tests/test_perspective_configs.py",
     "pixelnet": "tests/test_pixelnet_configs.py",
 }
