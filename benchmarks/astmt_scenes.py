@@ -46,7 +46,7 @@ def main() -> int:
     rows = SINGLE | JOINT
     parser.add_argument("--workdir", required=True, type=Path, help="a folder for each run is made in it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the runs")
-    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
     parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), help="rows to do")
     parser.add_argument("--run", action=argparse.BooleanOptionalAction, default=True, help="train, evaluate")
     args = parser.parse_args()

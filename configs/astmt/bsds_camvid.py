@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         TASKS,
         bsds=datasets.BSDS500.root,
         camvid=datasets.CAMVID.root,
-        steps=1200,
+        steps=800,
         budget="cpu",
     )
     check_choices(args, {"budget": ("cpu", "gpu"), "variant": ("single", "multi", "se")})

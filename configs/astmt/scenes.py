@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for name in ("root", "packed", "split", "weights", "backbone"):
         if name in given_args(arg):
             raise UserError(f"config argument {name}: the scenes do not read it")
-    args = recipe.read_args(arg, TASKS, steps=500)
+    args = recipe.read_args(arg, TASKS, steps=400)
     args.backbone = "r26"
     options = dict(
         segmentation=dict(classes=datasets.SCENE_CLASSES),
@@ -40,8 +40,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         depth=dict(logit="log"),
     )
     config = recipe.astmt_config(args, "scenes", TASKS, options, recipe.Steps(args.steps, 20, 8))
-    config.model.backbone.update(width=16, output_stride=8)
-    # At output stride 8 rates are doubled: 2 and 4 of 8 x 10 cells.
+    config.model.backbone.update(width=16)
+    # Of 4 x 5 cells.
     config.model.decoder.update(features=32, rates=(1, 2))
     (stage,) = config.training.stages
     config.training.update(
