@@ -33,11 +33,12 @@ def build(layers: tuple[str, ...] = FIVE, hidden: tuple[int, ...] = (4096, 4096)
     return models.build({**section, **changes})
 
 
+LOW = ("conv1_2", "conv2_1", "conv3_1")
+
+
 def tiny(**changes: Any):
-    """Four of VGG's layers with 2 to 16 channels, and MLP layers of 5 and 6."""
-    return build(
-        (*THREE, "fc7"), (5, 6), **{"backbone": dict(width=2, fc_features=4), "chunk": 60, **changes}
-    )
+    """Layers of VGG with 2 to 8 channels, and MLP layers of 5 and 6."""
+    return build(LOW, (5, 6), **{"backbone": dict(width=2, fc_features=4), "chunk": 60, **changes})
 
 
 def random_variables(system) -> Any:
@@ -95,33 +96,42 @@ def test_model_sizes_of_table_4(layers, hidden, megabytes):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(hypercolumn=dict(layers=(*THREE, "fc7"), normalize="batch")), dict(pad=7)]
+    ("layers", "changes"),
+    [
+        (("conv1_2", "conv4_1", "fc7"), dict(pad=7)),
+        (LOW, dict(hypercolumn=dict(layers=LOW, normalize="batch"))),
+    ],
 )
-def test_every_pixel_is_the_mlp_of_its_joined_hypercolumn(changes):
+def test_every_pixel_is_the_mlp_of_its_joined_hypercolumn(layers, changes):
     """Chunked prediction, and prediction at given pixels, against NumPy on the joined columns."""
-    system = tiny(**changes)
+    system = tiny(**{"hypercolumn": dict(layers=layers), **changes})
     variables, images, pad = random_variables(system), make_batch()["image"], changes.get("pad", 0)
-    dense = jax.jit(lambda v, x: system.apply(v, x).predictions["segmentation"])(variables, images)
-    maps = jax.jit(lambda v, x: system.network.apply(v, x, method="maps"))(variables, images)
     whole = (SIZE[0] + 2 * pad, SIZE[1] + 2 * pad)
-    columns = np.asarray(hypercolumns(maps, strides=(1, 4, 16, 32), size=whole), np.float64)
-    x = columns[:, pad : pad + SIZE[0], pad : pad + SIZE[1]]
+    strides = {"conv1_2": 1, "conv2_1": 2, "conv3_1": 4, "conv4_1": 8, "fc7": 32}
+    points = np.random.default_rng(2).integers(0, SIZE, (2, 9, 2))
+
+    @jax.jit
+    def run(variables, images):
+        maps = system.network.apply(variables, images, method="maps")
+        columns = hypercolumns(maps, strides=[strides[layer] for layer in layers], size=whole)
+        outputs = [system.apply(variables, images, points=where) for where in (None, points)]
+        return columns, *(one.predictions["segmentation"] for one in outputs)
+
+    columns, dense, at = map(np.asarray, run(variables, images))
+    x = columns[:, pad : pad + SIZE[0], pad : pad + SIZE[1]].astype(np.float64)
     if "hypercolumn" in changes:
-        norms = [f"norms_{layer}" for layer in (*THREE, "fc7")]
         moments, affine = variables["batch_stats"], variables["params"]
-        mean, var = (np.concatenate([moments[name][leaf] for name in norms]) for leaf in ("mean", "var"))
-        scale, bias = (np.concatenate([affine[name][leaf] for name in norms]) for leaf in ("scale", "bias"))
+        names = [f"norms_{layer}" for layer in layers]
+        mean, var = (np.concatenate([moments[name][leaf] for name in names]) for leaf in ("mean", "var"))
+        scale, bias = (np.concatenate([affine[name][leaf] for name in names]) for leaf in ("scale", "bias"))
         x = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
     for index in (1, 2, 3):
         layer = variables["params"][f"mlp{index}"]
         x = np.maximum(x, 0) if index > 1 else x
         x = x @ np.asarray(layer["kernel"][0, 0], np.float64) + layer["bias"]
     np.testing.assert_allclose(dense, x, atol=1e-4 * np.abs(x).max())
-
-    points = np.random.default_rng(2).integers(0, SIZE, (2, 9, 2))
-    at = jax.jit(lambda v, x, p: system.apply(v, x, points=p).predictions["segmentation"])
     expected = np.stack([dense[i][tuple(points[i].T)] for i in range(2)])
-    np.testing.assert_allclose(at(variables, images, points), expected, atol=1e-4 * np.abs(x).max())
+    np.testing.assert_allclose(at, expected, atol=1e-4 * np.abs(x).max())
 
 
 def test_macs_are_counted():
@@ -136,7 +146,6 @@ def test_loss_is_the_tasks_at_the_drawn_pixels():
     system = tiny(
         mlp=dict(hidden=(5, 6), dropout=0.0),
         sampling=dict(pixels=40),
-        backbone=dict(width=2, fc_features=4, dropout=0.0),
     )
     variables, batch = random_variables(system), make_batch()
     rngs = {"points": jax.random.key(4), "dropout": jax.random.key(5)}
@@ -159,13 +168,13 @@ def test_loss_is_the_tasks_at_the_drawn_pixels():
     np.testing.assert_allclose(value, np.mean(costs), rtol=1e-4)
     np.testing.assert_allclose(aux.terms["segmentation"], value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    assert sum(bool(np.abs(leaf).max() > 0) for leaf in jax.tree.leaves(gradients)) > 20
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
 def test_strategies():
     rng = np.random.default_rng(0)
     target = (rng.random((3, *SIZE)) < 0.1).astype(np.float32)
-    target[:, :, :3] = -1.0
+    target[0, :, :3], target[1, :, :20] = -1.0, -1.0
     valid = np.array([True, True, False])
 
     def draw(**sampling: Any) -> np.ndarray:
@@ -183,12 +192,12 @@ def test_strategies():
     assert (target[tuple(points.T)] >= 0).all()
     counts = np.bincount(points[:, 0], minlength=3)
     assert counts[2] == 0
-    assert counts[0] != counts[1]
+    assert counts[0] > 2 * counts[1] > 0
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "biased"])
 def test_padding_images_cost_nothing(strategy):
-    system = tiny(sampling=dict(pixels=30, strategy=strategy), hypercolumn=dict(layers=THREE, dropout=0.5))
+    system = tiny(sampling=dict(pixels=30, strategy=strategy), hypercolumn=dict(layers=LOW, dropout=0.5))
     variables, batch = random_variables(system), make_batch()
     rngs = {"points": jax.random.key(4), "dropout": jax.random.key(5)}
     batch["valid"] = np.array([False, False])
@@ -198,7 +207,7 @@ def test_padding_images_cost_nothing(strategy):
 
 
 def test_training_moves_the_moments_by_the_drawn_pixels():
-    system = tiny(hypercolumn=dict(layers=THREE, normalize="batch"))
+    system = tiny(hypercolumn=dict(layers=LOW, normalize="batch"))
     variables, batch = random_variables(system), make_batch()
     points = jnp.asarray(np.random.default_rng(2).integers(0, SIZE, (2, 9, 2)))
 
@@ -222,13 +231,15 @@ def test_weights_of_a_bare_vgg_and_of_an_earlier_run():
     vgg = {"params": jax.tree.map(lambda leaf: leaf + 1, fresh["params"]["backbone"])}
     adapted = system.adapt(vgg, fresh)
     np.testing.assert_array_equal(
-        adapted["params"]["backbone"]["conv3_3"]["kernel"], vgg["params"]["conv3_3"]["kernel"]
+        adapted["params"]["backbone"]["conv3_1"]["kernel"], vgg["params"]["conv3_1"]["kernel"]
     )
     np.testing.assert_array_equal(adapted["params"]["mlp1"]["kernel"], fresh["params"]["mlp1"]["kernel"])
     again = system.adapt(adapted, fresh)
-    np.testing.assert_array_equal(again["params"]["backbone"]["fc6"]["bias"], vgg["params"]["fc6"]["bias"])
-    del vgg["params"]["fc6"]
-    with pytest.raises(UserError, match=r"no fc6/.*expected a VGG-16's"):
+    np.testing.assert_array_equal(
+        again["params"]["backbone"]["conv2_1"]["bias"], vgg["params"]["conv2_1"]["bias"]
+    )
+    del vgg["params"]["conv2_1"]
+    with pytest.raises(UserError, match=r"no conv2_1/.*expected a VGG-16's"):
         system.adapt(vgg, fresh)
     vgg["params"]["conv1_1"]["bias"] = np.zeros(3, np.float32)
     with pytest.raises(UserError, match="has shape"):

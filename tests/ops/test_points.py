@@ -10,6 +10,8 @@ import pytest
 from dynpix_jax.ops.points import biased_points, random_points, random_points_of_batch
 
 KEY = jax.random.key(3)
+# Compiled whole: one by one, these small operations would take longer.
+draw_points = jax.jit(random_points, static_argnames="count")
 
 
 def make_mask(*counts: int) -> jax.Array:
@@ -26,11 +28,11 @@ def at(mask: jax.Array, points: np.ndarray) -> np.ndarray:
 
 def test_pixels_of_the_mask_each_once():
     mask = make_mask(99, 40, 20)
-    points = np.asarray(random_points(KEY, mask, 20))
+    points = np.asarray(draw_points(KEY, mask, 20))
     assert points.shape == (3, 20, 2)
     assert at(mask, points).all()
     assert all(len({tuple(row) for row in of_image}) == 20 for of_image in points)
-    again = np.asarray(random_points(KEY, mask, 20))
+    again = np.asarray(draw_points(KEY, mask, 20))
     np.testing.assert_array_equal(points, again)
     assert not np.array_equal(points[0], points[1])
 
@@ -38,20 +40,20 @@ def test_pixels_of_the_mask_each_once():
 def test_all_in_turn_where_there_are_too_few():
     """7 pixels give 20 samples: 6 of them three times, one twice. None gives its first pixel."""
     mask = make_mask(7, 0)
-    points = np.asarray(random_points(KEY, mask, 20))
+    points = np.asarray(draw_points(KEY, mask, 20))
     assert at(mask, points)[0].all()
     _, times = np.unique(points[0], axis=0, return_counts=True)
     assert sorted(times) == [2, 3, 3, 3, 3, 3, 3]
     assert not points[1].any()
     # More than the image has pixels.
-    _, times = np.unique(np.asarray(random_points(KEY, make_mask(99), 200))[0], axis=0, return_counts=True)
+    _, times = np.unique(np.asarray(draw_points(KEY, make_mask(99), 200))[0], axis=0, return_counts=True)
     assert sorted(times)[0] == 2
     assert times.sum() == 200
 
 
 def test_all_pixels_are_drawn_alike():
     """10 of 99 a time, 2000 times: 202 of each, within 5 standard deviations."""
-    draw = jax.vmap(lambda key: random_points(key, make_mask(99), 10)[0])
+    draw = jax.jit(jax.vmap(lambda key: random_points(key, make_mask(99), 10)[0]))
     points = np.asarray(draw(jax.random.split(KEY, 2000))).reshape(-1, 2)
     times = np.bincount(points[:, 0] * 11 + points[:, 1], minlength=99)
     assert np.abs(times - 20000 / 99).max() < 5 * np.sqrt(20000 / 99)
@@ -60,7 +62,7 @@ def test_all_pixels_are_drawn_alike():
 def test_of_the_whole_batch():
     """Images with more pixels give more: here 90 % of them."""
     mask = make_mask(90, 0, 10)
-    points = np.asarray(random_points_of_batch(KEY, mask, 100))
+    points = np.asarray(jax.jit(random_points_of_batch, static_argnums=2)(KEY, mask, 100))
     assert np.asarray(mask)[tuple(points.T)].all()
     np.testing.assert_array_equal(np.bincount(points[:, 0], minlength=3), [90, 0, 10])
 

@@ -60,6 +60,7 @@ class PixelNetNetwork(nn.Module):
         """Predictions (B, N, channels) or (N, channels) at ``points`` (B, N, 2) or (N, 3), as
         `sample_bilinear` takes them."""
         column, pad = self.config.hypercolumn, self.config.pad
+        points = jnp.asarray(points)
         points = points + jnp.asarray((0, pad, pad)[-points.shape[-1] :], points.dtype)
         kernels, bias = self._first(train)
         if train and (column.dropout or column.normalize == "batch"):
