@@ -114,6 +114,10 @@ def test_the_program_costs_what_is_said():
     assert exits.step_macs(size)[0] == counted_macs(CellConfig(), 19, size, 4)
     once = exits.alternatives["iterations_10"]
     assert dense_report(once, size).total == counted_macs(CellConfig(), 19, size, 10)
+    ended = exits.prediction_macs(size, {"iterations": 7 / 27})
+    saved = [0, 0, 1, 3, 20]
+    full = np.cumsum(exits.step_macs(size))
+    np.testing.assert_allclose(ended, full - np.array(saved) * cell_macs(CellConfig(), size))
     unrolled = models.build(section | dict(unrolled=3))
     assert dense_report(unrolled, size).total == counted_macs(CellConfig(), 19, size, 2)
     assert unrolled.gated_macs(size) == unrolled.alternatives == {}

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any, cast
 
 import jax
@@ -136,6 +137,14 @@ class Mdeq(ProgressiveSystem):
         # f is applied to the start, too.
         steps[0] += mdeq_macs.stem_macs(cell, size) + (0.0 if self.config.unrolled else of_f)
         return tuple(steps)
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+        """MACs up to each prediction; iterations after the search's end cost nothing. See System."""
+        up_to, limit = accumulate(self.step_macs(size)), self.config.forward.iterations
+        made = limit * shares.get("iterations", 1.0)
+        of_f = mdeq_macs.cell_macs(self.config.cell, size)
+        left_out = (max(0.0, end - made) * of_f for end in self.config.read_out)
+        return tuple(macs - saved for macs, saved in zip(up_to, left_out, strict=True))
 
     @partial(jax.jit, static_argnums=0)
     def _begin(self, variables: Variables, images: Array) -> tuple[Theta, SolverState | Array]:

@@ -1,0 +1,111 @@
+"""Draw accuracy against MACs of anytime predictors that were evaluated on the same images.
+
+    python benchmarks/anytime_curves.py --out docs/anytime-curves.png \
+        "MDEQ=runs/scenes/mdeq/eval.json" "HRNet, RH + CA=runs/scenes/anytime/eval.json"
+
+Each curve is an eval.json, as eval.py writes it: the predictions on the way (exits, loops, iterations) with
+the MACs up to each. With --json the points are printed, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """One prediction: what it is called, MACs an image up to it, accuracy."""
+
+    name: str
+    macs: float
+    accuracy: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("curves", nargs="+", metavar="LABEL=EVAL.JSON", help="in the order of the legend")
+    parser.add_argument("--out", required=True, type=Path, help="picture to write; its suffix is the format")
+    parser.add_argument("--score", default="miou", help="of eval.json (default: miou)")
+    parser.add_argument("--stage", help="of training (default: the last that was evaluated)")
+    parser.add_argument("--json", action="store_true", help="print the points")
+    args = parser.parse_args(argv)
+
+    curves: dict[str, list[Point]] = {}
+    data = set()
+    for text in args.curves:
+        label, _, file = text.rpartition("=")
+        if not label:
+            parser.error(f"{text}: expected LABEL=EVAL.JSON")
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        data.add(content["data"])
+        curves[label] = points(content, args.score, args.stage)
+        if not curves[label]:
+            parser.error(f"{file}: no row of that stage has the score {args.score!r}")
+    if len(data) > 1:
+        parser.error(f"the curves were measured on different images: {'; '.join(sorted(data))}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw(curves, f"{args.score}, {data.pop()}").savefig(args.out, dpi=150)
+    if args.json:
+        print(json.dumps({label: [asdict(point) for point in curve] for label, curve in curves.items()}))
+    return 0
+
+
+def points(content: dict[str, Any], score: str, stage: str | None = None) -> list[Point]:
+    """The predictions of one stage of an eval.json, by their MACs.
+
+    A row may tell of predictions on the way itself ("exits"), or be one of them, run on its own
+    ("alternative": iterations_4, loop_1), which then gives the names. Else the network's own row is the only
+    point.
+    """
+    stage = stage or content["rows"][-1]["stage"]
+    rows = [row for row in content["rows"] if row["stage"] == stage]
+    alone: dict[str, list[Point]] = {"": [], "alternative": []}
+    exits: list[tuple[float, float]] = []
+    for row in rows:
+        name, first = row.get("alternative") or "", next(iter(row["modes"].values()))
+        if score not in first:
+            continue
+        point = Point(name.replace("_", " "), float(row["macs_per_image"]), float(first[score]))
+        if not name:
+            alone[""].append(point)
+            exits = [(float(one["macs_per_image"]), float(one[score])) for one in row.get("exits") or []]
+        elif re.fullmatch(r"(iterations|loop|exit)_\d+", name):
+            alone["alternative"].append(point)
+    others = sorted(alone["alternative"], key=lambda point: point.macs)
+    if exits:
+        counted = [f"exit {index}" for index in range(1, len(exits) + 1)]
+        names = [point.name for point in others] if len(others) == len(exits) else counted
+        return [Point(name, *pair) for name, pair in zip(names, sorted(exits), strict=True)]
+    return others or alone[""]
+
+
+def draw(curves: dict[str, list[Point]], title: str) -> Figure:
+    """A line a predictor; MACs on a logarithmic axis, for they may be far apart."""
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (label, curve) in enumerate(curves.items()):
+        macs, accuracy = [point.macs / 1e9 for point in curve], [point.accuracy for point in curve]
+        axes.plot(macs, accuracy, "os^Dv"[number % 5] + "-", color=f"C{number}", label=label)
+        for point in curve:
+            place = (point.macs / 1e9, point.accuracy)
+            axes.annotate(point.name, place, xytext=(4, -9), textcoords="offset points", size=7, color="0.35")
+    axes.set(xscale="log", xlabel="MACs per image up to the prediction, 10⁹", ylabel=title)
+    axes.grid(which="both", color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(loc="best", framealpha=1, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
