@@ -27,7 +27,7 @@ import dynpix_jax
 from dynpix_jax.cli.common import run_main
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, finished_stages, open_run, with_alternatives
-from dynpix_jax.cli.tables import budget_table, print_table
+from dynpix_jax.cli.tables import budget_table, exit_table, print_table
 from dynpix_jax.data.sources import Element, Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
@@ -89,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [budget(*parts) for parts in zip(runs, evaluations, drops, strict=True)]
     tasks = evaluations[0].tasks
     print_table(*budget_table((*all_scores(tasks), *([DELTA_M] if reference else [])), rows))
+    for row in rows:
+        if row.exits:
+            print(f"\n{row.label}: exits")
+            print_table(*exit_table(all_scores(tasks), row))
     if reference is not None:
         values = (DELTA_M.text(found["delta_m"]) for found in drops)
         facts["delta_m"] = f"{', '.join(values)} ({DELTA_M.meaning}: {settings.reference})"
@@ -143,6 +147,7 @@ def budget(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> Budg
         },
         curve=evaluation.curve,
         per_class=evaluation.per_class,
+        exits=[(one.macs, one.numbers) for one in evaluation.exits],
     )
 
 

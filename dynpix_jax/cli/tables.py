@@ -36,6 +36,25 @@ def budget_table(scores: Sequence[Score], rows: Sequence[Budget]) -> tuple[list[
     return heads, cells
 
 
+def exit_table(scores: Sequence[Score], row: Budget) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of what a row predicts on the way, with the means of all exits (the paper's "Avg")."""
+    heads = ["exit", "MACs/image", "MACs / 2^30", *(score.label for score in scores)]
+    known = [score for score in scores if all(score.name in found for _, found in row.exits)]
+    means = {score.name: sum(found[score.name] for _, found in row.exits) / len(row.exits) for score in known}
+    lines = [(str(number), *one) for number, one in enumerate(row.exits, 1)]
+    lines.append(("mean", sum(macs for macs, _ in row.exits) / len(row.exits), means))
+    cells = [
+        [
+            name,
+            f"{macs / 1e9:#.4g}e9",
+            f"{macs / 2**30:.2f}",
+            *(score.text(found[score.name]) if score.name in found else "-" for score in scores),
+        ]
+        for name, macs, found in lines
+    ]
+    return heads, cells
+
+
 def print_table(heads: Sequence[str], cells: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """Prints a table to stdout (or `console`): first column to the left, numbers to the right."""
     console = console or Console()

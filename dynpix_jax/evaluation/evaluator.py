@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.boundary import BoundaryScores
+from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.runner import ImageResult, Runner
-from dynpix_jax.evaluation.scorers import TaskScores, make_scorer, together
+from dynpix_jax.evaluation.scorers import Scorer, TaskScores, make_scorer, together
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.models.system import System
 from dynpix_jax.nn.routing import Mode
@@ -32,6 +34,19 @@ class ModeScores:
 
 
 @dataclass(frozen=True)
+class ExitScores:
+    """A prediction that is made on the way: its scores by task, and mean MACs an image up to it."""
+
+    scores: dict[str, TaskScores]
+    macs: float
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The scores under the names of `tasks.all_scores`."""
+        return together({name: scores.numbers for name, scores in self.scores.items()})
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A system on a source.
 
@@ -42,6 +57,8 @@ class Evaluation:
     mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference`` measures
     it, the greatest over batches; None with one mode.
     measures: means over images of `Outputs.measures`; {} where images are predicted from several views.
+    exits: of a network that predicts in steps each prediction, the last one too; in the mode that was run
+    first, and only if an image is one view. Empty otherwise.
     """
 
     tasks: Mapping[str, Task]
@@ -54,6 +71,7 @@ class Evaluation:
     mode_difference: dict[str, float | None]
     measures: dict[str, float]
     seen: list[tuple[str, dict[Mode, ImageResult]]] = field(default_factory=list, repr=False)
+    exits: list[ExitScores] = field(default_factory=list)
 
     @property
     def scores(self) -> dict[str, TaskScores]:
@@ -85,6 +103,7 @@ class Evaluation:
             "macs_per_image_gates_open": self.macs_open,
             "shares": self.shares,
             "measures": self.measures,
+            "exits": [{"macs_per_image": one.macs, **one.numbers} for one in self.exits],
             **together({name: {"mode_difference": gap} for name, gap in self.mode_difference.items()}),
             "modes": {
                 mode: {
@@ -132,6 +151,12 @@ def evaluate_system(
     def apart(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
         return {name: task.difference(first[name], second[name]) for name, task in tasks.items()}
 
+    @partial(jax.jit, static_argnames="size")
+    def decode_exit(logits: Mapping[str, Array], size: tuple[int, int]) -> dict[str, Array]:
+        return decode(resize_logits(logits, tasks, size))
+
+    exit_scorers: list[dict[str, Scorer]] = []
+    exit_macs: list[tuple[float, ...]] = []
     milliseconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
     macs, macs_open, shares, measures = [], [], [], []
@@ -148,6 +173,20 @@ def evaluate_system(
         for name, gap in (apart(*predictions.values()) if len(modes) == 2 else {}).items():
             differences[name].append(float(gap))
         first = results[modes[0]]
+        costs = [
+            system.prediction_macs(first.seen, {name: one[place] for name, one in first.shares.items()})
+            for place in range(int(batch["valid"].sum()))
+        ]
+        on_the_way = first.outputs.exits if costs[0] else ()
+        exit_macs += costs if on_the_way else []
+        exit_scorers = exit_scorers or [
+            {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
+            for _ in on_the_way
+        ]
+        for logits, of_exit in zip(on_the_way, exit_scorers, strict=True):
+            found = decode_exit(logits, batch["image"].shape[1:3])
+            for name, scorer in of_exit.items():
+                scorer.add(found[name], batch)
         for place in range(int(batch["valid"].sum())):
             macs.append(first.macs[place])
             macs_open.append(first.macs_open[place])
@@ -165,6 +204,15 @@ def evaluate_system(
         times = median(milliseconds[mode]), (float(low), float(high))
         finished = {name: scorer.finish(progress) for name, scorer in scorers[mode].items()}
         scored[mode] = ModeScores(finished, *times)
+    exits = [
+        ExitScores(
+            {name: scorer.finish(progress) for name, scorer in of_exit.items()},
+            float(np.mean([up_to[index] for up_to in exit_macs])),
+        )
+        for index, of_exit in enumerate(exit_scorers)
+    ]
+    if exits:
+        exits.append(ExitScores(scored[modes[0]].scores, float(np.mean(macs))))
     means = {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}
     gates = [share for name, share in means.items() if system.is_gate(name)]
     return Evaluation(
@@ -178,6 +226,7 @@ def evaluate_system(
         mode_difference={name: max(gaps, default=None) for name, gaps in differences.items()},
         measures={name: float(np.mean([one[name] for one in measures])) for name in measures[0]},
         seen=seen,
+        exits=exits,
     )
 
 

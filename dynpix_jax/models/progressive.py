@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
 import flax.struct
@@ -183,6 +184,9 @@ class ProgressiveSystem(System):
     def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
         """MACs of each step for one (H, W) image with nothing skipped; () where the data decide on them."""
         return ()
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(accumulate(self.step_macs(size)))
 
     def predict_iter(
         self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any

@@ -164,6 +164,13 @@ class System(ABC):
         """Share of positions (B,) in [0, 1] at which each layer of ``gated_macs`` was executed."""
         return {}
 
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+        """MACs of an (H, W) image up to each exit and the last prediction, layers executed at ``shares``.
+
+        () where exits are not made one after another (side outputs of one pass), or nobody asks for them.
+        """
+        return ()
+
     def is_gate(self, name: str) -> bool:
         """Whether that layer of ``gated_macs`` is a gate: it computes or not.
 

@@ -32,6 +32,7 @@ class Budget:
     milliseconds: mode -> (median, 10th percentile, 90th percentile) of an image.
     curve: precision against recall, where the task has it.
     per_class: score -> one number a class, None where the class does not occur.
+    exits: (MACs up to it, scores) of predictions that are made one after another, the last one too.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Budget:
     milliseconds: Mapping[str, tuple[float, float, float]]
     curve: CurveScores | None = None
     per_class: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
+    exits: Sequence[tuple[float, Mapping[str, float]]] = ()
 
     @property
     def label(self) -> str:
@@ -106,6 +108,10 @@ def report_html(
     first = scores[0]
     points = [
         CostPoint(row.label, row.macs, row.scores[first.name], row.density is not None) for row in budgets
+    ] + [
+        CostPoint(f"{row.label}, exit {number}", macs, found[first.name], row.density is not None)
+        for row in budgets
+        for number, (macs, found) in enumerate(row.exits[:-1], 1)
     ]
     rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
     parts = [

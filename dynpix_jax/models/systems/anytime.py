@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -182,6 +183,14 @@ class Anytime(ProgressiveSystem):
     def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
         """MACs up to each exit, from the one before, of one (H, W) image with nothing skipped."""
         return self._macs(size)[0]
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+        full, groups = self._macs(size)
+        steps = []
+        for span, macs in zip(spans(self.config.exits), full, strict=True):
+            own = [group for group in groups if int(group.gate[-1]) in span]
+            steps.append(macs - sum(group.macs * (1 - shares[group.name]) for group in own))
+        return tuple(accumulate(steps))
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
         """Each mask, and ``total``: the share of the stages after the first exit that computed there."""
