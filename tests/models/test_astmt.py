@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +31,8 @@ from tests.models.astmt_tiny import (
     small_blocks,
     training_step,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -278,3 +285,25 @@ def test_depthwise_is_a_convolution_of_each_channel(strides, dilation):
 def test_sections_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
         models.build(section(**changes))
+
+
+@pytest.mark.slow
+def test_8_devices_give_the_losses_of_1():
+    """With the discriminator, norms and SE of each task; the turns alone: tests/training/test_turns.py."""
+    command = [sys.executable, "-W", "error", "-m", "tests.models.astmt_devices"]
+    running = []
+    for devices in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+        running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True))
+    found = []
+    for devices, process in zip((1, 8), running, strict=True):
+        out, errors = process.communicate(timeout=1800)
+        assert process.returncode == 0, errors
+        found.append(json.loads(out.splitlines()[-1]))
+        assert found[-1]["devices"] == devices
+    for one, eight in zip(found[0]["lines"], found[1]["lines"], strict=True):
+        assert one.keys() == eight.keys()
+        for name in one:
+            assert eight[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
+    assert found[0]["lines"][-1]["loss"] < found[0]["lines"][0]["loss"]
