@@ -15,6 +15,7 @@ from dynpix_jax.evaluation.paper_tables import Row, Runs, Table, find_run, read_
 from dynpix_jax.tasks import Score
 
 PAPERS = {
+    "anytime": "dynpix_jax.evaluation.anytime_tables",
     "astmt": "dynpix_jax.evaluation.astmt_tables",
     "mdeq": "dynpix_jax.evaluation.mdeq_tables",
     "pag": "dynpix_jax.evaluation.pag_tables",

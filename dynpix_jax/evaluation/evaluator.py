@@ -57,8 +57,8 @@ class Evaluation:
     mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference`` measures
     it, the greatest over batches; None with one mode.
     measures: means over images of `Outputs.measures`; {} where images are predicted from several views.
-    exits: of a network that predicts in steps each prediction, the last one too; in the mode that was run
-    first, and only if an image is one view. Empty otherwise.
+    exits: of a network that predicts in steps each prediction, the last one too, in the mode that was run
+    first; empty otherwise.
     """
 
     tasks: Mapping[str, Task]
@@ -156,7 +156,7 @@ def evaluate_system(
         return decode(resize_logits(logits, tasks, size))
 
     exit_scorers: list[dict[str, Scorer]] = []
-    exit_macs: list[tuple[float, ...]] = []
+    exit_macs: list[list[float]] = []
     milliseconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
     macs, macs_open, shares, measures = [], [], [], []
@@ -173,12 +173,7 @@ def evaluate_system(
         for name, gap in (apart(*predictions.values()) if len(modes) == 2 else {}).items():
             differences[name].append(float(gap))
         first = results[modes[0]]
-        costs = [
-            system.prediction_macs(first.seen, {name: one[place] for name, one in first.shares.items()})
-            for place in range(int(batch["valid"].sum()))
-        ]
-        on_the_way = first.outputs.exits if costs[0] else ()
-        exit_macs += costs if on_the_way else []
+        on_the_way = first.outputs.exits if first.exit_macs else ()
         exit_scorers = exit_scorers or [
             {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
             for _ in on_the_way
@@ -190,6 +185,7 @@ def evaluate_system(
         for place in range(int(batch["valid"].sum())):
             macs.append(first.macs[place])
             macs_open.append(first.macs_open[place])
+            exit_macs.append([float(up_to[place]) for up_to in first.exit_macs])
             shares.append({name: share[place] for name, share in first.shares.items()})
             measures.append({name: float(value[place]) for name, value in first.outputs.measures.items()})
             name = source.name(len(macs) - 1)

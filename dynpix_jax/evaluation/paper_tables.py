@@ -48,7 +48,8 @@ class Row:
     paper: the table's metrics, None where the paper has none. macs: the paper's "FLOPs consumption",
     multiply-adds; None without.
     reference: name of the row whose networks Δm compares with; "" without. printed: Δm in the paper, percent.
-    alternative: way to run the network (``System.alternatives``); "" for the network itself.
+    alternative: way to run the network (``System.alternatives``), one of its exits ("exit_1") or their mean
+    ("exit_mean"); "" for the network itself.
     counted: MACs as they are, where the paper has counted something else; None without.
     """
 

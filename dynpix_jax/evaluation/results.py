@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,22 @@ class Result:
 
 
 def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
-    """The rows of an eval.json, one a stage, and with ``alternatives`` those of other ways to run it.
+    """The rows of an eval.json, one a stage, and with ``alternatives`` those of other ways to run it, and of
+    its exits.
 
     Raises:
         UserError: no such file, or one that eval.py did not write.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        rows = [row for row in content["rows"] if alternatives or not row.get("alternative")]
-        return [_result(file, content, row) for row in rows]
+        found = []
+        for row in content["rows"]:
+            own = not row.get("alternative")
+            if own or alternatives:
+                found.append(_result(file, content, row))
+            if own and alternatives:
+                found += _exits(found[-1], row.get("exits") or ())
+        return found
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
@@ -94,6 +101,19 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
     network = network_of(config["model"], stages[row["stage"]])
     views = views_of(config.get("evaluation") or {})
     return Result(measured, source, network, views, row.get("alternative") or "")
+
+
+def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
+    """Predictions on the way as alternatives "exit_1", ..., and "exit_mean", the means over all of them."""
+    rows = {f"exit_{number}": dict(one) for number, one in enumerate(exits, 1)}
+    if rows:
+        common = set.intersection(*(set(one) for one in exits))
+        rows["exit_mean"] = {name: sum(one[name] for one in exits) / len(exits) for name in common}
+    found = []
+    for name, scores in rows.items():
+        measured = replace(last.measured, macs=scores.pop("macs_per_image"), scores=scores)
+        found.append(replace(last, measured=measured, alternative=name))
+    return found
 
 
 def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

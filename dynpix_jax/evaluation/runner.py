@@ -51,6 +51,7 @@ class BatchResult:
     """A batch through one mode: outputs on the device; shares, macs, macs_open (B,) as those of ImageResult.
 
     milliseconds: an image, the batch's divided by its size.
+    exit_macs: (B,) MACs up to each exit and the last prediction; () where System.prediction_macs has none.
     """
 
     outputs: Outputs
@@ -59,6 +60,7 @@ class BatchResult:
     macs_open: np.ndarray
     milliseconds: float
     seen: tuple[int, int]
+    exit_macs: tuple[np.ndarray, ...] = ()
 
     def image(self, index: int) -> ImageResult:
         """One image of the batch, copied to the host."""
@@ -77,8 +79,8 @@ class Runner:
     """Forward passes of one set of variables, each size of a batch compiled once a mode.
 
     ``inference``: the views that an image is predicted from; predictions are at the image's size always. With
-    more than one view, outputs hold predictions only; shares are the mean over views, weighted by MACs, and
-    MACs are those of all views.
+    more than one view, outputs hold predictions and those exits whose MACs are known, and no more; shares are
+    the mean over views, weighted by MACs, and MACs are those of all views.
     """
 
     system: System
@@ -113,7 +115,8 @@ class Runner:
         macs = measured["dense"] - sum(skipped.values())
         closed = sum(macs for name, macs in skipped.items() if self.system.is_gate(name))
         shares = {name: executed[name] / gated[name] for name in gated}
-        return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen)
+        exits = tuple(measured["exits"])
+        return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen, exits)
 
     def dense_macs(self, size: tuple[int, int]) -> float:
         """MACs of the dense program on one (H, W) image, every gate and every branch counted as if open."""
@@ -122,9 +125,14 @@ class Runner:
         return self._dense_macs[size]
 
     def _costs(self, shares: Mapping[str, Any], count: int, size: tuple[int, int]) -> Costs:
-        """MACs of a batch: of the dense program, and of every gated layer at density 1 and as executed."""
+        """MACs of a batch: of the dense program, and of every gated layer at density 1 and as executed.
+
+        And those up to each exit.
+        """
         macs = self.system.gated_macs(size)
+        exits = self.system.prediction_macs(size, shares)
         return {
+            "exits": [one * np.ones(count) for one in exits],
             "dense": np.full(count, self.dense_macs(size)),
             "gated": {name: np.full(count, value) for name, value in macs.items()},
             "executed": {name: shares[name] * value for name, value in macs.items()},
@@ -154,14 +162,27 @@ class Runner:
     def _views(
         self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
     ) -> tuple[Outputs, Costs]:
+        tasks = dict(self.system.tasks)
+
         def predict(images: Array, **given: Any) -> tuple[dict[str, Array], Costs]:
             outputs = self.system.apply(variables, images, mode=mode, **given)
             shares = self.system.executed_shares(outputs)
             costs = self._costs(shares, images.shape[0], (images.shape[1], images.shape[2]))
-            return outputs.predictions, jax.tree.map(jnp.asarray, costs)
+            predictions = dict(outputs.predictions)
+            # Exits go through the views as if they were more tasks.
+            for index, exit in enumerate(outputs.exits if costs["exits"] else ()):
+                for name, logits in exit.items():
+                    predictions[f"{index}:{name}"] = logits
+                    tasks[f"{index}:{name}"] = self.system.tasks[name]
+            return predictions, jax.tree.map(jnp.asarray, costs)
 
-        predictions, costs = all_views(predict, self.system.tasks, self.inference)(images, **inputs)
-        return Outputs(self._smooth(predictions), gates={}, selections={}), costs
+        found, costs = all_views(predict, tasks, self.inference)(images, **inputs)
+        predictions = {name: found[name] for name in self.system.tasks}
+        exits = tuple(
+            {name: found[f"{index}:{name}"] for name in self.system.tasks}
+            for index in range(len(costs["exits"]) - 1)
+        )
+        return Outputs(self._smooth(predictions), gates={}, selections={}, exits=exits), costs
 
     def _smooth(self, predictions: Mapping[str, Array]) -> dict[str, Array]:
         return dict(smooth_logits(predictions, self.system.tasks, self.inference.blur))

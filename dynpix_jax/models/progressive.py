@@ -185,7 +185,7 @@ class ProgressiveSystem(System):
         """MACs of each step for one (H, W) image with nothing skipped; () where the data decide on them."""
         return ()
 
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(accumulate(self.step_macs(size)))
 
     def predict_iter(

@@ -71,6 +71,7 @@ class System(ABC):
     ("depth", (B, H, W) metres). Evaluation reads them from the source and moves them as it does the images.
     turns: empty, or what a training step takes one after another at the same batch, each with a loss and an
     update of its own (tasks, of single-tasking). ``loss`` of such a system takes ``turn=``.
+    nested_gates: whether a gate stays shut where the one before it was: their masks shrink from gate to gate.
     counts_resizing: whether bilinear resizing, a product of matrices, is among its MACs; in the papers of the
     HRNet family it is not.
     """
@@ -80,6 +81,7 @@ class System(ABC):
     inputs: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
     counts_resizing: ClassVar[bool] = True
+    nested_gates: ClassVar[bool] = False
     network: nn.Module
 
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
@@ -164,10 +166,11 @@ class System(ABC):
         """Share of positions (B,) in [0, 1] at which each layer of ``gated_macs`` was executed."""
         return {}
 
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
         """MACs of an (H, W) image up to each exit and the last prediction, layers executed at ``shares``.
 
-        () where exits are not made one after another (side outputs of one pass), or nobody asks for them.
+        Shares are numbers, or arrays (B,) of several images; so are the results that depend on them. () where
+        exits are not made one after another (side outputs of one pass).
         """
         return ()
 

@@ -41,6 +41,7 @@ class Anytime(ProgressiveSystem):
 
     name = "anytime"
     counts_resizing = False
+    nested_gates = True
 
     def __init__(self, config: AnytimeConfig):
         self.config = config
@@ -184,7 +185,7 @@ class Anytime(ProgressiveSystem):
         """MACs up to each exit, from the one before, of one (H, W) image with nothing skipped."""
         return self._macs(size)[0]
 
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
         full, groups = self._macs(size)
         steps = []
         for span, macs in zip(spans(self.config.exits), full, strict=True):
