@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,11 @@ def draw(curves: dict[str, list[Point]], title: str) -> Figure:
             place = (point.macs / 1e9, point.accuracy)
             axes.annotate(point.name, place, xytext=(4, -9), textcoords="offset points", size=7, color="0.35")
     axes.set(xscale="log", xlabel="MACs per image up to the prediction, 10⁹", ylabel=title)
-    axes.grid(which="both", color="0.92")
+    axes.margins(x=0.2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.legend(loc="best", framealpha=1, fontsize=8)
     return figure

@@ -1,0 +1,59 @@
+"""benchmarks/anytime_curves.py: the points of an eval.json, and the picture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import anytime_curves
+
+
+def evaluated(rows, data: str = "scenes val, 40 images"):
+    return {"data": data, "rows": [{"stage": "last", **row} for row in rows]}
+
+
+def row(macs: float, miou: float, **more):
+    return dict(macs_per_image=macs, modes={"dense": {"miou": miou}}, **more)
+
+
+ON_THE_WAY = [dict(macs_per_image=1e8, miou=0.3), dict(macs_per_image=3e8, miou=0.5)]
+ALONE = [row(0.9e8, 0.3, alternative="iterations_1"), row(2e8, 0.5, alternative="iterations_4")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "points"),
+    [
+        ([row(3e8, 0.5, exits=ON_THE_WAY)], [("exit 1", 1e8, 0.3), ("exit 2", 3e8, 0.5)]),
+        (
+            [row(3e8, 0.5, exits=ON_THE_WAY), *ALONE],
+            [("iterations 1", 1e8, 0.3), ("iterations 4", 3e8, 0.5)],
+        ),
+        (
+            [row(3e8, 0.5, exits=[]), *ALONE[::-1]],
+            [("iterations 1", 0.9e8, 0.3), ("iterations 4", 2e8, 0.5)],
+        ),
+        ([row(3e8, 0.5), row(4e8, 0.6, alternative="argmax")], [("", 3e8, 0.5)]),
+    ],
+)
+def test_points(rows, points):
+    found = anytime_curves.points(evaluated(rows), "miou")
+    assert [(point.name, point.macs, point.accuracy) for point in found] == points
+    assert anytime_curves.points(evaluated(rows), "ods") == []
+
+
+def test_picture(tmp_path, capsys):
+    def curve(name: str, rows, **options) -> str:
+        (tmp_path / name).write_text(json.dumps(evaluated(rows, **options)))
+        return f"{name}={tmp_path / name}"
+
+    out = tmp_path / "curves.png"
+    both = [curve("a", [row(3e8, 0.5, exits=ON_THE_WAY)]), curve("b", [row(3e8, 0.5), *ALONE])]
+    assert anytime_curves.main([*both, f"--out={out}", "--json"]) == 0
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    assert set(json.loads(capsys.readouterr().out)) == {"a", "b"}
+    other = curve("c", [row(3e8, 0.5)], data="camvid val, 101 images")
+    for arguments, message in (([both[0], other], "different images"), (["a"], "expected LABEL")):
+        with pytest.raises(SystemExit):
+            anytime_curves.main([*arguments, f"--out={out}"])
+        assert message in capsys.readouterr().err
