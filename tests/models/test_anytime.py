@@ -53,15 +53,24 @@ def variables():
     return map_named(draw, shapes)
 
 
-@partial(jax.jit, static_argnames="mode")
-def exits(variables, images, masks, mode):
-    """Logits at a quarter of the resolution after each exit, where the masks say."""
+def compiled(fn, *arguments):
+    """Without the optimizations that take longest: the tests run each program a few times only."""
+    quickly = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+    return jax.jit(fn).lower(*arguments).compile(compiler_options=quickly)
 
-    def decide(stage, logits, before):
-        return masks[stage]
 
-    after = tiny().network.apply(variables, images, decide, mode)
-    return [one.logits for one in after]
+@cache
+def exits(mode):
+    """(variables, images, masks) -> logits at a quarter of the resolution, after each exit."""
+
+    def run(variables, images, masks):
+        def decide(stage, logits, before):
+            return masks[stage]
+
+        after = tiny().network.apply(variables, images, decide, mode)
+        return [one.logits for one in after]
+
+    return compiled(run, variables(), IMAGES, nested(1.0))
 
 
 def nested(density: float) -> dict[str, jax.Array]:
@@ -79,7 +88,7 @@ def nested(density: float) -> dict[str, jax.Array]:
 def test_both_modes_agree_and_skipped_positions_carry_over(density):
     """The share that is computed: none, .7, .5, .3 of the positions, all."""
     masks = nested(density)
-    dense, sparse = (exits(variables(), IMAGES, masks, mode) for mode in ("dense", "sparse"))
+    dense, sparse = (exits(mode)(variables(), IMAGES, masks) for mode in ("dense", "sparse"))
     for first, second in zip(dense, sparse, strict=True):
         np.testing.assert_allclose(first, second, atol=2e-4, rtol=2e-4)
     for outputs in (dense, sparse):
@@ -113,7 +122,6 @@ def test_a_training_step_has_gradients_everywhere():
     labels = np.random.default_rng(3).integers(0, 5, (2, *SIZE), np.int32)
     batch = {"image": jnp.asarray(IMAGES), "segmentation": jnp.asarray(labels), "valid": jnp.ones(2, bool)}
 
-    @jax.jit
     def gradients(variables):
         def loss(params):
             given = {**variables, "params": params}
@@ -121,7 +129,7 @@ def test_a_training_step_has_gradients_everywhere():
 
         return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
-    (total, aux), grads = gradients(variables())
+    (total, aux), grads = compiled(gradients, variables())(variables())
     terms = {name: float(value) for name, value in aux.terms.items()}
     assert float(total) == pytest.approx(sum(terms[f"exit{number}"] for number in (1, 2, 3, 4)), rel=1e-5)
     assert 0 < terms["density_stage4"] <= terms["density_stage3"] <= terms["density_stage2"] < 1
@@ -183,7 +191,8 @@ def test_macs_that_masks_leave():
 @pytest.mark.slow
 def test_predictions_on_the_way_are_those_of_apply():
     system, given = tiny(), nested(0.7)
-    outputs = jax.jit(partial(system.apply, masks=given))(variables(), IMAGES)
+    run = partial(system.apply, masks=given)
+    outputs = compiled(run, variables(), IMAGES)(variables(), IMAGES)
     expected = [*outputs.exits, outputs.predictions]
     steps = list(system.predict_iter(variables(), jnp.asarray(IMAGES), masks=given))
     assert [step.index for step in steps] == [0, 1, 2, 3]
