@@ -85,14 +85,17 @@ TABLES = (
         config="configs/anytime/mpii.py",
         source="mpii",
         task="pose",
-        metrics=("mean",),
+        metrics=("pckh",),
         rows=(
             Row("HRNet-W32", "variant=hrnet", (0.9033,), macs=9.49 * 2**30),
             *_rows("EE", "variant=ee", ((None, None),) * 3 + ((90.31, 9.51), (74.60, 4.73))),
             *_rows("EE + RH", "variant=rh", ((None, None),) * 3 + ((90.26, 9.55), (79.16, 4.76))),
             *_rows("EE + RH + CA", "variant=ca", ((None, None),) * 3 + ((90.20, 3.88), (79.04, 2.44))),
         ),
-        note=_NOTE,
+        note=(
+            f"{_NOTE}. These GFLOPs are those of one view; its scores, and these configs, average it with the "
+            "mirror image, so MACs here are twice as many (flip=False: one view)"
+        ),
         gibi=True,
     ),
 )
