@@ -52,7 +52,8 @@ def test_every_variant_is_built(spec):
         # What the arguments change is the same for both: variants with several are built for one.
         config = load(f"{spec},budget={budget}".replace(":,", ":") if budget else spec)
         from_config(EvaluationConfig, config.evaluation, "config.evaluation")
-        stages = check_stages(config, models.build, source_spec(config))
+        check_stages(config, models.build, source_spec(config))
+        stages = training_config(config).stages
         system = models.build(config.model)
         task = config.model.task
         assert set(system.tasks) == {task}

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices
-
 from .. import datasets
 from . import recipe
 
@@ -31,7 +29,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one row of tables 1 to 3."""
     context = datasets.PASCAL_CONTEXT
     args = recipe.read_args(arg, root=context.root, split="val", classes=59, label_root="")
-    check_choices(args, {"classes": (59, 33)})
+    recipe.check_number("classes", args.classes, (59, 33))
     config = recipe.pixelnet_config(
         args,
         f"pascal_context_{args.classes}",

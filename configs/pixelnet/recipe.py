@@ -81,13 +81,20 @@ def read_args(
         seed=0,
         **more,
     )
-    check_choices(args, {"fc": (1, 2, 3), "budget": BUDGETS, "train_scales": tuple(TRAIN_SCALES)})
+    check_choices(args, {"budget": BUDGETS, "train_scales": tuple(TRAIN_SCALES)})
+    check_number("fc", args.fc, (1, 2, 3))
     for name, least in (("width", 0), ("pixels", 2), ("images", 0)):
         if args[name] < least:
             raise UserError(f"config argument {name}={args[name]}: expected at least {least}")
     if args.width and args.fc == 1:
         raise UserError("config argument width: fc=1 has no hidden layer and does not read it")
     return args
+
+
+def check_number(name: str, value: int, choices: tuple[int, ...]) -> None:
+    """Raises UserError for a number that is none of the choices."""
+    if value not in choices:
+        raise UserError(f"config argument {name}={value}: expected one of {', '.join(map(str, choices))}")
 
 
 def pixelnet_config(
