@@ -93,7 +93,7 @@ TABLES = (
             *_rows("EE + RH + CA", "variant=ca", ((None, None),) * 3 + ((90.20, 3.88), (79.04, 2.44))),
         ),
         note=(
-            f"{_NOTE}. These GFLOPs are those of one view; its scores, and these configs, average it with the "
+            f"{_NOTE}. These GFLOPs are those of one view; scores, and these configs, take the mean with the "
             "mirror image, so MACs here are twice as many (flip=False: one view)"
         ),
         gibi=True,
