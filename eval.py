@@ -32,7 +32,7 @@ from dynpix_jax.data.sources import Element, Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
 from dynpix_jax.evaluation.results import Measured
-from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, ponder_maps
+from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_maps, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.models.system import System
@@ -40,6 +40,7 @@ from dynpix_jax.tasks import all_scores
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
 from dynpix_jax.utils.errors import UserError
+from dynpix_jax.visualization.exits import Exit
 from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
 from dynpix_jax.visualization.task_pictures import task_pictures
 
@@ -212,6 +213,7 @@ def make_examples(
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
                     earlier_predictions(run.system, result, photo.shape[:2]),
                     choice_maps(run.system, result, photo.shape[:2]),
+                    [Exit(*one) for one in exit_maps(run.system, result, photo.shape[:2])],
                 )
             )
         labelled = {name: truth(task, source, index) for name, task in tasks.items()}

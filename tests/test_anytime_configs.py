@@ -1,4 +1,4 @@
-"""configs/anytime, segmentation: every variant is built, has the paper's settings, trains a step; its tables."""
+"""configs/anytime, segmentation: every variant is built, has the paper's settings, trains a step."""
 
 from __future__ import annotations
 

@@ -219,6 +219,23 @@ def earlier_predictions(
     return steps
 
 
+def exit_maps(
+    system: System, result: ImageResult, size: tuple[int, int]
+) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
+    """`System.exit_maps` of an image at ``size`` (H, W), where it stops as bool, and MACs up to each."""
+    if not result.outputs.exits:
+        return []
+    macs = system.prediction_macs(result.seen, result.shares)
+
+    def resized(values: Array) -> np.ndarray:
+        return cv2.resize(np.asarray(values[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+
+    return [
+        (resized(confidence), None if computed is None else resized(computed) < 0.5, float(up_to))
+        for (confidence, computed), up_to in zip(system.exit_maps(result.outputs), macs, strict=False)
+    ]
+
+
 def variable_shapes(system: System) -> Variables:
     """Shapes and dtypes of a system's variables; nothing is executed."""
     # No parameter depends on the size of the images.

@@ -174,6 +174,12 @@ class System(ABC):
         """
         return ()
 
+    def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
+        """Of each exit and the last prediction: how sure it is, (B, h, w), larger is surer, and where the
+        network computes on after it, (B, h, w) in {0, 1} (None: everywhere, or it is the last); () without.
+        """
+        return ()
+
     def is_gate(self, name: str) -> bool:
         """Whether that layer of ``gated_macs`` is a gate: it computes or not.
 

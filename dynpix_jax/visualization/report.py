@@ -17,6 +17,7 @@ from dynpix_jax.tasks import Score, Task, all_scores
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization import report_page as page
 from dynpix_jax.visualization.curves import CostPoint, CurveScores, accuracy_macs_figure, pr_figure
+from dynpix_jax.visualization.exits import Exit, confidence_picture, correctness_picture, player_gif
 from dynpix_jax.visualization.pictures import HEAT, heat_overlay, mask_picture, png_bytes
 from dynpix_jax.visualization.steps import change_picture, choice_colours, choice_note, choice_picture
 from dynpix_jax.visualization.task_pictures import Colour, TaskPictures
@@ -60,6 +61,7 @@ class Answer:
     without gates. masks: block -> (h, w), 1 where it computed.
     earlier: predictions on the way to those, in order, of a network that works in steps.
     choices: where pixels choose -> (H, W) int, which of the example's ``choices`` each took.
+    exits: of each of ``earlier`` and the prediction itself, of a network that tells how sure it is.
     """
 
     label: str
@@ -68,6 +70,7 @@ class Answer:
     masks: Mapping[str, np.ndarray]
     earlier: Sequence[Mapping[str, np.ndarray]] = ()
     choices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    exits: Sequence[Exit] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +271,10 @@ def _example(example: Example, pictures: Mapping[str, TaskPictures]) -> str:
             tiles = [_change(example, answer, step, pictures) for step in range(len(answer.earlier) + 1)]
             parts.append("<details open><summary>Prediction after each step, and what it changed</summary>")
             parts.append(f'<div class="tiles small">{"".join(tiles)}</div></details>')
+        if answer.exits:
+            parts.append("<details open><summary>How sure each exit is, where it is right (white) or wrong ")
+            parts.append("(black), and what is not computed any more (green)</summary>")
+            parts.append(f'<div class="tiles small">{_exits(example, answer, pictures)}</div></details>')
         if answer.choices:
             tiles = [
                 _figure(
@@ -308,6 +315,32 @@ def _change(example: Example, answer: Answer, step: int, pictures: Mapping[str, 
             changed, note = change_picture(before, after, one, reference, example.photo)
             tiles.append(_figure(changed, f"Changed by step {step}{name}", note))
     return "".join(tiles)
+
+
+def _exits(example: Example, answer: Answer, pictures: Mapping[str, TaskPictures]) -> str:
+    """Figure 5 of the anytime paper, and the predictions as they come: by the first task."""
+    task, one = next(iter(pictures.items()))
+    truth, steps = example.truth[task], [step[task] for step in (*answer.earlier, answer.predictions)]
+    # Maps of classes are right or wrong at a pixel; joints are not.
+    classes = np.issubdtype(truth.dtype, np.integer) and truth.ndim == 2
+    low = min(float(exit.confidence.min()) for exit in answer.exits)
+    high = max(float(exit.confidence.max()) for exit in answer.exits)
+    tiles = []
+    for number, (exit, step) in enumerate(zip(answer.exits, steps, strict=True), 1):
+        drawn = confidence_picture(exit.confidence, low, high)
+        tiles.append(_figure(drawn, f"Exit {number}, confidence", f"{low:.3g} to {high:.3g}"))
+        if classes:
+            ignored = (truth < 0) | (truth >= 255)
+            note = "" if exit.skipped is None else f"{exit.skipped.mean():.0%} skipped from here on"
+            drawn = correctness_picture(step, truth, ignored, exit.skipped)
+            tiles.append(_figure(drawn, f"Exit {number}, right or wrong", note))
+    drawn_steps = [one.picture(step, truth, example.photo) for step in steps]
+    frames = [np.stack([d] * 3, -1) if d.ndim == 2 else d for d in drawn_steps]
+    film = player_gif(example.photo, frames, [exit.macs for exit in answer.exits])
+    data = base64.b64encode(film).decode("ascii")
+    caption = "<b>As it comes</b> <small>four seconds for all MACs</small>"
+    image = f'<img alt="Predictions as they come" src="data:image/gif;base64,{data}">'
+    return "".join(tiles) + f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _figure(picture: np.ndarray | Figure, title: str, note: str = "", *, crisp: bool = False) -> str:

@@ -193,6 +193,13 @@ class Anytime(ProgressiveSystem):
             steps.append(macs - sum(group.macs * (1 - shares[group.name]) for group in own))
         return tuple(accumulate(steps))
 
+    def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
+        logits = (*outputs.exits, outputs.predictions)
+        return tuple(
+            (self._confidence(one[self.task.name]), outputs.gates.get(f"stage{number + 1}"))
+            for number, one in zip(self.config.exits, logits, strict=True)
+        )
+
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
         """Each mask, and ``total``: the share of the stages after the first exit that computed there."""
         maps = {name: cells_to_pixels(mask, size, 4) for name, mask in outputs.gates.items()}
