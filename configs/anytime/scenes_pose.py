@@ -22,7 +22,7 @@ from . import pose
 SIZE = (96, 128)
 """(H, W) of the scenes."""
 CROP = (64, 64)
-STEPS = 450
+STEPS = 350
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
