@@ -18,6 +18,7 @@ import jax
 from jax.extend import core
 
 from dynpix_jax.ops.depthwise import SHIFTED, shifted_macs
+from dynpix_jax.ops.interpolation import INTERPOLATION_SCOPE
 from dynpix_jax.ops.resize import RESIZE_SCOPE
 
 # Element-wise, layout, reduction, comparison, sorting and random primitives: they multiply no matrices.
@@ -56,8 +57,9 @@ class MacReport:
     by_scope: dict[str, float]
 
     def without_resizing(self) -> MacReport:
-        """The same less products that only resize: what papers of the HRNet family count."""
-        kept = {scope: macs for scope, macs in self.by_scope.items() if RESIZE_SCOPE not in scope.split("/")}
+        """The same less products that only resize or interpolate: what papers of the HRNet family count."""
+        apart = {RESIZE_SCOPE, INTERPOLATION_SCOPE}
+        kept = {scope: macs for scope, macs in self.by_scope.items() if not apart & set(scope.split("/"))}
         total = sum(kept.values())
         primitives = dict(self.by_primitive)
         if total != self.total:

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dynpix_jax.typing import Array, Mask
 
 Normalize = Literal["full", "present"]
+INTERPOLATION_SCOPE = "interpolation"
+"""Names these products in what `flops` counts."""
 EPSILON = 1e-5
 """Added to the sum of weights, in both."""
 
@@ -66,32 +70,33 @@ def interpolate_masked(
     lam = jnp.asarray(lam, jnp.float32)
     there = mask[..., None]
     known = jnp.where(there, x, 0)
+    rows, columns = (_band(lam, size, radius) for size in mask.shape[1:])
+    filled = _filtered(known, rows, columns)
     if normalize == "full":
-        # The kernel is a product of rows and columns but for its centre, which only meets zeros here.
-        rows, columns = rbf_weights(lam, radius, np.arange(radius + 1) ** 2), _rbf(lam, radius)
-        filled = _along(_along(known, rows, 1), columns, 2)
+        filled = filled * _over_sum(lam, radius).astype(x.dtype)
     else:
-        kernel = _rbf(lam, radius)
-        present = there.astype(jnp.float32)
-        total = _along(_along(present, kernel, 1), kernel, 2) + EPSILON
-        filled = _along(_along(known, kernel, 1), kernel, 2) / total.astype(x.dtype)
+        filled = filled / (_filtered(there.astype(x.dtype), rows, columns) + EPSILON)
     return jnp.where(there, x, filled.astype(x.dtype))
 
 
-def _rbf(lam: Array, radius: int) -> Array:
-    return jnp.exp(-(lam**2) * np.arange(radius + 1, dtype=np.float32) ** 2)
+def _over_sum(lam: Array, radius: int) -> Array:
+    return rbf_weights(lam, radius, np.zeros(1))[0]
 
 
-def _along(x: Array, weights: Array, axis: int) -> Array:
-    """Correlation of one axis with the symmetric kernel of which ``weights`` is one half, over zeros."""
-    radius, size = len(weights) - 1, x.shape[axis]
-    pad = [(radius, radius) if at == axis else (0, 0) for at in range(x.ndim)]
-    padded, w = jnp.pad(x, pad), weights.astype(x.dtype)
+def _band(lam: Array, size: int, radius: int) -> Array:
+    """exp(-lam^2 d^2) for positions of a line of ``size`` at distance d <= radius, 0 beyond: (size, size)."""
+    squares = (np.arange(size)[:, None] - np.arange(size)) ** 2
+    near = squares <= radius**2
+    return jnp.where(near, jnp.exp(-(lam**2) * np.where(near, squares, 0).astype(np.float32)), 0)
 
-    slices = [slice(None)] * x.ndim
-    out = w[0] * x
-    for distance in range(1, radius + 1):
-        for offset in (-distance, distance):
-            slices[axis] = slice(radius + offset, radius + offset + size)
-            out = out + w[distance] * padded[tuple(slices)]
-    return out
+
+def _filtered(x: Array, rows: Array, columns: Array) -> Array:
+    """(B, H, W, C) summed with the weights of `_band` along both axes.
+
+    The kernel is a product but for its centre, which meets zeros only where the result is read. Two products
+    of matrices rather than sums of shifted maps: hundreds of those in one program take minutes to compile.
+    """
+    with jax.named_scope(INTERPOLATION_SCOPE):
+        highest = lax.Precision.HIGHEST
+        x = jnp.einsum("ph,bhwc->bpwc", rows.astype(x.dtype), x, precision=highest)
+        return jnp.einsum("pw,bhwc->bhpc", columns.astype(x.dtype), x, precision=highest)
