@@ -99,7 +99,8 @@ def test_wrong_arguments(name, arg, message):
 def stage_step(variant: str):
     """(step, first state, batch) of a variant's last stage, on narrow branches and images of 32 pixels."""
     config = load("scenes_pose", f"variant={variant}")
-    config.model.backbone.width = 4
+    with config.unlocked():
+        config.model.backbone.update(width=4, blocks=1)
     training = training_config(config)
     stage = training.stages[-1]
     system = models.build(stage_model(config, stage))
