@@ -5,6 +5,8 @@ A config reads its argument with `read_args` and gets all sections but `data` fr
 budget=gpu is the paper's: batches of 5 images with 2000 pixels each, SGD with momentum 0.9 and decay 5e-4,
 80 epochs at 1e-3, then 8 at 1e-4 and 8 at 1e-5, MLP layers of 4096. train_scales=multi continues such a run
 (continue_from) at several sizes for three times 8 epochs, as the paper does before it lowers the rate.
+These rates are for VGG's original Caffe weights, whose activations are one to two orders of magnitude larger
+than torchvision's: import those and add ``--set model.backbone.preprocessing=caffe``.
 
 budget=cpu departs from that: AdamW, one stage, MLP layers of 512 that start as He's do, a batch norm on the
 hypercolumn (normalize=batch), a few images a step, conv1 and conv2 frozen.
