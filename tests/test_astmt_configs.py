@@ -41,7 +41,7 @@ QUICK = (
     ("pascal", "backbone=mobilenet,variant=se,se=dec"),
     ("nyud", "backbone=r26,variant=adapters"),
     ("fsv", "variant=multi,decoder=uber"),
-    ("scenes", "variant=se"),
+    ("scenes", "variant=multi"),
     ("bsds_camvid", "variant=multi"),
     ("bsds_camvid", "variant=single,task=segmentation"),
 )

@@ -113,7 +113,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    ["multi", "se", *(pytest.param(name, marks=pytest.mark.slow) for name in ("se_dec", "adapters"))],
+)
 def test_resnet_variants(variant):
     for_encoder, for_decoder = VARIANTS[variant]
     section = dict(
