@@ -157,7 +157,7 @@ def test_implicit_gradient(method):
         np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["broyden", pytest.param("anderson", marks=pytest.mark.slow)])
 def test_vmap_is_one_by_one(method):
     theta = [np.stack([part, part[::-1]]) for part in problem(0.6, batch=2)]
     options = config(method, iterations=8)
@@ -361,7 +361,7 @@ print("same")
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["broyden", pytest.param("anderson", marks=pytest.mark.slow)])
 def test_sharded_over_the_batch(method):
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
