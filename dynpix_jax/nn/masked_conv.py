@@ -55,8 +55,7 @@ class Masking:
         self._active: dict[tuple[int, int], ActiveSet] = {}
         self._rows: dict[tuple[int, int], ActiveRows] = {}
         # Before any layer asks, which may be inside of a branch of the program, whose values stay there.
-        if mode == "sparse":
-            self._needed = _needed(mask)
+        self.needed = _needed(mask) if mode == "sparse" else {}
 
     def at(self, size: tuple[int, int]) -> Mask:
         """The mask at another resolution: of every cell of positions the one at the top left."""
@@ -65,7 +64,7 @@ class Masking:
     def fill(self, y: Array, lam: Array) -> Array:
         """What a convolution gives, (B, H, W, C), with the skipped positions interpolated (section 3.4)."""
         size = (y.shape[1], y.shape[2])
-        if self.mode == "sparse" and size in self._needed:
+        if self.mode == "sparse" and size in self.needed:
             return fill_rows(y, self._rows_of(size, y.shape[-1]), lam, normalize=self.normalize)
         return interpolate_masked(y, self.at(size), lam, radius=self.radius, normalize=self.normalize)
 
@@ -119,7 +118,7 @@ class Masking:
 
     def _rows_of(self, size: tuple[int, int], channels: int) -> ActiveRows:
         if size not in self._rows:
-            self._rows[size] = active_rows(self.at(size), self._needed[size], channels, radius=self.radius)
+            self._rows[size] = active_rows(self.at(size), self.needed[size], channels, radius=self.radius)
         return self._rows[size]
 
 
@@ -128,7 +127,7 @@ def row_costs(channels: int) -> tuple[float, float]:
     return next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.05))
 
 
-_ROW_COSTS = ((72, (1.4, 0.4)), (128, (1.2, 0.25)), (256, (1.1, 0.1)))
+_ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.1)))
 
 
 def _needed(mask: Mask) -> dict[tuple[int, int], Mask]:
