@@ -1,0 +1,129 @@
+"""Predictions on the way are scored beside their MACs: a system whose every exit gets a known share right."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax import tasks
+from dynpix_jax.cli.tables import exit_table
+from dynpix_jax.data.sources import IMAGE, INDEX, FieldSpec, SourceSpec
+from dynpix_jax.evaluation.evaluator import evaluate_system
+from dynpix_jax.evaluation.inference import InferenceConfig
+from dynpix_jax.evaluation.runner import Runner, exit_maps
+from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.visualization.report import Budget
+
+SIZE = (8, 12)
+VARIABLES = {"params": {"gain": np.float32(1.0)}}
+
+
+class Reader(System):
+    """Class = red > 100. The first exit says 1 everywhere; the second reads the upper half; the last all.
+
+    A gate computes where green is above 100.
+    """
+
+    name = "reader"
+
+    def __init__(self):
+        self.tasks = {"segmentation": tasks.build("segmentation", {"classes": 2}, "")}
+
+    def init(self, key, batch):
+        return {"params": {"gain": jnp.ones(())}}
+
+    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+        red = (images[..., 0] > 100).astype(jnp.float32) * variables["params"]["gain"]
+        upper = jnp.arange(images.shape[1])[:, None] < images.shape[1] // 2
+
+        def logits(seen):
+            one = jnp.where(seen, red, 1.0)
+            return {"segmentation": jnp.stack([1 - one, one], -1)}
+
+        gate = (images[:, ::4, ::4, 1] > 100).astype(jnp.float32)
+        exits = (logits(jnp.zeros_like(upper)), logits(upper))
+        return Outputs(logits(jnp.ones_like(upper)), gates={"later": gate}, selections={}, exits=exits)
+
+    def loss(self, variables, batch, *, rngs, controls):
+        return jnp.zeros(()), LossAux({}, {})
+
+    def adapt(self, given, fresh):
+        return given
+
+    def gated_macs(self, size):
+        return {"later": 60.0}
+
+    def executed_shares(self, outputs):
+        return {"later": outputs.gates["later"].mean((1, 2))}
+
+    def prediction_macs(self, size, shares):
+        return 10.0, 10.0 + 20.0 * shares["later"], 10.0 + 60.0 * shares["later"]
+
+    def exit_maps(self, outputs):
+        steps = (*outputs.exits, outputs.predictions)
+        return tuple((one["segmentation"].max(-1), outputs.gates["later"]) for one in steps)
+
+
+class Pictures:
+    """Two images of class 1 on the left and 0 on the right; the gate is open at a third of the second."""
+
+    def __init__(self):
+        labels = FieldSpec("segmentation", (None, None), "int32", classes=("a", "b"))
+        self.spec = SourceSpec("pictures", {"image": IMAGE, "segmentation": labels, "index": INDEX})
+
+    def __len__(self) -> int:
+        return 2
+
+    def name(self, index: int) -> str:
+        return f"picture{index}"
+
+    def __getitem__(self, index: int):
+        image = np.zeros((*SIZE, 3), np.uint8)
+        image[:, :6, 0] = 200
+        image[:, :4, 1] = 200 * index
+        labels = (image[..., 0] > 100).astype(np.int32)
+        return {"image": image, "segmentation": labels, "index": np.int64(index)}
+
+
+@pytest.fixture
+def dense_macs(monkeypatch):
+    monkeypatch.setattr(Runner, "dense_macs", lambda self, size: 70.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_every_exit_is_scored(dense_macs, batch_size):
+    settings = EvaluationConfig(mode="dense", pictures=1, batch_size=batch_size)
+    result = evaluate_system(Reader(), VARIABLES, Pictures(), settings)
+    accuracy = [one.numbers["pixel_accuracy"] for one in result.exits]
+    assert accuracy == pytest.approx([0.5, 0.75, 1.0])
+    # The gate's mean share is (0 + 1/3) / 2.
+    assert [one.macs for one in result.exits] == pytest.approx([10, 10 + 20 / 6, 10 + 60 / 6])
+    assert result.exits[-1].macs == pytest.approx(result.macs)
+    rows = result.to_dict()["exits"]
+    assert [row["macs_per_image"] for row in rows] == [one.macs for one in result.exits]
+    assert rows[1]["pixel_accuracy"] == pytest.approx(0.75)
+
+    _, shown = result.seen[0]
+    maps = exit_maps(Reader(), shown["dense"], (16, 24))
+    assert [macs for _, _, macs in maps] == [10, 10, 10]
+    assert maps[0][0].shape == (16, 24)
+    assert maps[0][1].all()  # nothing of the first image is computed on
+
+
+def test_from_several_views(dense_macs):
+    """Mirrored, the gate sees as much; MACs are those of both views."""
+    settings = EvaluationConfig(mode="dense", inference=InferenceConfig(flip=True))
+    result = evaluate_system(Reader(), VARIABLES, Pictures(), settings)
+    assert [one.numbers["pixel_accuracy"] for one in result.exits] == pytest.approx([0.5, 0.75, 1.0])
+    assert [one.macs for one in result.exits] == pytest.approx([20, 20 + 20 / 3, 20 + 60 / 3], rel=1e-5)
+
+
+def test_table_of_exits():
+    exits = [(2.0e9, {"miou": 0.5}), (4.0e9, {"miou": 0.75})]
+    row = Budget("ca", 1.0, None, 4e9, 4e9, {"miou": 0.75}, {}, exits=exits)
+    heads, cells = exit_table(tasks.segmentation.SCORES[:1], row)
+    assert heads[:3] == ["exit", "MACs/image", "MACs / 2^30"]
+    assert cells[0][:4] == ["1", "2.000e9", "1.86", "0.5000"]
+    assert cells[2] == ["mean", "3.000e9", "2.79", "0.6250"]
