@@ -138,13 +138,15 @@ class Mdeq(ProgressiveSystem):
         steps[0] += mdeq_macs.stem_macs(cell, size) + (0.0 if self.config.unrolled else of_f)
         return tuple(steps)
 
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, float]) -> tuple[float, ...]:
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
         """MACs up to each prediction; iterations after the search's end cost nothing. See System."""
-        up_to, limit = accumulate(self.step_macs(size)), self.config.forward.iterations
-        made = limit * shares.get("iterations", 1.0)
+        up_to = accumulate(self.step_macs(size))
+        if "iterations" not in shares:
+            return tuple(up_to)
+        made = self.config.forward.iterations * shares["iterations"]
         of_f = mdeq_macs.cell_macs(self.config.cell, size)
-        left_out = (max(0.0, end - made) * of_f for end in self.config.read_out)
-        return tuple(macs - saved for macs, saved in zip(up_to, left_out, strict=True))
+        saved = ((end - made) * (end > made) * of_f for end in self.config.read_out)
+        return tuple(macs - less for macs, less in zip(up_to, saved, strict=True))
 
     @partial(jax.jit, static_argnums=0)
     def _begin(self, variables: Variables, images: Array) -> tuple[Theta, SolverState | Array]:
