@@ -12,6 +12,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+import eval as evaluate
+import train
 from dynpix_jax import models
 from dynpix_jax.cli import main
 from dynpix_jax.data.loader import make_loader
@@ -155,3 +157,35 @@ def test_table_beside_a_run(tmp_path, capsys, monkeypatch):
     fourth, sixth = found[:2]
     assert fourth[2:7] == ["0.1730", "521.6", "276.3", "0.2000", "276.3"]
     assert sixth[2:7] == ["0.3870", "717.9", "374.4", "-", "-"]
+
+
+@pytest.mark.slow
+def test_trained_and_evaluated(tmp_path, capsys, monkeypatch):
+    """A step of each stage; then one command scores what 1, 2 and 3 iterations have found."""
+    monkeypatch.chdir(ROOT)
+    arguments = ["--config=configs/mdeq/scenes.py:read_out=1+2,iterations=3", f"--workdir={tmp_path}"]
+    small = [
+        *("model.cell.channels=(8, 16)", "model.cell.expansion=1", "model.backward.iterations=3"),
+        *("training.stages[0].steps=1", "training.stages[1].steps=1", "training.log_every=1"),
+        *("data.train.source.size=(32, 48)", "data.eval.source.size=(32, 48)", "evaluation.limit=2"),
+    ]
+    assert train.main([*arguments, "--set", *small]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = {line["stage"]: line for line in lines if line["kind"] == "train"}
+    assert "diverged" not in trained["pretraining"]
+    assert trained["equilibrium"]["diverged"] == 0
+    assert trained["equilibrium"]["iterations"] == 3
+    assert evaluate.main([*arguments, "--set", *small]) == 0
+    rows = json.loads((tmp_path / "eval.json").read_text())["rows"]
+    assert [row.get("alternative", "") for row in rows] == [
+        "",
+        "iterations_1",
+        "iterations_2",
+        "iterations_3",
+    ]
+    own, *alone = rows
+    assert own["measures"] == {"iterations": 3.0, "diverged": 0.0, "residual": own["measures"]["residual"]}
+    assert [one["miou"] for one in own["exits"]] == [row["modes"]["dense"]["miou"] for row in alone]
+    assert own["exits"][-1]["macs_per_image"] == pytest.approx(own["macs_per_image"])
+    macs = [row["macs_per_image"] for row in alone]
+    assert macs[2] - macs[1] == pytest.approx(macs[1] - macs[0])
