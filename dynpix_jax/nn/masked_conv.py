@@ -19,8 +19,6 @@ from dynpix_jax.ops.perforated_conv import perforated_conv
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.typing import Array, Mask
 
-Record = Callable[[tuple[int, int], float, int], None]
-
 LAMBDA = 3.0
 """Initial value of every interpolation's lam (released code)."""
 
@@ -39,7 +37,6 @@ class Masking:
       mask: bool (B, h, w) at the resolution of the exits, True = compute.
       radius, normalize: see ops.interpolate_masked.
       mode: "dense" computes everywhere, "sparse" at active positions only.
-      record: told of every convolution that takes the mask: (H, W) of its output, MACs an image, features.
     """
 
     def __init__(
@@ -48,10 +45,8 @@ class Masking:
         radius: int = 3,
         normalize: Normalize = "full",
         mode: Mode = "dense",
-        record: Record | None = None,
     ):
         self.mask, self.radius, self.normalize, self.mode = mask, radius, normalize, mode
-        self.record = record
         self._active: dict[tuple[int, int], ActiveSet] = {}
         self._rows: dict[tuple[int, int], ActiveRows] = {}
         # Before any layer asks, which may be inside of a branch of the program, whose values stay there.
@@ -177,10 +172,6 @@ class MaskedConv(nn.Module):
         """(B, H, W, in_features) -> (B, H', W', features)."""
         if masking is None:
             return self.conv(x)
-        if masking.record is not None:
-            size = (-(-x.shape[1] // self.strides), -(-x.shape[2] // self.strides))
-            macs = float(self.kernel_size**2 * self.in_features * self.features * size[0] * size[1])
-            masking.record(size, macs, self.features)
         y = masking.conv(x, self.conv) if masking.mode == "sparse" else self.conv(x)
         return masking.fill(y, self.lam) if self.interpolated else y
 

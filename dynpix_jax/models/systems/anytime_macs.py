@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.flops import count_macs
 from dynpix_jax.models.systems.anytime_config import AnytimeConfig
-from dynpix_jax.models.systems.anytime_network import AnytimeNetwork, Span, spans
+from dynpix_jax.models.systems.anytime_network import AnytimeNetwork, spans
+from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.masked_conv import Masking
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.typing import Array, Variables
@@ -57,33 +58,40 @@ def step_macs(
     network = AnytimeNetwork(config, channels)
     found: dict[tuple[str, Size], tuple[float, int]] = {}
     steps: list[float] = []
-
-    def run(variables: Variables, maps: Any, mask: Array | None, span: Span, note: bool) -> Any:
-        for number in span:
-            masking = None
-            if mask is not None:
-                record = partial(_add, found, f"stage{number}") if note else None
-                masking = Masking(mask, record=record)
-            maps = network.apply(variables, number, maps, masking, method="stage")
-        return maps, network.apply(variables, span[-1], maps, masking, method="exit")
-
     maps: Any = (jax.ShapeDtypeStruct((1, *size, 3), jnp.float32),)
     mask = None
     for span in spans(config.exits):
-        step = partial(run, span=span)
-        report = count_macs(partial(step, note=True), variables, maps, mask)
-        steps.append(report.without_resizing().total)
-        maps, logits = jax.eval_shape(partial(step, note=False), variables, maps, mask)
+        convolutions: list[tuple[int, Size, float, int]] = []
+
+        def note(run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            y, layer = run(*args, **kwargs), context.module
+            if isinstance(layer, Conv) and context.method_name == "__call__":
+                macs = float(layer.kernel_size**2 * layer.in_features * y.size)
+                convolutions.append((stage, y.shape[1:3], macs, y.shape[-1]))  # noqa: B023
+            return y
+
+        with nn.intercept_methods(note):
+            for stage in span:
+                maps, logits = jax.eval_shape(
+                    partial(_run, network, stage, stage == span[-1]), variables, maps, mask
+                )
+        steps.append(sum(macs for _, _, macs, _ in convolutions))
+        if mask is not None:
+            for number, at, macs, features in convolutions:
+                before = found.get((f"stage{number}", at), (0.0, 0))
+                found[f"stage{number}", at] = before[0] + macs, before[1] + features
         mask = jax.ShapeDtypeStruct(logits.shape[:3], jnp.bool_) if config.adaptivity else None
     groups = [Group(gate, at, *sums) for (gate, at), sums in found.items()]
     return tuple(steps), tuple(groups)
 
 
-def _add(
-    found: dict[tuple[str, Size], tuple[float, int]], gate: str, size: Size, macs: float, features: int
-) -> None:
-    before = found.get((gate, size), (0.0, 0))
-    found[gate, size] = before[0] + macs, before[1] + features
+def _run(
+    network: AnytimeNetwork, stage: int, leave: bool, variables: Variables, maps: Any, mask: Array | None
+) -> Any:
+    """The maps of a stage, and (``leave``) the logits of the exit after it."""
+    masking = None if mask is None else Masking(mask)
+    maps = network.apply(variables, stage, maps, masking, method="stage")
+    return maps, network.apply(variables, stage, maps, masking, method="exit") if leave else None
 
 
 def shares(groups: Sequence[Group], gates: Mapping[str, Array]) -> dict[str, Array]:
