@@ -28,7 +28,8 @@ class UberHead(nn.Module):
         self.low_bn = BatchNorm(self.channels)
         self.high_conv = Conv(self.high, self.channels, 1)
         self.high_bn = BatchNorm(self.channels)
-        self.logits = Conv(2 * self.channels, self.channels, 1, use_bias=True)
+        small = nn.initializers.normal(0.01)
+        self.logits = Conv(2 * self.channels, self.channels, 1, use_bias=True, kernel_init=small)
 
     def __call__(self, low: Array, high: Array, *, train: bool) -> Array:
         low = jax.nn.relu(self.low_bn(self.low_conv(low), train=train))

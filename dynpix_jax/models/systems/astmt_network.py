@@ -36,7 +36,8 @@ class Discriminator(nn.Module):
 
     def setup(self) -> None:
         self.conv1 = Conv(self.features, self.features, self.kernel)
-        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True)
+        small = nn.initializers.normal(0.01)
+        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=small)
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(jax.nn.relu(self.conv1(x)))
@@ -67,7 +68,9 @@ class AstmtNetwork(nn.Module):
         for task in config.tasks:
             shape = decoder.features, self.channels[task]
             uber = decoder.kind == "uber"
-            head = UberHead(low, high, shape[1]) if uber else Conv(*shape, 1, use_bias=True)
+            small = nn.initializers.normal(0.01)  # by its fan-out, a single channel would start at 1.4
+            linear = Conv(*shape, 1, use_bias=True, kernel_init=small)
+            head = UberHead(low, high, shape[1]) if uber else linear
             setattr(self, head_name(task), head)
         if config.adversarial is not None:
             width = high if decoder.kind == "uber" else decoder.features
