@@ -52,9 +52,9 @@ def test_every_task_is_built_for_the_labels_that_it_gets(arg):
 def test_arguments():
     import configs.pag.scenes as scenes
 
-    assert scenes.TASKS == tuple(MARGINS)
+    assert tuple(MARGINS) == scenes.TASKS
     assert set(MARGINS) <= set(tasks.TASKS)
-    assert len(CLASSES) == scenes.CLASSES
+    assert len(CLASSES) == scenes.datasets.SCENE_CLASSES
     for arg, message in (
         ("task=dept", "did you mean 'depth'"),
         ("variant=gate", "did you mean 'gated'"),

@@ -209,8 +209,13 @@ def choice_maps(system: System, result: ImageResult, size: tuple[int, int]) -> d
 def earlier_predictions(
     system: System, result: ImageResult, size: tuple[int, int]
 ) -> list[dict[str, np.ndarray]]:
-    """What the network predicted of an image on the way (`Outputs.exits`), decoded, at ``size`` (H, W)."""
-    steps = []
+    """What the network predicted of an image on the way (`Outputs.exits`), decoded, at ``size`` (H, W).
+
+    Nothing of a network that does not predict in steps: its side outputs are for training.
+    """
+    steps: list[dict[str, np.ndarray]] = []
+    if not system.prediction_macs(result.seen, result.shares):
+        return steps
     for exit in result.outputs.exits:
         logits = resize_logits(exit, system.tasks, size)
         steps.append(
