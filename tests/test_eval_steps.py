@@ -54,6 +54,9 @@ class Steps(System):
     def adapt(self, given, fresh):
         return given
 
+    def prediction_macs(self, size, shares):
+        return tuple(float(step) for step in range(1, self.count + 1))
+
     @property
     def alternatives(self) -> Mapping[str, System]:
         return {"step_1": Steps(2)} if self.count > 2 else {}
@@ -109,6 +112,7 @@ def test_steps_and_choices_of_the_report(scale):
     assert "Choices by the labels" in text
 
 
-def test_several_views_have_neither():
+def test_several_views_have_steps_but_no_choices():
     _, _, (example,) = examples(replace(InferenceConfig(), flip=True))
-    assert all(not answer.earlier and not answer.choices for answer in example.answers)
+    assert [len(answer.earlier) for answer in example.answers] == [2, 1]
+    assert not any(answer.choices for answer in example.answers)
