@@ -118,7 +118,7 @@ def test_shapes_and_names():
 
 def test_a_training_step_has_gradients_everywhere():
     """Of every exit, the first one by what is carried over too; the widths of interpolation learn."""
-    system = tiny()
+    system = Anytime(dataclasses.replace(TINY, adaptivity=AdaptivityConfig("top_k", 0.4)))
     labels = np.random.default_rng(3).integers(0, 5, (2, *SIZE), np.int32)
     batch = {"image": jnp.asarray(IMAGES), "segmentation": jnp.asarray(labels), "valid": jnp.ones(2, bool)}
 
