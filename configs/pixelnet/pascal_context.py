@@ -38,6 +38,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         length=recipe.Length(epoch=4998 // 5, cpu=4000),
     )
     augment = recipe.cropped(args, (500, 500), colour=datasets.COLOUR)
-    options = {} if args.packed else dict(label_root=args.label_root, classes=args.classes)
-    config.data = context.data(args, ("segmentation",), augment=augment, **options)
+    labels = {} if args.packed else dict(label_root=args.label_root)
+    config.data = context.data(args, ("segmentation",), augment=augment, classes=args.classes, **labels)
     return config
