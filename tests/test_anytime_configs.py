@@ -6,23 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import pytest
 
 from dynpix_jax import models
 from dynpix_jax.cli import main
-from dynpix_jax.data.loader import make_loader
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_section
-from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
-from dynpix_jax.training.state import new_state
-from dynpix_jax.training.step import make_step
+from dynpix_jax.training.settings import training_config
 from dynpix_jax.utils.configs import load_config
 from dynpix_jax.utils.errors import UserError
+from tests.one_step import stage_system, take_one_step
 from tests.test_configs import RandomElements, source_spec, variables_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,20 +54,9 @@ def assert_trains(spec: str) -> None:
     """A step of the last stage, on what its loader makes of random elements."""
     config = shrunk(spec)
     elements: Any = RandomElements(source_spec(config))
-    training = training_config(config)
-    index = len(training.stages) - 1
-    stage, system = training.stages[index], models.build(stage_model(config, index))
-    variables = variables_of(system)
-    optimizer = stage_optimizer(variables["params"], training, stage)
-    state = new_state(variables, optimizer.tx, optimizer.pick, 0)
-    loader = make_loader(elements, batch_size=2, train=True, augment=data_section(config).train.augment)
-    batch = {name: jnp.asarray(value) for name, value in next(iter(loader)).items()}
-    step = make_step(system, optimizer, seed=0, stage_start=0, stage_steps=stage.steps)
-    quickly = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
-    _, metrics = jax.jit(step).lower(state, batch).compile(compiler_options=quickly)(state, batch)
-    assert all(np.isfinite(value) for value in metrics.values())
-    assert metrics["grad_norm"] > 0
-    exits = [name for name in metrics if name.startswith("exit")]
+    system = stage_system(config)
+    step = take_one_step(config, elements, variables_of(system))
+    exits = [name for name in step.metrics if name.startswith("exit")]
     assert len(exits) == len(system.config.exits)
 
 

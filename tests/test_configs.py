@@ -13,23 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
 from dynpix_jax import models
 from dynpix_jax.cli.run_config import read_config
-from dynpix_jax.data.loader import make_loader
 from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, source_options
 from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_section
-from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
-from dynpix_jax.training.state import new_state
-from dynpix_jax.training.step import make_step
+from dynpix_jax.training.settings import stage_model
 from dynpix_jax.utils.errors import UserError
+from tests.one_step import stage_system, take_one_step
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
@@ -168,26 +163,11 @@ def assert_trains(arg: str) -> None:
     """One step of the last stage, on what its loader makes of random elements."""
     config, _ = read_config(ROOT / "configs" / arg)
     spec, config = source_spec(config), narrow(config)
-    training = training_config(config)
-    (stage,) = training.stages
-    system = models.build(stage_model(config, stage))
-    variables = variables_of(system)
-    optimizer = stage_optimizer(variables["params"], training, stage)
-    state = new_state(variables, optimizer.tx, optimizer.pick, 0)
-    augment = data_section(config).train.augment
-    loader = make_loader(RandomElements(spec), batch_size=2, train=True, augment=augment)
-    batch = {name: jnp.asarray(value) for name, value in next(iter(loader)).items()}
-    step = make_step(system, optimizer, seed=0, stage_start=0, stage_steps=1)
-    # Runs once: it is not worth optimizing.
-    quickly = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
-    new, metrics = jax.jit(step).lower(state, batch).compile(compiler_options=quickly)(state, batch)
-    assert all(np.isfinite(value) for value in metrics.values())
-    assert metrics["grad_norm"] > 0
-    assert metrics[config.model.task] > 0
-    before, after = optimizer.pick(variables["params"]), optimizer.pick(new.params)
-    changed = [path for path in before if not np.array_equal(before[path], after[path])]
-    assert len(changed) > len(before) / 2
-    assert all(np.isfinite(value).all() for value in after.values())
+    assert len(config.training.stages) == 1
+    step = take_one_step(config, RandomElements(spec), variables_of(stage_system(config)))
+    assert step.metrics[config.model.task] > 0
+    assert len(step.changed) > len(step.before) / 2
+    assert all(np.isfinite(value).all() for value in step.after.values())
 
 
 @pytest.mark.parametrize("arg", QUICK)

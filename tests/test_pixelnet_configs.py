@@ -6,23 +6,16 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import pytest
 
 from dynpix_jax import models
-from dynpix_jax.data.loader import make_loader
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_section
-from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
-from dynpix_jax.training.state import new_state
-from dynpix_jax.training.step import make_step
+from dynpix_jax.training.settings import training_config
 from dynpix_jax.utils.configs import from_config, load_config
 from dynpix_jax.utils.errors import UserError
+from tests.one_step import stage_system, take_one_step
 from tests.test_configs import RandomElements, source_spec, variables_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "pixelnet"
@@ -74,23 +67,9 @@ def assert_trains(spec: str) -> None:
         config.training.batch_size = 2
         if config.data.train.get("augment") and config.data.train.augment.get("crop"):
             config.data.train.augment.crop = (32, 48)
-    training = training_config(config)
-    stage = training.stages[-1]
-    system = models.build(stage_model(config, stage))
-    variables = variables_of(system)
-    optimizer = stage_optimizer(variables["params"], training, stage)
-    state = new_state(variables, optimizer.tx, optimizer.pick, 0)
-    loader = make_loader(elements, batch_size=2, train=True, augment=data_section(config).train.augment)
-    batch = {name: jnp.asarray(value) for name, value in next(iter(loader)).items()}
-    step = make_step(system, optimizer, seed=0, stage_start=0, stage_steps=stage.steps)
-    quickly = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
-    new, metrics = jax.jit(step).lower(state, batch).compile(compiler_options=quickly)(state, batch)
-    assert all(np.isfinite(value) for value in metrics.values())
-    assert metrics["grad_norm"] > 0
-    assert metrics[config.model.task] > 0
-    before, after = optimizer.pick(variables["params"]), optimizer.pick(new.params)
-    changed = [path for path in before if not np.array_equal(before[path], after[path])]
-    assert len(changed) > len(before) / 2
+    step = take_one_step(config, elements, variables_of(stage_system(config)))
+    assert step.metrics[config.model.task] > 0
+    assert len(step.changed) > len(step.before) / 2
 
 
 @pytest.mark.parametrize("spec", QUICK)
