@@ -24,7 +24,8 @@ from dynpix_jax.training.step import make_step
 from dynpix_jax.utils.configs import load_config
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.utils.trees import match_first
-from tests.models.astmt_tiny import QUICKLY, random_variables, small_blocks
+from tests.models.astmt_tiny import random_variables, small_blocks
+from tests.one_step import QUICKLY
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "astmt"
 TASKS = {

@@ -12,13 +12,13 @@ from dynpix_jax import models
 from dynpix_jax.training.settings import MeshConfig
 from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
 from tests.models.astmt_tiny import (
-    QUICKLY,
     random_batch,
     random_variables,
     section,
     small_blocks,
     training_step,
 )
+from tests.one_step import QUICKLY
 
 
 def main() -> None:

@@ -19,8 +19,6 @@ from dynpix_jax.training.step import StepFn, make_step
 
 TASKS = ("boundaries", "depth")
 OWN = dict(se=True, norm=True, adapters=True)
-QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
-"""Programs that run once are not worth optimizing."""
 
 
 def small_blocks(patch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,6 @@ from dynpix_jax.training.optim import Flat
 from dynpix_jax.utils.errors import UserError
 from dynpix_jax.utils.trees import named_leaves
 from tests.models.astmt_tiny import (
-    QUICKLY,
     TASKS,
     random_batch,
     random_variables,
@@ -31,6 +30,7 @@ from tests.models.astmt_tiny import (
     small_blocks,
     training_step,
 )
+from tests.one_step import QUICKLY
 
 ROOT = Path(__file__).resolve().parents[2]
 
