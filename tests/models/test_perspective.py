@@ -225,7 +225,9 @@ def test_loss_is_eq_1(at):
 
     total, terms, steps = jax.jit(loss)(variables)
     bins = np.asarray(system.config.bins.classes(jnp.asarray(given["depth"])))
-    every = (slice(None), slice(None, None, 8), slice(None, None, 8)) if at == "cells" else (slice(None),)
+    every = (slice(None),)
+    if at == "cells":  # their middles; the last row and column of pixels lie in the cells at the border
+        every += np.ix_([4, 12, 20, 28, 32], [4, 12, 20, 28, 36, 40])
 
     def entropy(logits, target, counted):
         logits = np.asarray(logits, np.float64)

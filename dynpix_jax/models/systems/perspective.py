@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynpix_jax import tasks
 from dynpix_jax.models.backbones.resnet import feature_info
@@ -305,7 +306,7 @@ class Perspective(ProgressiveSystem):
         return logits if self.config.loss.at == "cells" else to_pixels(logits, size, self._stride)
 
     def _labels(self, target: Array) -> Array:
-        return target[:, :: self._stride, :: self._stride] if self.config.loss.at == "cells" else target
+        return at_cells(target, self._stride) if self.config.loss.at == "cells" else target
 
     def _predictions(self, step: refinement.Step, size: tuple[int, int]) -> dict[str, Array]:
         maps = {segmentation.NAME: step.classes, depth.NAME: step.log_depth}
@@ -330,6 +331,15 @@ def to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
     """
     full = resize_bilinear(x, (x.shape[1] * stride, x.shape[2] * stride))
     return full[:, : size[0], : size[1]]
+
+
+def at_cells(target: Array, stride: int) -> Array:
+    """(B, H, W[, C]) -> (B, h, w[, C]): what the pixel in the middle of each cell holds, as in `to_pixels`."""
+    for axis in (1, 2):
+        size = target.shape[axis]
+        middles = np.minimum(np.arange(0, size, stride) + stride // 2, size - 1)
+        target = jnp.take(target, jnp.asarray(middles), axis=axis, mode="clip")
+    return target
 
 
 def build(section: Any) -> Perspective:

@@ -62,7 +62,7 @@ class LossConfig:
     segmentation: lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
     follow. depth_class: lambda_c. depth: lambda_r. The final stage sets both to 0.
     at: where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's map
-    (labels of the pixels at which they lie), as the code released for NYU does.
+    (labels of the pixels in their middles), as the code released for NYU does.
     """
 
     segmentation: tuple[float, ...] = (1.0,)
