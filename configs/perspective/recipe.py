@@ -23,8 +23,8 @@ command for the prediction after each loop as well, of two: ``python eval.py --c
 Where this departs from the paper: AdamW instead of SGD at 2.5e-4, because its steps do not depend on the
 scale of the loss. Depth losses weigh 0.1 and 0.05, not what the NYU script ends with (0.01 and 0.001), for
 the same reason that training is shorter. The scales of MultiScale are our choice, the paper does not give
-them. budget=cpu freezes stem and Res2, has 256 instead of 512 channels above the backbone, and takes losses
-at the network's cells.
+them. Losses are taken at the pixels; the code released for NYU takes them at the cells of the network's map.
+budget=cpu freezes stem and Res2, and has 256 instead of 512 channels above the backbone.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def perspective_config(
             gate=args.gate,
         ),
         bins=bins,
-        loss=dict(segmentation=(1.0,), depth_class=0.1, depth=0.05, at="cells" if cpu else "pixels"),
+        loss=dict(segmentation=(1.0,), depth_class=0.1, depth=0.05, at="pixels"),
         loops=args.loops,
         features=256 if cpu else 512,
         depth_features=(64, 32) if cpu else (128, 32),
