@@ -56,7 +56,7 @@ PARTS = {
             "pred_depth": Row("predicted depth", "variant=pred_depth", ("argmax",)),
         },
         ("miou", "pixel_accuracy"),
-        600,
+        1800,
         (0, 1, 2),
     ),
     "camvid": Part(

@@ -101,7 +101,7 @@ def test_steps_of_all_stages_together():
     assert steps("camvid", "variant=attention,loops=2,steps=110") == [40, 20, 20, 20, 10]
     assert steps("camvid", "variant=attention,steps=110") == [74, 36]
     assert steps("sevenscenes", "loops=1,steps=60") == [40, 20]
-    assert steps("scenes", "variant=pred_depth") == [344, 171, 85]
+    assert steps("scenes", "variant=pred_depth") == [1029, 514, 257]
 
 
 def test_evaluation_has_a_row_for_the_other_way_to_gate():

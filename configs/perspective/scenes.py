@@ -22,7 +22,7 @@ from dynpix_jax.utils.errors import UserError
 from .. import datasets
 from . import recipe
 
-STEPS = 600
+STEPS = 1800
 """Of all stages together, unless the argument says otherwise."""
 
 EDGES = (0.001, 2.45, 3.0, 3.9, 4.8, 20.0)
@@ -54,13 +54,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         init_from="",
     )
     config.evaluation.update(every_stage=True, pictures=4)
-    config.data = datasets.scenes(recipe.labels(args))
+    config.data = datasets.scenes(recipe.labels(args), val=200)
     return config
 
 
 def _stages(stages: tuple) -> tuple[dict, ...]:
     """The recipe's stages for a network without pretrained weights: all is trained."""
-    rates = {"base": 1e-3, "finetune": 1e-4}
+    rates = {"base": 1e-3, "gating": 1e-3, "finetune": 3e-4}
     return tuple(
         dict(
             stage,
