@@ -125,6 +125,9 @@ def test_weights_and_rates_are_the_papers():
         ("pascal", "backbone=mobilenet,variant=adversarial", "backbone=mobilenet has none"),
         ("nyud", "variant=se,decoder=uber,se=dec", "decoder=uber has no SE"),
         ("nyud", "variant=adversarial,w_d=1", "w_d=1"),
+        ("nyud", "classes=39", "classes=39: expected 41, or 40"),
+        ("nyud", "variant=single,task=depth,classes=40", "classes is for task=segmentation"),
+        ("fsv", "variant=single,task=albedo,per_image", "per_image is for task=depth"),
         ("scenes", "root=x", "the scenes do not read it"),
         ("bsds_camvid", "backbone=r50", "this config reads"),
         ("bsds_camvid", "variant=adapters", "variant=adapters"),
@@ -133,6 +136,20 @@ def test_weights_and_rates_are_the_papers():
 def test_wrong_arguments(name, arg, message):
     with pytest.raises(UserError, match=message):
         load(name, arg)
+
+
+def test_other_countings_of_the_data_sets():
+    """40 classes; the RMSE of depth an image. Without the arguments nothing of them is in the config."""
+    plain, other = load("nyud"), load("nyud", "classes=40,per_image")
+    assert other.model.task_options.segmentation.classes == other.data.eval.source.classes == 40
+    assert other.model.task_options.depth.per_image
+    assert "per_image" not in plain.model.task_options.depth
+    assert "classes" not in plain.data.train.source
+    source = data_section(other).train.source
+    assert source_options(source, "train")[1].classes == 40
+    assert_builds("nyud", "classes=40,per_image,backbone=r26")
+    assert load("fsv", "per_image").model.task_options.depth.per_image
+    assert load("nyud", "classes=40,packed").data.train.source.options.to_dict() == dict(classes=40)
 
 
 def random_labels(tasks: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:

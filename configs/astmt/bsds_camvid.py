@@ -12,10 +12,10 @@ variant=single,task=boundaries and variant=single,task=segmentation, each with a
 a joint run (half its steps). All are evaluated on both data sets, each image for the labels that it has.
 
 Arguments: variant = single | multi | se (se=dec alone: torchvision's weights have no SE for the encoder to
-start from); bsds=DIR, camvid=DIR; weights=FILE; steps, of joint runs; seed; budget = cpu (images of BSDS500
-at 2/3, CamVid at 2/3, four a step) | gpu (full size, 16 a step). Norms of the backbone keep their ImageNet
-moments, those of the decoder are each task's own: the data sets differ. Not in the paper; measured here:
-docs/results.md.
+start from); bsds=DIR, camvid=DIR; weights=FILE; steps, of joint runs; seed; split, to evaluate; budget = cpu
+(images of BSDS500 at 2/3, CamVid at 2/3, four a step) | gpu (full size, 16 a step). Norms of the backbone
+keep their ImageNet moments, those of the decoder are each task's own: the data sets differ. Not in the paper;
+measured here: docs/results.md.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ The rows of the appendix's tables, as arguments:
 Where this departs from the released code, it follows the paper: the learning rate 0.005 is divided by the
 number of tasks for what they share (released: multiplied by it for what they do not), w_d is 0.1 (0.01), the
 discriminator has 1x1 convolutions, momentum is kept over epochs. Images are normalised as for ImageNet
-training; released networks see raw values. Strides stand on the 3x3, as in the pretrained networks:
-``--set model.backbone.stride_in_1x1=True`` has them where the released multi-task networks do. As in the
-released MobileNet, norms are each task's own where SE is; ``norm=own|shared`` says otherwise. Images are
-cropped, not stretched, to 512x512.
+training; released networks see raw values: ``--set model.backbone.preprocessing=none``. Strides stand on the
+3x3, as in the pretrained networks: ``--set model.backbone.stride_in_1x1=True`` has them where the released
+multi-task networks do. As in the released MobileNet, norms are each task's own where SE is;
+``norm=own|shared`` says otherwise. Images are cropped, not stretched, to 512x512.
 """
 
 from __future__ import annotations
@@ -108,6 +108,19 @@ def read_args(
     if not 0.0 <= args.w_d < 1.0:
         raise UserError(f"config argument w_d={args.w_d:g}: expected a share in [0, 1)")
     return args
+
+
+def check_read_by_task(arg: str | None, args: ml_collections.ConfigDict, read_by: Mapping[str, str]) -> None:
+    """Refuses an argument of one task, argument -> task in ``read_by``, for a network without that task.
+
+    Raises:
+        UserError: names the first such argument.
+    """
+    for name, task in read_by.items():
+        if name in given_args(arg) and args.variant == "single" and args.task != task:
+            raise UserError(
+                f"config argument {name}: task={args.task} does not read it; {name} is for task={task}"
+            )
 
 
 def chosen(args: ml_collections.ConfigDict, tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -250,7 +263,9 @@ def data_set_config(
 ) -> ml_collections.ConfigDict:
     """The config of one of the paper's data sets, trained on a GPU."""
     args.budget = "gpu"
-    options = dict(segmentation=data.segmentation)
+    options: dict[str, Mapping[str, Any]] = dict(segmentation=data.segmentation)
+    if args.get("per_image", False):
+        options["depth"] = dict(per_image=True)
     config = astmt_config(args, dataset, tasks, options, schedule, max_dist=max_dist)
     config.data = data.data(args, chosen(args, tasks))
     return config

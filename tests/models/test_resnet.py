@@ -85,6 +85,7 @@ def test_preprocessing_conventions():
     )
     expected = [(200 / 255 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.406) / 0.225]
     np.testing.assert_allclose(preprocess(jnp.asarray(pixel), "torch")[0, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(preprocess(jnp.asarray(pixel), "none"), np.float32(pixel))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class BackboneConfig:
     output_stride: 8, 16 or 32. stride_in_1x1: stride on a bottleneck's first 1x1 (Caffe) or its 3x3
     (torchvision). frozen_norm: stored moments in training too.
     preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
-    std).
+    std); ``none``: raw RGB, as ASTMT's released networks have it.
     """
 
     depth: int = 50
@@ -61,16 +61,19 @@ class BackboneConfig:
             raise ValueError(f"depth: {self.depth}; expected one of {sorted(_BLOCKS)}")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: {self.output_stride}; expected 8, 16 or 32")
-        if self.preprocessing not in ("caffe", "torch"):
-            raise ValueError(f"preprocessing: {self.preprocessing!r}; expected 'caffe' or 'torch'")
+        if self.preprocessing not in ("caffe", "torch", "none"):
+            raise ValueError(f"preprocessing: {self.preprocessing!r}; expected 'caffe', 'torch' or 'none'")
 
 
 def preprocess(images: Array, convention: str) -> Array:
     """uint8 or float RGB (B, H, W, 3) in 0..255 -> float32 input of a pretrained network.
 
     ``caffe``: BGR minus the mean, no scaling. ``torch``: RGB / 255, ImageNet mean and standard deviation.
+    ``none``: as they are.
     """
     images = images.astype(jnp.float32)
+    if convention == "none":
+        return images
     if convention == "caffe":
         return (images - jnp.asarray(CAFFE_MEAN_RGB))[..., ::-1]
     return (images / 255.0 - jnp.asarray(IMAGENET_MEAN_RGB)) / jnp.asarray(IMAGENET_STD_RGB)
