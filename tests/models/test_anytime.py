@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynpix_jax.cli.flops import parts_of
+from dynpix_jax.evaluation.runner import dense_report
 from dynpix_jax.models import build
 from dynpix_jax.models.backbones.hrnet import HRNetConfig
 from dynpix_jax.models.systems.anytime import AdaptivityConfig, Anytime, AnytimeConfig, HeadConfig
@@ -166,6 +168,18 @@ def test_macs_of_table_1(case):
     )
     steps = list(itertools.accumulate(system.step_macs((1024, 2048))))
     assert [macs / 2**30 for macs in steps] == pytest.approx(GOLDEN[case], abs=0.06)
+
+
+def test_parts_of_the_network():
+    """`dynpix flops` tells them by stages and exits: together they are the steps that are counted layer by
+    layer."""
+    parts = parts_of(dense_report(tiny(), SIZE))
+    # Two 3x3 of stride 2, from 3 channels to 64 to 64.
+    assert parts["backbone/stem"] == 32 * 48 * 27 * 64 + 16 * 24 * 9 * 64 * 64
+    steps = [parts[f"backbone/stage{number}"] + parts[f"exit{number}"] for number in (1, 2, 3, 4)]
+    steps[0] += parts["backbone/stem"]
+    assert steps == list(tiny().step_macs(SIZE))
+    assert len(parts) == 9
 
 
 def test_macs_that_masks_leave():

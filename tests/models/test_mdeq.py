@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import models
+from dynpix_jax.cli.flops import parts_of
 from dynpix_jax.evaluation.mdeq_tables import CELLS, TABLES
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
 from dynpix_jax.models.systems.mdeq_config import CellConfig
@@ -108,6 +109,11 @@ def test_the_program_costs_what_is_said():
     system = models.build(section)
     size = (256, 512)
     assert dense_report(system, size).total == counted_macs(CellConfig(), 19, size, 27)
+    assert parts_of(dense_report(system, size)) == {
+        "stem": stem_macs(CellConfig(), size),
+        "cell": 28 * cell_macs(CellConfig(), size),
+        "head": head_macs(CellConfig(), 19, size),
+    }
     assert system.gated_macs(size) == {"iterations": 27 * cell_macs(CellConfig(), size)}
     exits = models.build(section | dict(anytime=dict(iterations=(4, 6, 8, 10))))
     assert sum(exits.step_macs(size)) == dense_report(exits, size).total

@@ -222,15 +222,23 @@ class HRNet(nn.Module):
 
     def first(self, images: Array, *, train: bool = False) -> tuple[Array]:
         """Stem and stage 1, which no mask touches."""
-        x = self.conv2(self.conv1(images, train=train), train=train)
-        for block in range(self.config.shape.layer1[0]):
-            x = getattr(self, f"layer1_{block}")(x, train=train)
+        with jax.named_scope("stem"):
+            x = self.conv2(self.conv1(images, train=train), train=train)
+        with jax.named_scope(STAGES[0]):
+            for block in range(self.config.shape.layer1[0]):
+                x = getattr(self, f"layer1_{block}")(x, train=train)
         return (x,)
 
     def stage(
         self, number: int, xs: Sequence[Array], masking: Masking | None = None, *, train: bool = False
     ) -> tuple[Array, ...]:
         """Stage ``number`` (2, 3, 4) from the maps of the stage before."""
+        with jax.named_scope(STAGES[number - 1]):  # transitions too, for `flops`
+            return self._stage(number, xs, masking, train)
+
+    def _stage(
+        self, number: int, xs: Sequence[Array], masking: Masking | None, train: bool
+    ) -> tuple[Array, ...]:
         maps = []
         for branch in range(number):
             x = xs[min(branch, len(xs) - 1)]

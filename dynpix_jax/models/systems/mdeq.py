@@ -281,7 +281,8 @@ class Mdeq(ProgressiveSystem):
 
     def _f(self, theta: Theta, z: Array) -> Array:
         params, x, masks = theta
-        return solvers.flatten(self._cell.apply({"params": params}, self._maps(theta, z), x, masks))
+        with jax.named_scope("MdeqNetwork/cell"):  # beside stem and head, for `flops`
+            return solvers.flatten(self._cell.apply({"params": params}, self._maps(theta, z), x, masks))
 
     def _maps(self, theta: Theta, z: Array) -> Maps:
         maps: Maps = solvers.unflatten(z, map_shapes(self.config.cell, theta[1]))
