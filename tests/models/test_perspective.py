@@ -140,6 +140,12 @@ def test_sparse_equals_dense_and_pays_for_one_branch():
     assert soft.gated_macs(SIZE) == soft.executed_shares(dense) == {}
     steps = list(system.predict_iter(variables, batch()["image"], mode="sparse"))
     np.testing.assert_allclose(steps[-1].total_macs, executed, rtol=1e-6)
+    # What evaluation says of each loop, by the shares of all branches, is what the steps executed.
+    up_to = system.prediction_macs(
+        SIZE, {name: np.asarray(s) for name, s in system.executed_shares(dense).items()}
+    )
+    assert all(macs.shape == (2,) for macs in up_to)
+    np.testing.assert_allclose([macs[0] for macs in up_to], [step.total_macs for step in steps], rtol=1e-6)
     # The soft mixture of the same network is something else.
     mixed = run(variables, batch()["image"], gate="softmax")
     apart = np.abs(mixed.predictions["segmentation"] - dense.predictions["segmentation"]).max()
@@ -159,6 +165,7 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
         assert step.milliseconds > 0
     assert steps[1].macs == steps[2].macs
     assert sum(step.macs for step in steps) == steps[-1].total_macs == dense_report(system, SIZE).total
+    assert system.step_macs(SIZE) == tuple(step.macs for step in steps)
     assert steps[-1].total_milliseconds == pytest.approx(sum(step.milliseconds for step in steps))
     # It is there as soon as it is asked for: what follows is not computed.
     assert next(system.predict_iter(variables, images)).total_macs == steps[0].macs

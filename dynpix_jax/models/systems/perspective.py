@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -166,6 +167,19 @@ class Perspective(ProgressiveSystem):
         arguments = (x, previous, Routing(mode=mode), truth, one_hot)
         step = self._run(variables, *arguments, method="refine")
         return (x, step.feature), self._predictions(step, size), step.weights
+
+    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """MACs of the feed-forward pass and of each loop for one (H, W) image, all branches everywhere."""
+        first, further = perspective_macs.step_macs(self.config, self.network.classes, size)
+        return (first, *(further,) * self.config.loops)
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        """MACs up to each loop's prediction, less what arg-max gates leave out. See System."""
+        steps = list(self.step_macs(size))
+        for name, macs in self.gated_macs(size).items():
+            loop = int(name.split("/")[0].removeprefix("loop_"))
+            steps[loop] = steps[loop] - macs * (1 - shares[name])
+        return tuple(accumulate(steps))
 
     def loss(
         self,
@@ -334,7 +348,7 @@ def to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
 
 
 def at_cells(target: Array, stride: int) -> Array:
-    """(B, H, W[, C]) -> (B, h, w[, C]): what the pixel in the middle of each cell holds, as in `to_pixels`."""
+    """(B, H, W[, C]) -> (B, h, w[, C]): what the pixel in each cell's middle holds, as in `to_pixels`."""
     for axis in (1, 2):
         size = target.shape[axis]
         middles = np.minimum(np.arange(0, size, stride) + stride // 2, size - 1)
