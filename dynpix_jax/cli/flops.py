@@ -137,10 +137,25 @@ def parts_of(report: MacReport) -> dict[str, float]:
     """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program."""
     parts: dict[str, float] = {}
     for scope, macs in report.by_scope.items():
-        path = [*scope.split("/"), "", ""]  # network, backbone | head, block, ...
-        name = f"backbone/{path[2].split('_')[0]}" if path[1] == "backbone" else path[1] or "other"
+        path = [*_modules(scope), ""]  # backbone | head, block, ...
+        name = (
+            f"backbone/{path[1].split('_')[0]}" if path[0] == "backbone" and path[1] else path[0] or "other"
+        )
         parts[name] = parts.get(name, 0.0) + macs
     return parts
+
+
+def _modules(scope: str) -> list[str]:
+    """The modules that a scope names, without the network itself, methods ("loop.refine") and products."""
+    modules: list[str] = []
+    for name in scope.split("/"):
+        module, is_method, _ = name.partition(".")
+        # Classes name the root, and the modules that a method of theirs was called on.
+        if "->" in name or (module[:1].isupper() and (is_method or not modules)):
+            continue
+        if not (is_method and modules[-1:] == [module]):
+            modules.append(module)
+    return modules
 
 
 def _describe(counts: Mapping[str, Any]) -> str:
@@ -156,14 +171,15 @@ def _describe(counts: Mapping[str, Any]) -> str:
         f"FLOPs        {counts['flops']:.4g} (2 x MACs)",
         "",
         f"{'part':<20}{'MACs, 10^9':>12}{'share':>9}",
-        _row("backbone", counts["backbone"], total),
     ]
     backbone = {part: macs for part, macs in counts["parts"].items() if part.startswith("backbone/")}
+    if backbone:
+        lines.append(_row("backbone", counts["backbone"], total))
     lines += [_row(f"  {part.split('/')[1]}", macs, total) for part, macs in backbone.items()]
     if counts["gates"]:
         lines.append(_row("  (of it the gates)", counts["gates"], total))
     lines += [_row(part, macs, total) for part, macs in counts["parts"].items() if part not in backbone]
-    if counts["steps"]:
+    if len(counts["steps"]) > 1:
         lines += ["", "MACs up to each prediction, / 2^30, and their mean:"]
         shown = [f"{macs / 2**30:.2f}" for macs in counts["steps"]]
         lines.append(f"  {', '.join(shown)}; {sum(counts['steps']) / len(shown) / 2**30:.2f}")
@@ -172,6 +188,10 @@ def _describe(counts: Mapping[str, Any]) -> str:
     lines += ["", f"{'gated layer':<20}{'MACs, 10^9':>12}{'share':>9}{'one skipped % saves':>22}"]
     lines += [f"{_row(name, macs, total)}{macs / 100 / 1e6:>13.2f} x 10^6" for name, macs in gated.items()]
     at_rho, gates_open = counts["macs_at_target_rho"], counts["macs_gates_open"]
+    if all("/" in name for name in gated):
+        return "\n".join(
+            [*lines, "", f"MACs with one branch a pixel: {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9"]
+        )
     lines += [
         "",
         f"MACs with every gate open:     {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9",

@@ -79,6 +79,42 @@ def test_lines_state_their_units(tiny, capsys):
     assert "one skipped % saves" in out
 
 
+def test_parts_and_steps_of_a_network_that_loops(tmp_path, capsys):
+    """Methods of its modules are no parts; by hand, with arg-max gates, one branch a pixel."""
+    file = tmp_path / "loops.py"
+    file.write_text(
+        TINY_CONFIG.replace(
+            "def get_config",
+            """def get_config(arg=None):
+    config = pag(arg)
+    config.model = dict(
+        system="perspective", segmentation=dict(classes=3), loops=2, features=8,
+        backbone=dict(depth=18, width=4), pooling=dict(signal="attention", gate="argmax"),
+    )
+    config.training.stages = (dict(config.training.stages[0], model=dict()),)
+    return config
+
+
+def pag""",
+        )
+    )
+    numbers = count(capsys, f"--config={file}", "--size=48x64")
+    assert set(numbers["parts"]) == {
+        *(f"backbone/{name}" for name in ("stem", "res2", "res3", "res4", "res5")),
+        *("res6", "feedforward", "loop", "resize"),
+    }
+    assert numbers["backbone"] == sum(macs for part, macs in numbers["parts"].items() if "/" in part)
+    assert sum(numbers["parts"].values()) == numbers["macs"] == numbers["steps"][-1]
+    assert numbers["steps"][2] - numbers["steps"][1] == numbers["steps"][1] - numbers["steps"][0]
+    # Five branches 8 -> 8 at 6 x 8 cells in each of three passes: four of five are left out.
+    assert numbers["macs"] - numbers["macs_gates_open"] == 3 * 4 * 9 * 8 * 8 * 48
+    assert main.main(["flops", f"--config={file}", "--size=48x64"]) == 0
+    out = capsys.readouterr().out
+    assert "MACs up to each prediction" in out
+    assert "MACs with one branch a pixel" in out
+    assert "gates open" not in out
+
+
 @pytest.mark.parametrize("size", ["321", "0x4", "4x-4", "321x481x3", "axb", ""])
 def test_bad_size(tiny, size, capsys):
     assert main.main(["flops", f"--config={tiny}", f"--size={size}"]) == 2

@@ -76,6 +76,7 @@ class PixelNetNetwork(nn.Module):
             x = sample_linear(maps, points, kernels, strides=self.strides, bias=bias)
         return self._rest(x, train)
 
+    @jax.named_scope("mlp")
     def everywhere(self, maps: Maps, size: tuple[int, int]) -> Array:
         """Predictions (B, H, W, channels) at all pixels of images of ``size``, in chunks."""
         kernels, bias = self._first(train=False)
