@@ -137,10 +137,8 @@ def parts_of(report: MacReport) -> dict[str, float]:
     """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program."""
     parts: dict[str, float] = {}
     for scope, macs in report.by_scope.items():
-        path = [*_modules(scope), ""]  # backbone | head, block, ...
-        name = (
-            f"backbone/{path[1].split('_')[0]}" if path[0] == "backbone" and path[1] else path[0] or "other"
-        )
+        part, *inner = _modules(scope) or ["other"]  # backbone | head, block, ...
+        name = f"{part}/{inner[0].split('_')[0]}" if part == "backbone" and inner else part
         parts[name] = parts.get(name, 0.0) + macs
     return parts
 
@@ -151,7 +149,7 @@ def _modules(scope: str) -> list[str]:
     for name in scope.split("/"):
         module, is_method, _ = name.partition(".")
         # Classes name the root, and the modules that a method of theirs was called on.
-        if "->" in name or (module[:1].isupper() and (is_method or not modules)):
+        if not name or "->" in name or (module[:1].isupper() and (is_method or not modules)):
             continue
         if not (is_method and modules[-1:] == [module]):
             modules.append(module)

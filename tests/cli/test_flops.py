@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from dynpix_jax.cli import main
+from dynpix_jax.cli.flops import parts_of
+from dynpix_jax.flops import MacReport
 from tests.tiny import TINY_CONFIG
 
 BSDS = Path(__file__).resolve().parents[2] / "configs" / "pag" / "bsds500.py"
@@ -77,6 +79,23 @@ def test_lines_state_their_units(tiny, capsys):
     assert "MACs / 2^30" in out
     assert "MACs at target density 0.7" in out
     assert "one skipped % saves" in out
+
+
+def test_parts_by_hand():
+    """Scopes as Flax and einsum name them: the network's class, methods, modules, products."""
+    scopes = {
+        "PagNetwork/backbone/res2_1/res2_1.reduce/conv1/bhwc,cd->bhwd": 1.0,
+        "PagNetwork/head/reduce/bhwc,cd->bhwd": 2.0,
+        "Loops/Loops.start/Loops._top/backbone/stem_conv": 3.0,
+        "Exits/Exits.advance/backbone.stage/stage3_0/conv": 4.0,
+        "resize/ph,bhwc->bpwc": 5.0,
+        "Loops/Loops.start": 6.0,
+        "": 7.0,
+    }
+    assert parts_of(MacReport(28.0, {}, scopes)) == {
+        **{"backbone/res2": 1.0, "head": 2.0, "backbone/stem": 3.0, "backbone/stage3": 4.0},
+        **{"resize": 5.0, "other": 13.0},
+    }
 
 
 def test_parts_and_steps_of_a_network_that_loops(tmp_path, capsys):
