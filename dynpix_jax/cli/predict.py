@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x righ
 NAME_overlay.png (boundaries, classes or joints on the photo) or NAME_colours.png (depth, red = near); and, of
 a gated network, NAME_ponder.png (where it computed). Of a network with several tasks, the pictures of all but
 the first have the task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
+
+Networks that predict in steps (configs/anytime, perspective, mdeq) stop in time with --budget-ms; the first
+photo of each size runs all steps twice before that, to compile and to measure them.
 """
 
 
@@ -88,6 +92,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="downsize photos whose longer side has more pixels (default: 1600; 0: never)",
     )
     parser.add_argument(
+        "--budget-ms",
+        type=float,
+        metavar="MS",
+        help="take the latest prediction that a network with exits, loops or iterates makes in this time",
+    )
+    parser.add_argument(
+        "--budget-macs",
+        type=float,
+        metavar="N",
+        help="the same with so many multiply-accumulates, such as 2e9; the first prediction is always made",
+    )
+    parser.add_argument(
         "--box",
         nargs=4,
         type=float,
@@ -104,6 +120,10 @@ def run(args: argparse.Namespace) -> int:
     """Labels the photos and prints a line each; returns 0."""
     if args.max_side and args.max_side < 16:
         raise UserError(f"--max-side {args.max_side}: expected at least 16 pixels, or 0 for no limit")
+    budgets = {"budget_ms": args.budget_ms, "budget_macs": args.budget_macs}
+    for name, budget in budgets.items():
+        if budget is not None and not 0 < budget < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {budget:g}: expected a number above 0")
     photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
     names = result_names(photos)
     _check_output(args.out, photos, names)
@@ -116,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
             "eval.py runs it on a data set that does"
         )
     runner = Runner(trained.system, trained.variables, settings.evaluation.inference)
+    bounded = any(budget is not None for budget in budgets.values())
+    predict = partial(runner.within, **budgets) if bounded else runner
     crop = dict(config.data.eval.source).get("crop")
     if args.box is not None:
         if crop is None:
@@ -127,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         for photo in read_photos(photos, names, args.max_side):
             if crop is not None:
                 photo = around_person(photo, crop, args.box)
-            results.append(label(photo, runner, trained, args.mode, args.out))
+            results.append(label(photo, predict, trained, args.mode, args.out))
             if not args.json:
                 print(_describe(results[-1]), flush=True)
     finally:
@@ -205,9 +227,11 @@ def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | No
     return dataclasses.replace(photo, image=image, crop=geometry)
 
 
-def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) -> dict[str, Any]:
-    """Labels one photo, writes its pictures into `out` and gives its numbers."""
-    result = runner(photo.image, mode)  # type: ignore[arg-type]
+def label(
+    photo: Photo, predict: Callable[..., ImageResult], trained: Trained, mode: str, out: Path
+) -> dict[str, Any]:
+    """Labels one photo by predict(image, mode), writes its pictures into `out` and gives its numbers."""
+    result = predict(photo.image, mode)
     height, width = photo.upright.shape[:2]
     predictions = result.outputs.predictions
     if not all(np.isfinite(logits).all() for logits in predictions.values()):
@@ -246,6 +270,7 @@ def label(photo: Photo, runner: Runner, trained: Trained, mode: str, out: Path) 
         "macs": result.macs,
         "macs_gates_open": result.macs_open,
         "milliseconds": result.milliseconds,
+        "prediction": result.prediction,
         "density": density(result, trained.system),
         "shares": result.shares,
         "files": {kind: str(path) for kind, path in files.items()},
@@ -279,5 +304,7 @@ def _describe(numbers: dict[str, Any]) -> str:
         cost += f" ({numbers['macs'] / numbers['macs_gates_open']:.0%} of gates open)"
         gates = f", density {numbers['density']:.2f}"
     time = f"{numbers['milliseconds']:.1f} ms {numbers['mode']}"
+    if numbers["prediction"] is not None:
+        time += ", prediction {} of {}".format(*numbers["prediction"])
     files = " ".join(numbers["files"].values())
     return f"{numbers['photo']}: {height}x{width}{down}, {cost}, {time}{gates} -> {files}"

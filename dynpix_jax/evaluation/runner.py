@@ -23,9 +23,11 @@ from dynpix_jax.evaluation.inference import (
     smooth_logits,
 )
 from dynpix_jax.flops import MacReport, count_macs
+from dynpix_jax.models.progressive import ProgressiveSystem
 from dynpix_jax.models.system import Inputs, Outputs, System
 from dynpix_jax.nn.routing import Mode
 from dynpix_jax.typing import Array, Variables
+from dynpix_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ImageResult:
     macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
     milliseconds: of the compiled forward pass, input already on the device.
     seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
+    prediction: of one within a budget, which of how many it is, from 1; None without a budget.
     """
 
     outputs: Outputs
@@ -44,6 +47,7 @@ class ImageResult:
     macs_open: float
     milliseconds: float
     seen: tuple[int, int]
+    prediction: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,40 @@ class Runner:
         shares = {name: executed[name] / gated[name] for name in gated}
         exits = tuple(measured["exits"])
         return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen, exits)
+
+    def within(
+        self, image: np.ndarray, mode: Mode, *, budget_ms: float | None, budget_macs: float | None
+    ) -> ImageResult:
+        """The latest prediction of one (H, W, 3) uint8 RGB image that fits both budgets.
+
+        See ProgressiveSystem.predict. Outputs hold the prediction alone; MACs and milliseconds are those of
+        all steps up to it.
+
+        Raises:
+            UserError: a network that predicts once, or an image that is predicted from several views.
+        """
+        system = self.system
+        if not isinstance(system, ProgressiveSystem):
+            raise UserError(
+                f"budget: networks of the system {system.name!r} predict once; those that predict in steps "
+                "(exits, loops, iterates) can stop in time"
+            )
+        if not self.inference.one_view:
+            raise UserError(
+                "budget: config.evaluation.inference asks for several views of an image; a prediction in "
+                "time has one (no flip, no window, one scale)"
+            )
+        size = (image.shape[0], image.shape[1])
+        seen = self.inference.seen_size(size)
+        images = resize_images(jnp.asarray(image[None]), seen)
+        found = system.predict(
+            self.variables, images, mode=mode, budget_ms=budget_ms, budget_macs=budget_macs
+        )
+        predictions = self._smooth(resize_logits(found.predictions, system.tasks, size))
+        outputs = Outputs(jax.tree.map(np.asarray, predictions), gates={}, selections={})
+        count = len(system.steps(self.variables, images, mode=mode)[0])
+        macs = found.total_macs
+        return ImageResult(outputs, {}, macs, macs, found.total_milliseconds, seen, (found.index + 1, count))
 
     def dense_macs(self, size: tuple[int, int]) -> float:
         """MACs of the dense program on one (H, W) image, every gate and every branch counted as if open."""

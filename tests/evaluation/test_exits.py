@@ -13,7 +13,9 @@ from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.evaluation.runner import Runner, exit_maps
 from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.models.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.models.system import LossAux, Outputs, System
+from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.report import Budget
 
 SIZE = (8, 12)
@@ -118,6 +120,44 @@ def test_from_several_views(dense_macs):
     result = evaluate_system(Reader(), VARIABLES, Pictures(), settings)
     assert [one.numbers["pixel_accuracy"] for one in result.exits] == pytest.approx([0.5, 0.75, 1.0])
     assert [one.macs for one in result.exits] == pytest.approx([20, 20 + 20 / 3, 20 + 60 / 3], rel=1e-5)
+
+
+class Stepwise(ProgressiveSystem, Reader):
+    """Three steps of 10, 20 and 30 MACs; the k-th gives class 1 a logit of k where red is above 100."""
+
+    def steps(self, variables, images, *, mode="dense", **options):
+        def step(number):
+            def run(state):
+                red = number * (images[..., :1] > 100).astype(jnp.float32)
+                return state, StepResult({"segmentation": jnp.concatenate([1 - red, red], -1)})
+
+            return Step(run, lambda state: 10.0 * number)
+
+        return [step(number) for number in (1, 2, 3)], ()
+
+
+@pytest.mark.parametrize(
+    ("budget", "number"), [(5.0, 1), (29.0, 1), (30.0, 2), (59.9, 2), (60.0, 3), (None, 3)]
+)
+def test_a_photo_within_a_budget(budget, number):
+    """The latest prediction that fits, at the photo's size, though the network sees half of that."""
+    photo = Pictures()[0]["image"]
+    runner = Runner(Stepwise(), VARIABLES, InferenceConfig(scales=(0.5,)))
+    result = runner.within(photo, "dense", budget_ms=1e9, budget_macs=budget)
+    assert result.prediction == (number, 3)
+    assert result.macs == sum((10, 20, 30)[:number])
+    assert result.seen == (4, 6)
+    logits = result.outputs.predictions["segmentation"]
+    assert logits.shape == (1, *SIZE, 2)
+    assert logits[0, 4, 0, 1] == number
+
+
+def test_budgets_need_steps_and_one_view():
+    photo, budgets = Pictures()[0]["image"], dict(budget_ms=None, budget_macs=1.0)
+    with pytest.raises(UserError, match="'reader' predict once"):
+        Runner(Reader(), VARIABLES).within(photo, "dense", **budgets)
+    with pytest.raises(UserError, match="several views"):
+        Runner(Stepwise(), VARIABLES, InferenceConfig(flip=True)).within(photo, "dense", **budgets)
 
 
 def test_table_of_exits():
