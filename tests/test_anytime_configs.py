@@ -118,6 +118,7 @@ def test_the_published_settings():
         ("scenes:variant=ca,heads=plain,downsampling=1+1+1", "plain heads"),
         ("cityscapes:variant=ee,arch=w47", "w48"),
         ("camvid:steps=-1", "steps=-1"),
+        ("camvid:variant=ca,continue_from=runs/x,weights=w.npz", "weights: continue_from gives"),
     ],
 )
 def test_wrong_arguments(spec, message):

@@ -118,6 +118,7 @@ def test_every_file_is_built():
         ("cityscapes:solver=newton", "solver=newton"),
         ("camvid:jacobian=-1.0", "jacobian=-1"),
         ("camvid:iterations=-1", "iterations=-1"),
+        ("camvid:continue_from=runs/x,weights=w.npz", "weights: continue_from gives"),
         ("scenes:budget=gpu", "the scenes do not read it"),
     ],
 )

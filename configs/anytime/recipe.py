@@ -78,6 +78,8 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
         raise UserError("config argument downsampling: expected three numbers joined by '+', as 3+2+1")
     if args.heads == "plain" and "downsampling" in given_args(arg):
         raise UserError("config argument downsampling: plain heads do not read it")
+    if args.continue_from and "weights" in given_args(arg):
+        raise UserError("config argument weights: continue_from gives the weights that training begins with")
     if args.steps < 0:
         raise UserError(f"config argument steps={args.steps}: expected a number >= 0")
     return args

@@ -82,6 +82,8 @@ def read_args(
         **more,
     )
     check_choices(args, {"variant": tuple(VARIANTS), "solver": SOLVERS, "budget": BUDGETS})
+    if args.continue_from and args.weights:
+        raise UserError("config argument weights: continue_from gives the weights that training begins with")
     for name, least in (("iterations", 0), ("jacobian", 0)):
         if args[name] < least:
             raise UserError(f"config argument {name}={args[name]}: expected a number >= {least}")
