@@ -133,6 +133,7 @@ def test_scenes_train_equally_long():
         ("nyuv2", "variant=pred_depth,steps=6", "steps=6: expected at least 7"),
         ("nyuv2", "steps=-1", "steps=-1"),
         ("camvid", "variant=pred_depth", "variant=pred_depth"),
+        ("sevenscenes", "variant=pred_depth", "7-Scenes has no classes"),
         ("scenes", "budget=gpu", "the scenes do not read it"),
     ],
 )

@@ -102,6 +102,9 @@ def test_lengths_are_the_papers():
         **dict(name="voc2012", root="data/VOCdevkit", split="trainaug", sbd="somewhere")
     }
     assert "sbd" not in load("voc2012:sbd=somewhere").data.eval.source
+    packed = load("voc2012:packed,split=trainval").data
+    assert (packed.train.source.name, packed.train.source.split) == ("packed", "trainaug")
+    assert (packed.eval.source.name, packed.eval.source.split) == ("packed", "trainval")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,9 @@ def test_lengths_are_the_papers():
         ("pascal_context:train_scales=large", "train_scales=large"),
         ("nyuv2_normals:task=edges", "task=edges"),
         ("camvid:pixels=1", "expected at least 2"),
+        ("camvid:budget=gpu,steps=9", "budget=gpu does not read it"),
+        ("voc2012:packed,sbd=x", "sbd: packed=True does not read it"),
+        ("pascal_context:packed,label_root=x", "label_root: packed=True does not read it"),
         ("scenes:budget=cpu", "the scenes do not read it"),
         ("scenes:rare=0.3", "strategy=stratified does not read it"),
     ],

@@ -14,12 +14,18 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.utils.configs import given_args
+from dynpix_jax.utils.errors import UserError
+
 from ..datasets import SEVEN_SCENES
 from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config."""
+    for name in ("variant", "regression"):
+        if name in given_args(arg):
+            raise UserError(f"config argument {name}: 7-Scenes has no classes, the depth is always trained")
     given = f"variant=pred_depth,{arg or ''}"
     args = recipe.read_args(given, root=SEVEN_SCENES.root, split="val", variants=("pred_depth",), every=1)
     cpu = args.budget == "cpu"

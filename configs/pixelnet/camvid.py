@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.utils.configs import given_args
+from dynpix_jax.utils.errors import UserError
+
 from .. import datasets
 from . import recipe
 
@@ -22,6 +25,8 @@ from . import recipe
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one batch."""
     args = recipe.read_args(arg, root=datasets.CAMVID.root, split="val", steps=250)
+    if args.budget == "gpu" and "steps" in given_args(arg):
+        raise UserError("config argument steps: budget=gpu does not read it, it trains the paper's epochs")
     config = recipe.pixelnet_config(
         args,
         "camvid",

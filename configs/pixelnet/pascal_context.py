@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.utils.errors import UserError
+
 from .. import datasets
 from . import recipe
 
@@ -30,6 +32,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     context = datasets.PASCAL_CONTEXT
     args = recipe.read_args(arg, root=context.root, split="val", classes=59, label_root="")
     recipe.check_number("classes", args.classes, (59, 33))
+    if args.packed and args.label_root:
+        raise UserError("config argument label_root: packed=True does not read it, dynpix prepare does")
     config = recipe.pixelnet_config(
         args,
         f"pascal_context_{args.classes}",

@@ -5,8 +5,9 @@
 
 Needs the data set (root=DIR) with SegmentationClassAug, or SBD's archive (sbd=DIR), and VGG-16 imported by
 ``dynpix import-weights --arch vgg16`` (weights=FILE). Trains on the 10,582 images of trainaug, evaluates on
-split = val | train | trainval. Other arguments: those of pascal_context.py; rare = the share of objects'
-pixels in the sample, 0 as in the paper (0.5 where the released Python code biases it).
+split = val | train | trainval. Other arguments: those of pascal_context.py (packed=True: the shards of
+trainaug and of split, SBD's labels are packed with ``--split trainaug --set sbd=DIR``); rare = the share of
+objects' pixels in the sample, 0 as in the paper (0.5 where the released Python code biases it).
 
 Paper: 69.7 mean IoU on the test set, whose labels the benchmark keeps. Here: not run, needs VOC 2012.
 """
@@ -37,6 +38,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     augment = recipe.cropped(args, (500, 500), colour=datasets.COLOUR)
     config.data = datasets.VOC2012.data(args, ("segmentation",), augment=augment)
+    config.data.train.source.split = "trainaug"
+    if args.packed and args.sbd:
+        raise UserError("config argument sbd: packed=True does not read it, dynpix prepare does")
     if not args.packed:
-        config.data.train.source.update(split="trainaug", sbd=args.sbd)
+        config.data.train.source.sbd = args.sbd
     return config

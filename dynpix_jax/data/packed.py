@@ -24,7 +24,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, check_index, source_config
 from dynpix_jax.utils.errors import UserError, suggest
 
-SPLITS = ("train", "val", "test")
+# Those that sources have; `dynpix prepare` writes the ones that the source packed has.
+SPLITS = ("train", "trainaug", "val", "trainval", "test")
 MANIFEST = "manifest.json"
 FORMAT = 1
 # Name of the array in a record that holds them, bool (N, H, W); not a field of the element.

@@ -93,8 +93,12 @@ def test_parts_by_hand():
         "": 7.0,
     }
     assert parts_of(MacReport(28.0, {}, scopes)) == {
-        **{"backbone/res2": 1.0, "head": 2.0, "backbone/stem": 3.0, "backbone/stage3": 4.0},
-        **{"resize": 5.0, "other": 13.0},
+        "backbone/res2": 1.0,
+        "head": 2.0,
+        "backbone/stem": 3.0,
+        "backbone/stage3": 4.0,
+        "resize": 5.0,
+        "other": 13.0,
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from dynpix_jax.cli.main import main
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.data.voc2012 import CLASSES, palette
 from dynpix_jax.utils.errors import UserError
@@ -70,7 +71,7 @@ def test_palette_is_the_development_kits() -> None:
     assert colours[20] == (0, 64, 128)
 
 
-def test_trainaug_as_passed_on(root: Path) -> None:
+def test_trainaug_as_passed_on(root: Path, tmp_path: Path) -> None:
     voc = root / "VOCdevkit" / "VOC2012"
     with pytest.raises(UserError, match=r"file not found: .*trainaug\.txt"):
         build(root, "trainaug")
@@ -84,6 +85,15 @@ def test_trainaug_as_passed_on(root: Path) -> None:
     source = build(root, "trainaug")
     check_source(source)
     assert names(source) == ["a", "extra"]
+    # Packed, too: the shards of a split have its name.
+    out = tmp_path / "packed"
+    call = ["prepare", "voc2012", "--source", str(root), "--out", str(out), "--workers", "0", "--split"]
+    assert main([*call, "trainaug", "trainval"]) == 0
+    packed = build_source({"name": "packed", "root": str(out)}, "trainaug")
+    assert names(packed) == names(source)
+    np.testing.assert_array_equal(packed[1]["segmentation"], source[1]["segmentation"])
+    assert len(build_source({"name": "packed", "root": str(out)}, "trainval")) == 3
+    assert main([*call[:6], "--verify"]) == 0
 
 
 def test_trainaug_from_sbd(root: Path, tmp_path: Path) -> None:
