@@ -190,14 +190,15 @@ def _describe(counts: Mapping[str, Any]) -> str:
         return "\n".join(
             [*lines, "", f"MACs with one branch a pixel: {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9"]
         )
-    lines += [
-        "",
-        f"MACs with every gate open:     {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9",
-        f"MACs at target density {counts['target_rho']:<6g}: {at_rho:.4g} = {at_rho / 1e9:.2f} x 10^9 "
-        f"({at_rho / gates_open:.1%} of gates open)",
-    ]
+    rho = counts["target_rho"]
+    lines += ["", f"MACs with every gate open:     {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9"]
+    if rho < 1:
+        share = f"({at_rho / gates_open:.1%} of gates open)"
+        lines.append(f"MACs at target density {rho:<6g}: {at_rho:.4g} = {at_rho / 1e9:.2f} x 10^9 {share}")
+    else:
+        lines.append("How much of them is skipped depends on the image: eval.py measures it.")
     if any("/" in name for name in gated):
-        lines.append("Both count one branch of a MultiPool a pixel; pixels that only copy make it less.")
+        lines.append("Counted is one branch of a MultiPool a pixel; pixels that only copy make it less.")
     return "\n".join(lines)
 
 
