@@ -29,13 +29,14 @@ class Group:
     """The masked convolutions between two exits whose outputs have one resolution.
 
     gate: name of their mask. size: (h, w) of their outputs. macs: of all of them everywhere, one image.
-    features: sum of their output channels.
+    features: sum of their output channels. window: positions that interpolation looks at for one.
     """
 
     gate: str
     size: Size
     macs: float
     features: int
+    window: int
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class Group:
     @property
     def interpolation(self) -> float:
         """MACs of interpolation for each of a convolution, where both are done."""
-        return 49.0 * self.features * self.size[0] * self.size[1] / self.macs
+        return float(self.window * self.features * self.size[0] * self.size[1]) / self.macs
 
 
 def step_macs(
@@ -81,7 +82,8 @@ def step_macs(
                 before = found.get((f"stage{number}", at), (0.0, 0))
                 found[f"stage{number}", at] = before[0] + macs, before[1] + features
         mask = jax.ShapeDtypeStruct(logits.shape[:3], jnp.bool_) if config.adaptivity else None
-    groups = [Group(gate, at, *sums) for (gate, at), sums in found.items()]
+    window = (2 * config.adaptivity.radius + 1) ** 2 if config.adaptivity else 0
+    groups = [Group(gate, at, *sums, window) for (gate, at), sums in found.items()]
     return tuple(steps), tuple(groups)
 
 
@@ -97,9 +99,9 @@ def _run(
 def shares(groups: Sequence[Group], gates: Mapping[str, Array]) -> dict[str, Array]:
     """Share (B,) of each group's MACs that masks leave, by the groups' names.
 
-    p + p (1 - p) times 49 MACs a feature, where p is the density of the mask at the group's resolution: the
-    released code's count of convolutions and the interpolation of what they skip, each skipped position
-    reading its computed neighbours only.
+    p + p (1 - p) times 49 MACs a feature (with a radius of 3), where p is the density of the mask at the
+    group's resolution: the released code's count of convolutions and the interpolation of what they skip,
+    each skipped position reading its computed neighbours only.
     """
     result = {}
     for group in groups:

@@ -23,7 +23,10 @@ _CONSTANTS = {"scale": 1.0, "var": 1.0, "lam": LAMBDA, "bias": 0.0, "mean": 0.0}
 
 
 def init(shapes: Variables, key: PRNGKey) -> Variables:
-    """Fresh variables: kernels normal by fan-out (He et al.), all of them from one draw."""
+    """Fresh variables: kernels normal by fan-out (He et al.), all of them from one draw.
+
+    The released code draws them with a standard deviation of .001, before ImageNet weights replace most.
+    """
     kernels = [leaf for path, leaf in named_leaves(shapes["params"]) if path.endswith("/kernel")]
     normal = jax.random.normal(key, (sum(leaf.size for leaf in kernels),))
     taken = 0
