@@ -48,9 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         label, _, file = text.rpartition("=")
         if not label:
             parser.error(f"{text}: expected LABEL=EVAL.JSON")
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-        data.add(content["data"])
-        curves[label] = points(content, args.score, args.stage)
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            data.add(content["data"])
+            curves[label] = points(content, args.score, args.stage)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"{file}: expected an eval.json of eval.py ({type(error).__name__}: {error})")
         if not curves[label]:
             parser.error(f"{file}: no row of that stage has the score {args.score!r}")
     if len(data) > 1:

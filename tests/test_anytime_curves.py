@@ -53,7 +53,13 @@ def test_picture(tmp_path, capsys):
     assert out.read_bytes()[:4] == b"\x89PNG"
     assert set(json.loads(capsys.readouterr().out)) == {"a", "b"}
     other = curve("c", [row(3e8, 0.5)], data="camvid val, 101 images")
-    for arguments, message in (([both[0], other], "different images"), (["a"], "expected LABEL")):
+    (tmp_path / "d").write_text("{}")
+    for arguments, message in (
+        ([both[0], other], "different images"),
+        (["a"], "expected LABEL"),
+        ([f"a={tmp_path / 'none.json'}"], "expected an eval.json"),
+        ([f"a={tmp_path / 'd'}"], "KeyError: 'data'"),
+    ):
         with pytest.raises(SystemExit):
             anytime_curves.main([*arguments, f"--out={out}"])
         assert message in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""benchmarks/anytime_budgets.py: arrivals and kept budgets of steps that take known times."""
+
+from __future__ import annotations
+
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.anytime_budgets import Kept, arrivals, kept
+from dynpix_jax.models.progressive import ProgressiveSystem, Step, StepResult
+
+TAKES = (0.005, 0.05, 0.1)  # seconds
+
+
+class Sleeping(ProgressiveSystem):
+    """Steps that take their time; the rest is of no interest."""
+
+    name = "sleeping"
+
+    def steps(self, variables, images, *, mode="dense", **options):
+        def step(takes):
+            def run(state):
+                time.sleep(takes)
+                return state, StepResult({"toy": images})
+
+            return Step(run, lambda state: 1.0)
+
+        return [step(takes) for takes in TAKES], ()
+
+    def apply(self, variables, images, **options):
+        raise NotImplementedError
+
+    def loss(self, variables, batch, **options):
+        raise NotImplementedError
+
+    def adapt(self, given, fresh):
+        return given
+
+
+def test_times_and_budgets():
+    system, image = Sleeping(), jnp.ones((1, 2, 2, 3))
+    times = arrivals(system, {}, image, runs=1)
+    assert len(times) == 3
+    for found, least in zip(times, (5, 55, 155), strict=True):
+        assert found >= least
+    first, every = kept(system, {}, image, budgets_ms=(40.0, 1e5), runs=2)
+    # The second step takes 50 ms at least: it never fits.
+    assert first.exits == (1, 1)
+    assert every.exits == (3, 3)
+    assert min(every.milliseconds) >= 155
+    assert Kept(100.0, (1, 1), (50.0, 110.0)).longest == pytest.approx(1.1)
