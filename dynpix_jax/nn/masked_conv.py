@@ -119,24 +119,34 @@ class Masking:
 
 def row_costs(channels: int) -> tuple[float, float]:
     """What an active and an interpolated row of a block cost on a CPU, of the dense cost a position."""
-    return next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.05))
+    return next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.25))
 
 
-_ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.1)))
+_ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.2)))
 
 
 def _needed(mask: Mask) -> dict[tuple[int, int], Mask]:
     """The positions that somebody reads, at the exits' resolution and each half of the one before it."""
-    needed, at = {}, _spread(mask)
-    while True:
-        size = (at.shape[1], at.shape[2])
+    sizes = [(mask.shape[1], mask.shape[2])]
+    while min(sizes[-1]) > 1 and len(sizes) < 4:
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    active = [resize_nearest(mask, size) for size in sizes]
+    needed: dict[tuple[int, int], Mask] = {}
+    cells: Mask | None = None
+    for level, size in enumerate(sizes):
+        at = active[level]
+        if level + 1 < len(sizes):
+            # A convolution of stride 2 reads around position 2 i for i. Where a side is odd, the mask's
+            # position for i is another one.
+            read = active[level + 1]
+            at = at | jnp.zeros_like(at).at[:, ::2, ::2].set(read)
+        at = _spread(at if cells is None else at | cells)
         needed[size] = at
-        if min(size) <= 1 or len(needed) == 4:
-            return needed
         odd = ((0, 0), (0, size[0] % 2), (0, size[1] % 2))
-        cells = jnp.pad(at, odd)
-        cells = cells[:, ::2] | cells[:, 1::2]
-        at = _spread(cells[:, :, ::2] | cells[:, :, 1::2])
+        padded = jnp.pad(at, odd)
+        rows = padded[:, ::2] | padded[:, 1::2]
+        cells = rows[:, :, ::2] | rows[:, :, 1::2]
+    return needed
 
 
 def _spread(mask: Mask) -> Mask:
