@@ -13,7 +13,8 @@ from dynpix_jax import models
 from dynpix_jax.data.sources import source_options
 from dynpix_jax.models.backbones import resnet
 from dynpix_jax.nn.depth_bins import CITYSCAPES_EDGES, NYU_EDGES
-from dynpix_jax.training.inputs import data_section
+from dynpix_jax.training.checks import check_stages
+from dynpix_jax.training.inputs import data_section, data_source
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_model, stage_system, training_config
 from dynpix_jax.training.state import TrainState
@@ -111,6 +112,17 @@ def test_evaluation_has_a_row_for_the_other_way_to_gate():
     assert also("variant=pred_depth") == also("variant=attention,loops=1") == ("argmax",)
     assert also("variant=gt_depth,gate=argmax") == ("softmax",)
     assert also("") == also("variant=average") == also("variant=pred_depth,pooling=multiscale") == ()
+
+
+@pytest.mark.parametrize("variant", ["gt_depth", "pred_depth"])
+def test_a_depth_that_a_later_stage_needs_is_missed_at_once(variant):
+    config = load("scenes", f"variant={variant}")
+    config.data.train.source.fields = ("segmentation",)
+    spec = data_source(config, "train").spec
+    with pytest.raises(UserError, match="source scenes: no 'depth' labels, stage 'gating' needs them"):
+        check_stages(config, models.build, spec)
+    config = load("scenes", "variant=attention,loops=1")
+    assert check_stages(config, models.build, data_source(config, "train").spec)
 
 
 def test_scenes_train_equally_long():

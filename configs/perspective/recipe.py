@@ -16,9 +16,10 @@ The variants of Table 2, Figure 4 and the supplement's Table 1, as arguments:
 All of them with configs and scores: ``dynpix tables perspective``.
 
 Evaluation of a gated variant has two rows from one checkpoint: the soft mixture that was trained, and the
-arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` says which comes first). One
-command for the prediction after each loop as well, of two: ``python eval.py --config=... --workdir=... --set
-"evaluation.also=('argmax', 'loop_0', 'loop_1')"``.
+arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` says which comes first). Of a
+network with loops the predictions before each of them are scored besides, with the MACs up to there. To time
+it with fewer loops: ``python eval.py --config=... --workdir=... --set "evaluation.also=('argmax', 'loop_0',
+'loop_1')"``.
 
 Where this departs from the paper: AdamW instead of SGD at 2.5e-4, because its steps do not depend on the
 scale of the loss. Depth losses weigh 0.1 and 0.05, not what the NYU script ends with (0.01 and 0.001), for

@@ -69,6 +69,7 @@ class System(ABC):
     tasks: what it predicts, by name, in the order of its outputs.
     inputs: fields of a batch that ``apply`` takes beside the images, as keyword arguments of their names
     ("depth", (B, H, W) metres). Evaluation reads them from the source and moves them as it does the images.
+    supervision: labels that ``loss`` reads beside those of the tasks and the inputs.
     turns: empty, or what a training step takes one after another at the same batch, each with a loss and an
     update of its own (tasks, of single-tasking). ``loss`` of such a system takes ``turn=``.
     nested_gates: whether a gate stays shut where the one before it was: their masks shrink from gate to gate.
@@ -79,6 +80,7 @@ class System(ABC):
     name: ClassVar[str]
     tasks: Mapping[str, Task]
     inputs: tuple[str, ...] = ()
+    supervision: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
     counts_resizing: ClassVar[bool] = True
     nested_gates: ClassVar[bool] = False

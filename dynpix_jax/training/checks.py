@@ -15,6 +15,7 @@ from dynpix_jax.data.sources import SourceSpec
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_system, training_config
+from dynpix_jax.utils.errors import UserError
 from dynpix_jax.utils.trees import named_leaves
 
 
@@ -52,6 +53,12 @@ def check_stages(
         if spec is not None:
             classes = {name: spec.fields[name].classes for name in spec.labels}
             check_labels(system.tasks, classes, f"config.data.train, source {spec.name}")
+            for name in (*system.inputs, *system.supervision):
+                if name not in classes:
+                    raise UserError(
+                        f"config.data.train, source {spec.name}: no '{name}' labels, stage '{stage.name}' "
+                        "needs them; set fields of config.data.train.source"
+                    )
         # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
         batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
         variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))

@@ -41,8 +41,7 @@ def test_configs_make_the_networks_of_their_rows(budget, monkeypatch):
             if table.number == "Table 2":
                 pixels, images = name.removeprefix("baseline (").rstrip(")").split(" x ")
                 assert model.sampling.pixels == int(pixels)
-                if budget == "gpu" or "1" in images:
-                    assert config.training.batch_size == int(images)
+                assert config.training.batch_size == int(images)
             if "%" in name:
                 share = int(name.split("%")[0].split("(")[-1]) / 100
                 assert (model.sampling.strategy, model.sampling.rare_share) == ("biased", share)

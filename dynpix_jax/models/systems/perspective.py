@@ -68,6 +68,8 @@ class Perspective(ProgressiveSystem):
             if options is not None
         }
         self.inputs = (depth.NAME,) if config.needs_depth else ()
+        supervised = config.loss.depth_class > 0 and "pred_depth" in config.signals
+        self.supervision = (depth.NAME,) if supervised else ()
         classes = self.tasks[segmentation.NAME].channels if segmentation.NAME in self.tasks else 0
         self.network: PerspectiveNetwork = PerspectiveNetwork(config, classes)
         self._stride = feature_info(config.backbone)[-1].stride
@@ -197,8 +199,7 @@ class Perspective(ProgressiveSystem):
           UserError: the batch has no depth, but a depth gates or supervises the gate.
         """
         images, valid, weights = batch["image"], batch["valid"], self.config.loss
-        supervised = weights.depth_class > 0 and "pred_depth" in self.config.signals
-        if (supervised or self.config.needs_depth) and depth.NAME not in batch:
+        if (self.supervision or self.inputs) and depth.NAME not in batch:
             raise UserError(
                 f"training: no 'depth' labels, pooling.signal {self.config.pooling.signal!r} needs them; "
                 "set fields of config.data.train.source"
@@ -221,7 +222,7 @@ class Perspective(ProgressiveSystem):
                 terms[name] = terms[name] + value if name in terms else value
 
         labels = {name: self._labels(batch[name]) for name in self.tasks}
-        bins = self.config.bins.classes(self._labels(batch[depth.NAME])) if supervised else None
+        bins = self.config.bins.classes(self._labels(batch[depth.NAME])) if self.supervision else None
         for loop, step in enumerate(steps):
             of_loop = weights.segmentation[min(loop, len(weights.segmentation) - 1)]
             if segmentation.NAME in labels:
