@@ -229,6 +229,7 @@ def test_predictions_on_the_way_are_those_of_apply():
         (dict(weights=(1.0,)), "weights"),
         (dict(exits=(4,), weights=(1.0,)), "adaptivity"),
         (dict(adaptivity=dict(criterion="max_value")), "adaptivity.criterion"),
+        (dict(task="pose", task_options={}, adaptivity=dict(criterion="top_k")), "adaptivity.criterion"),
         (dict(adaptivity=dict(threshold=2.0)), "adaptivity.threshold"),
         (dict(backbone=dict(arch="w47")), "w48"),
         (dict(heads=dict(downsampling=(0, 1, 1))), "downsampling"),

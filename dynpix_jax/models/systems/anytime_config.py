@@ -99,7 +99,7 @@ class AnytimeConfig:
             if len(self.exits) == 1:
                 raise ValueError("adaptivity: needs an exit before the last one")
             by_value = self.adaptivity.criterion == "max_value"
-            if by_value != (self.task == "pose") and self.adaptivity.criterion not in ("top_k", "random"):
+            if by_value != (self.task == "pose") and self.adaptivity.criterion != "random":
                 raise ValueError(
                     f"adaptivity.criterion: {self.adaptivity.criterion!r} with task {self.task!r}; "
                     "probabilities are those of segmentation, values those of pose"
