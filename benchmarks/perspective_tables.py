@@ -7,10 +7,11 @@
         --weights weights/resnet50.safetensors --workdir runs/perspective
 
 scenes: gating by predicted depth against five branches with one kernel that are averaged, three seeds each.
-camvid: attention gates with 0, 1 and 2 loops, in equally many steps. sevenscenes: the depth branch. A gated
-network has a row for its arg-max as well, one with loops a row for each loop that it could end with.
+camvid: attention gates with 0, 1 and 2 loops, each trained on from the one before it, as the paper adds them.
+sevenscenes: the depth branch. A gated network has a row for its arg-max as well.
 
-Run it again after an interruption and it goes on where it stopped. `--steps` trains longer or shorter.
+Run it again after an interruption and it goes on where it stopped. `--steps` trains longer or shorter: it is
+the length of a row that starts anew; one that is trained on takes half of it.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """One network. arguments: of its config. also: alternatives that are evaluated beside it."""
+    """One network. arguments: of its config. also: alternatives that are evaluated beside it. after: the row
+    that it is trained on from."""
 
     label: str
     arguments: str
     also: tuple[str, ...] = ()
+    after: str = ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One table. scores: columns, by their names in eval.json. steps: of training, all stages together."""
+    """One table. scores: columns, by their names in eval.json. steps: of a row that starts anew, all stages
+    together."""
 
     config: str
     rows: dict[str, Row]
@@ -63,8 +67,8 @@ PARTS = {
         "configs/perspective/camvid.py",
         {
             "loops0": Row("attention, no loop", "variant=attention", ("argmax",)),
-            "loops1": Row("attention, 1 loop", "variant=attention,loops=1", ("argmax", "loop_0")),
-            "loops2": Row("attention, 2 loops", "variant=attention,loops=2", ("argmax", "loop_0", "loop_1")),
+            "loops1": Row("attention, 1 loop", "variant=attention,loops=1", ("argmax",), after="loops0"),
+            "loops2": Row("attention, 2 loops", "variant=attention,loops=2", ("argmax",), after="loops1"),
         },
         ("miou", "pixel_accuracy"),
         400,
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--weights", type=Path, help="a weights file or a workdir to begin with (not of scenes)"
     )
-    parser.add_argument("--steps", type=int, help="of training, all stages together")
+    parser.add_argument("--steps", type=int, help="of a row that starts anew, all stages together")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="rows to do, such as loops1")
     parser.add_argument("--seeds", nargs="+", type=int, help="of scenes (default: 0 1 2)")
     parser.add_argument("--train", action=argparse.BooleanOptionalAction, default=True, help="train the rows")
@@ -115,11 +119,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def programs(args: argparse.Namespace, part: Part, name: str, seed: int | None) -> list[list[str]]:
     """The commands that train and evaluate a row."""
     row, run = part.rows[name], folder(args.workdir.resolve() / args.part, name, seed)
-    arguments = [row.arguments, f"steps={args.steps or part.steps}"]
+    steps = args.steps or part.steps
+    arguments = [row.arguments, f"steps={steps // 2 if row.after else steps}"]
     if seed is not None:
         arguments.append(f"seed={seed}")
     else:
-        arguments += [f"root={args.root.resolve()}", f"weights={args.weights.resolve()}"]
+        begin = f"weights={args.weights.resolve()}"
+        if row.after:
+            begin = f"continue_from={folder(args.workdir.resolve() / args.part, row.after, seed)}"
+        arguments += [f"root={args.root.resolve()}", begin]
     common = [f"--config={part.config}:{','.join(arguments)}", f"--workdir={run}"]
     settings = [f"evaluation.also={row.also!r}", "evaluation.every_stage=False"]
     train = [["train.py", *common]] if args.train else []
