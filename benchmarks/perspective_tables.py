@@ -6,7 +6,8 @@
     python benchmarks/perspective_tables.py sevenscenes --root data/7scenes_kitchen \
         --weights weights/resnet50.safetensors --workdir runs/perspective
 
-scenes: gating by predicted depth against five branches with one kernel that are averaged, three seeds each.
+scenes: five branches with one kernel that are averaged, and what becomes of them, trained on for equally many
+steps, as they are or gated by predicted depth (the supplement's order), three seeds each.
 camvid: attention gates with 0, 1 and 2 loops, each trained on from the one before it, as the paper adds them.
 sevenscenes: the depth branch. A gated network has a row for its arg-max as well.
 
@@ -57,7 +58,8 @@ PARTS = {
         "configs/perspective/scenes.py",
         {
             "average": Row("tied, average", "variant=average,tied=True"),
-            "pred_depth": Row("predicted depth", "variant=pred_depth", ("argmax",)),
+            "average_on": Row("tied, average, trained on", "variant=average,tied=True", after="average"),
+            "pred_depth": Row("predicted depth", "variant=pred_depth", ("argmax",), after="average"),
         },
         ("miou", "pixel_accuracy"),
         1800,
@@ -123,11 +125,12 @@ def programs(args: argparse.Namespace, part: Part, name: str, seed: int | None) 
     arguments = [row.arguments, f"steps={steps // 2 if row.after else steps}"]
     if seed is not None:
         arguments.append(f"seed={seed}")
-    else:
-        begin = f"weights={args.weights.resolve()}"
-        if row.after:
-            begin = f"continue_from={folder(args.workdir.resolve() / args.part, row.after, seed)}"
-        arguments += [f"root={args.root.resolve()}", begin]
+    if args.root:
+        arguments.append(f"root={args.root.resolve()}")
+    if row.after:
+        arguments.append(f"continue_from={folder(args.workdir.resolve() / args.part, row.after, seed)}")
+    elif args.weights:
+        arguments.append(f"weights={args.weights.resolve()}")
     common = [f"--config={part.config}:{','.join(arguments)}", f"--workdir={run}"]
     settings = [f"evaluation.also={row.also!r}", "evaluation.every_stage=False"]
     train = [["train.py", *common]] if args.train else []

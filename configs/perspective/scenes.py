@@ -6,10 +6,11 @@
         --workdir=runs/scenes/loop2
 
 A ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels with exact depth.
-Arguments: variant, loops, tied, pooling, gate, regression, blur, test_aug, steps as in nyuv2.py; seed, of the
-weights, the order of the images and the scenes' augmentation. Every variant trains for the same number of
-steps in all, whatever its stages, so that variants compare: pred_depth with average,tied=True, each with
-seed=0, 1 and 2. The paper has no such rows.
+Arguments: variant, loops, tied, pooling, gate, regression, blur, test_aug, steps, continue_from as in
+nyuv2.py; seed, of the weights, the order of the images and the scenes' augmentation. Every variant trains for
+the same number of steps in all, whatever its stages, so that variants compare: pred_depth with
+average,tied=True, each with seed=0, 1 and 2, as benchmarks/perspective_tables.py does. The paper has no such
+rows. Measured here: docs/results.md.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ EDGES = (0.001, 2.45, 3.0, 3.9, 4.8, 20.0)
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    for name in ("budget", "root", "packed", "weights", "continue_from", "split"):
+    for name in ("budget", "root", "packed", "weights", "split"):
         if name in given_args(arg):
             raise UserError(f"config argument {name}: the scenes do not read it")
     args = recipe.read_args(arg, root="", split="val", seed=0)
@@ -51,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         grad_clip=1.0,
         log_every=25,
         keep=1,
-        init_from="",
+        init_from=args.continue_from,
     )
     config.evaluation.update(every_stage=True, pictures=4)
     config.data = datasets.scenes(recipe.labels(args), val=200)
