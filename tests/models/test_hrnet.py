@@ -18,6 +18,7 @@ from dynpix_jax.models.backbones.hrnet import (
     feature_info,
 )
 from dynpix_jax.weights import hrnet_names
+from tests.models.hrnet_reference import Reference
 
 
 def shapes_of(config: HRNetConfig):
@@ -139,6 +140,30 @@ def test_other_heads_and_wrappers():
     assert lam.name == "params/backbone/stage3_1/fuse_2_0_1/conv/lam"
     assert lam.convert(np.array([2.5])) == np.float64(2.5)
     assert list(hrnet_names.strip({"module.model.conv1.weight": np.zeros(1)})) == ["conv1.weight"]
+
+
+@pytest.mark.parametrize(("form", "arch"), [("pose", "w18s1"), ("segmentation", "w18s2")])
+def test_forward_pass_of_numpy(form, arch):
+    """The architecture as section 6.1 of the reference tells it, one block a branch, by official names."""
+    config = HRNetConfig(arch, width=6, blocks=1, form=form)
+    shape = config.shape
+    reference = Reference(shape.width, shape.layer1, shape.modules, shape.blocks, pose=form == "pose")
+    image = np.random.default_rng(1).normal(size=(3, 64, 96)).astype(np.float32)
+    expected = reference(image)
+    variables = {}
+    for name, tensor in reference.tensors.items():
+        target = hrnet_names.translate(name)
+        variables[target.name.replace("backbone/", "")] = target.convert(tensor)
+    wanted = traverse_util.flatten_dict(shapes_of(config), sep="/")
+    assert {name: leaf.shape for name, leaf in wanted.items()} == {
+        name: np.shape(value) for name, value in variables.items()
+    }
+    nested = traverse_util.unflatten_dict(variables, sep="/")
+    found = jax.jit(HRNet(config).apply)(nested, image.transpose(1, 2, 0)[None])["stage4"]
+    assert len(found) == len(expected) == (1 if form == "pose" else 4)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert float(theirs.max()) > 0.5
+        np.testing.assert_allclose(ours[0], theirs.transpose(1, 2, 0), atol=1e-4 * theirs.max(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["pose", "segmentation"])
