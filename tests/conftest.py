@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before jax is imported by any test. Set JAX_PLATFORMS to test on another device.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
+import jax
 import pytest
 from absl import flags
 
 import train
-from tests.tiny import TINY_CONFIG, TinyRun
+from tests.tiny import SHORT_CONFIG, TinyRun
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,15 +37,75 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("dynpix")
 
+QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+CHOSEN = os.environ.get(QUICKLY)
+LONGEST = ("test_notebooks.py",)
+"""Files that begin first, so that none of the processes is left alone with them in the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist would begin with the files that have the most tests.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Programs of tests run a few times and are not worth optimizing, which is most of the time of compiling,
+    which is most of all time. The same goes for the processes that tests start. With
+    JAX_DISABLE_MOST_OPTIMIZATIONS=0 all are compiled as users' are.
+    """
+    if CHOSEN is None:
+        long = any(item.get_closest_marker(name) for name in ("slow", "aot", "gpu", "tpu"))
+        quickly = not long and os.environ["JAX_PLATFORMS"] == "cpu"
+        os.environ[QUICKLY] = str(int(quickly))
+        jax.config.update(QUICKLY.lower(), quickly)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has; 0 where the system does not tell."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
+
+
+@pytest.fixture(scope="session")
+def most_memory() -> list[int]:
+    """Bytes with which a process forgets what it has compiled before it goes on to another file."""
+    return [2 * 2**30]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory(most_memory: list[int]) -> Iterator[None]:
+    """What jax keeps of the programs of one file serves few others, and adds up to gigabytes."""
+    yield
+    if resident() > most_memory[0]:
+        jax.clear_caches()
+        gc.collect()
+        # What cannot be given back must not make every file forget what it could share.
+        most_memory[0] = max(most_memory[0], resident() + 2**30)
+
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A tiny gated network, trained for two steps in each of two stages."""
-    folder = tmp_path_factory.mktemp("tiny")
-    run = TinyRun(folder / "tiny.py", folder / "run")
-    run.config.write_text(TINY_CONFIG)
-    assert train.main([f"--config={run.config}", f"--workdir={run.workdir}"]) == 0
-    return run
+    """A tiny gated network, trained for two steps in each of two stages; a copy for each process."""
+    folder = tmp_path_factory.getbasetemp()
+    # The folder above is that of one run of pytest, and of all its processes.
+    common = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    trained = common / "tiny"
+    with (common / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (trained / "done").exists():
+            trained.mkdir(exist_ok=True)
+            (trained / "tiny.py").write_text(SHORT_CONFIG)
+            config, workdir = trained / "tiny.py", trained / "run"
+            assert train.main([f"--config={config}", f"--workdir={workdir}"]) == 0
+            (trained / "done").touch()
+    copy = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(trained, copy, dirs_exist_ok=True)
+    return TinyRun(copy / "tiny.py", copy / "run")
 
 
 @pytest.fixture(scope="session")

@@ -101,9 +101,9 @@ def test_report_is_one_sound_page_with_nothing_from_outside(evaluated):
     assert not {"script", "link", "iframe"} & page.tags
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in page.images)
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
-    # Two curves; photo and truth; two predictions, and for the gates 1 + 4 ponder maps and the masks of the 8
-    # blocks of a ResNet-26.
-    assert len(page.images) == 2 + 2 + 2 + 5 + 8
+    # Two curves; photo and truth; two predictions, and for the gates 1 + 2 ponder maps and the masks of the 4
+    # blocks of Res2 and Res3.
+    assert len(page.images) == 2 + 2 + 2 + 3 + 4
     assert "gates, rho 0.5" in text
 
 

@@ -21,7 +21,7 @@ from dynpix_jax.cli import main
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.utils.errors import UserError
-from tests.tiny import TINY_CONFIG, TinyRun
+from tests.tiny import SHORT_CONFIG, TINY_CONFIG, TinyRun
 from tests.weights import torch_zip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +149,8 @@ def test_corrupt_jpeg_is_named(config: Path, bsds: Path, capsys, tmp_path) -> No
 
 def test_weights_of_another_architecture(tiny_run: TinyRun, capsys, tmp_path) -> None:
     other = tmp_path / "tiny.py"
-    other.write_text(TINY_CONFIG.replace('"width": 8', '"width": 16').replace('"keep": 1', '"init_from": ""'))
+    wider = SHORT_CONFIG.replace('"width": 8', '"width": 16')
+    other.write_text(wider.replace('"keep": 1', '"init_from": ""'))
     line = refusal(
         capsys, "train.py", f"--config={other}", f"--workdir={tmp_path / 'run'}",
         "--set", f"training.init_from={tiny_run.workdir}",

@@ -29,14 +29,12 @@ from dynpix_jax.nn.fixed_point import (
     unflatten,
     unrolled,
 )
+from tests.one_step import QUICKLY
 
 METHODS = ("broyden", "anderson")
 SIZE = 12
 # Everything here runs a few times: it is not worth optimizing.
-jit = partial(
-    jax.jit,
-    compiler_options={"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0},
-)
+jit = partial(jax.jit, compiler_options=QUICKLY)
 
 
 def config(method: str, **changes) -> SolverConfig:
