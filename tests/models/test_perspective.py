@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 from dynpix_jax import models
-from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
+from dynpix_jax.evaluation.runner import (
+    ImageResult,
+    dense_report,
+    earlier_predictions,
+    executed_macs,
+    variable_shapes,
+)
 from dynpix_jax.models.backbones import resnet
+from dynpix_jax.models.system import Outputs
 from dynpix_jax.models.systems.perspective import to_pixels
 from dynpix_jax.models.systems.perspective_macs import step_macs
 from dynpix_jax.utils.errors import UserError
@@ -174,6 +181,17 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
     assert once.index == 1
     np.testing.assert_array_equal(once.predictions["depth"], steps[1].predictions["depth"])
     assert system.predict(variables, images, loops=0).index == 0
+
+
+def test_the_report_gets_the_prediction_of_each_loop():
+    """Nothing is run: outputs of three passes, in each of which another class is the largest."""
+    system = build(pooling=dict(signal="attention"))
+    steps = [{"segmentation": np.eye(3)[np.full((1, *SIZE), step)]} for step in range(3)]
+    outputs = Outputs(steps[2], gates={}, selections={}, exits=tuple(steps[:2]))
+    result = ImageResult(outputs, {}, 0.0, 0.0, 0.0, SIZE)
+    earlier = earlier_predictions(system, result, SIZE)
+    assert [set(one["segmentation"].ravel()) for one in earlier] == [{0}, {1}]
+    assert earlier[0]["segmentation"].shape == SIZE
 
 
 def test_alternatives_run_the_same_variables():
