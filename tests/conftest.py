@@ -40,7 +40,7 @@ hypothesis.settings.load_profile("dynpix")
 QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 CHOSEN = os.environ.get(QUICKLY)
 LONGEST = ("test_notebooks.py",)
-"""Files that begin first, so that none of the processes is left alone with them in the end."""
+"""Files that train for many steps. They begin first: no process is to be left alone with them in the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,6 +60,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     if CHOSEN is None:
         long = any(item.get_closest_marker(name) for name in ("slow", "aot", "gpu", "tpu"))
+        long = long or item.path.name in LONGEST
         quickly = not long and os.environ["JAX_PLATFORMS"] == "cpu"
         os.environ[QUICKLY] = str(int(quickly))
         jax.config.update(QUICKLY.lower(), quickly)
