@@ -76,7 +76,7 @@ def test_packs_the_splits_that_there_are(
         (["camvid", "--source", "{}", "--set", "rooot=3"], "did you mean 'root'"),
         (["nyuv2", "--source", "{}", "--set", "fields=('dpeth',)"], "did you mean 'depth'"),
         (["camvid", "--source", "{}", "--workers", "-1"], "--workers: expected 0 or more"),
-        (["camvid", "--verify"], "no folder train, val, test in"),
+        (["camvid", "--verify"], "no folder train, trainaug, val, trainval, test in"),
     ],
 )
 def test_mistakes_end_with_one_line(
