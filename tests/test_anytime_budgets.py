@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.anytime_budgets import Kept, arrivals, kept
-from dynpix_jax.models.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.models.progressive import Step, StepResult
+from tests.stepwise import OnlySteps
 
 TAKES = (0.005, 0.05, 0.1)  # seconds
 
 
-class Sleeping(ProgressiveSystem):
+class Sleeping(OnlySteps):
     """Steps that take their time; the rest is of no interest."""
 
     name = "sleeping"
@@ -27,15 +28,6 @@ class Sleeping(ProgressiveSystem):
             return Step(run, lambda state: 1.0)
 
         return [step(takes) for takes in TAKES], ()
-
-    def apply(self, variables, images, **options):
-        raise NotImplementedError
-
-    def loss(self, variables, batch, **options):
-        raise NotImplementedError
-
-    def adapt(self, given, fresh):
-        return given
 
 
 def test_times_and_budgets():

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dynpix_jax.models.progressive import Pace, Prediction, ProgressiveSystem, Step, StepResult, run_steps
+from dynpix_jax.models.progressive import Pace, Prediction, Step, StepResult, run_steps
+from tests.stepwise import OnlySteps
 
 TAKES = (0.010, 0.020, 0.100, 0.070)  # seconds
 MACS = (1.0, 2.0, 10.0, 7.0)
@@ -120,7 +121,7 @@ def test_heavier_images_stop_earlier():
     assert toy.run(1.4, budget_ms=150)[-1].index == 1
 
 
-class Doubling(ProgressiveSystem):
+class Doubling(OnlySteps):
     """Three steps of one jitted function; apply and the rest are of no interest."""
 
     name = "doubling"
@@ -135,15 +136,6 @@ class Doubling(ProgressiveSystem):
             return 2 * x, StepResult({"toy": 2 * x})
 
         return [Step(double, lambda state: 1.0)] * count, images
-
-    def apply(self, variables, images, **options):
-        raise NotImplementedError
-
-    def loss(self, variables, batch, **options):
-        raise NotImplementedError
-
-    def adapt(self, given, fresh):
-        return given
 
 
 def test_a_system_predicts_within_budgets():
