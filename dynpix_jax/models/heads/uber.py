@@ -11,6 +11,9 @@ from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.typing import Array
 
+SMALL = nn.initializers.normal(0.01)
+"""Of what predicts: by its fan-out, a single channel would start at 1.4."""
+
 
 class UberHead(nn.Module):
     """One task's logits from encoder features of two strides, (B, h, w, low) and (B, h', w', high).
@@ -28,8 +31,7 @@ class UberHead(nn.Module):
         self.low_bn = BatchNorm(self.channels)
         self.high_conv = Conv(self.high, self.channels, 1)
         self.high_bn = BatchNorm(self.channels)
-        small = nn.initializers.normal(0.01)
-        self.logits = Conv(2 * self.channels, self.channels, 1, use_bias=True, kernel_init=small)
+        self.logits = Conv(2 * self.channels, self.channels, 1, use_bias=True, kernel_init=SMALL)
 
     def __call__(self, low: Array, high: Array, *, train: bool) -> Array:
         low = jax.nn.relu(self.low_bn(self.low_conv(low), train=train))

@@ -11,7 +11,7 @@ from dynpix_jax.models.backbones.mobilenet import MobileNetV2
 from dynpix_jax.models.backbones.resnet import preprocess
 from dynpix_jax.models.backbones.se_resnet import se_resnet
 from dynpix_jax.models.heads.deeplab import DeepLabDecoder
-from dynpix_jax.models.heads.uber import UberHead
+from dynpix_jax.models.heads.uber import SMALL, UberHead
 from dynpix_jax.models.systems.astmt_config import AstmtConfig
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.per_task import Modulation
@@ -36,8 +36,7 @@ class Discriminator(nn.Module):
 
     def setup(self) -> None:
         self.conv1 = Conv(self.features, self.features, self.kernel)
-        small = nn.initializers.normal(0.01)
-        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=small)
+        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=SMALL)
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(jax.nn.relu(self.conv1(x)))
@@ -68,8 +67,7 @@ class AstmtNetwork(nn.Module):
         for task in config.tasks:
             shape = decoder.features, self.channels[task]
             uber = decoder.kind == "uber"
-            small = nn.initializers.normal(0.01)  # by its fan-out, a single channel would start at 1.4
-            linear = Conv(*shape, 1, use_bias=True, kernel_init=small)
+            linear = Conv(*shape, 1, use_bias=True, kernel_init=SMALL)
             head = UberHead(low, high, shape[1]) if uber else linear
             setattr(self, head_name(task), head)
         if config.adversarial is not None:
