@@ -17,7 +17,9 @@ discriminator has 1x1 convolutions, momentum is kept over epochs. Images are nor
 training; released networks see raw values: ``--set model.backbone.preprocessing=none``. Strides stand on the
 3x3, as in the pretrained networks: ``--set model.backbone.stride_in_1x1=True`` has them where the released
 multi-task networks do. As in the released MobileNet, norms are each task's own where SE is;
-``norm=own|shared`` says otherwise. Images are cropped, not stretched, to 512x512.
+``norm=own|shared`` says otherwise. MobileNet's decoder is depthwise separable with SE of reduction 16, which
+keeps it near the paper's 8 % of R-50's parameters; the released one is grouped without 1x1 convolutions and
+has a reduction of 4: ``--set model.decoder.reduction=4``. Images are cropped, not stretched, to 512x512.
 """
 
 from __future__ import annotations

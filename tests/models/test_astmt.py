@@ -216,6 +216,8 @@ def test_adapters_start_as_nothing_and_shared_parts_run_once():
     for task in TASKS:
         np.testing.assert_array_equal(found[task], expected[task])
     single = models.build(section(tasks=("depth",), encoder=dict(), decoder=dict(features=6, rates=(1,))))
+    # A turn too: a batch without its labels changes nothing (tests/training/test_turns.py).
+    assert single.turns == ("depth",)
     both, one = (dense_report(system, (32, 32)).total for system in (plain, single))
     # A further task costs a 1x1 convolution of the 8 x 8 map and its resizing to 32 x 32.
     assert both - one == 64 * 6 + 32 * 8 * (8 + 32)

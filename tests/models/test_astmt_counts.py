@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,12 @@ def resize(old: int, new: int, channels: int) -> Count:
     return np.array([0, channels * (new * old * old + new * new * old)])
 
 
-def encoder() -> dict[str, Count]:
-    """SE-ResNet-26 (two bottlenecks a stage), by what may be a task's own."""
+def encoder(blocks: tuple[int, ...] = (2, 2, 2, 2)) -> dict[str, Count]:
+    """SE-ResNet-26, or with other bottlenecks a stage, by what may be a task's own."""
     parts = {"shared": conv(32, 3, 64, 7) + norm(64), "norm": 0, "se": 0, "adapters": 0}
     side, inside = 16, 64
-    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 1)):
-        for index in range(2):
+    for (width, stride), count in zip(((64, 1), (128, 2), (256, 2), (512, 1)), blocks, strict=True):
+        for index in range(count):
             before, side = side, side // (stride if index == 0 else 1)
             parts["shared"] += conv(before, inside, width) + conv(side, width, width, 3)
             parts["shared"] += conv(side, width, 4 * width)
@@ -57,7 +58,7 @@ def encoder() -> dict[str, Count]:
     return parts
 
 
-def decoder() -> dict[str, Count]:
+def decoder(reduction: int = 16) -> dict[str, Count]:
     point, pooled = conv(HIGH, 2048, 64), conv(1, 2048, 64)
     fuse, reduce = conv(HIGH, 320, 64), conv(LOW, 256, 12)
     shared = point + 3 * conv(HIGH, 2048, 64, 3) + pooled + fuse + reduce + resize(HIGH, LOW, 64)
@@ -65,14 +66,14 @@ def decoder() -> dict[str, Count]:
     return {
         "shared": shared,
         "norm": 8 * norm(64) + norm(12),
-        "se": 8 * excite(64, 16) + excite(12, 4),
+        "se": 8 * excite(64, reduction) + excite(12, 4),
         "adapters": 4 * point + fuse + reduce + conv(LOW, 76, 64) + conv(LOW, 64, 64),
     }
 
 
-def heads() -> Count:
-    bias = np.array([1, 0])
-    return sum((conv(LOW, 64, c) + c * bias + resize(LOW, 64, c) for c in TASKS.values()), np.zeros(2, int))
+def heads(tasks: Iterable[str] = TASKS) -> Count:
+    bias, channels = np.array([1, 0]), [TASKS[task] for task in tasks]
+    return sum((conv(LOW, 64, c) + c * bias + resize(LOW, 64, c) for c in channels), np.zeros(2, int))
 
 
 def uber() -> Count:
@@ -83,11 +84,15 @@ def uber() -> Count:
     return total
 
 
-def network(parts: dict[str, Count], own: dict[str, bool], *, always_se: bool) -> Count:
-    """A part of the network: parameters of what is own count a task each, MACs of all if anything is."""
+def network(
+    parts: dict[str, Count], own: dict[str, bool], *, always_se: bool, after: dict[str, bool] | None = None
+) -> Count:
+    """A part of the network: parameters of what is own count a task each, MACs of all if anything is, here
+    or in the part that it comes after.
+    """
     tasks = len(TASKS)
     total = np.zeros(2, int)
-    runs = np.array([1, tasks if any(own.values()) else 1])
+    runs = np.array([1, tasks if any(own.values()) or any((after or {}).values()) else 1])
     for name, count in parts.items():
         if name == "adapters" and not own.get("adapters"):
             continue
@@ -98,8 +103,8 @@ def network(parts: dict[str, Count], own: dict[str, bool], *, always_se: bool) -
     return total
 
 
-def counted(section: dict[str, Any]) -> Count:
-    system = models.build(dict(system="astmt", tasks=tuple(TASKS), **section))
+def counted(section: dict[str, Any], tasks: Iterable[str] = TASKS) -> Count:
+    system = models.build(dict(system="astmt", tasks=tuple(tasks), **section))
     parameters = sum(leaf.size for _, leaf in named_leaves(variable_shapes(system)["params"]))
     return np.array([parameters, dense_report(system, (64, 64)).total])
 
@@ -107,7 +112,9 @@ def counted(section: dict[str, Any]) -> Count:
 OWN = dict(se=True, norm=True)
 VARIANTS = {
     "multi": ({}, {}),
+    "se_enc": (OWN, {}),
     "se_dec": ({}, OWN),
+    "se_dec_4": ({}, dict(OWN, reduction=4)),
     "se": (OWN, OWN),
     "adapters": (dict(norm=True, adapters=True), dict(norm=True, adapters=True)),
 }
@@ -115,7 +122,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize(
     "variant",
-    ["multi", "se", *(pytest.param(name, marks=pytest.mark.slow) for name in ("se_dec", "adapters"))],
+    [pytest.param(name, marks=() if name in ("multi", "se") else pytest.mark.slow) for name in VARIANTS],
 )
 def test_resnet_variants(variant):
     for_encoder, for_decoder = VARIANTS[variant]
@@ -127,10 +134,25 @@ def test_resnet_variants(variant):
         adversarial=dict(weight=0.1) if variant == "se" else None,
     )
     expected = network(encoder(), for_encoder, always_se=True) + heads()
-    expected = expected + network(decoder(), for_decoder, always_se=False)
+    parts = decoder(for_decoder.get("reduction", 16))
+    expected = expected + network(parts, for_decoder, always_se=False, after=for_encoder)
     if variant == "se":
         expected[0] += 64 * 64 + 64 * 2 + 2
     np.testing.assert_array_equal(counted(section), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "blocks"), [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3))])
+def test_deeper_encoders(depth, blocks):
+    expected = network(encoder(blocks), {}, always_se=True) + network(decoder(), {}, always_se=False)
+    section = dict(backbone=dict(depth=depth, output_stride=16, stride_in_1x1=False))
+    np.testing.assert_array_equal(counted(section), expected + heads())
+
+
+def test_single_task():
+    expected = network(encoder(), {}, always_se=True) + network(decoder(), {}, always_se=False)
+    section = dict(backbone=dict(depth=26, output_stride=16, stride_in_1x1=False))
+    np.testing.assert_array_equal(counted(section, ["normals"]), expected + heads(["normals"]))
 
 
 def test_uber():

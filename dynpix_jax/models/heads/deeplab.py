@@ -68,9 +68,10 @@ class ASPP(nn.Module):
     rates: tuple[int, ...]
     modulation: Modulation
     separable: bool = False
+    reduction: int = 16
 
     def setup(self) -> None:
-        unit = partial(Unit, modulation=self.modulation, separable=self.separable)
+        unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
         self.point = unit(self.in_features, self.features)
         self.atrous = [unit(self.in_features, self.features, kernel_size=3, dilation=d) for d in self.rates]
         self.pool = unit(self.in_features, self.features, adapted=False)
@@ -97,11 +98,13 @@ class DeepLabDecoder(nn.Module):
     rates: tuple[int, ...]
     modulation: Modulation
     separable: bool = False
+    reduction: int = 16
 
     def setup(self) -> None:
-        unit = partial(Unit, modulation=self.modulation, separable=self.separable)
+        unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
         reduced = max(48 * self.features // 256, 1)
-        self.aspp = ASPP(self.high, self.features, self.rates, self.modulation, self.separable)
+        pyramid = partial(ASPP, separable=self.separable, reduction=self.reduction)
+        self.aspp = pyramid(self.high, self.features, self.rates, self.modulation)
         self.reduce = unit(self.low, reduced, reduction=4)
         self.join = unit(self.features + reduced, self.features, kernel_size=3)
         self.process = unit(self.features, self.features, kernel_size=3)

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Astmt(System):
-    """ASTMT as pure functions; see System. Its turns are its tasks, unless there is one alone."""
+    """ASTMT as pure functions; see System. Its turns are its tasks."""
 
     name = "astmt"
 
@@ -53,7 +53,7 @@ class Astmt(System):
             task: tasks.build(task, options[task], f"config.model.task_options.{task}")
             for task in config.tasks
         }
-        self.turns = config.tasks if len(config.tasks) > 1 else ()
+        self.turns = config.tasks
         channels = {name: task.channels for name, task in self.tasks.items()}
         self.network: AstmtNetwork = AstmtNetwork(config, channels)
 

@@ -34,6 +34,7 @@ class DecoderConfig:
     1x1 convolutions for each task, which reads none of the other fields.
     features: its width. rates: dilations of the ASPP, for output stride 16; twice that at 8.
     se, norm, adapters: each task's own, as in the encoder; without ``se`` there is none in the decoder.
+    reduction: of that SE; 4 where low-level features are narrowed.
     """
 
     kind: Literal["deeplab", "uber"] = "deeplab"
@@ -42,8 +43,11 @@ class DecoderConfig:
     se: bool = False
     norm: bool = False
     adapters: bool = False
+    reduction: int = 16
 
     def __post_init__(self) -> None:
+        if self.reduction < 1:
+            raise ValueError(f"reduction: {self.reduction}; expected at least 1")
         if self.features < 1:
             raise ValueError(f"features: {self.features}; expected at least 1")
         if min(self.rates, default=1) < 1:

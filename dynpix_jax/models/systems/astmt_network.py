@@ -63,7 +63,9 @@ class AstmtNetwork(nn.Module):
         low, high = config.channels
         if decoder.kind == "deeplab":
             separable = config.mobilenet is not None
-            self.decoder = DeepLabDecoder(low, high, decoder.features, config.rates, self.decoding, separable)
+            self.decoder = DeepLabDecoder(
+                low, high, decoder.features, config.rates, self.decoding, separable, decoder.reduction
+            )
         for task in config.tasks:
             shape = decoder.features, self.channels[task]
             uber = decoder.kind == "uber"
