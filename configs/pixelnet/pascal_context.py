@@ -10,6 +10,7 @@ adds VGG's fc7 to the hypercolumn (its weights must hold fc6 and fc7); train_sca
 both | multi (.25 and .5; .5; 1; .5 and 1; all three); test_scales, such as 0.25+0.5+1.0; continue_from = a
 run to train on from, for three times 8 epochs with budget=gpu; budget = cpu | gpu (the paper's 96 epochs;
 made for one GPU of 40 GB); packed=True: root holds what ``dynpix prepare`` wrote; split = train | val; seed.
+The default is half alone: the paper's text can be read as if its baseline trained at .25 too.
 Departures from the paper: see recipe.py.
 
 Paper, class accuracy (its "AC") and IoU: 44.0 / 34.9 of 59 classes, 62.5 / 51.1 of 33; 2000 pixels of one

@@ -141,7 +141,7 @@ def build_source(
     Args:
       section: `name` and the source's own options (the fields of its config class), e.g.
         `{"name": "bsds500", "root": "DIR", "consensus": 0.3}`; it may carry `split`.
-      split: `train`, `val` or `test`; None takes the section's.
+      split: one that the source has, most often `train`, `val` or `test`; None takes the section's.
       path: full name of the section, for messages.
 
     Raises:
