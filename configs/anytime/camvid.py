@@ -22,7 +22,7 @@ import ml_collections
 from ..datasets import CAMVID
 from . import recipe
 
-THRESHOLD = 0.95
+THRESHOLD = 0.88
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -56,7 +56,7 @@ class Anytime(ProgressiveSystem):
         All kernels are parts of one draw: a program that draws each of hundreds on its own takes minutes to
         compile.
         """
-        return anytime_weights.init(self._shapes, key)
+        return anytime_weights.init(self._shapes, key, heatmaps=self.config.task == "pose")
 
     def apply(
         self,

@@ -18,14 +18,16 @@ from dynpix_jax.utils.trees import map_named, named_leaves
 
 _BLOCK = re.compile(r"(layer1|stage[234])_\d+(/branch\d_\d+)?")
 
-
+_RELEASED_STD = 0.001
 _CONSTANTS = {"scale": 1.0, "var": 1.0, "lam": LAMBDA, "bias": 0.0, "mean": 0.0}
 
 
-def init(shapes: Variables, key: PRNGKey) -> Variables:
+def init(shapes: Variables, key: PRNGKey, *, heatmaps: bool) -> Variables:
     """Fresh variables: kernels normal by fan-out (He et al.), all of them from one draw.
 
     The released code draws them with a standard deviation of .001, before ImageNet weights replace most.
+    Here that is for what predicts ``heatmaps``: they are nearly 0 everywhere, and short training would be
+    spent on coming down to that.
     """
     kernels = [leaf for path, leaf in named_leaves(shapes["params"]) if path.endswith("/kernel")]
     normal = jax.random.normal(key, (sum(leaf.size for leaf in kernels),))
@@ -39,6 +41,8 @@ def init(shapes: Variables, key: PRNGKey) -> Variables:
         height, width, _, features = leaf.shape
         part = normal[taken : taken + leaf.size].reshape(leaf.shape)
         taken += leaf.size
+        if heatmaps and "/classify/" in path:
+            return part * _RELEASED_STD
         return part * math.sqrt(2 / (height * width * features))
 
     return {collection: map_named(value, tree) for collection, tree in shapes.items()}
