@@ -144,6 +144,21 @@ def test_a_training_step_has_gradients_everywhere():
     assert set(aux.updates) == {"batch_stats"}
 
 
+@pytest.mark.parametrize(("task", "options"), [("segmentation", dict(classes=64)), ("pose", {})])
+def test_fresh_kernels(task, options):
+    """Spread by fan-out (He); what predicts heatmaps as released, so that they start near 0."""
+    section = dataclasses.replace(TINY, task=task, task_options=options, adaptivity=None)
+    fresh = Anytime(section).init(jax.random.key(0), {"image": IMAGES})["params"]
+    kernels = {path: leaf for path, leaf in named_leaves(fresh) if path.endswith("/kernel")}
+    last = [leaf for path, leaf in kernels.items() if path.startswith("exit") and "/classify/" in path]
+    assert len(last) == 4
+    for leaf in last:
+        spread = 0.001 if task == "pose" else (2 / leaf.shape[-1]) ** 0.5
+        assert np.std(leaf) == pytest.approx(spread, rel=0.25)
+    stem = kernels["backbone/conv2/conv/conv/kernel"]
+    assert np.std(stem) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+
+
 def test_nothing_is_skipped_before_its_time():
     system = Anytime(dataclasses.replace(TINY, adaptivity=dataclasses.replace(CA, start=0.5)))
     found = [bool(system.controls(jnp.int32(step), 10)["adapt_now"]) for step in (0, 4, 5, 9)]
