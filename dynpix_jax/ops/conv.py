@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -78,15 +79,64 @@ def conv(
         ):
             y = _to_one_channel(x, kernel, dilation)
             return y if bias is None else y + bias
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=strides,
-        padding=list(padding),
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    run = _gradients_in_order if jax.default_backend() == "cpu" else _convolve
+    sides = tuple((low, high) for low, high in padding)
+    y = run(x, kernel, (strides[0], strides[1]), (dilation[0], dilation[1]), sides, (1, 1))
     return y if bias is None else y + bias
+
+
+def _convolve(
+    x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
+) -> Array:
+    """``spread``: distances of the rows and columns of ``x``, with zeros between them."""
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, spread, dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _gradients_in_order(
+    x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
+) -> Array:
+    """`_convolve`, whose gradients of any order are convolutions of NHWC and HWIO, too.
+
+    jax exchanges the roles of axes instead of transposing arrays. On a CPU XLA undoes that in the main
+    program only: within branches and loops such gradients become plain loops, 15 to 30 times slower.
+    """
+    return _convolve(x, kernel, strides, dilation, padding, spread)
+
+
+def _forward(
+    x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
+) -> tuple[Array, tuple[Array, Array]]:
+    return _gradients_in_order(x, kernel, strides, dilation, padding, spread), (x, kernel)
+
+
+def _backward(
+    strides: Pair,
+    dilation: Pair,
+    padding: tuple[Pair, ...],
+    spread: Pair,
+    saved: tuple[Array, Array],
+    gradient: Array,
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x, of_kernel = [], []
+    for axis, (low, _) in enumerate(padding):
+        reach = (kernel.shape[axis] - 1) * dilation[axis]
+        inside = (x.shape[axis + 1] - 1) * spread[axis] + 1
+        outside = (gradient.shape[axis + 1] - 1) * strides[axis] + 1
+        of_x.append((reach - low, inside + low - outside))
+        of_kernel.append((low, outside + reach - inside - low))
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    to_x = _gradients_in_order(gradient, flipped, spread, dilation, tuple(of_x), strides)
+    # Channels take the place of the batch, and the batch that of channels.
+    images, outputs = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    to_kernel = _gradients_in_order(images, outputs, dilation, strides, tuple(of_kernel), spread)
+    return to_x, to_kernel.transpose(1, 2, 0, 3)
+
+
+_gradients_in_order.defvjp(_forward, _backward)
 
 
 def _to_one_channel(x: Array, kernel: Array, dilation: Pair) -> Array:

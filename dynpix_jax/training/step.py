@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -91,7 +90,7 @@ def make_step(
                 return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
             labelled = system.labelled(batch, turn)
-            state, measured = _either(labelled, take, skip, state)
+            state, measured = jax.lax.cond(labelled, take, skip, state)
             norms.append(measured.pop("grad_norm"))
             losses.append(measured.pop("loss"))
             metrics |= measured | {f"{turn}/labelled": labelled.astype(jnp.float32)}
@@ -109,19 +108,3 @@ def make_step(
         return new, {**metrics, "learning_rate": optimizer.schedule(stage_step)}
 
     return step
-
-
-def _either(first: Array, take: Any, skip: Any, state: TrainState) -> Any:
-    """``take(state)`` if ``first`` (scalar, bool), else ``skip(state)``.
-
-    On a CPU both are computed: within a branch XLA makes plain loops of the gradients of convolutions there,
-    and a step takes seven times as long.
-    """
-
-    def choose(state: TrainState) -> Any:
-        return jax.tree.map(partial(jnp.where, first), take(state), skip(state))
-
-    def branch(state: TrainState) -> Any:
-        return jax.lax.cond(first, take, skip, state)
-
-    return jax.lax.platform_dependent(state, cpu=choose, default=branch)

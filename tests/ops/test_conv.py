@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +57,75 @@ def test_pointwise(strides, rank):
         strides,
     )
     close(got, conv_loop(x, kernel, bias=bias, strides=strides))
+
+
+@pytest.mark.parametrize("window", [(3, 3), (2, 5)])
+@pytest.mark.parametrize(
+    ("strides", "dilation", "padding"),
+    [
+        ((1, 1), (1, 1), None),
+        ((2, 2), (1, 1), None),
+        ((1, 2), (3, 2), None),
+        ((2, 3), (2, 1), ((0, 1), (3, 2))),
+    ],
+)
+def test_gradients(window, strides, dilation, padding):
+    """A convolution is bilinear: derivatives in a direction are convolutions of it, mixed ones of two."""
+    x, u = RNG.standard_normal((2, 2, 9, 11, 3))
+    kernel, v = RNG.standard_normal((2, *window, 3, 4))
+
+    def run(x, kernel):
+        return ops.conv(
+            jnp.asarray(x, jnp.float32),
+            jnp.asarray(kernel, jnp.float32),
+            strides=strides,
+            dilation=dilation,
+            padding=padding,
+        )
+
+    # Values are tested above; here in float64 by numpy, through the explicit padding.
+    sides = padding or tuple((d * (k // 2), d * (k // 2)) for k, d in zip(window, dilation, strict=True))
+
+    def loop(x, kernel):
+        padded = np.pad(x, ((0, 0), *sides, (0, 0)))
+        rows = (padded.shape[1] - dilation[0] * (window[0] - 1) - 1) // strides[0] + 1
+        columns = (padded.shape[2] - dilation[1] * (window[1] - 1) - 1) // strides[1] + 1
+        out = np.zeros((len(x), rows, columns, kernel.shape[-1]))
+        for i in range(window[0]):
+            for j in range(window[1]):
+                top, left = i * dilation[0], j * dilation[1]
+                part = padded[:, top :: strides[0], left :: strides[1]][:, :rows, :columns]
+                out += part @ kernel[i, j]
+        return out
+
+    weights = RNG.standard_normal(loop(x, kernel).shape)
+
+    def total(x, kernel):
+        return (run(x, kernel) * weights).sum()
+
+    to_x, to_kernel = jax.grad(total, (0, 1))(jnp.asarray(x), jnp.asarray(kernel))
+    assert (to_x * u).sum() == pytest.approx((loop(u, kernel) * weights).sum(), rel=1e-3, abs=1e-3)
+    assert (to_kernel * v).sum() == pytest.approx((loop(x, v) * weights).sum(), rel=1e-3, abs=1e-3)
+    mixed = jax.grad(lambda kernel: (jax.grad(total)(jnp.asarray(x), kernel) * u).sum())(jnp.asarray(kernel))
+    assert (mixed * v).sum() == pytest.approx((loop(u, v) * weights).sum(), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU alone")
+def test_gradients_keep_the_order_of_axes():
+    """XLA's fast convolution is that of NHWC and HWIO; within branches and loops it transposes nothing."""
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+    def second(x, kernel):
+        first = jax.grad(lambda x, kernel: (ops.conv(x, kernel, strides=(2, 2)) ** 2).sum(), (0, 1))
+        return sum((leaf**2).sum() for leaf in first(x, kernel))
+
+    def orders(function):
+        text = str(jax.make_jaxpr(function)(x, kernel))
+        return re.findall(r"ConvDimensionNumbers\(.*?out_spec=\(.*?\)\)", text)
+
+    found = orders(jax.grad(second, (0, 1)))
+    assert len(found) > 5
+    assert set(found) == set(orders(ops.conv))
 
 
 def test_wrong_shapes_are_named():
