@@ -47,3 +47,30 @@ def conv_loop(
             patch = window_at(x, b, i, j, window, strides, dilation)
             out[b, i, j] = np.einsum("uvc,uvcd->d", patch, kernel) + bias
     return out
+
+
+def conv_by_taps(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray | float = 0.0,
+    strides: Pair = (1, 1),
+    dilation: Pair = (1, 1),
+    padding: tuple[Pair, Pair] | None = None,
+) -> np.ndarray:
+    """`conv_loop` with one product for each tap instead of each position; None: torch padding."""
+    window = kernel.shape[:2]
+    if padding is None:
+        high, wide = (d * (k // 2) for k, d in zip(window, dilation, strict=True))
+        padding = ((high, high), (wide, wide))
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = (
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(padded.shape[1:3], window, strides, dilation, strict=True)
+    )
+    total = np.zeros((len(x), height, width, kernel.shape[-1])) + bias
+    for u, v in np.ndindex(*window):
+        top, left = u * dilation[0], v * dilation[1]
+        rows = slice(top, top + (height - 1) * strides[0] + 1, strides[0])
+        columns = slice(left, left + (width - 1) * strides[1] + 1, strides[1])
+        total += padded[:, rows, columns] @ kernel[u, v]
+    return total

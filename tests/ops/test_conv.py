@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import ops
-from tests.ops.brute import conv_loop
+from tests.ops.brute import conv_by_taps, conv_loop
 
 RNG = np.random.default_rng(0)
 
@@ -74,39 +75,18 @@ def test_gradients(window, strides, dilation, padding):
     x, u = RNG.standard_normal((2, 2, 9, 11, 3))
     kernel, v = RNG.standard_normal((2, *window, 3, 4))
 
-    def run(x, kernel):
-        return ops.conv(
-            jnp.asarray(x, jnp.float32),
-            jnp.asarray(kernel, jnp.float32),
-            strides=strides,
-            dilation=dilation,
-            padding=padding,
-        )
-
-    # Values are tested above; here in float64 by numpy, through the explicit padding.
-    sides = padding or tuple((d * (k // 2), d * (k // 2)) for k, d in zip(window, dilation, strict=True))
-
-    def loop(x, kernel):
-        padded = np.pad(x, ((0, 0), *sides, (0, 0)))
-        rows = (padded.shape[1] - dilation[0] * (window[0] - 1) - 1) // strides[0] + 1
-        columns = (padded.shape[2] - dilation[1] * (window[1] - 1) - 1) // strides[1] + 1
-        out = np.zeros((len(x), rows, columns, kernel.shape[-1]))
-        for i in range(window[0]):
-            for j in range(window[1]):
-                top, left = i * dilation[0], j * dilation[1]
-                part = padded[:, top :: strides[0], left :: strides[1]][:, :rows, :columns]
-                out += part @ kernel[i, j]
-        return out
-
+    how = dict(strides=strides, dilation=dilation, padding=padding)
+    loop = partial(conv_by_taps, **how)
     weights = RNG.standard_normal(loop(x, kernel).shape)
 
     def total(x, kernel):
-        return (run(x, kernel) * weights).sum()
+        return (ops.conv(x, kernel, **how) * weights).sum()
 
-    to_x, to_kernel = jax.grad(total, (0, 1))(jnp.asarray(x), jnp.asarray(kernel))
+    arrays = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    to_x, to_kernel = jax.grad(total, (0, 1))(*arrays)
     assert (to_x * u).sum() == pytest.approx((loop(u, kernel) * weights).sum(), rel=1e-3, abs=1e-3)
     assert (to_kernel * v).sum() == pytest.approx((loop(x, v) * weights).sum(), rel=1e-3, abs=1e-3)
-    mixed = jax.grad(lambda kernel: (jax.grad(total)(jnp.asarray(x), kernel) * u).sum())(jnp.asarray(kernel))
+    mixed = jax.grad(lambda kernel: (jax.grad(total)(arrays[0], kernel) * u).sum())(arrays[1])
     assert (mixed * v).sum() == pytest.approx((loop(u, v) * weights).sum(), rel=1e-3, abs=1e-3)
 
 

@@ -20,7 +20,7 @@ from dynpix_jax import ops
 from dynpix_jax.ops.conv import conv_output_size
 from dynpix_jax.ops.perforated_conv import arg_specs, pallas_gpu, pallas_gpu_kernel
 from dynpix_jax.ops.perforated_conv.pallas_gpu_plan import DEPTH, PIECE, make_plan
-from tests.ops.brute import conv_loop, output_size, window_at
+from tests.ops.brute import conv_by_taps, conv_loop, output_size, window_at
 
 # Of an H100: what a block may have, and what its two multiplying warpgroups hold (PTX ISA, CUDA guide).
 SHARED_MEMORY = 227 * 1024
@@ -285,7 +285,7 @@ class TestOnADevice:
         shape = (2, *output_size(size, window, strides, dilation))
         shapes = [(2, *size, channels), (*window, channels, features), (features,)]
         x, kernel, bias = (jnp.asarray(rng.standard_normal(s), dtype) for s in shapes)
-        everywhere = exact_sum(*(np.asarray(v, np.float64) for v in (x, kernel, bias)), strides, dilation)
+        everywhere = conv_by_taps(*(np.asarray(v, np.float64) for v in (x, kernel, bias)), strides, dilation)
         one = np.zeros(shape, bool)
         one[-1, -1, -1] = True
         for mask in (np.zeros(shape, bool), np.ones(shape, bool), rng.random(shape) < 0.4, one):
@@ -296,23 +296,8 @@ class TestOnADevice:
                 np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=0, atol=bound)
 
 
-def exact_sum(x, kernel, bias, strides, dilation):
-    """:func:`conv_loop` with one product for each tap instead of each position."""
-    window = kernel.shape[:2]
-    height, width = output_size(x.shape[1:3], window, strides, dilation)
-    pad = [dilation[i] * (window[i] // 2) for i in range(2)]
-    padded = np.pad(x, ((0, 0), (pad[0], pad[0]), (pad[1], pad[1]), (0, 0)))
-    total = np.zeros((len(x), height, width, kernel.shape[-1])) + bias
-    for u, v in np.ndindex(window):
-        top, left = u * dilation[0], v * dilation[1]
-        rows = slice(top, top + (height - 1) * strides[0] + 1, strides[0])
-        cols = slice(left, left + (width - 1) * strides[1] + 1, strides[1])
-        total += padded[:, rows, cols] @ kernel[u, v]
-    return total
-
-
 def test_sum_by_taps_is_the_sum_by_positions():
     x, kernel, bias, _ = (np.asarray(v, np.float64) for v in random_arrays())
     for strides, dilation in [((1, 1), (1, 1)), ((2, 1), (1, 2))]:
-        by_taps = exact_sum(x, kernel, bias, strides, dilation)
+        by_taps = conv_by_taps(x, kernel, bias, strides, dilation)
         np.testing.assert_allclose(by_taps, conv_loop(x, kernel, None, bias, strides, dilation), atol=1e-9)

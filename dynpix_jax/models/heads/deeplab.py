@@ -103,8 +103,8 @@ class DeepLabDecoder(nn.Module):
     def setup(self) -> None:
         unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
         reduced = max(48 * self.features // 256, 1)
-        pyramid = partial(ASPP, separable=self.separable, reduction=self.reduction)
-        self.aspp = pyramid(self.high, self.features, self.rates, self.modulation)
+        form = self.modulation, self.separable, self.reduction
+        self.aspp = ASPP(self.high, self.features, self.rates, *form)
         self.reduce = unit(self.low, reduced, reduction=4)
         self.join = unit(self.features + reduced, self.features, kernel_size=3)
         self.process = unit(self.features, self.features, kernel_size=3)
