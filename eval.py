@@ -28,6 +28,8 @@ from dynpix_jax.cli.common import run_main
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, finished_stages, open_run, with_alternatives
 from dynpix_jax.cli.tables import budget_table, exit_table, print_table
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import System
 from dynpix_jax.data.sources import Element, Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
@@ -35,11 +37,9 @@ from dynpix_jax.evaluation.results import Measured
 from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_maps, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.models.system import System
 from dynpix_jax.tasks import all_scores
 from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.snapshots import config_to_json
-from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.exits import Exit
 from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
 from dynpix_jax.visualization.task_pictures import task_pictures

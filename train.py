@@ -13,14 +13,14 @@ from pathlib import Path
 
 import jax
 
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli.common import run_main
 from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source, train_loader
 from dynpix_jax.training.loop import train
-from dynpix_jax.utils.errors import UserError
 
 _EXAMPLE = """\
 example:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loader, evaluate_fn = train_loader(config), None
     if settings.eval_every:
         evaluate_fn = partial(evaluate, source=data_source(config, "eval"), settings=run.evaluation)
-    check_stages(config, models.build, loader.spec)
+    check_stages(config, papers.build, loader.spec)
     if jax.process_index() == 0:
         print(
             f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)},"
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train(
         config,
         args.workdir,
-        build=models.build,
+        build=papers.build,
         batches=loader,
         evaluate_fn=evaluate_fn,
     )

@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli.flops import parse_size
+from dynpix_jax.core.configs import load_config
+from dynpix_jax.core.progressive import ProgressiveSystem
 from dynpix_jax.evaluation.bench.model import draw_masks, gate_shapes
-from dynpix_jax.models.progressive import ProgressiveSystem
-from dynpix_jax.utils.configs import load_config
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
-    system = models.build(load_config(args.config).model)
+    system = papers.build(load_config(args.config).model)
     if not isinstance(system, ProgressiveSystem):
         parser.error(f"--config {args.config}: its network does not predict in steps")
     size = parse_size(args.size)

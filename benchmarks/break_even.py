@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 
 from dynpix_jax.evaluation.bench import conv
 from dynpix_jax.evaluation.bench.rows import Row, Settings, measure
-from dynpix_jax.ops.perforated_conv import break_even
-from dynpix_jax.ops.perforated_conv.arg_specs import find
+from dynpix_jax.ops.sparse import break_even
+from dynpix_jax.ops.sparse.arg_specs import find
 
 LAYERS = (
     "hrnet_w18_branch1_1024x2048",

@@ -38,9 +38,9 @@ from dynpix_jax.evaluation.bench import conv as bench
 from dynpix_jax.evaluation.bench.rows import Program, Settings, measure
 from dynpix_jax.ops import active_set, conv, perforated_conv
 from dynpix_jax.ops.conv import torch_padding
-from dynpix_jax.ops.perforated_conv import arg_specs, implementations
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
-from dynpix_jax.ops.perforated_conv.masks import KINDS, Kind, make_mask
+from dynpix_jax.ops.sparse import arg_specs, implementations
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse.masks import KINDS, Kind, make_mask
 
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 1.0)
 LAYERS = (*reversed(arg_specs.PAG_RESNET50_NYU), *reversed(arg_specs.HRNET_W48))

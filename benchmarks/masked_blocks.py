@@ -18,9 +18,9 @@ import numpy as np
 
 from dynpix_jax.evaluation.timing import interleaved_medians
 from dynpix_jax.nn.masked_conv import Masking, row_costs
-from dynpix_jax.ops.active_rows import Layer, active_rows, residual_blocks
 from dynpix_jax.ops.conv import conv
-from dynpix_jax.ops.perforated_conv.masks import make_mask
+from dynpix_jax.ops.sparse.masks import make_mask
+from dynpix_jax.ops.sparse.rows import Layer, active_rows, residual_blocks
 
 
 def main() -> None:

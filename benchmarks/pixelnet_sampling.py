@@ -37,13 +37,13 @@ import optax
 # A clone is enough, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.backbones.vgg import layer_info
+from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.evaluation.timing import interleaved_medians
-from dynpix_jax.models.backbones.resnet import StageInfo
-from dynpix_jax.models.backbones.vgg import layer_info
-from dynpix_jax.models.systems.pixelnet import PixelNet, at_points, build
-from dynpix_jax.ops.sampling import hypercolumns
-from dynpix_jax.typing import Array, Params
+from dynpix_jax.papers.pixelnet.sampling import hypercolumns
+from dynpix_jax.papers.pixelnet.system import PixelNet, at_points, build
 
 LAYERS = ("conv1_2", "conv3_3", "conv5_3")
 CLASSES = 21

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dynpix_jax import models
+from dynpix_jax import papers
+from dynpix_jax.core.system import System
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.data.loader import make_loader
-from dynpix_jax.models.system import System
 from dynpix_jax.training.inputs import data_section
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_model, training_config
 from dynpix_jax.training.state import new_state
 from dynpix_jax.training.step import make_step
-from dynpix_jax.typing import Variables
 
 # A program that runs once is not worth optimizing.
 QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
@@ -40,7 +40,7 @@ class OneStep:
 
 def stage_system(config: ml_collections.ConfigDict, index: int = -1) -> System:
     """The network of stage ``index``."""
-    return models.build(stage_model(config, training_config(config).stages[index]))
+    return papers.build(stage_model(config, training_config(config).stages[index]))
 
 
 def take_one_step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynpix_jax.models.progressive import ProgressiveSystem
+from dynpix_jax.core.progressive import ProgressiveSystem
 
 
 class OnlySteps(ProgressiveSystem):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.anytime_budgets import Kept, arrivals, kept
-from dynpix_jax.models.progressive import Step, StepResult
+from dynpix_jax.core.progressive import Step, StepResult
 from tests.stepwise import OnlySteps
 
 TAKES = (0.005, 0.05, 0.1)  # seconds

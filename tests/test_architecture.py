@@ -17,24 +17,20 @@ PACKAGE = "dynpix_jax"
 MAX_LINES = 450
 
 # Folder or module of the package -> the folders it may import (its own is always allowed). Lower floors only;
-# the longest name that fits counts. Within a floor: systems call the losses of their tasks, so `tasks` stands
-# below them.
-FLOOR_0 = {"typing", "utils"}
-FLOORS_0_2 = FLOOR_0 | {"ops", "nn"}
-FLOORS_0_3 = FLOORS_0_2 | {"models", "tasks", "flops"}
-FLOORS_0_4 = FLOORS_0_3 | {"data", "weights"}
+# the longest name that fits counts.
+FLOORS_0_2 = {"core", "ops", "nn"}
+FLOORS_0_3 = FLOORS_0_2 | {"backbones", "tasks", "flops"}
+FLOORS_0_4 = FLOORS_0_3 | {"papers", "data", "weights"}
 MAY_IMPORT = {
-    "typing": set(),
-    "utils": {"typing"},
-    "ops": FLOOR_0,
-    "nn": FLOOR_0 | {"ops"},
-    "models": FLOORS_0_2 | {"tasks"},
-    "models.backbones": FLOORS_0_2,
-    "models.heads": FLOORS_0_2,
-    "tasks": FLOOR_0 | {"ops"},
+    "core": set(),
+    "ops": {"core"},
+    "nn": {"core", "ops"},
+    "backbones": FLOORS_0_2,
+    "tasks": {"core", "ops"},
     "flops": FLOORS_0_2,
-    "data": FLOOR_0,
-    "weights": FLOORS_0_3,
+    "papers": FLOORS_0_3,
+    "data": {"core"},
+    "weights": FLOORS_0_3 | {"papers"},
     "training": FLOORS_0_4,
     "evaluation": FLOORS_0_4,
     "visualization": FLOORS_0_4,
@@ -45,11 +41,11 @@ EVERYTHING = {name for name in MAY_IMPORT if "." not in name}
 # Third-party packages by the name that is imported. Floors 0 to 3 run on the core alone.
 CORE = {"jax", "flax", "optax", "numpy", "ml_collections"}
 THIRD_PARTY = {
-    "typing": {"jax"},
-    "utils": {"jax", "numpy", "ml_collections"},
+    "core": CORE,
     "ops": CORE,
     "nn": CORE,
-    "models": CORE,
+    "backbones": CORE,
+    "papers": CORE,
     "tasks": CORE,
     "flops": CORE,
     "data": {
@@ -65,9 +61,9 @@ THIRD_PARTY = {
 # Packages that one module alone imports, where they are installed; nothing depends on them.
 OPTIONAL = {"evaluation.bench.torch_conv": {"torch"}}
 ENTRY_POINTS = ("train.py", "eval.py")
-CONFIG_MAY_IMPORT = {"utils"}
+CONFIG_MAY_IMPORT = {"core"}
 # Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
-NO_JAX_MODULES = {"utils.errors", "utils.configs"}
+NO_JAX_MODULES = {"core.errors", "core.configs"}
 
 # Names as imported -> names as installed, where they differ.
 DISTRIBUTIONS = {
@@ -151,7 +147,7 @@ def _check_file(
                 yield f"{where}: may not import '{top}' here"
         elif (folder := rest.split(".")[0]) in EVERYTHING and folder not in inside:
             yield f"{where}: may not import '{PACKAGE}.{folder}' here: imports only point down the floors"
-        elif module.startswith(f"{PACKAGE}.data") and folder in FLOOR_0 and not _free_of_jax(rest):
+        elif module.startswith(f"{PACKAGE}.data") and folder == "core" and not _free_of_jax(rest):
             yield f"{where}: data uses no jax, and '{name}' imports it"
 
 
@@ -177,10 +173,10 @@ def test_imports_point_down_and_files_are_short():
             "ops/a.py:1: may not import 'dynpix_jax.nn'",
         ),
         ("dynpix_jax/ops/a.py", "import dynpix_jax.training.loop", "may not import 'dynpix_jax.training'"),
-        ("dynpix_jax/ops/a.py", "from dynpix_jax import models", "may not import 'dynpix_jax.models'"),
+        ("dynpix_jax/ops/a.py", "from dynpix_jax import papers", "may not import 'dynpix_jax.papers'"),
         ("dynpix_jax/ops/p/a.py", "from ...nn import conv", "may not import 'dynpix_jax.nn'"),
         ("dynpix_jax/ops/p/__init__.py", "from ... import nn", "may not import 'dynpix_jax.nn'"),
-        ("dynpix_jax/models/heads/a.py", "from dynpix_jax import tasks", "may not import 'dynpix_jax.tasks'"),
+        ("dynpix_jax/backbones/a.py", "from dynpix_jax import tasks", "may not import 'dynpix_jax.tasks'"),
         ("dynpix_jax/nn/a.py", "def f():\n  import grain", "nn/a.py:2: may not import 'grain'"),
         (
             "dynpix_jax/tasks/a.py",
@@ -188,13 +184,13 @@ def test_imports_point_down_and_files_are_short():
             "may not import 'scipy'",
         ),
         ("dynpix_jax/data/a.py", "import jax.numpy as jnp", "may not import 'jax'"),
-        ("dynpix_jax/data/a.py", "from dynpix_jax.utils import rng", "data uses no jax"),
+        ("dynpix_jax/data/a.py", "from dynpix_jax.core import rng", "data uses no jax"),
         ("dynpix_jax/training/a.py", "import tensorflow.data", "TensorFlow is never imported"),
         ("dynpix_jax/training/a.py", "import torch", "may not import 'torch'"),
         ("dynpix_jax/evaluation/bench/a.py", "import torch", "may not import 'torch'"),
         ("dynpix_jax/training/a.py", "from dynpix_jax.cli import common", "may not import 'dynpix_jax.cli'"),
         ("dynpix_jax/attic/a.py", "", "'attic' is on no floor"),
-        ("configs/a.py", "import dynpix_jax.models", "may not import 'dynpix_jax.models'"),
+        ("configs/a.py", "import dynpix_jax.papers", "may not import 'dynpix_jax.papers'"),
         ("train.py", "import tensorflow", "TensorFlow is never imported"),
         ("dynpix_jax/ops/a.py", "\n" * (MAX_LINES + 1), "451 lines, at most 450"),
         ("tests/ops/test_a.py", "\n" * (MAX_LINES + 1), "451 lines, at most 450"),
@@ -213,15 +209,15 @@ def test_a_planted_violation_is_caught(tmp_path, file, text, message):
     [
         (
             "dynpix_jax/ops/a.py",
-            "import math\nimport jax\nfrom . import b\nfrom dynpix_jax.utils.errors import UserError",
+            "import math\nimport jax\nfrom . import b\nfrom dynpix_jax.core.errors import UserError",
         ),
         ("dynpix_jax/ops/p/__init__.py", "from .api import f\nfrom ..conv import conv"),
         (
             "dynpix_jax/data/a.py",
-            "import grain\nfrom dynpix_jax.utils.configs import from_config\nfrom . import b",
+            "import grain\nfrom dynpix_jax.core.configs import from_config\nfrom . import b",
         ),
-        ("dynpix_jax/training/a.py", "import dynpix_jax\nfrom dynpix_jax import __version__, models"),
-        ("dynpix_jax/models/systems/a.py", "from dynpix_jax.tasks import boundaries"),
+        ("dynpix_jax/training/a.py", "import dynpix_jax\nfrom dynpix_jax import __version__, papers"),
+        ("dynpix_jax/papers/a.py", "from dynpix_jax.tasks import boundaries"),
         ("train.py", "from dynpix_jax.training.loop import train"),
         ("configs/pag/a.py", "import ml_collections\nfrom . import recipe"),
     ],
@@ -256,7 +252,7 @@ class Blocker:
             raise ModuleNotFoundError(f"{{name}} is blocked by this test")
 
 sys.meta_path.insert(0, Blocker())
-for floor in ("ops", "nn", "models", "tasks"):
+for floor in ("core", "ops", "nn", "backbones", "tasks", "papers"):
     package = importlib.import_module(f"{PACKAGE}.{{floor}}")
     for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None):
         importlib.import_module(info.name)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from dynpix_jax.backbones.resnet import BackboneConfig, ResNet
 from dynpix_jax.flops import UnknownPrimitiveError, count_macs
-from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet
 from dynpix_jax.ops import active_set, conv, map_active
 
 NHWC = ("NHWC", "HWIO", "NHWC")

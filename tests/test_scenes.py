@@ -11,12 +11,12 @@ import pytest
 
 import eval as eval_program
 import train
-from dynpix_jax import models, tasks
+from dynpix_jax import papers, tasks
 from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.scene_layout import CLASSES
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source
-from dynpix_jax.utils.errors import UserError
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "pag" / "scenes.py"
 MARGINS = {
@@ -40,7 +40,7 @@ MARGINS = {
 def test_every_task_is_built_for_the_labels_that_it_gets(arg):
     config, _ = read_config(f"{CONFIG}:{arg}")
     source = data_source(config, "train")
-    stages = check_stages(config, models.build, source.spec)
+    stages = check_stages(config, papers.build, source.spec)
     assert stages[0].name == "base"
     assert len(stages) == (2 if "variant" in arg else 1)
     element = source[0]

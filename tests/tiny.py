@@ -7,7 +7,7 @@ from pathlib import Path
 
 TINY_CONFIG = """
 import ml_collections
-from dynpix_jax.utils.configs import parse_arg
+from dynpix_jax.core.configs import parse_arg
 
 def get_config(arg=""):
     args = parse_arg(arg, rho=0.5, task="boundaries")

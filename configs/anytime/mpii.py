@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, parse_arg
+from dynpix_jax.core.configs import check_choices, parse_arg
 
 from . import pose
 

@@ -7,15 +7,15 @@ variant = hrnet | ee | rh | ca (configs/anytime/pose.py); seed, of the weights a
 HRNet-W18-Small-v1 learns from nothing on 64x64 crops around figures, whose 16 joints are known exactly, as
 MPII's are cropped and augmented. Two CPU cores do: rh in under 3 minutes, ca longer (interpolation).
 
-PCKh is to be compared with that of the mean figure at its mean place: .42 (tests/test_pose_configs.py). The
-paper has no such rows. Measured here: docs/results.md.
+PCKh is to be compared with that of the mean figure at its mean place: .42
+(tests/configs/test_pose_configs.py). The paper has no such rows. Measured here: docs/results.md.
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, parse_arg
+from dynpix_jax.core.configs import check_choices, parse_arg
 
 from . import pose
 

@@ -20,7 +20,7 @@ import dataclasses
 
 import ml_collections
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 from .. import datasets
 from . import recipe

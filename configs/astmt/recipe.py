@@ -30,8 +30,8 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, check_read_by_variant, given_args, parse_arg
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
+from dynpix_jax.core.errors import UserError
 
 from ..datasets import DataSet
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import given_args
+from dynpix_jax.core.configs import given_args
 
 from ..datasets import CAMVID
 from . import recipe

@@ -23,8 +23,8 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, parse_arg
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.configs import check_choices, parse_arg
+from dynpix_jax.core.errors import UserError
 
 SOLVERS = ("broyden", "anderson")
 BUDGETS = ("cpu", "gpu")

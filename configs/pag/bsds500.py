@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, check_read_by_variant, parse_arg
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.core.errors import UserError
 
 from ..datasets import BSDS500
 

@@ -35,8 +35,8 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, check_read_by_variant, parse_arg
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.core.errors import UserError
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 POOLINGS = ("multipool", "multiscale")

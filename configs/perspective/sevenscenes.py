@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import given_args
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.configs import given_args
+from dynpix_jax.core.errors import UserError
 
 from ..datasets import SEVEN_SCENES
 from . import recipe

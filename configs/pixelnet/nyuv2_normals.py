@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices
+from dynpix_jax.core.configs import check_choices
 
 from .. import datasets
 from . import recipe

@@ -19,8 +19,8 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.utils.configs import check_choices, parse_arg
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.configs import check_choices, parse_arg
+from dynpix_jax.core.errors import UserError
 
 BUDGETS = ("cpu", "gpu")
 COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")

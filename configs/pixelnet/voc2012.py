@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 from .. import datasets
 from . import recipe

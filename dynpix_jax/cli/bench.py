@@ -12,17 +12,17 @@ from typing import Any
 
 import jax
 
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli.flops import find_stage, parse_size
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.evaluation.bench import bottleneck, conv, model, pooling, torch_conv
 from dynpix_jax.evaluation.bench.rows import Program, Row, Settings, measure
-from dynpix_jax.ops.perforated_conv import arg_specs, implementations
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
-from dynpix_jax.ops.perforated_conv.masks import KINDS
+from dynpix_jax.ops.sparse import arg_specs, implementations
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse.masks import KINDS
 from dynpix_jax.training.settings import stage_system
-from dynpix_jax.utils.errors import UserError, suggest
 
 _EXAMPLE = """\
 example:
@@ -321,7 +321,7 @@ def model_jobs(args: argparse.Namespace, settings: Settings) -> tuple[list[Job],
     size = parse_size(args.size)
     config, run_config = read_config(args.config, args.set)
     stage = find_stage(run_config.training.stages, args.stage)
-    system = stage_system(config, stage, models.build)
+    system = stage_system(config, stage, papers.build)
     title = f"{args.config}, stage '{stage.name}', images of {size[0]}x{size[1]} pixels (height x width)"
     if not model.gate_shapes(system, size):
         raise UserError(f"{args.config}, stage '{stage.name}': its network has no gates to measure")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.training.checks import check_stages
 
@@ -45,7 +45,7 @@ def check(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: whatever is wrong, with the key's full path.
     """
     config, settings = read_config(spec, overrides)
-    stages = check_stages(config, models.build)
+    stages = check_stages(config, papers.build)
     return {
         "config": spec,
         "name": settings.name,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 EXIT_USER_ERROR = 2
 """Status after a user's mistake; argparse ends with the same."""

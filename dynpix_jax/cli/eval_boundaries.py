@@ -13,10 +13,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.boundary import MAX_DIST, BoundaryScores, evaluate_boundaries
-from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.curves import plot_pr_curve
 
 _EXAMPLE = """\

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.pckh_files import read_predictions, read_truth
 from dynpix_jax.tasks.pose import pck_counts, pck_scores
 from dynpix_jax.tasks.skeletons import MPII
-from dynpix_jax.utils.errors import UserError
 
 THRESHOLDS = (0.5, 0.1)
 

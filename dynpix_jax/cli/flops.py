@@ -9,16 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import target_density
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.system import System
+from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
 from dynpix_jax.flops import MacReport
-from dynpix_jax.models.progressive import ProgressiveSystem
-from dynpix_jax.models.system import System
 from dynpix_jax.training.settings import StageConfig, stage_model, stage_system
-from dynpix_jax.utils.errors import UserError, suggest
-from dynpix_jax.utils.trees import named_leaves
 
 _EXAMPLE = """\
 example:
@@ -58,7 +58,7 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
     config, run_config = read_config(spec, overrides)
     settings = find_stage(run_config.training.stages, stage)
     section = stage_model(config, settings)
-    system = stage_system(config, settings, models.build)
+    system = stage_system(config, settings, papers.build)
     report = dense_report(system, (height, width))
     parts = parts_of(report)
     parameters = {path: leaf.size for path, leaf in named_leaves(variable_shapes(system)["params"])}

@@ -15,11 +15,11 @@ import ml_collections
 import rich.console
 import rich.progress
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.overrides import apply_overrides
 from dynpix_jax.data.packed import SPLITS, verify
 from dynpix_jax.data.packing import pack
 from dynpix_jax.data.sources import Source, build_source, source_config, source_splits
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.overrides import apply_overrides
 
 _EXAMPLE = """\
 example:

@@ -9,11 +9,11 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.core.configs import from_config, load_config
+from dynpix_jax.core.overrides import apply_overrides
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.training.inputs import DataSection, data_section
 from dynpix_jax.training.settings import TrainingConfig
-from dynpix_jax.utils.configs import from_config, load_config
-from dynpix_jax.utils.overrides import apply_overrides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RunConfig:
     Attributes:
         name: of the run, for people.
         seed: of everything random.
-        model: section that `models.build` reads, with the overrides of each stage.
+        model: section that `papers.build` reads, with the overrides of each stage.
         data: what is trained and evaluated on.
         training: stages, optimizer, checkpoints.
         evaluation: what `eval.py` does.

@@ -9,13 +9,13 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax import models
-from dynpix_jax.models.system import System
+from dynpix_jax import papers
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.system import System
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.settings import stage_model, stage_system, training_config
 from dynpix_jax.training.snapshots import check_same_run, config_to_json
-from dynpix_jax.typing import Variables
-from dynpix_jax.utils.errors import UserError, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | Path, stage: str 
     advice = "give the --config and --set of its training"
     check_same_run(config_to_json(saved), config_to_json(config), workdir, advice)
     settings = training_config(config).stages[index]
-    system = stage_system(config, settings, models.build)
+    system = stage_system(config, settings, papers.build)
     rho = target_density(stage_model(config, settings))
     return Trained(system, variables, settings.name, step, rho)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.panorama import (
     Axes,
     decode_normals,
@@ -22,7 +23,6 @@ from dynpix_jax.data.panorama import (
     local_normals,
 )
 from dynpix_jax.data.stanford2d3d import Panorama, clicked_angle, decode_depth, read_points
-from dynpix_jax.utils.errors import UserError
 
 Point = tuple[int, int]
 # Pictures are shown at most this wide; points are kept in pixels of the full panorama.

@@ -18,9 +18,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.annotation import Point, Points, View
 from dynpix_jax.data.stanford2d3d import Panorama
-from dynpix_jax.utils.errors import UserError
 
 PAGE = "annotate_panorama.html"
 _CACHED = 6

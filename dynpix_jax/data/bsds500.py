@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from scipy.io import loadmat
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (

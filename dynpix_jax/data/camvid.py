@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (

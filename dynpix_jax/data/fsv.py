@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.multitask import ALBEDO, fit, read_names
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index, segmentation
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "test")
 WHERE_TO_GET = (

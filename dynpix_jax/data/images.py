@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 
 def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.sources import (
     INDEX,
     Element,
@@ -27,7 +28,6 @@ from dynpix_jax.data.sources import (
     check_index,
     source_options,
 )
-from dynpix_jax.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
 

@@ -16,9 +16,9 @@ import grain
 import numpy as np
 from absl import flags
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.geometry import GeometryRanges, augment
 from dynpix_jax.data.sources import Element, Source, SourceSpec
-from dynpix_jax.utils.errors import UserError
 
 Batch = dict[str, np.ndarray]
 

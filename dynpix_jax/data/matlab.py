@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 from scipy.io import loadmat
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.files import need_file
-from dynpix_jax.utils.errors import UserError
 
 
 def read_mat(path: Path, names: tuple[str, ...], source: str, where_to_get: str) -> dict[str, np.ndarray]:

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.geometry import crop_to_box
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.pckh_files import head_sizes
 from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
-from dynpix_jax.utils.errors import UserError, suggest
 
 FILES = {"train": "train", "val": "valid", "trainval": "trainval", "test": "test"}
 SPLITS = tuple(FILES)

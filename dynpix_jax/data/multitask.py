@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.figure import PARTS as PART_NAMES
 from dynpix_jax.data.files import need_file
 from dynpix_jax.data.sources import FieldSpec, segmentation
 from dynpix_jax.data.thin import thin
 from dynpix_jax.data.voc2012 import palette
-from dynpix_jax.utils.errors import UserError
 
 BOUNDARIES = FieldSpec("boundary", (None, None), "float32", range=(0, 1), ignore=-1)
 SALIENCY = segmentation(("background", "salient"), ((0, 0, 0), (255, 255, 255)))

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
@@ -36,7 +37,6 @@ from dynpix_jax.data.sources import (
     check_index,
     segmentation,
 )
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val")
 WHERE_TO_GET = (

@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import open_v73, read_mat
@@ -35,7 +36,6 @@ from dynpix_jax.data.sources import (
     check_index,
     segmentation,
 )
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "test")
 WHERE_TO_GET = (

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, check_index, source_config
-from dynpix_jax.utils.errors import UserError, suggest
 
 # Those that sources have; `dynpix prepare` writes the ones that the source packed has.
 SPLITS = ("train", "trainaug", "val", "trainval", "test")

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.packed import (
     ANNOTATORS,
     FORMAT,
@@ -35,7 +36,6 @@ from dynpix_jax.data.packed import (
     read_manifest,
 )
 from dynpix_jax.data.sources import Source
-from dynpix_jax.utils.errors import UserError
 
 MEGABYTE = 2**20
 PARTIAL = "manifest.partial.json"

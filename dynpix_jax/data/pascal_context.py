@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.voc2012 import OBJECTS, find_root, palette, read_list
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val")
 WHERE_TO_GET = "expected the folder VOC2010 of http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.figure import PARTS as PART_NAMES
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
@@ -38,7 +39,6 @@ from dynpix_jax.data.multitask import (
 )
 from dynpix_jax.data.sources import IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.voc2012 import CLASSES, palette
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val")
 WHERE_TO_GET = (

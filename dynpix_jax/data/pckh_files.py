@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.matlab import open_v73, read_mat
-from dynpix_jax.utils.errors import UserError
 
 FORMS = "expected .h5 with part and normalize (predictions: preds) or .mat as HRNet's gt_valid.mat (preds)"
 HEAD_SHARE = 0.6

@@ -12,12 +12,12 @@ import zlib
 import cv2
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS, PARTS
 from dynpix_jax.data.geometry import crop_to_box
 from dynpix_jax.data.pckh_files import HEAD_SHARE
 from dynpix_jax.data.scene_layout import CLASSES, Layout
 from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
 LABELS = {

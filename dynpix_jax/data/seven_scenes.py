@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.normals import backproject, normals_from_depth
 from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (

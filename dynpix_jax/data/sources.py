@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from dynpix_jax.utils.configs import from_config
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError, suggest
 
 Element = dict[str, np.ndarray]
 Kind = Literal[

@@ -22,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.panorama import (
@@ -42,7 +43,6 @@ from dynpix_jax.data.sources import (
     check_index,
     segmentation,
 )
-from dynpix_jax.utils.errors import UserError, suggest
 
 AREAS = {"train": ("1", "2", "5a", "5b", "6"), "val": ("3", "4")}
 SPLITS = tuple(AREAS)

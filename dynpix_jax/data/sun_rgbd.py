@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import open_v73, read_mat
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "test")
 WHERE_TO_GET = (

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data import cityscapes, nyuv2
 from dynpix_jax.data.cityscapes import label_to_train_ids
 from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
 BUILDERS = {"cityscapes": "cityscapes/semantic_segmentation", "nyu_depth_v2": "nyu_depth_v2"}

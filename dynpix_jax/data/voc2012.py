@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.files import need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
 from dynpix_jax.data.sources import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.utils.errors import UserError, suggest
 
 SPLITS = ("train", "trainaug", "val", "trainval")
 WHERE_TO_GET = "expected the folder VOC2012 of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"

@@ -11,17 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.system import System
+from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.runner import ImageResult, Runner
 from dynpix_jax.evaluation.scorers import Scorer, TaskScores, make_scorer, together
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.models.system import System
-from dynpix_jax.nn.routing import Mode
 from dynpix_jax.tasks import Task, check_labels
-from dynpix_jax.typing import Array, Variables
-from dynpix_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)

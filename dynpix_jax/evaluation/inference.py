@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dynpix_jax.models.system import Inputs
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import Inputs
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.tasks import Task, depth
-from dynpix_jax.typing import Array
-from dynpix_jax.utils.errors import UserError
 
 Costs = Mapping[str, Any]
 """A tree of numbers (B,) that add up over views, such as MACs."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynpix_jax.evaluation.paper_tables import Row, Table
-from dynpix_jax.models.systems.mdeq_config import CellConfig
-from dynpix_jax.models.systems.mdeq_macs import counted_macs
+from dynpix_jax.papers.mdeq.config import CellConfig
+from dynpix_jax.papers.mdeq.macs import counted_macs
 
 CELLS = {
     "small": CellConfig(),

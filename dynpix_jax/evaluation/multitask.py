@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.results import Measured, read_results
 from dynpix_jax.tasks import Score
-from dynpix_jax.utils.errors import UserError
 
 DELTA_M = Score(
     "delta_m", "Δm, %", "average drop against a network for each task, negative = better than those", digits=2

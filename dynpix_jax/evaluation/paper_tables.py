@@ -15,11 +15,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dynpix_jax.core.configs import load_config
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m
 from dynpix_jax.evaluation.results import Measured, network_of, read_results, views_of
 from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, pose, saliency, segmentation
-from dynpix_jax.utils.configs import load_config
-from dynpix_jax.utils.errors import UserError
 
 SCORES: dict[str, tuple[Score, ...]] = {
     "boundaries": boundaries.SCORES,

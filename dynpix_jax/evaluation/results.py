@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.inference import InferenceConfig
-from dynpix_jax.utils.configs import from_config
-from dynpix_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.system import Inputs, Outputs, System
+from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.inference import (
     Costs,
     InferenceConfig,
@@ -23,11 +28,6 @@ from dynpix_jax.evaluation.inference import (
     smooth_logits,
 )
 from dynpix_jax.flops import MacReport, count_macs
-from dynpix_jax.models.progressive import ProgressiveSystem
-from dynpix_jax.models.system import Inputs, Outputs, System
-from dynpix_jax.nn.routing import Mode
-from dynpix_jax.typing import Array, Variables
-from dynpix_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)

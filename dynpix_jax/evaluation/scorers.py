@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.typing import Array
 from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import PixelTask, Task, prefixes
-from dynpix_jax.typing import Array
-from dynpix_jax.utils.errors import UserError
 
 Progress = Callable[[int, str], None]
 """Called with the number of images done and the name of the last."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dynpix_jax.core.routing import Mode
 from dynpix_jax.evaluation.inference import InferenceConfig
-from dynpix_jax.nn.routing import Mode
 
 
 @dataclass(frozen=True)

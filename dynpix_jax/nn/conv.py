@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.depthwise import depthwise_conv
 from dynpix_jax.ops.pointwise import pointwise
-from dynpix_jax.typing import Array
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -8,16 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
-from dynpix_jax.nn.routing import Mode
-from dynpix_jax.ops.active import ActiveSet, active_set, map_active
-from dynpix_jax.ops.active_rows import ActiveRows, Layer, active_rows, fill_rows, residual_blocks
 from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.interpolation import Normalize, interpolate_masked
-from dynpix_jax.ops.perforated_conv import perforated_conv
 from dynpix_jax.ops.resize import resize_nearest
-from dynpix_jax.typing import Array, Mask
+from dynpix_jax.ops.sparse import perforated_conv
+from dynpix_jax.ops.sparse.active import ActiveSet, active_set, map_active
+from dynpix_jax.ops.sparse.rows import ActiveRows, Layer, active_rows, fill_rows, residual_blocks
 
 LAMBDA = 3.0
 """Initial value of every interpolation's lam (released code)."""

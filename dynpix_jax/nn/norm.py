@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.typing import Array
+from dynpix_jax.core.typing import Array
 
 SPARSE_NEEDS_FROZEN_NORMS = (
     "mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'"

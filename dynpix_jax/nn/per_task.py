@@ -9,8 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.norm import BatchNorm
-from dynpix_jax.typing import Array
 
 Activation = Callable[[Array], Array]
 

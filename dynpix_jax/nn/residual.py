@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 
+from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
-from dynpix_jax.typing import Array
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.typing import Array
+from dynpix_jax.core.typing import Array
 
 
 def gaussian_blur(x: Array, sigma: float) -> Array:

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.typing import Array, Mask, PRNGKey
+from dynpix_jax.core.typing import Array, Mask, PRNGKey
 
 Measure = Literal["max_probability", "entropy", "max_value"]
 Criterion = Literal["max_probability", "entropy", "top_k", "random", "max_value"]

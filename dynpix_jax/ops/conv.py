@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.pointwise import pointwise
-from dynpix_jax.typing import Array
 
 Pair = tuple[int, int]
 

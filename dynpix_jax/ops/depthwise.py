@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.conv import Pair, conv_output_size, torch_padding
-from dynpix_jax.typing import Array
 
 SHIFTED = "depthwise_shifted"
 """Name of the program that holds no convolution for ``flops`` to count: see `shifted_macs`."""

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.typing import Array
+from dynpix_jax.core.typing import Array
 
 
 def argmax_one_hot(logits: Array, axis: int = -1) -> Array:

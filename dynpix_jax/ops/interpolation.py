@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dynpix_jax.typing import Array, Mask
+from dynpix_jax.core.typing import Array, Mask
 
 Normalize = Literal["full", "present"]
 INTERPOLATION_SCOPE = "interpolation"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from dynpix_jax.typing import Array
+from dynpix_jax.core.typing import Array
 
 
 def pointwise(x: Array, kernel: Array, bias: Array | None = None, strides: tuple[int, int] = (1, 1)) -> Array:

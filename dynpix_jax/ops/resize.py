@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dynpix_jax.typing import Array
+from dynpix_jax.core.typing import Array
 
 RESIZE_SCOPE = "resize"
 """Names products that only resize in what `flops` counts (MacReport.without_resizing)."""

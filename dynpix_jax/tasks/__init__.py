@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
 from dynpix_jax.tasks.albedo import Albedo
 from dynpix_jax.tasks.boundaries import Boundaries
 from dynpix_jax.tasks.depth import Depth
@@ -13,9 +16,6 @@ from dynpix_jax.tasks.parts import Parts
 from dynpix_jax.tasks.pose import Pose
 from dynpix_jax.tasks.saliency import Saliency
 from dynpix_jax.tasks.segmentation import Segmentation
-from dynpix_jax.tasks.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
-from dynpix_jax.utils.configs import from_config
-from dynpix_jax.utils.errors import UserError, suggest
 
 __all__ = ["TASKS", "PixelTask", "Score", "Task", "all_scores", "build", "check_labels", "prefixes"]
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
-from dynpix_jax.typing import Array
+from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
+from dynpix_jax.core.typing import Array
 
 NAME = "albedo"
 SCORES = (

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from dynpix_jax.core.task import Score
+from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.logistic import LogisticTask, balanced_loss, check_weight
-from dynpix_jax.tasks.task import Score
-from dynpix_jax.typing import Array
 
 NAME = "boundaries"
 SCORES = (

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
+from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.blur import gaussian_blur
-from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
-from dynpix_jax.typing import Array
 
 NAME = "depth"
 NEAREST = 1e-3

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.tasks.task import Task
-from dynpix_jax.typing import Array
+from dynpix_jax.core.task import Task
+from dynpix_jax.core.typing import Array
 
 
 def balanced_loss(

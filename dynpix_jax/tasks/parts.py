@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.segmentation import Segmentation
-from dynpix_jax.typing import Array
 
 NAME = "parts"
 

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.task import PixelTask, Score, State
+from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.skeletons import SKELETONS, Skeleton
-from dynpix_jax.tasks.task import PixelTask, Score, State
-from dynpix_jax.typing import Array
-from dynpix_jax.utils.errors import UserError
 
 NAME = "pose"
 TARGET = "keypoints"

@@ -9,9 +9,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
+from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.logistic import LogisticTask, balanced_loss, check_weight
-from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
-from dynpix_jax.typing import Array
 
 NAME = "saliency"
 SCORES = (

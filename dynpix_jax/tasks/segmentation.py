@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.tasks.task import PixelTask, Score, State, pixel_count
-from dynpix_jax.typing import Array
+from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
+from dynpix_jax.core.typing import Array
 
 NAME = "segmentation"
 SCORES = (

@@ -24,9 +24,9 @@ import ml_collections
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.training.snapshots import config_from_json
 from dynpix_jax.training.state import TrainState
-from dynpix_jax.utils.errors import UserError, suggest
 
 MANIFEST = "manifest.json"
 _OURS = re.compile(r"\d{8,}(\.orbax-checkpoint-tmp.*)?")

@@ -11,12 +11,12 @@ import jax
 import ml_collections
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.data.sources import SourceSpec
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_system, training_config
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.trees import named_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_stages(
 
     Args:
         config: whole config.
-        build: makes the system of a model section (`models.build`).
+        build: makes the system of a model section (`papers.build`).
         spec: what the training batches hold; None leaves it unchecked.
 
     Raises:

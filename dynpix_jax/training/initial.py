@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import load_variables
-from dynpix_jax.typing import Variables
-from dynpix_jax.utils.errors import UserError
 from dynpix_jax.weights import read_weights
 
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import jax
 import ml_collections
 
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Loader, make_loader
 from dynpix_jax.data.sources import Source, build_source, source_options
 from dynpix_jax.training.settings import training_config
-from dynpix_jax.utils.configs import from_config
-from dynpix_jax.utils.errors import UserError, suggest
 
 Part = Literal["train", "eval"]
 PARTS: tuple[Part, ...] = ("train", "eval")

@@ -19,6 +19,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.rng import stream
+from dynpix_jax.core.trees import named_leaves
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import Checkpoints, Progress
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
@@ -30,13 +34,9 @@ from dynpix_jax.training.snapshots import check_same_run, config_to_json, write_
 from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
 from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writer, Writers
-from dynpix_jax.typing import Variables
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.rng import stream
-from dynpix_jax.utils.trees import named_leaves
 
 Build = Callable[[ml_collections.ConfigDict], Any]
-"""`models.build`: a model section -> System."""
+"""`papers.build`: a model section -> System."""
 
 EvaluateFn = Callable[[Any, Variables], Mapping[str, float]]
 """(system, variables) -> numbers to write."""

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.typing import Array
 from dynpix_jax.training.writers import Writer
-from dynpix_jax.typing import Array
-from dynpix_jax.utils.errors import UserError
 
 
 class NonFiniteError(UserError):

@@ -17,10 +17,10 @@ import flax.traverse_util
 import jax.numpy as jnp
 import optax
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.trees import match_first, named_leaves
+from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.training.settings import StageConfig, TrainingConfig
-from dynpix_jax.typing import Array, Params
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.trees import match_first, named_leaves
 
 Flat = dict[str, Array]
 """Leaves by path "a/b/c"."""
@@ -83,7 +83,7 @@ def stage_optimizer(
     the learning rate and the leaf's multiplier scale the result.
 
     Args:
-        system: a `models.System`, of which `turns` and `uses` are read; None for one turn. A turn updates the
+        system: a `System`, of which `turns` and `uses` are read; None for one turn. A turn updates the
             leaves that it uses, each with its own momentum; the others are left as they are, without decay.
 
     Raises:

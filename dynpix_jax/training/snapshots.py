@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 HARMLESS = (
     r"training\.(log_every|checkpoint_every|eval_every|keep|workers|init_from)",

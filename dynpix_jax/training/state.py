@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.typing import Array, Params, Variables
+from dynpix_jax.core.typing import Array, Params, Variables
 
 
 @flax.struct.dataclass

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dynpix_jax.core.rng import streams
+from dynpix_jax.core.typing import Array
 from dynpix_jax.training.optim import Flat, StageOptimizer, merge
 from dynpix_jax.training.state import TrainState
-from dynpix_jax.typing import Array
-from dynpix_jax.utils.rng import streams
 
 STREAMS = ("dropout", "gumbel", "points")
 """Random streams a loss may draw from; "params" is drawn at initialisation, "augment" by the loader."""
@@ -30,7 +30,7 @@ def make_step(
     whose labels the batch lacks is skipped: nothing changes, momentum and norms included.
 
     Args:
-        system: a `models.System`; its `loss` and `controls` are called.
+        system: a `System`; its `loss` and `controls` are called.
         optimizer: of the stage.
         seed: of the run; streams are folded from it by name and global step.
         stage_start: global step at which the stage begins.

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.visualization.pictures import new_figure
 
 ISO_F = tuple(round(0.1 * k, 1) for k in range(1, 10))

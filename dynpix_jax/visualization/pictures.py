@@ -20,7 +20,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 HEAT = "viridis"
 """Colour map of ponder maps: dark blue = nothing was computed, yellow = every layer was."""

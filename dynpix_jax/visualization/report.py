@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks import Score, Task, all_scores
-from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization import report_page as page
 from dynpix_jax.visualization.curves import CostPoint, CurveScores, accuracy_macs_figure, pr_figure
 from dynpix_jax.visualization.exits import Exit, confidence_picture, correctness_picture, player_gif

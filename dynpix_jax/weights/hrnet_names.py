@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dynpix_jax.models.backbones.hrnet import ARCHITECTURES
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.backbones.hrnet import ARCHITECTURES
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.torch_names import Target, conv_kernel, vector
 
 _PREFIX = re.compile(r"^((module|model)\.)+")

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dynpix_jax.models.backbones.hrnet import ARCHITECTURES as HRNETS
-from dynpix_jax.models.backbones.hrnet import HRNetConfig
-from dynpix_jax.models.backbones.mobilenet import MobileNetConfig, MobileNetV2
-from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet, block_specs
-from dynpix_jax.models.backbones.se_resnet import se_resnet
-from dynpix_jax.models.backbones.vgg import VGG, VGGConfig
-from dynpix_jax.models.systems.anytime_config import AdaptivityConfig, AnytimeConfig, HeadConfig
-from dynpix_jax.models.systems.anytime_network import AnytimeNetwork
-from dynpix_jax.models.systems.mdeq_config import CellConfig, MdeqConfig
-from dynpix_jax.models.systems.mdeq_network import MdeqNetwork
-from dynpix_jax.utils.errors import UserError, suggest
+from dynpix_jax.backbones.hrnet import ARCHITECTURES as HRNETS
+from dynpix_jax.backbones.hrnet import HRNetConfig
+from dynpix_jax.backbones.mobilenet import MobileNetConfig, MobileNetV2
+from dynpix_jax.backbones.resnet import BackboneConfig, ResNet, block_specs
+from dynpix_jax.backbones.se_resnet import se_resnet
+from dynpix_jax.backbones.vgg import VGG, VGGConfig
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
+from dynpix_jax.papers.anytime.network import AnytimeNetwork
+from dynpix_jax.papers.mdeq.config import CellConfig, MdeqConfig
+from dynpix_jax.papers.mdeq.network import MdeqNetwork
 from dynpix_jax.weights import astmt_names, hrnet_names, mdeq_names, torch_names, vgg_names
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.weights_file import check_architecture, is_native

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.safetensors_file import read_safetensors
 from dynpix_jax.weights.torch_file import read_torch
 

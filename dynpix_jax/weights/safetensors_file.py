@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),

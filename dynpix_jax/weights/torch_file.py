@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.safetensors_file import widen_bfloat16
 
 # The 80-bit magic number with which torch < 1.6 began its files, pickled with protocol 2.

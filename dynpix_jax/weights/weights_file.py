@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from dynpix_jax.typing import Variables
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.safetensors_file import read_safetensors_metadata, write_safetensors
 

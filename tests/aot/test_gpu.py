@@ -11,8 +11,8 @@ import pytest
 from jax.experimental import topologies
 
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.perforated_conv import arg_specs, pallas_gpu, pallas_gpu_plan
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse import arg_specs, pallas_gpu, pallas_gpu_plan
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
 from tests.aot.conftest import compiler
 
 pytestmark = pytest.mark.aot
@@ -111,7 +111,7 @@ def test_the_output_is_written_in_place(compile_cuda):
 
 def test_the_compiler_holds_the_kernel_to_its_shared_memory(compile_cuda, monkeypatch):
     # A kernel traced with more stages than fit.
-    from dynpix_jax.ops.perforated_conv import pallas_gpu_kernel
+    from dynpix_jax.ops.sparse import pallas_gpu_kernel
 
     monkeypatch.setattr(pallas_gpu_kernel, "STAGES", 2 * pallas_gpu_plan.STAGES)
     spec = ConvSpec("too_much", (64, 1000), 64, 256)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.perforated_conv import arg_specs, pallas_tpu, pallas_tpu_plan
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse import arg_specs, pallas_tpu, pallas_tpu_plan
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
 
 pytestmark = pytest.mark.aot
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dynpix_jax.cli import main
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.astmt_tables import TABLES
 from dynpix_jax.evaluation.paper_tables import EACH_TASK
-from dynpix_jax.utils.configs import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = "nyud_multitask val, 654 images"

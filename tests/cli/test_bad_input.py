@@ -16,11 +16,11 @@ from scipy.io import savemat
 
 import eval as eval_program
 import train as train_program
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli import main
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.run_config import read_config
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from tests.tiny import SHORT_CONFIG, TINY_CONFIG, TinyRun
 from tests.weights import torch_zip
 
@@ -169,7 +169,7 @@ def test_weights_of_another_architecture(tiny_run: TinyRun, capsys, tmp_path) ->
 
 def test_weights_without_moments(config: Path) -> None:
     settings = read_config(config)[1]
-    system = models.build(settings.model)
+    system = papers.build(settings.model)
     images = {"image": np.zeros((1, 32, 48, 3), np.uint8)}
     fresh = jax.eval_shape(lambda key: system.init(key, images), jax.random.key(0))
     given = {name: dict(tree["backbone"]) for name, tree in fresh.items()}

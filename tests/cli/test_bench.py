@@ -6,7 +6,7 @@ import pytest
 
 from dynpix_jax.cli import bench, main
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec, find
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec, find
 from tests.tiny import TINY_CONFIG
 
 SMALLEST = "hrnet_w32_branch4_256x256"

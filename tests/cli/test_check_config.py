@@ -8,7 +8,7 @@ from dynpix_jax.cli import main
 
 CONFIG = """
 import ml_collections
-from dynpix_jax.utils.configs import parse_arg
+from dynpix_jax.core.configs import parse_arg
 
 def get_config(arg=""):
     args = parse_arg(arg, rho=0.5, depth=26)

@@ -11,7 +11,7 @@ import pytest
 
 import dynpix_jax
 from dynpix_jax.cli import common, main
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 
 def outcome(argv, capsys) -> tuple[int, str, str]:

@@ -9,9 +9,9 @@ import pytest
 
 from dynpix_jax.cli import main
 from dynpix_jax.cli.common import call
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.pag_tables import TABLES
 from dynpix_jax.evaluation.paper_tables import Table
-from dynpix_jax.utils.configs import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 # Networks in the paper's own tables, a data set each: its rows without those of other authors.

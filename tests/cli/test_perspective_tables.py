@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dynpix_jax.cli import main
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.perspective_tables import TABLES
-from dynpix_jax.utils.configs import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = {"gt-depth": "gt_depth", "pred-depth": "pred_depth", "attention": "attention", "avg": "average"}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dynpix_jax import tasks
 from dynpix_jax.cli import main, predict
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 
 def write_photo(path: Path, size: tuple[int, int], **options) -> Path:

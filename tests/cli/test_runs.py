@@ -9,7 +9,7 @@ import pytest
 
 import eval as eval_program
 from dynpix_jax.cli.runs import Trained, with_alternatives
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 
 SOFT = SimpleNamespace(alternatives={"argmax": "hard", "loop_0": "short"})
 PLAIN = SimpleNamespace(alternatives={})

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from dynpix_jax.cli.main import main
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.annotation import Points, View
 from dynpix_jax.data.annotation_server import AnnotationServer
 from dynpix_jax.data.panorama import decode_normals, local_normals
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.stanford2d3d import find_panoramas, read_points
-from dynpix_jax.utils.errors import UserError
 from tests.data import panorama_room as room
 from tests.data.test_stanford2d3d import NAME, write_panorama
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.geometry import BoxRanges, Geometry, GeometryRanges, augment
 from dynpix_jax.data.loader import make_loader
 from dynpix_jax.data.sources import Source, build_source
-from dynpix_jax.utils.errors import UserError
 from tests.data.spec_check import check_source
 
 HEIGHT, WIDTH = 120, 160

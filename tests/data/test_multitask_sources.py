@@ -11,10 +11,10 @@ import pytest
 from scipy.io import savemat
 
 from dynpix_jax.cli.main import main
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data import pascal_multitask
 from dynpix_jax.data.multitask import boundaries_between, unit_normals
 from dynpix_jax.data.sources import Source, build_source
-from dynpix_jax.utils.errors import UserError
 from tests.data.multitask_files import SHAPE, write_fsv, write_nyud, write_pascal
 from tests.data.spec_check import check_source
 

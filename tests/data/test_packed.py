@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.loader import make_loader, take
 from dynpix_jax.data.packed import MANIFEST, decode, encode, verify
 from dynpix_jax.data.packing import PARTIAL, pack
 from dynpix_jax.data.sources import Element, Source, build_source
-from dynpix_jax.utils.errors import UserError
 
 SECTION = {
     "name": "scenes",

@@ -12,8 +12,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import naming
 from tensorflow_datasets.proto import tf_example_pb2
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.sources import Source, build_source
-from dynpix_jax.utils.errors import UserError
 from tests.data.spec_check import check_source
 
 

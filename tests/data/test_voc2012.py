@@ -11,9 +11,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from dynpix_jax.cli.main import main
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.sources import Source, build_source
 from dynpix_jax.data.voc2012 import CLASSES, palette
-from dynpix_jax.utils.errors import UserError
 from tests.data.spec_check import check_source
 
 IDS = np.array([[0, 1, 20], [255, 15, 0]], np.uint8)

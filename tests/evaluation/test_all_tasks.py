@@ -14,14 +14,14 @@ import pytest
 import eval as eval_program
 from dynpix_jax import tasks
 from dynpix_jax.cli.runs import Trained
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import MEASURES, Reference, TaskReference, write_reference
 from dynpix_jax.evaluation.results import Measured
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.models.system import LossAux, Outputs, System
-from dynpix_jax.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (32, 40)

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import Outputs
 from dynpix_jax.evaluation.bench import bottleneck, conv, model, pooling, torch_conv
 from dynpix_jax.evaluation.bench.rows import Program, Settings, measure
-from dynpix_jax.models.backbones.resnet import BackboneConfig
-from dynpix_jax.models.system import Outputs
-from dynpix_jax.models.systems.pag import GateConfig, Pag, PagConfig
 from dynpix_jax.ops import perforated_conv_reference
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.papers.pag.system import GateConfig, Pag, PagConfig
 
 STRIDED = ConvSpec("strided", (7, 10), 4, 6, strides=(2, 2), dilation=(1, 2))
 BLOCK = ConvSpec("block", (5, 8), 4, 4, dilation=(2, 2))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.boundary import (
     BoundaryScores,
     ImageCounts,
@@ -17,7 +18,6 @@ from dynpix_jax.evaluation.boundary import (
     summarize,
     threshold_values,
 )
-from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.curves import plot_pr_curve, pr_figure
 
 

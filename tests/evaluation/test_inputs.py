@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax import models, tasks
+from dynpix_jax import papers, tasks
+from dynpix_jax.backbones import resnet
 from dynpix_jax.cli import main, predict
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.runs import Trained
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.sources import DEPTH, IMAGE, SourceSpec, build_source
 from dynpix_jax.evaluation.bench import model
@@ -22,8 +24,6 @@ from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig, all_views, resize_inputs
 from dynpix_jax.evaluation.runner import Runner, dense_report
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.models.backbones import resnet
-from dynpix_jax.utils.errors import UserError
 
 TASKS = {"depth": tasks.build("depth", {}, "")}
 SECTION = dict(
@@ -85,7 +85,7 @@ def gated():
     """A network of one block a stage whose pooling a depth gates, and its variables."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet._BLOCKS, 18, (1, 1, 1, 1))
-        system = models.build(SECTION)
+        system = papers.build(SECTION)
         images = jnp.zeros((1, 48, 64, 3))
         yield system, jax.jit(system.init)(jax.random.key(0), {"image": images})
 

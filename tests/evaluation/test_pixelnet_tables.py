@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dynpix_jax.cli.paper_tables import PAPERS
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.pixelnet_tables import TABLES
-from dynpix_jax.utils.configs import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from dynpix_jax import tasks
 from dynpix_jax.cli import predict
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig, sliding_window
 from dynpix_jax.evaluation.runner import Runner
 from dynpix_jax.evaluation.settings import EvaluationConfig
-from dynpix_jax.models.system import LossAux, Outputs, System
 from dynpix_jax.tasks.skeletons import MPII
-from dynpix_jax.utils.errors import UserError
 
 VARIABLES = {"params": {"gain": np.float32(1.0)}}
 SIZE = (32, 48)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks.albedo import Albedo
-from dynpix_jax.utils.errors import UserError
 
 TARGET = np.array([[[[0.5, 0.0, 1.0], [-1.0, -1.0, -1.0]]], [[[0.2, 0.2, 0.2], [0.4, 0.4, 0.4]]]], np.float32)
 LOGITS = np.array([[[[0.6, -0.2, 1.0], [9.0, 9.0, 9.0]]], [[[0.2, 0.2, 0.2], [1.0, 0.4, 0.4]]]], np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks.depth import Depth
-from dynpix_jax.utils.errors import UserError
 
 VALID = np.array([True, True, False])
 

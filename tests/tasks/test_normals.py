@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks.normals import Normals, angle, soft_arccos, unit
-from dynpix_jax.utils.errors import UserError
 
 measure = jax.jit(Normals().measure)
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks.parts import Parts
 from dynpix_jax.tasks.segmentation import Segmentation, cross_entropy
-from dynpix_jax.utils.errors import UserError
 
 
 def test_images_without_people_do_not_count():

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data import figure
 from dynpix_jax.tasks.pose import Pose, find_joints, heatmap_loss, heatmaps, pck_counts, pck_scores
 from dynpix_jax.tasks.skeletons import COCO, MPII, SKELETONS
-from dynpix_jax.utils.errors import UserError
 
 
 def heatmap_by_hand(x: float, y: float, size: tuple[int, int], sigma: float) -> np.ndarray:

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks.saliency import THRESHOLDS, Saliency
-from dynpix_jax.utils.errors import UserError
 
 
 def by_hand(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:

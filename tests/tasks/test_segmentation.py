@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks.segmentation import (
     CITYSCAPES_INSTANCE_SIZES,
     Segmentation,
@@ -15,7 +16,6 @@ from dynpix_jax.tasks.segmentation import (
     cross_entropy,
     labelled,
 )
-from dynpix_jax.utils.errors import UserError
 
 VALID = np.array([True, True, False])
 

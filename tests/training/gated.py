@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     warnings.simplefilter("error")  # as in the tests
 
-from dynpix_jax import models
+from dynpix_jax import papers
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.training import writers
 from dynpix_jax.training.inputs import train_loader
@@ -42,7 +42,7 @@ def train_gated(workdir: Path, watch: Sequence[writers.Writer] = ()) -> Result:
         )
     config.training.log_every = 1
     lines = writers.JsonlWriter(workdir / "metrics.jsonl")
-    return train(config, workdir, build=models.build, batches=train_loader(config), writers=[lines, *watch])
+    return train(config, workdir, build=papers.build, batches=train_loader(config), writers=[lines, *watch])
 
 
 class Killer(writers.Writer):

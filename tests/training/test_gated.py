@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
-from dynpix_jax.utils.trees import named_leaves
 from tests.training.gated import STEPS
 
 ROOT = Path(__file__).resolve().parents[2]

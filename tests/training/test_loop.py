@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.training.checkpoints import Checkpoints
 from dynpix_jax.training.loop import train
 from dynpix_jax.training.meter import NonFiniteError
 from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, Writer
-from dynpix_jax.utils.errors import UserError
 from tests.training import toy
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.training.optim import merge, poly_schedule, stage_optimizer
 from dynpix_jax.training.settings import StageConfig, TrainingConfig
-from dynpix_jax.utils.errors import UserError
 
 PARAMS = {
     "stem": {"kernel": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])},

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.loop import train
-from dynpix_jax.utils.trees import named_leaves
 from tests.training import toy
 
 ROOT = Path(__file__).resolve().parents[2]

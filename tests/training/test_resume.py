@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.loop import Result, train
 from dynpix_jax.training.writers import Writer
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.trees import named_leaves
 from tests.training import toy
 
 ROOT = Path(__file__).resolve().parents[2]

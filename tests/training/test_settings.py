@@ -8,10 +8,10 @@ from typing import Any
 import ml_collections
 import pytest
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.overrides import apply_overrides
 from dynpix_jax.training.settings import stage_model, stage_system, training_config
 from dynpix_jax.training.snapshots import config_from_json, config_to_json, differences
-from dynpix_jax.utils.errors import UserError
-from dynpix_jax.utils.overrides import apply_overrides
 from tests.training import toy
 
 

@@ -38,7 +38,7 @@ class ToyNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ToySystem:
-    """The part of `models.System` that the loop calls."""
+    """The part of `System` that the loop calls."""
 
     deep: bool
     scale: float

@@ -42,7 +42,7 @@ class TurnsNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TurnsSystem:
-    """The part of `models.System` that the loop calls."""
+    """The part of `System` that the loop calls."""
 
     turns = TURNS
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dynpix_jax import tasks
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.boundary import BoundaryScores, Score
-from dynpix_jax.utils.errors import UserError
 from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
 from dynpix_jax.visualization.pictures import png_bytes
 from dynpix_jax.visualization.report import Answer, Budget, Example, report_html, write_report

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.visualization import pictures
 
 

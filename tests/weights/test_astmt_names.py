@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dynpix_jax.models.backbones.mobilenet import MobileNetConfig, MobileNetV2
-from dynpix_jax.models.backbones.resnet import preprocess
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.backbones.mobilenet import MobileNetConfig, MobileNetV2
+from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import import_weights
 from dynpix_jax.weights.importer import expected_shapes
 

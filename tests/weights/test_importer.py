@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
+from dynpix_jax.backbones.resnet import BackboneConfig, ResNet
 from dynpix_jax.cli import import_weights as cli
-from dynpix_jax.models.backbones.resnet import BackboneConfig, ResNet
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import ARCHITECTURES, import_weights, read_weights
 from dynpix_jax.weights.importer import expected_shapes
 

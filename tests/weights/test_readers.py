@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import read_tensors, read_weights, write_weights
 from dynpix_jax.weights.safetensors_file import read_safetensors_metadata, write_safetensors
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dynpix_jax.models.backbones.resnet import preprocess
-from dynpix_jax.models.backbones.vgg import VGG, VGGConfig
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.backbones.vgg import VGG, VGGConfig
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import import_weights
 from dynpix_jax.weights.importer import expected_shapes
 from dynpix_jax.weights.vgg_names import fc6_kernel, fc7_kernel, translate

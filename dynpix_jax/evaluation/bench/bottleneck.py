@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.core.routing import MODES, Mode, Routing
+from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.nn.gated_bottleneck import GatedBottleneck, GateScope
 from dynpix_jax.nn.residual import BlockSpec, Bottleneck
-from dynpix_jax.nn.routing import MODES, Mode, Routing
-from dynpix_jax.ops.perforated_conv import arg_specs
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
-from dynpix_jax.ops.perforated_conv.masks import make_mask
-from dynpix_jax.typing import Array, Variables
+from dynpix_jax.ops.sparse import arg_specs
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse.masks import make_mask
+from dynpix_jax.papers.pag.layers import GatedBottleneck, GateScope
 
 SPECS = arg_specs.PAG_RESNET50_BSDS + arg_specs.PAG_RESNET50_NYU
 """The bottlenecks, by their 3x3."""

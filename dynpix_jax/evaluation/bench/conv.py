@@ -9,13 +9,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.ops.active import ActiveSet, active_set
 from dynpix_jax.ops.conv import conv
-from dynpix_jax.ops.perforated_conv import ImplementationUnavailable, perforated_conv
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
-from dynpix_jax.ops.perforated_conv.masks import make_mask
-from dynpix_jax.typing import Array, Mask
+from dynpix_jax.ops.sparse import ImplementationUnavailable, perforated_conv
+from dynpix_jax.ops.sparse.active import ActiveSet, active_set
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse.masks import make_mask
 
 AUTO = "auto"
 """Name of ``implementation=None`` among the implementations."""

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import MODES, Mode
+from dynpix_jax.core.system import Inputs, Outputs, System
+from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.evaluation.bench.rows import Program, Settings
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, input_shapes, variable_shapes
-from dynpix_jax.models.system import Inputs, Outputs, System
-from dynpix_jax.nn.routing import MODES, Mode
-from dynpix_jax.ops.perforated_conv.masks import Kind, make_mask
-from dynpix_jax.typing import Array, Mask, PRNGKey, Variables
-from dynpix_jax.utils.errors import UserError
+from dynpix_jax.ops.sparse.masks import Kind, make_mask
 
 UNGATED = "ungated"
 

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.core.routing import MODES, Mode, Routing
+from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.nn.gated_pooling import GatedPooling
-from dynpix_jax.nn.routing import MODES, Mode, Routing
-from dynpix_jax.ops.perforated_conv import arg_specs
-from dynpix_jax.ops.perforated_conv.arg_specs import ConvSpec
-from dynpix_jax.ops.perforated_conv.masks import make_mask
-from dynpix_jax.typing import Array, Variables
+from dynpix_jax.ops.sparse import arg_specs
+from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse.masks import make_mask
+from dynpix_jax.papers.perspective.gated_pooling import GatedPooling
 
 SPECS = arg_specs.PERSPECTIVE_POOLING
 """The module's places, by one of its branches."""

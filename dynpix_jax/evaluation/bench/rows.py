@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from dynpix_jax.evaluation.timing import Timing, interleaved_medians
-from dynpix_jax.ops.perforated_conv.masks import Kind
+from dynpix_jax.ops.sparse.masks import Kind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.thin import thin
 from dynpix_jax.evaluation.boundary.curve import BoundaryScores, ImageCounts, summarize
 from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
 from dynpix_jax.evaluation.boundary.nms import non_maximum_suppression
-from dynpix_jax.utils.errors import UserError
 
 MAX_DIST = 0.0075
 """Largest distance of a match in image diagonals, for BSDS500 and PASCAL (NYUD: 0.011)."""

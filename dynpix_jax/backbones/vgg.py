@@ -1,0 +1,114 @@
+"""VGG-16 (Simonyan and Zisserman, ICLR 2015): 13 convolutions, and fc6 and fc7 as convolutions.
+
+Layer and parameter names are Caffe's: ``conv1_1`` ... ``conv5_3``, ``fc6``, ``fc7`` (the papers' conv-6 and
+conv-7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.conv import Conv
+from dynpix_jax.nn.norm import BatchNorm
+
+_BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
+"""(convolutions, channels as multiples of the first block's) of each block; a pooling follows each."""
+
+FC_KERNEL = 7
+"""Of fc6. The papers' "spatial padding of 3 cells" is what keeps the map's size."""
+
+
+@dataclass(frozen=True)
+class VGGConfig:
+    """Section ``model.backbone``.
+
+    width: channels of conv1 (64 as published). fc_features: of fc6 and fc7 (4096 as published).
+    pooling: what 2x2 pooling does with the last row or column of an odd size: ``ceil`` pools it alone
+    (Caffe), ``floor`` drops it (torchvision).
+    batch_norm: a norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
+    dropout: after fc6 and fc7, in training.
+    preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
+    std).
+    """
+
+    width: int = 64
+    fc_features: int = 4096
+    pooling: Literal["ceil", "floor"] = "ceil"
+    batch_norm: bool = False
+    dropout: float = 0.5
+    preprocessing: Literal["caffe", "torch"] = "caffe"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "fc_features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: {self.dropout}; expected a share in [0, 1)")
+
+
+def layer_info(config: VGGConfig) -> tuple[StageInfo, ...]:
+    """Name, channels and stride of all 15 layers, bottom first."""
+    convs = [
+        StageInfo(f"conv{block}_{index}", config.width * multiple, 2 ** (block - 1))
+        for block, (count, multiple) in enumerate(_BLOCKS, 1)
+        for index in range(1, count + 1)
+    ]
+    return (*convs, *(StageInfo(name, config.fc_features, 32) for name in ("fc6", "fc7")))
+
+
+class VGG(nn.Module):
+    """Preprocessed images (B, H, W, 3) -> {layer: (B, h, w, channels)} of the layers in ``taps``.
+
+    Layers above the highest of them do not exist. h and w are H and W over the layer's stride, rounded as
+    ``config.pooling`` says. ``before_relu`` hands out what a layer's ReLU reads instead of what it gives.
+    Training draws from the stream ``dropout`` (fc6, fc7).
+    """
+
+    config: VGGConfig
+    taps: tuple[str, ...] = ("conv5_3",)
+    before_relu: bool = False
+
+    def setup(self) -> None:
+        config = self.config
+        infos = layer_info(config)
+        names = [info.name for info in infos]
+        self.infos = infos[: 1 + max(names.index(tap) for tap in self.taps)]
+        in_features = 3
+        for info in self.infos:
+            size = {"fc6": FC_KERNEL, "fc7": 1}.get(info.name, 3)
+            setattr(self, info.name, Conv(in_features, info.channels, size, use_bias=True))
+            if config.batch_norm and not info.name.startswith("fc"):
+                setattr(self, info.name.replace("conv", "bn"), BatchNorm(info.channels))
+            in_features = info.channels
+        self.drop = nn.Dropout(config.dropout)
+
+    def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
+        x, stride = images, 1
+        features: dict[str, Array] = {}
+        for info in self.infos:
+            if info.stride != stride:
+                x, stride = self._pool(x), info.stride
+            x = getattr(self, info.name)(x)
+            fully = info.name.startswith("fc")
+            if self.config.batch_norm and not fully:
+                x = getattr(self, info.name.replace("conv", "bn"))(x, train=train)
+            activated = jax.nn.relu(x)
+            if info.name in self.taps:
+                features[info.name] = x if self.before_relu else activated
+            x = self.drop(activated, deterministic=not train) if fully else activated
+        return features
+
+    def _pool(self, x: Array) -> Array:
+        height, width = x.shape[1:3]
+        ends = (height % 2, width % 2) if self.config.pooling == "ceil" else (0, 0)
+        if min(height, width) < 2 and self.config.pooling == "floor":
+            raise ValueError(f"VGG: images too small: a map of {height}x{width} cells is to be pooled")
+        x = jnp.asarray(x)
+        return nn.max_pool(x, (2, 2), (2, 2), ((0, ends[0]), (0, ends[1])))

@@ -1,0 +1,69 @@
+"""One table for each kind of thing that a config names: gates, backbones, tasks, sources, systems."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from dynpix_jax.core.errors import UserError, suggest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names and what they stand for; ``package.module:Name`` stands for itself.
+
+    An entry may be given as such a string, too: it is imported when somebody asks for it, so that a table
+    costs nothing to import.
+
+    Args:
+      kind: what is in it, for messages ("backbone").
+      entries: by name.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, T | str]):
+        self.kind = kind
+        self._entries: dict[str, T | str] = dict(entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def register(self, name: str, entry: T | str) -> None:
+        """Adds an entry, or replaces one."""
+        self._entries[name] = entry
+
+    def resolve(self, name: str, path: str) -> T:
+        """What a name stands for.
+
+        Args:
+          name: of an entry, or ``package.module:Name``.
+          path: of the config's key that holds it, for messages.
+
+        Raises:
+          UserError: there is no such entry, module, or name in the module.
+        """
+        entry: Any = self._entries.get(name, name if ":" in name else None)
+        if entry is None:
+            raise UserError(
+                f"{path}: there is no {self.kind} {name!r}; {suggest(name, self._entries)}; "
+                "your own is named package.module:Name"
+            )
+        return _imported(entry, path) if isinstance(entry, str) else entry
+
+
+def _imported(entry: str, path: str) -> Any:
+    module_name, _, name = entry.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{path}: cannot import {module_name!r} of {entry!r}: {error}") from error
+    if not hasattr(module, name):
+        raise UserError(f"{path}: module {module_name!r} has no {name!r}; {suggest(name, vars(module))}")
+    return getattr(module, name)

@@ -1,1 +1,0 @@
-"""Networks that turn feature maps into per-pixel predictions; shared by systems."""

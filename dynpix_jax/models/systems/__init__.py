@@ -1,1 +1,0 @@
-"""One file a paper: the network with its losses, schedules and training stages."""

@@ -1,0 +1,176 @@
+"""Active positions only, as a Pallas kernel for NVIDIA Hopper GPUs (Mosaic GPU, wgmma).
+
+The convolution is a matrix product with one row for each active position: an implicit one, for the window of
+a position is gathered while the product runs and never written out. A block takes 128 active positions
+wherever they lie, so masks of independent pixels save as much as blobs do; strides and dilation are
+arithmetic on indices. The output starts as zeros, and results are written to their positions.
+
+float32 runs as three products of bfloat16 halves, summed in float32: less than 1e-5 of the largest result
+off, where the tensor cores' own TF32 is some 1e-3 off. Infinities become nan there.
+
+``pallas_gpu_kernel.py`` is the kernel, ``pallas_gpu_plan.py`` tells what it reads when. The tests compile it
+ahead of time for an H100; ``benchmarks/device.py`` checks and measures it on a device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dynpix_jax.core.typing import Array, Mask
+from dynpix_jax.ops.conv import Pair
+from dynpix_jax.ops.sparse.active import ActiveSet, active_set
+from dynpix_jax.ops.sparse.pallas_gpu_plan import MAX_TAPS, Plan, make_plan
+from dynpix_jax.ops.sparse.vjp import sparse_vjp
+
+_DTYPES = ("bfloat16", "float16", "float32")
+
+# wgmma is an instruction of compute capability 9.0 alone; later GPUs multiply matrices in other ways.
+_CAPABILITY = "9.0"
+
+# Multiprocessors of an H100 or H200 (SXM), for which the kernel is planned where there is no device to ask.
+_CORES = 132
+
+
+def refuses(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
+    """Why the kernel cannot run these arguments (shapes and dtype are read) on this machine; "" if it can.
+
+    Any number of channels and features will do: input channels are filled up to a multiple of 8, features to
+    one of 64 (of the weights only).
+    """
+    if reason := _refuses_arguments(x, kernel, strides, dilation):
+        return reason
+    try:
+        # Of JAX, but it imports what JAX does not install: absl, in some versions.
+        importlib.import_module("jax.experimental.pallas.mosaic_gpu")
+    except ImportError as error:
+        return f"Mosaic GPU cannot be imported: {error}"
+    if jax.default_backend() == "gpu":
+        device = jax.local_devices()[0]
+        if getattr(device, "compute_capability", None) != _CAPABILITY:
+            return (
+                f"it needs a GPU of compute capability {_CAPABILITY} (Hopper: H100, H200), this is "
+                f"{device.device_kind} with {getattr(device, 'compute_capability', 'none')}"
+            )
+    return ""
+
+
+def _refuses_arguments(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
+    if x.dtype.name not in _DTYPES:
+        return f"it needs {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, x is {x.dtype}"
+    if kernel.shape[0] * kernel.shape[1] > MAX_TAPS:
+        return f"windows have at most {MAX_TAPS} taps, this one is {kernel.shape[0]}x{kernel.shape[1]}"
+    plan = _plan(x, kernel, strides, dilation)
+    if max(math.prod(plan.input) * plan.pieces, plan.positions) >= 2**31:
+        return f"an input of {x.shape} is more than 32-bit offsets reach"
+    return ""
+
+
+def forward(
+    x: Array,
+    kernel: Array,
+    mask: Mask,
+    active: ActiveSet | None,
+    bias: Array | None,
+    strides: Pair,
+    dilation: Pair,
+) -> Array:
+    """The kernel, without a derivative.
+
+    Under ``vmap`` a mapped batch becomes part of B, or, where the weights are mapped, runs one after another.
+
+    Arguments as for :func:`~dynpix_jax.ops.sparse.perforated_conv`.
+
+    Raises:
+      ValueError: what :func:`refuses` tells about the arguments.
+    """
+    if reason := _refuses_arguments(x, kernel, strides, dilation):
+        raise ValueError(f"pallas_gpu: {reason}")
+    output = (*mask.shape, kernel.shape[-1])
+    if 0 in output:
+        return jnp.zeros(output, x.dtype)
+
+    @jax.custom_batching.custom_vmap
+    def call(x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
+        return _run(_plan(x, kernel, strides, dilation), x, kernel, bias, active)
+
+    @call.def_vmap
+    def _(size: int, mapped: Any, *arguments: Any) -> tuple[Array, bool]:
+        arguments = jax.tree.map(
+            lambda value, is_mapped: value if is_mapped else jnp.broadcast_to(value, (size, *value.shape)),
+            arguments,
+            tuple(mapped),
+        )
+        if mapped[1] or mapped[2]:
+            return lax.map(lambda each: call(*each), arguments), True
+        x, kernel, bias, active = arguments
+        y = call(x.reshape(-1, *x.shape[2:]), kernel[0], bias[0], _merge(active, size))
+        return y.reshape(size, -1, *y.shape[1:]), True
+
+    shift = jnp.zeros(output[-1:], x.dtype) if bias is None else bias
+    return call(x, kernel, shift, active_set(mask) if active is None else active)
+
+
+pallas_gpu = sparse_vjp(forward)
+"""The kernel with the backward pass of ``gather``."""
+
+
+def _merge(active: ActiveSet, size: int) -> ActiveSet:
+    """The active set of a batch of batches, (size, B, H, W) seen as (size * B, H, W)."""
+    batch, height, width = active.shape
+    positions = math.prod(active.shape)
+    shifted = active.indices + positions * jnp.arange(size, dtype=jnp.int32)[:, None]
+    shifted = jnp.where(active.indices < positions, shifted, size * positions)
+    mask = jnp.zeros((size * positions,), jnp.bool_).at[shifted].set(True, mode="drop")
+    return active_set(mask.reshape(size * batch, height, width))
+
+
+def _plan(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> Plan:
+    device = jax.local_devices()[0]
+    cores = getattr(device, "core_count", _CORES) if device.platform == "gpu" else _CORES
+    exact = x.dtype == jnp.float32
+    return make_plan((x.shape[0], x.shape[1], x.shape[2]), kernel.shape, strides, dilation, exact, cores)
+
+
+# Compiled as a whole also where the caller is not: outside of a compiled program the zeros that the kernel
+# fills in would be copied.
+@partial(jax.jit, static_argnums=0)
+def _run(plan: Plan, x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
+    # Not imported with this module: Mosaic GPU takes a while, and can be missing.
+    from dynpix_jax.ops.sparse import pallas_gpu_kernel
+
+    rows, weights, shift = prepare(plan, x, kernel, bias)
+    y = pallas_gpu_kernel.run(plan, rows, weights, shift, active, x.dtype)
+    return y.reshape(*plan.output, plan.features)
+
+
+def prepare(plan: Plan, x: Array, kernel: Array, bias: Array) -> tuple[Array, Array, Array]:
+    """The arrays that the kernel reads.
+
+    Returns:
+      16-bit (B*H*W, parts * channels): positions of the input.
+      16-bit (parts * weight_rows, column_blocks * columns): the weights, a row for each tap and channel.
+      (column_blocks * columns,): the bias.
+    """
+    missing = plan.channels - x.shape[-1]
+    columns = plan.column_blocks * plan.columns - plan.features
+    rows = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))).reshape(-1, plan.channels)
+    weights = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, columns)))
+    weights = weights.reshape(-1, weights.shape[-1])
+    weights = jnp.pad(weights, ((0, plan.weight_rows - weights.shape[0]), (0, 0)))
+    if plan.exact:
+        rows, weights = jnp.concatenate(_halves(rows), 1), jnp.concatenate(_halves(weights), 0)
+    return rows, weights, jnp.pad(bias, (0, columns))
+
+
+def _halves(value: Array) -> tuple[Array, Array]:
+    """float32 as the sum of two bfloat16, to 2**-17 of each number."""
+    # Not a cast there and back, which XLA may drop as excess precision.
+    high = lax.reduce_precision(value, exponent_bits=8, mantissa_bits=7)
+    return high.astype(jnp.bfloat16), (value - high).astype(jnp.bfloat16)

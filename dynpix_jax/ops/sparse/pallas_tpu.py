@@ -1,0 +1,230 @@
+"""Active tiles only, as a Pallas kernel for TPUs (Mosaic).
+
+The output is cut into tiles. Those with an active position are listed (scalar prefetch); the grid runs over
+the list alone, with a length known at run time, so an inactive tile costs neither a step nor a copy. Each
+step copies the tile's window of the input into VMEM while the step before it computes, multiplies it tap by
+tap on the matrix unit, and writes zeros where the mask is False inside the tile. Inactive tiles keep the
+zeros that the output starts with.
+
+The saving is that of tiles, not of positions: masks in blobs save about their density, a mask of independent
+pixels leaves nearly every tile active.
+
+Strides: the padded input is split into its phases (every s-th row and column), in which a strided convolution
+is one of stride 1. Dilation: the window grows by the reach of the taps; where slabs of rows, one for each row
+of taps, are less to copy, slabs it is. ``pallas_tpu_plan.py`` chooses tiles and blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from dynpix_jax.core.typing import Array, Mask
+from dynpix_jax.ops.conv import Pair, conv_output_size, torch_padding
+from dynpix_jax.ops.sparse.active import ActiveSet, active_set
+from dynpix_jax.ops.sparse.pallas_tpu_plan import PASSES, VMEM_LIMIT, Plan, make_plan
+from dynpix_jax.ops.sparse.vjp import sparse_vjp
+
+# Of the 1 MiB of scalar memory, half for the list of active tiles.
+_MAX_TILES = 2**17
+
+
+def refuses(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
+    """Why the kernel cannot run these arguments (shapes and dtype are read); "" if it can."""
+    if x.dtype.name not in PASSES:
+        return f"it needs float32 or bfloat16, x is {x.dtype}"
+    window = (kernel.shape[0], kernel.shape[1])
+    plan = make_plan(x.shape[-1], kernel.shape[-1], window, strides, dilation, x.dtype)
+    if plan is None:
+        return (
+            f"windows of {window[0]}x{window[1]} with strides {strides} and dilation {dilation} do not fit "
+            f"into {VMEM_LIMIT >> 20} MiB of vector memory"
+        )
+    rows, columns = _tiles(conv_output_size((x.shape[1], x.shape[2]), window, strides, dilation), plan.tile)
+    if x.shape[0] * rows * columns > _MAX_TILES:
+        return f"{x.shape[0] * rows * columns} tiles are more than the {_MAX_TILES} that scalar memory lists"
+    return ""
+
+
+def forward(
+    x: Array,
+    kernel: Array,
+    mask: Mask,
+    active: ActiveSet | None,
+    bias: Array | None,
+    strides: Pair,
+    dilation: Pair,
+    *,
+    interpret: bool | pltpu.InterpretParams = False,
+) -> Array:
+    """The kernel, without a derivative.
+
+    Args:
+      interpret: for tests: run it slowly on any backend, True for its values, ``InterpretParams`` for the
+        copies too.
+
+    The others are those of :func:`~dynpix_jax.ops.sparse.perforated_conv`; ``active`` is not used
+    (tiles are listed, not positions).
+
+    Raises:
+      ValueError: what :func:`refuses` tells.
+    """
+    del active
+    if reason := refuses(x, kernel, strides, dilation):
+        raise ValueError(f"pallas_tpu: {reason}")
+    *window, channels, features = kernel.shape
+    plan = make_plan(channels, features, (window[0], window[1]), strides, dilation, x.dtype)
+    assert plan is not None
+    if 0 in mask.shape:
+        return jnp.zeros((*mask.shape, features), x.dtype)
+
+    grid = _tiles((mask.shape[1], mask.shape[2]), plan.tile)
+    masks, ids, steps = _active_tiles(mask, plan.tile)
+    images = _phases(x, plan, grid, (window[0], window[1]), strides, dilation)
+    padded_features = plan.blocks[1] * plan.features
+    padding = [(0, plan.blocks[0] * plan.channels - channels), (0, padded_features - features)]
+    weights = jnp.pad(kernel.reshape(-1, channels, features), [(0, 0), *padding])
+    offset = jnp.zeros((features,), x.dtype) if bias is None else bias
+    offset = jnp.pad(offset.astype(jnp.float32), (0, padded_features - features))[None]
+
+    # Whole tiles: no block reaches beyond the array.
+    zeros = jnp.zeros((len(mask), grid[0] * plan.tile[0], grid[1] * plan.tile[1], padded_features), x.dtype)
+    call = pl.pallas_call(
+        partial(_kernel, plan=plan),
+        jax.ShapeDtypeStruct(zeros.shape, zeros.dtype),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            # The weights of a block of features stay while the tiles pass.
+            grid=(plan.blocks[1], steps, plan.blocks[0]),
+            in_specs=[
+                *(_window_spec(plan, grid, copy) for copy in range(plan.copies)),
+                pl.BlockSpec(
+                    (weights.shape[0], plan.channels, plan.features),
+                    lambda f, i, c, ids: (0, c, f),
+                    pipeline_mode=pl.Buffered(plan.weight_buffers),
+                ),
+                pl.BlockSpec((1, plan.features), lambda f, i, c, ids: (0, f)),
+                pl.BlockSpec((pl.squeezed, *plan.tile), lambda f, i, c, ids: (ids[i], 0, 0)),
+                pl.BlockSpec(memory_space=pl.ANY),
+            ],
+            out_specs=pl.BlockSpec(
+                (pl.squeezed, *plan.tile, plan.features), lambda f, i, c, ids: (*_unravel(ids[i], grid), f)
+            ),
+            scratch_shapes=[pltpu.VMEM((plan.positions, plan.features), jnp.float32)],
+        ),
+        # Inactive tiles keep the zeros: the last operand, counted with the list of tiles.
+        input_output_aliases={plan.copies + 4: 0},
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+        ),
+        interpret=interpret,
+        name="perforated_conv",
+    )
+    tiles = call(ids, *[images] * plan.copies, weights, offset, masks, zeros)
+    return tiles[:, : mask.shape[1], : mask.shape[2], :features]
+
+
+pallas_tpu = sparse_vjp(forward)
+"""The kernel with the backward pass of ``gather``."""
+
+
+def _tiles(size: Pair, tile: Pair) -> Pair:
+    return -(-size[0] // tile[0]), -(-size[1] // tile[1])
+
+
+def _active_tiles(mask: Mask, tile: Pair) -> tuple[Array, Array, Array]:
+    """The mask by tiles, float32 (tiles, *tile); ids of those with a True, ascending; how many steps to run.
+
+    An empty mask runs one step, whose results are all masked: no grid is empty.
+    """
+    batch, height, width = mask.shape
+    rows, columns = _tiles((height, width), tile)
+    padded = jnp.pad(mask, ((0, 0), (0, rows * tile[0] - height), (0, columns * tile[1] - width)))
+    masks = padded.reshape(batch, rows, tile[0], columns, tile[1]).swapaxes(2, 3)
+    listed = active_set(masks.any((3, 4)))
+    ids = jnp.minimum(listed.indices, batch * rows * columns - 1)
+    return masks.reshape(-1, *tile).astype(jnp.float32), ids, jnp.maximum(listed.count, 1)
+
+
+def _phases(x: Array, plan: Plan, grid: Pair, window: Pair, strides: Pair, dilation: Pair) -> Array:
+    """(B, phases, rows, columns, channels): the padded input, split into the phases that the taps read."""
+    _, _, columns = plan.copied
+    rows = grid[0] * plan.tile[0] + plan.rows.reach
+    columns = grid[1] * plan.tile[1] + columns - plan.tile[1]
+    low = torch_padding(window, dilation)
+    # May cut off what no tap reads.
+    high = (rows * strides[0] - x.shape[1] - low[0], columns * strides[1] - x.shape[2] - low[1])
+    extra = plan.blocks[0] * plan.channels - x.shape[3]
+    config = [(0, 0, 0), (low[0], high[0], 0), (low[1], high[1], 0), (0, extra, 0)]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), config)
+    phases = itertools.product(plan.rows.phases, plan.columns.phases)
+    return jnp.stack([padded[:, r :: strides[0], c :: strides[1]] for r, c in phases], axis=1)
+
+
+def _unravel(tile: Array, grid: Pair) -> tuple[Array, Array, Array]:
+    """(image, row, column) of a tile in ``grid``; on the scalar core, where // costs a comparison more."""
+    image, within = lax.div(tile, grid[0] * grid[1]), lax.rem(tile, grid[0] * grid[1])
+    return image, lax.div(within, grid[1]), lax.rem(within, grid[1])
+
+
+def _window_spec(plan: Plan, grid: Pair, copy: int) -> pl.BlockSpec:
+    """What a step copies: the window of its tile, or the slab for the ``copy``-th row of taps."""
+    phase, shift = plan.rows.taps[copy] if plan.copies > 1 else (0, 0)
+    phase *= len(plan.columns.phases)
+
+    def start(f: Array, i: Array, c: Array, ids: Array) -> tuple[Array | int, ...]:
+        image, row, column = _unravel(ids[i], grid)
+        first = pl.multiple_of(column * plan.tile[1], plan.tile[1])
+        channel = pl.multiple_of(c * plan.channels, plan.channels)
+        return image, phase, row * plan.tile[0] + shift, first, channel
+
+    shape = (*plan.copied, plan.channels)
+    return pl.BlockSpec((pl.squeezed, *(pl.Element(n) for n in shape)), start)
+
+
+def _kernel(ids: Array, *refs: Array, plan: Plan) -> None:
+    """One tile, one block of features, one block of channels: adds the product of every tap."""
+    del ids
+    windows, (weights, offset, mask, _, out, sums) = refs[: plan.copies], refs[plan.copies :]
+    rows, columns = plan.tile
+    block = pl.program_id(2)
+
+    @pl.when(block == 0)
+    def start() -> None:
+        sums[...] = jnp.broadcast_to(offset[...], sums.shape)
+
+    total = sums[...]
+    for v, (column_phase, left) in enumerate(plan.columns.taps):
+        for window, row_phase, taps in _reads(plan):
+            # Rows are the outer dimension and free to slice; columns are moved once for all rows of taps.
+            phase = row_phase * len(plan.columns.phases) + column_phase
+            moved = windows[window][phase, :, left : left + columns, :]
+            for u, top in taps:
+                total += jnp.dot(
+                    moved[top : top + rows].reshape(plan.positions, plan.channels),
+                    weights[u * len(plan.columns.taps) + v],
+                    precision=lax.Precision.HIGHEST if plan.itemsize == 4 else lax.Precision.DEFAULT,
+                    preferred_element_type=jnp.float32,
+                )
+    sums[...] = total
+
+    @pl.when(block == plan.blocks[0] - 1)
+    def finish() -> None:
+        values = sums[...].reshape(rows, columns, plan.features)
+        out[...] = jnp.where(mask[...][..., None] > 0, values, 0).astype(out.dtype)
+
+
+def _reads(plan: Plan) -> list[tuple[int, int, list[Pair]]]:
+    """(copy, phase of rows in it, [(row of taps, its first row)]); each row of taps is there once."""
+    if plan.copies > 1:
+        return [(u, 0, [(u, 0)]) for u in range(len(plan.rows.taps))]
+    return [
+        (0, phase, [(u, top) for u, (p, top) in enumerate(plan.rows.taps) if p == phase])
+        for phase in range(len(plan.rows.phases))
+    ]

@@ -1,0 +1,1 @@
+"""Confidence Adaptive Anytime Pixel-Level Recognition (Liu, Darrell and Shelhamer, ICLR 2022)."""

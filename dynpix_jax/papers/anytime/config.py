@@ -1,0 +1,106 @@
+"""Config section of the anytime system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dynpix_jax.backbones.hrnet import HRNetConfig
+from dynpix_jax.ops.interpolation import Normalize
+
+Criterion = Literal["max_probability", "entropy", "top_k", "random", "max_value"]
+TASKS = ("segmentation", "pose")
+
+
+@dataclass(frozen=True)
+class AdaptivityConfig:
+    """Section ``model.adaptivity``: which positions later stages skip (section 3.4), and what fills them.
+
+    criterion, threshold: a position is computed further
+      max_probability: where its largest class probability is at most the threshold (eq. 1);
+      entropy: where that of its class probabilities is at least the threshold, in nats;
+      top_k: unless it is among the share ``threshold`` of the image's positions with the largest class
+        probability, those that are skipped already counted first;
+      random: unless it is among such a share drawn at random, the same for all exits;
+      max_value: where the largest of its outputs is at least the threshold (pose: a joint may be there).
+    start: share of a stage's steps that train before anything is skipped.
+    radius, normalize: of the interpolation, see ops.interpolate_masked.
+    """
+
+    criterion: Criterion = "max_probability"
+    threshold: float = 0.998
+    start: float = 0.0
+    radius: int = 3
+    normalize: Normalize = "full"
+
+    def __post_init__(self) -> None:
+        if self.threshold < 0:
+            raise ValueError(f"threshold: {self.threshold}; expected a number >= 0")
+        if self.criterion in ("top_k", "random", "max_probability") and self.threshold > 1:
+            raise ValueError(f"threshold: {self.threshold}; expected a share in [0, 1]")
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"start: {self.start}; expected a share of the steps in [0, 1]")
+        if self.radius < 1:
+            raise ValueError(f"radius: {self.radius}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Section ``model.heads``.
+
+    kind: of all exits but that after stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
+    encoder-decoders, section 3.3). That after stage 4 is always plain.
+    plain: ``two_layers`` (1x1 convolution, norm, ReLU, 1x1 convolution) or ``single`` (pose).
+    inputs: what a head reads, all branches enlarged to the ``highest`` and joined (``concat``), or that
+    branch alone. The paper's pose rows are EE on the highest, RH on all.
+    features: width of redesigned heads. downsampling: D of section 3.3, of the exits after stages 1, 2, 3.
+    """
+
+    kind: Literal["plain", "redesigned"] = "redesigned"
+    plain: Literal["two_layers", "single"] = "two_layers"
+    inputs: Literal["concat", "highest"] = "concat"
+    features: int = 128
+    downsampling: tuple[int, int, int] = (3, 2, 1)
+
+    def __post_init__(self) -> None:
+        if self.features < 1:
+            raise ValueError(f"features: {self.features}; expected at least 1")
+        if min(self.downsampling) < 1:
+            raise ValueError(f"downsampling: {self.downsampling}; expected numbers >= 1")
+
+
+@dataclass(frozen=True)
+class AnytimeConfig:
+    """Section ``model`` of an anytime config.
+
+    exits: stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
+    weights: of the exits' losses, one each.
+    adaptivity: None computes everything.
+    task: ``segmentation`` or ``pose``; task_options: its fields.
+    """
+
+    system: Literal["anytime"]
+    task: Literal["segmentation", "pose"]
+    task_options: dict[str, Any] = field(default_factory=dict)
+    backbone: HRNetConfig = field(default_factory=HRNetConfig)
+    exits: tuple[int, ...] = (1, 2, 3, 4)
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    heads: HeadConfig = field(default_factory=HeadConfig)
+    adaptivity: AdaptivityConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not self.exits or self.exits[-1] != 4 or not set(self.exits) <= {1, 2, 3, 4}:
+            raise ValueError(f"exits: {self.exits}; expected stages of 1 to 4, ending with 4")
+        if list(self.exits) != sorted(set(self.exits)):
+            raise ValueError(f"exits: {self.exits}; expected them ascending")
+        if len(self.weights) != len(self.exits) or min(self.weights) < 0:
+            raise ValueError(f"weights: {self.weights}; expected {len(self.exits)} numbers >= 0")
+        if self.adaptivity is not None:
+            if len(self.exits) == 1:
+                raise ValueError("adaptivity: needs an exit before the last one")
+            by_value = self.adaptivity.criterion == "max_value"
+            if by_value != (self.task == "pose") and self.adaptivity.criterion != "random":
+                raise ValueError(
+                    f"adaptivity.criterion: {self.adaptivity.criterion!r} with task {self.task!r}; "
+                    "probabilities are those of segmentation, values those of pose"
+                )

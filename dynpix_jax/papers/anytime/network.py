@@ -1,0 +1,115 @@
+"""The network of the anytime system: HRNet with an exit after each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+
+from dynpix_jax.backbones.hrnet import HRNet, branch_channels
+from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.typing import Array, Mask
+from dynpix_jax.nn.masked_conv import Masking
+from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.papers.anytime.config import AnytimeConfig
+from dynpix_jax.papers.anytime.heads import PlainHead, RedesignedHead
+
+Span = tuple[int, ...]
+Decide = Callable[[str, Array, Mask | None], Mask]
+
+
+@flax.struct.dataclass
+class Progress:
+    """What is known after an exit.
+
+    maps: of its stage. logits: (B, h, w, K) at a quarter of the image's resolution; None before the first
+    exit. mask: bool (B, h, w), where to compute from here on; None: everywhere.
+    """
+
+    maps: tuple[Array, ...]
+    logits: Any = None
+    mask: Mask | None = None
+
+
+class AnytimeNetwork(nn.Module):
+    """The network of an AnytimeConfig whose task has so many ``channels``."""
+
+    config: AnytimeConfig
+    channels: int
+
+    def setup(self) -> None:
+        config, heads = self.config, self.config.heads
+        adaptive = config.adaptivity is not None
+        # Before the first exit nothing has decided yet.
+        self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5)
+        norm = (config.backbone.frozen_norm, config.backbone.momentum)
+        for index, stage in enumerate(config.exits):
+            branches = branch_channels(config.backbone, stage)
+            features = sum(branches) if heads.inputs == "concat" else branches[0]
+            masked = adaptive and index > 0
+            head: nn.Module
+            if stage == 4 or heads.kind == "plain":
+                head = PlainHead(features, self.channels, heads.plain == "single", *norm, masked)
+            else:
+                depth = heads.downsampling[stage - 1]
+                head = RedesignedHead(features, self.channels, heads.features, depth, *norm, masked)
+            setattr(self, f"exit{stage}", head)
+
+    def stage(
+        self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False
+    ) -> tuple[Array, ...]:
+        """Maps of stage ``number`` (1 to 4) from those of the stage before, or (1) from RGB in 0..255."""
+        if number > 1:
+            return self.backbone.stage(number, maps, masking, train=train)
+        return self.backbone.first(preprocess(maps[0], "torch"), train=train)
+
+    def exit(
+        self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False
+    ) -> Array:
+        """Logits (B, h, w, channels) of the exit after that stage; at skipped positions they mean nothing."""
+        top = maps[0]
+        if self.config.heads.inputs == "concat" and len(maps) > 1:
+            size, corners = (top.shape[1], top.shape[2]), self.config.backbone.align_corners
+            top = jnp.concatenate([top, *(resize_bilinear(x, size, corners) for x in maps[1:])], -1)
+        logits: Array = getattr(self, f"exit{number}")(top, masking, train=train)
+        return logits
+
+    def advance(
+        self, span: Span, progress: Progress, decide: Decide | None, mode: Mode, train: bool = False
+    ) -> Progress:
+        """The stages of ``span`` and the exit after them; positions that are skipped keep their logits.
+
+        decide: (name of the next stage, logits, mask before) -> where to compute on; None: everywhere.
+        """
+        config, maps, masking = self.config, progress.maps, None
+        if progress.mask is not None and config.adaptivity is not None:
+            fill = config.adaptivity
+            masking = Masking(progress.mask, fill.radius, fill.normalize, mode)
+        for number in span:
+            maps = self.stage(number, maps, masking, train=train)
+        logits = self.exit(span[-1], maps, masking, train=train)
+        if masking is not None:  # eq. 4
+            logits = jnp.where(masking.mask[..., None], logits, progress.logits)
+        mask = None
+        if decide is not None and span[-1] != 4:
+            mask = decide(f"stage{span[-1] + 1}", logits, progress.mask)
+        return Progress(maps, logits, mask)
+
+    def __call__(
+        self, images: Array, decide: Decide | None = None, mode: Mode = "dense", train: bool = False
+    ) -> tuple[Progress, ...]:
+        """(B, H, W, 3) RGB in 0..255 -> what is known after each exit."""
+        after = [Progress((images,))]
+        for span in spans(self.config.exits):
+            after.append(self.advance(span, after[-1], decide, mode, train))
+        return tuple(after[1:])
+
+
+def spans(exits: Sequence[int]) -> tuple[Span, ...]:
+    """The stages from exit to exit: (1, 3, 4) -> (1,), (2, 3), (4,)."""
+    starts = (0, *exits)
+    return tuple(tuple(range(a + 1, b + 1)) for a, b in zip(starts, exits, strict=False))

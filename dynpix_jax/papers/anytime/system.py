@@ -1,0 +1,285 @@
+"""Confidence Adaptive Anytime Pixel-Level Recognition (Liu, Darrell and Shelhamer, ICLR 2022).
+
+HRNet with an exit after each stage (section 3.2), early ones with small encoder-decoder heads (3.3). Where
+an exit is confident, the convolutions up to the next exit are not computed but interpolated, and the next
+exit carries its prediction over (3.4, eq. 1 to 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax import tasks
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.system import LossAux, Outputs, check_masks
+from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
+from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
+from dynpix_jax.ops.confidence import confidence, uncertain
+from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear
+from dynpix_jax.papers.anytime import adapt as anytime_weights
+from dynpix_jax.papers.anytime import macs as anytime_macs
+from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
+from dynpix_jax.papers.anytime.network import AnytimeNetwork, Progress, Span, spans
+
+__all__ = ["AdaptivityConfig", "Anytime", "AnytimeConfig", "AnytimeNetwork", "HeadConfig", "build"]
+
+
+class Anytime(ProgressiveSystem):
+    """The anytime system as pure functions; see System and ProgressiveSystem.
+
+    Gates are named after the stage that they mask, "stage2" to "stage4": (B, h, w) at a quarter of the
+    image's resolution. `confidence` of a prediction is there too; with random or no adaptivity it is the
+    largest class probability (pose: minus the largest output).
+    """
+
+    name = "anytime"
+    counts_resizing = False
+    nested_gates = True
+
+    def __init__(self, config: AnytimeConfig):
+        self.config = config
+        self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        self.tasks = {self.task.name: self.task}
+        self.network: AnytimeNetwork = AnytimeNetwork(config, self.task.channels)
+        self._counted: dict[tuple[int, int], tuple[tuple[float, ...], tuple[anytime_macs.Group, ...]]] = {}
+
+    def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
+        """Fresh variables; see System.
+
+        All kernels are parts of one draw: a program that draws each of hundreds on its own takes minutes to
+        compile.
+        """
+        return anytime_weights.init(self._shapes, key, heatmaps=self.config.task == "pose")
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+        adapt_now: Array | bool = True,
+    ) -> Outputs:
+        """Forward pass through all exits; ``exits`` are those before the last.
+
+        Training draws from ``rngs["dropout"]`` if masks are random. Nothing has a ``temperature``.
+
+        Args:
+          masks: what one skips, those of later stages skip too, in either mode.
+          adapt_now: whether anything is skipped at all (scalar, may be traced); given masks are.
+
+        Raises:
+          ValueError: mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
+        """
+        if train and mode == "sparse":
+            raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
+        given = self._check(masks, images)
+        key = (rngs or {}).get("dropout") if train else None
+        arguments = (images, self._decider(given, key, adapt_now), mode)
+        size = (images.shape[1], images.shape[2])
+        if not train:
+            return self._outputs(self._run(variables, *arguments), size)
+        after, updates = self._run(variables, *arguments, train=True, mutable=["batch_stats"])
+        return self._outputs(after, size, dict(updates))
+
+    def steps(
+        self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
+    ) -> tuple[Sequence[Step[Progress]], Progress]:
+        """One step an exit. ``options``: ``masks`` as in `apply`, all of them or none."""
+        masks = options.pop("masks", None)
+        if options:
+            raise ValueError(f"anytime: unknown options {sorted(options)}; there is 'masks'")
+        given = self._check(masks, images)
+        size = (images.shape[1], images.shape[2])
+        full, groups = self._macs(size)
+
+        def step(span: Span, macs: float) -> Step[Progress]:
+            gates = {f"stage{number}" for number in span}
+            own = [group for group in groups if group.gate in gates]
+
+            def cost(before: Progress) -> float:
+                if before.mask is None:
+                    return macs
+                mask = before.mask.astype(jnp.float32)
+                left = anytime_macs.shares(own, dict.fromkeys(gates, mask))
+                return macs - sum(group.macs * (1 - float(left[group.name].mean())) for group in own)
+
+            run = partial(self._exit, variables, given, span=span, mode=mode, size=size)
+            return Step(run, cost)
+
+        of_exits = spans(self.config.exits)
+        return [step(span, macs) for span, macs in zip(of_exits, full, strict=True)], Progress((images,))
+
+    @partial(jax.jit, static_argnums=0, static_argnames=("span", "mode", "size"))
+    def _exit(
+        self,
+        variables: Variables,
+        given: Mapping[str, Mask],
+        before: Progress,
+        span: Span,
+        mode: Mode,
+        size: tuple[int, int],
+    ) -> tuple[Progress, StepResult]:
+        decide = self._decider(given, None, True)
+        after = self._run(variables, span, before, decide, mode, method="advance")
+        gates = {} if before.mask is None else {f"stage{number}": before.mask for number in span}
+        result = StepResult(
+            {self.config.task: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
+        )
+        return after, result
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """Weighted sum of the exits' losses (section 3.2). Terms: ``exit1``, ... and each mask's density."""
+        outputs = self.apply(
+            variables, batch["image"], train=True, rngs=rngs, adapt_now=controls["adapt_now"]
+        )
+        task = self.task
+        terms = {}
+        for number, weight, logits in zip(
+            self.config.exits, self.config.weights, (*outputs.exits, outputs.predictions), strict=True
+        ):
+            terms[f"exit{number}"] = weight * task.loss(
+                logits[self.config.task], batch[task.target], batch["valid"]
+            )
+        total = sum(terms.values(), jnp.zeros(()))
+        density = {f"density_{name}": mask.mean() for name, mask in outputs.gates.items()}
+        return total, LossAux(terms | density, outputs.updates)
+
+    def controls(self, step: Array, steps: int) -> dict[str, Array]:
+        """adapt_now: False before ``adaptivity.start`` of the stage's steps."""
+        start = self.config.adaptivity.start if self.config.adaptivity else 0.0
+        return {"adapt_now": jnp.asarray(step, jnp.float32) >= start * steps}
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """See anytime_weights.adapt."""
+        return anytime_weights.adapt(self.config, given, fresh)
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """Per stage and resolution ("stage3_64x128") the convolutions that its mask skips."""
+        return {group.name: group.macs for group in self._macs(size)[1]}
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of MACs (B,) that masks leave of each of ``gated_macs``, interpolation included."""
+        if not outputs.gates:
+            return {}
+        return anytime_macs.shares(self._macs(self._size(outputs))[1], outputs.gates)
+
+    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """MACs up to each exit, from the one before, of one (H, W) image with nothing skipped."""
+        return self._macs(size)[0]
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        full, groups = self._macs(size)
+        steps = []
+        for span, macs in zip(spans(self.config.exits), full, strict=True):
+            own = [group for group in groups if int(group.gate[-1]) in span]
+            steps.append(macs - sum(group.macs * (1 - shares[group.name]) for group in own))
+        return tuple(accumulate(steps))
+
+    def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
+        logits = (*outputs.exits, outputs.predictions)
+        return tuple(
+            (self._confidence(one[self.task.name]), outputs.gates.get(f"stage{number + 1}"))
+            for number, one in zip(self.config.exits, logits, strict=True)
+        )
+
+    def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """Each mask, and ``total``: the share of the stages after the first exit that computed there."""
+        maps = {name: cells_to_pixels(mask, size, 4) for name, mask in outputs.gates.items()}
+        return maps | {"total": jnp.stack(list(maps.values())).mean(0)} if maps else {}
+
+    @property
+    def _gates(self) -> tuple[str, ...]:
+        """Names of the masks: one for every stage after the first exit."""
+        if self.config.adaptivity is None:
+            return ()
+        return tuple(f"stage{number}" for span in spans(self.config.exits)[1:] for number in span)
+
+    @cached_property
+    def _shapes(self) -> Variables:
+        # No parameter depends on the size of the images.
+        small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        shapes: Variables = jax.eval_shape(self.network.init, jax.random.key(0), small)
+        return shapes
+
+    def _macs(self, size: tuple[int, int]) -> tuple[tuple[float, ...], tuple[anytime_macs.Group, ...]]:
+        if size not in self._counted:
+            channels = self.task.channels
+            self._counted[size] = anytime_macs.step_macs(self.config, channels, self._shapes, size)
+        return self._counted[size]
+
+    def _size(self, outputs: Outputs) -> tuple[int, int]:
+        """(H, W) of an image that gives such masks; sides of 4 h - 3 to 4 h cost the same above the stem."""
+        mask = next(iter(outputs.gates.values()))
+        return 4 * mask.shape[1], 4 * mask.shape[2]
+
+    def _run(self, *arguments: Any, **options: Any) -> Any:
+        # Untyped: what a Flax method returns depends on what may change in it.
+        return self.network.apply(*arguments, **options)
+
+    def _check(self, masks: Mapping[str, Array] | None, images: Array) -> Mapping[str, Mask]:
+        """The given masks by the first stage that they mask; all stages from exit to exit share one."""
+        given = check_masks(masks, self._gates)
+        shape = (images.shape[0], -(-images.shape[1] // 4), -(-images.shape[2] // 4))
+        for name, mask in given.items():
+            if mask.dtype != jnp.bool_ or mask.shape != shape:
+                got = f"{mask.dtype} {mask.shape}"
+                raise ValueError(f"{name}: a given mask must be bool {shape}, True = compute; got {got}")
+        return given
+
+    def _decider(self, given: Mapping[str, Mask], key: PRNGKey | None, adapt_now: Array | bool) -> Any:
+        """What AnytimeNetwork asks where to compute on; None without adaptivity."""
+        how = self.config.adaptivity
+        if how is None:
+            return None
+
+        def decide(stage: str, logits: Array, before: Mask | None) -> Mask:
+            if stage in given:
+                return given[stage] if before is None else given[stage] & before
+            mask = uncertain(logits, how.criterion, how.threshold, before=before, key=key)
+            return mask | ~jnp.asarray(adapt_now)
+
+        return decide
+
+    def _confidence(self, logits: Array) -> Array:
+        how = self.config.adaptivity
+        if self.config.task == "pose":
+            return confidence(logits, "max_value")
+        return confidence(logits, "entropy" if how and how.criterion == "entropy" else "max_probability")
+
+    def _to_image(self, logits: Array, size: tuple[int, int]) -> Array:
+        """Logits as the task wants them: at the image's resolution, or the network's own (heatmaps)."""
+        return resize_bilinear(logits, self.task.logits_size(size))
+
+    def _outputs(
+        self, after: Sequence[Progress], size: tuple[int, int], updates: dict[str, Any] | None = None
+    ) -> Outputs:
+        *exits, last = ({self.task.name: self._to_image(one.logits, size)} for one in after)
+        gates: dict[str, Array] = {}
+        for span, before in zip(spans(self.config.exits)[1:], after, strict=False):
+            if before.mask is not None:
+                gates |= {f"stage{number}": before.mask.astype(jnp.float32) for number in span}
+        return Outputs(last, gates, {}, tuple(exits), updates or {})
+
+
+def build(section: Any) -> Anytime:
+    """The system of a strict ``model`` section."""
+    return Anytime(from_config(AnytimeConfig, section, "config.model"))

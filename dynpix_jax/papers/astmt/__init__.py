@@ -1,0 +1,1 @@
+"""Attentive Single-Tasking of Multiple Tasks (Maninis, Radosavovic and Kokkinos, CVPR 2019)."""

@@ -1,0 +1,62 @@
+"""What the discriminator reads: a task's normalised loss gradient, with its sign reversed on the way back.
+
+Section 4 of ASTMT: the gradients of all tasks with respect to the features that they share should not betray
+which task they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.resize import resize_nearest
+from dynpix_jax.papers.astmt.reversal import reverse_gradient
+
+TINY = 1e-20
+"""Added to the squared norm: a gradient of zero stays zero, and so does what flows back through it."""
+
+
+def loss_and_gradient(
+    loss: Callable[[Array], tuple[Array, Any]], features: Array
+) -> tuple[Array, Any, Array]:
+    """A loss of ``features`` with what else it gives, and its gradient with respect to them.
+
+    Differentiable itself: training goes through the gradient a second time.
+    """
+    (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(features)
+    return value, rest, gradient
+
+
+def unit_gradient(gradient: Array) -> Array:
+    """(B, h, w, C) at length 1 over the channels of every position; zero stays zero.
+
+    As released; the losses' gradients become smaller as training goes on, these do not.
+    """
+    # Scaled first: squares of small numbers vanish in float32. The scale is no part of the result.
+    largest = jax.lax.stop_gradient(jnp.abs(gradient).max())
+    gradient = gradient / jnp.where(largest > 0, largest, 1.0)
+    return gradient * jax.lax.rsqrt((gradient**2).sum(-1, keepdims=True) + TINY)
+
+
+def discriminator_loss(
+    discriminate: Callable[[Array], Array], gradient: Array, labelled: Array, task: int, strength: Array
+) -> Array:
+    """Cross-entropy of the discriminator with the index of the ``task``.
+
+    Args:
+        discriminate: (B, h, w, C) -> logits (B, h, w, tasks).
+        gradient: of the task's loss, (B, h, w, C).
+        labelled: (B, H, W) bool, the pixels that the task's loss counts; the positions of which count here.
+        strength: of the reversal, >= 0: the network learns the opposite of what the discriminator learns.
+
+    Returns:
+        Scalar, nats; 0 where nothing is labelled.
+    """
+    logits = discriminate(reverse_gradient(unit_gradient(gradient), strength))
+    counted = resize_nearest(labelled, (gradient.shape[1], gradient.shape[2])).astype(jnp.float32)
+    cost = -jax.nn.log_softmax(logits.astype(jnp.float32))[..., task]
+    return (cost * counted).sum() / jnp.maximum(counted.sum(), 1.0)

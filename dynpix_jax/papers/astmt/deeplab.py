@@ -1,0 +1,117 @@
+"""The DeepLabv3+ decoder (Chen et al., ECCV 2018) as in ASTMT: narrow, with modules of each task's own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.conv import Conv, DepthwiseConv
+from dynpix_jax.nn.per_task import Modulation, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.ops.resize import resize_bilinear
+
+
+class Unit(nn.Module):
+    """Convolution -> norm -> ReLU -> SE: (B, H, W, in_features) -> (B, H, W, features).
+
+    separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
+    reduction: of the SE. adapted: False keeps adapters away (the branch of the image's mean).
+    """
+
+    in_features: int
+    features: int
+    modulation: Modulation
+    kernel_size: int = 1
+    dilation: int = 1
+    separable: bool = False
+    reduction: int = 16
+    adapted: bool = True
+
+    def setup(self) -> None:
+        own, shape = self.modulation, (self.in_features, self.features)
+        if self.separable and self.kernel_size > 1:
+            self.depthwise = DepthwiseConv(self.in_features, self.kernel_size, dilation=self.dilation)
+            self.conv = Conv(*shape, 1)
+        else:
+            self.conv = Conv(*shape, self.kernel_size, dilation=self.dilation)
+        self.adapts = own.adapters and bool(own.tasks) and self.adapted
+        if self.adapts:
+            zero = nn.initializers.zeros_init()
+            self.adapter = per_task(True, own.tasks, lambda: Conv(*shape, 1, kernel_init=zero))
+        self.bn = task_norm(own, self.features)
+        if own.se:
+            excite = partial(SqueezeExcite, self.features, self.reduction, self._activation)
+            self.se = per_task(True, own.tasks, excite)
+
+    def _activation(self, x: Array) -> Array:
+        return jax.nn.relu6(x) if self.separable else jax.nn.relu(x)
+
+    def __call__(self, x: Array, task: str, *, train: bool) -> Array:
+        y = self.conv(self.depthwise(x) if self.separable and self.kernel_size > 1 else x)
+        if self.adapts:
+            y = y + of_task(self.adapter, task)(x)
+        y = self._activation(of_task(self.bn, task)(y, train=train))
+        return of_task(self.se, task)(y) if self.modulation.se else y
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid: (B, H, W, in_features) -> (B, H, W, features).
+
+    A 1x1, three 3x3 at ``rates`` and the image's mean side by side, then a 1x1 over all of them.
+    """
+
+    in_features: int
+    features: int
+    rates: tuple[int, ...]
+    modulation: Modulation
+    separable: bool = False
+    reduction: int = 16
+
+    def setup(self) -> None:
+        unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
+        self.point = unit(self.in_features, self.features)
+        self.atrous = [unit(self.in_features, self.features, kernel_size=3, dilation=d) for d in self.rates]
+        self.pool = unit(self.in_features, self.features, adapted=False)
+        self.fuse = unit((2 + len(self.rates)) * self.features, self.features)
+
+    def __call__(self, x: Array, task: str, *, train: bool) -> Array:
+        branches = [self.point(x, task, train=train)]
+        branches += [branch(x, task, train=train) for branch in self.atrous]
+        mean = self.pool(x.mean((1, 2), keepdims=True), task, train=train)
+        branches.append(jnp.broadcast_to(mean, branches[0].shape))
+        return self.fuse(jnp.concatenate(branches, axis=-1), task, train=train)
+
+
+class DeepLabDecoder(nn.Module):
+    """Encoder features of two strides -> what all tasks' predictions are read from.
+
+    low: channels of the map at stride 4, reduced to 48/256 of ``features``. high: of the last map, which goes
+    through an ASPP and is resized to the low one. Then two 3x3 units.
+    """
+
+    low: int
+    high: int
+    features: int
+    rates: tuple[int, ...]
+    modulation: Modulation
+    separable: bool = False
+    reduction: int = 16
+
+    def setup(self) -> None:
+        unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
+        reduced = max(48 * self.features // 256, 1)
+        form = self.modulation, self.separable, self.reduction
+        self.aspp = ASPP(self.high, self.features, self.rates, *form)
+        self.reduce = unit(self.low, reduced, reduction=4)
+        self.join = unit(self.features + reduced, self.features, kernel_size=3)
+        self.process = unit(self.features, self.features, kernel_size=3)
+
+    def __call__(self, low: Array, high: Array, task: str, *, train: bool) -> Array:
+        """(B, h, w, low), (B, h', w', high) -> (B, h, w, features)."""
+        high = self.aspp(high, task, train=train)
+        high = resize_bilinear(high, (low.shape[1], low.shape[2]))
+        x = jnp.concatenate([high, self.reduce(low, task, train=train)], axis=-1)
+        return self.process(self.join(x, task, train=train), task, train=train)

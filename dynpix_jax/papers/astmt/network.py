@@ -1,0 +1,124 @@
+"""The network of attentive single-tasking: one forward pass a task, through modules shared and its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+
+from dynpix_jax.backbones.mobilenet import MobileNetV2
+from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.backbones.se_resnet import se_resnet
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.conv import Conv
+from dynpix_jax.nn.per_task import Modulation
+from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.papers.astmt.config import AstmtConfig
+from dynpix_jax.papers.astmt.deeplab import DeepLabDecoder
+from dynpix_jax.papers.astmt.uber import SMALL, UberHead
+
+Features = tuple[Array, Array | None]
+"""What a task's head reads: the map whose gradient the discriminator sees, and what else (UberNet's low)."""
+
+
+def head_name(task: str) -> str:
+    """The module that is the task's own in every network."""
+    return f"head_{task}"
+
+
+class Discriminator(nn.Module):
+    """(B, h, w, features) -> logits of the tasks (B, h, w, tasks): two convolutions, a ReLU between."""
+
+    features: int
+    tasks: int
+    kernel: int = 1
+
+    def setup(self) -> None:
+        self.conv1 = Conv(self.features, self.features, self.kernel)
+        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=SMALL)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv2(jax.nn.relu(self.conv1(x)))
+
+
+class AstmtNetwork(nn.Module):
+    """The network of an AstmtConfig; ``channels``: of each task's logits."""
+
+    config: AstmtConfig
+    channels: Mapping[str, int]
+
+    def setup(self) -> None:
+        config = self.config
+        # One task has nothing of its own: its parameters have the plain names.
+        tasks = config.tasks if len(config.tasks) > 1 else ()
+        encoder, decoder = config.encoder, config.decoder
+        self.encoding = Modulation(tasks, encoder.se, encoder.norm, encoder.adapters)
+        self.decoding = Modulation(tasks, decoder.se, decoder.norm, decoder.adapters)
+        if config.mobilenet is not None:
+            self.backbone: nn.Module = MobileNetV2(config.mobilenet, self.encoding)
+        else:
+            assert config.backbone is not None
+            self.backbone = se_resnet(config.backbone, self.encoding)
+        low, high = config.channels
+        if decoder.kind == "deeplab":
+            separable = config.mobilenet is not None
+            self.decoder = DeepLabDecoder(
+                low, high, decoder.features, config.rates, self.decoding, separable, decoder.reduction
+            )
+        for task in config.tasks:
+            shape = decoder.features, self.channels[task]
+            uber = decoder.kind == "uber"
+            linear = Conv(*shape, 1, use_bias=True, kernel_init=SMALL)
+            head = UberHead(low, high, shape[1]) if uber else linear
+            setattr(self, head_name(task), head)
+        if config.adversarial is not None:
+            width = high if decoder.kind == "uber" else decoder.features
+            self.discriminator = Discriminator(width, len(config.tasks), config.adversarial.kernel)
+
+    def encode(self, images: Array, task: str, *, train: bool) -> tuple[Array, Array]:
+        """(low, high) maps of (B, H, W, 3) RGB in 0..255."""
+        if self.config.mobilenet is not None:
+            features = self.backbone(preprocess(images, "torch"), task, train=train)
+            return features["low"], features["high"]
+        assert self.config.backbone is not None
+        x = preprocess(images, self.config.backbone.preprocessing)
+        features = self.backbone(x, train=train, run_block=lambda block, x: block(x, task, train=train))
+        return features["res2"], features["res5"]
+
+    def decode(self, low: Array, high: Array, task: str, *, train: bool) -> Features:
+        """What the task's head reads."""
+        if self.config.decoder.kind == "uber":
+            return high, low
+        return self.decoder(low, high, task, train=train), None
+
+    def features(self, images: Array, task: str, *, train: bool) -> Features:
+        """The same from images."""
+        return self.decode(*self.encode(images, task, train=train), task, train=train)
+
+    def read(self, features: Features, task: str, size: tuple[int, int], *, train: bool) -> Array:
+        """The task's logits (B, H, W, channels) at ``size`` (H, W)."""
+        first, low = features
+        head = getattr(self, head_name(task))
+        logits = head(first) if low is None else head(low, first, train=train)
+        return resize_bilinear(logits, size)
+
+    def discriminate(self, gradient: Array) -> Array:
+        """Logits of which task a gradient belongs to."""
+        return self.discriminator(gradient)
+
+    def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
+        """All tasks' logits. What they share is computed once."""
+        size = (images.shape[1], images.shape[2])
+        predictions: dict[str, Array] = {}
+        encoded, features = None, None
+        for task in self.config.tasks:
+            if encoded is None or self.encoding.any:
+                encoded, features = self.encode(images, task, train=train), None
+            if features is None or self.decoding.any:
+                features = self.decode(*encoded, task, train=train)
+            predictions[task] = self.read(features, task, size, train=train)
+        if self.is_initializing() and self.config.adversarial is not None:
+            assert features is not None
+            self.discriminate(features[0])
+        return predictions

@@ -1,0 +1,164 @@
+"""Attentive Single-Tasking of Multiple Tasks (Maninis, Radosavovic and Kokkinos, CVPR 2019; ASTMT).
+
+One network does one task at a time: encoder and decoder are shared, small modules of each task's own
+(squeeze-and-excitation, residual adapters, norms) attend to what it needs, and a discriminator that reads the
+tasks' loss gradients keeps them alike (appendix, eq. 1). A training step has a turn for every task: a forward
+pass, a loss, and an update of the parameters that this task uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from dynpix_jax import tasks
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.papers.astmt import adapt as astmt_weights
+from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient
+from dynpix_jax.papers.astmt.config import (
+    AdversarialConfig,
+    AstmtConfig,
+    DecoderConfig,
+    EncoderConfig,
+)
+from dynpix_jax.papers.astmt.network import AstmtNetwork, Features, head_name
+from dynpix_jax.papers.astmt.reversal import reversal_strength
+
+__all__ = [
+    "AdversarialConfig",
+    "Astmt",
+    "AstmtConfig",
+    "AstmtNetwork",
+    "DecoderConfig",
+    "EncoderConfig",
+    "build",
+]
+
+
+class Astmt(System):
+    """ASTMT as pure functions; see System. Its turns are its tasks."""
+
+    name = "astmt"
+
+    def __init__(self, config: AstmtConfig):
+        self.config = config
+        options = {task: config.task_options.get(task, {}) for task in config.tasks}
+        self.tasks = {
+            task: tasks.build(task, options[task], f"config.model.task_options.{task}")
+            for task in config.tasks
+        }
+        self.turns = config.tasks
+        channels = {name: task.channels for name, task in self.tasks.items()}
+        self.network: AstmtNetwork = AstmtNetwork(config, channels)
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+    ) -> Outputs:
+        """All tasks' predictions, what they share computed once.
+
+        Nothing is gated, so ``masks`` can name none, both modes are the same, and nothing is drawn. Training
+        goes task by task (`loss`); with ``train`` norms of all tasks move.
+        """
+        check_masks(masks, ())
+        if not train:
+            return Outputs(self._run(variables, images), gates={}, selections={})
+        predictions, updates = self._run(variables, images, train=True, mutable=["batch_stats"])
+        return Outputs(predictions, gates={}, selections={}, updates=dict(updates))
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+        turn: str | None = None,
+    ) -> tuple[Array, LossAux]:
+        """Eq. 1 of one task: (1 - w_d) w_t L_t + w_d L_d.
+
+        Terms: ``TASK``, weighted, and ``TASK/discriminator``.
+        """
+        name = self.config.tasks[0] if turn is None else turn
+        task, weight = self.tasks[name], float(self.config.task_weights.get(name, 1.0))
+        images, size = batch["image"], (batch["image"].shape[1], batch["image"].shape[2])
+        features: Features
+        features, updates = self._run(
+            variables, images, name, train=True, method="features", mutable=["batch_stats"]
+        )
+        moved = {**variables, **updates}
+
+        def read(first: Array) -> tuple[Array, Any]:
+            logits, updates = self._run(
+                moved, (first, features[1]), name, size, train=True, method="read", mutable=["batch_stats"]
+            )
+            return weight * task.loss(logits, batch[task.target], batch["valid"]), dict(updates)
+
+        adversarial = self.config.adversarial
+        # Without a weight there is nothing to add: the program is the plain one, bit for bit.
+        if adversarial is None or not adversarial.weight or turn is None:
+            loss, updates = read(features[0])
+            return loss, LossAux({name: loss}, updates)
+        loss, updates, gradient = loss_and_gradient(read, features[0])
+        discriminate = partial(self._run, variables, method="discriminate")
+        labelled, index = self._labelled(batch, name), self.config.tasks.index(name)
+        told = discriminator_loss(discriminate, gradient, labelled, index, controls["reversal"])
+        loss, told = (1.0 - adversarial.weight) * loss, adversarial.weight * told
+        return loss + told, LossAux({name: loss, f"{name}/discriminator": told}, updates)
+
+    def controls(self, step: Array, steps: int) -> dict[str, Array]:
+        """``reversal``: strength of the gradient's reversal, constant within each of the stage's epochs."""
+        adversarial = self.config.adversarial
+        if adversarial is None:
+            return {}
+        epochs = adversarial.epochs
+        epoch = jnp.floor(jnp.asarray(step, jnp.float32) * epochs / max(steps, 1))
+        return {"reversal": reversal_strength(jnp.minimum(epoch, epochs - 1), epochs)}
+
+    def uses(self, turn: str, path: str) -> bool:
+        """All but what is another task's own, and the discriminator where it has no weight."""
+        parts = path.split("/")
+        if parts[0] == "discriminator":
+            return self.config.adversarial is not None and self.config.adversarial.weight > 0
+        return self.owner(path) in (None, turn)
+
+    def owner(self, path: str) -> str | None:
+        """The task that alone uses the variable at ``path``; None for what is shared."""
+        parts = path.split("/")
+        names = [task for task in self.turns if task in parts or head_name(task) in parts]
+        return names[0] if names else None
+
+    def labelled(self, batch: Mapping[str, Array], turn: str) -> Array:
+        """Whether any pixel of the batch has a label of that task."""
+        return self._labelled(batch, turn).any()
+
+    def _labelled(self, batch: Mapping[str, Array], name: str) -> Array:
+        """(B, H, W) bool: pixels that the task's loss counts."""
+        task = self.tasks[name]
+        return task.labelled(batch[task.target]) & batch["valid"][:, None, None]
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """See astmt_weights.adapt."""
+        return astmt_weights.adapt(self.config, given, fresh)
+
+    def _run(self, *arguments: Any, **options: Any) -> Any:
+        # Untyped: what a Flax method returns depends on what may change in it.
+        return self.network.apply(*arguments, **options)
+
+
+def build(section: Any) -> Astmt:
+    """The system of a strict ``model`` section."""
+    return Astmt(from_config(AstmtConfig, section, "config.model"))

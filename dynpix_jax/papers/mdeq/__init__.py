@@ -1,0 +1,1 @@
+"""Multiscale Deep Equilibrium Models (Bai, Koltun and Kolter, NeurIPS 2020)."""

@@ -1,0 +1,117 @@
+"""Config section of the MDEQ system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dynpix_jax.core.errors import suggest
+from dynpix_jax.papers.mdeq.fixed_point import SolverConfig
+from dynpix_jax.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """Section ``model.cell``: f, which is applied until nothing changes. The defaults are those of "small".
+
+    channels: of the branches, from the highest resolution (a quarter of the image's) down, each half the one
+    before. expansion: width of the block inside a branch, relative to its channels. groups: of its group
+    norms; the norm after the fusion has half as many. dropout: share of a block's channels that are left out
+    in training, the same ones in all iterations of a forward pass. weight_norm: kernels of blocks and after
+    the fusion as direction times length (Salimans and Kingma, NeurIPS 2016).
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    expansion: int = 5
+    groups: int = 8
+    dropout: float = 0.05
+    weight_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.expansion < 1:
+            raise ValueError(f"expansion: {self.expansion}; expected at least 1")
+        if self.groups < 2 or self.groups % 2:
+            raise ValueError(f"groups: {self.groups}; expected an even number >= 2")
+        if not self.channels or any(width < 1 or width % self.groups for width in self.channels):
+            raise ValueError(
+                f"channels: {self.channels}; expected at least one, all multiples of groups = {self.groups}"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: {self.dropout}; expected a share in [0, 1)")
+
+
+@dataclass(frozen=True)
+class JacobianConfig:
+    """Section ``model.jacobian``: the penalty on f's Jacobian at the fixed point (Bai et al., ICML 2021).
+
+    weight: of the penalty; 0 leaves it out. frequency: share of the steps that have it. probes: random
+    vectors that estimate it.
+    """
+
+    weight: float = 0.0
+    frequency: float = 1.0
+    probes: int = 2
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight: {self.weight}; expected a number >= 0")
+        if not 0.0 < self.frequency <= 1.0:
+            raise ValueError(f"frequency: {self.frequency}; expected a share in (0, 1]")
+        if self.probes < 1:
+            raise ValueError(f"probes: {self.probes}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class AnytimeConfig:
+    """Section ``model.anytime``: predictions from iterates on the way to the fixed point.
+
+    iterations: after which to decode, rising; those from the solver's limit on are left out, for its end is
+    decoded anyway. iterate: the ``best`` so far, as a solver that ends there would return it, or the
+    ``latest``; the paper does not say which. In the first iterations they are the same as a rule.
+    """
+
+    iterations: tuple[int, ...] = (4, 6, 8, 10)
+    iterate: Literal["best", "latest"] = "best"
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in zip((0, *self.iterations), self.iterations, strict=False)):
+            raise ValueError(f"iterations: {self.iterations}; expected rising numbers >= 1")
+
+
+@dataclass(frozen=True)
+class MdeqConfig:
+    """Section ``model`` of an MDEQ config.
+
+    task, task_options: what is predicted; see tasks. cell: f. forward, backward: the searches for the fixed
+    point and, in training, for its gradient. unrolled: 0 seeks the fixed point; n applies f n times instead
+    and differentiates through that: pretraining. norm_momentum: of the moving averages of stem and head.
+    """
+
+    system: Literal["mdeq"]
+    task: str = "segmentation"
+    task_options: dict[str, Any] = field(default_factory=dict)
+    cell: CellConfig = field(default_factory=CellConfig)
+    forward: SolverConfig = field(default_factory=SolverConfig)
+    backward: SolverConfig = field(default_factory=lambda: SolverConfig(iterations=30, tolerance=2e-10))
+    unrolled: int = 0
+    jacobian: JacobianConfig = field(default_factory=JacobianConfig)
+    anytime: AnytimeConfig = field(default_factory=AnytimeConfig)
+    norm_momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task: {self.task!r}; {suggest(self.task, TASKS)}")
+        if self.unrolled < 0:
+            raise ValueError(f"unrolled: {self.unrolled}; expected a number >= 0")
+        if self.unrolled and self.jacobian.weight:
+            raise ValueError("jacobian.weight: pretraining (unrolled > 0) has no fixed point; expected 0")
+        if not 0.0 <= self.norm_momentum < 1.0:
+            raise ValueError(f"norm_momentum: {self.norm_momentum}; expected a number in [0, 1)")
+
+    @property
+    def read_out(self) -> tuple[int, ...]:
+        """Iterations after which predictions are made, the last one last; the applications where unrolled."""
+        if self.unrolled:
+            return (self.unrolled,)
+        limit = self.forward.iterations
+        return (*(n for n in self.anytime.iterations if n < limit), limit)

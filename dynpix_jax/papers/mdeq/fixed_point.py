@@ -1,0 +1,314 @@
+"""Fixed points z = f(z): limited-memory Broyden and Anderson, and gradients by the implicit function theorem.
+
+Solvers are pure functions of vectors (B, D), one an image: a batch is B problems that are solved side by
+side. An image that has converged or diverged stays as it is, so its result does not depend on the others.
+`flatten` makes such vectors of the feature maps of several resolutions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dynpix_jax.core.typing import Array, PRNGKey
+
+Function = Callable[[Array], Array]
+"""(B, D) -> (B, D); image b of the result depends on image b of the argument only."""
+
+DIVERGED = 1e6
+"""A residual so many times that of the start ends the search (Bai et al., MDEQ's release)."""
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """How a fixed point is sought.
+
+    method: ``broyden`` or ``anderson``. iterations: at most; each applies f once, and so does the start.
+    tolerance: an image has converged when its error is not above it. error: ``absolute``, the root mean
+    square of f(z) - z over the image's values, or ``relative``, the norm of f(z) - z divided by that of f(z).
+    memory: rank-one terms of Broyden's inverse Jacobian, or iterates that Anderson mixes.
+    regularization: of Anderson's least squares, relative to the largest residual in memory. mixing:
+    Anderson's beta. Broyden reads neither.
+    """
+
+    method: Literal["broyden", "anderson"] = "broyden"
+    iterations: int = 27
+    tolerance: float = 1e-5
+    error: Literal["absolute", "relative"] = "absolute"
+    memory: int = 27
+    regularization: float = 1e-4
+    mixing: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
+        for name in ("tolerance", "regularization"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
+        if not 0 < self.mixing <= 1:
+            raise ValueError(f"mixing: {self.mixing}; expected a number in (0, 1]")
+
+
+@flax.struct.dataclass
+class SolverState:
+    """A search on its way; `advance` continues it.
+
+    z: (B, D), the newest iterate. residual: f(z) - z. step: (B, D), what the next iteration adds to z.
+    memory: two arrays (B, M, D). iteration: (), of the search. iterations: (B,), of each image.
+    best: (B, D), the iterate of least error. error: (B,), its. first: (B,), norm of the first residual.
+    converged, diverged: (B,) bool. trace: (limit + 1, B), the errors of all iterates, NaN where there is
+    none.
+    """
+
+    z: Array
+    residual: Array
+    step: Array
+    memory: tuple[Array, Array]
+    iteration: Array
+    iterations: Array
+    best: Array
+    error: Array
+    first: Array
+    converged: Array
+    diverged: Array
+    trace: Array
+
+
+@flax.struct.dataclass
+class Stats:
+    """How a search ended: error of the result, iterations, both flags (B,), trace (limit + 1, B)."""
+
+    error: Array
+    iterations: Array
+    converged: Array
+    diverged: Array
+    trace: Array
+
+
+def start(f: Function, z: Array, config: SolverConfig) -> SolverState:
+    """Applies f to the start (B, D), a floating array."""
+    if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(f"start: z must be (B, D) and floating, got {z.shape} {z.dtype}")
+    batch, size = z.shape
+    residual = f(z) - z
+    first = _norm(residual)
+    slots = min(config.memory, config.iterations + (config.method == "anderson"))
+    blank = jnp.zeros((batch, slots, size), z.dtype)
+    memory = (blank, blank)
+    if config.method == "anderson":
+        memory = (blank.at[:, 0].set(z), blank.at[:, 0].set(residual))
+    error = _error(z, residual, config)
+    diverged = ~jnp.isfinite(first)
+    nan = jnp.full((config.iterations + 1, batch), jnp.nan, error.dtype)
+    return SolverState(
+        z=z,
+        residual=residual,
+        step=(config.mixing if config.method == "anderson" else 1.0) * residual,
+        memory=memory,
+        iteration=jnp.zeros((), jnp.int32),
+        iterations=jnp.zeros(batch, jnp.int32),
+        best=z,
+        error=jnp.where(diverged, jnp.inf, error),
+        first=first,
+        converged=error <= config.tolerance,
+        diverged=diverged,
+        trace=nan.at[0].set(error),
+    )
+
+
+def advance(
+    f: Function, state: SolverState, config: SolverConfig, until: int | Array | None = None
+) -> SolverState:
+    """Goes on to iteration ``until`` (may be traced) or the limit, less where all images have ended."""
+    limit = config.iterations if until is None else jnp.minimum(until, config.iterations)
+
+    def goes_on(state: SolverState) -> Array:
+        return (state.iteration < limit) & ~jnp.all(state.converged | state.diverged)
+
+    return lax.while_loop(goes_on, partial(_iterate, f, config), state)
+
+
+def stats(state: SolverState) -> Stats:
+    """Of a search so far."""
+    return Stats(state.error, state.iterations, state.converged, state.diverged, state.trace)
+
+
+def solve(f: Function, z: Array, config: SolverConfig) -> tuple[Array, Stats]:
+    """The iterate of least error (B, D), searched from ``z``. No gradient: see `fixed_point`."""
+    state = advance(f, start(f, z, config), config)
+    return state.best, stats(state)
+
+
+def _iterate(f: Function, config: SolverConfig, state: SolverState) -> SolverState:
+    ended = state.converged | state.diverged
+    z = state.z + jnp.where(ended[:, None], 0.0, state.step)
+    residual = f(z) - z
+    norm, error = _norm(residual), _error(z, residual, config)
+    diverged = ~ended & (~jnp.isfinite(norm) | (norm > DIVERGED * state.first))
+    better = ~ended & ~diverged & (error < state.error)
+    best = jnp.where(better[:, None], z, state.best)
+    update = _broyden if config.method == "broyden" else _anderson
+    step, memory = update(config, state, z, residual)
+    iteration = state.iteration + 1
+    return SolverState(
+        # What has diverged goes back to where f is finite.
+        z=jnp.where(diverged[:, None], best, z),
+        residual=jnp.where(diverged[:, None], 0.0, residual),
+        step=step,
+        memory=memory,
+        iteration=iteration,
+        iterations=state.iterations + ~ended,
+        best=best,
+        error=jnp.where(better, error, state.error),
+        first=state.first,
+        converged=state.converged | (~ended & ~diverged & (error <= config.tolerance)),
+        diverged=state.diverged | diverged,
+        trace=state.trace.at[iteration].set(jnp.where(ended, jnp.nan, error)),
+    )
+
+
+def _broyden(
+    config: SolverConfig, state: SolverState, z: Array, residual: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """Broyden's good method: the inverse Jacobian of the residual is -I + sum of left_k right_k^T.
+
+    The oldest term makes room before the new one is computed, which then meets the secant condition.
+    """
+    left, right = state.memory
+    slot = state.iteration % left.shape[1]
+    left, right = left.at[:, slot].set(0.0), right.at[:, slot].set(0.0)
+    moved, changed = z - state.z, residual - state.residual
+    row = _combine(right, _dots(left, moved)) - moved
+    gap = moved + changed - _combine(left, _dots(right, changed))
+    scale = (row * changed).sum(-1, keepdims=True)
+    usable = jnp.isfinite(scale) & (scale != 0)
+    column = jnp.where(usable, gap / jnp.where(usable, scale, 1.0), 0.0)
+    usable = usable & jnp.isfinite(column).all(-1, keepdims=True)
+    left = left.at[:, slot].set(jnp.where(usable, column, 0.0))
+    right = right.at[:, slot].set(jnp.where(usable, row, 0.0))
+    return residual - _combine(left, _dots(right, residual)), (left, right)
+
+
+def _anderson(
+    config: SolverConfig, state: SolverState, z: Array, residual: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """Anderson mixing: the combination of the iterates in memory whose residuals cancel best."""
+    iterates, residuals = state.memory
+    slots = iterates.shape[1]
+    slot = (state.iteration + 1) % slots
+    iterates, residuals = iterates.at[:, slot].set(z), residuals.at[:, slot].set(residual)
+    filled = jnp.arange(slots) < jnp.minimum(state.iteration + 2, slots)
+    gram = jnp.einsum("bmd,bnd->bmn", residuals, residuals, precision=lax.Precision.HIGHEST)
+    largest = gram.diagonal(axis1=1, axis2=2).max(-1)
+    # Scaled, so that the system can be solved however small the residuals are.
+    gram = gram / jnp.where(largest > 0, largest, 1.0)[:, None, None]
+    gram = gram + jnp.diag(jnp.where(filled, config.regularization, 1.0))
+    ones = jnp.broadcast_to(filled.astype(gram.dtype), gram.shape[:2])
+    weights = jnp.linalg.solve(gram, ones[..., None])[..., 0]
+    weights = weights / weights.sum(-1, keepdims=True)
+    mixed = _combine(iterates, weights) + config.mixing * _combine(residuals, weights)
+    usable = jnp.isfinite(mixed).all(-1, keepdims=True)
+    return jnp.where(usable, mixed - z, config.mixing * residual), (iterates, residuals)
+
+
+def _dots(rows: Array, x: Array) -> Array:
+    return jnp.einsum("bmd,bd->bm", rows, x, precision=lax.Precision.HIGHEST)
+
+
+def _combine(rows: Array, weights: Array) -> Array:
+    return jnp.einsum("bmd,bm->bd", rows, weights, precision=lax.Precision.HIGHEST)
+
+
+def _norm(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(x * x, -1))
+
+
+def _error(z: Array, residual: Array, config: SolverConfig) -> Array:
+    if config.error == "absolute":
+        return _norm(residual) / math.sqrt(z.shape[1])
+    # At a fixed point of 0 both norms are.
+    return _norm(residual) / jnp.maximum(_norm(z + residual), jnp.finfo(z.dtype).tiny)
+
+
+def flatten(tree: Any) -> Array:
+    """Arrays (B, ...) as vectors (B, D)."""
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], 1)
+
+
+def unflatten(vectors: Array, like: Any) -> Any:
+    """Undoes `flatten` of a tree like this one, of arrays or ``jax.ShapeDtypeStruct``s."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = list(itertools.accumulate(math.prod(leaf.shape[1:]) for leaf in leaves))
+    parts = jnp.split(vectors, ends[:-1], axis=1)
+    pairs = zip(parts, leaves, strict=True)
+    return jax.tree.unflatten(structure, [part.reshape(len(part), *leaf.shape[1:]) for part, leaf in pairs])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def fixed_point(
+    f: Callable[[Any, Array], Array], theta: Any, z: Array, forward: SolverConfig, backward: SolverConfig
+) -> tuple[Array, Stats]:
+    """The fixed point of f(theta, .) near ``z`` (B, D), differentiable with respect to theta.
+
+    With J = df/dz there, the gradient of a loss is u^T df/dtheta, u = loss' + J^T u (Bai et al., NeurIPS
+    2019, theorem 1): a fixed point too, which a solver of the same kind finds. Nothing of the iterations is
+    kept, so the memory does not grow with their number. Nothing flows into the start ``z``.
+
+    Args:
+      f: depends on nothing that is differentiated but its arguments.
+      forward, backward: of the two searches. The second starts from u = loss', the gradient through one
+        application of f, and falls back to it where it diverges.
+    """
+    return solve(partial(f, theta), z, forward)
+
+
+def _fixed_point_forward(
+    f: Callable[[Any, Array], Array], theta: Any, z: Array, forward: SolverConfig, backward: SolverConfig
+) -> tuple[tuple[Array, Stats], tuple[Any, Array]]:
+    found, how = solve(partial(f, theta), z, forward)
+    return (found, how), (theta, found)
+
+
+def _fixed_point_backward(
+    f: Callable[[Any, Array], Array],
+    forward: SolverConfig,
+    backward: SolverConfig,
+    saved: tuple[Any, Array],
+    cotangents: tuple[Array, Any],
+) -> tuple[Any, Array]:
+    gradient = cotangents[0]
+    _, pull = jax.vjp(f, *saved)
+    adjoint, _ = solve(lambda u: gradient + pull(u)[1], gradient, backward)
+    return pull(adjoint)[0], jnp.zeros_like(gradient)
+
+
+fixed_point.defvjp(_fixed_point_forward, _fixed_point_backward)
+
+
+def unrolled(f: Function, z: Array, times: int) -> Array:
+    """f applied so many times to ``z`` (B, D), differentiable as it is; its memory grows with ``times``."""
+    return lax.scan(lambda z, _: (f(z), None), z, length=times)[0]
+
+
+def jacobian_penalty(f: Function, z: Array, key: PRNGKey, probes: int) -> Array:
+    """Estimate of ||df/dz||_F^2 / (B * D) from random probes (Hutchinson; Bai et al., ICML 2021, eq. 4).
+
+    Small Jacobians make fixed points that solvers find. The gradient flows through f only: ``z`` (B, D)
+    counts as a constant.
+    """
+    _, pull = jax.vjp(f, lax.stop_gradient(z))
+
+    def of_probe(key: PRNGKey) -> Array:
+        return jnp.mean(pull(jax.random.normal(key, z.shape, z.dtype))[0] ** 2)
+
+    return jax.vmap(of_probe)(jax.random.split(key, probes)).mean()

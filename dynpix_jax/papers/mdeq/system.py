@@ -1,0 +1,339 @@
+"""Multiscale Deep Equilibrium Models (Bai, Koltun and Kolter, NeurIPS 2020), the anytime paper's baseline.
+
+The features of all resolutions are the fixed point z* = f(z*; x) of one cell, x being what a stem makes of
+the image. A quasi-Newton solver finds it, training differentiates through it by the implicit function
+theorem, and decoding the solver's iterates makes it an anytime predictor (section 4 and appendix C of Liu,
+Darrell and Shelhamer, ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dynpix_jax import tasks
+from dynpix_jax.core.adapt import copy_matching
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.system import LossAux, Outputs, check_masks
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.papers.mdeq import fixed_point as solvers
+from dynpix_jax.papers.mdeq import macs as mdeq_macs
+from dynpix_jax.papers.mdeq.config import AnytimeConfig, CellConfig, JacobianConfig, MdeqConfig
+from dynpix_jax.papers.mdeq.fixed_point import SolverConfig, SolverState
+from dynpix_jax.papers.mdeq.network import Cell, Maps, MdeqNetwork, map_shapes
+from dynpix_jax.papers.mdeq.weight_norm import weight_normed
+
+__all__ = [
+    "AnytimeConfig",
+    "CellConfig",
+    "JacobianConfig",
+    "Mdeq",
+    "MdeqConfig",
+    "MdeqNetwork",
+    "SolverConfig",
+    "build",
+]
+
+Theta = tuple[Any, Array, Maps | None]
+"""What f depends on beside z: its parameters, weight norm applied; the injection; dropout factors."""
+
+
+class Mdeq(ProgressiveSystem):
+    """MDEQ as pure functions; see System.
+
+    There are no gates: ``mode``, ``masks`` and ``temperature`` change nothing. Training draws dropout from
+    ``rngs["dropout"]``, once for all iterations of a forward pass.
+    """
+
+    name = "mdeq"
+    counts_resizing = False
+
+    def __init__(self, config: MdeqConfig):
+        self.config = config
+        self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        self.tasks = {config.task: self.task}
+        self.network: MdeqNetwork = MdeqNetwork(config, self.task.channels)
+        self._cell = Cell(config.cell)
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+    ) -> Outputs:
+        """Forward pass; predictions are those at the solver's end, exits those of ``anytime.iterations``.
+
+        ``measures``: ``iterations``, ``residual`` (the error that ``forward.error`` names) and ``diverged``,
+        1 where the solver did. Training has no exits.
+        """
+        check_masks(masks, ())
+        if train:
+            maps, how, updates, _ = self._train(variables, images, dict(rngs or {}))
+            logits, updates = self._decode_train(variables, updates, maps)
+            return Outputs(self._at(logits, images), {}, {}, updates=updates, measures=_measures(how))
+        f, theta, z = self._problem(variables, self._inject(variables, images), None)
+        if self.config.unrolled:
+            iterates, measures = [solvers.unrolled(partial(f, theta), z, self.config.unrolled)], {}
+        else:
+            iterates, how = self._read_out(partial(f, theta), z)
+            measures = _measures(how)
+        *exits, last = (self._at(self._decode(variables, theta, z), images) for z in iterates)
+        return Outputs(last, {}, {}, tuple(exits), measures=measures)
+
+    def dense_predictions(self, variables: Variables, images: Array, **inputs: Any) -> dict[str, Array]:
+        """As many applications of f as the solver's limit allows, without its algebra, and all decodings."""
+        f, theta, z = self._problem(variables, self._inject(variables, images), None)
+        times = self.config.unrolled or self.config.forward.iterations + 1
+        z = solvers.unrolled(partial(f, theta), z, times)
+        logits = [self._decode(variables, theta, z) for _ in self.config.read_out]
+        return self._at(logits[-1], images)
+
+    def steps(
+        self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
+    ) -> tuple[Sequence[Step[Any]], Any]:
+        """A step for each of ``anytime.iterations``, the last one to the solver's end.
+
+        Their MACs are those without an early end. Confidence: the largest softmax probability, at a quarter
+        of the images' size; None where the task has a single channel.
+        """
+        if options:
+            raise TypeError(f"steps: unexpected {', '.join(options)}")
+        size = (images.shape[1], images.shape[2])
+
+        def make(until: int, macs: float, begins: bool) -> Step[Any]:
+            def run(state: Any) -> tuple[Any, StepResult]:
+                if begins:
+                    state = self._begin(variables, state)
+                theta, search, result = self._continue(variables, *state, until, size)
+                return (theta, search), result
+
+            return Step(run, lambda _: macs)
+
+        pairs = zip(self.config.read_out, self.step_macs(size), strict=True)
+        steps = [make(until, macs, begins=index == 0) for index, (until, macs) in enumerate(pairs)]
+        return steps, images
+
+    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """MACs of each of `steps` for one (H, W) image: iterations and a decoding, in the first the stem."""
+        cell, ends = self.config.cell, self.config.read_out
+        of_f, of_head = mdeq_macs.cell_macs(cell, size), mdeq_macs.head_macs(cell, self.task.channels, size)
+        steps = [(end - before) * of_f + of_head for before, end in zip((0, *ends), ends, strict=False)]
+        # f is applied to the start, too.
+        steps[0] += mdeq_macs.stem_macs(cell, size) + (0.0 if self.config.unrolled else of_f)
+        return tuple(steps)
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        """MACs up to each prediction; iterations after the search's end cost nothing. See System."""
+        up_to = accumulate(self.step_macs(size))
+        if "iterations" not in shares:
+            return tuple(up_to)
+        made = self.config.forward.iterations * shares["iterations"]
+        of_f = mdeq_macs.cell_macs(self.config.cell, size)
+        saved = ((end - made) * (end > made) * of_f for end in self.config.read_out)
+        return tuple(macs - less for macs, less in zip(up_to, saved, strict=True))
+
+    @partial(jax.jit, static_argnums=0)
+    def _begin(self, variables: Variables, images: Array) -> tuple[Theta, SolverState | Array]:
+        f, theta, z = self._problem(variables, self._inject(variables, images), None)
+        if self.config.unrolled:
+            return theta, z
+        return theta, solvers.start(partial(f, theta), z, self.config.forward)
+
+    @partial(jax.jit, static_argnums=(0, 5))
+    def _continue(
+        self,
+        variables: Variables,
+        theta: Theta,
+        search: SolverState | Array,
+        until: int | Array,
+        size: tuple[int, int],
+    ) -> tuple[Theta, SolverState | Array, StepResult]:
+        f = partial(self._f, theta)
+        if isinstance(search, SolverState):
+            search = solvers.advance(f, search, self.config.forward, until)
+            z = self._iterate(search)
+        else:
+            search = z = solvers.unrolled(f, search, self.config.unrolled)
+        logits = self._decode(variables, theta, z)
+        confidence = jax.nn.softmax(logits).max(-1) if logits.shape[-1] > 1 else None
+        return theta, search, StepResult(self._full(logits, size), confidence)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """The task's loss and, weighted, ``jacobian``.
+
+        Reported too: ``iterations`` and ``residual`` of the solver, means over images, and ``diverged``, the
+        number of images on which it did.
+        """
+        images, config = batch["image"], self.config
+        z, how, updates, jacobian = self._train(variables, images, rngs)
+        logits, updates = self._decode_train(variables, updates, z)
+        predictions = self._at(logits, images)
+        terms = {config.task: self.task.loss(predictions[config.task], batch[config.task], batch["valid"])}
+        if config.jacobian.weight:
+            terms["jacobian"] = config.jacobian.weight * jacobian
+        total = sum(terms.values(), jnp.zeros(()))
+        if how is not None:
+            numbers = _measures(how)
+            terms |= {name: numbers[name].mean() for name in ("iterations", "residual")}
+            terms["diverged"] = numbers["diverged"].sum()
+        return total, LossAux(terms, updates)
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """All that has the same name: another stage, or an official checkpoint, whose head may be missing."""
+        return copy_matching(given, fresh, lambda path: [path])
+
+    @cached_property
+    def alternatives(self) -> Mapping[str, Mdeq]:
+        """``iterations_4``, ...: the search ended at one of ``anytime.iterations`` or at the limit.
+
+        Each decodes once: the rows of the paper's tables. There are none where f is unrolled.
+        """
+        config = self.config
+        if config.unrolled:
+            return {}
+        once = replace(config, anytime=replace(config.anytime, iterations=()))
+        return {
+            f"iterations_{n}": Mdeq(replace(once, forward=replace(config.forward, iterations=n)))
+            for n in config.read_out
+        }
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """``iterations``: f in all iterations that the limit allows; a search that ends early saves some."""
+        if self.config.unrolled:
+            return {}
+        return {"iterations": self.config.forward.iterations * mdeq_macs.cell_macs(self.config.cell, size)}
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of the iterations that were made."""
+        if self.config.unrolled:
+            return {}
+        return {"iterations": outputs.measures["iterations"] / self.config.forward.iterations}
+
+    def is_gate(self, name: str) -> bool:
+        """There are none: iterations are no gate."""
+        return False
+
+    def _train(
+        self, variables: Variables, images: Array, rngs: Mapping[str, PRNGKey]
+    ) -> tuple[Maps, solvers.Stats | None, dict[str, Any], Array]:
+        """(z, how it was found, new batch_stats, Jacobian penalty or 0)."""
+        config, nothing = self.config, jnp.zeros(())
+        x, updates = self.network.apply(
+            variables, images, train=True, method="inject", mutable=["batch_stats"]
+        )
+        drawn = config.cell.dropout > 0 or config.jacobian.weight > 0
+        key = rngs["dropout"] if drawn else None
+        f, theta, z = self._problem(variables, x, key)
+        if config.unrolled:
+            z = solvers.unrolled(partial(f, theta), z, config.unrolled)
+            return self._maps(theta, z), None, dict(updates), nothing
+        z, how = solvers.fixed_point(f, theta, z, config.forward, config.backward)
+        jacobian = config.jacobian
+        if key is None or not jacobian.weight:
+            return self._maps(theta, z), how, dict(updates), nothing
+        key, draw = jax.random.split(jax.random.fold_in(key, 1))
+        penalty = lax.cond(
+            jax.random.uniform(draw) < jacobian.frequency,
+            lambda: solvers.jacobian_penalty(partial(f, theta), z, key, jacobian.probes),
+            lambda: nothing,
+        )
+        return self._maps(theta, z), how, dict(updates), penalty
+
+    def _problem(
+        self, variables: Variables, x: Array, dropout: PRNGKey | None
+    ) -> tuple[Callable[[Theta, Array], Array], Theta, Array]:
+        """(f, theta, the start): f(theta, z) of vectors z (B, D)."""
+        cell, params = self.config.cell, variables["params"]["cell"]
+        masks = None
+        if dropout is not None and cell.dropout:
+            keys = jax.random.split(jax.random.fold_in(dropout, 0), len(cell.channels))
+            masks = tuple(
+                jax.random.bernoulli(key, 1 - cell.dropout, (len(x), 1, 1, width)) / (1 - cell.dropout)
+                for key, width in zip(keys, cell.channels, strict=True)
+            )
+        # Here and not in the cell: f is applied many times to the same parameters.
+        theta = (weight_normed(params), x, masks)
+        size = sum(math.prod(like.shape[1:]) for like in map_shapes(cell, x))
+        return self._f, theta, jnp.zeros((len(x), size), x.dtype)
+
+    def _f(self, theta: Theta, z: Array) -> Array:
+        params, x, masks = theta
+        with jax.named_scope("MdeqNetwork/cell"):  # beside stem and head, for `flops`
+            return solvers.flatten(self._cell.apply({"params": params}, self._maps(theta, z), x, masks))
+
+    def _maps(self, theta: Theta, z: Array) -> Maps:
+        maps: Maps = solvers.unflatten(z, map_shapes(self.config.cell, theta[1]))
+        return maps
+
+    def _read_out(self, f: solvers.Function, z: Array) -> tuple[list[Array], solvers.Stats]:
+        """The iterates to decode, by one loop in which f is compiled once."""
+        config = self.config.forward
+
+        def go_on(state: SolverState, until: Array) -> tuple[SolverState, Array]:
+            state = solvers.advance(f, state, config, until)
+            return state, self._iterate(state)
+
+        state, iterates = lax.scan(
+            go_on, solvers.start(f, z, config), jnp.asarray(self.config.read_out, jnp.int32)
+        )
+        return list(iterates), solvers.stats(state)
+
+    def _iterate(self, state: SolverState) -> Array:
+        """What is decoded of a search that has come so far."""
+        return state.best if self.config.anytime.iterate == "best" else state.z
+
+    def _inject(self, variables: Variables, images: Array) -> Array:
+        return cast(Array, self.network.apply(variables, images, method="inject"))
+
+    def _decode(self, variables: Variables, theta: Theta, z: Array) -> Array:
+        return cast(Array, self.network.apply(variables, self._maps(theta, z), method="decode"))
+
+    def _decode_train(
+        self, variables: Variables, updates: Mapping[str, Any], z: Maps
+    ) -> tuple[Array, dict[str, Any]]:
+        """(logits, new batch_stats) after the stem's."""
+        logits, updates = self.network.apply(
+            {**variables, **updates}, z, train=True, method="decode", mutable=["batch_stats"]
+        )
+        return logits, dict(updates)
+
+    def _at(self, logits: Array, images: Array) -> dict[str, Array]:
+        return self._full(logits, (images.shape[1], images.shape[2]))
+
+    def _full(self, logits: Array, size: tuple[int, int]) -> dict[str, Array]:
+        return {self.config.task: resize_bilinear(logits, size, align_corners=True)}
+
+
+def _measures(how: solvers.Stats | None) -> dict[str, Array]:
+    if how is None:
+        return {}
+    numbers = {"iterations": how.iterations, "residual": how.error, "diverged": how.diverged}
+    return {name: value.astype(jnp.float32) for name, value in numbers.items()}
+
+
+def build(section: Any) -> Mdeq:
+    """The system of a strict ``model`` section."""
+    return Mdeq(from_config(MdeqConfig, section, "config.model"))

@@ -1,0 +1,1 @@
+"""Pixel-wise Attentional Gating (Kong and Fowlkes, WACV 2019)."""

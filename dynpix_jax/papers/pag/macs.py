@@ -1,0 +1,66 @@
+"""What PAG's gates and pooling choices save, and where they computed: MACs, executed shares, ponder maps."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+
+from dynpix_jax.backbones.resnet import feature_info
+from dynpix_jax.core.system import Outputs
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.residual import BlockSpec
+from dynpix_jax.ops.resize import cells_to_pixels
+from dynpix_jax.papers.pag.config import PagConfig, gated_blocks, kept_specs
+
+
+def gated_macs(config: PagConfig, size: tuple[int, int]) -> dict[str, float]:
+    """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
+    macs: dict[str, float] = {}
+    gated, pool = set(gated_blocks(config)), config.multipool
+    strides = {info.name: info.stride for info in feature_info(config.backbone)}
+
+    def positions(spec: BlockSpec) -> int:
+        return math.prod(-(-side // strides[spec.name.split("_")[0]]) for side in size)
+
+    def branches(name: str, spec: BlockSpec) -> dict[str, float]:
+        conv3x3 = 9.0 * positions(spec) * spec.features**2
+        return {f"{name}/dilation_{d}": conv3x3 for d in pool.dilations if d and pool.selection == "pag"}
+
+    for spec in kept_specs(config):
+        conv3x3 = 9.0 * positions(spec) * spec.features**2
+        expand = float(positions(spec) * spec.features * spec.out_features)
+        if spec.name in gated and config.gate.kind == "pixel":
+            macs[spec.name] = conv3x3 + (expand if config.gate.scope == "residual" else 0.0)
+        elif spec.name in gated:
+            reduce = positions(spec) * spec.in_features * spec.features
+            macs[spec.name] = conv3x3 + expand + reduce
+        elif spec.name in pool.blocks:
+            macs |= branches(spec.name, spec)
+    if "res6" in pool.blocks:
+        # It has the resolution and the width of the backbone's last block.
+        macs |= branches("res6", kept_specs(config)[-1])
+    return macs
+
+
+def executed_shares(config: PagConfig, outputs: Outputs) -> dict[str, Array]:
+    """Share of positions (B,) at which each layer of ``gated_macs`` was executed."""
+    shares = {name: mask.mean((1, 2)) for name, mask in outputs.gates.items()}
+    pool = config.multipool
+    for name, selection in outputs.selections.items():
+        for index, dilation in enumerate(pool.dilations):
+            if dilation and pool.selection == "pag":
+                shares[f"{name}/dilation_{dilation}"] = selection[..., index].mean((1, 2))
+    return shares
+
+
+def ponder_maps(config: PagConfig, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+    """Accumulated masks, as shares in [0, 1]: one (B, H, W) map a macro block and ``total`` (section 3.3)."""
+    strides = {info.name: info.stride for info in feature_info(config.backbone)}
+    groups: dict[str, list[Array]] = {}
+    for name, mask in outputs.gates.items():
+        stage = name.split("_")[0]
+        pixels = cells_to_pixels(mask, size, strides[stage])
+        groups.setdefault(stage, []).append(pixels)
+        groups.setdefault("total", []).append(pixels)
+    return {group: jnp.stack(masks).mean(0) for group, masks in groups.items()}

@@ -1,0 +1,141 @@
+"""What keeps gates at their budget: densities of masks and the Kullback-Leibler losses on them.
+
+Pixel-wise Attentional Gating, eq. 5 and 6. The density is that of the hard mask (the one that is paid for);
+with straight-through masks (``ops.gumbel``) its gradient reaches the gate's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+
+from dynpix_jax.core.typing import Array
+
+Masks = Mapping[str, Array] | Sequence[Array]
+Divergence = Callable[[Array | float, Array], Array]
+
+# Densities closer to 0 or 1 than this use the tangent of the divergence. It bounds the slope by 1 / _EDGE
+# and is less than one position of a 60x80 map, so that on real maps only (nearly) empty and full masks feel
+# it.
+_EDGE = 1e-4
+
+
+def bernoulli_kl(rho: Array | float, density: Array) -> Array:
+    """KL(Bernoulli(rho) || Bernoulli(density)), finite in value and gradient for every density in [0, 1]
+    (eq. 5).
+
+    The divergence is infinite at density 0 or 1. Within 1e-4 of either end it is continued by its tangent:
+    the result stays convex and continuously differentiable, exact everywhere else, and its gradient at 0
+    and 1 points towards ``rho`` with a slope of at most 1e4. It is 0 with gradient 0 at ``density == rho``
+    for ``rho`` in [1e-4, 1 - 1e-4]. At the ends it is the true -log(1 - density) for ``rho`` 0, whose slope
+    at density 0 is 1, and -log(density) for ``rho`` 1.
+
+    Args:
+      rho: target density in [0, 1]; scalar or broadcastable to ``density``; may be traced. No gradient is
+        wanted of it.
+      density: in [0, 1]; floating.
+
+    Returns:
+      Divergence in nats, of the broadcast shape.
+    """
+    density = jnp.asarray(density)
+    rho = jnp.asarray(rho, density.dtype)
+    inner = jnp.clip(density, _EDGE, 1 - _EDGE)
+    divergence = (
+        xlogy(rho, rho) + xlogy(1 - rho, 1 - rho) - rho * jnp.log(inner) - (1 - rho) * jnp.log1p(-inner)
+    )
+    slope = (inner - rho) / (inner * (1 - inner))
+    return divergence + slope * (density - inner)
+
+
+def mild_divergence(rho: Array | float, density: Array) -> Array:
+    """log(1 + x**2) of both channels' distance x from the target: the released code's "mild" form of eq. 5.
+
+    Its slope is at most 2, where that of the Kullback-Leibler divergence grows without bound. Arguments and
+    result as in :func:`bernoulli_kl`.
+    """
+    return 2 * jnp.log1p((density - rho) ** 2)
+
+
+def mask_density(mask: Array) -> Array:
+    """Share of active positions of each image.
+
+    Args:
+      mask: (B, ...); bool, or floating with values in [0, 1].
+
+    Returns:
+      (B,) floating (float32 for bool and for low-precision masks), in [0, 1].
+    """
+    dtype = jnp.promote_types(mask.dtype, jnp.float32)
+    return jnp.mean(mask, axis=tuple(range(1, mask.ndim)), dtype=dtype)
+
+
+def per_layer_sparsity_loss(
+    masks: Masks,
+    rho: Array | float,
+    *,
+    valid: Array | None = None,
+    in_force: Array | None = None,
+    divergence: Divergence = bernoulli_kl,
+) -> Array:
+    """Sum over layers of the mean over images of KL(rho || density of the layer's mask) (the sum in eq. 6).
+
+    Each layer of each image is held to the target density, which is what keeps single layers from closing
+    or opening altogether.
+
+    Args:
+      masks: the layers' masks, each (B, h, w) with its own h and w, in {0, 1}, straight-through samples in
+        training; or probabilities in [0, 1], which the released code penalises in their place.
+      rho: target density in [0, 1]; scalar, may be traced.
+      valid: bool (B,); padding images (False) do not count. None: all count.
+      in_force: bool (L,), one a layer; gates that are not inserted yet (False) do not count. None: all count.
+      divergence: of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
+
+    Returns:
+      Scalar; 0 without masks or without a valid image.
+    """
+    total = jnp.zeros((), jnp.float32)
+    for index, mask in enumerate(_layers(masks)):
+        loss = _mean_over_images(divergence(rho, mask_density(mask)), valid)
+        total = total + (loss if in_force is None else jnp.where(in_force[index], loss, 0.0))
+    return total
+
+
+def global_sparsity_loss(
+    masks: Masks,
+    rho: Array | float,
+    *,
+    valid: Array | None = None,
+    in_force: Array | None = None,
+    by_position: bool = False,
+) -> Array:
+    """Mean over images of KL(rho || g), g the mean of the layers' densities.
+
+    The variant that the paper warns of (section 3.3): layers of very different densities satisfy it, and
+    training ends in layers that are fully on or fully off. ``by_position`` weighs each layer by its number of
+    positions, as the released code's "combined" loss does. Other arguments and result as in
+    :func:`per_layer_sparsity_loss`.
+    """
+    layers = _layers(masks)
+    if not layers:
+        return jnp.zeros((), jnp.float32)
+    positions = [mask.size // mask.shape[0] if by_position else 1 for mask in layers]
+    weights = jnp.asarray(positions, jnp.float32)
+    if in_force is not None:
+        weights = jnp.where(in_force, weights, 0.0)
+    densities = jnp.stack([mask_density(mask) for mask in layers])
+    density = weights @ densities / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.where(jnp.sum(weights) > 0, _mean_over_images(bernoulli_kl(rho, density), valid), 0.0)
+
+
+def _layers(masks: Masks) -> list[Array]:
+    return list(masks.values() if isinstance(masks, Mapping) else masks)
+
+
+def _mean_over_images(values: Array, valid: Array | None) -> Array:
+    if valid is None:
+        return jnp.mean(values)
+    weights = valid.astype(values.dtype)
+    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1)

@@ -1,0 +1,283 @@
+"""Pixel-wise Attentional Gating (Kong and Fowlkes, WACV 2019; arXiv 1805.01556).
+
+A dilated ResNet whose bottlenecks compute only where their gates are on (section 3.1, eq. 2), gates drawn by
+Gumbel arg-max with straight-through gradients (3.2, eq. 3 and 4), a loss that holds each layer's density at
+rho (3.3, eq. 5 and 6), and MultiPool modules in which every pixel picks a pooling size (3.4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from dynpix_jax import tasks
+from dynpix_jax.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Mode, Routing
+from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.nn.gates import layer_rate_loss
+from dynpix_jax.nn.residual import BlockSpec
+from dynpix_jax.papers.pag import adapt as pag_weights
+from dynpix_jax.papers.pag import macs as pag_macs
+from dynpix_jax.papers.pag.boundary_head import BoundaryHead
+from dynpix_jax.papers.pag.config import (
+    GateConfig,
+    MultiPoolConfig,
+    PagConfig,
+    gated_blocks,
+    kept_specs,
+)
+from dynpix_jax.papers.pag.decoder import TopHead
+from dynpix_jax.papers.pag.layers import GatedBottleneck, LayerSkipBottleneck, MultiPoolBottleneck
+from dynpix_jax.papers.pag.res6 import Res6
+from dynpix_jax.papers.pag.sparsity import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
+
+__all__ = [
+    "GateConfig",
+    "MultiPoolConfig",
+    "Pag",
+    "PagConfig",
+    "PagNetwork",
+    "build",
+    "gated_blocks",
+]
+
+
+def make_block(config: PagConfig, spec: BlockSpec) -> nn.Module:
+    """The block of a spec: with a MultiPool, with a gate, or plain."""
+    if spec.name in config.multipool.blocks:
+        pool = config.multipool
+        return MultiPoolBottleneck(
+            spec, dilations=pool.dilations, selection=pool.selection, original_bias=pool.original_bias
+        )
+    if spec.name not in gated_blocks(config):
+        return default_block(spec)
+    if config.gate.kind == "layer":
+        return LayerSkipBottleneck(spec)
+    gate = config.gate
+    return GatedBottleneck(
+        spec, gate_scope=gate.scope, blur=gate.blur, init_std=gate.init_std, open_bias=gate.open_bias
+    )
+
+
+class PagNetwork(nn.Module):
+    """The network of a PagConfig: backbone with gated and MultiPool bottlenecks, and a head.
+
+    Boundaries have side outputs and their fusion (section 4.1); every other task has one decoder above the
+    backbone, or above Res6, with ``channels`` channels.
+    """
+
+    config: PagConfig
+    channels: int = 1
+
+    def setup(self) -> None:
+        config = self.config
+        self.backbone = ResNet(config.backbone, partial(make_block, config), config.drop_blocks)
+        specs, pool = kept_specs(config), config.multipool
+        kept = {spec.name.split("_")[0] for spec in specs}
+        stages = tuple(info for info in feature_info(config.backbone) if info.name in kept)
+        if config.res6:
+            top = specs[-1]
+            self.res6 = Res6(
+                top.out_features,
+                top.features,
+                pooled="res6" in pool.blocks,
+                dilations=pool.dilations,
+                selection=pool.selection,
+                original_bias=pool.original_bias,
+            )
+            stages = (*stages[:-1], StageInfo("res6", top.features, stages[-1].stride))
+        if config.task == "boundaries":
+            self.head: nn.Module = BoundaryHead(stages, config.head_features)
+        else:
+            self.head = TopHead(stages[-1], config.head_features, self.channels)
+
+    def __call__(
+        self,
+        images: Array,
+        routing: Routing = Routing(),
+        inserted: Array | None = None,
+        masks: Mapping[str, Array] | None = None,
+    ) -> Outputs:
+        """(B, H, W, 3) RGB images in 0..255, any dtype.
+
+        ``inserted``: how many gates are in force, counted from the top; the others stay open. None: all.
+        ``masks``: replace what those gates decide, see System.
+        """
+        order = gated_blocks(self.config)
+        given = check_masks(masks, order)
+        gates: dict[str, Array] = {}
+        selections: dict[str, Array] = {}
+
+        def run_block(block: nn.Module, x: Array) -> Array:
+            if isinstance(block, GatedBottleneck | LayerSkipBottleneck):
+                name = block.spec.name
+                in_force = True if inserted is None else order.index(name) >= len(order) - inserted
+                x, gates[name] = block(x, routing, in_force=in_force, given=given.get(name))
+            elif isinstance(block, MultiPoolBottleneck):
+                x, selections[block.spec.name] = block(x, routing)
+            else:
+                x = block(x, train=routing.train)
+            return x
+
+        x = preprocess(images, self.config.backbone.preprocessing)
+        features = self.backbone(x, train=routing.train, run_block=run_block)
+        if self.config.res6:
+            top = kept_specs(self.config)[-1].name.split("_")[0]
+            features["res6"], selection = self.res6(features[top], routing)
+            if selection is not None:
+                selections["res6"] = selection
+        logits, sides = self.head(features, (images.shape[1], images.shape[2]))
+        return Outputs(
+            predictions={self.config.task: logits},
+            gates=gates,
+            selections=selections,
+            exits=tuple({self.config.task: side} for side in sides),
+        )
+
+
+class Pag(System):
+    """PAG as pure functions; see System."""
+
+    name = "pag"
+
+    def __init__(self, config: PagConfig):
+        self.config = config
+        self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        if self.task.stride != 1:
+            raise UserError(
+                f"config.model.task: {config.task!r} has heatmaps; this system has no head for them"
+            )
+        self.tasks = {config.task: self.task}
+        self.network = PagNetwork(config, self.task.channels)
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+        inserted: Array | None = None,
+    ) -> Outputs:
+        """Forward pass; ``inserted`` as in PagNetwork.
+
+        Training draws gates and pooling sizes from ``rngs["gumbel"]``.
+        """
+        routing = Routing(train, mode, temperature, self.config.gate.soft)
+        if not train and masks is None:
+            return cast(Outputs, self.network.apply(variables, images, routing, inserted))
+        outputs: Any
+        updates: Any
+        outputs, updates = self.network.apply(
+            variables,
+            images,
+            routing,
+            inserted,
+            masks,
+            rngs=dict(rngs or {}),
+            mutable=["batch_stats", "intermediates"] if train else ["intermediates"],
+        )
+        updates = dict(updates)
+        handed_out = updates.pop("intermediates", {}).get("backbone", {})
+        probabilities = {name: handed_out[name]["gate"]["probability"] for name in outputs.gates}
+        return cast(Outputs, dataclasses.replace(outputs, updates=updates, probabilities=probabilities))
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """The task's loss (eq. 7 to 10) plus lambda times eq. 5 over gates in force (eq. 6).
+
+        That of boundaries is summed over the side outputs and the fusion.
+        """
+        task = self.config.task
+        outputs = self.apply(
+            variables,
+            batch["image"],
+            train=True,
+            rngs=rngs,
+            temperature=controls["temperature"],
+            inserted=controls["inserted"],
+        )
+        branches = [exit_[task] for exit_ in outputs.exits] + [outputs.predictions[task]]
+        losses = [self.task.loss(logits, batch[task], batch["valid"]) for logits in branches]
+        total = sum(losses[1:], losses[0])
+        terms = {task: total, "fusion": losses[-1]} if outputs.exits else {task: total}
+        if outputs.gates:
+            terms["sparsity"] = self._sparsity_loss(outputs, batch["valid"], controls)
+            total = total + terms["sparsity"]
+            density = jnp.stack([mask.mean() for mask in outputs.gates.values()])
+            terms |= {"density": density.mean(), "density_min": density.min(), "density_max": density.max()}
+        return total, LossAux(terms, outputs.updates)
+
+    def _sparsity_loss(self, outputs: Outputs, valid: Array, controls: Mapping[str, Array]) -> Array:
+        """The second term of eq. 6, or the option of GateConfig that stands in its place."""
+        gate, names = self.config.gate, gated_blocks(self.config)
+        in_force = jnp.arange(len(names)) >= len(names) - controls["inserted"]
+        probabilities = [outputs.probabilities[name] for name in names]
+        if gate.kind == "layer":
+            stored = outputs.updates["batch_stats"]["backbone"]
+            rates = [stored[name]["gate"]["rate"] for name in names]
+            rho = controls["rho"]
+            return gate.weight * layer_rate_loss(rates, probabilities, rho, valid=valid, in_force=in_force)
+        masks = [outputs.gates[name] for name in names] if gate.sparsity_on == "hard" else probabilities
+        kinds: dict[str, Callable[..., Array]] = {
+            "per_layer": per_layer_sparsity_loss,
+            "mild": partial(per_layer_sparsity_loss, divergence=mild_divergence),
+            "global": global_sparsity_loss,
+            "combined": partial(global_sparsity_loss, by_position=True),
+        }
+        return gate.weight * kinds[gate.sparsity](masks, controls["rho"], valid=valid, in_force=in_force)
+
+    def controls(self, step: Array, steps: int) -> dict[str, Array]:
+        """temperature falls linearly to the last step; gates are inserted and rho is lowered on the ramp."""
+        gate = self.config.gate
+        count = len(gated_blocks(self.config))
+        progress = jnp.asarray(step, jnp.float32) / max(steps, 1)
+        ramp = jnp.clip(progress / gate.ramp, 0.0, 1.0) if gate.ramp else jnp.ones_like(progress)
+        start, end = gate.temperature
+        cooling = jnp.clip(jnp.asarray(step, jnp.float32) / max(steps - 1, 1), 0.0, 1.0)
+        rho = gate.rho_start + (gate.rho - gate.rho_start) * ramp
+        inserted = jnp.ceil(ramp * count) if gate.insert else jnp.full_like(progress, count)
+        return {
+            "temperature": start + (end - start) * cooling,
+            # Clipped: rounding must not carry it beyond its ends, above 1 the divergence is not a number.
+            "rho": jnp.clip(rho, min(gate.rho, gate.rho_start), max(gate.rho, gate.rho_start)),
+            "inserted": inserted,
+        }
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """See pag_weights.adapt."""
+        return pag_weights.adapt(self.config, given, fresh)
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
+        return pag_macs.gated_macs(self.config, size)
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of positions (B,) at which each layer of ``gated_macs`` was executed."""
+        return pag_macs.executed_shares(self.config, outputs)
+
+    def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """The accumulated masks of section 3.3, a macro block each and in total."""
+        return pag_macs.ponder_maps(self.config, outputs, size)
+
+
+def build(section: Any) -> Pag:
+    """The system of a strict ``model`` section."""
+    return Pag(from_config(PagConfig, section, "config.model"))

@@ -1,0 +1,146 @@
+"""Config section of the perspective system (recurrent scene parsing)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.papers.perspective.depth_bins import DepthBins
+
+Signal = Literal["none", "average", "gt_depth", "attention", "pred_depth"]
+Gate = Literal["softmax", "argmax"]
+GATES: tuple[Gate, ...] = ("softmax", "argmax")
+
+
+@dataclass(frozen=True)
+class PoolingConfig:
+    """Section ``model.pooling``: the second layer above the backbone, and that of the loops.
+
+    signal: what weighs the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average`` (all
+    alike), ``gt_depth`` (the bins of a depth that is given), ``attention`` (learned without a depth),
+    ``pred_depth`` (the bins that the depth branch predicts).
+    loop_signal: the same for the loops; ``same`` takes that of ``signal``.
+    kind: ``multipool`` (dilations of one feature map) or ``multiscale`` (the image at several sizes, each
+    with its own backbone unless tied).
+    tied: one kernel for all pooling sizes. dilations: from the farthest bin's to the nearest's.
+    scales: of ``multiscale``, sizes relative to the image, the first of them 1; in the order of the
+    dilations, in whose place they stand.
+    gate: how the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax`` (the
+    branch with the largest weight alone, which sparse mode runs alone).
+    """
+
+    signal: Signal = "pred_depth"
+    loop_signal: Literal["same", "none", "average", "gt_depth", "attention", "pred_depth"] = "same"
+    kind: Literal["multipool", "multiscale"] = "multipool"
+    tied: bool = False
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
+    scales: tuple[float, ...] = ()
+    gate: Gate = "softmax"
+
+    def __post_init__(self) -> None:
+        if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=0) < 1:
+            raise ValueError(f"dilations: {self.dilations}; expected distinct integers >= 1")
+        if self.kind == "multipool":
+            if self.scales:
+                raise ValueError(f"scales: {self.scales} is read by kind 'multiscale' only; expected ()")
+            return
+        if self.signal == "none":
+            raise ValueError("kind: 'multiscale' has several branches; signal 'none' is for one")
+        if self.gate == "argmax":
+            raise ValueError("gate: 'argmax' chooses among dilations; expected 'softmax' with 'multiscale'")
+        if len(self.scales) != len(self.dilations) or self.scales[0] != 1.0 or min(self.scales) <= 0:
+            raise ValueError(
+                f"scales: {self.scales}; expected {len(self.dilations)} positive numbers, the first of them 1"
+            )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Section ``model.loss``, the weights of eq. 1.
+
+    segmentation: lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
+    follow. depth_class: lambda_c. depth: lambda_r. The final stage sets both to 0.
+    at: where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's map
+    (labels of the pixels in their middles), as the code released for NYU does.
+    """
+
+    segmentation: tuple[float, ...] = (1.0,)
+    depth_class: float = 0.01
+    depth: float = 0.001
+    at: Literal["pixels", "cells"] = "pixels"
+
+    def __post_init__(self) -> None:
+        if not self.segmentation or min(self.segmentation) < 0:
+            raise ValueError(f"segmentation: {self.segmentation}; expected at least one weight, all >= 0")
+        for name in ("depth_class", "depth"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class PerspectiveConfig:
+    """Section ``model`` of a perspective config.
+
+    segmentation, depth: options of the two tasks; None leaves that one out. A depth is what the regression of
+    the depth branch predicts.
+    loops: times that the refinement module runs after the feed-forward pass. Its parameters do not depend on
+    how often, only on whether there is a loop at all.
+    features: width of everything above the backbone. depth_features, depth_kernel: of the depth branch, see
+    DepthBranch. dropout: before the classes.
+    frozen_norm: stored moments in training too, for the layers above the backbone (``backbone.frozen_norm``
+    says it for the backbone). No pretrained network has these layers: train them before they are frozen.
+    """
+
+    system: Literal["perspective"]
+    segmentation: dict[str, Any] | None = None
+    depth: dict[str, Any] | None = None
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    bins: DepthBins = field(default_factory=DepthBins)
+    loss: LossConfig = field(default_factory=LossConfig)
+    loops: int = 2
+    features: int = 512
+    depth_features: tuple[int, int] = (128, 32)
+    depth_kernel: int = 1
+    dropout: float = 0.1
+    frozen_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.segmentation is None and self.depth is None:
+            raise ValueError("segmentation: None, and so is depth; expected options of at least one task")
+        if self.loops < 0:
+            raise ValueError(f"loops: {self.loops}; expected a number >= 0")
+        if self.depth_kernel not in (1, 3):
+            raise ValueError(f"depth_kernel: {self.depth_kernel}; expected 1 or 3")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: {self.dropout}; expected a share in [0, 1)")
+        if min(self.features, *self.depth_features) < 1:
+            raise ValueError(f"features: {self.features}, {self.depth_features}; expected positive numbers")
+        signals = set(self.signals)
+        if self.depth is not None and signals != {"pred_depth"}:
+            raise ValueError(
+                f"depth: with pooling.signal {'/'.join(sorted(signals))} no branch is trained to predict it; "
+                "expected None, or signal 'pred_depth'"
+            )
+        if signals & {"gt_depth", "pred_depth"} and self.bins.count != len(self.pooling.dilations):
+            raise ValueError(
+                f"bins.edges: {self.bins.count} bins for {len(self.pooling.dilations)} dilations; "
+                "expected one for each"
+            )
+        if self.pooling.kind == "multiscale" and self.loops:
+            raise ValueError(f"loops: {self.loops} with pooling.kind 'multiscale'; expected 0")
+        if not self.loops and self.pooling.loop_signal != "same":
+            raise ValueError("pooling.loop_signal: there is no loop; expected 'same'")
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """What gates the feed-forward pass and, if there is one, the loop."""
+        pooling = self.pooling
+        loop = pooling.signal if pooling.loop_signal == "same" else pooling.loop_signal
+        return (pooling.signal, loop) if self.loops else (pooling.signal,)
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether a depth gates, which then is an input."""
+        return "gt_depth" in self.signals

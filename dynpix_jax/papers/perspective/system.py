@@ -1,0 +1,363 @@
+"""Recurrent Scene Parsing with Perspective Understanding in the Loop (Kong and Fowlkes, CVPR 2018).
+
+A dilated ResNet, one more layer (Res6), then depth-aware gated pooling (section 3): near pixels are pooled
+over large fields, far ones over small, by a depth that is given, or that a branch predicts. A recurrent
+module (section 4) joins Res6 with its own last feature and does the same again, with the same parameters.
+Every pass predicts classes and depth, and training supervises all of them (eq. 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax import tasks
+from dynpix_jax.backbones.resnet import feature_info
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.routing import Mode, Routing
+from dynpix_jax.core.system import LossAux, Outputs, check_masks
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.papers.perspective import adapt as perspective_weights
+from dynpix_jax.papers.perspective import macs as perspective_macs
+from dynpix_jax.papers.perspective import refinement
+from dynpix_jax.papers.perspective.config import (
+    GATES,
+    Gate,
+    LossConfig,
+    PerspectiveConfig,
+    PoolingConfig,
+)
+from dynpix_jax.papers.perspective.depth_bins import NO_BIN
+from dynpix_jax.papers.perspective.network import PerspectiveNetwork
+from dynpix_jax.tasks import depth, segmentation
+
+__all__ = [
+    "LossConfig",
+    "Perspective",
+    "PerspectiveConfig",
+    "PerspectiveNetwork",
+    "PoolingConfig",
+    "build",
+]
+
+
+State = tuple[Array, ...]
+"""Between steps: Res6's map and the last step's feature, both (B, h, w, features)."""
+
+
+class Perspective(ProgressiveSystem):
+    """Recurrent scene parsing as pure functions; see System."""
+
+    name = "perspective"
+
+    def __init__(self, config: PerspectiveConfig):
+        self.config = config
+        sections = {segmentation.NAME: config.segmentation, depth.NAME: config.depth}
+        self.tasks = {
+            name: tasks.build(name, options, f"config.model.{name}")
+            for name, options in sections.items()
+            if options is not None
+        }
+        self.inputs = (depth.NAME,) if config.needs_depth else ()
+        supervised = config.loss.depth_class > 0 and "pred_depth" in config.signals
+        self.supervision = (depth.NAME,) if supervised else ()
+        classes = self.tasks[segmentation.NAME].channels if segmentation.NAME in self.tasks else 0
+        self.network: PerspectiveNetwork = PerspectiveNetwork(config, classes)
+        self._stride = feature_info(config.backbone)[-1].stride
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+        depth: Array | None = None,
+        loops: int | None = None,
+        gate: Gate | None = None,
+    ) -> Outputs:
+        """Forward pass; predictions are those of the last loop, exits those before it.
+
+        Selections are the weights of the pooling sizes: ``loop_0`` (feed-forward), ``loop_1``, ...; the first
+        channel is the farthest bin's. There are no gates, so that ``masks`` can name none, and nothing is
+        drawn at a ``temperature``. Training draws from ``rngs["dropout"]``.
+
+        Args:
+          depth: (B, H, W) metres, for signal "gt_depth"; where it is 0, missing, all pooling sizes weigh the
+            same.
+          loops: in place of the configured number. gate: in place of ``pooling.gate``; training is always by
+            softmax.
+
+        Raises:
+          ValueError: loops of a network without any; a depth that is missing, or not read; an unknown gate.
+        """
+        check_masks(masks, ())
+        one_hot = self._one_hot(train, gate)
+        routing, size = Routing(train, mode, temperature), (images.shape[1], images.shape[2])
+        arguments = (images, routing, self._truth(images, depth), self._loops(loops), one_hot)
+        if not train:
+            return self._outputs(self._run(variables, *arguments), size)
+        steps, updates = self._run(variables, *arguments, rngs=dict(rngs or {}), mutable=["batch_stats"])
+        return self._outputs(steps, size, dict(updates))
+
+    def steps(  # type: ignore[override]
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        mode: Mode = "dense",
+        depth: Array | None = None,
+        loops: int | None = None,
+        gate: Gate | None = None,
+    ) -> tuple[Sequence[Step[State]], State]:
+        """The feed-forward pass, then each loop; all loops run what the first one compiles.
+
+        Options as for `apply`.
+        """
+        one_hot = self._one_hot(False, gate)
+        size = (images.shape[1], images.shape[2])
+        truth, count = self._truth(images, depth), self._loops(loops)
+        first, further = perspective_macs.step_macs(
+            self.config, self.network.classes, size, one_hot=one_hot and mode == "sparse"
+        )
+
+        def run(loop: int, state: State) -> tuple[State, StepResult]:
+            if loop:
+                state, predictions, weights = self._refine(variables, state, truth, size, mode, one_hot)
+            else:
+                state, predictions, weights = self._start(variables, images, truth, mode, one_hot)
+            selections = {} if weights is None else {f"loop_{loop}": weights}
+            return state, StepResult(predictions, selections=selections)
+
+        def step(loop: int) -> Step[State]:
+            return Step(partial(run, loop), lambda _: further if loop else first)
+
+        return [step(loop) for loop in range(count + 1)], ()
+
+    @partial(jax.jit, static_argnums=(0, 4, 5))
+    def _start(
+        self, variables: Variables, images: Array, truth: Array | None, mode: Mode, one_hot: bool
+    ) -> tuple[State, dict[str, Array], Array | None]:
+        arguments = (images, Routing(mode=mode), truth, one_hot)
+        x, step = self._run(variables, *arguments, method="start")
+        size = (images.shape[1], images.shape[2])
+        return (x, step.feature), self._predictions(step, size), step.weights
+
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6))
+    def _refine(
+        self,
+        variables: Variables,
+        state: State,
+        truth: Array | None,
+        size: tuple[int, int],
+        mode: Mode,
+        one_hot: bool,
+    ) -> tuple[State, dict[str, Array], Array | None]:
+        x, previous = state
+        arguments = (x, previous, Routing(mode=mode), truth, one_hot)
+        step = self._run(variables, *arguments, method="refine")
+        return (x, step.feature), self._predictions(step, size), step.weights
+
+    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """MACs of the feed-forward pass and of each loop for one (H, W) image, all branches everywhere."""
+        first, further = perspective_macs.step_macs(self.config, self.network.classes, size)
+        return (first, *(further,) * self.config.loops)
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        """MACs up to each loop's prediction, less what arg-max gates leave out. See System."""
+        steps = list(self.step_macs(size))
+        for name, macs in self.gated_macs(size).items():
+            loop = int(name.split("/")[0].removeprefix("loop_"))
+            steps[loop] = steps[loop] - macs * (1 - shares[name])
+        return tuple(accumulate(steps))
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """Eq. 1: the weighted losses of all steps; those of weight 0 are not computed.
+
+        Terms: ``segmentation``, ``depth_class`` and ``depth``, each over all steps.
+
+        Raises:
+          UserError: the batch has no depth, but a depth gates or supervises the gate.
+        """
+        images, valid, weights = batch["image"], batch["valid"], self.config.loss
+        if (self.supervision or self.inputs) and depth.NAME not in batch:
+            raise UserError(
+                f"training: no 'depth' labels, pooling.signal {self.config.pooling.signal!r} needs them; "
+                "set fields of config.data.train.source"
+            )
+        given = batch[depth.NAME] if self.config.needs_depth else None
+        steps, updates = self._run(
+            variables,
+            images,
+            Routing(train=True),
+            self._truth(images, given),
+            rngs=dict(rngs),
+            mutable=["batch_stats"],
+        )
+        size = (images.shape[1], images.shape[2])
+        terms: dict[str, Array] = {}
+
+        def add(name: str, weight: float, logits: Array | None, cost: Any) -> None:
+            if weight and logits is not None:
+                value = weight * cost(self._at(logits, size), valid=valid)
+                terms[name] = terms[name] + value if name in terms else value
+
+        labels = {name: self._labels(batch[name]) for name in self.tasks}
+        bins = self.config.bins.classes(self._labels(batch[depth.NAME])) if self.supervision else None
+        for loop, step in enumerate(steps):
+            of_loop = weights.segmentation[min(loop, len(weights.segmentation) - 1)]
+            if segmentation.NAME in labels:
+                cost = partial(self.tasks[segmentation.NAME].loss, target=labels[segmentation.NAME])
+                add(segmentation.NAME, of_loop, step.classes, cost)
+            if depth.NAME in labels:
+                cost = partial(self.tasks[depth.NAME].loss, target=labels[depth.NAME])
+                add(depth.NAME, weights.depth, step.log_depth, cost)
+            if bins is not None and self.config.signals[min(loop, 1)] == "pred_depth":
+                cost = partial(segmentation.cross_entropy, target=bins, ignore=NO_BIN)
+                add("depth_class", weights.depth_class, step.bins, cost)
+        total = sum(terms.values(), jnp.zeros(()))
+        return total, LossAux(terms, dict(updates))
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """See perspective_weights.adapt."""
+        return perspective_weights.adapt(self.config, given, fresh)
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """With gate "argmax": per step and branch (``loop_1/dilation_2``) its convolution everywhere."""
+        return perspective_macs.gated_macs(self.config, size)
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of positions (B,) at which each branch of ``gated_macs`` was executed."""
+        return perspective_macs.executed_shares(self.config, outputs)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The pooling sizes, from the farthest bin's to the nearest's."""
+        pooling = self.config.pooling
+        if {"none", "average"}.issuperset(self.config.signals):
+            return ()
+        if pooling.kind == "multiscale":
+            return tuple(f"scale {scale:g}" for scale in pooling.scales)
+        return tuple(f"dilation {dilation}" for dilation in pooling.dilations)
+
+    def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """The size that weighs most in the feed-forward pass, ``loop_0``, and in each loop."""
+        maps = {}
+        for name, weights in outputs.selections.items():
+            cells = jnp.argmax(weights, axis=-1).astype(jnp.int32)
+            whole = cells.repeat(self._stride, axis=1).repeat(self._stride, axis=2)
+            maps[name] = whole[:, : size[0], : size[1]]
+        return maps
+
+    def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
+        """The bins of the labelled depth, where a depth gates."""
+        if depth.NAME not in labels or not {"gt_depth", "pred_depth"} & set(self.config.signals):
+            return None
+        return self.config.bins.classes(labels[depth.NAME])
+
+    @cached_property
+    def alternatives(self) -> Mapping[str, Perspective]:
+        """With gates, the other of ``softmax`` and ``argmax``; ``loop_0``, ``loop_1``, ...: fewer loops."""
+        config, pooling = self.config, self.config.pooling
+        found: dict[str, PerspectiveConfig] = {}
+        if pooling.kind == "multipool" and not {"none", "average"}.issuperset(config.signals):
+            other: Gate = "argmax" if pooling.gate == "softmax" else "softmax"
+            found[other] = replace(config, pooling=replace(pooling, gate=other))
+        for loops in range(config.loops):
+            # A signal of loops alone says nothing of a network without any.
+            fewer = pooling if loops else replace(pooling, loop_signal="same")
+            found[f"loop_{loops}"] = replace(config, loops=loops, pooling=fewer)
+        return {name: Perspective(changed) for name, changed in found.items()}
+
+    def _run(self, *arguments: Any, **options: Any) -> Any:
+        # Untyped: what a Flax method returns depends on what may change in it.
+        return self.network.apply(*arguments, **options)
+
+    def _loops(self, loops: int | None) -> int:
+        if loops is None:
+            return self.config.loops
+        if loops < 0 or (loops and not self.config.loops):
+            raise ValueError(f"loops: {loops} of a network that has model.loops = {self.config.loops}")
+        return loops
+
+    def _one_hot(self, train: bool, gate: Gate | None) -> bool:
+        if gate is not None and gate not in GATES:
+            raise ValueError(f"gate: {gate!r}; expected one of {GATES}")
+        if gate == "argmax" and self.config.pooling.kind == "multiscale":
+            raise ValueError("gate: 'argmax' chooses among dilations; this network has scales")
+        return not train and (gate or self.config.pooling.gate) == "argmax"
+
+    def _truth(self, images: Array, given: Array | None) -> Array | None:
+        if not self.config.needs_depth:
+            if given is not None:
+                raise ValueError(f"depth: pooling.signal {self.config.pooling.signal!r} does not read it")
+            return None
+        if given is None:
+            raise ValueError(
+                "depth: pooling.signal 'gt_depth' gates by it; give (B, H, W) metres, 0 = missing"
+            )
+        return self.config.bins.weights(given, self._stride)
+
+    def _at(self, logits: Array, size: tuple[int, int]) -> Array:
+        return logits if self.config.loss.at == "cells" else to_pixels(logits, size, self._stride)
+
+    def _labels(self, target: Array) -> Array:
+        return at_cells(target, self._stride) if self.config.loss.at == "cells" else target
+
+    def _predictions(self, step: refinement.Step, size: tuple[int, int]) -> dict[str, Array]:
+        maps = {segmentation.NAME: step.classes, depth.NAME: step.log_depth}
+        return {
+            name: to_pixels(value, size, self._stride) for name, value in maps.items() if value is not None
+        }
+
+    def _outputs(
+        self, steps: tuple[refinement.Step, ...], size: tuple[int, int], updates: dict[str, Any] | None = None
+    ) -> Outputs:
+        *exits, last = (self._predictions(step, size) for step in steps)
+        selections = {
+            f"loop_{loop}": step.weights for loop, step in enumerate(steps) if step.weights is not None
+        }
+        return Outputs(last, {}, selections, tuple(exits), updates or {})
+
+
+def to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
+    """(B, h, w, C) -> (B, H, W, C): bilinear, each cell in the middle of its ``stride`` x ``stride`` pixels.
+
+    The released code's fixed deconvolution (kernel 2 * stride, crop stride / 2), but for the border.
+    """
+    full = resize_bilinear(x, (x.shape[1] * stride, x.shape[2] * stride))
+    return full[:, : size[0], : size[1]]
+
+
+def at_cells(target: Array, stride: int) -> Array:
+    """(B, H, W[, C]) -> (B, h, w[, C]): what the pixel in each cell's middle holds, as in `to_pixels`."""
+    for axis in (1, 2):
+        size = target.shape[axis]
+        middles = np.minimum(np.arange(0, size, stride) + stride // 2, size - 1)
+        target = jnp.take(target, jnp.asarray(middles), axis=axis, mode="clip")
+    return target
+
+
+def build(section: Any) -> Perspective:
+    """The system of a strict ``model`` section."""
+    return Perspective(from_config(PerspectiveConfig, section, "config.model"))

@@ -1,0 +1,1 @@
+"""PixelNet (Bansal et al., 2016)."""

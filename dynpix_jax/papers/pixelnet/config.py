@@ -1,0 +1,113 @@
+"""Config section of the PixelNet system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dynpix_jax.backbones.vgg import VGGConfig, layer_info
+from dynpix_jax.core.errors import suggest
+from dynpix_jax.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class HypercolumnConfig:
+    """Section ``model.hypercolumn``.
+
+    layers: of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
+    tap: what a layer's ReLU gives (``relu``, as released for boundaries and segmentation) or reads
+    (``conv``, as released for normals).
+    normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in scale
+    by orders of magnitude; the paper leaves that to the MLP (``none``).
+    dropout: of hypercolumns (0.5 as released for boundaries).
+    """
+
+    layers: tuple[str, ...] = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+    tap: Literal["relu", "conv"] = "relu"
+    normalize: Literal["none", "batch"] = "none"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        names = [info.name for info in layer_info(VGGConfig())]
+        for layer in self.layers:
+            if layer not in names:
+                raise ValueError(f"layers: {layer!r} is no layer of VGG-16; {suggest(layer, names)}")
+        if not self.layers or len(set(self.layers)) != len(self.layers):
+            raise ValueError(f"layers: {self.layers}; expected one or more, each once")
+        _check_share("dropout", self.dropout)
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Section ``model.mlp``.
+
+    hidden: widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
+    dropout: after each hidden layer. init_std: of the Gaussian that kernels start from; None is He's.
+    """
+
+    hidden: tuple[int, ...] = (4096, 4096)
+    dropout: float = 0.5
+    init_std: float | None = 1e-3
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden: {self.hidden}; expected positive numbers")
+        if self.init_std is not None and not self.init_std > 0:
+            raise ValueError(f"init_std: {self.init_std}; expected a positive number, or None")
+        _check_share("dropout", self.dropout)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Section ``model.sampling``: the pixels that training sees.
+
+    pixels: of an image (2000 in the paper); for ``uniform`` a mean.
+    strategy: ``stratified``, so many random ones of each image; ``uniform``, so many times the images, of all
+    images together; ``biased``, as stratified, with a fixed share of rare ones.
+    rare_share: that share, for ``biased``. Rare are boundaries, or all classes but the first.
+    """
+
+    pixels: int = 2000
+    strategy: Literal["stratified", "uniform", "biased"] = "stratified"
+    rare_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.pixels < 2:
+            raise ValueError(f"pixels: {self.pixels}; expected at least 2")
+        if not 0.0 < self.rare_share < 1.0:
+            raise ValueError(f"rare_share: {self.rare_share}; expected a share in (0, 1)")
+
+
+@dataclass(frozen=True)
+class PixelNetConfig:
+    """Section ``model`` of a PixelNet config.
+
+    task: what is predicted, a name of ``tasks.TASKS``. task_options: fields of that task's class.
+    pad: pixels of the mean colour around the image, 100 as released for 224 x 224 images.
+    chunk: pixels that dense prediction works on at a time.
+    """
+
+    system: Literal["pixelnet"]
+    task: str
+    backbone: VGGConfig = field(default_factory=VGGConfig)
+    hypercolumn: HypercolumnConfig = field(default_factory=HypercolumnConfig)
+    mlp: MLPConfig = field(default_factory=MLPConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    pad: int = 0
+    chunk: int = 4096
+    task_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task: {self.task!r}; {suggest(self.task, TASKS)}")
+        if self.sampling.strategy == "biased" and not TASKS[self.task].has_rare:
+            raise ValueError(f"sampling.strategy: 'biased', but {self.task} has no rare pixels")
+        if self.pad < 0:
+            raise ValueError(f"pad: {self.pad}; expected a number >= 0")
+        if self.chunk < 1:
+            raise ValueError(f"chunk: {self.chunk}; expected at least 1")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name}: {value}; expected a share in [0, 1)")

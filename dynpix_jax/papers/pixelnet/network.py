@@ -1,0 +1,127 @@
+"""The network of PixelNet: feature maps of VGG-16, and an MLP of hypercolumns at any pixels."""
+
+from __future__ import annotations
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax.backbones.resnet import StageInfo, preprocess
+from dynpix_jax.backbones.vgg import VGG, layer_info
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.conv import Conv
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.papers.pixelnet.config import PixelNetConfig
+from dynpix_jax.papers.pixelnet.sampling import linear_everywhere, sample_bilinear, sample_linear
+
+Maps = tuple[Array, ...]
+"""A feature map (B, h, w, C) for each of the hypercolumn's layers."""
+
+
+class PixelNetNetwork(nn.Module):
+    """``maps``, then ``at_pixels`` (what training needs) or ``everywhere``; a call does all pixels.
+
+    channels: of the prediction.
+    """
+
+    config: PixelNetConfig
+    channels: int = 1
+
+    def setup(self) -> None:
+        config = self.config
+        column = config.hypercolumn
+        self.backbone = VGG(config.backbone, column.layers, column.tap == "conv")
+        known: dict[str, StageInfo] = {info.name: info for info in layer_info(config.backbone)}
+        self.infos = tuple(known[layer] for layer in column.layers)
+        self.strides = tuple(info.stride for info in self.infos)
+        widths = (sum(info.channels for info in self.infos), *config.mlp.hidden, self.channels)
+        std = config.mlp.init_std
+        init = nn.initializers.he_normal() if std is None else nn.initializers.normal(std)
+        for index, (below, above) in enumerate(itertools.pairwise(widths), 1):
+            setattr(self, f"mlp{index}", Conv(below, above, 1, use_bias=True, kernel_init=init))
+        self.depth = len(widths) - 1
+        if column.normalize == "batch":
+            self.norms = {info.name: BatchNorm(info.channels) for info in self.infos}
+        self.drop_column = nn.Dropout(column.dropout)
+        self.drop = nn.Dropout(config.mlp.dropout)
+
+    def maps(self, images: Array, *, train: bool = False) -> Maps:
+        """Of (B, H, W, 3) RGB images in 0..255, any dtype."""
+        pad = self.config.pad
+        x = preprocess(images, self.config.backbone.preprocessing)
+        if pad:
+            x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        features = self.backbone(x, train=train)
+        return tuple(features[info.name] for info in self.infos)
+
+    def at_pixels(self, maps: Maps, points: Array, *, train: bool = False) -> Array:
+        """Predictions (B, N, channels) or (N, channels) at ``points`` (B, N, 2) or (N, 3), as
+        `sample_bilinear` takes them."""
+        column, pad = self.config.hypercolumn, self.config.pad
+        points = jnp.asarray(points)
+        points = points + jnp.asarray((0, pad, pad)[-points.shape[-1] :], points.dtype)
+        kernels, bias = self._first(train)
+        if train and (column.dropout or column.normalize == "batch"):
+            # Each sampled value is normalised, or dropped, on its own: there is no product of a whole map.
+            x = bias
+            for info, features, kernel in zip(self.infos, maps, kernels, strict=True):
+                sampled = sample_bilinear(features, points, stride=info.stride)
+                if column.normalize == "batch":
+                    rows = sampled.reshape(1, 1, -1, info.channels)
+                    sampled = self.norms[info.name](rows, train=True).reshape(sampled.shape)
+                x = x + self.drop_column(sampled, deterministic=False) @ kernel
+        else:
+            x = sample_linear(maps, points, kernels, strides=self.strides, bias=bias)
+        return self._rest(x, train)
+
+    @jax.named_scope("mlp")
+    def everywhere(self, maps: Maps, size: tuple[int, int]) -> Array:
+        """Predictions (B, H, W, channels) at all pixels of images of ``size``, in chunks."""
+        kernels, bias = self._first(train=False)
+        # Read before the loop over chunks begins: Flax makes no parameters inside of one.
+        layers = self._layers()
+
+        def head(x: Array) -> Array:
+            for kernel, offset in layers:
+                x = jax.nn.relu(x) @ kernel + offset
+            return x
+
+        config = self.config
+        return linear_everywhere(
+            maps,
+            kernels,
+            head,
+            strides=self.strides,
+            size=size,
+            bias=bias,
+            offset=config.pad,
+            chunk=config.chunk,
+        )
+
+    def __call__(self, images: Array) -> Array:
+        return self.everywhere(self.maps(images), (images.shape[1], images.shape[2]))
+
+    def _first(self, train: bool) -> tuple[tuple[Array, ...], Array]:
+        """The first layer as a kernel for each map and a bias. Outside of training, norms are part of it."""
+        layer: Conv = self.mlp1
+        ends = [sum(info.channels for info in self.infos[:index]) for index in range(1, len(self.infos))]
+        kernels, bias = jnp.split(layer.kernel[0, 0], ends), layer.bias
+        assert bias is not None
+        if self.config.hypercolumn.normalize == "batch" and not train:
+            for index, info in enumerate(self.infos):
+                multiplier, offset = self.norms[info.name].affine()
+                bias = bias + offset @ kernels[index]
+                kernels[index] = multiplier[:, None] * kernels[index]
+        return tuple(kernels), bias
+
+    def _layers(self) -> list[tuple[Array, Array]]:
+        """(kernel, bias) of the layers above the first."""
+        layers: list[Conv] = [getattr(self, f"mlp{index}") for index in range(2, self.depth + 1)]
+        return [(layer.kernel[0, 0], layer.bias) for layer in layers if layer.bias is not None]
+
+    def _rest(self, x: Array, train: bool) -> Array:
+        for kernel, offset in self._layers():
+            x = self.drop(jax.nn.relu(x), deterministic=not train) @ kernel + offset
+        return x

@@ -1,0 +1,164 @@
+"""PixelNet: Towards a General Pixel-Level Architecture (Bansal et al., arXiv 1609.06694).
+
+A pixel's hypercolumn is what several layers of VGG-16 say about it, each interpolated bilinearly; an MLP
+predicts from it (section 3). Training draws a few pixels of many images and computes hypercolumns there
+alone; prediction does every pixel, in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from dynpix_jax import tasks
+from dynpix_jax.core.adapt import copy_matching
+from dynpix_jax.core.configs import from_config
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.core.trees import named_leaves
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.papers.pixelnet.config import (
+    HypercolumnConfig,
+    MLPConfig,
+    PixelNetConfig,
+    SamplingConfig,
+)
+from dynpix_jax.papers.pixelnet.network import PixelNetNetwork
+from dynpix_jax.papers.pixelnet.points import biased_points, random_points, random_points_of_batch
+
+__all__ = ["HypercolumnConfig", "MLPConfig", "PixelNet", "PixelNetConfig", "SamplingConfig", "build"]
+
+
+class PixelNet(System):
+    """PixelNet as pure functions; see System. It has no gates: both modes do the same."""
+
+    name = "pixelnet"
+
+    def __init__(self, config: PixelNetConfig):
+        self.config = config
+        self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        if not self.task.by_pixel:
+            raise UserError(
+                f"config.model.task_options: this loss of {config.task} needs whole images, PixelNet samples "
+                "pixels"
+            )
+        if config.sampling.strategy == "uniform" and config.task_options.get("scale_invariance"):
+            raise UserError(
+                "config.model.sampling.strategy: 'uniform' mixes the pixels of images, whose scales the loss "
+                "takes off one by one; expected 'stratified'"
+            )
+        self.tasks = {config.task: self.task}
+        self.network: PixelNetNetwork = PixelNetNetwork(config, self.task.channels)
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, PRNGKey] | None = None,
+        mode: Mode = "dense",
+        temperature: float | Array = 1.0,
+        masks: Mapping[str, Array] | None = None,
+        points: Array | None = None,
+    ) -> Outputs:
+        """Forward pass at every pixel, or at ``points`` alone.
+
+        There are no gates: ``masks`` can name none, nothing is drawn at a ``temperature``, and both modes do
+        the same. Training draws from ``rngs["dropout"]`` and needs points.
+
+        Args:
+          points: (B, N, 2), rows (y, x) of each image, or (N, 3), rows (image, y, x): predictions are then
+            (B, N, channels) or (N, channels).
+
+        Raises:
+          ValueError: training without points.
+        """
+        check_masks(masks, ())
+        size = (images.shape[1], images.shape[2])
+        if not train:
+            arguments: Any = size if points is None else points
+            method = "everywhere" if points is None else "at_pixels"
+            maps = self.network.apply(variables, images, method="maps")
+            logits = self.network.apply(variables, maps, arguments, method=method)
+            return Outputs({self.config.task: cast(Array, logits)}, {}, {})
+        if points is None:
+            raise ValueError("points: training computes hypercolumns at sampled pixels; give them")
+
+        def forward(network: PixelNetNetwork) -> Array:
+            return network.at_pixels(network.maps(images, train=True), points, train=True)
+
+        logits, updates = self.network.apply(
+            variables, rngs=dict(rngs or {}), mutable=["batch_stats"], method=forward
+        )
+        return Outputs({self.config.task: cast(Array, logits)}, {}, {}, updates=dict(updates))
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """The task's loss at pixels drawn from ``rngs["points"]``, of those that are labelled.
+
+        Beside the term of the task's name, ``rare`` is the share of rare ones among them.
+        """
+        target, valid = batch[self.task.target], batch["valid"]
+        points = self.draw(rngs["points"], target, valid)
+        outputs = self.apply(variables, batch["image"], train=True, rngs=rngs, points=points)
+        logits, labels = outputs.predictions[self.config.task], at_points(target, points)
+        if points.ndim == 2:
+            # Of the whole batch: one image of so many pixels.
+            logits, labels, valid = logits[None], labels[None], valid.any()[None]
+        loss = self.task.loss(logits[:, :, None], labels[:, :, None], valid)
+        terms = {self.config.task: loss}
+        if self.task.has_rare:
+            drawn = self.task.labelled(labels[:, :, None]) & valid[:, None, None]
+            rare = self.task.rare(labels[:, :, None]) & drawn
+            terms["rare"] = rare.sum() / jnp.maximum(drawn.sum(), 1)
+        return loss, LossAux(terms, outputs.updates)
+
+    def draw(self, key: PRNGKey, target: Array, valid: Array) -> Array:
+        """The pixels of a batch that a step learns from, by ``model.sampling``: (B, N, 2), or (N, 3)."""
+        sampling = self.config.sampling
+        mask = self.task.labelled(target) & valid[:, None, None]
+        if sampling.strategy == "uniform":
+            return random_points_of_batch(key, mask, sampling.pixels * len(target))
+        if sampling.strategy == "stratified":
+            return random_points(key, mask, sampling.pixels)
+        return biased_points(key, mask, self.task.rare(target), sampling.pixels, sampling.rare_share)
+
+    def adapt(self, given: Variables, fresh: Variables) -> Variables:
+        """Weights of an earlier stage, or of a bare VGG-16; the MLP and its norms may stay fresh.
+
+        Raises:
+            UserError: a layer of the backbone is missing, or has another shape.
+        """
+        adapted = copy_matching(given, fresh, lambda path: [path, path.removeprefix("backbone/")])
+        for collection in ("params", "batch_stats"):
+            have = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get(collection, {}))}
+            for path, _ in named_leaves(fresh.get(collection, {}).get("backbone", {})):
+                if path not in have:
+                    raise UserError(
+                        f"weights: no {path} among their {collection}; expected a VGG-16's, with every "
+                        "layer up to the highest of model.hypercolumn.layers"
+                    )
+        return adapted
+
+
+def at_points(target: Array, points: Array) -> Array:
+    """(B, H, W, ...) labels at whole pixels: (B, N, ...) at points (B, N, 2), (N, ...) at (N, 3)."""
+    if points.ndim == 2:
+        return target[points[:, 0], points[:, 1], points[:, 2]]
+    return jax.vmap(lambda one, rows: one[rows[:, 0], rows[:, 1]])(target, points)
+
+
+def build(section: Any) -> PixelNet:
+    """The system of a strict ``model`` section."""
+    return PixelNet(from_config(PixelNetConfig, section, "config.model"))

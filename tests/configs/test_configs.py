@@ -1,0 +1,253 @@
+"""Every config of quickstart and PAG is read, its networks have the right shapes, its last stage trains.
+
+On random elements of its source's spec; trained is a small network. A few programs stand for all; the others,
+each task with each variant, are slow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from dynpix_jax import papers
+from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import System
+from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, source_options
+from dynpix_jax.evaluation.runner import variable_shapes
+from dynpix_jax.training.checks import check_stages
+from dynpix_jax.training.settings import stage_model
+from tests.one_step import stage_system, take_one_step
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = (
+    "quickstart.py",
+    "pag/bsds500.py:variant=layer_skip",
+    "pag/camvid.py:variant=gated",
+    "pag/cityscapes.py:task=segmentation,variant=multipool",
+    "pag/nyuv2.py:task=depth,variant=average,multipool=res6,budget=gpu",
+    "pag/scenes.py:task=boundaries,variant=base",
+    "pag/sevenscenes.py:task=normals,variant=gated,gate_scope=conv3x3",
+    "pag/stanford2d3d.py:task=normals,variant=truncated",
+)
+ELSEWHERE = {
+    "anytime": "tests/configs/test_pose_configs.py",
+    "astmt": "tests/configs/test_astmt_configs.py",
+    "mdeq": "tests/configs/test_mdeq_configs.py",
+    "perspective": "tests/configs/test_perspective_configs.py",
+    "pixelnet": "tests/configs/test_pixelnet_configs.py",
+}
+TASKS = {
+    "nyuv2": ("segmentation", "depth", "normals"),
+    "stanford2d3d": ("segmentation", "depth", "normals"),
+    "cityscapes": ("segmentation", "depth"),
+    "camvid": ("segmentation",),
+    "sevenscenes": ("depth", "normals"),
+    "scenes": ("boundaries", "segmentation", "depth", "normals"),
+}
+VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
+
+
+def every_program() -> list[str]:
+    """Each task with each variant of every config, and what else changes a program."""
+    specs = [f"pag/bsds500.py:variant={variant}" for variant in VARIANTS]
+    for name, tasks in TASKS.items():
+        variants = VARIANTS[:4] if name == "scenes" else VARIANTS
+        specs += [f"pag/{name}.py:task={task},variant={v}" for task, v in itertools.product(tasks, variants)]
+    losses = ("depth,loss=l1", "depth,loss=l2", "normals,loss=cosine", "normals,loss=arccos")
+    specs += [f"pag/nyuv2.py:task={loss}" for loss in losses]
+    return [*specs, "pag/nyuv2.py:task=segmentation,variant=multipool,multipool=res3_2+res4_2+res5_2+res6"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomElements:
+    """Two elements of 48x64 pixels as a spec declares them, a few pixels of each label ignored."""
+
+    spec: SourceSpec
+
+    def __len__(self) -> int:
+        return 2
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def __getitem__(self, index: int) -> Element:
+        rng = np.random.default_rng(index)
+        made = {name: random_field(rng, field) for name, field in self.spec.fields.items()}
+        return made | {"index": np.array(index, np.int64)}
+
+
+def random_field(rng: np.random.Generator, field: FieldSpec) -> np.ndarray:
+    shape = (48, 64)
+    value: Any = {
+        "image": lambda: rng.integers(0, 256, (*shape, 3)),
+        "boundary": lambda: rng.random(shape) < 0.1,
+        # Ids of instances have no classes.
+        "label": lambda: rng.integers(0, len(field.classes) or 5, shape),
+        "depth": lambda: rng.uniform(0.5, 8, shape),
+        "normals": lambda: np.broadcast_to([0.6, 0.0, -0.8], (*shape, 3)).copy(),
+        "keypoints": lambda: rng.uniform(0, 48, (*field.shape[:1], 3)),
+        "length": lambda: np.ones(()),
+        "box": lambda: np.array([30.0, 20.0, 40.0, 40.0]),
+        "scalar": lambda: np.zeros(()),
+    }[field.kind]()
+    value = value.astype(field.dtype)
+    if field.ignore is not None:
+        value[:4] = field.ignore
+    return value
+
+
+def source_spec(config: ml_collections.ConfigDict) -> SourceSpec:
+    """What the training source of a config would hold, without its data."""
+    source_class, options, _ = source_options(config.data.train.source)
+    source = object.__new__(source_class)  # the spec follows from the options alone
+    source._config = options
+    return source.spec
+
+
+def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The last stage, with 4 blocks of few channels and a MultiPool, if any, in the last of them."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    stage = ml_collections.ConfigDict(config.training.stages[-1])
+    with config.unlocked(), config.ignore_type(), stage.ignore_type():
+        config.model.backbone.depth, config.model.backbone.width, config.model.drop_blocks = 26, 8, 4
+        config.model.head_features = 4
+        if "multipool" in config.model:
+            config.model.multipool.dilations = (0, 1, 2)
+        config.training.batch_size = 2
+        stage.steps = 1
+        if "model" in stage and "multipool" in stage.model:
+            above = [block for block in stage.model.multipool.blocks if block == "res6"]
+            stage.model.multipool.blocks = tuple(above or ["res3_2"])
+        config.training.stages = (stage.to_dict(),)
+        if config.data.train.get("augment"):
+            config.data.train.augment.crop = (32, 48)
+    return config
+
+
+def variables_of(system: System) -> Any:
+    """Random kernels; everything else as a network begins, without compiling its initializers."""
+    rng = np.random.default_rng(0)
+
+    def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = path[-1].key
+        if name == "kernel":
+            fan_in = int(np.prod(shape.shape[:-1]))
+            return rng.normal(0, fan_in**-0.5, shape.shape).astype(shape.dtype)
+        return np.full(shape.shape, name in ("scale", "var"), shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, variable_shapes(system))
+
+
+def assert_builds(arg: str) -> None:
+    """The network of each stage, as it is in the config: shapes alone."""
+    config, _ = read_config(ROOT / "configs" / arg)
+    stages = check_stages(config, papers.build, source_spec(config))
+    system = papers.build(stage_model(config, len(stages) - 1))
+    images = jax.ShapeDtypeStruct((2, 33, 50, 3), np.uint8)
+    outputs = jax.eval_shape(system.apply, variable_shapes(system), images)
+    ((name, task),) = system.tasks.items()
+    assert name == config.model.task
+    assert outputs.predictions[name].shape == (2, 33, 50, task.channels)
+    assert bool(outputs.gates) == (stages[-1].name not in ("base", "multipool"))
+
+
+def assert_trains(arg: str) -> None:
+    """One step of the last stage, on what its loader makes of random elements."""
+    config, _ = read_config(ROOT / "configs" / arg)
+    spec, config = source_spec(config), narrow(config)
+    assert len(config.training.stages) == 1
+    step = take_one_step(config, RandomElements(spec), variables_of(stage_system(config)))
+    assert step.metrics[config.model.task] > 0
+    assert len(step.changed) > len(step.before) / 2
+    assert all(np.isfinite(value).all() for value in step.after.values())
+
+
+@pytest.mark.parametrize("arg", QUICK)
+def test_builds_and_trains_a_step(arg):
+    assert_builds(arg)
+    assert_trains(arg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arg", every_program())
+def test_every_program_builds_and_trains_a_step(arg):
+    assert_builds(arg)
+    assert_trains(arg)
+
+
+def test_every_config_is_tested():
+    """Those of a folder in ELSEWHERE are by a test of its own."""
+    folder = ROOT / "configs"
+    files = {
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*.py")
+        if "def get_config" in file.read_text()
+    }
+    assert {file for file in files if file.split("/")[0] not in ELSEWHERE} == {
+        arg.split(":")[0] for arg in QUICK
+    }
+    assert all((ROOT / file).is_file() for file in ELSEWHERE.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("nyuv2", "task=segmentatoin", "did you mean 'segmentation'"),
+        ("nyuv2", "variant=truncate", "did you mean 'truncated'"),
+        ("nyuv2", "rho=0.5", "variant=base does not read it; rho is for variant=gated or layer_skip"),
+        (
+            "nyuv2",
+            "variant=multipool,drop_blocks=2",
+            "does not read it; drop_blocks is for variant=truncated",
+        ),
+        ("nyuv2", "variant=truncated,drop_blocks=16", "expected 0 to 15"),
+        ("nyuv2", "variant=gated,rho=1.5", "expected a density"),
+        ("nyuv2", "task=segmentation,loss=l2", "loss=l2"),
+        ("nyuv2", "task=depth,loss=cosine", "loss=cosine"),
+        ("cityscapes", "task=normals", "task=normals"),
+        ("stanford2d3d", "task=depth,points=a.json", "points: task=depth does not read it"),
+        ("camvid", "budget=tpu", "budget=tpu"),
+    ],
+)
+def test_arguments_that_make_no_sense(name, arg, message):
+    with pytest.raises(UserError, match=message):
+        importlib.import_module(f"configs.pag.{name}").get_config(arg)
+
+
+def test_stages_begin_where_another_run_ended():
+    get_config = importlib.import_module("configs.pag.nyuv2").get_config
+    whole = [stage["name"] for stage in get_config("variant=gated").training.stages]
+    assert whole == ["base", "multipool", "gates", "rho", "settle"]
+    later = get_config("variant=gated,continue_from=runs/multipool").training
+    assert [stage["name"] for stage in later.stages] == whole[2:]
+    assert later.init_from == "runs/multipool"
+    later = get_config("variant=multipool,continue_from=runs/base").training
+    assert [stage["name"] for stage in later.stages] == ["multipool"]
+
+
+def test_losses_are_those_of_the_tables():
+    """What is left of eq. 9 and 10 with one of their terms."""
+    get_config = importlib.import_module("configs.pag.nyuv2").get_config
+    batch = np.full((1, 1, 1, 1), 0.5, np.float32), np.full((1, 1, 1), 1.0, np.float32), np.array([True])
+
+    def loss(arg: str, *batch: np.ndarray) -> float:
+        return float(papers.build(get_config(arg).model).task.loss(*batch))
+
+    # Log depth .5 where it is 0: squared .25, absolute .5, which counts twice.
+    assert loss("task=depth", *batch) == pytest.approx(1.25)
+    assert loss("task=depth,loss=l2", *batch) == pytest.approx(0.25)
+    assert loss("task=depth,loss=l1", *batch) / 1000 == pytest.approx(0.5, rel=1e-3)
+    # Normals at a right angle: the cosine's term is 1, the angle's 4 times pi / 2.
+    right = np.float32([[[[1, 0, 0]]]]), np.float32([[[[0, 0, -1]]]]), np.array([True])
+    assert loss("task=normals", *right) == pytest.approx(1 + 2 * np.pi)
+    assert loss("task=normals,loss=cosine", *right) == pytest.approx(1)
+    assert loss("task=normals,loss=arccos", *right) == pytest.approx(2 * np.pi)

@@ -1,0 +1,129 @@
+"""configs/pixelnet: every variant is built, and trains a step on a narrow VGG; the benchmark programs run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import pytest
+
+from dynpix_jax import papers
+from dynpix_jax.core.configs import from_config, load_config
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.training.checks import check_stages
+from dynpix_jax.training.settings import training_config
+from tests.configs.test_configs import RandomElements, source_spec, variables_of
+from tests.one_step import stage_system, take_one_step
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "pixelnet"
+TASKS = ("segmentation", "boundaries", "depth", "normals")
+VARIANTS = (
+    *("bsds500:", "bsds500:rare=0", "bsds500:conv7,balanced=True,test_scales=0.5+1.0"),
+    *("pascal_context:", "pascal_context:classes=33,conv7", "pascal_context:fc=1"),
+    *("voc2012:conv7", "voc2012:rare=0.5", "nyuv2_normals:", "nyuv2_normals:task=depth,fc=2"),
+    *("camvid:", "camvid:pixels=10000,images=1"),
+)
+SCENES = tuple(
+    f"scenes:task={task},strategy={strategy}"
+    for task, strategy in itertools.product(TASKS, ("stratified", "uniform", "biased"))
+    if (task, strategy) not in {("depth", "uniform"), ("depth", "biased"), ("normals", "biased")}
+)
+QUICK = ("bsds500:rare=0.25", "scenes:task=depth")
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+    name, _, arg = spec.partition(":")
+    return load_config(f"{FOLDER / name}.py:{arg}")
+
+
+@pytest.mark.parametrize("spec", VARIANTS + SCENES)
+def test_every_variant_is_built(spec):
+    for budget in ("",) if "scenes" in spec else ("cpu", "gpu")["," in spec :]:
+        # What the arguments change is the same for both: variants with several are built for one.
+        config = load(f"{spec},budget={budget}".replace(":,", ":") if budget else spec)
+        from_config(EvaluationConfig, config.evaluation, "config.evaluation")
+        check_stages(config, papers.build, source_spec(config))
+        stages = training_config(config).stages
+        system = papers.build(config.model)
+        task = config.model.task
+        assert set(system.tasks) == {task}
+        if budget == "gpu":
+            assert [round(stage.learning_rate / stages[-1].learning_rate) for stage in stages] == [100, 10, 1]
+            assert config.model.mlp.hidden in ((), (4096,), (4096, 4096))
+            assert not any(stage.frozen for stage in stages)
+
+
+def assert_trains(spec: str) -> None:
+    """A step of the last stage, on what its loader makes of random elements; the network is narrow."""
+    config = load(spec)
+    elements: Any = RandomElements(source_spec(config))
+    with config.unlocked():
+        config.model.backbone.update(width=2, fc_features=4)
+        config.model.mlp.hidden = (6,) * len(config.model.mlp.hidden)
+        config.model.sampling.pixels = 20
+        config.training.batch_size = 2
+        if config.data.train.get("augment") and config.data.train.augment.get("crop"):
+            config.data.train.augment.crop = (32, 48)
+    step = take_one_step(config, elements, variables_of(stage_system(config)))
+    assert step.metrics[config.model.task] > 0
+    assert len(step.changed) > len(step.before) / 2
+
+
+@pytest.mark.parametrize("spec", QUICK)
+def test_a_step_is_trained(spec):
+    assert_trains(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", VARIANTS + SCENES)
+def test_every_variant_trains_a_step(spec):
+    assert_trains(spec)
+
+
+def test_every_file_is_built():
+    files = {file.stem for file in FOLDER.glob("*.py") if "def get_config" in file.read_text()}
+    assert files == {spec.split(":")[0] for spec in VARIANTS + SCENES}
+
+
+def test_lengths_are_the_papers():
+    """96 epochs of 4998 images, five a step; 25 of 9600; three times 8 from an earlier run."""
+
+    def steps(spec: str) -> list[int]:
+        return [stage.steps for stage in training_config(load(spec)).stages]
+
+    assert steps("pascal_context:budget=gpu") == [80 * 999, 8 * 999, 8 * 999]
+    assert steps("bsds500:budget=gpu") == [28800, 9600, 9600]
+    assert steps("pascal_context:budget=gpu,train_scales=multi,continue_from=runs/x") == [8 * 999] * 3
+    assert load("bsds500:budget=gpu").data.train.source.consensus == 3.0
+    assert load("voc2012:sbd=somewhere").data.train.source.to_dict() == {
+        **dict(name="voc2012", root="data/VOCdevkit", split="trainaug", sbd="somewhere")
+    }
+    assert "sbd" not in load("voc2012:sbd=somewhere").data.eval.source
+    packed = load("voc2012:packed,split=trainval").data
+    assert (packed.train.source.name, packed.train.source.split) == ("packed", "trainaug")
+    assert (packed.eval.source.name, packed.eval.source.split) == ("packed", "trainval")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bsds500:rare=1.0", "expected a share"),
+        ("bsds500:fc=4", "fc=4"),
+        ("bsds500:fc=1,width=64", "does not read it"),
+        ("pascal_context:classes=60", "classes=60"),
+        ("pascal_context:train_scales=large", "train_scales=large"),
+        ("nyuv2_normals:task=edges", "task=edges"),
+        ("camvid:pixels=1", "expected at least 2"),
+        ("camvid:budget=gpu,steps=9", "budget=gpu does not read it"),
+        ("voc2012:packed,sbd=x", "sbd: packed=True does not read it"),
+        ("pascal_context:packed,label_root=x", "label_root: packed=True does not read it"),
+        ("scenes:budget=cpu", "the scenes do not read it"),
+        ("scenes:rare=0.3", "strategy=stratified does not read it"),
+    ],
+)
+def test_wrong_arguments(spec, message):
+    with pytest.raises(UserError, match=message):
+        load(spec)

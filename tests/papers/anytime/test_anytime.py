@@ -1,0 +1,257 @@
+"""The anytime system: both modes, carry-over, masks, MACs of the paper's tables, budgets."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax.backbones.hrnet import HRNetConfig
+from dynpix_jax.cli.flops import parts_of
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.trees import map_named, named_leaves
+from dynpix_jax.evaluation.runner import dense_report
+from dynpix_jax.papers import build
+from dynpix_jax.papers.anytime.system import AdaptivityConfig, Anytime, AnytimeConfig, HeadConfig
+
+SIZE = (64, 96)
+CELLS = (16, 24)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
+ODD = IMAGES[:, :60, :92]
+"""Of 15x23 cells, 8x12, 4x6 and 2x3 at the lower resolutions."""
+CA = AdaptivityConfig("max_probability", 0.5)
+TINY = AnytimeConfig(
+    "anytime",
+    "segmentation",
+    dict(classes=5),
+    HRNetConfig("w18s1", width=4, blocks=1),
+    heads=HeadConfig(features=8),
+    adaptivity=CA,
+)
+
+
+@cache
+def tiny() -> Anytime:
+    return Anytime(TINY)
+
+
+@cache
+def variables():
+    """Random everything: with fresh norms, skipped positions would show little of what becomes of them."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(lambda key: tiny().init(key, {"image": IMAGES}), jax.random.key(0))
+
+    def draw(path, leaf):
+        if path.endswith("lam"):
+            return jnp.float32(rng.uniform(0.7, 3.0))
+        if path.endswith(("var", "scale")):
+            return jnp.asarray(rng.uniform(0.5, 1.0, leaf.shape), leaf.dtype)
+        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 25
+        return jnp.asarray(rng.normal(0, fan_in**-0.5, leaf.shape), leaf.dtype)
+
+    return map_named(draw, shapes)
+
+
+def compiled(fn, *arguments):
+    """Without the optimizations that take longest: the tests run each program a few times only."""
+    quickly = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+    return jax.jit(fn).lower(*arguments).compile(compiler_options=quickly)
+
+
+@cache
+def exits(mode):
+    """(variables, images, masks) -> logits at a quarter of the resolution, after each exit."""
+
+    def run(variables, images, masks):
+        def decide(stage, logits, before):
+            return masks[stage]
+
+        after = tiny().network.apply(variables, images, decide, mode)
+        return [one.logits for one in after]
+
+    return compiled(run, variables(), ODD, nested(1.0, (15, 23)))
+
+
+def nested(density: float, cells: tuple[int, int] = CELLS) -> dict[str, jax.Array]:
+    """Masks each within the one before: blobs and single positions."""
+    noise = np.random.default_rng(2).random((2, *cells))
+    noise[:, :8, :8] = 1.0
+    noise[:, 8:, 12:] *= 0.5
+    return {
+        f"stage{number}": jnp.asarray(noise < density ** (number - 1) if density < 1 else noise >= 0)
+        for number in (2, 3, 4)
+    }
+
+
+@pytest.mark.parametrize("density", [0.0, 0.7, 1.0])
+def test_both_modes_agree_and_skipped_positions_carry_over(density):
+    """The share that is computed: none, .7, .5, .3 of the positions, all."""
+    masks = nested(density, (15, 23))
+    dense, sparse = (exits(mode)(variables(), ODD, masks) for mode in ("dense", "sparse"))
+    for first, second in zip(dense, sparse, strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-4, rtol=2e-4)
+    for outputs in (dense, sparse):
+        for number, (before, after) in enumerate(itertools.pairwise(outputs), 2):
+            skipped = ~np.asarray(masks[f"stage{number}"])
+            np.testing.assert_array_equal(np.asarray(before)[skipped], np.asarray(after)[skipped])
+    if density == 0.7:
+        assert not np.allclose(dense[0], dense[-1])
+
+
+def test_shapes_and_names():
+    outputs = jax.eval_shape(tiny().apply, variables(), IMAGES)
+    assert outputs.predictions["segmentation"].shape == (2, *SIZE, 5)
+    assert [exit_["segmentation"].shape for exit_ in outputs.exits] == [(2, *SIZE, 5)] * 3
+    assert {name: mask.shape for name, mask in outputs.gates.items()} == {
+        f"stage{number}": (2, *CELLS) for number in (2, 3, 4)
+    }
+    with pytest.raises(ValueError, match="stage1"):
+        jax.eval_shape(tiny().apply, variables(), IMAGES, masks={"stage1": None})
+    with pytest.raises(ValueError, match="stage2"):
+        jax.eval_shape(
+            partial(tiny().apply, masks={"stage2": jnp.ones((2, 3, 3), bool)}), variables(), IMAGES
+        )
+    with pytest.raises(ValueError, match="sparse"):
+        jax.eval_shape(partial(tiny().apply, train=True, mode="sparse"), variables(), IMAGES)
+
+
+def test_a_training_step_has_gradients_everywhere():
+    """Of every exit, the first one by what is carried over too; the widths of interpolation learn."""
+    system = Anytime(dataclasses.replace(TINY, adaptivity=AdaptivityConfig("top_k", 0.4)))
+    labels = np.random.default_rng(3).integers(0, 5, (2, *SIZE), np.int32)
+    batch = {"image": jnp.asarray(IMAGES), "segmentation": jnp.asarray(labels), "valid": jnp.ones(2, bool)}
+
+    def gradients(variables):
+        def loss(params):
+            given = {**variables, "params": params}
+            return system.loss(given, batch, rngs={}, controls=system.controls(jnp.int32(0), 10))
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    (total, aux), grads = compiled(gradients, variables())(variables())
+    terms = {name: float(value) for name, value in aux.terms.items()}
+    assert float(total) == pytest.approx(sum(terms[f"exit{number}"] for number in (1, 2, 3, 4)), rel=1e-5)
+    assert 0 < terms["density_stage4"] <= terms["density_stage3"] <= terms["density_stage2"] < 1
+    # Nobody reads what the last convolution of a head interpolates.
+    dead = {path for path, grad in named_leaves(grads) if not np.any(grad)}
+    assert all(path.endswith(("lam", "conv/bias")) for path in dead), dead
+    assert sum(path.endswith("lam") for path, grad in named_leaves(grads) if np.any(grad)) > 10
+    assert set(aux.updates) == {"batch_stats"}
+
+
+@pytest.mark.parametrize(("task", "options"), [("segmentation", dict(classes=64)), ("pose", {})])
+def test_fresh_kernels(task, options):
+    """Spread by fan-out (He); what predicts heatmaps as released, so that they start near 0."""
+    section = dataclasses.replace(TINY, task=task, task_options=options, adaptivity=None)
+    fresh = Anytime(section).init(jax.random.key(0), {"image": IMAGES})["params"]
+    kernels = {path: leaf for path, leaf in named_leaves(fresh) if path.endswith("/kernel")}
+    last = [leaf for path, leaf in kernels.items() if path.startswith("exit") and "/classify/" in path]
+    assert len(last) == 4
+    for leaf in last:
+        spread = 0.001 if task == "pose" else (2 / leaf.shape[-1]) ** 0.5
+        assert np.std(leaf) == pytest.approx(spread, rel=0.25)
+    stem = kernels["backbone/conv2/conv/conv/kernel"]
+    assert np.std(stem) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+
+
+def test_nothing_is_skipped_before_its_time():
+    system = Anytime(dataclasses.replace(TINY, adaptivity=dataclasses.replace(CA, start=0.5)))
+    found = [bool(system.controls(jnp.int32(step), 10)["adapt_now"]) for step in (0, 4, 5, 9)]
+    assert found == [False, False, True, True]
+
+
+GOLDEN = {
+    ("w18s2", "plain", 128): (31.4, 42.6, 59.5, 82.9),
+    ("w18s2", "redesigned", 64): (23.7, 34.7, 49.9, 73.2),
+    ("w48", "plain", 128): (48.4, 113.5, 388.9, 722.2),
+    ("w48", "redesigned", 128): (41.9, 105.6, 368.0, 701.3),
+}
+"""Table 1, and the same for the small network: MACs / 2^30 up to each exit, 1024x2048, 19 classes."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case[0] == "w48")) for case in GOLDEN]
+)
+def test_macs_of_table_1(case):
+    arch, kind, features = case
+    heads = HeadConfig(kind=kind, features=features)
+    system = Anytime(
+        AnytimeConfig("anytime", "segmentation", dict(classes=19), HRNetConfig(arch), heads=heads)
+    )
+    steps = list(itertools.accumulate(system.step_macs((1024, 2048))))
+    assert [macs / 2**30 for macs in steps] == pytest.approx(GOLDEN[case], abs=0.06)
+
+
+def test_parts_of_the_network():
+    """`dynpix flops` tells them by stages and exits: together they are the steps that are counted layer by
+    layer."""
+    parts = parts_of(dense_report(tiny(), SIZE))
+    # Two 3x3 of stride 2, from 3 channels to 64 to 64.
+    assert parts["backbone/stem"] == 32 * 48 * 27 * 64 + 16 * 24 * 9 * 64 * 64
+    steps = [parts[f"backbone/stage{number}"] + parts[f"exit{number}"] for number in (1, 2, 3, 4)]
+    steps[0] += parts["backbone/stem"]
+    assert steps == list(tiny().step_macs(SIZE))
+    assert len(parts) == 9
+
+
+def test_macs_that_masks_leave():
+    """Section 5.4's count of the released code, by hand for one resolution."""
+    system = tiny()
+    full = system.gated_macs(SIZE)
+    assert sum(full.values()) <= sum(system.step_macs(SIZE)[1:])
+    mask = np.zeros((1, *CELLS), np.float32)
+    mask[:, ::2] = 1.0
+    gates = {f"stage{number}": jnp.asarray(mask) for number in (2, 3, 4)}
+    outputs = dataclasses.replace(jax.eval_shape(system.apply, variables(), IMAGES), gates=gates)
+    shares = system.executed_shares(outputs)
+    assert set(shares) == set(full)
+    # At an eighth the top-left positions are those of even rows: all are computed, none is interpolated.
+    assert float(shares["stage3_8x12"][0]) == 1.0
+    # Stage 4 at a quarter: two 3x3 of 4 channels, the head's 1x1 of 60 to 60 and of 60 to 5.
+    macs = 16 * 24 * (2 * 9 * 4 * 4 + 60 * 60 + 60 * 5)
+    assert full["stage4_16x24"] == macs
+    interpolated = 0.5 * 0.5 * 49 * 16 * 24 * (2 * 4 + 60 + 5)
+    assert float(shares["stage4_16x24"][0]) == pytest.approx(0.5 + interpolated / macs)
+
+
+@pytest.mark.slow
+def test_predictions_on_the_way_are_those_of_apply():
+    system, given = tiny(), nested(0.7)
+    run = partial(system.apply, masks=given)
+    outputs = compiled(run, variables(), IMAGES)(variables(), IMAGES)
+    expected = [*outputs.exits, outputs.predictions]
+    steps = list(system.predict_iter(variables(), jnp.asarray(IMAGES), masks=given))
+    assert [step.index for step in steps] == [0, 1, 2, 3]
+    for step, exit_ in zip(steps, expected, strict=True):
+        np.testing.assert_allclose(step.predictions["segmentation"], exit_["segmentation"], atol=1e-4)
+        assert step.confidence.shape == (2, *CELLS)
+    full = list(itertools.accumulate(system.step_macs(SIZE)))
+    assert steps[0].total_macs == full[0]
+    assert all(step.total_macs < macs for step, macs in zip(steps[1:], full[1:], strict=True))
+    stopped = system.predict(variables(), jnp.asarray(IMAGES), masks=given, budget_macs=full[1])
+    assert stopped.index == max(step.index for step in steps if step.total_macs <= full[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(exits=(1, 2)), "exits"),
+        (dict(weights=(1.0,)), "weights"),
+        (dict(exits=(4,), weights=(1.0,)), "adaptivity"),
+        (dict(adaptivity=dict(criterion="max_value")), "adaptivity.criterion"),
+        (dict(task="pose", task_options={}, adaptivity=dict(criterion="top_k")), "adaptivity.criterion"),
+        (dict(adaptivity=dict(threshold=2.0)), "adaptivity.threshold"),
+        (dict(backbone=dict(arch="w47")), "w48"),
+        (dict(heads=dict(downsampling=(0, 1, 1))), "downsampling"),
+        (dict(task="depth"), "task"),
+    ],
+)
+def test_what_a_config_must_not_say(change, message):
+    section = dict(system="anytime", task="segmentation", task_options=dict(classes=5), adaptivity=dict())
+    with pytest.raises(UserError, match=message):
+        build({**section, **change})

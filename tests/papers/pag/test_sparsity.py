@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from scipy.special import rel_entr
+
+from dynpix_jax.ops import gumbel_softmax_st
+from dynpix_jax.papers.pag import sparsity
+
+slope = jax.grad(sparsity.bernoulli_kl, argnums=1)
+
+
+def exact(rho: float, g: float) -> float:
+    return rel_entr(rho, g) + rel_entr(1 - rho, 1 - g)
+
+
+def test_golden_value():
+    assert float(sparsity.bernoulli_kl(0.7, jnp.float32(0.5))) == pytest.approx(0.08228, abs=5e-6)
+
+
+@given(st.floats(0, 1), st.floats(2e-4, 1 - 2e-4))
+def test_agrees_with_the_definition(rho, g):
+    assert float(sparsity.bernoulli_kl(rho, jnp.float32(g))) == pytest.approx(
+        exact(rho, g), rel=1e-3, abs=2e-6
+    )
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.5, 0.7, 0.95])
+def test_zero_at_the_target(rho):
+    assert float(sparsity.bernoulli_kl(rho, jnp.float32(rho))) == pytest.approx(0, abs=1e-6)
+    assert float(slope(rho, jnp.float32(rho))) == pytest.approx(0, abs=1e-5)
+
+
+@given(st.sampled_from([0.0, 0.05, 0.5, 0.7, 1.0]), st.sampled_from([0.0, 1e-30, 1e-5, 1 - 1e-5, 1.0]))
+def test_finite_at_the_ends_and_pointing_to_the_target(rho, g):
+    value, gradient = sparsity.bernoulli_kl(rho, jnp.float32(g)), slope(rho, jnp.float32(g))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient)
+    assert abs(float(gradient)) <= 1.001e4
+    if 0 < rho < 1:
+        # A step against the gradient moves the density towards rho.
+        assert float(gradient) * (g - rho) > 0
+        assert float(value) > 0.01
+
+
+def test_convex_and_increasing_away_from_the_target():
+    g = jnp.concatenate(
+        [jnp.linspace(0, 3e-4, 40), jnp.linspace(4e-4, 1 - 4e-4, 60), 1 - jnp.linspace(3e-4, 0, 40)]
+    )
+    slopes = jax.vmap(lambda v: slope(0.7, v))(g)
+    assert (np.diff(slopes) >= -1e-2).all()
+    values = np.asarray(sparsity.bernoulli_kl(0.7, g))
+    below, above = g < 0.7, g > 0.7
+    assert (np.diff(values[below]) < 0).all()
+    assert (np.diff(values[above]) > 0).all()
+
+
+def test_traced_rho():
+    compiled = jax.jit(sparsity.bernoulli_kl)
+    assert float(compiled(jnp.float32(0.7), jnp.float32(0.5))) == pytest.approx(0.08228, abs=5e-6)
+
+
+def test_mask_density():
+    mask = np.zeros((3, 4, 5), bool)
+    mask[1, :2] = True
+    mask[2] = True
+    np.testing.assert_allclose(sparsity.mask_density(jnp.asarray(mask)), [0, 0.5, 1])
+    np.testing.assert_allclose(sparsity.mask_density(jnp.asarray(mask, jnp.bfloat16)), [0, 0.5, 1])
+
+
+def masks(densities: list[float], positions: int) -> jax.Array:
+    rows = [np.arange(positions) < round(d * positions) for d in densities]
+    return jnp.asarray(np.array(rows, np.float32).reshape(len(densities), -1, 10))
+
+
+def test_per_layer_loss_is_per_image_and_per_layer():
+    layers = {"res2": masks([0.5, 0.9], 400), "res3": masks([0.2, 0.7], 100)}
+    expected = (exact(0.7, 0.5) + exact(0.7, 0.9)) / 2 + (exact(0.7, 0.2) + exact(0.7, 0.7)) / 2
+    assert float(sparsity.per_layer_sparsity_loss(layers, 0.7)) == pytest.approx(expected, abs=1e-5)
+    assert float(sparsity.per_layer_sparsity_loss(list(layers.values()), 0.7)) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+def test_padding_images_do_not_count():
+    layers = [masks([0.5, 0.9, 0.1], 400)]
+    valid = jnp.array([True, True, False])
+    expected = (exact(0.7, 0.5) + exact(0.7, 0.9)) / 2
+    assert float(sparsity.per_layer_sparsity_loss(layers, 0.7, valid=valid)) == pytest.approx(
+        expected, abs=1e-5
+    )
+    none = jnp.zeros(3, bool)
+    assert float(sparsity.per_layer_sparsity_loss(layers, 0.7, valid=none)) == 0
+    assert float(sparsity.global_sparsity_loss(layers, 0.7, valid=none)) == 0
+
+
+def test_global_loss_admits_trivial_solutions():
+    layers = {"big": masks([1.0], 300), "small": masks([0.0], 100)}
+    # Exactly the target, though one layer is fully on and the other fully off: half of the layers (the
+    # paper), 300 of 400 positions (the released code).
+    assert float(sparsity.global_sparsity_loss(layers, 0.5)) == pytest.approx(0, abs=1e-6)
+    assert float(sparsity.global_sparsity_loss(layers, 0.75, by_position=True)) == pytest.approx(0, abs=1e-6)
+    assert float(sparsity.global_sparsity_loss(layers, 0.75)) == pytest.approx(exact(0.75, 0.5), abs=1e-5)
+    assert float(sparsity.per_layer_sparsity_loss(layers, 0.75)) > 1
+    # A layer whose gate is not inserted yet has no say.
+    in_force = jnp.array([True, False])
+    loss = sparsity.global_sparsity_loss(layers, 0.75, by_position=True, in_force=in_force)
+    assert float(loss) == pytest.approx(float(sparsity.bernoulli_kl(0.75, jnp.float32(1.0))))
+
+
+def test_mild_divergence_is_that_of_the_released_code():
+    layers = [masks([0.5, 0.9], 400)]
+    loss = sparsity.per_layer_sparsity_loss(layers, 0.7, divergence=sparsity.mild_divergence)
+    # log(1 + (g1 - (1 - rho))^2) + log(1 + (g2 - rho)^2), g1 = 1 - g2.
+    both = [np.log1p((1 - g - 0.3) ** 2) + np.log1p((g - 0.7) ** 2) for g in (0.5, 0.9)]
+    assert float(loss) == pytest.approx(np.mean(both), abs=1e-6)
+
+
+def test_no_masks():
+    assert float(sparsity.per_layer_sparsity_loss({}, 0.5)) == 0
+    assert float(sparsity.global_sparsity_loss({}, 0.5)) == 0
+
+
+def test_gradient_reaches_the_gate_and_closes_it_when_too_dense():
+    logits = jax.random.normal(jax.random.key(0), (2, 6, 6, 2)) + jnp.array([0.0, 3.0])
+
+    def loss(z):
+        gate = gumbel_softmax_st(jax.random.key(1), z, 1.0)[..., 1]
+        return sparsity.per_layer_sparsity_loss([gate], 0.3)
+
+    gradient = jax.grad(loss)(logits)
+    assert (gradient[..., 1] > 0).all()
+    assert (gradient[..., 0] < 0).all()
