@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones import resnet
+from dynpix_jax.core.system import System
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
 from dynpix_jax.training.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.state import TrainState, new_state
