@@ -55,7 +55,7 @@ $(AOT)/.installed: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dynpix_jax
+	$(BIN)/mypy dynpix_jax tools
 
 # Write requirements.lock anew (needs uv). One list of versions for Python 3.11 to 3.13 (--fork-strategy fewest), so that
 # all of them run the same jax; no index address is written. The extras cuda13 and tpu stay out: see README, Install.

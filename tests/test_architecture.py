@@ -62,6 +62,7 @@ THIRD_PARTY = {
 OPTIONAL = {"evaluation.bench.torch_conv": {"torch"}}
 ENTRY_POINTS = ("train.py", "eval.py")
 CONFIG_MAY_IMPORT = {"core"}
+TOOLS_MAY_IMPORT = {"core", "data", "cli"}
 # Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
 NO_JAX_MODULES = {"core.errors", "core.configs"}
 
@@ -116,7 +117,10 @@ def violations(root: Path) -> list[str]:
     for file in sorted((root / "configs").rglob("*.py")):
         module = ".".join(file.relative_to(root).with_suffix("").parts)
         found += _check_file(root, file, module, False, CONFIG_MAY_IMPORT, {"ml_collections", "configs"})
-    for folder in (PACKAGE, "configs", "tests", "benchmarks"):
+    for file in sorted((root / "tools").rglob("*.py")):
+        module = ".".join(file.relative_to(root).with_suffix("").parts)
+        found += _check_file(root, file, module, False, TOOLS_MAY_IMPORT, {"numpy", "cv2", "tools"})
+    for folder in (PACKAGE, "configs", "tests", "benchmarks", "tools"):
         for file in sorted((root / folder).rglob("*.py")):
             lines = len(file.read_text().splitlines())
             if lines > MAX_LINES:
@@ -191,6 +195,8 @@ def test_imports_point_down_and_files_are_short():
         ("dynpix_jax/training/a.py", "from dynpix_jax.cli import common", "may not import 'dynpix_jax.cli'"),
         ("dynpix_jax/attic/a.py", "", "'attic' is on no floor"),
         ("configs/a.py", "import dynpix_jax.papers", "may not import 'dynpix_jax.papers'"),
+        ("tools/a/b.py", "import dynpix_jax.training", "may not import 'dynpix_jax.training'"),
+        ("dynpix_jax/data/a.py", "from tools import annotate_panorama", "may not import 'tools'"),
         ("train.py", "import tensorflow", "TensorFlow is never imported"),
         ("dynpix_jax/ops/a.py", "\n" * (MAX_LINES + 1), "451 lines, at most 450"),
         ("tests/ops/test_a.py", "\n" * (MAX_LINES + 1), "451 lines, at most 450"),

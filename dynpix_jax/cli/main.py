@@ -18,7 +18,6 @@ from dynpix_jax.cli.common import call
 # Command -> (module in this folder, line of help). The help stands here so that `dynpix --help` imports none
 # of them.
 COMMANDS = {
-    "annotate-panorama": ("annotate_panorama", "click the canonical points of panoramas in a web page"),
     "bench": ("bench", "time computing at active positions only"),
     "check-config": ("check_config", "read a config strictly and tell what it trains"),
     "eval-boundaries": ("eval_boundaries", "score a folder of boundary maps: ODS, OIS, AP"),

@@ -92,13 +92,6 @@ def local_normals(normals: np.ndarray, angle: float, axes: Axes) -> np.ndarray:
     return np.stack([right, -axes.up * normals[..., VERTICAL], -towards], axis=-1)
 
 
-def facing_bands(local: np.ndarray, degrees: float = 2.0) -> np.ndarray:
-    """bool (H, W): upright surfaces that face the viewer to `degrees`: the canonical points."""
-    tilt = math.sin(math.radians(10))
-    side = math.sin(math.radians(degrees))
-    return (np.abs(local[..., 1]) < tilt) & (np.abs(local[..., 0]) < side) & (local[..., 2] < 0)
-
-
 def depth_angle(normals: np.ndarray, depth: np.ndarray, axes: Axes, *, top: int = 0, full: int = 0) -> float:
     """The angle of column 0, radians, by which the stored normals fit those of the depth best.
 

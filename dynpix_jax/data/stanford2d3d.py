@@ -6,7 +6,7 @@ ROOT/assets/semantic_labels.json. Panoramas have 2048 x 4096 pixels, 1413 in all
 validation.
 
 As in the paper (PAG, section 5.1), pictures are halved and rows 160 to 863 are kept: 704 x 2048. Normals are
-turned into the viewer's axes (`panorama`), by the points of `dynpix annotate-panorama` or, without, by the
+turned into the viewer's axes (`panorama`), by the points of `tools.annotate_panorama` or, without, by the
 depth.
 
 Source: Armeni, Sax, Zamir, Savarese, "Joint 2D-3D-semantic data for indoor scene understanding", 2017.
@@ -73,7 +73,7 @@ class Stanford2D3DConfig:
 
     root: the folder that holds the areas.
     fields: the labels to read, of `segmentation`, `depth` and `normals`.
-    points: the file of `dynpix annotate-panorama`, for `normals`; "" finds each panorama's north by its
+    points: the file of `tools.annotate_panorama`, for `normals`; "" finds each panorama's north by its
       depth.
     """
 
@@ -151,7 +151,7 @@ class Stanford2D3D:
         if panorama.name not in self._points:
             raise UserError(
                 f"stanford2d3d: {self._config.points} has no point of {panorama.name}; "
-                "set it with dynpix annotate-panorama"
+                "set it with python -m tools.annotate_panorama"
             )
         return clicked_angle(picture, self._points[panorama.name], axes)
 
@@ -203,17 +203,8 @@ def find_panoramas(root: Path, areas: tuple[str, ...]) -> list[Panorama]:
     return found
 
 
-def present_areas(root: Path) -> tuple[str, ...]:
-    """The areas that are in the folder. A UserError if there is none."""
-    areas = sorted(area for split in AREAS.values() for area in split)
-    found = tuple(area for area in areas if (root / f"area_{area}").is_dir())
-    if not found:
-        raise UserError(f"stanford2d3d: no folder area_1 to area_6 in {root.absolute()}; {WHERE_TO_GET}")
-    return found
-
-
 def clicked_angle(picture: np.ndarray, point: tuple[int, int], axes: Axes, *, radius: int = 2) -> float:
-    """The angle of column 0, radians, for a point of `dynpix annotate-panorama`; see `point_angle`.
+    """The angle of column 0, radians, for a point of `tools.annotate_panorama`; see `point_angle`.
 
     Args:
       picture: stored normals, uint8 (H, W, 3), at half of the panorama's size; only the rows around the point
@@ -263,18 +254,18 @@ def read_points(path: Path) -> dict[str, tuple[int, int]]:
     """The canonical points (x, y) in pixels of the full panoramas, by name, of an annotation file.
 
     Raises:
-      UserError: no such file, or not one of `dynpix annotate-panorama`.
+      UserError: no such file, or not one of `tools.annotate_panorama`.
     """
     if not path.is_file():
         raise UserError(
-            f"annotation file not found: {path.absolute()}; make it with dynpix annotate-panorama"
+            f"annotation file not found: {path.absolute()}; make it with python -m tools.annotate_panorama"
         )
     content = _read_json(path)
     try:
         return {str(name): (int(x), int(y)) for name, (x, y) in content["points"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
-            f'{path}: expected {{"points": {{NAME: [x, y]}}}}, as annotate-panorama writes'
+            f'{path}: expected {{"points": {{NAME: [x, y]}}}}, as tools.annotate_panorama writes'
         ) from None
 
 

@@ -15,12 +15,12 @@ from dynpix_jax.data.panorama import (
     depth_angle,
     detect_axes,
     estimate_angle,
-    facing_bands,
     local_normals,
     panorama_rays,
     point_angle,
 )
 from tests.data.panorama_room import HEIGHT, WIDTH, angles, room, seen, stored
+from tools.annotate_panorama.views import facing_bands
 
 
 @pytest.mark.parametrize("up", [1, -1])

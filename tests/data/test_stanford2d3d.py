@@ -106,7 +106,9 @@ def test_annotated_points(root: Path, tmp_path: Path) -> None:
         points.write_text(wrong)
         with pytest.raises(UserError, match=r"points\.json"):
             build(root, points=str(points))
-    with pytest.raises(UserError, match=r"annotation file not found: .*none\.json; make it with dynpix"):
+    with pytest.raises(
+        UserError, match=r"annotation file not found: .*none\.json; make it with python -m tools"
+    ):
         build(root, points=str(tmp_path / "none.json"))
 
 

@@ -13,15 +13,16 @@ import cv2
 import numpy as np
 import pytest
 
-from dynpix_jax.cli.main import main
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.annotation import Points, View
-from dynpix_jax.data.annotation_server import AnnotationServer
 from dynpix_jax.data.panorama import decode_normals, local_normals
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.stanford2d3d import find_panoramas, read_points
 from tests.data import panorama_room as room
 from tests.data.test_stanford2d3d import NAME, write_panorama
+from tools.annotate_panorama.__main__ import main
+from tools.annotate_panorama.points import Points
+from tools.annotate_panorama.server import AnnotationServer
+from tools.annotate_panorama.views import View
 
 # Column 15 of 128 before the north wall: it is ahead at column 113 of half, 226 of the full panorama.
 NORTH = 2 * np.pi * 15 / 128
@@ -90,7 +91,7 @@ def test_a_run_that_dies_while_saving_loses_nothing(tmp_path: Path, monkeypatch:
     points = Points(path)
     points.set("a", (1, 2))
     with monkeypatch.context() as patch:
-        patch.setattr("dynpix_jax.data.annotation.os.fsync", fail)
+        patch.setattr("tools.annotate_panorama.points.os.fsync", fail)
         with pytest.raises(OSError, match="disk full"):
             points.set("b", (3, 4))
         with pytest.raises(OSError, match="disk full"):
@@ -119,7 +120,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shown", [256, 128])
 def test_previews_show_the_turned_normals(source: Path, shown: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynpix_jax.data.annotation.SHOWN_WIDTH", shown)
+    monkeypatch.setattr("tools.annotate_panorama.views.SHOWN_WIDTH", shown)
     view = View.read(find_panoramas(source, ("3",))[0])
     assert view.size == (128, 256)
     _, normals = room.room(NORTH)
@@ -144,7 +145,7 @@ def test_the_source_turns_by_a_point_as_its_preview_does(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However coarse the preview: what it shows is what is trained on, what it takes is not refused."""
-    monkeypatch.setattr("dynpix_jax.data.annotation.SHOWN_WIDTH", 32)
+    monkeypatch.setattr("tools.annotate_panorama.views.SHOWN_WIDTH", 32)
     (panorama,) = find_panoramas(source, ("3",))
     picture = cv2.imread(str(panorama.path("normal")))
     picture[56:68, 218:230] = 128  # a hole in the wall, a pixel or two of what is shown
@@ -198,7 +199,7 @@ def test_click_preview_undo(server: AnnotationServer, tmp_path: Path) -> None:
             "/panorama/0/rgb",
             "/points.json",
         ),
-        *("/annotate_panorama.html", "/panorama/0/size%00", "/panorama/0/local.png/../size"),
+        *("/page.html", "/panorama/0/size%00", "/panorama/0/local.png/../size"),
         *("x://[/etc/passwd", "file:///etc/passwd", "../secret.txt"),
     ],
 )
@@ -236,7 +237,7 @@ def test_wrong_clicks_are_refused(
 def test_a_point_that_cannot_be_saved_is_told(
     server: AnnotationServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynpix_jax.data.annotation.os.fsync", fail)
+    monkeypatch.setattr("tools.annotate_panorama.points.os.fsync", fail)
     status, answer = ask(server, "POST", "/point", {"index": 1, "x": WALL[0], "y": WALL[1]})
     assert (status, json.loads(answer)) == (500, {"error": "disk full"})
     assert json.loads(ask(server, "GET", "/state")[1])["points"] == [None, None]
@@ -280,7 +281,7 @@ def test_command(
 
     monkeypatch.setattr(AnnotationServer, "serve_forever", serve)
     out = tmp_path / "points.json"
-    assert main(["annotate-panorama", "--source", str(source), "--out", str(out)]) == 0
+    assert main(["--source", str(source), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "2 panoramas at http://127.0.0.1:" in printed
     assert "1 of 2 panoramas have a point in" in printed
@@ -289,7 +290,7 @@ def test_command(
         (["--source", str(source), "--area", "7"], "folder not found"),
         (["--source", str(source), "--port", "99999"], "--port 99999: expected 0 (any free one) to 65535"),
     ):
-        assert main(["annotate-panorama", *arguments, "--out", str(out)]) == 2
+        assert main([*arguments, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
 
 

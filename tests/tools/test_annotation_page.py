@@ -1,4 +1,4 @@
-"""The page of `dynpix annotate-panorama` in a real browser: click, preview, save, keys, undo, reload."""
+"""The annotator's page in a real browser: click, preview, save, keys, undo, reload."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynpix_jax.data.annotation_server import AnnotationServer
 from dynpix_jax.data.stanford2d3d import read_points
 from tests.data import panorama_room as room
-from tests.data.chromium import Browser, find_chromium
-from tests.data.test_annotation import FLOOR, NAME, NORTH, WALL, server, source
+from tests.tools.chromium import Browser, find_chromium
+from tests.tools.test_annotation import FLOOR, NAME, NORTH, WALL, server, source
+from tools.annotate_panorama.server import AnnotationServer
 
 __all__ = ["server", "source"]  # fixtures
 

@@ -1,4 +1,4 @@
-"""The page of `dynpix annotate-panorama`: a small web server for one person on this machine.
+"""The annotator's page: a small web server for one person on this machine.
 
 It listens on 127.0.0.1 only. Addresses hold numbers of panoramas and nothing else, so no address can name a
 file; requests from pages of other sites are refused.
@@ -7,7 +7,6 @@ file; requests from pages of other sites are refused.
 from __future__ import annotations
 
 import collections
-import importlib.resources
 import json
 import re
 import sys
@@ -16,19 +15,26 @@ import urllib.parse
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.annotation import Point, Points, View
 from dynpix_jax.data.stanford2d3d import Panorama
+from tools.annotate_panorama.points import Point, Points
+from tools.annotate_panorama.views import View
 
-PAGE = "annotate_panorama.html"
+PAGE = Path(__file__).with_name("page.html")
 _CACHED = 6
 _MAX_BODY = 10_000
 
 
 class AnnotationServer(ThreadingHTTPServer):
-    """Serves the page for `panoramas` and keeps `points`; `port` 0 takes a free one.
+    """Serves the page.
+
+    Args:
+      panoramas: to annotate.
+      points: where clicks are kept.
+      port: 0 takes a free one.
 
     Raises:
       UserError: the port is taken, or there is no such port.
@@ -39,7 +45,7 @@ class AnnotationServer(ThreadingHTTPServer):
     def __init__(self, panoramas: Sequence[Panorama], points: Points, port: int = 0) -> None:
         self.panoramas = list(panoramas)
         self.points = points
-        self.page = (importlib.resources.files("dynpix_jax.data") / PAGE).read_bytes()
+        self.page = PAGE.read_bytes()
         self._views: collections.OrderedDict[int, View] = collections.OrderedDict()
         self._lock = threading.Lock()
         try:
