@@ -111,6 +111,7 @@ def block_specs(config: BackboneConfig) -> tuple[tuple[BlockSpec, ...], ...]:
                     stride_in_1x1=config.stride_in_1x1,
                     frozen_norm=config.frozen_norm,
                     expansion=expansion,
+                    rectified=True,  # by the block below, or by the stem, whose pooling keeps that
                 )
             )
             in_features = features * expansion

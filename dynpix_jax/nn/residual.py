@@ -18,7 +18,8 @@ class BlockSpec:
 
     ``name`` follows the papers: ``res4_2`` is the second block of the macro block Res4. ``dilation`` is that
     of its (first) 3x3; ``stage_dilation`` that of the stage's later layers, which a BasicBlock's second 3x3
-    already has. ``momentum`` is that of the norms' running averages.
+    already has. ``momentum`` is that of the norms' running averages. ``rectified``: its input comes from a
+    ReLU, so that a block which skips positions need not apply its own there.
     """
 
     name: str
@@ -31,6 +32,7 @@ class BlockSpec:
     frozen_norm: bool = False
     expansion: int = 4
     momentum: float = 0.9
+    rectified: bool = False
 
     @property
     def out_features(self) -> int:

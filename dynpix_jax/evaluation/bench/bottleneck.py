@@ -31,7 +31,12 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
       scope: what the gate saves, see GatedBottleneck.
     """
     block = BlockSpec(
-        spec.name, 4 * spec.channels, spec.channels, dilation=spec.dilation[0], frozen_norm=True
+        spec.name,
+        4 * spec.channels,
+        spec.channels,
+        dilation=spec.dilation[0],
+        frozen_norm=True,
+        rectified=True,
     )
     gated = GatedBottleneck(block, gate_scope=scope)
     x = jax.nn.relu(

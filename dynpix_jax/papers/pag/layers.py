@@ -95,9 +95,10 @@ class GatedBottleneck(Bottleneck):
 
         init = self.projection(x) if projected else x
         out = map_active(update, reduced, active, dilation=dilation, init=init, combine="update")
-        # What was not updated is I. It went through the ReLU of the block below, unless projected: then
-        # its norm and its ReLU take one pass here.
-        return jnp.where(mask[..., None] > 0.5, out, jax.nn.relu(identity(out))) if projected else out
+        # What was not updated is I, and O is ReLU(I) there.
+        if projected:
+            return jnp.where(mask[..., None] > 0.5, out, jax.nn.relu(identity(out)))
+        return out if self.spec.rectified else jax.nn.relu(out)
 
 
 class LayerSkipBottleneck(Bottleneck):

@@ -20,14 +20,24 @@ SCOPES = ("conv3x3", "residual")
 DENSE, SPARSE = Routing(), Routing(mode="sparse")
 
 
-def spec(strides: int = 1, dilation: int = 1) -> BlockSpec:
+def spec(strides: int = 1, dilation: int = 1, rectified: bool = False) -> BlockSpec:
     in_features = 8 if strides == 2 else 12
-    return BlockSpec("res3_1", in_features, 3, strides, dilation, stage_dilation=dilation, frozen_norm=True)
+    return BlockSpec(
+        "res3_1",
+        in_features,
+        3,
+        strides,
+        dilation,
+        stage_dilation=dilation,
+        frozen_norm=True,
+        rectified=rectified,
+    )
 
 
-def rectified(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """What a ReLU hands on, but for its exact zeros, where derivatives are a matter of convention."""
-    return np.abs(rng.normal(size=shape)).astype(np.float32) + np.float32(1e-3)
+def features(rng: np.random.Generator, shape: tuple[int, ...], rectified: bool = False) -> np.ndarray:
+    """Of both signs, or what a ReLU hands on but for its exact zeros, where derivatives are a convention."""
+    values = rng.normal(size=shape).astype(np.float32)
+    return np.abs(values) + np.float32(1e-3) if rectified else values
 
 
 def randomised(variables, seed: int = 0):
@@ -43,13 +53,10 @@ def randomised(variables, seed: int = 0):
 
 
 @cache
-def block(kind, strides: int = 1, dilation: int = 1, **options):
+def block(kind, strides: int = 1, dilation: int = 1, rectified: bool = False):
     """A block and random variables for it; kind: a gate_scope or "layer"."""
-    module = (
-        LayerSkipBottleneck(spec(strides, dilation))
-        if kind == "layer"
-        else GatedBottleneck(spec(strides, dilation), gate_scope=kind, **options)
-    )
+    given = spec(strides, dilation, rectified)
+    module = LayerSkipBottleneck(given) if kind == "layer" else GatedBottleneck(given, gate_scope=kind)
     x = jnp.zeros((1, 4, 4, module.spec.in_features))
     return module, randomised(jax.eval_shape(lambda key: module.init(key, x, DENSE), jax.random.key(0)))
 
@@ -113,7 +120,7 @@ def numpy_block(variables, x, strides, dilation, scope):
 @pytest.mark.parametrize(("strides", "dilation"), [(1, 2), (2, 1)])
 def test_equals_equation_2(scope, strides, dilation):
     module, variables = block(scope, strides, dilation)
-    x = rectified(np.random.default_rng(1), (2, 7, 9, module.spec.in_features))
+    x = features(np.random.default_rng(1), (2, 7, 9, module.spec.in_features))
     expected, gates = numpy_block(variables, x, strides, dilation, scope)
     assert 0.1 < gates.mean() < 0.9
     for routing in (DENSE, SPARSE):
@@ -138,8 +145,8 @@ def test_open_gates_give_the_plain_bottleneck(scope):
 
 
 @cache
-def value_and_gradients(scope, mode):
-    module, _ = block(scope)
+def value_and_gradients(scope, mode, rectified):
+    module, _ = block(scope, rectified=rectified)
 
     @partial(jax.jit)
     def run(params, stats, x, weights):
@@ -157,20 +164,21 @@ def value_and_gradients(scope, mode):
     scope=st.sampled_from(SCOPES),
     shape=st.sampled_from([(1, 1, 1), (3, 5, 7)]),
     gates=st.sampled_from(["empty", "full", "random"]),
+    rectified=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-@hypothesis.settings(max_examples=12)
-def test_sparse_equals_dense_in_values_and_gradients(scope, shape, gates, seed):
+@hypothesis.settings(max_examples=16)
+def test_sparse_equals_dense_in_values_and_gradients(scope, shape, gates, rectified, seed):
     """Evaluation takes the arg-max: gates are fixed, and both modes have the same derivatives in all else."""
     _, variables = block(scope)
     variables = randomised(variables, seed)
     if gates != "random":
         variables = with_bias(variables, 1e3 if gates == "full" else -1e3)
     rng = np.random.default_rng(seed)
-    x = jnp.asarray(rectified(rng, (*shape, 12)))
+    x = jnp.asarray(features(rng, (*shape, 12), rectified))
     weights = jnp.asarray(rng.normal(size=(*shape, 12)), jnp.float32)
     dense, sparse = (
-        value_and_gradients(scope, mode)(variables["params"], variables["batch_stats"], x, weights)
+        value_and_gradients(scope, mode, rectified)(variables["params"], variables["batch_stats"], x, weights)
         for mode in ("dense", "sparse")
     )
     if gates != "random":
