@@ -29,8 +29,8 @@ from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, finished_stages, open_run, with_alternatives
 from dynpix_jax.cli.tables import budget_table, exit_table, print_table
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Element, Source
 from dynpix_jax.core.system import System
-from dynpix_jax.data.sources import Element, Source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
 from dynpix_jax.evaluation.results import Measured

@@ -64,7 +64,7 @@ ENTRY_POINTS = ("train.py", "eval.py")
 CONFIG_MAY_IMPORT = {"core"}
 TOOLS_MAY_IMPORT = {"core", "data", "cli"}
 # Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
-NO_JAX_MODULES = {"core.errors", "core.configs"}
+NO_JAX_MODULES = {"core.errors", "core.configs", "core.registry", "core.source"}
 
 # Names as imported -> names as installed, where they differ.
 DISTRIBUTIONS = {

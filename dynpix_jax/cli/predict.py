@@ -17,11 +17,11 @@ import numpy as np
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import IMAGE, SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
-from dynpix_jax.data.sources import IMAGE, SourceSpec
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.pictures import ponder_figure, save_png

@@ -17,9 +17,10 @@ import rich.progress
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.overrides import apply_overrides
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.packed import SPLITS, verify
 from dynpix_jax.data.packing import pack
-from dynpix_jax.data.sources import Source, build_source, source_config, source_splits
+from dynpix_jax.data.sources import SOURCES, build_source
 
 _EXAMPLE = """\
 example:
@@ -112,7 +113,8 @@ def _row(split: str, manifest: Any, state: str) -> dict[str, Any]:
 
 def _section(args: argparse.Namespace) -> dict[str, Any]:
     """The source's config section: its defaults, --source as its root, and --set."""
-    fields = {field.name: field for field in dataclasses.fields(source_config(args.dataset))}
+    source = SOURCES.resolve(args.dataset, "DATASET")
+    fields = {field.name: field for field in dataclasses.fields(source.Config)}
     values: dict[str, Any] = {
         name: "" if field.default is dataclasses.MISSING else field.default for name, field in fields.items()
     }
@@ -130,7 +132,7 @@ def _sources(section: dict[str, Any], splits: list[str] | None) -> Iterator[tupl
     """The source of each split; without `splits` those that there are."""
     missing: list[UserError] = []
     found = False
-    for split in splits or source_splits(section["name"]):
+    for split in splits or SOURCES.resolve(section["name"], "DATASET").splits:
         try:
             source = build_source(section, split, path="--set")
         except UserError as error:

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.io import loadmat
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 from dynpix_jax.data.images import read_image
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (
@@ -54,6 +54,9 @@ class BSDS500Config:
 
 class BSDS500:
     """Elements: `image` uint8 (H, W, 3), `boundaries` float32 (H, W) in [0, 1] or -1, `index` int64."""
+
+    Config = BSDS500Config
+    splits = SPLITS
 
     def __init__(self, config: BSDS500Config, split: str) -> None:
         if split not in SPLITS:

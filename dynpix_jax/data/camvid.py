@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (
@@ -45,6 +45,9 @@ class CamVidConfig:
 
 class CamVid:
     """Elements: `image` uint8 (H, W, 3), `segmentation` int32 (H, W) in 0..10 or 255, `index` int64."""
+
+    Config = CamVidConfig
+    splits = SPLITS
 
     def __init__(self, config: CamVidConfig, split: str) -> None:
         if split not in SPLITS:

@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
-from dynpix_jax.data.images import read_image, read_map
-from dynpix_jax.data.sources import (
+from dynpix_jax.core.source import (
     DEPTH,
     IMAGE,
     INDEX,
@@ -29,6 +27,8 @@ from dynpix_jax.data.sources import (
     check_index,
     segmentation,
 )
+from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
+from dynpix_jax.data.images import read_image, read_map
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (
@@ -84,6 +84,9 @@ class Cityscapes:
     labelled (groups too), else label id * 1000 + number; `depth` float32 (H, W), metres, 0 = invalid:
     baseline * focal length / disparity.
     """
+
+    Config = CityscapesConfig
+    splits = SPLITS
 
     def __init__(self, config: CityscapesConfig, split: str) -> None:
         if split not in SPLITS:

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index, segmentation
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.multitask import ALBEDO, fit, read_names
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index, segmentation
 
 SPLITS = ("train", "test")
 WHERE_TO_GET = (
@@ -68,6 +68,9 @@ class Fsv:
     `segmentation` int32 (H, W) in 0..2; `depth` float32 (H, W): disparity / 8192, 0 = unknown; `albedo`
     float32 (H, W, 3) in [0, 1].
     """
+
+    Config = FsvConfig
+    splits = SPLITS
 
     def __init__(self, config: FsvConfig, split: str) -> None:
         if split not in SPLITS:

@@ -14,8 +14,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
 from dynpix_jax.data.colour import Colour, ColourRanges
-from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec
 
 # What an image shows outside of itself: the ImageNet mean, which is 0 after the usual normalisation.
 FILL = (124, 116, 104)

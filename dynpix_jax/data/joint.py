@@ -18,16 +18,8 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import (
-    INDEX,
-    Element,
-    FieldSpec,
-    Source,
-    SourceSpec,
-    build_source,
-    check_index,
-    source_options,
-)
+from dynpix_jax.core.source import INDEX, Element, FieldSpec, Source, SourceSpec, annotators_of, check_index
+from dynpix_jax.data.sources import build_source, read_source
 
 SPLITS = ("train", "val", "test")
 
@@ -50,15 +42,17 @@ class JointConfig:
         if self.weights and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
             raise ValueError(f"weights: {self.weights}; expected a positive number for each of the sources")
         for index, section in enumerate(self.sources):
-            source_options(section, section.get("split", SPLITS[0]), f"sources[{index}]")
+            read_source(section, f"sources[{index}]", section.get("split", SPLITS[0]))
 
 
 class Joint:
     """Elements of all parts, one part after the other, each with the fields of all.
 
     A label that an element's part does not have is ignored everywhere: the ignore value of its field, or 0.
-    groups: number of elements and weight of each part, for the loader.
     """
+
+    Config = JointConfig
+    splits = SPLITS
 
     def __init__(self, config: JointConfig, split: str) -> None:
         self._parts: list[Source] = [
@@ -88,9 +82,9 @@ class Joint:
     def annotators(self, index: int) -> list[np.ndarray]:
         """Each annotator's boundaries, bool (H, W); none where the part has no boundaries."""
         part, place = self._place(index)
-        read = getattr(part, "annotators", None)
-        if read is not None:
-            return list(read(place))
+        found = annotators_of(part, place)
+        if found is not None:
+            return found
         return [part[place]["boundaries"] > 0.5] if "boundaries" in part.spec.fields else []
 
     def __getitem__(self, index: int) -> Element:

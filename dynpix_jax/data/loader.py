@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Element, Source, SourceSpec, groups_of
 from dynpix_jax.data.geometry import GeometryRanges, augment
-from dynpix_jax.data.sources import Element, Source, SourceSpec
 
 Batch = dict[str, np.ndarray]
 
@@ -61,7 +61,7 @@ def make_loader(
     """Builds the loader of a source.
 
     Args:
-      source: elements to load. Where it has `groups` (`data.joint`) a training batch is of one group.
+      source: elements to load. A training batch is of one of its groups (`core.source.groups_of`).
       batch_size: elements in a batch of all processes together; this process loads its `batch_size /
         process_count`, the `process_index`-th contiguous part.
       seed: of the order and the augmentation.
@@ -102,7 +102,7 @@ def make_loader(
     # So batches are formed before `to_iter_dataset`, and are the same for any number of workers.
     if train:
         steps = max(1, size // batch_size)
-        places = _shuffled(getattr(source, "groups", ((size, 1.0),)), seed, batch_size)
+        places = _shuffled(groups_of(source), seed, batch_size)
     else:
         steps = -(-size // batch_size)
         ids = grain.MapDataset.range(steps * batch_size)

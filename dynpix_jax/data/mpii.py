@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.geometry import crop_to_box
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.pckh_files import head_sizes
-from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 
 FILES = {"train": "train", "val": "valid", "trainval": "trainval", "test": "test"}
 SPLITS = tuple(FILES)
@@ -65,6 +65,9 @@ class Mpii:
     A joint is visible (2) where it is labelled: the annotations do not tell hidden ones. Joints outside of a
     crop stay labelled, and count in PCKh.
     """
+
+    Config = MpiiConfig
+    splits = SPLITS
 
     def __init__(self, config: MpiiConfig, split: str) -> None:
         if split not in SPLITS:

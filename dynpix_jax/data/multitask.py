@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import FieldSpec, segmentation
 from dynpix_jax.data.figure import PARTS as PART_NAMES
 from dynpix_jax.data.files import need_file
-from dynpix_jax.data.sources import FieldSpec, segmentation
 from dynpix_jax.data.thin import thin
 from dynpix_jax.data.voc2012 import palette
 

@@ -21,12 +21,7 @@ from typing import Literal
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.data.files import need_folder
-from dynpix_jax.data.images import read_image, read_map
-from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.multitask import BOUNDARIES, fit, picture_normals, read_names, unit_normals
-from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
-from dynpix_jax.data.sources import (
+from dynpix_jax.core.source import (
     DEPTH,
     IMAGE,
     INDEX,
@@ -37,6 +32,11 @@ from dynpix_jax.data.sources import (
     check_index,
     segmentation,
 )
+from dynpix_jax.data.files import need_folder
+from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.data.matlab import read_mat
+from dynpix_jax.data.multitask import BOUNDARIES, fit, picture_normals, read_names, unit_normals
+from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 
 SPLITS = ("train", "val")
 WHERE_TO_GET = (
@@ -79,6 +79,9 @@ class NyudMultitask:
     `segmentation` int32 (H, W) in 0..40 (or 0..39 and 255); `boundaries` float32 (H, W) in [0, 1]; `depth`
     float32 (H, W), metres, 0 = invalid; `normals` float32 (H, W, 3), zero = invalid.
     """
+
+    Config = NyudMultitaskConfig
+    splits = SPLITS
 
     def __init__(self, config: NyudMultitaskConfig, split: str) -> None:
         if split not in SPLITS:

@@ -21,12 +21,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.data.files import need_file, need_folder
-from dynpix_jax.data.images import read_image, read_map
-from dynpix_jax.data.matlab import open_v73, read_mat
-from dynpix_jax.data.normals import normals_from_depth
-from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
-from dynpix_jax.data.sources import (
+from dynpix_jax.core.source import (
     DEPTH,
     IMAGE,
     INDEX,
@@ -36,6 +31,11 @@ from dynpix_jax.data.sources import (
     check_index,
     segmentation,
 )
+from dynpix_jax.data.files import need_file, need_folder
+from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.data.matlab import open_v73, read_mat
+from dynpix_jax.data.normals import normals_from_depth
+from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 
 SPLITS = ("train", "test")
 WHERE_TO_GET = (
@@ -87,6 +87,9 @@ class NYUv2:
     `segmentation` int32 (H, W) in 0..39 or 255; `depth` float32 (H, W), metres, 0 = invalid; `normals`
     float32 (H, W, 3), unit vectors of planes fitted to the depth (`normals_from_depth`), zero = invalid.
     """
+
+    Config = NYUv2Config
+    splits = SPLITS
 
     def __init__(self, config: NYUv2Config, split: str) -> None:
         if split not in SPLITS:

@@ -22,7 +22,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, check_index, source_config
+from dynpix_jax.core.source import Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.data.sources import SOURCES
 
 # Those that sources have; `dynpix prepare` writes the ones that the source packed has.
 SPLITS = ("train", "trainaug", "val", "trainval", "test")
@@ -137,8 +138,9 @@ def check_size(folder: Path, shard: Shard) -> None:
 
 def _check_options(folder: Path, packed: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raises UserError unless a source was packed with the `expected` options, given or its defaults."""
+    config = SOURCES.resolve(packed["name"], f"{folder / MANIFEST}: source.name").Config
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in expected.items():
-        defaults = {field.name: field.default for field in dataclasses.fields(source_config(packed["name"]))}
         known = packed[name] if name in packed else defaults.get(name)
         # As JSON: in the manifest tuples have become lists.
         if json.dumps(known) != json.dumps(value):
@@ -187,6 +189,9 @@ class PackedConfig:
 
 class Packed:
     """The elements of the source that was packed, byte for byte; its spec and its names too."""
+
+    Config = PackedConfig
+    splits = SPLITS
 
     def __init__(self, config: PackedConfig, split: str) -> None:
         if split not in SPLITS:
@@ -245,10 +250,9 @@ class Packed:
                 f"cannot be read ({type(error).__name__}); {REPAIR}"
             ) from None
 
-    @property
-    def annotated(self) -> bool:
-        """Whether the records hold the annotators' boundaries."""
-        return self._manifest.annotated
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Each annotator's boundaries, bool (H, W); None where the source packed has none."""
+        return list(self.read(index, (ANNOTATORS,))[ANNOTATORS]) if self._manifest.annotated else None
 
     def _reader(self, number: int) -> ArrayRecordReader:
         # Readers may be shared by threads; two that open one at the same time are no harm.
@@ -260,17 +264,3 @@ class Packed:
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes open the files themselves.
         return self.__dict__ | {"_readers": {}}
-
-
-class PackedAnnotators(Packed):
-    """A packed source that has each annotator's boundaries too."""
-
-    def annotators(self, index: int) -> list[np.ndarray]:
-        """Each annotator's boundaries, bool (H, W): the ground truth of the benchmark."""
-        return list(self.read(index, (ANNOTATORS,))[ANNOTATORS])
-
-
-def open_packed(config: PackedConfig, split: str) -> Packed:
-    """The packed source of a config; one with `annotators` if the source that was packed had them."""
-    packed = Packed(config, split)
-    return PackedAnnotators(config, split) if packed.annotated else packed

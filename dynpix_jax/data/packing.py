@@ -25,6 +25,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.data.packed import (
     ANNOTATORS,
     FORMAT,
@@ -35,7 +36,6 @@ from dynpix_jax.data.packed import (
     file_digest,
     read_manifest,
 )
-from dynpix_jax.data.sources import Source
 
 MEGABYTE = 2**20
 PARTIAL = "manifest.partial.json"
@@ -96,7 +96,7 @@ def pack(
         _run(source, folder, todo, workers, finish)
         names = tuple(source.name(index) for index in range(len(source)))
         shards = tuple(done[number] for number in range(len(ranges)))
-        annotated = hasattr(source, ANNOTATORS)
+        annotated = annotators_of(source, 0) is not None
         manifest = Manifest(_plain(section), split, source.spec, names, annotated, shards)
         _write_text(folder / MANIFEST, manifest.to_json())
         (folder / PARTIAL).unlink(missing_ok=True)
@@ -132,9 +132,9 @@ def _run(
 def record_of(source: Source, index: int) -> bytes:
     """The record of an element."""
     element = dict(source[index])
-    annotators = getattr(source, ANNOTATORS, None)
+    annotators = annotators_of(source, index)
     if annotators is not None:
-        element[ANNOTATORS] = np.stack(annotators(index))
+        element[ANNOTATORS] = np.stack(annotators)
     return encode(element)
 
 

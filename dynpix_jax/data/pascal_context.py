@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.files import need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.voc2012 import OBJECTS, find_root, palette, read_list
 
 SPLITS = ("train", "val")
@@ -68,6 +68,9 @@ class PascalContextConfig:
 
 class PascalContext:
     """Elements: `image` uint8 (H, W, 3), `segmentation` int32 (H, W), classes from 0 or 255, `index`."""
+
+    Config = PascalContextConfig
+    splits = SPLITS
 
     def __init__(self, config: PascalContextConfig, split: str) -> None:
         if split not in SPLITS:

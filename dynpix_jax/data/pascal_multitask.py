@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.figure import PARTS as PART_NAMES
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
@@ -37,7 +38,6 @@ from dynpix_jax.data.multitask import (
     read_names,
     unit_normals,
 )
-from dynpix_jax.data.sources import IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.voc2012 import CLASSES, palette
 
 SPLITS = ("train", "val")
@@ -99,6 +99,9 @@ class PascalMultitask:
     in 0..6, all 255 in an image without parts of people; `normals` float32 (H, W, 3), zero = none; `saliency`
     int32 (H, W) in {0, 1}.
     """
+
+    Config = PascalMultitaskConfig
+    splits = SPLITS
 
     def __init__(self, config: PascalMultitaskConfig, split: str) -> None:
         if split not in SPLITS:

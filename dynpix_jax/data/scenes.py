@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS, PARTS
 from dynpix_jax.data.geometry import crop_to_box
 from dynpix_jax.data.pckh_files import HEAD_SHARE
 from dynpix_jax.data.scene_layout import CLASSES, Layout
-from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
 
 SPLITS = ("train", "val", "test")
 LABELS = {
@@ -77,6 +77,9 @@ class Scenes:
     box: square, a quarter larger than the figure's joints; all of the scene where there is no figure.
     saliency: the object (not room, rug or picture) that is large and central.
     """
+
+    Config = ScenesConfig
+    splits = SPLITS
 
     def __init__(self, config: ScenesConfig, split: str) -> None:
         if split not in SPLITS:

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index
 from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.normals import backproject, normals_from_depth
-from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index
 
 SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (
@@ -79,6 +79,9 @@ class SevenScenes:
     `depth` float32 (H, W), metres, 0 = invalid; `normals` float32 (H, W, 3), unit vectors of planes fitted to
     it (`normals_from_depth`), zero = invalid.
     """
+
+    Config = SevenScenesConfig
+    splits = SPLITS
 
     def __init__(self, config: SevenScenesConfig, split: str) -> None:
         if split not in SPLITS:

@@ -23,6 +23,16 @@ import cv2
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import (
+    DEPTH,
+    IMAGE,
+    INDEX,
+    NORMALS,
+    Element,
+    SourceSpec,
+    check_index,
+    segmentation,
+)
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.panorama import (
@@ -32,16 +42,6 @@ from dynpix_jax.data.panorama import (
     detect_axes,
     local_normals,
     point_angle,
-)
-from dynpix_jax.data.sources import (
-    DEPTH,
-    IMAGE,
-    INDEX,
-    NORMALS,
-    Element,
-    SourceSpec,
-    check_index,
-    segmentation,
 )
 
 AREAS = {"train": ("1", "2", "5a", "5b", "6"), "val": ("3", "4")}
@@ -94,6 +94,9 @@ class Stanford2D3D:
     z), 0 = invalid; `normals` float32 (H, W, 3), unit vectors in the axes of the viewer who faces their
     column, zero = invalid.
     """
+
+    Config = Stanford2D3DConfig
+    splits = SPLITS
 
     def __init__(self, config: Stanford2D3DConfig, split: str) -> None:
         if split not in SPLITS:

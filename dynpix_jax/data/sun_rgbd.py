@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.files import need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import open_v73, read_mat
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
-from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 
 SPLITS = ("train", "test")
 WHERE_TO_GET = (
@@ -58,6 +58,9 @@ class SunRGBD:
 
     `segmentation` int32 (H, W) in 0..36 or 255; `depth` float32 (H, W), metres, 0 = invalid.
     """
+
+    Config = SunRGBDConfig
+    splits = SPLITS
 
     def __init__(self, config: SunRGBDConfig, split: str) -> None:
         if split not in SPLITS:

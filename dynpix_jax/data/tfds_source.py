@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data import cityscapes, nyuv2
 from dynpix_jax.data.cityscapes import label_to_train_ids
-from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 
 SPLITS = ("train", "val", "test")
 BUILDERS = {"cityscapes": "cityscapes/semantic_segmentation", "nyu_depth_v2": "nyu_depth_v2"}
@@ -40,6 +40,9 @@ class Tfds:
     Of cityscapes the label is `segmentation` int32 (H, W) in 0..18 or 255, of nyu_depth_v2 `depth` float32
     (H, W), metres, 0 = invalid.
     """
+
+    Config = TfdsConfig
+    splits = SPLITS
 
     def __init__(self, config: TfdsConfig, split: str) -> None:
         if split not in SPLITS:

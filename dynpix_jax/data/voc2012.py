@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 from dynpix_jax.data.files import need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
 
 SPLITS = ("train", "trainaug", "val", "trainval")
 WHERE_TO_GET = "expected the folder VOC2012 of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -67,6 +67,9 @@ class VOC2012Config:
 
 class VOC2012:
     """Elements: `image` uint8 (H, W, 3), `segmentation` int32 (H, W) in 0..20 or 255, `index` int64."""
+
+    Config = VOC2012Config
+    splits = SPLITS
 
     def __init__(self, config: VOC2012Config, split: str) -> None:
         if split not in SPLITS:

@@ -13,9 +13,9 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.source import Source
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Array, Variables
-from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.runner import ImageResult, Runner

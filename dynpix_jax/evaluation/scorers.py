@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.core.typing import Array
-from dynpix_jax.data.sources import Source
 from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import PixelTask, Task, prefixes
@@ -162,8 +162,8 @@ class Annotators(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> list[np.ndarray]:
         index = self._index[name]
-        read = getattr(self._source, "annotators", None)
-        return list(read(index)) if read is not None else [self._source[index]["boundaries"] > 0.5]
+        found = annotators_of(self._source, index)
+        return [self._source[index]["boundaries"] > 0.5] if found is None else found
 
     def __contains__(self, name: object) -> bool:
         return name in self._index  # the one of Mapping would read the image's annotations to find out

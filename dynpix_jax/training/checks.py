@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import SourceSpec
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.data.sources import SourceSpec
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import stage_system, training_config

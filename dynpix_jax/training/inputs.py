@@ -10,9 +10,10 @@ import ml_collections
 
 from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Loader, make_loader
-from dynpix_jax.data.sources import Source, build_source, source_options
+from dynpix_jax.data.sources import build_source, read_source
 from dynpix_jax.training.settings import training_config
 
 Part = Literal["train", "eval"]
@@ -54,7 +55,7 @@ def data_section(config: ml_collections.ConfigDict) -> DataSection:
         raise UserError(f"config.data: missing; {suggest('data', config)}")
     section = from_config(DataSection, config.data, "config.data")
     for part in PARTS:
-        source_options(getattr(section, part).source, path=f"config.data.{part}.source")
+        read_source(getattr(section, part).source, f"config.data.{part}.source")
     return section
 
 

@@ -17,7 +17,7 @@ from dynpix_jax.backbones import mobilenet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import match_first
-from dynpix_jax.data.sources import source_options
+from dynpix_jax.data.sources import read_source
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_section
 from dynpix_jax.training.optim import stage_optimizer
@@ -67,7 +67,7 @@ def assert_builds(name: str, arg: str) -> Any:
     (stage,) = check_stages(config, papers.build)
     source = data_section(config).train.source
     for part in source.get("sources", (source,)):
-        source_options(part, "train")
+        read_source(part, "source", "train")
     assert stage.steps > 0
     return config
 
@@ -146,7 +146,7 @@ def test_other_countings_of_the_data_sets():
     assert "per_image" not in plain.model.task_options.depth
     assert "classes" not in plain.data.train.source
     source = data_section(other).train.source
-    assert source_options(source, "train")[1].classes == 40
+    assert read_source(source, "source", "train").options.classes == 40
     assert_builds("nyud", "classes=40,per_image,backbone=r26")
     assert load("fsv", "per_image").model.task_options.depth.per_image
     assert load("nyud", "classes=40,packed").data.train.source.options.to_dict() == dict(classes=40)

@@ -20,8 +20,9 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
 from dynpix_jax.core.system import System
-from dynpix_jax.data.sources import Element, FieldSpec, SourceSpec, source_options
+from dynpix_jax.data.sources import SOURCES, read_source
 from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.settings import stage_model
@@ -107,9 +108,10 @@ def random_field(rng: np.random.Generator, field: FieldSpec) -> np.ndarray:
 
 def source_spec(config: ml_collections.ConfigDict) -> SourceSpec:
     """What the training source of a config would hold, without its data."""
-    source_class, options, _ = source_options(config.data.train.source)
-    source = object.__new__(source_class)  # the spec follows from the options alone
-    source._config = options
+    settings = read_source(config.data.train.source, "source")
+    # The spec follows from the options alone.
+    source = object.__new__(SOURCES.resolve(settings.name, "source"))
+    source._config = settings.options
     return source.spec
 
 

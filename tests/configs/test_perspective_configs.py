@@ -13,7 +13,7 @@ from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import source_options
+from dynpix_jax.data.sources import read_source
 from dynpix_jax.papers.perspective.depth_bins import CITYSCAPES_EDGES, NYU_EDGES
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_section, data_source
@@ -57,7 +57,7 @@ def test_every_variant_is_built(name, arg):
     config = load(name, arg)
     training, data = training_config(config), data_section(config)
     systems = [stage_system(config, stage, papers.build) for stage in training.stages]
-    _, options, _ = source_options(data.train.source)
+    options = read_source(data.train.source, "source").options
     assert ("depth" in options.fields) == ("_depth" in arg)
     assert all(set(system.tasks) <= set(options.fields) for system in systems)
     loops = [system.config.loops for system in systems]

@@ -18,7 +18,7 @@ import train
 from dynpix_jax import papers
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import source_options
+from dynpix_jax.data.sources import read_source
 from dynpix_jax.tasks.pose import pck_counts, pck_scores
 from dynpix_jax.tasks.skeletons import MPII
 from dynpix_jax.training.checks import check_stages
@@ -65,8 +65,8 @@ def test_rows_of_table_2(variant):
         sections = [stage_model(config, stage).adaptivity for stage in training.stages]
         assert [one.start for one in sections] == pytest.approx([10 / 170, 0, 0])
     assert data.train.augment.crop == (256, 256)
-    source, options, split = source_options(data.eval.source)
-    assert (source.__name__, options.crop, split) == ("Mpii", (256, 256), "val")
+    settings = read_source(data.eval.source, "source")
+    assert (settings.name, settings.options.crop, settings.split) == ("mpii", (256, 256), "val")
 
 
 def test_parameters_and_coco():

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 
-from dynpix_jax.data.sources import Source
+from dynpix_jax.core.source import Source
 
 
 def check_source(source: Source) -> None:

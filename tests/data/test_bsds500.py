@@ -10,9 +10,10 @@ import pytest
 from scipy.io import savemat
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 
 # Three annotators of a 4 x 5 image. Row 0: 3, 2, 1, 0, 0 votes.
 VOTES = (

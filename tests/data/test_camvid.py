@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.camvid import CLASSES, PALETTE
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
 
 IDS = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]], np.uint8)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.cityscapes import CLASSES, PALETTE
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
 
 # Label ids as the data set's own table has them: (id, train id or 255).

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import IMAGE, NORMALS, SourceSpec, segmentation
 from dynpix_jax.data.colour import Colour, ColourRanges
 from dynpix_jax.data.geometry import FILL, Geometry, GeometryRanges, augment
 from dynpix_jax.data.loader import make_loader, take
-from dynpix_jax.data.sources import IMAGE, NORMALS, SourceSpec, segmentation
 from tests.data.test_loader import Noise
 
 JITTER = ColourRanges(0.4, 0.3, 0.5, 20.0, (0.7, 1.5))

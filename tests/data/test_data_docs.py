@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynpix_jax.data.sources import source_splits
+from dynpix_jax.data.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = (ROOT / "docs/data.md").read_text(encoding="utf-8").split("## Labels")[0]
@@ -26,4 +26,4 @@ def test_every_source_is_there():
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("joint", "packed", "tfds")])
 def test_splits(name):
-    assert tuple(ROWS[name].split(", ")) == source_splits(name)
+    assert tuple(ROWS[name].split(", ")) == SOURCES.resolve(name, "name").splits

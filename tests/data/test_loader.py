@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Batch, Loader, make_loader, take
-from dynpix_jax.data.sources import IMAGE, INDEX, Element, FieldSpec, SourceSpec
 
 AUGMENT = GeometryRanges(scales=(0.8, 1.0, 1.3), rotations=(0.0, 22.5), flip=True, crop=(8, 10))
 

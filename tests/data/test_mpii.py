@@ -11,9 +11,10 @@ import pytest
 from scipy.io import savemat
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.geometry import BoxRanges, Geometry, GeometryRanges, augment
 from dynpix_jax.data.loader import make_loader
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
 
 HEIGHT, WIDTH = 120, 160

@@ -12,9 +12,10 @@ from scipy.io import savemat
 
 from dynpix_jax.cli.main import main
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data import pascal_multitask
 from dynpix_jax.data.multitask import boundaries_between, unit_normals
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from tests.data.multitask_files import SHAPE, write_fsv, write_nyud, write_pascal
 from tests.data.spec_check import check_source
 

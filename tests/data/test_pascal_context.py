@@ -10,8 +10,9 @@ import pytest
 from scipy.io import savemat
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.pascal_context import CLASSES_33, CLASSES_59
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
 
 IDS = np.array([[0, 1, 33], [2, 0, 5]], np.uint8)

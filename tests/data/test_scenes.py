@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Element, Source
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS, PARTS
 from dynpix_jax.data.scene_layout import CLASSES
 from dynpix_jax.data.scenes import LABELS, Scenes, ScenesConfig
-from dynpix_jax.data.sources import Element, Source, build_source
+from dynpix_jax.data.sources import build_source
 
 SIZE = (128, 160)
 FOCAL = 0.85 * SIZE[1]

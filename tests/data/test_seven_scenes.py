@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.seven_scenes import align_depth
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
 
 CAMERA = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import Source
 from dynpix_jax.data.panorama import Axes
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.stanford2d3d import CLASSES, PALETTE
 from tests.data import panorama_room as room
 from tests.data.spec_check import check_source

@@ -11,7 +11,8 @@ import pytest
 from scipy.io import savemat
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.core.source import Source
+from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.sun_rgbd import CLASSES
 from tests.data.matlab_v73 import new_v73
 from tests.data.spec_check import check_source

@@ -13,7 +13,8 @@ from tensorflow_datasets.core import naming
 from tensorflow_datasets.proto import tf_example_pb2
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.core.source import Source
+from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
 
 

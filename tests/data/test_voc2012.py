@@ -12,7 +12,8 @@ from scipy.io import savemat
 
 from dynpix_jax.cli.main import main
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import Source, build_source
+from dynpix_jax.core.source import Source
+from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.voc2012 import CLASSES, palette
 from tests.data.spec_check import check_source
 

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
-from dynpix_jax.data.sources import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.evaluation.settings import EvaluationConfig

@@ -16,8 +16,9 @@ from dynpix_jax.cli import main, predict
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.runs import Trained
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import DEPTH, IMAGE, SourceSpec
 from dynpix_jax.data.geometry import Geometry
-from dynpix_jax.data.sources import DEPTH, IMAGE, SourceSpec, build_source
+from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.bench import model
 from dynpix_jax.evaluation.bench.rows import Settings
 from dynpix_jax.evaluation.evaluator import evaluate_system

@@ -13,8 +13,8 @@ from PIL import Image
 from dynpix_jax import tasks
 from dynpix_jax.cli import predict
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
-from dynpix_jax.data.sources import BOX, HEAD_SIZE, IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig, sliding_window
 from dynpix_jax.evaluation.runner import Runner
