@@ -14,7 +14,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.safetensors_file import read_safetensors
 from dynpix_jax.weights.torch_file import read_torch
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".pkl")
 # Keys under which training programs put the state dict, in the order in which they are looked for.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MAX_NPZ_BYTES = 16 * 2**30  # .npz entries may be compressed: a bound on what a small file can unpack to
@@ -87,14 +87,14 @@ def _drop_module_prefix(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[s
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Tensors by name from a .safetensors, .npz, .pth or .pt file.
+    """Tensors by name from a .safetensors or .npz file, or one of torch's (.pth, .pt, .pth.tar, .pkl).
 
     Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
     bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Raises UserError naming the
     file and what is wrong.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if not path.name.lower().endswith(SUFFIXES):
         raise UserError(f"{path}: weights file of unknown kind; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")

@@ -253,9 +253,6 @@ def test_overlapping_entries_are_refused(tmp_path):
 
 
 def test_other_kinds_of_files(tmp_path):
-    legacy = tmp_path / "legacy.pth"
-    legacy.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"more")
-    assert "before 1.6" in _refusal(legacy)
     script = tz.save(tmp_path / "script.pt", {}, extra={"constants.pkl": b"x"})
     assert "TorchScript" in _refusal(script)
     text = tmp_path / "page.pth"

@@ -36,6 +36,7 @@ def _named(module: str, name: str) -> Any:
 
 
 REBUILD_TENSOR = _named("torch._utils", "_rebuild_tensor_v2")
+OLD_REBUILD_TENSOR = _named("torch._utils", "_rebuild_tensor")
 REBUILD_PARAMETER = _named("torch._utils", "_rebuild_parameter")
 STORAGES = {name: _named("torch", name) for name in [*KINDS.values(), "BFloat16Storage", "StrangeStorage"]}
 
@@ -92,13 +93,14 @@ class _Pickler(pickle.Pickler):
 
 
 @contextlib.contextmanager
-def _fake_torch() -> Iterator[None]:
+def fake_torch() -> Iterator[None]:
     """The pickler looks every global up before it writes it, so for that moment there is a `torch`."""
     assert "torch" not in sys.modules
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name, storage in STORAGES.items():
         setattr(torch, name, storage)
-    utils._rebuild_tensor_v2, utils._rebuild_parameter = REBUILD_TENSOR, REBUILD_PARAMETER  # type: ignore[attr-defined]
+    for function in (REBUILD_TENSOR, OLD_REBUILD_TENSOR, REBUILD_PARAMETER):
+        setattr(utils, function.__name__, function)
     sys.modules.update({"torch": torch, "torch._utils": utils})
     try:
         yield
@@ -120,7 +122,7 @@ def save(
     storages: list[Storage] = []
     if pickled is None:
         buffer = io.BytesIO()
-        with _fake_torch():
+        with fake_torch():
             _Pickler(buffer, storages, protocol).dump(root)
         pickled = buffer.getvalue()
     with zipfile.ZipFile(path, "w", compression) as archive:
