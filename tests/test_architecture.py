@@ -64,7 +64,7 @@ ENTRY_POINTS = ("train.py", "eval.py")
 CONFIG_MAY_IMPORT = {"core"}
 TOOLS_MAY_IMPORT = {"core", "data", "cli"}
 # Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
-NO_JAX_MODULES = {"core.errors", "core.configs", "core.registry", "core.source"}
+NO_JAX_MODULES = {"core.errors", "core.configs", "core.registry", "core.sections", "core.source"}
 
 # Names as imported -> names as installed, where they differ.
 DISTRIBUTIONS = {
@@ -220,7 +220,7 @@ def test_a_planted_violation_is_caught(tmp_path, file, text, message):
         ("dynpix_jax/ops/p/__init__.py", "from .api import f\nfrom ..conv import conv"),
         (
             "dynpix_jax/data/a.py",
-            "import grain\nfrom dynpix_jax.core.configs import from_config\nfrom . import b",
+            "import grain\nfrom dynpix_jax.core.sections import from_config\nfrom . import b",
         ),
         ("dynpix_jax/training/a.py", "import dynpix_jax\nfrom dynpix_jax import __version__, papers"),
         ("dynpix_jax/papers/a.py", "from dynpix_jax.tasks import boundaries"),

@@ -9,8 +9,9 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import from_config, load_config
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.overrides import apply_overrides
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.training.inputs import DataSection, data_section
 from dynpix_jax.training.settings import TrainingConfig

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.registry import Registry
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.source import Source, SourceClass
 
 SOURCES: Registry[SourceClass] = Registry(

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.evaluation.inference import InferenceConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
 from dynpix_jax.tasks.albedo import Albedo
 from dynpix_jax.tasks.boundaries import Boundaries

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import jax
 import ml_collections
 
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.source import Source
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Loader, make_loader

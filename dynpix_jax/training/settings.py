@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import ml_collections
 
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.sections import from_config
 
 
 def _check_patterns(name: str, patterns: Any) -> None:

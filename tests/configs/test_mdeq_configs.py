@@ -14,8 +14,9 @@ import eval as evaluate
 import train
 from dynpix_jax import papers
 from dynpix_jax.cli import main
-from dynpix_jax.core.configs import from_config, load_config
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.evaluation.mdeq_tables import CELLS
 from dynpix_jax.evaluation.settings import EvaluationConfig

@@ -10,8 +10,9 @@ import ml_collections
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.core.configs import from_config, load_config
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.settings import training_config

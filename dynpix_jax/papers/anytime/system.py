@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.system import LossAux, Outputs, check_masks
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS

@@ -15,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.papers.astmt import adapt as astmt_weights

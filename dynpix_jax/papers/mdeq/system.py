@@ -21,9 +21,9 @@ from jax import lax
 
 from dynpix_jax import tasks
 from dynpix_jax.core.adapt import copy_matching
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.system import LossAux, Outputs, check_masks
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from dynpix_jax import tasks
 from dynpix_jax.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode, Routing
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import layer_rate_loss

@@ -20,10 +20,10 @@ import numpy as np
 
 from dynpix_jax import tasks
 from dynpix_jax.backbones.resnet import feature_info
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.core.routing import Mode, Routing
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.system import LossAux, Outputs, check_masks
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear

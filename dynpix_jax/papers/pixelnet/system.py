@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from dynpix_jax import tasks
 from dynpix_jax.core.adapt import copy_matching
-from dynpix_jax.core.configs import from_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, PRNGKey, Variables

@@ -1,0 +1,417 @@
+"""Sections of a config as frozen dataclasses, strictly: every key is read, every value has the field's type.
+
+A section whose class depends on one of its keys is annotated with the registry of that key:
+
+    @dataclass(frozen=True)
+    class PagConfig:
+        backbone: Annotated[BackboneConfig, OneOf(BACKBONES, key="name", default="resnet")]
+        gate: Annotated[GateConfig, OneOf(GATES, key="kind")]
+        task: str
+        task_options: Annotated[Task, OneOf(TASKS, key="task", beside=True)] = BESIDE
+
+``backbone=dict(name="resnet", depth=50)`` becomes what `BACKBONES` has under "resnet": that entry if it is a
+dataclass, or its attribute ``Config`` (a module or system names its settings so). A user's class is named
+``package.module:Name``.
+
+A section tells by a method ``unread`` which of its fields the values of others make meaningless; `unread`
+collects them:
+
+    def unread(self) -> Mapping[str, str]:
+        return {"momentum": "optimizer 'adamw' has none"} if self.optimizer == "adamw" else {}
+"""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import dataclasses
+import functools
+import numbers
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+
+import ml_collections
+
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.registry import Registry
+
+T = TypeVar("T")
+Section: TypeAlias = Mapping[str, Any] | ml_collections.ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Annotation of a section that is parsed as the class that a registry has for a key.
+
+    Attributes:
+        registry: of classes (or strings "module:Name"); the settings are the class's ``Config``, or itself.
+        key: that names the entry. None, as the annotation of a mapping's items: the item's own name.
+        default: the name if the section does not have the key; None: it must have it.
+        beside: the key is in the section around this one; otherwise it is in this one, and a field of each of
+            the classes, so that the parsed settings tell what they are.
+    """
+
+    registry: Registry[Any]
+    key: str | None = "name"
+    default: str | None = None
+    beside: bool = False
+
+    def settings(self, section: Mapping[str, Any], path: str) -> type:
+        """The class for the name in `section`, whose full name is `path`.
+
+        Raises:
+            UserError: no name, or one that the registry does not have.
+        """
+        assert self.key is not None
+        name = section.get(self.key, self.default)
+        if name is None or name is dataclasses.MISSING:
+            what = f"the name of a {self.registry.kind}; {suggest('', self.registry)}"
+            raise UserError(f"{path}.{self.key}: missing; expected {what}")
+        return self.named(str(name), f"{path}.{self.key}")
+
+    def named(self, name: str, path: str) -> type:
+        """The class of an entry; `path` is where its name stands."""
+        entry = self.registry.resolve(name, path)
+        return typing.cast(type, getattr(entry, "Config", entry))
+
+
+BESIDE: Any = object()
+"""Default of a field whose class a key beside it names: that class with its own defaults."""
+
+
+class Given(str):
+    """A value's text from the command line. The type of the field that takes it decides what it is."""
+
+
+def from_config(
+    cls: type[T], section: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "config"
+) -> T:
+    """Build the frozen dataclass `cls` from a config section, strictly.
+
+    Types are those of the fields: int (accepted for float), float, bool, str, None, Literal, unions,
+    `tuple[X, ...]` and `tuple[X, Y]` (lists are accepted), `list[X]`, `dict[str, X]`, nested dataclasses,
+    `Annotated[X, OneOf(...)]`, Any. A field with a default may be left out.
+
+    Args:
+        cls: a dataclass type.
+        section: the section's keys and values.
+        path: full name of the section, for messages.
+
+    Raises:
+        UserError: an unknown, missing or mistyped key, or a value that `cls.__post_init__` refuses with a
+            ValueError("key: why") or ValueError("key.key: why"); the message has the key's full path.
+    """
+    if not _is_mapping(section):
+        raise UserError(f"{path}: expected a section with keys, got {show(section)}")
+    fields = {field.name: field for field in _fields(cls)}
+    for key in section:
+        if key not in fields:
+            raise UserError(f"{path}.{key}: unknown key; {suggest(str(key), fields)}")
+    values = {}
+    for name, kind in field_types(cls, section, path).items():
+        place, field = f"{path}.{name}", fields[name]
+        if name in section:
+            values[name] = _convert(kind, _get(section, name, place), place)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{place}: missing; expected {_type_name(kind)}")
+        elif field.default is BESIDE:
+            values[name] = _convert(kind, {}, place)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        names_a_key = re.split(r"[.\[:]", str(error), maxsplit=1)[0] in fields
+        raise UserError(f"{path}{'.' if names_a_key else ': '}{error}") from error
+
+
+def field_types(cls: type, section: Section, path: str) -> dict[str, Any]:
+    """The types of a dataclass's fields in `section`, where a key may name the class of a field beside it."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    defaults = {field.name: field.default for field in _fields(cls)}
+    for name in defaults:
+        choice = _choice(hints[name])
+        if choice is not None and choice.beside:
+            assert choice.key is not None
+            around = {choice.key: section[choice.key]} if choice.key in section else defaults
+            hints[name] = choice.settings(around, path)
+    return {name: hints[name] for name in defaults}
+
+
+def merge(kind: Any, section: Mapping[str, Any], changes: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """A section with changes that reach into its sections; both stay as they are.
+
+    A change to another entry of a registry (another ``kind`` of gate) replaces the section: what the old
+    entry's options were says nothing about the new one's.
+
+    Args:
+        kind: type that the section will be parsed as.
+        section: the section's keys and values.
+        changes: of it.
+        path: full name of the section, for messages.
+    """
+    choice = _choice(kind)
+    if choice is not None and not choice.beside and choice.key is not None:
+        old = section.get(choice.key, choice.default)
+        if changes.get(choice.key, old) != old:
+            return dict(changes)
+        kind = choice.settings({**section, **changes}, path)
+    kind = next((arg for arg in get_args(kind) if _is_settings(arg)), kind)  # X | None
+    kinds = field_types(kind, {**section, **changes}, path) if _is_settings(kind) else {}
+    merged = dict(section)
+    for name, value in changes.items():
+        inside = section.get(name)
+        if isinstance(inside, Mapping) and isinstance(value, Mapping):
+            value = merge(kinds.get(name, Any), inside, value, f"{path}.{name}")
+        merged[name] = value
+    return merged
+
+
+def unread(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(path, value, reason) of what a parsed section holds, other than defaults, and nothing will read."""
+    for name, item, place in _children(value, path):
+        reason = _reasons(value).get(name)
+        if reason is None:
+            yield from unread(item, place)
+        elif item != _default(value, name):
+            yield from (
+                (leaf, content, reason) for leaf, content in _changed(item, _default(value, name), place)
+            )
+
+
+def to_json(value: Any) -> Any:
+    """Settings as values that JSON keeps, every default written out: equal for equal settings only."""
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Given):
+        return _literal(value)
+    return str(value) if isinstance(value, Path) else value.item() if hasattr(value, "item") else value
+
+
+def _children(value: Any, path: str) -> Iterator[tuple[str, Any, str]]:
+    """(name, item, path) of what a dataclass, mapping or tuple holds."""
+    dot = f"{path}." if path else ""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield field.name, getattr(value, field.name), f"{dot}{field.name}"
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield name, item, f"{dot}{name}"
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield str(index), item, f"{path}[{index}]"
+
+
+def _reasons(value: Any) -> Mapping[str, str]:
+    method = getattr(value, "unread", None)
+    return method() if dataclasses.is_dataclass(value) and method is not None else {}
+
+
+def _default(value: Any, name: str) -> Any:
+    field = next(field for field in dataclasses.fields(value) if field.name == name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _changed(value: Any, default: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(path, value) of the leaves in which a section differs from its default."""
+    if type(value) is not type(default) or not dataclasses.is_dataclass(value):
+        yield path, value
+        return
+    for name, item, place in _children(value, path):
+        if item != getattr(default, name):
+            yield from _changed(item, getattr(default, name), place)
+
+
+def _fields(cls: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if field.init]
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping | ml_collections.ConfigDict)
+
+
+def _plain(section: Any) -> Mapping[str, Any]:
+    return section if isinstance(section, Mapping) else dict(section.items())
+
+
+def _get(section: Any, name: str, path: str) -> Any:
+    try:
+        return section[name]
+    except ml_collections.config_dict.RequiredValueError as error:
+        raise UserError(f"{path}: missing; the config leaves this required value open") from error
+
+
+def _choice(kind: Any) -> OneOf | None:
+    """The annotation of a type, or of what a union with None holds."""
+    for part in (kind, *(get_args(kind) if _is_union(kind) else ())):
+        for note in getattr(part, "__metadata__", ()):
+            if isinstance(note, OneOf):
+                return note
+    return None
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType)
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    """`value` as type `kind`, or a UserError that names `path`."""
+    if isinstance(value, Given) and kind is not str and not _is_union(kind):
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        value = str(value) if value in choices else _literal(value)
+    if _is_settings(kind):
+        return value if isinstance(value, kind) else from_config(kind, value, path)
+    return _CONVERTERS.get(get_origin(kind) or kind, _convert_scalar)(kind, value, path)
+
+
+def _literal(text: str) -> Any:
+    """What a text says in Python; the text itself if that is nothing."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        return str(text)
+
+
+def _convert_any(kind: Any, value: Any, path: str) -> Any:
+    return value
+
+
+def _convert_literal(kind: Any, value: Any, path: str) -> Any:
+    choices = get_args(kind)
+    # 1 == True in Python: compare types as well, so that True is not taken for a valid 1.
+    if any(value == choice and type(value) is type(choice) for choice in choices):
+        return value
+    message = f"{path}: expected one of {', '.join(map(repr, choices))}, got {show(value)}"
+    if isinstance(value, str) and (hint := suggest(value, map(str, choices))).startswith("did"):
+        message += f"; {hint.split('?')[0]}?"
+    raise UserError(message)
+
+
+def _convert_union(kind: Any, value: Any, path: str) -> Any:
+    kinds = get_args(kind)
+    if isinstance(value, Given):
+        said = _literal(value)
+        value = str(value) if str in kinds and said is not None else said
+    # An exact match wins over a conversion: for `int | float`, 3 stays an int.
+    for one in kinds:
+        if isinstance(one, type) and type(value) is one:
+            return value
+    errors = []
+    for one in kinds:
+        try:
+            return _convert(one, value, path)
+        except UserError as error:
+            errors.append((one, error))
+    solid = [error for one, error in errors if one is not type(None)]
+    if len(solid) == 1 and _is_mapping(value):
+        raise solid[0]  # Optional section: the inner message names the wrong key.
+    raise _mistyped(functools.reduce(operator.or_, kinds), value, path)
+
+
+def _convert_annotated(kind: Any, value: Any, path: str) -> Any:
+    base, choice = get_args(kind)[0], _choice(kind)
+    if choice is None or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return _convert(base, value, path)
+    if not _is_mapping(value):
+        raise UserError(f"{path}: expected a section with keys, got {show(value)}")
+    if choice.key is None:
+        return _convert(choice.named(path.rpartition(".")[2], path), value, path)
+    section = dict(_plain(value))
+    if choice.default is not None:
+        section.setdefault(choice.key, choice.default)
+    return _convert(choice.settings(section, path), section, path)
+
+
+def _convert_tuple(kind: Any, value: Any, path: str) -> tuple[Any, ...]:
+    kinds = get_args(kind)
+    if not isinstance(value, list | tuple):
+        raise _mistyped(kind, value, path)
+    if not kinds:
+        return tuple(value)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    elif len(kinds) != len(value):
+        raise UserError(f"{path}: expected {len(kinds)} values, got {len(value)}: {show(value)}")
+    return tuple(
+        _convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _convert_sequence(kind: Any, value: Any, path: str) -> tuple[Any, ...]:
+    return _convert_tuple(types.GenericAlias(tuple, ((*get_args(kind), Any)[0], ...)), value, path)
+
+
+def _convert_list(kind: Any, value: Any, path: str) -> list[Any]:
+    return list(_convert_sequence(kind, value, path))
+
+
+def _convert_mapping(kind: Any, value: Any, path: str) -> dict[str, Any]:
+    if not _is_mapping(value):
+        raise _mistyped(kind, value, path)
+    item_kind = (get_args(kind) or (str, Any))[1]
+    return {key: _convert(item_kind, _get(value, key, f"{path}.{key}"), f"{path}.{key}") for key in value}
+
+
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind in (None, type(None)):
+        if value is None:
+            return None
+    elif kind in (int, float):
+        # True is an int in Python, and never meant as one in a config.
+        number = numbers.Real if kind is float else numbers.Integral
+        if not isinstance(value, bool) and isinstance(value, number):
+            return kind(value)
+    elif isinstance(kind, type) and isinstance(value, kind):
+        return str(value) if isinstance(value, Given) else value
+    raise _mistyped(kind, value, path)
+
+
+_CONVERTERS: dict[Any, Callable[[Any, Any, str], Any]] = {
+    Any: _convert_any,
+    Literal: _convert_literal,
+    Union: _convert_union,
+    types.UnionType: _convert_union,
+    Annotated: _convert_annotated,
+    tuple: _convert_tuple,
+    list: _convert_list,
+    collections.abc.Sequence: _convert_sequence,
+    dict: _convert_mapping,
+    collections.abc.Mapping: _convert_mapping,
+}
+"""By a type's origin; all others are scalars."""
+
+
+def _mistyped(kind: Any, value: Any, path: str) -> UserError:
+    return UserError(f"{path}: expected {_type_name(kind)}, got {show(value)}")
+
+
+def _type_name(kind: Any) -> str:
+    if _is_union(kind):
+        return " or ".join(_type_name(arg) for arg in get_args(kind))
+    if kind in (None, type(None)):
+        return "None"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    if dataclasses.is_dataclass(kind) or _choice(kind):
+        return "a section"
+    return (
+        kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    )
+
+
+def show(value: Any) -> str:
+    """A value and its type, for messages."""
+    text = repr(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{text} ({type(value).__name__})"
