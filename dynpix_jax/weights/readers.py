@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.weights.safetensors_file import read_safetensors
 from dynpix_jax.weights.torch_file import read_torch
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".pkl")
@@ -20,11 +22,55 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MAX_NPZ_BYTES = 16 * 2**30  # .npz entries may be compressed: a bound on what a small file can unpack to
 _MAX_LEAVES = 1_000_000
 _MAX_DEPTH = 16
+_SAFETENSORS_DTYPES = frozenset(
+    ["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"]
+)
 
 
-def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of a .npz file; numbers and booleans only (pickled objects are refused, not loaded)."""
-    path = Path(path)
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise UserError(f"{path}: corrupt or truncated .safetensors file: {reason}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free-form metadata of a .safetensors file, {} if it has none; the header alone is read.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    with _open_safetensors(path) as file:
+        return dict(file.metadata() or {})
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a .safetensors file by name; bfloat16 becomes float32.
+
+    Raises:
+      UserError: the file is damaged, or a tensor is of a kind that no weights have.
+    """
+    tensors = {}
+    with _open_safetensors(path) as file:
+        for name in file.offset_keys():
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in _SAFETENSORS_DTYPES:
+                raise UserError(f"{path}: tensor {name}: dtype {dtype} is not one of weights")
+            array = file.get_tensor(name)
+            tensors[name] = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+    return tensors
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file, numbers and booleans only.
+
+    Raises:
+      UserError: the file is damaged, unpacks to more than a limit, or holds something else. Pickled objects
+        are refused and never loaded.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
@@ -89,9 +135,15 @@ def _drop_module_prefix(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[s
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Tensors by name from a .safetensors or .npz file, or one of torch's (.pth, .pt, .pth.tar, .pkl).
 
-    Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
-    bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Raises UserError naming the
-    file and what is wrong.
+    Args:
+      path: of the file. Of a PyTorch checkpoint the state dict inside is read.
+
+    Returns:
+      Arrays under the file's names, without ``module.`` prefixes, perhaps read-only views. bfloat16 becomes
+      float32, other dtypes stay.
+
+    Raises:
+      UserError: no such file, or a damaged one.
     """
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):

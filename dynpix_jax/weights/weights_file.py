@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
+from safetensors.numpy import save
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Variables
-from dynpix_jax.weights.readers import read_tensors
-from dynpix_jax.weights.safetensors_file import read_safetensors_metadata, write_safetensors
+from dynpix_jax.weights.readers import read_metadata, read_tensors
 
 FORMAT = "dynpix_jax 1"
 COLLECTIONS = ("params", "batch_stats")
@@ -27,40 +27,64 @@ def is_native(names: Mapping[str, object]) -> bool:
 def write_weights(
     path: str | os.PathLike[str], variables: Variables, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes nested variables ({"params": ..., "batch_stats": ...}) as one .safetensors file.
+    """Writes nested variables as one .safetensors file, which appears whole or not at all.
 
-    `metadata` goes into the file's header; its entry "architecture" is what `read_weights` compares. The file
-    appears whole or not at all; missing folders above it are made. Raises UserError if `path` has another
-    suffix or cannot be written.
+    Args:
+      path: of the file; missing folders above it are made.
+      variables: {"params": ..., "batch_stats": ...}.
+      metadata: for the file's header; :func:`read_weights` compares its entry "architecture".
+
+    Raises:
+      UserError: the path has another suffix or cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors; the name must end so")
+    # The package writes an array's memory as it lies: it must be contiguous.
     tensors = {
-        name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
+        name: np.asarray(leaf, order="C")
+        for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
     }
+    content = save(tensors, {"format": FORMAT, **(metadata or {})})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_safetensors(path, tensors, {"format": FORMAT, **(metadata or {})})
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def check_architecture(path: str | os.PathLike[str], architecture: str) -> None:
-    """UserError if the file says that it holds another architecture; a file that says nothing passes."""
+    """Compares the file's metadata with ``architecture``; a file that says nothing passes.
+
+    Raises:
+      UserError: the file says that it holds another architecture.
+    """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         return
-    found = read_safetensors_metadata(path).get("architecture", architecture)
+    found = read_metadata(path).get("architecture", architecture)
     if found != architecture:
         raise UserError(f"{path}: weights of {found}, expected {architecture}")
 
 
 def read_weights(path: str | os.PathLike[str], architecture: str | None = None) -> dict[str, Any]:
-    """Nested variables of a file of our flat names (.safetensors of `write_weights`, or .npz).
+    """Nested variables of a file of our flat names.
 
-    Raises UserError if the file holds another library's names (those go through `import_weights`) or, where
-    `architecture` is given, is marked as another architecture's.
+    Args:
+      path: .safetensors of :func:`write_weights`, or .npz.
+      architecture: what the file must be marked as, if it is marked at all; None for any.
+
+    Returns:
+      {"params": ..., "batch_stats": ...}.
+
+    Raises:
+      UserError: the file holds another library's names (those go through ``import_weights``), or another
+        architecture.
     """
     tensors = read_tensors(path)
     if architecture is not None:
