@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,8 @@ from typing import Any
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Row, Runs, Table, find_run, read_runs
+from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
-
-PAPERS = {
-    "anytime": "dynpix_jax.evaluation.anytime_tables",
-    "astmt": "dynpix_jax.evaluation.astmt_tables",
-    "mdeq": "dynpix_jax.evaluation.mdeq_tables",
-    "pag": "dynpix_jax.evaluation.pag_tables",
-    "perspective": "dynpix_jax.evaluation.perspective_tables",
-    "pixelnet": "dynpix_jax.evaluation.pixelnet_tables",
-}
-"""Paper -> module with its TABLES."""
 
 _EXAMPLE = """\
 example:
@@ -42,14 +32,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paper", choices=sorted(PAPERS), help="whose tables")
+    parser.add_argument("paper", help=f"whose tables: {', '.join(PAPERS)}, or a file *.toml of your own")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of evaluated runs")
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the tables; returns 0."""
-    tables: tuple[Table, ...] = importlib.import_module(PAPERS[args.paper]).TABLES
+    tables = read_tables(args.paper).all
     runs = None if args.runs is None else read_runs(args.runs)
     if args.json:
         print(json.dumps([numbers(table, runs) for table in tables], indent=2))

@@ -44,13 +44,17 @@ EACH_TASK = "{task}"
 class Row:
     """One network of a table, or one for each task.
 
-    network: its name there. argument: of the table's config; with ``EACH_TASK`` a network for each task.
-    paper: the table's metrics, None where the paper has none. macs: the paper's "FLOPs consumption",
-    multiply-adds; None without.
-    reference: name of the row whose networks Δm compares with; "" without. printed: Δm in the paper, percent.
-    alternative: way to run the network (``System.alternatives``), one of its exits ("exit_1") or their mean
-    ("exit_mean"); "" for the network itself.
-    counted: MACs as they are, where the paper has counted something else; None without.
+    Attributes:
+        network: its name there.
+        argument: of the table's config; with ``EACH_TASK`` a network for each task.
+        paper: the table's metrics, None where the paper has none.
+        macs: the paper's "FLOPs consumption", multiply-adds; None without.
+        reference: name of the row whose networks Δm compares with; "" without.
+        printed: Δm in the paper, percent.
+        alternative: way to run the network (``System.alternatives``), one of its exits ("exit_1") or their
+            mean ("exit_mean"); "" for the network itself.
+        counted: MACs as they are, where the paper has counted something else; None without.
+        after: argument of the run that this one continues from; "" begins anew.
     """
 
     network: str
@@ -61,17 +65,25 @@ class Row:
     printed: float | None = None
     alternative: str = ""
     counted: float | None = None
+    after: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """One table, or the part of it about one data set.
 
-    number: such as "Table 3". title: what it is about. config: file. source: its data set, as `SourceSpec`
-    names it. task: what it is about; "" for several tasks, whose metrics are then named "depth/rmse".
-    metrics: scores by name; of several tasks those of `multitask.MEASURES`, one a task. note: what a reader
-    must know. budgets: values of the config's argument of that name; () if it has none.
-    gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
+    Attributes:
+        number: such as "Table 3", or a name.
+        title: what it is about.
+        config: file.
+        source: its data set, as `SourceSpec` names it.
+        task: what it is about; "" for several tasks, whose metrics are then named "depth/rmse".
+        metrics: scores by name; of several tasks those of `multitask.MEASURES`, one a task.
+        rows: its networks.
+        note: what a reader must know.
+        budgets: values of the config's argument of that name; () if it has none.
+        gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
+        seeds: each row is trained with each; () once, with the config's own.
     """
 
     number: str
@@ -84,6 +96,7 @@ class Table:
     note: str = ""
     budgets: tuple[str, ...] = BUDGETS
     gibi: bool = False
+    seeds: tuple[int, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ import pytest
 
 from dynpix_jax.cli import main
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.astmt_tables import TABLES
 from dynpix_jax.evaluation.paper_tables import EACH_TASK
+from dynpix_jax.evaluation.table_files import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = read_tables("astmt").tables
 DATA = "nyud_multitask val, 654 images"
 
 

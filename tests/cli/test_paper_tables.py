@@ -10,10 +10,11 @@ import pytest
 from dynpix_jax.cli import main
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.pag_tables import TABLES
 from dynpix_jax.evaluation.paper_tables import Table
+from dynpix_jax.evaluation.table_files import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = read_tables("pag").tables
 # Networks in the paper's own tables, a data set each: its rows without those of other authors.
 ROWS = {
     ("Table 1", "bsds500"): 6,

@@ -9,9 +9,10 @@ import pytest
 
 from dynpix_jax.cli import main
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.perspective_tables import TABLES
+from dynpix_jax.evaluation.table_files import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = read_tables("perspective").tables
 SIGNALS = {"gt-depth": "gt_depth", "pred-depth": "pred_depth", "attention": "attention", "avg": "average"}
 
 

@@ -18,12 +18,12 @@ from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.trees import map_named
-from dynpix_jax.evaluation.mdeq_tables import CELLS
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.settings import stage_model, training_config
 from tests.configs.test_configs import RandomElements, source_spec, variables_of
 from tests.one_step import stage_system, take_one_step
+from tests.papers.mdeq.cells import CELLS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "mdeq"

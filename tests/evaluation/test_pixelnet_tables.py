@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dynpix_jax.cli.paper_tables import PAPERS
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.pixelnet_tables import TABLES
+from dynpix_jax.evaluation.table_files import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = read_tables("pixelnet").tables
 
 
 def test_rows_and_scores_are_the_papers():
-    assert PAPERS["pixelnet"] == "dynpix_jax.evaluation.pixelnet_tables"
     rows = {(table.number, row.network): row.paper for table in TABLES[:3] + TABLES[4:] for row in table.rows}
     assert [len(table.rows) for table in TABLES] == [6, 6, 5, 5, 1, 1, 4, 6]
     assert rows["Table 1", "fc-2"] == (0.017, 0.001)

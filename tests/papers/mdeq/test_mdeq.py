@@ -13,8 +13,8 @@ from dynpix_jax import papers
 from dynpix_jax.cli.flops import parts_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import map_named, named_leaves
-from dynpix_jax.evaluation.mdeq_tables import CELLS, TABLES
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
+from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.papers.mdeq.config import CellConfig
 from dynpix_jax.papers.mdeq.macs import (
     cell_macs,
@@ -27,9 +27,11 @@ from dynpix_jax.papers.mdeq.network import Cell
 from dynpix_jax.papers.mdeq.weight_norm import WeightNormConv, weight_normed
 from dynpix_jax.weights import importer
 from dynpix_jax.weights.importer import import_weights
+from tests.papers.mdeq.cells import CELLS
 from tests.papers.mdeq.reference import cell as reference_cell
 from tests.papers.mdeq.reference import random_tensors
 
+TABLES = read_tables("mdeq").tables
 SIZE = (18, 22)
 SECTION = dict(
     system="mdeq",

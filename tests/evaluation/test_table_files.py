@@ -1,0 +1,91 @@
+"""Tables as files: what they hold, and what is wrong with one in a line that names file, table and row."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.table_files import PAPERS, read_tables
+
+GOOD = """
+[[tables]]
+number = "Table 1"
+title = "depth and normals"
+config = "configs/x.py"
+source = "scenes"
+metrics = ["depth/rmse", "normals/mean"]
+seeds = [0, 1]
+gibi = true
+columns = ["network", "argument", "reference", "depth/rmse", "delta_m", "macs"]
+rows = [
+  ["one each", "task={task}", "",         0.5, "-", 4],
+  ["both",     "",            "one each", "-", 1.5, "-"],
+]
+
+[[comparisons]]
+number = "mine"
+title = "depth"
+config = "configs/x.py"
+source = "scenes"
+task = "depth"
+metrics = ["rmse"]
+columns = ["network", "argument", "after"]
+rows = [["longer", "steps=3", "task={task}"]]
+"""
+
+
+def read(tmp_path, text: str):
+    file = tmp_path / "tables.toml"
+    file.write_text(text)
+    return read_tables(str(file))
+
+
+def test_what_a_file_holds(tmp_path):
+    found = read(tmp_path, GOOD)
+    (table,), (mine,) = found.tables, found.comparisons
+    assert found.all == (table, mine)
+    each, both = table.rows
+    assert (each.paper, each.macs, each.printed) == ((0.5, None), 4 * 2**30, None)
+    assert (both.paper, both.macs, both.printed, both.reference) == ((None, None), None, 1.5, "one each")
+    assert table.tasks == ("depth", "normals")
+    assert table.seeds == (0, 1)
+    assert mine.rows[0].after == "task={task}"
+    assert mine.rows[0].paper == (None,)
+
+
+def test_all_papers_are_read():
+    assert PAPERS == ("anytime", "astmt", "mdeq", "pag", "perspective", "pixelnet")
+    counts = {paper: sum(len(table.rows) for table in read_tables(paper).tables) for paper in PAPERS}
+    assert counts == {"anytime": 38, "astmt": 34, "mdeq": 54, "pag": 101, "perspective": 52, "pixelnet": 34}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[tables]]", "[[tables]", r"tables\.toml: "),
+        ("[[comparisons]]", "[[comparison]]", r"\.toml\.comparison: unknown key; did you mean"),
+        ('title = "depth and', 'titel = "depth and', r"tables\.toml: tables\[0\]\.titel: unknown key"),
+        ('task = "depth"\n', 'task = "dept"\n', r"comparisons\[0\] \(mine\): no task or metric 'dept'"),
+        ('"depth/rmse", "normals', '"depth/rms", "normals', r"tables\[0\] \(Table 1\): no task or metric"),
+        ('"delta_m", "macs"]', '"delta_n", "macs"]', r"\(Table 1\)\.columns: did you mean 'delta_m'"),
+        ('["network", "argument", "after"]', '["network", "after"]', r"\(mine\)\.columns: argument missing"),
+        ('1.5, "-"],', "1.5],", r"\(Table 1\), row 'both': 5 cells, expected 6: network, argument"),
+        ('"-", 4]', '"none", 4]', r"""row 'one each': delta_m: 'none'; expected a number or "-\""""),
+        ('["both", ', "[7,", r"row 7: network: 7; expected text"),
+        ('"both",     "",            "one each"', '"both", "", "one"', r"reference: no row .one."),
+        ('"both",     "",            "one each"', '"one each", "", ""', r"row 'one each': there are two"),
+        ('"task={task}"]]', '"task=x"]]', r"row 'longer': after: no row of configs/x.py"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(tmp_path, old, new, message):
+    assert GOOD.count(old) == 1
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, GOOD.replace(old, new))
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_paper(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'pixelnet'"):
+        read_tables("pixlnet")
+    with pytest.raises(UserError, match=r"cannot read .*none\.toml"):
+        read_tables(str(tmp_path / "none.toml"))
