@@ -144,6 +144,8 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
 
 
 def _count_cond(eqn: Any, times: float, scope: str, counts: list[tuple[str, str, float]]) -> float:
+    if "branches_platforms" in eqn.params:  # programs for the same values; a CPU's comes first
+        return _count(eqn.params["branches"][0].jaxpr, times, scope, counts)
     branches = [_count(branch.jaxpr, times, scope, []) for branch in eqn.params["branches"]]
     if len(set(branches)) != 1:
         raise UnknownPrimitiveError(

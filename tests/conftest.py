@@ -6,8 +6,9 @@ import fcntl
 import gc
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before jax is imported by any test. Set JAX_PLATFORMS to test on another device.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -87,6 +88,27 @@ def bounded_memory(most_memory: list[int]) -> Iterator[None]:
         gc.collect()
         # What cannot be given back must not make every file forget what it could share.
         most_memory[0] = max(most_memory[0], resident() + 2**30)
+
+
+@pytest.fixture
+def off_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is compiled in this test is, on a CPU too, the program that other platforms get."""
+
+    def default_of(*arguments: Any, default: Callable[..., Any], **_: Any) -> Any:
+        return default(*arguments)
+
+    jax.clear_caches()
+    monkeypatch.setattr(jax.lax, "platform_dependent", default_of)
+    yield
+    jax.clear_caches()  # No other test may meet a program traced so.
+
+
+@pytest.fixture(params=["cpu", "other"])
+def platform(request: pytest.FixtureRequest) -> str:
+    """Runs a test twice: as on a CPU, and as on any other platform."""
+    if request.param == "other":
+        request.getfixturevalue("off_cpu")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,13 @@ def general(**options: Any) -> Callable[..., jax.Array]:
             5 * 6 * 16 * 4 * 3,
             id="transposed",
         ),
+        # Of 8 channels in 4 groups, every input value meets the 3 output features of its group 4x4 times.
+        pytest.param(
+            general(lhs_dilation=(2, 2), feature_group_count=4, padding=((2, 2), (2, 2))),
+            ((1, 5, 6, 8), (4, 4, 2, 12)),
+            5 * 6 * 8 * 16 * 3,
+            id="transposed and grouped",
+        ),
         pytest.param(
             lambda x, k: jax.jit(jax.checkpoint(conv))(x, k), ((1, 3, 3, 2), (1, 1, 2, 5)), 90, id="calls"
         ),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.platform import by_platform, pull_back
 from dynpix_jax.ops.pointwise import pointwise
 
 Pair = tuple[int, int]
@@ -42,9 +43,9 @@ def conv(
     """Dense 2-D convolution (cross-correlation, as everywhere in deep learning).
 
     1x1 kernels without explicit padding run as a matrix product
-    (:func:`~dynpix_jax.ops.pointwise.pointwise`), and so does a convolution to a single channel: one product
-    for all taps, whose results are shifted and added, takes a third of the time of XLA's (on a CPU, where
-    alone it is done).
+    (:func:`~dynpix_jax.ops.pointwise.pointwise`), and so does, on a CPU, a convolution to a single channel:
+    one product for all taps, whose results are shifted and added, takes a third of the time of XLA's.
+    Differentiable in reverse mode, any number of times.
 
     Args:
       x: (B, H, W, Cin).
@@ -67,21 +68,17 @@ def conv(
         raise ValueError(
             f"conv: kernel must be (kh, kw, {x.shape[-1]}, Cout) for x of shape {x.shape}, got {kernel.shape}"
         )
+    strides, dilation = (strides[0], strides[1]), (dilation[0], dilation[1])
     if padding is None:
-        if kernel.shape[:2] == (1, 1):
+        window = (kernel.shape[0], kernel.shape[1])
+        if window == (1, 1):
             return pointwise(x, kernel, bias, strides)
-        padding = [(p, p) for p in torch_padding((kernel.shape[0], kernel.shape[1]), dilation)]
-        if (
-            kernel.shape[-1] == 1
-            and tuple(strides) == (1, 1)
-            and kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
-            and jax.default_backend() == "cpu"
-        ):
+        padding = [(p, p) for p in torch_padding(window, dilation)]
+        if kernel.shape[-1] == 1 and strides == (1, 1) and window[0] % 2 == window[1] % 2 == 1:
             y = _to_one_channel(x, kernel, dilation)
             return y if bias is None else y + bias
-    run = _gradients_in_order if jax.default_backend() == "cpu" else _convolve
     sides = tuple((low, high) for low, high in padding)
-    y = run(x, kernel, (strides[0], strides[1]), (dilation[0], dilation[1]), sides, (1, 1))
+    y = _convolve_in_order(x, kernel, strides, dilation, sides, (1, 1))
     return y if bias is None else y + bias
 
 
@@ -95,10 +92,10 @@ def _convolve(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _gradients_in_order(
+def _convolve_in_order(
     x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
 ) -> Array:
-    """`_convolve`, whose gradients of any order are convolutions of NHWC and HWIO, too.
+    """`_convolve`, whose gradients of any order are, on a CPU, convolutions of NHWC and HWIO, too.
 
     jax exchanges the roles of axes instead of transposing arrays. On a CPU XLA undoes that in the main
     program only: within branches and loops such gradients become plain loops, 15 to 30 times slower.
@@ -109,7 +106,7 @@ def _gradients_in_order(
 def _forward(
     x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _gradients_in_order(x, kernel, strides, dilation, padding, spread), (x, kernel)
+    return _convolve_in_order(x, kernel, strides, dilation, padding, spread), (x, kernel)
 
 
 def _backward(
@@ -120,7 +117,27 @@ def _backward(
     saved: tuple[Array, Array],
     gradient: Array,
 ) -> tuple[Array, Array]:
-    x, kernel = saved
+    def run(x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, strides, dilation, padding, spread)
+
+    def in_order(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        return _gradients_in_order(x, kernel, gradient, strides, dilation, padding, spread)
+
+    gradients: tuple[Array, Array] = lax.platform_dependent(
+        *saved, gradient, cpu=in_order, default=partial(pull_back, run)
+    )
+    return gradients
+
+
+def _gradients_in_order(
+    x: Array,
+    kernel: Array,
+    gradient: Array,
+    strides: Pair,
+    dilation: Pair,
+    padding: tuple[Pair, ...],
+    spread: Pair,
+) -> tuple[Array, Array]:
     of_x, of_kernel = [], []
     for axis, (low, _) in enumerate(padding):
         reach = (kernel.shape[axis] - 1) * dilation[axis]
@@ -129,18 +146,23 @@ def _backward(
         of_x.append((reach - low, inside + low - outside))
         of_kernel.append((low, outside + reach - inside - low))
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    to_x = _gradients_in_order(gradient, flipped, spread, dilation, tuple(of_x), strides)
+    to_x = _convolve_in_order(gradient, flipped, spread, dilation, tuple(of_x), strides)
     # Channels take the place of the batch, and the batch that of channels.
     images, outputs = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    to_kernel = _gradients_in_order(images, outputs, dilation, strides, tuple(of_kernel), spread)
+    to_kernel = _convolve_in_order(images, outputs, dilation, strides, tuple(of_kernel), spread)
     return to_x, to_kernel.transpose(1, 2, 0, 3)
 
 
-_gradients_in_order.defvjp(_forward, _backward)
+_convolve_in_order.defvjp(_forward, _backward)
 
 
-def _to_one_channel(x: Array, kernel: Array, dilation: Pair) -> Array:
-    """Convolution of odd size at stride 1 to one channel, padded to keep the size of ``x``."""
+def _same_size(x: Array, kernel: Array, dilation: Pair) -> Array:
+    sides = tuple((p, p) for p in torch_padding((kernel.shape[0], kernel.shape[1]), dilation))
+    return _convolve(x, kernel, (1, 1), dilation, sides, (1, 1))
+
+
+def _by_taps(x: Array, kernel: Array, dilation: Pair) -> Array:
+    """One product for all taps, whose results are shifted and added."""
     _, height, width, _ = x.shape
     rows, cols = kernel.shape[:2]
     # Summed in float32, as a convolution does.
@@ -154,3 +176,6 @@ def _to_one_channel(x: Array, kernel: Array, dilation: Pair) -> Array:
         for j in range(cols)
     ]
     return sum(shifted[1:], shifted[0])[..., None].astype(x.dtype)
+
+
+_to_one_channel = by_platform(cpu=_by_taps, default=_same_size)

@@ -18,7 +18,6 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.evaluation.runner import dense_report, variable_shapes
-from dynpix_jax.ops.depthwise import depthwise_conv
 from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient, unit_gradient
 from dynpix_jax.papers.astmt.reversal import reversal_strength, reverse_gradient
 from dynpix_jax.training.optim import Flat
@@ -248,24 +247,6 @@ def test_published_ratio_of_mobilenet():
     aspp = 320 * 64 * 5 + 3 * 9 * 320 + 5 * 64 * 64
     decoder = aspp + 24 * 12 + 9 * (76 + 64) + (76 + 64) * 64 + 2 * (8 * 64 + 12) + 65 * 33
     assert counts["plain"] == 1_811_712 + excite + decoder
-
-
-@pytest.mark.parametrize(("strides", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
-def test_depthwise_is_a_convolution_of_each_channel(strides, dilation):
-    rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(1, 7, 6, 3)), rng.normal(size=(3, 3, 1, 3))
-    found = depthwise_conv(
-        jnp.asarray(x), jnp.asarray(kernel), strides=(strides,) * 2, dilation=(dilation,) * 2
-    )
-    padded = np.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
-    for i in range(found.shape[1]):
-        for j in range(found.shape[2]):
-            top, left = i * strides, j * strides
-            window = padded[
-                0, top : top + 2 * dilation + 1 : dilation, left : left + 2 * dilation + 1 : dilation
-            ]
-            np.testing.assert_allclose(found[0, i, j], (window * kernel[:, :, 0]).sum((0, 1)), rtol=1e-4)
-    assert found.shape == (1, -(-7 // strides), -(-6 // strides), 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Functions that run by another program on a CPU than elsewhere, chosen when they are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+
+from dynpix_jax.core.typing import Array
+
+Bilinear = Callable[..., Array]
+"""(x, kernel, *geometry) -> y, linear in x and in the kernel; the geometry is static."""
+
+
+def by_platform(*, cpu: Bilinear, default: Bilinear) -> Bilinear:
+    """A function with two programs for the same values, one of them for a CPU.
+
+    The platform is the one that a program is compiled for, which need not be that of the machine. Derivatives
+    choose anew: what JAX would make of the choice keeps what the derivatives of both programs need.
+
+    Args:
+      cpu: the program for a CPU.
+      default: the program for all others.
+
+    Returns:
+      (x, kernel, *geometry) -> y; differentiable in reverse mode, any number of times.
+    """
+
+    def choose(geometry: tuple[Any, ...]) -> Callable[[Array, Array], Array]:
+        @jax.custom_vjp
+        def run(x: Array, kernel: Array) -> Array:
+            y: Array = lax.platform_dependent(x, kernel, cpu=bound[0], default=bound[1])
+            return y
+
+        def forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+            return run(x, kernel), (x, kernel)
+
+        def backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+            pulled = [partial(pull_back, program) for program in bound]
+            gradients: tuple[Array, Array] = lax.platform_dependent(
+                *saved, gradient, cpu=pulled[0], default=pulled[1]
+            )
+            return gradients
+
+        bound = [lambda x, kernel, f=f: f(x, kernel, *geometry) for f in (cpu, default)]
+        run.defvjp(forward, backward)
+        return run
+
+    def chosen(x: Array, kernel: Array, *geometry: Any) -> Array:
+        return choose(geometry)(x, kernel)
+
+    return chosen
+
+
+def pull_back(run: Callable[..., Array], x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    """The gradients of ``run(x, kernel)`` for the gradient of its result."""
+    gradients: tuple[Array, Array] = jax.vjp(run, x, kernel)[1](gradient)
+    return gradients
