@@ -1,8 +1,8 @@
 """Tables of a paper: each row with the config that makes it, the paper's scores, and the scores of runs.
 
-A run is a row's if it was evaluated (eval.json) on the row's data set, and its network is the one that the
-row's config ends with, evaluated from the views that it has (sizes, mirror images, blur). What a run was
-trained with besides does not matter: budgets, folders, seeds.
+A run is a row's if it was evaluated (eval.json) on the row's data set, its network is the one that the row's
+config ends with, trained on as many images a step with the same augmentation, and evaluated from the same
+views (sizes, mirror images, blur). What it was trained with besides does not matter: steps, folders, seeds.
 
 In a table about several tasks a row is one network for all of them, or, with "{task}" in its argument, a
 network for each.
@@ -18,7 +18,7 @@ from pathlib import Path
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m
-from dynpix_jax.evaluation.results import Measured, network_of, read_results, views_of
+from dynpix_jax.evaluation.results import Identity, Measured, identity_of, read_results
 from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, pose, saliency, segmentation
 
 SCORES: dict[str, tuple[Score, ...]] = {
@@ -154,22 +154,22 @@ class Table:
         return delta_m(*by_task) if all(len(side) == len(self.tasks) for side in by_task) else None
 
 
-Runs = Mapping[tuple[str, str, str, str], Measured]
-"""Results by data set, network (`results.network_of`), views (`results.views_of`) and alternative."""
+Runs = Mapping[Identity, Measured]
+"""Results by what they are of."""
 
 
 def read_runs(folder: Path) -> Runs:
-    """Every row of every eval.json below `folder`; of several with one network the file written last.
+    """Every row of every eval.json below `folder`; of several of one identity the file written last.
 
     Raises:
         UserError: no such folder, or an eval.json that is none.
     """
     if not folder.is_dir():
         raise UserError(f"folder of runs not found: {folder.absolute()}")
-    runs: dict[tuple[str, str, str, str], Measured] = {}
+    runs: dict[Identity, Measured] = {}
     for file in sorted(folder.rglob("eval.json"), key=lambda path: path.stat().st_mtime):
         for one in read_results(file, alternatives=True):
-            runs[one.source, one.network, one.views, one.alternative] = one.measured
+            runs[one.identity] = one.measured
     return runs
 
 
@@ -179,7 +179,7 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
     Raises:
         UserError: the row's config is not there.
     """
-    if not any(source == table.source for source, *_ in runs):
+    if not any(identity.source == table.source for identity in runs):
         return None
     if EACH_TASK not in row.argument:
         return _find(runs, table, row.argument, row.alternative)
@@ -193,14 +193,13 @@ def _find(runs: Runs, table: Table, argument: str, alternative: str) -> Measured
         arguments = ",".join(filter(None, (argument, budget and f"budget={budget}")))
         config = json.loads(json.dumps(load_config(f"{table.config}:{arguments}").to_dict()))
         stage = config["training"]["stages"][-1]
-        network, views = network_of(config["model"], stage), views_of(config["evaluation"])
-        if (found := runs.get((table.source, network, views, alternative))) is not None:
+        if (found := runs.get(identity_of(config, stage, table.source, alternative))) is not None:
             return found
     return None
 
 
 def _combined(found: Mapping[str, Measured]) -> Measured | None:
-    """Networks for one task each as one result: MACs are those of all."""
+    """Networks for one task each as one result: MACs and milliseconds are those of all."""
     if not found:
         return None
     scores = {f"{task}/{name}": value for task, run in found.items() for name, value in run.scores.items()}
@@ -209,4 +208,10 @@ def _combined(found: Mapping[str, Measured]) -> Measured | None:
         field: ", ".join(dict.fromkeys(getattr(run, field) for run in runs))
         for field in ("data", "file", "stage")
     }
-    return Measured(scores, sum(run.macs for run in runs), tasks=tuple(found), **texts)
+    milliseconds = {
+        mode: sum(run.milliseconds[mode] for run in runs)
+        for mode in runs[0].milliseconds
+        if all(mode in run.milliseconds for run in runs)
+    }
+    macs = sum(run.macs for run in runs)
+    return Measured(scores, macs, tasks=tuple(found), milliseconds=milliseconds, **texts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.sections import from_config
+from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.evaluation.inference import InferenceConfig
 
 
@@ -17,9 +18,15 @@ from dynpix_jax.evaluation.inference import InferenceConfig
 class Measured:
     """A row of an eval.json.
 
-    scores: by the names of `tasks.all_scores`, of the mode that was run first. macs: executed, mean per
-    image. data: such as "nyuv2 test, 654 images". file: the eval.json. stage: of training. tasks: their
-    names, in the order of the scores.
+    Attributes:
+        scores: by the names of `tasks.all_scores`, of the mode that was run first.
+        macs: executed, mean per image.
+        data: such as "nyuv2 test, 654 images".
+        file: the eval.json.
+        stage: of training.
+        tasks: their names, in the order of the scores.
+        density: share of positions that gates compute; None without gates.
+        milliseconds: mode -> median per image.
     """
 
     scores: dict[str, float]
@@ -28,6 +35,8 @@ class Measured:
     file: str
     stage: str
     tasks: tuple[str, ...]
+    density: float | None = None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
 
     def score(self, name: str) -> float | None:
         """A score by its name, or by task and name ("depth/rmse") whichever task comes first; None for one
@@ -37,18 +46,30 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A row of an eval.json with what it was measured on.
+class Identity:
+    """What a row of an eval.json is the result of; how long and with which seed it was trained is no part.
 
-    source: name of the data set. network: the model section with the stage's overrides, as JSON. views: those
-    that images were predicted from, `views_of`. alternative: of the network; "" for itself.
+    Attributes:
+        source: name of the data set.
+        network: the model section with the stage's overrides, as JSON.
+        training: images per step and their augmentation, as JSON.
+        views: those that images were predicted from, as JSON.
+        alternative: of the network; "" for itself.
     """
 
-    measured: Measured
     source: str
     network: str
+    training: str
     views: str
     alternative: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of an eval.json with what it is the result of."""
+
+    measured: Measured
+    identity: Identity
 
 
 def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
@@ -74,15 +95,23 @@ def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
         raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None
 
 
-def network_of(model: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
-    """The model section of a config with the overrides of a stage, as JSON: tells networks apart."""
-    return json.dumps(_overridden(model, stage.get("model") or {}), sort_keys=True)
-
-
-def views_of(evaluation: Mapping[str, Any]) -> str:
-    """The views of an evaluation section (sizes, mirror images, ...) as JSON, defaults filled in."""
-    config = from_config(InferenceConfig, evaluation.get("inference") or {}, "config.evaluation.inference")
-    return json.dumps(asdict(config))
+def identity_of(
+    config: Mapping[str, Any], stage: Mapping[str, Any], source: str, alternative: str = ""
+) -> Identity:
+    """What a stage of a config is, evaluated on a data set; defaults are filled in."""
+    network = _overridden(config["model"], stage.get("model") or {})
+    augment = ((config.get("data") or {}).get("train") or {}).get("augment") or {}
+    ranges = from_config(GeometryRanges, augment, "config.data.train.augment")
+    inference = (config.get("evaluation") or {}).get("inference") or {}
+    views = from_config(InferenceConfig, inference, "config.evaluation.inference")
+    training = {"images": config["training"].get("batch_size"), "augment": asdict(ranges)}
+    return Identity(
+        source,
+        json.dumps(network, sort_keys=True),
+        json.dumps(training),
+        json.dumps(asdict(views)),
+        alternative,
+    )
 
 
 def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Result:
@@ -95,12 +124,12 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
         str(file),
         row["stage"],
         tuple(row["tasks"]),
+        row.get("density"),
+        {mode: one["milliseconds"] for mode, one in row["modes"].items() if "milliseconds" in one},
     )
     source = content["data"].split(",")[0].split()[0]
-    config = content["config"]
-    network = network_of(config["model"], stages[row["stage"]])
-    views = views_of(config.get("evaluation") or {})
-    return Result(measured, source, network, views, row.get("alternative") or "")
+    alternative = row.get("alternative") or ""
+    return Result(measured, identity_of(content["config"], stages[row["stage"]], source, alternative))
 
 
 def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
@@ -111,8 +140,9 @@ def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
         rows["exit_mean"] = {name: sum(one[name] for one in exits) / len(exits) for name in common}
     found = []
     for name, scores in rows.items():
-        measured = replace(last.measured, macs=scores.pop("macs_per_image"), scores=scores)
-        found.append(replace(last, measured=measured, alternative=name))
+        macs = scores.pop("macs_per_image")
+        measured = replace(last.measured, macs=macs, scores=scores, density=None, milliseconds={})
+        found.append(Result(measured, replace(last.identity, alternative=name)))
     return found
 
 

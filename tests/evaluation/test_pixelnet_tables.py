@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from dynpix_jax.cli.main import main
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.table_files import read_tables
 
@@ -48,3 +50,26 @@ def test_configs_make_the_networks_of_their_rows(budget, monkeypatch):
                 assert model.task_options["classes"] in (59, 33)
             if "0.5x,1.0x" in name:
                 assert config.evaluation.inference.scales == (0.5, 1.0)
+
+
+def test_a_run_is_of_the_row_that_it_was_trained_as(tmp_path, capsys, monkeypatch):
+    """Images a step (table 2) and sizes of training (table 3) tell rows of one network apart."""
+    monkeypatch.chdir(ROOT)
+    found = {}
+    for budget, argument in (("gpu", "pixels=2000,images=1"), ("cpu", "conv7,train_scales=full")):
+        spec = f"configs/pixelnet/pascal_context.py:{argument},budget={budget},root=elsewhere,seed=3"
+        config = json.loads(json.dumps(load_config(spec).to_dict()))
+        stage = config["training"]["stages"][-1]["name"]
+        row = dict(stage=stage, tasks=["segmentation"], macs_per_image=1e10, modes={"dense": {"miou": 0.5}})
+        content = {"config": config, "data": "pascal_context val, 5105 images", "rows": [row]}
+        (tmp_path / "eval.json").write_text(json.dumps(content))
+        assert main(["tables", "pixelnet", "--json", f"--runs={tmp_path}"]) == 0
+        tables = json.loads(capsys.readouterr().out)
+        found[argument] = {
+            (table["table"], row["network"]) for table in tables for row in table["rows"] if row["measured"]
+        }
+    # Full size in training, half in evaluation: no row has both.
+    assert found == {
+        "pixels=2000,images=1": {("Table 2", "2000 x 1")},
+        "conv7,train_scales=full": set(),
+    }

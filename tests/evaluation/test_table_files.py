@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.paper_tables import EACH_TASK
+from dynpix_jax.evaluation.results import Identity, identity_of
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
 [[tables]]
 number = "Table 1"
@@ -89,3 +96,19 @@ def test_no_such_paper(tmp_path):
         read_tables("pixlnet")
     with pytest.raises(UserError, match=r"cannot read .*none\.toml"):
         read_tables(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_rows_of_a_table_are_told_apart(paper, monkeypatch):
+    """No run is of two rows, but where the paper has one network in two of them."""
+    monkeypatch.chdir(ROOT)
+    for table in read_tables(paper).all:
+        for budget in table.budgets or ("",):
+            rows: dict[Identity, str] = {}
+            for row in table.rows:
+                arguments = [row.argument.replace(EACH_TASK, table.tasks[0]), budget and f"budget={budget}"]
+                spec = f"{table.config}:{','.join(filter(None, arguments))}"
+                config = json.loads(json.dumps(load_config(spec).to_dict()))
+                stage = config["training"]["stages"][-1]
+                identity = identity_of(config, stage, table.source, row.alternative)
+                assert rows.setdefault(identity, row.argument) == row.argument
