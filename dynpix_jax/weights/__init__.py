@@ -1,4 +1,4 @@
-"""Floor 5: reading pretrained weights of other libraries and fitting them to our parameter names."""
+"""Floor 4: reading pretrained weights of other libraries and fitting them to our parameter names."""
 
 from dynpix_jax.weights.importer import ARCHITECTURES, ImportReport, import_weights
 from dynpix_jax.weights.readers import read_tensors

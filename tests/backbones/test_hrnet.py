@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from dynpix_jax.backbones import pretrained
 from dynpix_jax.backbones.hrnet import (
     ARCHITECTURES,
     STAGES,
@@ -17,7 +18,7 @@ from dynpix_jax.backbones.hrnet import (
     feature_info,
 )
 from dynpix_jax.flops import count_macs
-from dynpix_jax.weights import hrnet_names
+from dynpix_jax.papers.anytime import weight_names
 from tests.backbones.hrnet_reference import Reference
 
 
@@ -121,7 +122,7 @@ def torch_names(config: HRNetConfig) -> list[str]:
 @pytest.mark.parametrize("arch", ["w18s1", "w18s2"])
 def test_every_released_name_has_one_place(arch, form):
     config = HRNetConfig(arch, form=form)
-    places = [hrnet_names.translate(name) for name in torch_names(config)]
+    places = [weight_names.translate(name) for name in torch_names(config)]
     assert None not in places
     found = [place.name for place in places]
     expected = traverse_util.flatten_dict(shapes_of(config), sep="/")
@@ -129,17 +130,17 @@ def test_every_released_name_has_one_place(arch, form):
 
 
 def test_other_heads_and_wrappers():
-    assert hrnet_names.is_dropped("incre_modules.0.0.conv1.weight")
-    assert hrnet_names.is_dropped("stage2.0.branches.0.0.conv1.square_dis")
-    assert not hrnet_names.is_dropped("final_layer.weight")
-    assert hrnet_names.translate("exit2.13.weight").name == "params/exit2/classify/conv/kernel"
-    assert hrnet_names.translate("exit1.13.bias").name == "params/exit1/up_0/conv/conv/bias"
-    assert hrnet_names.translate("exit3.2.running_var").name == "batch_stats/exit3/down_0/bn/var"
-    assert hrnet_names.translate("exit3.9.weight") is None
-    lam = hrnet_names.translate("stage3.1.fuse_layers.2.0.1.0.Lambda")
+    assert weight_names.is_dropped("incre_modules.0.0.conv1.weight")
+    assert weight_names.is_dropped("stage2.0.branches.0.0.conv1.square_dis")
+    assert not weight_names.is_dropped("final_layer.weight")
+    assert weight_names.translate("exit2.13.weight").name == "params/exit2/classify/conv/kernel"
+    assert weight_names.translate("exit1.13.bias").name == "params/exit1/up_0/conv/conv/bias"
+    assert weight_names.translate("exit3.2.running_var").name == "batch_stats/exit3/down_0/bn/var"
+    assert weight_names.translate("exit3.9.weight") is None
+    lam = weight_names.translate("stage3.1.fuse_layers.2.0.1.0.Lambda")
     assert lam.name == "params/backbone/stage3_1/fuse_2_0_1/conv/lam"
     assert lam.convert(np.array([2.5])) == np.float64(2.5)
-    assert list(hrnet_names.strip({"module.model.conv1.weight": np.zeros(1)})) == ["conv1.weight"]
+    assert list(pretrained.without_wrappers({"module.model.conv1.weight": np.zeros(1)})) == ["conv1.weight"]
 
 
 @pytest.mark.parametrize(("form", "arch"), [("pose", "w18s1"), ("segmentation", "w18s2")])
@@ -152,7 +153,7 @@ def test_forward_pass_of_numpy(form, arch):
     expected = reference(image)
     variables = {}
     for name, tensor in reference.tensors.items():
-        target = hrnet_names.translate(name)
+        target = weight_names.translate(name)
         variables[target.name.replace("backbone/", "")] = target.convert(tensor)
     wanted = traverse_util.flatten_dict(shapes_of(config), sep="/")
     assert {name: leaf.shape for name, leaf in wanted.items()} == {
@@ -192,8 +193,8 @@ def test_forward_pass_of_timm(form):
     config = HRNetConfig("w18s1", form=form)
     variables: dict[str, np.ndarray] = {}
     for name, value in model.state_dict().items():
-        target = hrnet_names.translate(name)
-        if target is not None and not hrnet_names.is_dropped(name) and "num_batches" not in name:
+        target = weight_names.translate(name)
+        if target is not None and not weight_names.is_dropped(name) and "num_batches" not in name:
             variables[target.name.replace("backbone/", "")] = target.convert(value.numpy())
     wanted = traverse_util.flatten_dict(shapes_of(config), sep="/")
     nested = traverse_util.unflatten_dict({name: variables[name] for name in wanted}, sep="/")

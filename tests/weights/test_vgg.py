@@ -9,10 +9,10 @@ import safetensors.numpy
 
 from dynpix_jax.backbones.resnet import preprocess
 from dynpix_jax.backbones.vgg import VGG, VGGConfig
+from dynpix_jax.backbones.vgg_names import fc6_kernel, fc7_kernel, translate
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import import_weights
 from dynpix_jax.weights.importer import expected_shapes
-from dynpix_jax.weights.vgg_names import fc6_kernel, fc7_kernel, translate
 
 # torchvision.models.vgg16().features: the convolutions' places among 31 layers.
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)

@@ -15,6 +15,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
 from dynpix_jax.evaluation.table_files import read_tables
+from dynpix_jax.papers.mdeq import weight_names
 from dynpix_jax.papers.mdeq.config import CellConfig
 from dynpix_jax.papers.mdeq.macs import (
     cell_macs,
@@ -139,7 +140,7 @@ def test_the_program_costs_what_is_said():
 def official(monkeypatch, tmp_path):
     """A checkpoint of a tiny architecture, as the release writes it: prefixes, and f four times."""
     cell = CellConfig(channels=(4, 8, 12), expansion=2, groups=4)
-    monkeypatch.setitem(importer._TABLE, "mdeq_small", importer._mdeq(cell))
+    monkeypatch.setitem(weight_names.CELLS, "mdeq_small", cell)
     importer.expected_shapes.cache_clear()
     tensors = random_tensors(cell.channels, cell.expansion, classes=5)
     saved = {f"model.{name}": array for name, array in tensors.items()}

@@ -7,23 +7,36 @@ and ``.1`` for the two blobs of a layer.
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
 
-from dynpix_jax.weights.torch_names import Target, conv_kernel, dense_kernel, vector
+from dynpix_jax.backbones.pretrained import (
+    Architecture,
+    Target,
+    conv_kernel,
+    dense_kernel,
+    norm_target,
+    vector,
+)
+from dynpix_jax.backbones.vgg import VGG, VGGConfig
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 _FC6_CELLS = (7, 7)
 _CLASSIFIER = {"classifier.0": "fc6", "classifier.3": "fc7"}
-_NORM = {
-    "weight": "params/{}/scale",
-    "bias": "params/{}/bias",
-    "running_mean": "batch_stats/{}/mean",
-    "running_var": "batch_stats/{}/var",
-}
 # Caffe's name of the first and the second blob of a layer.
 _BLOBS = {"0": "weight", "1": "bias"}
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of that name, "vgg16" or "vgg16_bn"."""
+    config = VGGConfig(batch_norm=name.endswith("_bn"))
+    return Architecture(
+        lambda _: VGG(config, taps=("fc7",)),
+        functools.partial(translate, batch_norm=config.batch_norm),
+        "torchvision's names (features.0.weight, ..., classifier.0.weight) or Caffe's (conv1_1.weight, ...)",
+    )
 
 
 def translate(name: str, *, batch_norm: bool) -> Target | None:
@@ -31,7 +44,7 @@ def translate(name: str, *, batch_norm: bool) -> Target | None:
     module, _, leaf = name.rpartition(".")
     layer = _torchvision(batch_norm).get(module, module)
     if re.fullmatch(r"bn\d_\d", layer):
-        return Target(_NORM[leaf].format(layer), 1, vector) if leaf in _NORM else None
+        return norm_target(layer, leaf)
     leaf = _BLOBS.get(leaf, leaf)
     if not re.fullmatch(r"conv\d_\d|fc[67]", layer) or leaf not in ("weight", "bias"):
         return None

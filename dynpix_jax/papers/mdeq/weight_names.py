@@ -10,9 +10,17 @@ import re
 
 import numpy as np
 
-from dynpix_jax.weights.torch_names import Target, conv_kernel, vector
+from dynpix_jax.backbones.pretrained import (
+    Architecture,
+    Target,
+    conv_kernel,
+    norm_target,
+    vector,
+    without_wrappers,
+)
+from dynpix_jax.papers.mdeq.config import CellConfig, MdeqConfig
+from dynpix_jax.papers.mdeq.network import MdeqNetwork
 
-_PREFIX = re.compile(r"^((module|model)\.)+")
 _COPIES = re.compile(r"(fullstage_copy|deq)\..*")
 _OTHER_HEADS = re.compile(r"(incre_modules|downsamp_modules|final_layer|classifier)\..*")
 
@@ -55,26 +63,39 @@ _CONV_LEAVES = {
     "weight_g": ("params/{}/gain", 4, _lengths),
     "bias": ("params/{}/bias", 1, vector),
 }
-_NORM_LEAVES = {
-    "weight": ("params/{}/scale", 1, vector),
-    "bias": ("params/{}/bias", 1, vector),
-    "running_mean": ("batch_stats/{}/mean", 1, vector),
-    "running_var": ("batch_stats/{}/var", 1, vector),
+
+CELLS = {
+    "mdeq_small": CellConfig(),
+    "mdeq_xl": CellConfig(channels=(88, 176, 352, 704), expansion=6, dropout=0.04),
 }
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of that name, one of ``CELLS``."""
+    config = MdeqConfig("mdeq", cell=CELLS[name])
+    return Architecture(
+        lambda classes: MdeqNetwork(config, classes),
+        translate,
+        "those of the official checkpoints (model.downsample.0.weight, model.fullstage.branches.0...)",
+        ("last_layer.3.weight", "params/head/conv2/kernel"),
+        is_dropped,
+        without_wrappers,
+    )
 
 
 def is_dropped(name: str) -> bool:
     """Whether the tensor is a copy of another, or of a head that is not ours."""
-    name = _PREFIX.sub("", name, count=1)
     return any(pattern.fullmatch(name) for pattern in (_COPIES, _OTHER_HEADS))
 
 
 def translate(name: str) -> Target | None:
-    """Our place for a tensor of MDEQ, None for a name that it does not have."""
-    module, _, leaf = _PREFIX.sub("", name, count=1).rpartition(".")
-    for table, leaves in ((_CONVS, _CONV_LEAVES), (_NORMS, _NORM_LEAVES)):
-        for pattern, ours in table:
-            if leaf in leaves and (match := re.fullmatch(pattern, module)):
-                place, ndim, convert = leaves[leaf]
-                return Target(place.format(ours.format(**match.groupdict())), ndim, convert)
+    """Our place for a tensor of MDEQ; None for a name that it does not have."""
+    module, _, leaf = name.rpartition(".")
+    for pattern, ours in _CONVS:
+        if leaf in _CONV_LEAVES and (match := re.fullmatch(pattern, module)):
+            place, ndim, convert = _CONV_LEAVES[leaf]
+            return Target(place.format(ours.format(**match.groupdict())), ndim, convert)
+    for pattern, ours in _NORMS:
+        if match := re.fullmatch(pattern, module):
+            return norm_target(ours.format(**match.groupdict()), leaf)
     return None

@@ -6,16 +6,22 @@ code, liuzhuang13/anytime. They share their names; heads differ.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
 
-import numpy as np
-
-from dynpix_jax.backbones.hrnet import ARCHITECTURES
+from dynpix_jax.backbones.hrnet import ARCHITECTURES, HRNetConfig
+from dynpix_jax.backbones.pretrained import (
+    Architecture,
+    Target,
+    Tensors,
+    conv_kernel,
+    norm_target,
+    without_wrappers,
+)
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.weights.torch_names import Target, conv_kernel, vector
+from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
+from dynpix_jax.papers.anytime.network import AnytimeNetwork
 
-_PREFIX = re.compile(r"^((module|model)\.)+")
 # Of classifiers, of the OCR branch, and the constant distances of interpolation.
 _DROPPED = re.compile(
     r"(incre_modules|downsamp_modules|classifier|final_layer\.\d|conv3x3_ocr|ocr_gather_head|ocr_distri_head"
@@ -52,28 +58,46 @@ _NORMS = (
     *((theirs + "1", ours + "/bn") for theirs, ours in _UNITS),
     (r"last_layer\.1", "exit4/unit/bn"),
 )
-_LEAVES = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
 # Exit e is a sequence whose n-th convolution stands at 4 n + 1 and its norm behind it (see RedesignedHead).
 _EXIT = re.compile(r"exit(?P<e>[123])\.(?P<at>\d+)")
 
 
-def strip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same without the prefixes that wrappers add."""
-    return {_PREFIX.sub("", name): array for name, array in tensors.items()}
+def architecture(name: str) -> Architecture:
+    """The architecture of that name: "hrnet_w48" (segmentation or classification), "hrnet_w32_pose", or
+    "anytime_w48" (the full model).
+    """
+    kind, arch, *_ = name.split("_")
+    pose, anytime = name.endswith("_pose"), kind == "anytime"
+    config = AnytimeConfig(
+        "anytime",
+        "pose" if pose else "segmentation",
+        backbone=HRNetConfig(arch, form="pose" if pose else "segmentation"),
+        exits=(1, 2, 3, 4) if anytime else (4,),
+        weights=(1.0,) * (4 if anytime else 1),
+        heads=HeadConfig(
+            plain="single" if pose else "two_layers",
+            inputs="highest" if pose else "concat",
+            features=128 if arch == "w48" else 64,
+        ),
+        adaptivity=AdaptivityConfig() if anytime else None,
+    )
+    return Architecture(
+        lambda classes: AnytimeNetwork(config, classes),
+        translate,
+        "HRNet's names (conv1.weight, layer1.0.conv1.weight, stage2.0.branches.0.0.conv1.weight, ...)",
+        ("final_layer.weight" if pose else "last_layer.3.weight", "params/exit4/classify/conv/kernel"),
+        is_dropped,
+        functools.partial(check_blocks, arch),
+    )
 
 
-def check_blocks(arch: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`strip`, and a look at modules and blocks: a longer network contains a shorter one's names and shapes.
+def check_blocks(arch: str, tensors: Tensors) -> Tensors:
+    """The tensors without wrappers' prefixes; a longer network contains a shorter one's names and shapes.
 
     Raises:
-        UserError: the tensors are those of another architecture than ``arch``, one of hrnet.ARCHITECTURES.
+      UserError: the modules and blocks are those of another architecture than ``arch``.
     """
-    tensors = strip(tensors)
+    tensors = without_wrappers(tensors)
     blocks = [match for name in tensors if (match := re.match(_BLOCK, name))]
     if not blocks:
         return tensors
@@ -85,7 +109,7 @@ def check_blocks(arch: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.n
     if found != (shape.modules, shape.blocks):
         theirs, ours = ("/".join(map(str, modules)) for modules in (found[0], shape.modules))
         raise UserError(
-            f"weights: they have {theirs} modules of {found[1]} blocks; "
+            f"the tensors have {theirs} modules of {found[1]} blocks; "
             f"HRNet {arch} has {ours} of {shape.blocks}"
         )
     return tensors
@@ -106,9 +130,8 @@ def translate(name: str) -> Target | None:
             place = ours.format(**match.groupdict())
             return _conv(place, leaf)
     for pattern, ours in _NORMS:
-        if leaf in _LEAVES and (match := re.fullmatch(pattern, module)):
-            collection, parameter = _LEAVES[leaf]
-            return Target(f"{collection}/{ours.format(**match.groupdict())}/{parameter}", 1, vector)
+        if match := re.fullmatch(pattern, module):
+            return norm_target(ours.format(**match.groupdict()), leaf)
     return None
 
 
@@ -116,7 +139,7 @@ def _conv(place: str, leaf: str) -> Target | None:
     if leaf == "weight":
         return Target(f"params/{place}/kernel", 4, conv_kernel)
     if leaf == "bias":
-        return Target(f"params/{place}/bias", 1, vector)
+        return norm_target(place, leaf)
     if leaf == "Lambda":
         return Target(f"params/{place.removesuffix('/conv')}/lam", -1, lambda array: array.reshape(()))
     return None
@@ -132,7 +155,4 @@ def _exit(exit_: int, at: int, leaf: str) -> Target | None:
         return _conv(f"exit{exit_}/classify/conv", leaf) if part == 0 else None
     if part == 0:
         return _conv(f"{layer}/conv/conv", leaf)
-    if leaf not in _LEAVES:
-        return None
-    collection, parameter = _LEAVES[leaf]
-    return Target(f"{collection}/{layer}/bn/{parameter}", 1, vector)
+    return norm_target(f"{layer}/bn", leaf)
