@@ -28,6 +28,7 @@ from dynpix_jax.cli.common import run_main
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, finished_stages, open_run, with_alternatives
 from dynpix_jax.cli.tables import budget_table, exit_table, print_table
+from dynpix_jax.core.capabilities import Chooses, choices_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import Element, Source
 from dynpix_jax.core.system import System
@@ -218,11 +219,15 @@ def make_examples(
             )
         labelled = {name: truth(task, source, index) for name, task in tasks.items()}
         # Stages before the one that brought them have none.
-        system = next((run.system for run in runs if run.system.choices), runs[0].system)
-        yield Example(name, photo, labelled, answers, system.choices, _true_choices(system, source[index]))
+        system = next((run.system for run in runs if choices_of(run.system)), runs[0].system)
+        yield Example(
+            name, photo, labelled, answers, choices_of(system), _true_choices(system, source[index])
+        )
 
 
 def _true_choices(system: System, element: Element) -> np.ndarray | None:
+    if not isinstance(system, Chooses):
+        return None
     found = system.true_choices({name: jnp.asarray(value)[None] for name, value in element.items()})
     return None if found is None else np.asarray(found[0])
 

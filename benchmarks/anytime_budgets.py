@@ -24,6 +24,7 @@ from dynpix_jax import papers
 from dynpix_jax.cli.flops import parse_size
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.evaluation.bench.model import draw_masks, gate_shapes
 
 
@@ -41,25 +42,21 @@ class Kept:
         return max(self.milliseconds) / self.budget_ms
 
 
-def arrivals(system: ProgressiveSystem, *arguments: Any, runs: int, **options: Any) -> tuple[float, ...]:
+def arrivals(system: ProgressiveSystem, *arguments: Any, runs: int) -> tuple[float, ...]:
     """Median milliseconds until each prediction is there, all of them computed; compiled before."""
-    system.warm_up(*arguments, **options)
-    times = [
-        [step.total_milliseconds for step in system.predict_iter(*arguments, **options)] for _ in range(runs)
-    ]
+    system.warm_up(*arguments)
+    times = [[step.total_milliseconds for step in system.predict_iter(*arguments)] for _ in range(runs)]
     return tuple(median(column) for column in zip(*times, strict=True))
 
 
-def kept(
-    system: ProgressiveSystem, *arguments: Any, budgets_ms: Sequence[float], runs: int, **options: Any
-) -> list[Kept]:
+def kept(system: ProgressiveSystem, *arguments: Any, budgets_ms: Sequence[float], runs: int) -> list[Kept]:
     """`predict` within each budget, so many times."""
     found = []
     for budget in budgets_ms:
         exits, times = [], []
         for _ in range(runs):
             start = time.perf_counter()
-            exits.append(system.predict(*arguments, budget_ms=budget, **options).index + 1)
+            exits.append(system.predict(*arguments, budget_ms=budget).index + 1)
             times.append(1e3 * (time.perf_counter() - start))
         found.append(Kept(budget, tuple(exits), tuple(times)))
     return found
@@ -85,21 +82,21 @@ def main() -> None:
     size = parse_size(args.size)
     image = jax.random.randint(jax.random.key(0), (1, *size, 3), 0, 256, jnp.uint8)
     variables = jax.jit(system.init)(jax.random.key(1), {"image": image})
-    options: dict[str, Any] = {"mode": args.mode}
+    masks: Mapping[str, Any] = {}
     if shapes := gate_shapes(system, size):
-        masks: Mapping[str, Any] = draw_masks(system, "blobs", jax.random.key(2), shapes, args.density)
-        options["masks"] = masks
+        masks = draw_masks(system, "blobs", jax.random.key(2), shapes, args.density)
+    arguments = (variables, image, {}, Routing(mode=args.mode, masks=masks))
     start = time.perf_counter()
-    for _ in system.predict_iter(variables, image, **options):
+    for _ in system.predict_iter(*arguments):
         pass
     print(f"first pass, with compiling: {time.perf_counter() - start:.0f} s")
-    times = arrivals(system, variables, image, runs=args.runs, **options)
+    times = arrivals(system, *arguments, runs=args.runs)
     print("prediction    ms until it  of the last")
     for number, milliseconds in enumerate(times, 1):
         print(f"{number:>10}{milliseconds:>15.1f}{milliseconds / times[-1]:>13.1%}")
     budgets = [share * times[-1] for share in args.budgets]
     print("budget, ms    of the last  predictions  longest call / budget")
-    for one in kept(system, variables, image, budgets_ms=budgets, runs=args.runs, **options):
+    for one in kept(system, *arguments, budgets_ms=budgets, runs=args.runs):
         came = ",".join(map(str, sorted(set(one.exits))))
         print(f"{one.budget_ms:>10.1f}{one.budget_ms / times[-1]:>15.0%}{came:>13}{one.longest:>23.2f}")
 

@@ -19,7 +19,7 @@ class Sleeping(OnlySteps):
 
     name = "sleeping"
 
-    def steps(self, variables, images, *, mode="dense", **options):
+    def steps(self, variables, images, inputs, routing):
         def step(takes):
             def run(state):
                 time.sleep(takes)

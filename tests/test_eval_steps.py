@@ -12,6 +12,7 @@ import pytest
 import eval as eval_program
 from dynpix_jax import tasks
 from dynpix_jax.cli.runs import Trained, with_alternatives
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import evaluate_system
@@ -38,7 +39,7 @@ class Steps(System):
     def init(self, key, batch):
         return {"params": {}}
 
-    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+    def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         red = images[..., :1].astype(jnp.float32)
         steps = [
             {"segmentation": jnp.where(jnp.arange(8) == jnp.where(red > 50 * k, k, 0), 5.0, 0.0)}

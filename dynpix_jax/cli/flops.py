@@ -16,7 +16,7 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.progressive import ProgressiveSystem
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
+from dynpix_jax.evaluation.runner import dense_report, executed_macs, gated_macs, is_gate, variable_shapes
 from dynpix_jax.flops import MacReport
 from dynpix_jax.training.settings import StageConfig, stage_model, stage_system
 
@@ -63,7 +63,7 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
     parts = parts_of(report)
     parameters = {path: leaf.size for path, leaf in named_leaves(variable_shapes(system)["params"])}
     rho = target_density(section)
-    gated = system.gated_macs((height, width))
+    gated = gated_macs(system, (height, width))
     return {
         "config": spec,
         "stage": settings.name,
@@ -130,7 +130,7 @@ def target_shares(system: System, gated: Mapping[str, float], rho: float) -> dic
     copying branch, which costs nothing, makes it less.
     """
     branches = {name: sum(other.split("/")[0] == name.split("/")[0] for other in gated) for name in gated}
-    return {name: rho if system.is_gate(name) else 1.0 / branches[name] for name in gated}
+    return {name: rho if is_gate(system, name) else 1.0 / branches[name] for name in gated}
 
 
 def parts_of(report: MacReport) -> dict[str, float]:

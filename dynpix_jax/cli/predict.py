@@ -16,13 +16,14 @@ import numpy as np
 
 from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import Trained, open_run
+from dynpix_jax.core.capabilities import inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
-from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
+from dynpix_jax.evaluation.runner import ImageResult, Runner, is_gate, ponder_maps
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
 from dynpix_jax.visualization.task_pictures import task_pictures
@@ -129,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args.out, photos, names)
     config, settings = read_config(args.config, args.set)
     trained = open_run(config, args.workdir, args.stage)
-    if trained.system.inputs:
-        taken = " and ".join(trained.system.inputs)
+    if inputs := inputs_of(trained.system):
+        taken = " and ".join(inputs)
         raise UserError(
             f"{args.config}: its network takes {taken} beside the image, which a photo does not have; "
             "eval.py runs it on a data set that does"
@@ -290,7 +291,7 @@ def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) 
 
 def density(result: ImageResult, system: System) -> float | None:
     """Mean density of the gates, each with equal weight; None without gates."""
-    gates = [share for name, share in result.shares.items() if system.is_gate(name)]
+    gates = [share for name, share in result.shares.items() if is_gate(system, name)]
     return float(np.mean(gates)) if gates else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from dynpix_jax import papers
+from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
@@ -41,7 +42,7 @@ def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Tra
     Raises:
       UserError: the last stage has no alternative of such a name; those before it need not.
     """
-    known = runs[-1].system.alternatives
+    known = alternatives_of(runs[-1].system)
     for name in names:
         if name not in known:
             raise UserError(
@@ -51,7 +52,7 @@ def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Tra
     found = []
     for run in runs:
         found.append(run)
-        others = run.system.alternatives
+        others = alternatives_of(run.system)
         found += [
             dataclasses.replace(run, system=others[name], alternative=name)
             for name in names

@@ -20,8 +20,8 @@ from typing import Any, Generic, TypeVar
 import flax.struct
 import jax
 
-from dynpix_jax.core.routing import Mode
-from dynpix_jax.core.system import System
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import Inputs, System
 from dynpix_jax.core.typing import Array, Variables
 
 State = TypeVar("State")
@@ -169,12 +169,12 @@ class ProgressiveSystem(System):
 
     @cached_property
     def pace(self) -> Pace:
-        """What was measured of the steps, by shapes, mode and options."""
+        """What was measured of the steps, by shapes and routing."""
         return Pace()
 
     @abstractmethod
     def steps(
-        self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
+        self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[Any]], Any]:
         """The steps for (B, H, W, 3) images, and the state that the first one takes.
 
@@ -186,28 +186,36 @@ class ProgressiveSystem(System):
         return ()
 
     def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        """MACs of an (H, W) image up to each exit and the last prediction, layers executed at ``shares``.
+
+        Shares are numbers, or arrays (B,) of several images; so are the results that depend on them.
+        """
         return tuple(accumulate(self.step_macs(size)))
 
     def predict_iter(
-        self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
+        self,
+        variables: Variables,
+        images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
     ) -> Iterator[Prediction]:
         """The prediction after each step: stop whenever it will do.
 
         Nothing is computed before it is asked for, and nothing goes on when the iterator is closed. Each step
         compiles once for each size of images, in its first call.
         """
-        steps, state = self.steps(variables, images, mode=mode, **options)
-        return run_steps(steps, state, pace=self.pace, key=_key(images, mode, options))
+        steps, state = self.steps(variables, images, inputs, routing)
+        return run_steps(steps, state, pace=self.pace, key=_key(images, inputs, routing))
 
     def predict(
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
         *,
-        mode: Mode = "dense",
         budget_ms: float | None = None,
         budget_macs: float | None = None,
-        **options: Any,
     ) -> Prediction:
         """The latest prediction that fits both budgets; at least the first is made.
 
@@ -216,18 +224,23 @@ class ProgressiveSystem(System):
         begins.
 
         Args:
-          budget_ms: milliseconds for the batch. budget_macs: MACs an image. None: no limit.
+            variables: as of `apply`.
+            images: (B, H, W, 3).
+            inputs: as of `apply`.
+            routing: as of `apply`.
+            budget_ms: milliseconds for the batch; None: no limit.
+            budget_macs: MACs an image; None: no limit.
 
         Raises:
-          ValueError: a budget that is not positive.
+            ValueError: a budget that is not positive.
         """
         for name, budget in (("budget_ms", budget_ms), ("budget_macs", budget_macs)):
             if budget is not None and not budget > 0:
                 raise ValueError(f"{name}: {budget}; expected a positive number or None")
-        key = _key(images, mode, options)
-        steps, state = self.steps(variables, images, mode=mode, **options)
+        key = _key(images, inputs, routing)
+        steps, state = self.steps(variables, images, inputs, routing)
         if budget_ms is not None and not all(self.pace.knows(key, index) for index in range(len(steps))):
-            self.warm_up(variables, images, mode=mode, **options)
+            self.warm_up(variables, images, inputs, routing)
         predictions = run_steps(
             steps, state, pace=self.pace, key=key, budget_ms=budget_ms, budget_macs=budget_macs
         )
@@ -237,16 +250,21 @@ class ProgressiveSystem(System):
         return latest
 
     def warm_up(
-        self, variables: Variables, images: Array, *, mode: Mode = "dense", runs: int = 2, **options: Any
+        self,
+        variables: Variables,
+        images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
+        *,
+        runs: int = 2,
     ) -> None:
         """Compiles every step and measures it: all steps run ``runs`` times, the first to compile."""
         for _ in range(runs):
-            for _prediction in self.predict_iter(variables, images, mode=mode, **options):
+            for _prediction in self.predict_iter(variables, images, inputs, routing):
                 pass
 
 
-def _key(images: Array, mode: Mode, options: dict[str, Any]) -> Hashable:
-    def of(value: Any) -> Hashable:
-        return (value.shape, str(value.dtype)) if hasattr(value, "shape") else repr(value)
-
-    return (of(images), mode, *((name, of(value)) for name, value in sorted(options.items())))
+def _key(images: Array, inputs: Inputs, routing: Routing) -> Hashable:
+    leaves, structure = jax.tree.flatten((images, inputs, routing))
+    of = [(leaf.shape, str(leaf.dtype)) if hasattr(leaf, "shape") else repr(leaf) for leaf in leaves]
+    return (tuple(of), structure)

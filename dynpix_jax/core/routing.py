@@ -1,34 +1,56 @@
-"""How a forward pass routes pixels: what every gated layer needs to know beyond its input."""
+"""How a forward pass is run: what every gated layer needs to know beyond its input."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Literal
 
+import flax.struct
+from flax.core import FrozenDict
+
+from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array
 
 Mode = Literal["dense", "sparse"]
 MODES: tuple[Mode, ...] = ("dense", "sparse")
 
 
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Routing:
-    """train: sample gates (stream ``gumbel``) instead of taking the arg-max.
+    """How a forward pass is run. A pytree: temperature and masks are arrays, the rest is static.
 
-    mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active positions
-    only (no gradient reaches the gates).
-    temperature: of the relaxation behind the straight-through gradient (eq. 4), a scalar in (0, inf).
-    soft: the relaxed sample itself instead of the straight-through one, as the released code trains (dense
-    only).
+    Attributes:
+        train: sample gates (stream ``gumbel``) instead of taking the arg-max, move running averages.
+        mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active
+            positions only (no gradient reaches the gates).
+        temperature: of the relaxation behind the straight-through gradient (eq. 4 of PAG), in (0, inf).
+        masks: gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces what the
+            gate decides; gates that it does not name decide for themselves. The same masks give the same
+            result in both modes.
+        soft: take the relaxed sample itself instead of the straight-through one (dense training only).
+        implementation: of the sparse engine ("gather", ...); None: the engine decides.
     """
 
-    train: bool = False
-    mode: Mode = "dense"
+    train: bool = flax.struct.field(pytree_node=False, default=False)
+    mode: Mode = flax.struct.field(pytree_node=False, default="dense")
     temperature: float | Array = 1.0
-    soft: bool = False
+    masks: Mapping[str, Array] = FrozenDict()
+    soft: bool = flax.struct.field(pytree_node=False, default=False)
+    implementation: str | None = flax.struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode: {self.mode!r}; expected one of {MODES}")
         if self.mode == "sparse" and self.train and self.soft:
             raise ValueError("mode: 'sparse' needs hard gates; soft gates are neither on nor off")
+
+    def masks_of(self, gates: Collection[str]) -> Mapping[str, Array]:
+        """The given masks of a network with these gates.
+
+        Raises:
+            ValueError: a mask for a gate that there is not.
+        """
+        for name in self.masks:
+            if name not in gates:
+                raise ValueError(f"masks: there is no gate {name!r}; {suggest(name, gates)}")
+        return self.masks

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynpix_jax.core.capabilities import inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.source import Source
@@ -18,7 +19,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.inference import resize_logits
-from dynpix_jax.evaluation.runner import ImageResult, Runner
+from dynpix_jax.evaluation.runner import ImageResult, Runner, gated_macs, is_gate
 from dynpix_jax.evaluation.scorers import Scorer, TaskScores, make_scorer, together
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import Task, check_labels
@@ -122,9 +123,18 @@ def evaluate_system(
     source: Source,
     settings: EvaluationConfig,
     *,
+    implementation: str | None = None,
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
     """Run and score every image of ``source`` at its own size.
+
+    Args:
+        system: to be scored.
+        variables: of the system.
+        source: has the labels.
+        settings: what is run and scored.
+        implementation: see Routing.
+        progress: called with the number of images done and a name.
 
     Raises:
         UserError: the source has no such labels or inputs, or other classes, an image cannot be read, or a
@@ -133,10 +143,10 @@ def evaluate_system(
     tasks, spec = system.tasks, source.spec
     check_labels(tasks, {name: spec.fields[name].classes for name in spec.labels}, f"source {spec.name}")
     check_inputs(system, source)
-    runner = Runner(system, variables, settings.inference)
+    runner = Runner(system, variables, settings.inference, implementation)
     count = min(settings.limit or len(source), len(source))
     # Where nothing is gated both modes are the same program: one run stands for both.
-    modes = settings.modes if system.gated_macs(source[0]["image"].shape[:2]) else settings.modes[:1]
+    modes = settings.modes if gated_macs(system, source[0]["image"].shape[:2]) else settings.modes[:1]
     scorers = {
         mode: {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
         for mode in modes
@@ -161,9 +171,9 @@ def evaluate_system(
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
     macs, macs_open, shares, measures = [], [], [], []
     differences: dict[str, list[float]] = {name: [] for name in tasks}
-    fields = tuple(dict.fromkeys((*labels, *system.inputs)))
+    fields = tuple(dict.fromkeys((*labels, *inputs_of(system))))
     for batch in _batches(source, count, settings.batch_size, fields):
-        inputs = {name: batch[name] for name in system.inputs}
+        inputs = {name: batch[name] for name in inputs_of(system)}
         results = {mode: runner.batch(batch["image"], mode, **inputs) for mode in modes}
         predictions = {mode: decode(results[mode].outputs.predictions) for mode in modes}
         for mode in modes:
@@ -210,7 +220,7 @@ def evaluate_system(
     if exits:
         exits.append(ExitScores(scored[modes[0]].scores, float(np.mean(macs))))
     means = {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}
-    gates = [share for name, share in means.items() if system.is_gate(name)]
+    gates = [share for name, share in means.items() if is_gate(system, name)]
     return Evaluation(
         tasks=tasks,
         images=count,
@@ -238,7 +248,7 @@ def evaluate(
 
 def check_inputs(system: System, source: Source) -> None:
     """Raises UserError where the source has not what the system takes beside the images."""
-    for name in system.inputs:
+    for name in inputs_of(system):
         if name not in source.spec.fields:
             raise UserError(
                 f"source {source.spec.name}: no '{name}', which the network takes beside the image; "

@@ -13,9 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.capabilities import (
+    Chooses,
+    Gated,
+    Iterates,
+    Progressive,
+    StopsEarly,
+    TakesMasks,
+    inputs_of,
+)
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem
-from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.routing import Mode, Routing
 from dynpix_jax.core.system import Inputs, Outputs, System
 from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.inference import (
@@ -82,14 +91,19 @@ class BatchResult:
 class Runner:
     """Forward passes of one set of variables, each size of a batch compiled once a mode.
 
-    ``inference``: the views that an image is predicted from; predictions are at the image's size always. With
-    more than one view, outputs hold predictions and those exits whose MACs are known, and no more; shares are
-    the mean over views, weighted by MACs, and MACs are those of all views.
+    Attributes:
+        system: whose forward passes.
+        variables: of the system.
+        inference: the views that an image is predicted from; predictions are at the image's size always. With
+            more than one view, outputs hold predictions and those exits whose MACs are known, and no more;
+            shares are the mean over views, weighted by MACs, and MACs are those of all views.
+        implementation: see Routing.
     """
 
     system: System
     variables: Variables
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    implementation: str | None = None
     _compiled: dict[tuple[Mode, tuple[int, ...]], Any] = field(default_factory=dict)
     _dense_macs: dict[tuple[int, int], float] = field(default_factory=dict)
 
@@ -117,7 +131,7 @@ class Runner:
         executed, gated = measured["executed"], measured["gated"]
         skipped = {name: gated[name] - executed[name] for name in gated}
         macs = measured["dense"] - sum(skipped.values())
-        closed = sum(macs for name, macs in skipped.items() if self.system.is_gate(name))
+        closed = sum(macs for name, macs in skipped.items() if is_gate(self.system, name))
         shares = {name: executed[name] / gated[name] for name in gated}
         exits = tuple(measured["exits"])
         return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen, exits)
@@ -147,12 +161,13 @@ class Runner:
         size = (image.shape[0], image.shape[1])
         seen = self.inference.seen_size(size)
         images = resize_images(jnp.asarray(image[None]), seen)
+        routing = self._routing(mode)
         found = system.predict(
-            self.variables, images, mode=mode, budget_ms=budget_ms, budget_macs=budget_macs
+            self.variables, images, routing=routing, budget_ms=budget_ms, budget_macs=budget_macs
         )
         predictions = self._smooth(resize_logits(found.predictions, system.tasks, size))
         outputs = Outputs(jax.tree.map(np.asarray, predictions), gates={}, selections={})
-        count = len(system.steps(self.variables, images, mode=mode)[0])
+        count = len(system.steps(self.variables, images, {}, routing)[0])
         macs = found.total_macs
         return ImageResult(outputs, {}, macs, macs, found.total_milliseconds, seen, (found.index + 1, count))
 
@@ -167,14 +182,17 @@ class Runner:
 
         And those up to each exit.
         """
-        macs = self.system.gated_macs(size)
-        exits = self.system.prediction_macs(size, shares)
+        macs = gated_macs(self.system, size)
+        exits = prediction_macs(self.system, size, shares)
         return {
             "exits": [one * np.ones(count) for one in exits],
             "dense": np.full(count, self.dense_macs(size)),
             "gated": {name: np.full(count, value) for name, value in macs.items()},
             "executed": {name: shares[name] * value for name, value in macs.items()},
         }
+
+    def _routing(self, mode: Mode) -> Routing:
+        return Routing(mode=mode, implementation=self.implementation)
 
     def _forward(self, mode: Mode, batch: jax.Array, inputs: Inputs) -> Any:
         key = (mode, batch.shape)
@@ -192,8 +210,8 @@ class Runner:
         size = (images.shape[1], images.shape[2])
         seen = self.inference.seen_size(size)
         given = resize_inputs(inputs, seen)
-        outputs = self.system.apply(variables, resize_images(images, seen), mode=mode, **given)
-        shares = self.system.executed_shares(outputs)
+        outputs = self.system.apply(variables, resize_images(images, seen), given, self._routing(mode))
+        shares = executed_shares(self.system, outputs)
         predictions = self._smooth(resize_logits(outputs.predictions, self.system.tasks, size))
         return replace(outputs, predictions=predictions), shares
 
@@ -203,8 +221,8 @@ class Runner:
         tasks = dict(self.system.tasks)
 
         def predict(images: Array, **given: Any) -> tuple[dict[str, Array], Costs]:
-            outputs = self.system.apply(variables, images, mode=mode, **given)
-            shares = self.system.executed_shares(outputs)
+            outputs = self.system.apply(variables, images, given, self._routing(mode))
+            shares = executed_shares(self.system, outputs)
             costs = self._costs(shares, images.shape[0], (images.shape[1], images.shape[2]))
             predictions = dict(outputs.predictions)
             # Exits go through the views as if they were more tasks.
@@ -228,6 +246,8 @@ class Runner:
 
 def ponder_maps(system: System, result: ImageResult, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """The system's ponder maps of an image, (H, W) of ``size``; {} without gates."""
+    if not isinstance(system, TakesMasks):
+        return {}
     maps = system.ponder_maps(result.outputs, result.seen)
     return {
         name: cv2.resize(np.asarray(shares[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
@@ -237,6 +257,8 @@ def ponder_maps(system: System, result: ImageResult, size: tuple[int, int]) -> d
 
 def choice_maps(system: System, result: ImageResult, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """The system's choice maps of an image, int32 (H, W) of ``size``; {} where pixels choose nothing."""
+    if not isinstance(system, Chooses):
+        return {}
     maps = system.choice_maps(result.outputs, result.seen)
     return {
         name: cv2.resize(np.asarray(chosen[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -252,7 +274,7 @@ def earlier_predictions(
     Nothing of a network that does not predict in steps: its side outputs are for training.
     """
     steps: list[dict[str, np.ndarray]] = []
-    if not system.prediction_macs(result.seen, result.shares):
+    if not isinstance(system, Progressive):
         return steps
     for exit in result.outputs.exits:
         logits = resize_logits(exit, system.tasks, size)
@@ -266,9 +288,9 @@ def exit_maps(
     system: System, result: ImageResult, size: tuple[int, int]
 ) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
     """`System.exit_maps` of an image at ``size`` (H, W), where it stops as bool, and MACs up to each."""
-    if not result.outputs.exits:
+    if not result.outputs.exits or not isinstance(system, StopsEarly):
         return []
-    macs = system.prediction_macs(result.seen, result.shares)
+    macs = prediction_macs(system, result.seen, result.shares)
 
     def resized(values: Array) -> np.ndarray:
         return cv2.resize(np.asarray(values[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
@@ -289,7 +311,7 @@ def variable_shapes(system: System) -> Variables:
 
 def input_shapes(system: System, size: tuple[int, int], batch: int = 1) -> Inputs:
     """Shapes and dtypes of what the system takes beside images of ``size`` (H, W)."""
-    return {name: jax.ShapeDtypeStruct((batch, *size), jnp.float32) for name in system.inputs}
+    return {name: jax.ShapeDtypeStruct((batch, *size), jnp.float32) for name in inputs_of(system)}
 
 
 def dense_report(system: System, size: tuple[int, int]) -> MacReport:
@@ -297,10 +319,32 @@ def dense_report(system: System, size: tuple[int, int]) -> MacReport:
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
 
     def predict(variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
-        return system.dense_predictions(variables, images, **inputs)
+        if isinstance(system, Iterates):
+            return system.dense_predictions(variables, images, inputs)
+        return system.apply(variables, images, inputs).predictions
 
     report = count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
     return report if system.counts_resizing else report.without_resizing()
+
+
+def gated_macs(system: System, size: tuple[int, int]) -> dict[str, float]:
+    """MACs of each gated layer for one (H, W) image at density 1; {} without."""
+    return system.gated_macs(size) if isinstance(system, Gated) else {}
+
+
+def executed_shares(system: System, outputs: Outputs) -> dict[str, Array]:
+    """Share of positions (B,) at which each layer of `gated_macs` was executed."""
+    return system.executed_shares(outputs) if isinstance(system, Gated) else {}
+
+
+def is_gate(system: System, name: str) -> bool:
+    """Whether that layer of `gated_macs` computes or not; branches are chosen among."""
+    return isinstance(system, Gated) and system.is_gate(name)
+
+
+def prediction_macs(system: System, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+    """MACs of an (H, W) image up to each prediction; () where it predicts once."""
+    return system.prediction_macs(size, shares) if isinstance(system, Progressive) else ()
 
 
 def executed_macs(dense: float, gated: Mapping[str, float], shares: Mapping[str, float]) -> float:

@@ -1,37 +1,62 @@
-"""Networks: backbones, heads, and the systems of the papers."""
+"""The systems: one folder a paper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.system import LossAux, Outputs, System
-from dynpix_jax.papers.anytime import system as anytime
-from dynpix_jax.papers.astmt import system as astmt
-from dynpix_jax.papers.mdeq import system as mdeq
-from dynpix_jax.papers.pag import system as pag
-from dynpix_jax.papers.perspective import system as perspective
-from dynpix_jax.papers.pixelnet import system as pixelnet
+from dynpix_jax.core.registry import Registry
+from dynpix_jax.core.sections import from_config
+from dynpix_jax.core.system import LossAux, ModelConfig, Outputs, System
 
-__all__ = ["LossAux", "Outputs", "System", "build"]
+__all__ = ["SYSTEMS", "LossAux", "Outputs", "System", "build", "parse"]
 
 
-def build(section: Mapping[str, Any]) -> System:
-    """The system of a config's ``model`` section, by its ``system`` name.
+class SystemClass(Protocol):
+    """What the table holds: a System class, made of an object of its ``Config``."""
+
+    Config: type[Any]
+
+    def __call__(self, config: Any, /) -> System: ...
+
+
+SYSTEMS: Registry[SystemClass] = Registry(
+    "system",
+    {
+        "anytime": "dynpix_jax.papers.anytime.system:Anytime",
+        "astmt": "dynpix_jax.papers.astmt.system:Astmt",
+        "mdeq": "dynpix_jax.papers.mdeq.system:Mdeq",
+        "pag": "dynpix_jax.papers.pag.system:Pag",
+        "perspective": "dynpix_jax.papers.perspective.system:Perspective",
+        "pixelnet": "dynpix_jax.papers.pixelnet.system:PixelNet",
+    },
+)
+"""Name in ``model.system`` -> class."""
+
+_PATH = "config.model"
+
+
+def build(config: ModelConfig | Mapping[str, Any] | ConfigDict) -> System:
+    """The system of a model section, typed (an object of the system's ``Config``) or not yet (see `parse`).
+
+    Raises:
+        UserError: no such system, or settings that it cannot be built with.
+    """
+    typed = parse(config) if isinstance(config, Mapping | ConfigDict) else config
+    return SYSTEMS.resolve(typed.system, f"{_PATH}.system")(typed)
+
+
+def parse(section: Mapping[str, Any] | ConfigDict) -> ModelConfig:
+    """The typed settings of a config's ``model`` section, whose class its ``system`` names.
 
     Raises:
         UserError: unknown system, or an unknown, missing or wrong key of its section, with the full path.
     """
-    builders = {
-        "anytime": anytime.build,
-        "astmt": astmt.build,
-        "mdeq": mdeq.build,
-        "pag": pag.build,
-        "perspective": perspective.build,
-        "pixelnet": pixelnet.build,
-    }
     name = dict(section).get("system")
-    if name not in builders:
-        raise UserError(f"config.model.system: {name!r}; {suggest(str(name), list(builders))}")
-    return builders[name](section)
+    if not isinstance(name, str):
+        raise UserError(f"{_PATH}.system: {name!r}; {suggest(str(name), SYSTEMS)}")
+    config: ModelConfig = from_config(SYSTEMS.resolve(name, f"{_PATH}.system").Config, section, _PATH)
+    return config

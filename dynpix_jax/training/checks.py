@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from dynpix_jax.core.capabilities import ReadsInputs
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import SourceSpec
+from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
@@ -30,7 +31,7 @@ class StageSummary:
 
 def check_stages(
     config: ml_collections.ConfigDict,
-    build: Callable[[ml_collections.ConfigDict], Any],
+    build: Callable[[ml_collections.ConfigDict], System],
     spec: SourceSpec | None = None,
 ) -> tuple[StageSummary, ...]:
     """Builds the system of every stage (shapes only) and applies its rules to the parameters.
@@ -53,7 +54,8 @@ def check_stages(
         if spec is not None:
             classes = {name: spec.fields[name].classes for name in spec.labels}
             check_labels(system.tasks, classes, f"config.data.train, source {spec.name}")
-            for name in (*system.inputs, *system.supervision):
+            read = (*system.inputs, *system.supervision) if isinstance(system, ReadsInputs) else ()
+            for name in read:
                 if name not in classes:
                     raise UserError(
                         f"config.data.train, source {spec.name}: no '{name}' labels, stage '{stage.name}' "

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.rng import stream
+from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import Checkpoints, Progress
@@ -35,10 +36,10 @@ from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
 from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writer, Writers
 
-Build = Callable[[ml_collections.ConfigDict], Any]
+Build = Callable[[ml_collections.ConfigDict], System]
 """`papers.build`: a model section -> System."""
 
-EvaluateFn = Callable[[Any, Variables], Mapping[str, float]]
+EvaluateFn = Callable[[System, Variables], Mapping[str, float]]
 """(system, variables) -> numbers to write."""
 
 
@@ -64,7 +65,7 @@ class _Stage:
     index: int
     start: int
     config: StageConfig
-    system: Any
+    system: System
     optimizer: StageOptimizer
     abstract: TrainState
     init: Callable[[Variables | None], TrainState]

@@ -17,7 +17,9 @@ import flax.traverse_util
 import jax.numpy as jnp
 import optax
 
+from dynpix_jax.core.capabilities import TakesTurns
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import match_first, named_leaves
 from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.training.settings import StageConfig, TrainingConfig
@@ -75,7 +77,7 @@ def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: 
 
 
 def stage_optimizer(
-    params: Any, config: TrainingConfig, stage: StageConfig, system: Any = None
+    params: Any, config: TrainingConfig, stage: StageConfig, system: System | None = None
 ) -> StageOptimizer:
     """Build the optimizer of a stage for `params` (arrays or shapes).
 
@@ -83,7 +85,7 @@ def stage_optimizer(
     the learning rate and the leaf's multiplier scale the result.
 
     Args:
-        system: a `System`, of which `turns` and `uses` are read; None for one turn. A turn updates the
+        system: one that `TakesTurns`; None or another: one turn. A turn updates the
             leaves that it uses, each with its own momentum; the others are left as they are, without decay.
 
     Raises:
@@ -121,7 +123,7 @@ def stage_optimizer(
     scale = optax.stateless(
         lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()}
     )
-    if system is None or not system.turns:
+    if system is None or not isinstance(system, TakesTurns):
         tx = optax.chain(*clip, *rule, scale, optax.scale_by_learning_rate(schedule))
         return StageOptimizer(tx, frozenset(trainable), schedule)
     users = {name: tuple(turn for turn in system.turns if system.uses(turn, name)) for name in trainable}

@@ -15,6 +15,7 @@ import ml_collections
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import from_config
+from dynpix_jax.core.system import System
 
 
 def _check_patterns(name: str, patterns: Any) -> None:
@@ -168,7 +169,11 @@ def training_config(config: ml_collections.ConfigDict) -> TrainingConfig:
     return from_config(TrainingConfig, config.training, "config.training")
 
 
-def stage_system(config: ml_collections.ConfigDict, stage: StageConfig, build: Callable[[Any], Any]) -> Any:
+def stage_system(
+    config: ml_collections.ConfigDict,
+    stage: StageConfig,
+    build: Callable[[ml_collections.ConfigDict], System],
+) -> System:
     """What `build` makes of the model section of a stage.
 
     Raises:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dynpix_jax.core.capabilities import TakesTurns
 from dynpix_jax.core.rng import streams
-from dynpix_jax.core.typing import Array
+from dynpix_jax.core.system import LossAux, System
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.training.optim import Flat, StageOptimizer, merge
 from dynpix_jax.training.state import TrainState
 
 STREAMS = ("dropout", "gumbel", "points")
 """Random streams a loss may draw from; "params" is drawn at initialisation, "augment" by the loader."""
 
-StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
+Batch = Mapping[str, Array]
+Scalars = Mapping[str, Array]
+LossFn = Callable[[Variables], tuple[Array, LossAux]]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    system: Any, optimizer: StageOptimizer, *, seed: int, stage_start: int, stage_steps: int
+    system: System, optimizer: StageOptimizer, *, seed: int, stage_start: int, stage_steps: int
 ) -> StepFn:
     """The update of one stage.
 
-    A system with `turns` gets an update for each of them, in their order, within the one step: a forward
+    A system that `TakesTurns` gets an update for each of them, in their order, within the one step: a forward
     pass, a loss and an update of what that turn uses, after the updates of the turns before it. A turn
     whose labels the batch lacks is skipped: nothing changes, momentum and norms included.
 
     Args:
-        system: a `System`; its `loss` and `controls` are called.
+        system: its `loss` (or `turn_loss`) and `controls` are called.
         optimizer: of the stage.
         seed: of the run; streams are folded from it by name and global step.
         stage_start: global step at which the stage begins.
@@ -43,49 +50,42 @@ def make_step(
     """
 
     def update(
-        state: TrainState,
-        batch: Mapping[str, Array],
-        used: Collection[str],
-        controls: Mapping[str, Array],
-        rngs: Mapping[str, Array],
-        **turn: str,
+        state: TrainState, used: Collection[str], loss_of: LossFn, **tx_args: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update of the trained leaves ``used``; the step is not counted."""
+        """One update of the trained leaves ``used`` by the gradient of a loss; the step is not counted."""
         trainable, frozen = optimizer.split(state.params)
         frozen |= {path: trainable.pop(path) for path in list(trainable) if path not in used}
 
-        def loss_fn(trainable: Flat) -> tuple[Array, tuple[dict[str, Array], dict[str, Any]]]:
-            variables = {"params": merge(trainable, frozen), **state.collections}
-            loss, aux = system.loss(variables, batch, rngs=rngs, controls=controls, **turn)
-            return loss, (dict(aux.terms), dict(aux.updates))
+        def loss_fn(trainable: Flat) -> tuple[Array, LossAux]:
+            return loss_of({"params": merge(trainable, frozen), **state.collections})
 
-        (loss, (terms, collections)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
-        step = {"step": state.step - stage_start} if turn else {}
-        updates, opt_state = optimizer.tx.update(grads, state.opt_state, trainable, **step)
-        trainable = optax.apply_updates(trainable, updates)
-        new = state.replace(  # type: ignore[attr-defined]
-            params=merge(trainable, frozen),
-            collections={**state.collections, **collections},
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, trainable, **tx_args)
+        new = dataclasses.replace(
+            state,
+            params=merge(optax.apply_updates(trainable, updates), frozen),
+            collections={**state.collections, **aux.updates},
             opt_state=opt_state,
         )
-        return new, {**terms, "grad_norm": optax.tree.norm(grads), "loss": loss}
+        return new, {**aux.terms, "grad_norm": optax.tree.norm(grads), "loss": loss}
 
     def take_turns(
-        state: TrainState,
-        batch: Mapping[str, Array],
-        controls: Mapping[str, Array],
-        rngs: Mapping[str, Array],
+        system: TakesTurns, state: TrainState, batch: Batch, controls: Scalars, rngs: Mapping[str, PRNGKey]
     ) -> tuple[TrainState, dict[str, Array]]:
         """Turn by turn, each from what the one before has left; those without labels change nothing."""
         metrics: dict[str, Array] = {}
         norms, losses = [], []
+        stage_step = state.step - stage_start
         for index, (turn, used) in enumerate(optimizer.turns.items()):
             keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
+            loss_of = partial(_turn_loss, system, batch, turn, controls, keys)
 
-            def take(state: TrainState, turn: str = turn, used: Any = used, keys: Any = keys) -> Any:
-                return update(state, batch, used, controls, keys, turn=turn)
+            def take(
+                state: TrainState, used: Collection[str] = used, loss_of: LossFn = loss_of
+            ) -> tuple[TrainState, dict[str, Array]]:
+                return update(state, used, loss_of, step=stage_step)
 
-            def skip(state: TrainState, take: Any = take) -> Any:
+            def skip(state: TrainState, take: Any = take) -> tuple[TrainState, dict[str, Array]]:
                 shapes = jax.eval_shape(take, state)[1]
                 return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -96,15 +96,33 @@ def make_step(
             metrics |= measured | {f"{turn}/labelled": labelled.astype(jnp.float32)}
         return state, {**metrics, "grad_norm": jnp.stack(norms).max(), "loss": sum(losses[1:], losses[0])}
 
-    def step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         stage_step = state.step - stage_start
         controls = system.controls(stage_step, stage_steps)
         rngs = streams(seed, STREAMS, state.step)
-        if optimizer.turns:
-            new, metrics = take_turns(state, batch, controls, rngs)
+        if isinstance(system, TakesTurns):
+            new, metrics = take_turns(system, state, batch, controls, rngs)
         else:
-            new, metrics = update(state, batch, optimizer.trainable, controls, rngs)
-        new = new.replace(step=state.step + 1)  # type: ignore[attr-defined]
+            loss_of = partial(_loss, system, batch, controls, rngs)
+            new, metrics = update(state, optimizer.trainable, loss_of)
+        new = dataclasses.replace(new, step=state.step + 1)
         return new, {**metrics, "learning_rate": optimizer.schedule(stage_step)}
 
     return step
+
+
+def _loss(
+    system: System, batch: Batch, controls: Scalars, rngs: Mapping[str, PRNGKey], variables: Variables
+) -> tuple[Array, LossAux]:
+    return system.loss(variables, batch, rngs=rngs, controls=controls)
+
+
+def _turn_loss(
+    system: TakesTurns,
+    batch: Batch,
+    turn: str,
+    controls: Scalars,
+    rngs: Mapping[str, PRNGKey],
+    variables: Variables,
+) -> tuple[Array, LossAux]:
+    return system.turn_loss(variables, batch, turn, rngs=rngs, controls=controls)

@@ -129,13 +129,13 @@ class Doubling(OnlySteps):
     def __init__(self):
         self.traced = 0
 
-    def steps(self, variables, images, *, mode="dense", count=3):
+    def steps(self, variables, images, inputs, routing):
         @jax.jit
         def double(x):
             self.traced += 1
             return 2 * x, StepResult({"toy": 2 * x})
 
-        return [Step(double, lambda state: 1.0)] * count, images
+        return [Step(double, lambda state: 1.0)] * 3, images
 
 
 def test_a_system_predicts_within_budgets():
@@ -143,7 +143,6 @@ def test_a_system_predicts_within_budgets():
     assert [float(p.predictions["toy"].max()) for p in system.predict_iter({}, images)] == [2, 4, 8]
     assert system.predict({}, images).index == 2
     assert system.predict({}, images, budget_macs=2).index == 1
-    assert system.predict({}, images, count=2).index == 1
     assert system.predict({}, images, budget_ms=1e6).index == 2
     # Never measured at this size: it runs twice first, and then knows that nothing fits beyond the first.
     assert system.predict({}, images[:, :2], budget_ms=1e-6).index == 0

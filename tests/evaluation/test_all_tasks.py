@@ -15,6 +15,7 @@ import eval as eval_program
 from dynpix_jax import tasks
 from dynpix_jax.cli.runs import Trained
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
@@ -48,7 +49,7 @@ class Constant(System):
     def init(self, key, batch):
         return {"params": {}}
 
-    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+    def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         # A network without MACs would have no share of them.
         nothing = jnp.einsum("bhwi,io->bhwo", 0.0 * images.astype(jnp.float32), jnp.ones((3, 1)))
         known = {name: nothing + jnp.array(value) for name, value in LOGITS.items()}

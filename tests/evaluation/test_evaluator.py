@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
@@ -31,7 +32,7 @@ class Known(System):
     def init(self, key, batch):
         return {"params": {"gain": jnp.ones(())}}
 
-    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+    def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         depth = (images[..., :1].astype(jnp.float32) + 1.0) / 100.0
         same = jnp.einsum("bhwi,io->bhwo", depth, jnp.eye(1)) * variables["params"]["gain"]
         known = {"depth": jnp.log(same), "normals": same * jnp.array([0.0, 0.0, -1.0])}

@@ -10,6 +10,7 @@ from dynpix_jax import tasks
 from dynpix_jax.cli.tables import exit_table
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.source import IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate_system
@@ -36,7 +37,7 @@ class Reader(System):
     def init(self, key, batch):
         return {"params": {"gain": jnp.ones(())}}
 
-    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+    def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         red = (images[..., 0] > 100).astype(jnp.float32) * variables["params"]["gain"]
         upper = jnp.arange(images.shape[1])[:, None] < images.shape[1] // 2
 
@@ -53,6 +54,9 @@ class Reader(System):
 
     def adapt(self, given, fresh):
         return given
+
+    def is_gate(self, name):
+        return True
 
     def gated_macs(self, size):
         return {"later": 60.0}
@@ -125,7 +129,7 @@ def test_from_several_views(dense_macs):
 class Stepwise(ProgressiveSystem, Reader):
     """Three steps of 10, 20 and 30 MACs; the k-th gives class 1 a logit of k where red is above 100."""
 
-    def steps(self, variables, images, *, mode="dense", **options):
+    def steps(self, variables, images, inputs, routing):
         def step(number):
             def run(state):
                 red = number * (images[..., :1] > 100).astype(jnp.float32)

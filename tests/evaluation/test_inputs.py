@@ -107,7 +107,7 @@ def test_a_network_gated_by_a_depth_is_evaluated_from_several_views(gated):
 
     # By hand, from the four views of the last image.
     element = source[2]
-    run = jax.jit(lambda image, depth: system.apply(variables, image, depth=depth).predictions)
+    run = jax.jit(lambda image, depth: system.apply(variables, image, {"depth": depth}).predictions)
     image, depth = element["image"][None].astype(np.float32), element["depth"][None]
     total = 0.0
     for turn in (slice(None), slice(None, None, -1)):

@@ -13,6 +13,7 @@ from PIL import Image
 from dynpix_jax import tasks
 from dynpix_jax.cli import predict
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate_system
@@ -37,7 +38,7 @@ class Lamps(System):
     def init(self, key, batch):
         return {"params": {"gain": jnp.ones(())}}
 
-    def apply(self, variables, images, *, train=False, rngs=None, mode="dense", temperature=1.0, masks=None):
+    def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         light = images[:, ::4, ::4, :1].astype(jnp.float32) / 255
         same = jnp.einsum("bhwi,io->bhwo", light, jnp.ones((1, 16))) * variables["params"]["gain"]
         sides = {"left": 1.0, "right": -1.0}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.nn.gates import COMPUTE
@@ -47,7 +48,7 @@ def programs(kind: str):
 
     @partial(jax.jit, static_argnames="mode")
     def run(variables, masks, mode):
-        return system.apply(variables, IMAGES, mode=mode, masks=masks)
+        return system.apply(variables, IMAGES, {}, Routing(mode=mode, masks=masks))
 
     return system, variables_of(system, -1e3), run
 
@@ -121,4 +122,4 @@ def test_gates_that_are_not_named_decide_for_themselves():
 def test_wrong_masks(masks, message):
     system, variables, _ = programs("residual")
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda v: system.apply(v, IMAGES, masks=masks), variables)
+        jax.eval_shape(lambda v: system.apply(v, IMAGES, {}, Routing(masks=masks)), variables)

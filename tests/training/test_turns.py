@@ -47,7 +47,7 @@ def test_a_step_is_an_update_a_turn_by_hand() -> None:
         for turn in turns.TURNS:
 
             def loss(params: Any, turn: str = turn, stats: Any = stats) -> Any:
-                return system.loss({"params": params, **stats}, batch, rngs={}, controls={}, turn=turn)
+                return system.turn_loss({"params": params, **stats}, batch, turn, rngs={}, controls={})
 
             nested = {}
             for path, leaf in flat.items():

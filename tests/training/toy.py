@@ -43,7 +43,6 @@ class ToySystem:
     deep: bool
     scale: float
     poison: float
-    turns = ()
 
     @property
     def net(self) -> ToyNet:

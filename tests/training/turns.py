@@ -62,7 +62,7 @@ class TurnsSystem:
     def labelled(self, batch: Any, turn: str) -> jax.Array:
         return (batch[turn] >= 0).any()
 
-    def loss(self, variables: Any, batch: Any, *, rngs: Any, controls: Any, turn: str) -> Any:
+    def turn_loss(self, variables: Any, batch: Any, turn: str, *, rngs: Any, controls: Any) -> Any:
         out, updates = TurnsNet().apply(variables, batch["image"], (turn,), True, mutable=["batch_stats"])
         loss = ((out[turn] - batch[turn]) ** 2).mean()
         return loss, toy.ToyAux({turn: loss}, updates)

@@ -10,12 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.capabilities import TakesMasks
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.routing import MODES, Mode
+from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.system import Inputs, Outputs, System
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.evaluation.runner import dense_report, executed_macs, input_shapes, variable_shapes
+from dynpix_jax.evaluation.runner import (
+    dense_report,
+    executed_macs,
+    executed_shares,
+    gated_macs,
+    input_shapes,
+    variable_shapes,
+)
 from dynpix_jax.ops.sparse.masks import Kind, make_mask
 
 UNGATED = "ungated"
@@ -27,7 +35,7 @@ def gate_shapes(system: System, size: tuple[int, int], batch: int = 1) -> dict[s
     inputs = input_shapes(system, size, batch)
 
     def apply(variables: Variables, images: Array, inputs: Inputs) -> Outputs:
-        return system.apply(variables, images, **inputs)
+        return system.apply(variables, images, inputs)
 
     outputs = jax.eval_shape(apply, variable_shapes(system), images, inputs)
     return {name: mask.shape for name, mask in outputs.gates.items()}
@@ -61,7 +69,7 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
     def ungated(variables: Variables, images: Array, inputs: Inputs) -> Outputs:
         # Constants: where they meet the network they leave nothing of the gates.
         masks = {name: jnp.ones(shape, jnp.bool_) for name, shape in shapes.items()}
-        outputs = system.apply(variables, images, masks=masks, **inputs)
+        outputs = system.apply(variables, images, inputs, Routing(masks=masks))
         return dataclasses.replace(outputs, gates={}, probabilities={})
 
     @partial(jax.jit, static_argnames="mode")
@@ -73,17 +81,17 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
         mode: Mode,
     ) -> Outputs:
         # What the gates say themselves is among the outputs: they are not removed.
-        return system.apply(variables, images, mode=mode, masks=masks, **inputs)
+        return system.apply(variables, images, inputs, Routing(mode=mode, masks=masks))
 
     listed = [Program(UNGATED, partial(ungated, variables, images, inputs))]
-    dense_macs, gated_macs = dense_report(system, size).total, system.gated_macs(size)
+    dense_macs, full_macs = dense_report(system, size).total, gated_macs(system, size)
     for index, density in enumerate(settings.densities):
         key = jax.random.fold_in(jax.random.key(2), index)
         masks = draw_masks(system, settings.mask, key, shapes, density)
         outputs = gated(variables, images, inputs, masks, "sparse")
         share = common_density(masks, outputs)
-        shares = {name: float(value.mean()) for name, value in system.executed_shares(outputs).items()}
-        mac_ratio = executed_macs(dense_macs, gated_macs, shares) / dense_macs
+        shares = {name: float(value.mean()) for name, value in executed_shares(system, outputs).items()}
+        mac_ratio = executed_macs(dense_macs, full_macs, shares) / dense_macs
         for mode in MODES:
             run = partial(gated, variables, images, inputs, masks, mode)
             listed.append(Program(mode, run, share, mac_ratio))
@@ -98,7 +106,7 @@ def draw_masks(
     Those are cut from one field, as exits that get surer make them: of three gates the first skips half of
     the mean share, the last half as much again as the mean (the anytime paper's table 1: 18, 37 and 62 %).
     """
-    if not system.nested_gates:
+    if not (isinstance(system, TakesMasks) and system.nested_gates):
         return {
             name: make_mask(kind, jax.random.fold_in(key, number), shape, density)
             for number, (name, shape) in enumerate(shapes.items())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dynpix_jax.backbones.hrnet import HRNet, branch_channels
 from dynpix_jax.backbones.resnet import preprocess
-from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.masked_conv import Masking
 from dynpix_jax.ops.resize import resize_bilinear
@@ -78,9 +78,7 @@ class AnytimeNetwork(nn.Module):
         logits: Array = getattr(self, f"exit{number}")(top, masking, train=train)
         return logits
 
-    def advance(
-        self, span: Span, progress: Progress, decide: Decide | None, mode: Mode, train: bool = False
-    ) -> Progress:
+    def advance(self, span: Span, progress: Progress, decide: Decide | None, routing: Routing) -> Progress:
         """The stages of ``span`` and the exit after them; positions that are skipped keep their logits.
 
         decide: (name of the next stage, logits, mask before) -> where to compute on; None: everywhere.
@@ -88,10 +86,10 @@ class AnytimeNetwork(nn.Module):
         config, maps, masking = self.config, progress.maps, None
         if progress.mask is not None and config.adaptivity is not None:
             fill = config.adaptivity
-            masking = Masking(progress.mask, fill.radius, fill.normalize, mode)
+            masking = Masking(progress.mask, fill.radius, fill.normalize, routing.mode)
         for number in span:
-            maps = self.stage(number, maps, masking, train=train)
-        logits = self.exit(span[-1], maps, masking, train=train)
+            maps = self.stage(number, maps, masking, train=routing.train)
+        logits = self.exit(span[-1], maps, masking, train=routing.train)
         if masking is not None:  # eq. 4
             logits = jnp.where(masking.mask[..., None], logits, progress.logits)
         mask = None
@@ -100,12 +98,12 @@ class AnytimeNetwork(nn.Module):
         return Progress(maps, logits, mask)
 
     def __call__(
-        self, images: Array, decide: Decide | None = None, mode: Mode = "dense", train: bool = False
+        self, images: Array, decide: Decide | None = None, routing: Routing = Routing()
     ) -> tuple[Progress, ...]:
         """(B, H, W, 3) RGB in 0..255 -> what is known after each exit."""
         after = [Progress((images,))]
         for span in spans(self.config.exits):
-            after.append(self.advance(span, after[-1], decide, mode, train))
+            after.append(self.advance(span, after[-1], decide, routing))
         return tuple(after[1:])
 
 

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 
 from dynpix_jax import tasks
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
-from dynpix_jax.core.routing import Mode
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.system import LossAux, Outputs, check_masks
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import Inputs, LossAux, Outputs
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.ops.confidence import confidence, uncertain
@@ -29,7 +28,7 @@ from dynpix_jax.papers.anytime import macs as anytime_macs
 from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
 from dynpix_jax.papers.anytime.network import AnytimeNetwork, Progress, Span, spans
 
-__all__ = ["AdaptivityConfig", "Anytime", "AnytimeConfig", "AnytimeNetwork", "HeadConfig", "build"]
+__all__ = ["AdaptivityConfig", "Anytime", "AnytimeConfig", "AnytimeNetwork", "HeadConfig"]
 
 
 class Anytime(ProgressiveSystem):
@@ -41,6 +40,7 @@ class Anytime(ProgressiveSystem):
     """
 
     name = "anytime"
+    Config = AnytimeConfig
     counts_resizing = False
     nested_gates = True
 
@@ -63,44 +63,48 @@ class Anytime(ProgressiveSystem):
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
         *,
-        train: bool = False,
         rngs: Mapping[str, PRNGKey] | None = None,
-        mode: Mode = "dense",
-        temperature: float | Array = 1.0,
-        masks: Mapping[str, Array] | None = None,
-        adapt_now: Array | bool = True,
     ) -> Outputs:
         """Forward pass through all exits; ``exits`` are those before the last.
 
-        Training draws from ``rngs["dropout"]`` if masks are random. Nothing has a ``temperature``.
-
-        Args:
-          masks: what one skips, those of later stages skip too, in either mode.
-          adapt_now: whether anything is skipped at all (scalar, may be traced); given masks are.
+        What one of the given masks skips, those of later stages skip too. Training draws from
+        ``rngs["dropout"]`` if masks are random.
 
         Raises:
-          ValueError: mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
+            ValueError: mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
         """
-        if train and mode == "sparse":
+        return self.run(variables, images, routing, rngs=rngs)
+
+    def run(
+        self,
+        variables: Variables,
+        images: Array,
+        routing: Routing,
+        *,
+        adapt_now: Array | bool = True,
+        rngs: Mapping[str, PRNGKey] | None = None,
+    ) -> Outputs:
+        """`apply`; ``adapt_now``: whether anything is skipped at all (may be traced); given masks are."""
+        train = routing.train
+        if train and routing.mode == "sparse":
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
-        given = self._check(masks, images)
+        given = self._check(routing, images)
         key = (rngs or {}).get("dropout") if train else None
-        arguments = (images, self._decider(given, key, adapt_now), mode)
+        arguments = (images, self._decider(given, key, adapt_now), routing)
         size = (images.shape[1], images.shape[2])
         if not train:
             return self._outputs(self._run(variables, *arguments), size)
-        after, updates = self._run(variables, *arguments, train=True, mutable=["batch_stats"])
+        after, updates = self._run(variables, *arguments, mutable=["batch_stats"])
         return self._outputs(after, size, dict(updates))
 
     def steps(
-        self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
+        self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[Progress]], Progress]:
-        """One step an exit. ``options``: ``masks`` as in `apply`, all of them or none."""
-        masks = options.pop("masks", None)
-        if options:
-            raise ValueError(f"anytime: unknown options {sorted(options)}; there is 'masks'")
-        given = self._check(masks, images)
+        """One step an exit."""
+        self._check(routing, images)
         size = (images.shape[1], images.shape[2])
         full, groups = self._macs(size)
 
@@ -115,24 +119,23 @@ class Anytime(ProgressiveSystem):
                 left = anytime_macs.shares(own, dict.fromkeys(gates, mask))
                 return macs - sum(group.macs * (1 - float(left[group.name].mean())) for group in own)
 
-            run = partial(self._exit, variables, given, span=span, mode=mode, size=size)
+            run = partial(self._exit, variables, routing, span=span, size=size)
             return Step(run, cost)
 
         of_exits = spans(self.config.exits)
         return [step(span, macs) for span, macs in zip(of_exits, full, strict=True)], Progress((images,))
 
-    @partial(jax.jit, static_argnums=0, static_argnames=("span", "mode", "size"))
+    @partial(jax.jit, static_argnums=0, static_argnames=("span", "size"))
     def _exit(
         self,
         variables: Variables,
-        given: Mapping[str, Mask],
+        routing: Routing,
         before: Progress,
         span: Span,
-        mode: Mode,
         size: tuple[int, int],
     ) -> tuple[Progress, StepResult]:
-        decide = self._decider(given, None, True)
-        after = self._run(variables, span, before, decide, mode, method="advance")
+        decide = self._decider(routing.masks, None, True)
+        after = self._run(variables, span, before, decide, routing, method="advance")
         gates = {} if before.mask is None else {f"stage{number}": before.mask for number in span}
         result = StepResult(
             {self.config.task: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
@@ -148,9 +151,8 @@ class Anytime(ProgressiveSystem):
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
         """Weighted sum of the exits' losses (section 3.2). Terms: ``exit1``, ... and each mask's density."""
-        outputs = self.apply(
-            variables, batch["image"], train=True, rngs=rngs, adapt_now=controls["adapt_now"]
-        )
+        routing = Routing(train=True)
+        outputs = self.run(variables, batch["image"], routing, adapt_now=controls["adapt_now"], rngs=rngs)
         task = self.task
         terms = {}
         for number, weight, logits in zip(
@@ -171,6 +173,9 @@ class Anytime(ProgressiveSystem):
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
         """See anytime_weights.adapt."""
         return anytime_weights.adapt(self.config, given, fresh)
+
+    def is_gate(self, name: str) -> bool:
+        return True
 
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
         """Per stage and resolution ("stage3_64x128") the convolutions that its mask skips."""
@@ -235,9 +240,9 @@ class Anytime(ProgressiveSystem):
         # Untyped: what a Flax method returns depends on what may change in it.
         return self.network.apply(*arguments, **options)
 
-    def _check(self, masks: Mapping[str, Array] | None, images: Array) -> Mapping[str, Mask]:
+    def _check(self, routing: Routing, images: Array) -> Mapping[str, Mask]:
         """The given masks by the first stage that they mask; all stages from exit to exit share one."""
-        given = check_masks(masks, self._gates)
+        given = routing.masks_of(self._gates)
         shape = (images.shape[0], -(-images.shape[1] // 4), -(-images.shape[2] // 4))
         for name, mask in given.items():
             if mask.dtype != jnp.bool_ or mask.shape != shape:
@@ -277,9 +282,4 @@ class Anytime(ProgressiveSystem):
         for span, before in zip(spans(self.config.exits)[1:], after, strict=False):
             if before.mask is not None:
                 gates |= {f"stage{number}": before.mask.astype(jnp.float32) for number in span}
-        return Outputs(last, gates, {}, tuple(exits), updates or {})
-
-
-def build(section: Any) -> Anytime:
-    """The system of a strict ``model`` section."""
-    return Anytime(from_config(AnytimeConfig, section, "config.model"))
+        return Outputs(last, gates, exits=tuple(exits), updates=updates or {})

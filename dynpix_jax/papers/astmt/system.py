@@ -15,9 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
-from dynpix_jax.core.routing import Mode
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.papers.astmt import adapt as astmt_weights
 from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient
@@ -37,7 +36,6 @@ __all__ = [
     "AstmtNetwork",
     "DecoderConfig",
     "EncoderConfig",
-    "build",
 ]
 
 
@@ -45,6 +43,7 @@ class Astmt(System):
     """ASTMT as pure functions; see System. Its turns are its tasks."""
 
     name = "astmt"
+    Config = AstmtConfig
 
     def __init__(self, config: AstmtConfig):
         self.config = config
@@ -61,23 +60,21 @@ class Astmt(System):
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
         *,
-        train: bool = False,
         rngs: Mapping[str, PRNGKey] | None = None,
-        mode: Mode = "dense",
-        temperature: float | Array = 1.0,
-        masks: Mapping[str, Array] | None = None,
     ) -> Outputs:
         """All tasks' predictions, what they share computed once.
 
-        Nothing is gated, so ``masks`` can name none, both modes are the same, and nothing is drawn. Training
-        goes task by task (`loss`); with ``train`` norms of all tasks move.
+        Nothing is gated, so that masks can name none, both modes are the same, and nothing is drawn. Training
+        goes task by task (`turn_loss`); here the norms of all tasks move.
         """
-        check_masks(masks, ())
-        if not train:
-            return Outputs(self._run(variables, images), gates={}, selections={})
+        routing.masks_of(())
+        if not routing.train:
+            return Outputs(self._run(variables, images))
         predictions, updates = self._run(variables, images, train=True, mutable=["batch_stats"])
-        return Outputs(predictions, gates={}, selections={}, updates=dict(updates))
+        return Outputs(predictions, updates=dict(updates))
 
     def loss(
         self,
@@ -86,38 +83,53 @@ class Astmt(System):
         *,
         rngs: Mapping[str, PRNGKey],
         controls: Mapping[str, Array],
-        turn: str | None = None,
+    ) -> tuple[Array, LossAux]:
+        """The sum of the turns' losses, all of the same parameters; see `turn_loss`."""
+        total, terms = jnp.zeros(()), dict[str, Array]()
+        updates: dict[str, Any] = {}
+        for turn in self.turns:
+            loss, aux = self.turn_loss({**variables, **updates}, batch, turn, rngs=rngs, controls=controls)
+            total, terms, updates = total + loss, terms | aux.terms, aux.updates
+        return total, LossAux(terms, updates)
+
+    def turn_loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        turn: str,
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
         """Eq. 1 of one task: (1 - w_d) w_t L_t + w_d L_d.
 
         Terms: ``TASK``, weighted, and ``TASK/discriminator``.
         """
-        name = self.config.tasks[0] if turn is None else turn
-        task, weight = self.tasks[name], float(self.config.task_weights.get(name, 1.0))
+        task, weight = self.tasks[turn], float(self.config.task_weights.get(turn, 1.0))
         images, size = batch["image"], (batch["image"].shape[1], batch["image"].shape[2])
         features: Features
         features, updates = self._run(
-            variables, images, name, train=True, method="features", mutable=["batch_stats"]
+            variables, images, turn, train=True, method="features", mutable=["batch_stats"]
         )
         moved = {**variables, **updates}
 
         def read(first: Array) -> tuple[Array, Any]:
             logits, updates = self._run(
-                moved, (first, features[1]), name, size, train=True, method="read", mutable=["batch_stats"]
+                moved, (first, features[1]), turn, size, train=True, method="read", mutable=["batch_stats"]
             )
             return weight * task.loss(logits, batch[task.target], batch["valid"]), dict(updates)
 
         adversarial = self.config.adversarial
         # Without a weight there is nothing to add: the program is the plain one, bit for bit.
-        if adversarial is None or not adversarial.weight or turn is None:
+        if adversarial is None or not adversarial.weight:
             loss, updates = read(features[0])
-            return loss, LossAux({name: loss}, updates)
+            return loss, LossAux({turn: loss}, updates)
         loss, updates, gradient = loss_and_gradient(read, features[0])
         discriminate = partial(self._run, variables, method="discriminate")
-        labelled, index = self._labelled(batch, name), self.config.tasks.index(name)
+        labelled, index = self._labelled(batch, turn), self.config.tasks.index(turn)
         told = discriminator_loss(discriminate, gradient, labelled, index, controls["reversal"])
         loss, told = (1.0 - adversarial.weight) * loss, adversarial.weight * told
-        return loss + told, LossAux({name: loss, f"{name}/discriminator": told}, updates)
+        return loss + told, LossAux({turn: loss, f"{turn}/discriminator": told}, updates)
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
         """``reversal``: strength of the gradient's reversal, constant within each of the stage's epochs."""
@@ -157,8 +169,3 @@ class Astmt(System):
     def _run(self, *arguments: Any, **options: Any) -> Any:
         # Untyped: what a Flax method returns depends on what may change in it.
         return self.network.apply(*arguments, **options)
-
-
-def build(section: Any) -> Astmt:
-    """The system of a strict ``model`` section."""
-    return Astmt(from_config(AstmtConfig, section, "config.model"))

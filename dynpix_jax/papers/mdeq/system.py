@@ -22,9 +22,8 @@ from jax import lax
 from dynpix_jax import tasks
 from dynpix_jax.core.adapt import copy_matching
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
-from dynpix_jax.core.routing import Mode
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.system import LossAux, Outputs, check_masks
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import Inputs, LossAux, Outputs
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.mdeq import fixed_point as solvers
@@ -42,7 +41,6 @@ __all__ = [
     "MdeqConfig",
     "MdeqNetwork",
     "SolverConfig",
-    "build",
 ]
 
 Theta = tuple[Any, Array, Maps | None]
@@ -52,11 +50,12 @@ Theta = tuple[Any, Array, Maps | None]
 class Mdeq(ProgressiveSystem):
     """MDEQ as pure functions; see System.
 
-    There are no gates: ``mode``, ``masks`` and ``temperature`` change nothing. Training draws dropout from
+    There are no gates: of a Routing only ``train`` is read. Training draws dropout from
     ``rngs["dropout"]``, once for all iterations of a forward pass.
     """
 
     name = "mdeq"
+    Config = MdeqConfig
     counts_resizing = False
 
     def __init__(self, config: MdeqConfig):
@@ -70,23 +69,21 @@ class Mdeq(ProgressiveSystem):
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
         *,
-        train: bool = False,
         rngs: Mapping[str, PRNGKey] | None = None,
-        mode: Mode = "dense",
-        temperature: float | Array = 1.0,
-        masks: Mapping[str, Array] | None = None,
     ) -> Outputs:
         """Forward pass; predictions are those at the solver's end, exits those of ``anytime.iterations``.
 
         ``measures``: ``iterations``, ``residual`` (the error that ``forward.error`` names) and ``diverged``,
         1 where the solver did. Training has no exits.
         """
-        check_masks(masks, ())
-        if train:
+        routing.masks_of(())
+        if routing.train:
             maps, how, updates, _ = self._train(variables, images, dict(rngs or {}))
             logits, updates = self._decode_train(variables, updates, maps)
-            return Outputs(self._at(logits, images), {}, {}, updates=updates, measures=_measures(how))
+            return Outputs(self._at(logits, images), updates=updates, measures=_measures(how))
         f, theta, z = self._problem(variables, self._inject(variables, images), None)
         if self.config.unrolled:
             iterates, measures = [solvers.unrolled(partial(f, theta), z, self.config.unrolled)], {}
@@ -94,9 +91,9 @@ class Mdeq(ProgressiveSystem):
             iterates, how = self._read_out(partial(f, theta), z)
             measures = _measures(how)
         *exits, last = (self._at(self._decode(variables, theta, z), images) for z in iterates)
-        return Outputs(last, {}, {}, tuple(exits), measures=measures)
+        return Outputs(last, exits=tuple(exits), measures=measures)
 
-    def dense_predictions(self, variables: Variables, images: Array, **inputs: Any) -> dict[str, Array]:
+    def dense_predictions(self, variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
         """As many applications of f as the solver's limit allows, without its algebra, and all decodings."""
         f, theta, z = self._problem(variables, self._inject(variables, images), None)
         times = self.config.unrolled or self.config.forward.iterations + 1
@@ -105,15 +102,14 @@ class Mdeq(ProgressiveSystem):
         return self._at(logits[-1], images)
 
     def steps(
-        self, variables: Variables, images: Array, *, mode: Mode = "dense", **options: Any
+        self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[Any]], Any]:
         """A step for each of ``anytime.iterations``, the last one to the solver's end.
 
         Their MACs are those without an early end. Confidence: the largest softmax probability, at a quarter
         of the images' size; None where the task has a single channel.
         """
-        if options:
-            raise TypeError(f"steps: unexpected {', '.join(options)}")
+        routing.masks_of(())
         size = (images.shape[1], images.shape[2])
 
         def make(until: int, macs: float, begins: bool) -> Step[Any]:
@@ -332,8 +328,3 @@ def _measures(how: solvers.Stats | None) -> dict[str, Array]:
         return {}
     numbers = {"iterations": how.iterations, "residual": how.error, "diverged": how.diverged}
     return {name: value.astype(jnp.float32) for name, value in numbers.items()}
-
-
-def build(section: Any) -> Mdeq:
-    """The system of a strict ``model`` section."""
-    return Mdeq(from_config(MdeqConfig, section, "config.model"))

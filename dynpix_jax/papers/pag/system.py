@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from dynpix_jax import tasks
 from dynpix_jax.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.routing import Mode, Routing
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import layer_rate_loss
 from dynpix_jax.nn.residual import BlockSpec
@@ -45,7 +44,6 @@ __all__ = [
     "Pag",
     "PagConfig",
     "PagNetwork",
-    "build",
     "gated_blocks",
 ]
 
@@ -104,15 +102,16 @@ class PagNetwork(nn.Module):
         images: Array,
         routing: Routing = Routing(),
         inserted: Array | None = None,
-        masks: Mapping[str, Array] | None = None,
     ) -> Outputs:
-        """(B, H, W, 3) RGB images in 0..255, any dtype.
+        """Forward pass.
 
-        ``inserted``: how many gates are in force, counted from the top; the others stay open. None: all.
-        ``masks``: replace what those gates decide, see System.
+        Args:
+            images: (B, H, W, 3) RGB in 0..255, any dtype.
+            routing: how it is run.
+            inserted: how many gates are in force, counted from the top; the others stay open. None: all.
         """
         order = gated_blocks(self.config)
-        given = check_masks(masks, order)
+        given = routing.masks_of(order)
         gates: dict[str, Array] = {}
         selections: dict[str, Array] = {}
 
@@ -147,6 +146,8 @@ class Pag(System):
     """PAG as pure functions; see System."""
 
     name = "pag"
+    Config = PagConfig
+    nested_gates = False
 
     def __init__(self, config: PagConfig):
         self.config = config
@@ -162,20 +163,25 @@ class Pag(System):
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
         *,
-        train: bool = False,
         rngs: Mapping[str, PRNGKey] | None = None,
-        mode: Mode = "dense",
-        temperature: float | Array = 1.0,
-        masks: Mapping[str, Array] | None = None,
-        inserted: Array | None = None,
     ) -> Outputs:
-        """Forward pass; ``inserted`` as in PagNetwork.
+        """Forward pass. Training draws gates and pooling sizes from ``rngs["gumbel"]``; see System."""
+        return self.run(variables, images, routing, rngs=rngs)
 
-        Training draws gates and pooling sizes from ``rngs["gumbel"]``.
-        """
-        routing = Routing(train, mode, temperature, self.config.gate.soft)
-        if not train and masks is None:
+    def run(
+        self,
+        variables: Variables,
+        images: Array,
+        routing: Routing,
+        *,
+        inserted: Array | None = None,
+        rngs: Mapping[str, PRNGKey] | None = None,
+    ) -> Outputs:
+        """`apply` with so many gates in force; see PagNetwork."""
+        if not routing.train and not routing.masks:
             return cast(Outputs, self.network.apply(variables, images, routing, inserted))
         outputs: Any
         updates: Any
@@ -184,9 +190,8 @@ class Pag(System):
             images,
             routing,
             inserted,
-            masks,
             rngs=dict(rngs or {}),
-            mutable=["batch_stats", "intermediates"] if train else ["intermediates"],
+            mutable=["batch_stats", "intermediates"] if routing.train else ["intermediates"],
         )
         updates = dict(updates)
         handed_out = updates.pop("intermediates", {}).get("backbone", {})
@@ -206,14 +211,8 @@ class Pag(System):
         That of boundaries is summed over the side outputs and the fusion.
         """
         task = self.config.task
-        outputs = self.apply(
-            variables,
-            batch["image"],
-            train=True,
-            rngs=rngs,
-            temperature=controls["temperature"],
-            inserted=controls["inserted"],
-        )
+        routing = Routing(train=True, temperature=controls["temperature"], soft=self.config.gate.soft)
+        outputs = self.run(variables, batch["image"], routing, inserted=controls["inserted"], rngs=rngs)
         branches = [exit_[task] for exit_ in outputs.exits] + [outputs.predictions[task]]
         losses = [self.task.loss(logits, batch[task], batch["valid"]) for logits in branches]
         total = sum(losses[1:], losses[0])
@@ -265,6 +264,10 @@ class Pag(System):
         """See pag_weights.adapt."""
         return pag_weights.adapt(self.config, given, fresh)
 
+    def is_gate(self, name: str) -> bool:
+        """The others are branches of a MultiPool."""
+        return "/" not in name
+
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
         """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
         return pag_macs.gated_macs(self.config, size)
@@ -276,8 +279,3 @@ class Pag(System):
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
         """The accumulated masks of section 3.3, a macro block each and in total."""
         return pag_macs.ponder_maps(self.config, outputs, size)
-
-
-def build(section: Any) -> Pag:
-    """The system of a strict ``model`` section."""
-    return Pag(from_config(PagConfig, section, "config.model"))

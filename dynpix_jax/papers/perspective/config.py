@@ -10,7 +10,6 @@ from dynpix_jax.papers.perspective.depth_bins import DepthBins
 
 Signal = Literal["none", "average", "gt_depth", "attention", "pred_depth"]
 Gate = Literal["softmax", "argmax"]
-GATES: tuple[Gate, ...] = ("softmax", "argmax")
 
 
 @dataclass(frozen=True)

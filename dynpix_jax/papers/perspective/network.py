@@ -115,12 +115,11 @@ class PerspectiveNetwork(nn.Module):
         images: Array,
         routing: Routing = Routing(),
         truth: Array | None = None,
-        loops: int | None = None,
         one_hot: bool = False,
     ) -> tuple[Step, ...]:
-        """The feed-forward pass and ``loops`` loops (None: as configured) of (B, H, W, 3) RGB in 0..255."""
+        """The feed-forward pass and the loops, of (B, H, W, 3) RGB in 0..255."""
         x, step = self.start(images, routing, truth, one_hot)
         steps = [step]
-        for _ in range(self.config.loops if loops is None else loops):
+        for _ in range(self.config.loops):
             steps.append(self.refine(x, steps[-1].feature, routing, truth, one_hot))
         return tuple(steps)

@@ -22,16 +22,14 @@ from dynpix_jax import tasks
 from dynpix_jax.backbones.resnet import feature_info
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
-from dynpix_jax.core.routing import Mode, Routing
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.system import LossAux, Outputs, check_masks
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import Inputs, LossAux, Outputs
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.perspective import adapt as perspective_weights
 from dynpix_jax.papers.perspective import macs as perspective_macs
 from dynpix_jax.papers.perspective import refinement
 from dynpix_jax.papers.perspective.config import (
-    GATES,
     Gate,
     LossConfig,
     PerspectiveConfig,
@@ -47,7 +45,6 @@ __all__ = [
     "PerspectiveConfig",
     "PerspectiveNetwork",
     "PoolingConfig",
-    "build",
 ]
 
 
@@ -59,6 +56,7 @@ class Perspective(ProgressiveSystem):
     """Recurrent scene parsing as pure functions; see System."""
 
     name = "perspective"
+    Config = PerspectiveConfig
 
     def __init__(self, config: PerspectiveConfig):
         self.config = config
@@ -79,95 +77,72 @@ class Perspective(ProgressiveSystem):
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
         *,
-        train: bool = False,
         rngs: Mapping[str, PRNGKey] | None = None,
-        mode: Mode = "dense",
-        temperature: float | Array = 1.0,
-        masks: Mapping[str, Array] | None = None,
-        depth: Array | None = None,
-        loops: int | None = None,
-        gate: Gate | None = None,
     ) -> Outputs:
         """Forward pass; predictions are those of the last loop, exits those before it.
 
         Selections are the weights of the pooling sizes: ``loop_0`` (feed-forward), ``loop_1``, ...; the first
-        channel is the farthest bin's. There are no gates, so that ``masks`` can name none, and nothing is
-        drawn at a ``temperature``. Training draws from ``rngs["dropout"]``.
+        channel is the farthest bin's. There are no gates, so that masks can name none. Training weighs by
+        softmax and draws from ``rngs["dropout"]``.
 
         Args:
-          depth: (B, H, W) metres, for signal "gt_depth"; where it is 0, missing, all pooling sizes weigh the
-            same.
-          loops: in place of the configured number. gate: in place of ``pooling.gate``; training is always by
-            softmax.
+            inputs: ``depth`` for signal "gt_depth", (B, H, W) metres; where it is 0, missing, all pooling
+                sizes weigh the same.
 
         Raises:
-          ValueError: loops of a network without any; a depth that is missing, or not read; an unknown gate.
+            ValueError: a depth that is missing, or not read.
         """
-        check_masks(masks, ())
-        one_hot = self._one_hot(train, gate)
-        routing, size = Routing(train, mode, temperature), (images.shape[1], images.shape[2])
-        arguments = (images, routing, self._truth(images, depth), self._loops(loops), one_hot)
-        if not train:
-            return self._outputs(self._run(variables, *arguments), size)
-        steps, updates = self._run(variables, *arguments, rngs=dict(rngs or {}), mutable=["batch_stats"])
-        return self._outputs(steps, size, dict(updates))
+        routing.masks_of(())
+        steps, updates = self._forward(variables, images, inputs, routing, rngs)
+        return self._outputs(steps, (images.shape[1], images.shape[2]), updates)
 
-    def steps(  # type: ignore[override]
-        self,
-        variables: Variables,
-        images: Array,
-        *,
-        mode: Mode = "dense",
-        depth: Array | None = None,
-        loops: int | None = None,
-        gate: Gate | None = None,
+    def steps(
+        self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[State]], State]:
-        """The feed-forward pass, then each loop; all loops run what the first one compiles.
-
-        Options as for `apply`.
-        """
-        one_hot = self._one_hot(False, gate)
-        size = (images.shape[1], images.shape[2])
-        truth, count = self._truth(images, depth), self._loops(loops)
+        """The feed-forward pass, then each loop; all loops run what the first one compiles."""
+        routing.masks_of(())
+        one_hot, mode = self._one_hot(routing), routing.mode
+        size, truth = (images.shape[1], images.shape[2]), self._truth(images, inputs)
         first, further = perspective_macs.step_macs(
             self.config, self.network.classes, size, one_hot=one_hot and mode == "sparse"
         )
 
         def run(loop: int, state: State) -> tuple[State, StepResult]:
             if loop:
-                state, predictions, weights = self._refine(variables, state, truth, size, mode, one_hot)
+                state, predictions, weights = self._refine(variables, state, truth, routing, size)
             else:
-                state, predictions, weights = self._start(variables, images, truth, mode, one_hot)
+                state, predictions, weights = self._start(variables, images, truth, routing)
             selections = {} if weights is None else {f"loop_{loop}": weights}
             return state, StepResult(predictions, selections=selections)
 
         def step(loop: int) -> Step[State]:
             return Step(partial(run, loop), lambda _: further if loop else first)
 
-        return [step(loop) for loop in range(count + 1)], ()
+        return [step(loop) for loop in range(self.config.loops + 1)], ()
 
-    @partial(jax.jit, static_argnums=(0, 4, 5))
+    @partial(jax.jit, static_argnums=0)
     def _start(
-        self, variables: Variables, images: Array, truth: Array | None, mode: Mode, one_hot: bool
+        self, variables: Variables, images: Array, truth: Array | None, routing: Routing
     ) -> tuple[State, dict[str, Array], Array | None]:
-        arguments = (images, Routing(mode=mode), truth, one_hot)
+        arguments = (images, routing, truth, self._one_hot(routing))
         x, step = self._run(variables, *arguments, method="start")
         size = (images.shape[1], images.shape[2])
         return (x, step.feature), self._predictions(step, size), step.weights
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6))
+    @partial(jax.jit, static_argnums=(0, 5))
     def _refine(
         self,
         variables: Variables,
         state: State,
         truth: Array | None,
+        routing: Routing,
         size: tuple[int, int],
-        mode: Mode,
-        one_hot: bool,
     ) -> tuple[State, dict[str, Array], Array | None]:
         x, previous = state
-        arguments = (x, previous, Routing(mode=mode), truth, one_hot)
+        arguments = (x, previous, routing, truth, self._one_hot(routing))
         step = self._run(variables, *arguments, method="refine")
         return (x, step.feature), self._predictions(step, size), step.weights
 
@@ -205,15 +180,8 @@ class Perspective(ProgressiveSystem):
                 f"training: no 'depth' labels, pooling.signal {self.config.pooling.signal!r} needs them; "
                 "set fields of config.data.train.source"
             )
-        given = batch[depth.NAME] if self.config.needs_depth else None
-        steps, updates = self._run(
-            variables,
-            images,
-            Routing(train=True),
-            self._truth(images, given),
-            rngs=dict(rngs),
-            mutable=["batch_stats"],
-        )
+        inputs = {name: batch[name] for name in self.inputs}
+        steps, updates = self._forward(variables, images, inputs, Routing(train=True), rngs)
         size = (images.shape[1], images.shape[2])
         terms: dict[str, Array] = {}
 
@@ -236,11 +204,15 @@ class Perspective(ProgressiveSystem):
                 cost = partial(segmentation.cross_entropy, target=bins, ignore=NO_BIN)
                 add("depth_class", weights.depth_class, step.bins, cost)
         total = sum(terms.values(), jnp.zeros(()))
-        return total, LossAux(terms, dict(updates))
+        return total, LossAux(terms, updates)
 
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
         """See perspective_weights.adapt."""
         return perspective_weights.adapt(self.config, given, fresh)
+
+    def is_gate(self, name: str) -> bool:
+        """They are branches."""
+        return False
 
     def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
         """With gate "argmax": per step and branch (``loop_1/dilation_2``) its convolution everywhere."""
@@ -293,21 +265,26 @@ class Perspective(ProgressiveSystem):
         # Untyped: what a Flax method returns depends on what may change in it.
         return self.network.apply(*arguments, **options)
 
-    def _loops(self, loops: int | None) -> int:
-        if loops is None:
-            return self.config.loops
-        if loops < 0 or (loops and not self.config.loops):
-            raise ValueError(f"loops: {loops} of a network that has model.loops = {self.config.loops}")
-        return loops
+    def _forward(
+        self,
+        variables: Variables,
+        images: Array,
+        inputs: Inputs,
+        routing: Routing,
+        rngs: Mapping[str, PRNGKey] | None,
+    ) -> tuple[tuple[refinement.Step, ...], dict[str, Any]]:
+        """(all steps, new batch_stats)."""
+        arguments = (images, routing, self._truth(images, inputs), self._one_hot(routing))
+        if not routing.train:
+            return self._run(variables, *arguments), {}
+        steps, updates = self._run(variables, *arguments, rngs=dict(rngs or {}), mutable=["batch_stats"])
+        return steps, dict(updates)
 
-    def _one_hot(self, train: bool, gate: Gate | None) -> bool:
-        if gate is not None and gate not in GATES:
-            raise ValueError(f"gate: {gate!r}; expected one of {GATES}")
-        if gate == "argmax" and self.config.pooling.kind == "multiscale":
-            raise ValueError("gate: 'argmax' chooses among dilations; this network has scales")
-        return not train and (gate or self.config.pooling.gate) == "argmax"
+    def _one_hot(self, routing: Routing) -> bool:
+        return not routing.train and self.config.pooling.gate == "argmax"
 
-    def _truth(self, images: Array, given: Array | None) -> Array | None:
+    def _truth(self, images: Array, inputs: Inputs) -> Array | None:
+        given = inputs.get(depth.NAME)
         if not self.config.needs_depth:
             if given is not None:
                 raise ValueError(f"depth: pooling.signal {self.config.pooling.signal!r} does not read it")
@@ -331,13 +308,13 @@ class Perspective(ProgressiveSystem):
         }
 
     def _outputs(
-        self, steps: tuple[refinement.Step, ...], size: tuple[int, int], updates: dict[str, Any] | None = None
+        self, steps: tuple[refinement.Step, ...], size: tuple[int, int], updates: dict[str, Any]
     ) -> Outputs:
         *exits, last = (self._predictions(step, size) for step in steps)
         selections = {
             f"loop_{loop}": step.weights for loop, step in enumerate(steps) if step.weights is not None
         }
-        return Outputs(last, {}, selections, tuple(exits), updates or {})
+        return Outputs(last, selections=selections, exits=tuple(exits), updates=updates)
 
 
 def to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
@@ -356,8 +333,3 @@ def at_cells(target: Array, stride: int) -> Array:
         middles = np.minimum(np.arange(0, size, stride) + stride // 2, size - 1)
         target = jnp.take(target, jnp.asarray(middles), axis=axis, mode="clip")
     return target
-
-
-def build(section: Any) -> Perspective:
-    """The system of a strict ``model`` section."""
-    return Perspective(from_config(PerspectiveConfig, section, "config.model"))

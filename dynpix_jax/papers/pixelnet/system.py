@@ -8,7 +8,7 @@ alone; prediction does every pixel, in chunks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from dynpix_jax import tasks
 from dynpix_jax.core.adapt import copy_matching
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.routing import Mode
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.system import LossAux, Outputs, System, check_masks
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.papers.pixelnet.config import (
@@ -30,13 +29,14 @@ from dynpix_jax.papers.pixelnet.config import (
 from dynpix_jax.papers.pixelnet.network import PixelNetNetwork
 from dynpix_jax.papers.pixelnet.points import biased_points, random_points, random_points_of_batch
 
-__all__ = ["HypercolumnConfig", "MLPConfig", "PixelNet", "PixelNetConfig", "SamplingConfig", "build"]
+__all__ = ["HypercolumnConfig", "MLPConfig", "PixelNet", "PixelNetConfig", "SamplingConfig"]
 
 
 class PixelNet(System):
     """PixelNet as pure functions; see System. It has no gates: both modes do the same."""
 
     name = "pixelnet"
+    Config = PixelNetConfig
 
     def __init__(self, config: PixelNetConfig):
         self.config = config
@@ -58,44 +58,50 @@ class PixelNet(System):
         self,
         variables: Variables,
         images: Array,
+        inputs: Mapping[str, Array] = {},
+        routing: Routing = Routing(),
+        *,
+        rngs: Mapping[str, PRNGKey] | None = None,
+    ) -> Outputs:
+        """Forward pass at every pixel; see System.
+
+        Raises:
+            ValueError: training, which computes hypercolumns at sampled pixels (`at`), or a mask.
+        """
+        routing.masks_of(())
+        if routing.train:
+            raise ValueError("train: training computes hypercolumns at sampled pixels; see `at`")
+        maps = self.network.apply(variables, images, method="maps")
+        logits = self.network.apply(variables, maps, (images.shape[1], images.shape[2]), method="everywhere")
+        return Outputs({self.config.task: cast(Array, logits)})
+
+    def at(
+        self,
+        variables: Variables,
+        images: Array,
+        points: Array,
         *,
         train: bool = False,
         rngs: Mapping[str, PRNGKey] | None = None,
-        mode: Mode = "dense",
-        temperature: float | Array = 1.0,
-        masks: Mapping[str, Array] | None = None,
-        points: Array | None = None,
     ) -> Outputs:
-        """Forward pass at every pixel, or at ``points`` alone.
-
-        There are no gates: ``masks`` can name none, nothing is drawn at a ``temperature``, and both modes do
-        the same. Training draws from ``rngs["dropout"]`` and needs points.
+        """Forward pass at some pixels.
 
         Args:
-          points: (B, N, 2), rows (y, x) of each image, or (N, 3), rows (image, y, x): predictions are then
-            (B, N, channels) or (N, channels).
-
-        Raises:
-          ValueError: training without points.
+            variables: as of `apply`.
+            images: the batch.
+            points: (B, N, 2), rows (y, x) of each image, or (N, 3), rows (image, y, x): predictions are then
+                (B, N, channels) or (N, channels).
+            train: move running averages, draw from ``rngs["dropout"]``.
+            rngs: the named streams.
         """
-        check_masks(masks, ())
-        size = (images.shape[1], images.shape[2])
-        if not train:
-            arguments: Any = size if points is None else points
-            method = "everywhere" if points is None else "at_pixels"
-            maps = self.network.apply(variables, images, method="maps")
-            logits = self.network.apply(variables, maps, arguments, method=method)
-            return Outputs({self.config.task: cast(Array, logits)}, {}, {})
-        if points is None:
-            raise ValueError("points: training computes hypercolumns at sampled pixels; give them")
 
         def forward(network: PixelNetNetwork) -> Array:
-            return network.at_pixels(network.maps(images, train=True), points, train=True)
+            return network.at_pixels(network.maps(images, train=train), points, train=train)
 
         logits, updates = self.network.apply(
-            variables, rngs=dict(rngs or {}), mutable=["batch_stats"], method=forward
+            variables, rngs=dict(rngs or {}), mutable=["batch_stats"] if train else [], method=forward
         )
-        return Outputs({self.config.task: cast(Array, logits)}, {}, {}, updates=dict(updates))
+        return Outputs({self.config.task: cast(Array, logits)}, updates=dict(updates))
 
     def loss(
         self,
@@ -111,7 +117,7 @@ class PixelNet(System):
         """
         target, valid = batch[self.task.target], batch["valid"]
         points = self.draw(rngs["points"], target, valid)
-        outputs = self.apply(variables, batch["image"], train=True, rngs=rngs, points=points)
+        outputs = self.at(variables, batch["image"], points, train=True, rngs=rngs)
         logits, labels = outputs.predictions[self.config.task], at_points(target, points)
         if points.ndim == 2:
             # Of the whole batch: one image of so many pixels.
@@ -157,8 +163,3 @@ def at_points(target: Array, points: Array) -> Array:
     if points.ndim == 2:
         return target[points[:, 0], points[:, 1], points[:, 2]]
     return jax.vmap(lambda one, rows: one[rows[:, 0], rows[:, 1]])(target, points)
-
-
-def build(section: Any) -> PixelNet:
-    """The system of a strict ``model`` section."""
-    return PixelNet(from_config(PixelNetConfig, section, "config.model"))

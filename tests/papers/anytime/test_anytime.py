@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import pytest
 from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.cli.flops import parts_of
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.evaluation.runner import dense_report
 from dynpix_jax.papers import build
@@ -71,7 +72,7 @@ def exits(mode):
         def decide(stage, logits, before):
             return masks[stage]
 
-        after = tiny().network.apply(variables, images, decide, mode)
+        after = tiny().network.apply(variables, images, decide, Routing(mode=mode))
         return [one.logits for one in after]
 
     return compiled(run, variables(), ODD, nested(1.0, (15, 23)))
@@ -111,13 +112,12 @@ def test_shapes_and_names():
         f"stage{number}": (2, *CELLS) for number in (2, 3, 4)
     }
     with pytest.raises(ValueError, match="stage1"):
-        jax.eval_shape(tiny().apply, variables(), IMAGES, masks={"stage1": None})
+        jax.eval_shape(tiny().apply, variables(), IMAGES, {}, Routing(masks={"stage1": IMAGES}))
+    masks = {"stage2": jnp.ones((2, 3, 3), bool)}
     with pytest.raises(ValueError, match="stage2"):
-        jax.eval_shape(
-            partial(tiny().apply, masks={"stage2": jnp.ones((2, 3, 3), bool)}), variables(), IMAGES
-        )
+        jax.eval_shape(tiny().apply, variables(), IMAGES, {}, Routing(masks=masks))
     with pytest.raises(ValueError, match="sparse"):
-        jax.eval_shape(partial(tiny().apply, train=True, mode="sparse"), variables(), IMAGES)
+        jax.eval_shape(tiny().apply, variables(), IMAGES, {}, Routing(train=True, mode="sparse"))
 
 
 def test_a_training_step_has_gradients_everywhere():
@@ -222,10 +222,10 @@ def test_macs_that_masks_leave():
 @pytest.mark.slow
 def test_predictions_on_the_way_are_those_of_apply():
     system, given = tiny(), nested(0.7)
-    run = partial(system.apply, masks=given)
-    outputs = compiled(run, variables(), IMAGES)(variables(), IMAGES)
+    arguments = (variables(), jnp.asarray(IMAGES), {}, Routing(masks=given))
+    outputs = compiled(system.apply, *arguments)(*arguments)
     expected = [*outputs.exits, outputs.predictions]
-    steps = list(system.predict_iter(variables(), jnp.asarray(IMAGES), masks=given))
+    steps = list(system.predict_iter(*arguments))
     assert [step.index for step in steps] == [0, 1, 2, 3]
     for step, exit_ in zip(steps, expected, strict=True):
         np.testing.assert_allclose(step.predictions["segmentation"], exit_["segmentation"], atol=1e-4)
@@ -233,7 +233,7 @@ def test_predictions_on_the_way_are_those_of_apply():
     full = list(itertools.accumulate(system.step_macs(SIZE)))
     assert steps[0].total_macs == full[0]
     assert all(step.total_macs < macs for step, macs in zip(steps[1:], full[1:], strict=True))
-    stopped = system.predict(variables(), jnp.asarray(IMAGES), masks=given, budget_macs=full[1])
+    stopped = system.predict(*arguments, budget_macs=full[1])
     assert stopped.index == max(step.index for step in steps if step.total_macs <= full[1])
 
 

@@ -112,7 +112,7 @@ def test_declared_use_is_what_the_loss_depends_on():
 
     def loss(params: Any, turn: str) -> Any:
         given = {**variables, "params": params}
-        return system.loss(given, batch, rngs={}, controls=controls, turn=turn)[0]
+        return system.turn_loss(given, batch, turn, rngs={}, controls=controls)[0]
 
     grad = jax.jit(jax.grad(loss), static_argnums=1)
     run = grad.lower(variables["params"], "depth").compile(compiler_options=QUICKLY)

@@ -14,6 +14,7 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.backbones.resnet import BackboneConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.evaluation.runner import dense_report, executed_macs
 from dynpix_jax.nn.gates import COMPUTE
@@ -77,8 +78,7 @@ def ran(name: str):
     variables = variables_of(system)
     images = jnp.asarray(batch()["image"])
     dense, sparse = (
-        jax.jit(lambda v, x, mode=mode: system.apply(v, x, mode=mode))(variables, images)
-        for mode in ("dense", "sparse")
+        jax.jit(system.apply)(variables, images, {}, Routing(mode=mode)) for mode in ("dense", "sparse")
     )
     return system, variables, dense, sparse
 
@@ -114,7 +114,7 @@ def test_every_bottleneck_but_multipools_is_gated():
 def test_inserted_gates_count_from_the_top():
     system, variables, everything, _ = ran("torchvision")
     order = gated_blocks(system.config)
-    run = jax.jit(lambda v, x, n: system.apply(v, x, inserted=n))
+    run = jax.jit(lambda v, x, n: system.run(v, x, Routing(), inserted=n))
     images = jnp.asarray(batch()["image"])
     for inserted in (0, 2, len(order)):
         outputs = run(variables, images, inserted)
@@ -173,13 +173,9 @@ def test_loss_is_equation_6(name):
     @jax.jit
     def run(params):
         given = {**variables, "params": params}
-        outputs = system.apply(
-            given,
-            data["image"],
-            train=True,
-            rngs={"gumbel": key},
-            temperature=0.5,
-            inserted=controls["inserted"],
+        routing = Routing(train=True, temperature=0.5)
+        outputs = system.run(
+            given, data["image"], routing, inserted=controls["inserted"], rngs={"gumbel": key}
         )
 
         def loss(p):
@@ -316,7 +312,7 @@ SECTION = dict(system="pag", task="boundaries", backbone=dict(depth=26))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(system="pga"), "config.model.system: 'pga'; did you mean 'pag'"),
+        (dict(system="pga"), "config.model.system: there is no system 'pga'; did you mean 'pag'"),
         (dict(gate=dict(rho=1.5)), r"config\.model\.gate\.rho: 1\.5; expected a density in \(0, 1\]"),
         (dict(gate=dict(kind="pixle")), "config.model.gate.kind"),
         (dict(gate=dict(ramp=2.0)), "gate.ramp"),

@@ -12,6 +12,7 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.backbones.resnet import BackboneConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.evaluation.runner import dense_report, variable_shapes
@@ -56,8 +57,8 @@ def test_several_multipools_at_once_start_from_the_base_network(variables):
     np.testing.assert_array_equal(
         adapted["params"]["res6"]["conv1"]["kernel"], variables["params"]["res6"]["conv1"]["kernel"]
     )
-    run = jax.jit(lambda v, x, mode: system.apply(v, x, mode=mode), static_argnames="mode")
-    dense, sparse = (run(adapted, IMAGES, mode=mode) for mode in ("dense", "sparse"))
+    run = jax.jit(system.apply)
+    dense, sparse = (run(adapted, IMAGES, {}, Routing(mode=mode)) for mode in ("dense", "sparse"))
     assert set(dense.selections) == set(POOL.blocks)
     np.testing.assert_allclose(
         sparse.predictions["boundaries"], dense.predictions["boundaries"], atol=1e-4, rtol=1e-4

@@ -11,6 +11,7 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.backbones.resnet import BackboneConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.evaluation.runner import dense_report
 from dynpix_jax.papers.pag.system import MultiPoolConfig, Pag, PagConfig
@@ -98,7 +99,7 @@ def test_loss_is_the_tasks_own():
 
     @jax.jit
     def run(variables, key):
-        outputs = system.apply(variables, batch["image"], train=True, rngs={"gumbel": key})
+        outputs = system.apply(variables, batch["image"], {}, Routing(train=True), rngs={"gumbel": key})
         expected = system.task.loss(outputs.predictions["depth"], batch["depth"], batch["valid"])
         return expected, system.loss(variables, batch, rngs={"gumbel": key}, controls=system.controls(0, 1))
 

@@ -13,6 +13,7 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.evaluation.runner import (
@@ -78,7 +79,7 @@ def batch():
 def predicted():
     """The predicted-depth network with arg-max gates, its variables, and `apply` compiled."""
     system = build(depth={}, pooling=dict(gate="argmax"))
-    run = jax.jit(system.apply, static_argnames=("mode", "loops", "gate"))
+    run = jax.jit(system.apply)
     variables = fresh(system)
     steps = jax.jit(system.network.apply)(variables, batch()["image"])
     # Logits centred over the images, so that several bins are somebody's choice.
@@ -113,7 +114,7 @@ def test_the_number_of_loops_changes_no_parameter():
 
 
 def test_outputs_loop_by_loop():
-    _, variables, run = predicted()
+    system, variables, run = predicted()
     outputs = run(variables, batch()["image"])
     assert {name: value.shape for name, value in outputs.predictions.items()} == {
         "segmentation": (2, *SIZE, 3),
@@ -124,7 +125,7 @@ def test_outputs_loop_by_loop():
         f"loop_{loop}": (2, 5, 6, 5) for loop in range(3)
     }
     # Fewer loops are the same loops, run less often.
-    once = run(variables, batch()["image"], loops=1)
+    once = jax.jit(system.alternatives["loop_1"].apply)(variables, batch()["image"])
     for name, value in once.predictions.items():
         np.testing.assert_allclose(value, outputs.exits[1][name], atol=1e-5)
     assert list(once.selections) == ["loop_0", "loop_1"]
@@ -132,7 +133,7 @@ def test_outputs_loop_by_loop():
 
 def test_sparse_equals_dense_and_pays_for_one_branch():
     system, variables, run = predicted()
-    dense, sparse = (run(variables, batch()["image"], mode=mode) for mode in ("dense", "sparse"))
+    dense, sparse = (run(variables, batch()["image"], {}, Routing(mode=mode)) for mode in ("dense", "sparse"))
     for name, value in dense.predictions.items():
         np.testing.assert_allclose(sparse.predictions[name], value, atol=1e-4, rtol=1e-4)
     chosen = np.asarray(dense.selections["loop_0"])
@@ -145,7 +146,7 @@ def test_sparse_equals_dense_and_pays_for_one_branch():
     executed = executed_macs(dense_report(system, SIZE).total, gated, shares)
     soft = build(depth={})
     assert soft.gated_macs(SIZE) == soft.executed_shares(dense) == {}
-    steps = list(system.predict_iter(variables, batch()["image"], mode="sparse"))
+    steps = list(system.predict_iter(variables, batch()["image"], routing=Routing(mode="sparse")))
     np.testing.assert_allclose(steps[-1].total_macs, executed, rtol=1e-6)
     # What evaluation says of each loop, by the shares of all branches, is what the steps executed.
     up_to = system.prediction_macs(
@@ -154,7 +155,7 @@ def test_sparse_equals_dense_and_pays_for_one_branch():
     assert all(macs.shape == (2,) for macs in up_to)
     np.testing.assert_allclose([macs[0] for macs in up_to], [step.total_macs for step in steps], rtol=1e-6)
     # The soft mixture of the same network is something else.
-    mixed = run(variables, batch()["image"], gate="softmax")
+    mixed = jax.jit(system.alternatives["softmax"].apply)(variables, batch()["image"])
     apart = np.abs(mixed.predictions["segmentation"] - dense.predictions["segmentation"]).max()
     assert apart > 1e-3
 
@@ -180,7 +181,7 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
     once = system.predict(variables, images, budget_macs=steps[1].total_macs + 1)
     assert once.index == 1
     np.testing.assert_array_equal(once.predictions["depth"], steps[1].predictions["depth"])
-    assert system.predict(variables, images, loops=0).index == 0
+    assert system.alternatives["loop_0"].predict(variables, images).index == 0
 
 
 def test_the_report_gets_the_prediction_of_each_loop():
@@ -219,7 +220,7 @@ def test_a_given_depth_gates():
     run = jax.jit(system.apply)
     image, depth = batch()["image"], np.full((2, *SIZE), 1.0, np.float32)
     depth[1] = 0.0
-    outputs = run(variables, image, depth=depth)
+    outputs = run(variables, image, {"depth": depth})
     weights = outputs.selections["loop_0"]
     np.testing.assert_allclose(weights[0], np.broadcast_to(np.eye(5)[4], (5, 6, 5)))
     np.testing.assert_allclose(weights[1], 0.2, rtol=1e-6)
@@ -231,7 +232,7 @@ def test_a_given_depth_gates():
     with pytest.raises(ValueError, match="'gt_depth' gates by it"):
         system.apply(variables, image)
     with pytest.raises(ValueError, match="does not read it"):
-        build().apply(variables, image, depth=depth)
+        build().apply(variables, image, {"depth": depth})
     with pytest.raises(UserError, match="no 'depth' labels"):
         system.loss(variables, {"image": image, "valid": 1}, rngs={}, controls={})
 
@@ -367,12 +368,6 @@ def test_refused(changes, message):
 
 
 def test_refused_in_a_call():
-    system = build(loops=0)
-    variables = variable_shapes(system)
-    for options, message in (
-        (dict(loops=1), "loops: 1 of a network that has model.loops = 0"),
-        (dict(gate="hard"), "gate: 'hard'"),
-        (dict(masks={"res2_1": 0}), "there is no gate"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            system.apply(variables, jnp.zeros((1, *SIZE, 3)), **options)
+    system, masks = build(loops=0), {"res2_1": jnp.zeros((1, 5, 6), bool)}
+    with pytest.raises(ValueError, match="there is no gate"):
+        system.apply(variable_shapes(system), jnp.zeros((1, *SIZE, 3)), {}, Routing(masks=masks))

@@ -12,6 +12,7 @@ import pytest
 
 from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.flops import count_macs
@@ -114,7 +115,7 @@ def test_every_pixel_is_the_mlp_of_its_joined_hypercolumn(layers, changes):
     def run(variables, images):
         maps = system.network.apply(variables, images, method="maps")
         columns = hypercolumns(maps, strides=[strides[layer] for layer in layers], size=whole)
-        outputs = [system.apply(variables, images, points=where) for where in (None, points)]
+        outputs = [system.apply(variables, images), system.at(variables, images, points)]
         return columns, *(one.predictions["segmentation"] for one in outputs)
 
     columns, dense, at = map(np.asarray, run(variables, images))
@@ -211,7 +212,7 @@ def test_training_moves_the_moments_by_the_drawn_pixels():
     points = jnp.asarray(np.random.default_rng(2).integers(0, SIZE, (2, 9, 2)))
 
     def forward(v, x, p):
-        return system.apply(v, x, train=True, points=p, rngs={"dropout": jax.random.key(0)}).updates
+        return system.at(v, x, p, train=True, rngs={"dropout": jax.random.key(0)}).updates
 
     updates = jax.jit(forward)(variables, batch["image"], points)
     maps = jax.jit(lambda v, x: system.network.apply(v, x, method="maps"))(variables, batch["image"])
@@ -220,8 +221,8 @@ def test_training_moves_the_moments_by_the_drawn_pixels():
     before = variables["batch_stats"]["norms_conv1_2"]["mean"]
     found = updates["batch_stats"]["norms_conv1_2"]["mean"]
     np.testing.assert_allclose(found, 0.9 * before + 0.1 * values.mean(0), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="points: training"):
-        system.apply(variables, batch["image"], train=True)
+    with pytest.raises(ValueError, match="train: training"):
+        system.apply(variables, batch["image"], {}, Routing(train=True))
 
 
 def test_weights_of_a_bare_vgg_and_of_an_earlier_run():

@@ -1,0 +1,159 @@
+"""What only some systems have: small protocols. Programs ask ``isinstance(system, Gated)``, never a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
+from dynpix_jax.core.typing import Array, PRNGKey, Variables
+
+
+@runtime_checkable
+class ReadsInputs(Protocol):
+    """Reads fields of a batch beside the images.
+
+    Attributes:
+        inputs: fields that ``apply`` takes ("depth", (B, H, W) metres). Evaluation reads them from the source
+            and moves them as it does the images.
+        supervision: labels that ``loss`` reads beside those of the tasks and the inputs.
+    """
+
+    inputs: tuple[str, ...]
+    supervision: tuple[str, ...]
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """A training step takes several turns at one batch, each with a loss and an update of its own.
+
+    Attributes:
+        turns: their names, in order.
+    """
+
+    turns: tuple[str, ...]
+
+    def uses(self, turn: str, path: str) -> bool:
+        """Whether the loss of ``turn`` depends on the parameter at ``path`` ("a/b/kernel").
+
+        Those that it does not use are not updated in that turn: no momentum, no decay.
+        """
+
+    def labelled(self, batch: Mapping[str, Array], turn: str) -> Array:
+        """Bool (): whether the batch has a label for ``turn``, which is skipped otherwise."""
+
+    def turn_loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        turn: str,
+        *,
+        rngs: Mapping[str, PRNGKey],
+        controls: Mapping[str, Array],
+    ) -> tuple[Array, LossAux]:
+        """The loss of one turn."""
+
+
+@runtime_checkable
+class Gated(Protocol):
+    """Executes some of its layers at a share of the positions, which depends on the image."""
+
+    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
+        """MACs of each gated layer for one (H, W) image at density 1: what a skipped share of it saves."""
+
+    def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
+        """Share of positions (B,) in [0, 1] at which each layer of ``gated_macs`` was executed."""
+
+    def is_gate(self, name: str) -> bool:
+        """Whether that layer of ``gated_macs`` is a gate: it computes or not.
+
+        The others are branches ("res4_2/dilation_2"), of which every pixel takes one.
+        """
+
+
+@runtime_checkable
+class TakesMasks(Protocol):
+    """Its gates are masks of positions (``Outputs.gates``), which `Routing.masks` may replace.
+
+    Attributes:
+        nested_gates: whether a gate stays shut where the one before it was: masks shrink from gate to gate.
+    """
+
+    nested_gates: ClassVar[bool]
+
+    def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """Where gates computed: (B, H, W) shares in [0, 1] a group of layers and ``total``; {} without."""
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """Its pixels choose one of several branches, such as pooling sizes."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the branches, in their order; () where this network has none."""
+
+    def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """Which of ``choices`` weighs most: (B, H, W) int32, for every place where pixels choose."""
+
+    def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
+        """What they should choose by a batch's labels: (B, H, W) int32, 255 = unknown.
+
+        None where labels do not tell.
+        """
+
+
+@runtime_checkable
+class Progressive(Protocol):
+    """Predicts in steps, whose predictions are ``Outputs.exits``."""
+
+    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        """MACs of an (H, W) image up to each exit and the last prediction, layers executed at ``shares``.
+
+        Shares are numbers, or arrays (B,) of several images; so are the results that depend on them.
+        """
+
+
+@runtime_checkable
+class StopsEarly(Protocol):
+    """Decides at its exits, position by position, where the network computes on."""
+
+    def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
+        """Of each exit and the last prediction: confidence (B, h, w), larger is surer, and where the network
+        computes on after it, (B, h, w) in {0, 1} (None: everywhere, or it is the last).
+        """
+
+
+@runtime_checkable
+class HasAlternatives(Protocol):
+    """Can run the same variables in other ways."""
+
+    @property
+    def alternatives(self) -> Mapping[str, System]:
+        """By name: systems with the same tasks, inputs and parameters (they may leave some out).
+
+        Such as "argmax" for a network that was trained with soft choices.
+        """
+
+
+@runtime_checkable
+class Iterates(Protocol):
+    """Has loops whose length depends on the data, so that its MACs are those of another program."""
+
+    def dense_predictions(self, variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
+        """The program on which MACs are counted: as many iterations as the limit allows."""
+
+
+def inputs_of(system: System) -> tuple[str, ...]:
+    """Fields that the system takes beside images; () for most."""
+    return system.inputs if isinstance(system, ReadsInputs) else ()
+
+
+def alternatives_of(system: System) -> Mapping[str, System]:
+    """The system's alternatives; {} for most."""
+    return system.alternatives if isinstance(system, HasAlternatives) else {}
+
+
+def choices_of(system: System) -> tuple[str, ...]:
+    """Names of the branches among which its pixels choose; () for most."""
+    return system.choices if isinstance(system, Chooses) else ()
