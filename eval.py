@@ -61,6 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config of the training")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
     parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where eval.json and report.html go (default: the workdir)"
+    )
+    parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
     )
     parser.add_argument(
@@ -103,13 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         **facts,
         "rows": [row_numbers(*parts) for parts in zip(runs, evaluations, drops, strict=True)],
     }
-    write_json(args.workdir / "eval.json", numbers)
+    out = args.out or args.workdir
+    write_json(out / "eval.json", numbers)
     labels = [row.label for row in rows]
     examples = list(make_examples(source, runs, labels, evaluations, settings))
     fields = {name: source.spec.fields[task.target] for name, task in tasks.items()}
     pictures = {name: task_pictures(name, field.classes, field.palette) for name, field in fields.items()}
-    write_report(args.workdir / "report.html", config.name, facts, tasks, rows, examples, pictures)
-    print(f"numbers: {args.workdir / 'eval.json'}\npictures: {args.workdir / 'report.html'}")
+    write_report(out / "report.html", config.name, facts, tasks, rows, examples, pictures)
+    print(f"numbers: {out / 'eval.json'}\npictures: {out / 'report.html'}")
     return 0
 
 
@@ -235,6 +239,7 @@ def _true_choices(system: System, element: Element) -> np.ndarray | None:
 def write_json(path: Path, numbers: dict[str, Any]) -> None:
     """Writes numbers as JSON. Raises UserError where no file can be written."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None

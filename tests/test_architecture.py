@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "weights": FLOORS_0_3 | {"papers"},
     "training": FLOORS_0_4,
     "evaluation": FLOORS_0_4,
+    "evaluation.reproduce": FLOORS_0_4 | {"training"},
     "visualization": FLOORS_0_4,
     "cli": FLOORS_0_4 | {"training", "evaluation", "visualization"},
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": ("predict", "label photos with a trained network"),
     "prepare": ("prepare", "pack a data set into checksummed shards"),
     "reference": ("reference", "collect single-task scores, for delta_m of a multi-task run"),
+    "reproduce": ("reproduce", "train and evaluate the rows of a paper's tables"),
     "tables": ("paper_tables", "list the rows of a paper's tables, with configs and scores"),
 }
 

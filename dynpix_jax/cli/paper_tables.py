@@ -90,10 +90,14 @@ def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
         heads += [*(f"{label} here" for label in (*labels, *delta)), f"{name} here", "measured on"]
     lines = []
     for row in table.rows:
-        values = [_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
+        values = [score_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
         if delta:
-            values += [_text(DELTA_M, table.paper_delta(row)), _text(DELTA_M, row.printed)]
-        line = [row.network, *values, *(_macs(table, one) for one in (row.macs, row.counted)[: len(macs)])]
+            values += [score_text(DELTA_M, table.paper_delta(row)), score_text(DELTA_M, row.printed)]
+        line = [
+            row.network,
+            *values,
+            *(macs_text(table, one) for one in (row.macs, row.counted)[: len(macs)]),
+        ]
         if runs is not None:
             line += _measured(table, row, runs)
         lines.append([*line, table.spec(row)])
@@ -106,17 +110,19 @@ def _measured(table: Table, row: Row, runs: Runs) -> list[str]:
         return ["-"] * (len(table.metrics) + table.has_delta + 2)
     # A network of several tasks may have the table's as its second one.
     prefix = f"{table.task}/" if table.task else ""
-    values = [_text(score, found.score(f"{prefix}{score.name}")) for score in table.scores]
+    values = [score_text(score, found.score(f"{prefix}{score.name}")) for score in table.scores]
     if table.has_delta:
-        values.append(_text(DELTA_M, table.measured_delta(row, runs)))
-    return [*values, _macs(table, found.macs), found.data]
+        values.append(score_text(DELTA_M, table.measured_delta(row, runs)))
+    return [*values, macs_text(table, found.macs), found.data]
 
 
-def _text(score: Score, value: float | None) -> str:
+def score_text(score: Score, value: float | None) -> str:
+    """A score as tables print it."""
     return "-" if value is None else score.text(value)
 
 
-def _macs(table: Table, value: float | None) -> str:
+def macs_text(table: Table, value: float | None) -> str:
+    """MACs in the unit of a table."""
     if value is None:
         return "-"
     return f"{value / 2**30:.1f}" if table.gibi else f"{value / 1e9:#.4g}e9"

@@ -55,6 +55,12 @@ def exit_table(scores: Sequence[Score], row: Budget) -> tuple[list[str], list[li
     return heads, cells
 
 
+def print_markdown(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Prints a table to stdout as Markdown."""
+    for line in (heads, ["---"] * len(heads), *cells):
+        print(f"| {' | '.join(line)} |")
+
+
 def print_table(heads: Sequence[str], cells: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """Prints a table to stdout (or `console`): first column to the left, numbers to the right."""
     console = console or Console()

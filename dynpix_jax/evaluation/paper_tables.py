@@ -131,7 +131,7 @@ class Table:
         """Δm of the paper's scores, percent; None without a reference or a score."""
         if not row.reference:
             return None
-        return self._delta(row.paper, self._reference(row).paper)
+        return self.delta(row.paper, self._reference(row).paper)
 
     def measured_delta(self, row: Row, runs: Runs) -> float | None:
         """Δm of what runs have reached; None where something has not been run."""
@@ -141,12 +141,13 @@ class Table:
         values, reference = (
             [None if run is None else run.score(metric) for metric in self.metrics] for run in found
         )
-        return self._delta(values, reference)
+        return self.delta(values, reference)
 
     def _reference(self, row: Row) -> Row:
         return next(other for other in self.rows if other.network == row.reference)
 
-    def _delta(self, values: Sequence[float | None], reference: Sequence[float | None]) -> float | None:
+    def delta(self, values: Sequence[float | None], reference: Sequence[float | None]) -> float | None:
+        """Δm of the metrics, percent; None where one is missing."""
         by_task = [
             {task: value for task, value in zip(self.tasks, side, strict=True) if value is not None}
             for side in (values, reference)
@@ -185,7 +186,7 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
         return _find(runs, table, row.argument, row.alternative)
     arguments = {task: row.argument.replace(EACH_TASK, task) for task in table.tasks}
     found = {task: _find(runs, table, argument, row.alternative) for task, argument in arguments.items()}
-    return _combined({task: run for task, run in found.items() if run is not None})
+    return combined({task: run for task, run in found.items() if run is not None})
 
 
 def _find(runs: Runs, table: Table, argument: str, alternative: str) -> Measured | None:
@@ -198,20 +199,19 @@ def _find(runs: Runs, table: Table, argument: str, alternative: str) -> Measured
     return None
 
 
-def _combined(found: Mapping[str, Measured]) -> Measured | None:
+def combined(found: Mapping[str, Measured]) -> Measured | None:
     """Networks for one task each as one result: MACs and milliseconds are those of all."""
     if not found:
         return None
     scores = {f"{task}/{name}": value for task, run in found.items() for name, value in run.scores.items()}
     runs = list(found.values())
-    texts = {
-        field: ", ".join(dict.fromkeys(getattr(run, field) for run in runs))
-        for field in ("data", "file", "stage")
-    }
     milliseconds = {
         mode: sum(run.milliseconds[mode] for run in runs)
         for mode in runs[0].milliseconds
         if all(mode in run.milliseconds for run in runs)
     }
+    data, file, stage = (
+        ", ".join(dict.fromkeys(getattr(run, field) for run in runs)) for field in ("data", "file", "stage")
+    )
     macs = sum(run.macs for run in runs)
-    return Measured(scores, macs, tasks=tuple(found), milliseconds=milliseconds, **texts)
+    return Measured(scores, macs, data, file, stage, tuple(found), milliseconds=milliseconds)

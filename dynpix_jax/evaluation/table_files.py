@@ -110,15 +110,30 @@ def _read(file: Path) -> PaperTables:
         for name, given in (("tables", sections.tables), ("comparisons", sections.comparisons))
     )
     found = PaperTables(tables, comparisons)
-    for table in found.all:
-        known = {row.argument for other in found.all if other.config == table.config for row in other.rows}
-        for row in table.rows:
-            if row.after and row.after not in known:
-                raise UserError(
-                    f"{file}: {table.number}, row {row.network!r}: after: no row of {table.config} has the"
-                    f" argument {row.after!r}; {suggest(row.after, known)}"
-                )
+    _check_order(found, str(file))
     return found
+
+
+def _check_order(paper: PaperTables, file: str) -> None:
+    """Refuses a row that continues from what is no row, from two, or in the end from itself."""
+    parents: dict[str, dict[str, str]] = {}
+    rows = [
+        (table.config, row, f"{file}: {table.number}, row {row.network!r}: after: ")
+        for table in paper.all
+        for row in table.rows
+    ]
+    for config, row, path in rows:
+        first = parents.setdefault(config, {}).setdefault(row.argument, row.after)
+        if first != row.after:
+            raise UserError(f"{path}{row.after!r} here, {first!r} in another row of the same argument")
+    for config, row, path in rows:
+        known, seen = parents[config], [row.argument]
+        while after := known[seen[-1]]:
+            if after not in known:
+                raise UserError(f"{path}no row of {config} is {after!r}; {suggest(after, known)}")
+            if after in seen:
+                raise UserError(f"{path}{after!r}: a row would continue from itself")
+            seen.append(after)
 
 
 def _table(given: Mapping[str, Any], path: str) -> Table:

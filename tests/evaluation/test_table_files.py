@@ -81,7 +81,9 @@ def test_all_papers_are_read():
         ('["both", ', "[7,", r"row 7: network: 7; expected text"),
         ('"both",     "",            "one each"', '"both", "", "one"', r"reference: no row .one."),
         ('"both",     "",            "one each"', '"one each", "", ""', r"row 'one each': there are two"),
-        ('"task={task}"]]', '"task=x"]]', r"row 'longer': after: no row of configs/x.py"),
+        ('"task={task}"]]', '"task=x"]]', r"row 'longer': after: no row of configs/x.py is"),
+        ('"task={task}"]]', '"steps=3"]]', r"row 'longer': after: 'steps=3': a row would"),
+        ('"task={task}"]]', '"both"], ["b", "steps=3", ""]]', r"row 'b': after: '' here, 'both' in another"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path, old, new, message):

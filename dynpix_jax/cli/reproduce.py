@@ -1,0 +1,200 @@
+"""`dynpix reproduce`: trains and evaluates rows of a paper's tables, and prints them beside the paper's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from types import FrameType
+from typing import Any
+
+from dynpix_jax.cli.paper_tables import macs_text, score_text
+from dynpix_jax.cli.tables import print_markdown, print_table
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.multitask import DELTA_M
+from dynpix_jax.evaluation.paper_tables import Table
+from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_steps, select
+from dynpix_jax.evaluation.table_files import PAPERS, read_tables
+from dynpix_jax.tasks import Score
+
+_EXAMPLE = """\
+example:
+  dynpix reproduce pag bsds500 --workdir runs/pag --args root=data/BSDS500 --dry-run
+  dynpix reproduce pag "Table 3/nyuv2" --rows baseline "MP@Res5*" --workdir runs/pag --args budget=gpu
+
+Tables and rows: dynpix tables PAPER. Run it in the repository. A row that continues from another's run is
+trained after it, and brings it along. The same command goes on where it was stopped: what is done is not run
+again. Where a row fails, those that do not continue from it go on, and the status is 1 in the end. Commands
+and what they print go to stderr, the tables to stdout.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the `dynpix` parser."""
+    parser = subparsers.add_parser(
+        "reproduce",
+        help="train and evaluate the rows of a paper's tables",
+        description="Trains and evaluates rows of a paper's tables; prints paper, ours, MACs, milliseconds.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paper", help=f"{', '.join(PAPERS)}, or a file *.toml of your own")
+    parser.add_argument(
+        "table", nargs="*", help='such as "Table 3" or "Table 3/nyuv2" (default: all of the paper)'
+    )
+    parser.add_argument(
+        "--rows", nargs="+", default=[], metavar="ROW", help="networks; * and ? as in a shell"
+    )
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="runs are made below it")
+    parser.add_argument(
+        "--args", default="", metavar="ARG", help="arguments of all configs: root=DIR,weights=FILE,budget=gpu"
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change config values")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="instead of the tables' own")
+    doing = parser.add_mutually_exclusive_group()
+    doing.add_argument("--dry-run", action="store_true", help="list the commands in order, run nothing")
+    doing.add_argument("--report", action="store_true", help="print what has been reached, run nothing")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the tables as JSON")
+    form.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the rows and prints the tables; returns 1 if a row has failed."""
+    paper = read_tables(args.paper)
+    chosen = select(paper, args.table, args.rows)
+    plan = Plan(paper.all, Options(args.workdir, args.args, tuple(args.set), tuple(args.seeds)))
+    failures: list[str] = []
+    if not args.report:
+        steps = plan.steps([(table, row) for table, rows in chosen for row in rows])
+        if args.dry_run:
+            for step in steps:
+                print(shlex.join(["python", *step.command]))
+            return 0
+        failures = run_steps(steps, lambda command: execute(command, args.workdir), _say)
+    found = [(table, [plan.reached(table, row) for row in rows]) for table, rows in chosen]
+    if args.json:
+        print(json.dumps([numbers(plan, table, rows) for table, rows in found], indent=2))
+    else:
+        for table, rows in found:
+            print(f"{table.number}: {table.title}" + ("\n" if args.markdown else ""))
+            (print_markdown if args.markdown else print_table)(*cells(table, rows))
+            print()
+    for line in failures:
+        _say(line)
+    return 1 if failures else 0
+
+
+def execute(command: Sequence[str], workdir: Path) -> int:
+    """Runs a program of the repository; what it prints goes to stderr.
+
+    The first Ctrl-C or SIGTERM reaches the program, which saves what it has; then this one ends, too.
+
+    Raises:
+        UserError: the program is not in the current folder.
+        KeyboardInterrupt: a signal came.
+    """
+    if not Path(command[0]).is_file():
+        raise UserError(f"{command[0]} not found in {Path.cwd()}; run this in the repository")
+    _say(f"$ {shlex.join(['python', *command])}")
+    # Rows and seeds share programs.
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(workdir.absolute() / "compiled")
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+    came: list[int] = []
+    with subprocess.Popen([sys.executable, *command], stdout=sys.stderr, env=environment) as process:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            came.append(number)
+            if number == signal.SIGTERM:  # Ctrl-C reaches the whole group
+                process.send_signal(number)
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = process.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+    return status
+
+
+def numbers(plan: Plan, table: Table, rows: Sequence[Reached]) -> dict[str, Any]:
+    """A table for JSON; `measured` has a value for each run that there is."""
+    entries = []
+    for reached in rows:
+        row = reached.row
+        entries.append(
+            {
+                "network": row.network,
+                "config": table.spec(row),
+                "paper": dict(zip(table.metrics, row.paper, strict=True)),
+                "paper_macs": row.macs,
+                "paper_delta_m": row.printed,
+                "measured": {metric: _values(table, reached, metric) for metric in table.metrics},
+                "delta_m": list(reached.drops),
+                "macs": [one.macs for one in reached.results],
+                "density": [one.density for one in reached.results],
+                "milliseconds": [dict(one.milliseconds) for one in reached.results],
+                "files": [one.file for one in reached.results],
+            }
+        )
+    seeds = [seed for seed in plan.seeds(table) if seed is not None]
+    return {"table": table.number, "title": table.title, "note": table.note, "seeds": seeds, "rows": entries}
+
+
+def cells(table: Table, rows: Sequence[Reached]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: of several seeds mean ± standard deviation; "-" for what is missing."""
+    printed = any(reached.row.macs is not None for reached in rows)
+    gated = any(one.density is not None for reached in rows for one in reached.results)
+    times = [one.milliseconds for reached in rows for one in reached.results]
+    modes = list(dict.fromkeys(mode for one in times for mode in one))
+    unit = "MACs/2^30" if table.gibi else "MACs"
+    heads = ["network"]
+    for score in table.scores:
+        heads += [f"{score.label} paper", score.label]
+    heads += [f"{DELTA_M.label} paper", DELTA_M.label] if table.has_delta else []
+    heads += [*([f"{unit} paper"] if printed else []), unit, *(["density"] if gated else [])]
+    heads += [*(f"{mode} ms" for mode in modes), "runs"]
+    lines = []
+    for reached in rows:
+        line = [reached.row.network]
+        for score, value, metric in zip(table.scores, reached.row.paper, table.metrics, strict=True):
+            line += [score_text(score, value), _spread(score, _values(table, reached, metric))]
+        if table.has_delta:
+            line += [score_text(DELTA_M, reached.row.printed), _spread(DELTA_M, reached.drops)]
+        line += [macs_text(table, reached.row.macs)] if printed else []
+        results = reached.results
+        line.append(macs_text(table, mean(one.macs for one in results) if results else None))
+        if gated:
+            densities = [one.density for one in results if one.density is not None]
+            line.append(f"{mean(densities):.3f}" if densities else "-")
+        for mode in modes:
+            own = [one.milliseconds[mode] for one in results if mode in one.milliseconds]
+            line.append(f"{mean(own):.1f}" if own else "-")
+        lines.append([*line, str(len(results))])
+    return heads, lines
+
+
+def _values(table: Table, reached: Reached, metric: str) -> list[float]:
+    # A network of several tasks may have the table's as its second one.
+    name = f"{table.task}/{metric}" if table.task else metric
+    return [value for one in reached.results if (value := one.score(name)) is not None]
+
+
+def _spread(score: Score, values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    text = score.text(mean(values))
+    return text if len(values) == 1 else f"{text} ± {score.text(stdev(values))}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,378 @@
+"""Rows of a paper's tables, trained and evaluated in dependency order: what `dynpix reproduce` runs.
+
+A plan is a list of steps, each a command that can be run by hand. Rows share what they can: a row continues
+from the run that it names (``after``), rows that differ in their evaluation alone are one training, and equal
+rows of two tables are one run. A run lives in ``<workdir>/<config>/<argument>[/seed<n>]``, whichever tables
+were asked for, so that a plan goes on where an earlier one has stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import ml_collections
+
+from dynpix_jax import papers
+from dynpix_jax.core.configs import load_config
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.overrides import apply_overrides
+from dynpix_jax.evaluation.paper_tables import EACH_TASK, Row, Table, combined
+from dynpix_jax.evaluation.results import Measured, read_results
+from dynpix_jax.evaluation.table_files import PaperTables
+from dynpix_jax.training.checkpoints import Checkpoints
+from dynpix_jax.training.settings import stage_model, training_config
+from dynpix_jax.training.snapshots import config_to_json, differences
+
+Execute = Callable[[Sequence[str]], int]
+"""Runs a program of the repository with its arguments; gives its exit status."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What holds for all rows.
+
+    Attributes:
+        workdir: all runs are made below it.
+        arguments: of every config, such as "root=data/BSDS500,budget=gpu"; they replace those of a row.
+        overrides: changes of config values, as --set takes them.
+        seeds: in place of the tables' own; () keeps those.
+    """
+
+    workdir: Path
+    arguments: str = ""
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command: the training of a run, or an evaluation of it.
+
+    Attributes:
+        name: the row, for messages.
+        program: "train.py" or "eval.py".
+        spec: what --config takes.
+        workdir: of the run.
+        overrides: what --set takes.
+        after: workdir of the run that a training continues from.
+        out: folder of an evaluation's results.
+    """
+
+    name: str
+    program: str
+    spec: str
+    workdir: Path
+    overrides: tuple[str, ...] = ()
+    after: Path | None = None
+    out: Path | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The program and its arguments."""
+        words = [self.program, f"--config={self.spec}", f"--workdir={self.workdir}"]
+        if self.out not in (None, self.workdir):
+            words.append(f"--out={self.out}")
+        return [*words, *(["--set", *self.overrides] if self.overrides else [])]
+
+    def done(self) -> bool:
+        """Whether what it makes is there."""
+        config = _load(self.spec, self.overrides)
+        training = training_config(config)
+        if self.out is None:
+            return training.stages[-1].name in Checkpoints(self.workdir / "checkpoints").stage_ends()
+        saved = _evaluated_config(self.out / "eval.json", training.total_steps)
+        wanted = config_to_json(config)
+        return saved is not None and not differences(saved, wanted) and _views(saved) == _views(wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """What the runs of a row have reached.
+
+    Attributes:
+        row: of the table.
+        results: one a seed, of those that have been run.
+        drops: Δm of each result against the mean of the reference's; () without a reference.
+    """
+
+    row: Row
+    results: tuple[Measured, ...]
+    drops: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A row's argument, one task of it: its settings, and the rows that are the same run and evaluation."""
+
+    argument: str
+    after: str
+    config: ml_collections.ConfigDict
+    run: str
+    evaluation: str
+
+
+class Plan:
+    """The runs of a paper's rows.
+
+    Args:
+        tables: all of the paper's: what a row continues from may be in another table.
+        options: see there.
+    """
+
+    def __init__(self, tables: Sequence[Table], options: Options):
+        if re.search(r"[,=+\s]", str(options.workdir)):
+            raise UserError(f"--workdir {options.workdir}: expected a path without ',', '=', '+' and blanks")
+        self.options = options
+        self._tables = tables
+        self._entries: dict[str, dict[str, _Entry]] = {}
+
+    def seeds(self, table: Table) -> tuple[int | None, ...]:
+        """Those that a table's rows are trained with; None for that of the config."""
+        return self.options.seeds or table.seeds or (None,)
+
+    def steps(self, selected: Sequence[tuple[Table, Row]]) -> list[Step]:
+        """The commands of some rows, and of those that they continue from, in an order that works.
+
+        Raises:
+            UserError: a config that there is not, or that does not take the arguments.
+        """
+        found: dict[tuple[Path, Path | None], Step] = {}
+        for table, row in selected:
+            for argument in arguments(table, row):
+                self._entry(table.config, argument)
+            for seed in self.seeds(table):
+                for argument in arguments(table, row):
+                    name = f"{table.number}, {row.network}" + ("" if seed is None else f", seed {seed}")
+                    for step in self._steps(table.config, argument, seed, name):
+                        found.setdefault((step.workdir, step.out), step)
+        for step in found.values():
+            _load(step.spec, step.overrides)  # before any of them is trained
+        return list(found.values())
+
+    def reached(self, table: Table, row: Row) -> Reached:
+        """What the runs of a row have reached so far, and its Δm."""
+        results = self._results(table, row)
+        if not row.reference:
+            return Reached(row, results)
+        reference = self._results(table, next(one for one in table.rows if one.network == row.reference))
+        scores = [[one.score(metric) for one in reference] for metric in table.metrics]
+        known = [[value for value in one if value is not None] for one in scores]
+        means = [mean(one) if one else None for one in known]
+        drops = (table.delta([one.score(metric) for metric in table.metrics], means) for one in results)
+        return Reached(row, results, tuple(drop for drop in drops if drop is not None))
+
+    def _results(self, table: Table, row: Row) -> tuple[Measured, ...]:
+        found = []
+        for seed in self.seeds(table):
+            by_task = {}
+            for task, argument in zip(table.tasks, arguments(table, row), strict=False):
+                entry = self._entry(table.config, argument)
+                file = self._folder(table.config, entry.evaluation, seed) / "eval.json"
+                for result in read_results(file, alternatives=True) if file.exists() else ():
+                    if result.identity.alternative == row.alternative:
+                        by_task[task] = result.measured
+            one = combined(by_task) if EACH_TASK in row.argument else next(iter(by_task.values()), None)
+            found += [one] if one is not None else []
+        return tuple(found)
+
+    def _steps(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Step]:
+        entry = self._entry(config, argument)
+        yield from self._training(config, entry.run, seed, name)
+        workdir = self._folder(config, entry.run, seed)
+        owner = self._entry(config, entry.evaluation)
+        spec, out = self._spec(config, owner, seed), self._folder(config, owner.argument, seed)
+        also = self._alternatives(config, owner)
+        overrides = (f"evaluation.also={also!r}",) if also else ()
+        yield Step(name, "eval.py", spec, workdir, (*overrides, *self.options.overrides), out=out)
+
+    def _training(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Step]:
+        entry = self._entry(config, argument)
+        after = None
+        if entry.after:
+            before = self._entry(config, entry.after).run
+            yield from self._training(config, before, seed, f"{name} (continues from {before})")
+            after = self._folder(config, before, seed)
+        spec, workdir = self._spec(config, entry, seed), self._folder(config, argument, seed)
+        yield Step(name, "train.py", spec, workdir, self.options.overrides, after)
+
+    def _folder(self, config: str, argument: str, seed: int | None) -> Path:
+        folder = self.options.workdir / Path(config).stem / (re.sub(r"[^\w.+-]+", "_", argument) or "default")
+        return folder if seed is None else folder / f"seed{seed}"
+
+    def _spec(self, config: str, entry: _Entry, seed: int | None) -> str:
+        after = ""
+        if entry.after:
+            after = str(self._folder(config, self._entry(config, entry.after).run, seed))
+        return _spec(config, entry.argument, self.options.arguments, after, seed)
+
+    def _alternatives(self, config: str, owner: _Entry) -> tuple[str, ...]:
+        """Ways to run a network, where rows ask for more of them than its config evaluates; else ()."""
+        own = tuple(dict(owner.config.evaluation).get("also", ()))
+        asked = [
+            row.alternative
+            for table in self._tables
+            if table.config == config
+            for row in table.rows
+            for argument in arguments(table, row)
+            if (entry := self._known(config).get(argument)) and entry.evaluation == owner.argument
+        ]
+        more = [name for name in dict.fromkeys(asked) if name and name not in own]
+        if not more:
+            return ()
+        stage = training_config(owner.config).stages[-1]
+        known = papers.build(stage_model(owner.config, stage)).alternatives
+        more = [name for name in more if name in known]  # exits are rows of the network's own
+        return (*own, *more) if more else ()
+
+    def _entry(self, config: str, argument: str) -> _Entry:
+        found = self._known(config).get(argument)
+        if found is None:
+            try:
+                self._config(config, argument, "")
+            except UserError as error:
+                raise UserError(f"{config}:{argument}: {error}") from error
+            raise ValueError(f"{config}:{argument} is not of these tables")
+        return found
+
+    def _known(self, config: str) -> Mapping[str, _Entry]:
+        """The rows of a config by argument, in the order of the tables; without those that it refuses."""
+        if config in self._entries:
+            return self._entries[config]
+        found: dict[str, _Entry] = {}
+        for table in self._tables:
+            for row in table.rows if table.config == config else ():
+                for argument in arguments(table, row):
+                    if argument in found:
+                        continue
+                    try:
+                        settings = self._config(config, argument, row.after)
+                    except UserError:
+                        continue
+                    found[argument] = _grouped(argument, row.after, settings, found.values())
+        self._entries[config] = found
+        return found
+
+    def _config(self, config: str, argument: str, after: str) -> ml_collections.ConfigDict:
+        return _load(_spec(config, argument, self.options.arguments, after and "x"), self.options.overrides)
+
+
+def select(
+    paper: PaperTables, names: Sequence[str], patterns: Sequence[str]
+) -> list[tuple[Table, list[Row]]]:
+    """Some rows of some tables.
+
+    Args:
+        paper: its tables.
+        names: numbers ("Table 3"), or with the data set ("Table 3/nyuv2"); none takes the paper's own tables.
+        patterns: networks, with * and ? as in a shell; none takes all.
+
+    Raises:
+        UserError: no such table, or no row that fits a pattern.
+    """
+    known: dict[str, list[Table]] = {}
+    for table in paper.all:
+        for name in (table.number, f"{table.number}/{table.source}"):
+            known.setdefault(name, []).append(table)
+    for name in names:
+        if name not in known:
+            raise UserError(f"no table {name!r}; {suggest(name, known)}")
+    chosen = [table for table in paper.all if any(table in known[name] for name in names)] or paper.tables
+    networks = [row.network for table in chosen for row in table.rows]
+    for pattern in patterns:
+        if not fnmatch.filter(networks, pattern):
+            raise UserError(f"--rows {pattern}: no such row; {suggest(pattern, networks)}")
+    found = []
+    for table in chosen:
+        rows = [
+            row for row in table.rows if any(fnmatch.fnmatchcase(row.network, one) for one in patterns or "*")
+        ]
+        found += [(table, rows)] if rows else []
+    return found
+
+
+def arguments(table: Table, row: Row) -> tuple[str, ...]:
+    """The config's arguments of a row: one, or one for each task."""
+    if EACH_TASK not in row.argument:
+        return (row.argument,)
+    return tuple(row.argument.replace(EACH_TASK, task) for task in table.tasks)
+
+
+def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None]) -> list[str]:
+    """Runs the steps that are not done yet; what does not need a step that has failed goes on.
+
+    Args:
+        steps: of a `Plan`.
+        execute: runs a command.
+        say: takes a line for the user.
+
+    Returns:
+        A line for each row that has failed, or could not be run because another has.
+    """
+    failures, untrained = [], set()
+    for step in steps:
+        if step.out is not None and step.workdir in untrained:
+            continue  # its training has been reported
+        problem = ""
+        if step.after in untrained:
+            problem = f"not run, because it continues from {step.after}"
+        elif step.done():
+            say(f"{step.name}: {step.program} is done: {step.out or step.workdir}")
+        elif status := execute(step.command):
+            problem = f"{step.program} ended with status {status}"
+        elif not step.done():
+            problem = f"{step.program} was stopped before its end"
+        if problem:
+            failures.append(f"{step.name}: {problem}")
+            say(failures[-1])
+            if step.out is None:
+                untrained.add(step.workdir)
+    return failures
+
+
+def _grouped(argument: str, after: str, config: ml_collections.ConfigDict, others: Any) -> _Entry:
+    """An argument beside those before it: which of them is the same training, and the same evaluation."""
+    values = config_to_json(config)
+    same = [
+        other
+        for other in others
+        if other.after == after and not differences(config_to_json(other.config), values)
+    ]
+    views = [other for other in same if _views(config_to_json(other.config)) == _views(values)]
+    run = same[0].run if same else argument
+    return _Entry(argument, after, config, run, views[0].evaluation if views else argument)
+
+
+def _spec(config: str, argument: str, more: str, after: str, seed: int | None = None) -> str:
+    """What --config takes: `more` replaces arguments of the same name; weights are those continued from."""
+    items = dict.fromkeys(filter(None, argument.split(",")))
+    named = {item.partition("=")[0]: item for item in (*items, *filter(None, more.split(",")))}
+    if seed is not None:
+        named["seed"] = f"seed={seed}"
+    if after:
+        named.pop("weights", None)
+        named["continue_from"] = f"continue_from={after}"
+    return f"{config}:{','.join(named.values())}" if named else config
+
+
+def _load(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    return apply_overrides(load_config(spec), overrides)
+
+
+def _views(values: Mapping[str, Any]) -> Any:
+    return values.get("evaluation"), values.get("data", {}).get("eval")
+
+
+def _evaluated_config(file: Path, steps: int) -> dict[str, Any] | None:
+    """The config of an eval.json, if there is one of a run after so many steps."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return dict(content["config"]) if content["rows"][-1]["step"] == steps else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
