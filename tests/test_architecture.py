@@ -56,7 +56,7 @@ THIRD_PARTY = {
     "training": CORE | {"grain", "orbax", "tensorboardX", "rich", "absl"},
     "evaluation": CORE | {"scipy", "cv2", "PIL", "rich"},
     "visualization": CORE | {"cv2", "PIL", "matplotlib"},
-    "weights": CORE | {"safetensors"},
+    "weights": CORE | {"safetensors", "scipy", "h5py"},
     "cli": CORE | {"rich", "absl", "cv2", "PIL", "grain"},
 }
 # Packages that one module alone imports, where they are installed; nothing depends on them.

@@ -14,9 +14,9 @@ _EXAMPLE = """\
 example:
   dynpix import-weights --arch resnet50 --source resnet50-0676ba61.pth --out weights/resnet50.safetensors
 
-Reads .safetensors, .npz and PyTorch's files of any version (.pth, .pt, .pth.tar, .pkl). PyTorch is not
-needed, and no code in the file is run: a pickle that holds more than tensors, dicts, lists and scalars is
-refused.
+Reads .safetensors, .npz, PyTorch's files of any version (.pth, .pt, .pth.tar, .pkl) and .caffemodel. Neither
+PyTorch nor Caffe is needed, and no code in the file is run: a pickle that holds more than tensors, dicts,
+lists and scalars is refused.
 """
 
 

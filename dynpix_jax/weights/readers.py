@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.weights.caffe_file import read_caffemodel
+from dynpix_jax.weights.matconvnet_file import read_matconvnet
+from dynpix_jax.weights.network_file import Convention, NetworkFile
 from dynpix_jax.weights.torch_file import read_torch
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".pkl")
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".pkl", ".mat", ".caffemodel")
 # Keys under which training programs put the state dict, in the order in which they are looked for.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MAX_NPZ_BYTES = 16 * 2**30  # .npz entries may be compressed: a bound on what a small file can unpack to
@@ -132,33 +136,45 @@ def _drop_module_prefix(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[s
     return result
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Tensors by name from a .safetensors or .npz file, or one of torch's (.pth, .pt, .pth.tar, .pkl).
+def read_network(path: str | os.PathLike[str]) -> NetworkFile:
+    """Tensors by name and the convention of a file of any kind that is read.
 
     Args:
-      path: of the file. Of a PyTorch checkpoint the state dict inside is read.
+      path: .safetensors, .npz, PyTorch's (.pth, .pt, .pth.tar, .pkl), MatConvNet's .mat, or .caffemodel.
 
     Returns:
-      Arrays under the file's names, without ``module.`` prefixes, perhaps read-only views. bfloat16 becomes
-      float32, other dtypes stay.
+      Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
+      bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Of the convention, and the
+      convolutions, what the file tells.
 
     Raises:
-      UserError: no such file, or a damaged one.
+      UserError: naming the file and what is wrong.
     """
     path = Path(path)
-    if not path.name.lower().endswith(SUFFIXES):
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
         raise UserError(f"{path}: weights file of unknown kind; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
-        if path.suffix.lower() == ".safetensors":
-            tensors = read_safetensors(path)
-        elif path.suffix.lower() == ".npz":
-            tensors = read_npz(path)
+        if name.endswith(".safetensors"):
+            network = NetworkFile(read_safetensors(path), Convention())
+        elif name.endswith(".npz"):
+            network = NetworkFile(read_npz(path), Convention())
+        elif name.endswith(".mat"):
+            network = read_matconvnet(path)
+        elif name.endswith(".caffemodel"):
+            network = read_caffemodel(path)
         else:
             tensors = _flatten(path, _unwrap(read_torch(path)))
+            network = NetworkFile(tensors, Convention(kernel_axes="OIHW"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not tensors:
+    if not network.tensors:
         raise UserError(f"{path}: holds no tensors")
-    return _drop_module_prefix(path, tensors)
+    return dataclasses.replace(network, tensors=_drop_module_prefix(path, network.tensors))
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The tensors of `read_network` alone."""
+    return read_network(path).tensors

@@ -145,7 +145,7 @@ def test_paths(tmp_path):
     assert "no such file" in _refusal(tmp_path / "a.npz")
     (tmp_path / "b.npz").mkdir()
     assert "not a file" in _refusal(tmp_path / "b.npz")
-    assert ".safetensors, .npz, .pth, .pt" in _refusal(tmp_path / "a.caffemodel")
+    assert ".safetensors, .npz, .pth, .pt" in _refusal(tmp_path / "a.h5")
 
 
 def test_module_prefix_collision(tmp_path):
