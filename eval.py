@@ -34,7 +34,7 @@ from dynpix_jax.core.source import Element, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
-from dynpix_jax.evaluation.results import Measured
+from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_maps, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
@@ -111,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = [row.label for row in rows]
     examples = list(make_examples(source, runs, labels, evaluations, settings))
     fields = {name: source.spec.fields[task.target] for name, task in tasks.items()}
-    pictures = {name: task_pictures(name, field.classes, field.palette) for name, field in fields.items()}
+    pictures = {
+        name: task_pictures(task, fields[name].classes, fields[name].palette) for name, task in tasks.items()
+    }
     write_report(out / "report.html", config.name, facts, tasks, rows, examples, pictures)
     print(f"numbers: {out / 'eval.json'}\npictures: {out / 'report.html'}")
     return 0
@@ -134,7 +136,8 @@ def drop(evaluation: Evaluation, data: str, reference: Reference | None) -> dict
     if reference is None:
         return {}
     tasks = tuple(evaluation.tasks)
-    result = Measured(evaluation.numbers, evaluation.macs, data, file="", stage="", tasks=tasks)
+    scores = delta_scores(evaluation.tasks)
+    result = Measured(evaluation.numbers, evaluation.macs, data, "", "", tasks, delta_scores=scores)
     return {DELTA_M.name: reference.delta_m(result)}
 
 

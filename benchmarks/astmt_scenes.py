@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from configs.astmt.scenes import TASKS  # noqa: E402
-from dynpix_jax.evaluation.multitask import MEASURES, Reference, make_reference, measures  # noqa: E402
+from dynpix_jax.evaluation.multitask import Reference, delta_values, make_reference  # noqa: E402
 from dynpix_jax.evaluation.results import Measured, read_results  # noqa: E402
 
 SINGLE = {f"single_{task}": f"variant=single,task={task}" for task in TASKS}
@@ -80,7 +80,7 @@ def table(workdir: Path, seeds: Sequence[int]) -> str:
     if not singles:
         return "no single-task run has been evaluated"
     reference = make_reference(singles)
-    heads = [f"{task} {MEASURES[task].score}" for task in reference.tasks]
+    heads = [f"{task} {reference.tasks[task].score}" for task in reference.tasks]
     lines = [_line(["network", "seeds", *heads, "Δm, %", "MACs/image (1e9)"])]
     lines.append(_line(["---"] * (len(heads) + 4)))
     values = [f"{entry.value:.4f}" for entry in reference.tasks.values()]
@@ -96,7 +96,7 @@ def table(workdir: Path, seeds: Sequence[int]) -> str:
 
 
 def _cells(label: str, found: Sequence[Measured], reference: Reference) -> list[str]:
-    scores = [measures(result) for result in found]
+    scores = [delta_values(result) for result in found]
     means = [statistics.mean(one[task] for one in scores) for task in reference.tasks]
     drops = [reference.delta_m(result) for result in found]
     spread = f" ± {statistics.stdev(drops):.2f}" if len(drops) > 1 else ""

@@ -20,7 +20,7 @@ from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.visualization.report import report_html
-from dynpix_jax.visualization.task_pictures import task_pictures
+from dynpix_jax.visualization.task_pictures import ClassPictures
 
 
 class Steps(System):
@@ -107,7 +107,7 @@ def test_steps_and_choices_of_the_report(scale):
         np.testing.assert_array_equal(fewer.predictions["segmentation"], whole.earlier[1]["segmentation"])
         np.testing.assert_array_equal(whole.choices["first"][::4, ::4], red[::4, ::4] > 127)
     field = scenes().spec.fields["segmentation"]
-    pictures = {"segmentation": task_pictures("segmentation", field.classes, field.palette)}
+    pictures = {"segmentation": ClassPictures(field.classes, field.palette)}
     text = report_html("t", {}, found[0].tasks, rows, [example], pictures)
     assert text.count("<b>Changed by step") == 3
     assert "Choices by the labels" in text

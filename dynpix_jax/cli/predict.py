@@ -244,7 +244,7 @@ def label(
     joints: dict[str, Any] = {}
     for task in trained.system.tasks.values():
         prediction = np.asarray(task.decode(predictions[task.name])[0])
-        drawn = task_pictures(task.name)
+        drawn = task_pictures(task)
         if photo.crop is None:
             prediction = drawn.resized(prediction, photo.image.shape[:2], (height, width))
         else:

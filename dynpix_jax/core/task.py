@@ -1,4 +1,4 @@
-"""What a task is: target, loss, decoding, and the scores of its predictions."""
+"""What a task is: target, loss, decoding, the scores of its predictions, and how these are drawn."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array
 
 State = Mapping[str, Any]
-"""Sums that a metric is made of, named; arrays on the device or in NumPy."""
+"""Named sums that a metric is made of; arrays on the device or in NumPy."""
 
 
 @dataclass(frozen=True)
 class Score:
     """A number by which predictions are judged.
 
-    name: its key. label: the head of its column. meaning: for readers, a clause. digits: after the point.
+    Attributes:
+        name: Its key.
+        label: Head of its column.
+        meaning: What it is, a clause for readers.
+        digits: Digits after the point.
+        higher_is_better: False for errors.
     """
 
     name: str
     label: str
     meaning: str
     digits: int = 4
+    higher_is_better: bool = True
 
     def text(self, value: float, fewer: int = 0) -> str:
         """The number as it is printed, with ``fewer`` digits."""
@@ -39,13 +45,24 @@ class Score:
 class Task(ABC):
     """One thing to predict from an image. Its fields are the task's options; the functions are pure.
 
-    name: of the task, and of its prediction in ``Outputs``.
-    higher_is_better: of the first of ``scores``.
-    has_rare: whether `rare` names any pixels.
+    Attributes:
+        name: Of the task, and of its prediction in ``Outputs``.
+        known_scores: The scores that evaluation can compute; rows are compared by the first.
+        delta_score: The score by which the task counts in Δm; None for a task that has no part in it.
+        scorer: How predictions become scores: a name in `evaluation.scorers.SCORERS`, or
+            ``package.module:Name``.
+        pictures: How predictions are drawn: a name in `visualization.task_pictures.PICTURES`, or
+            ``package.module:Name``.
+        side_outputs: Whether the stages of a backbone predict it, too, each under the same loss (HED).
+        has_rare: Whether `rare` names any pixels.
     """
 
     name: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
+    known_scores: ClassVar[tuple[Score, ...]]
+    delta_score: ClassVar[Score | None] = None
+    scorer: ClassVar[str]
+    pictures: ClassVar[str]
+    side_outputs: ClassVar[bool] = False
     has_rare: ClassVar[bool] = False
 
     @property
@@ -54,9 +71,14 @@ class Task(ABC):
         """Channels of the logits."""
 
     @property
-    @abstractmethod
     def scores(self) -> tuple[Score, ...]:
-        """What its evaluation computes; the one that rows are compared by first."""
+        """Those of ``known_scores`` that the options ask for."""
+        return self.known_scores
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more is better of the first score."""
+        return self.scores[0].higher_is_better
 
     @property
     def class_count(self) -> int:
@@ -77,7 +99,7 @@ class Task(ABC):
     def stride(self) -> int:
         """Pixels from one logit to the next: logit (i, j) is about pixel (i * stride, j * stride).
 
-        1: logits at the image's resolution, which is what systems predict for most tasks.
+        1: logits at the image's resolution, which systems predict for most tasks. More: heatmaps.
         """
         return 1
 
@@ -91,7 +113,7 @@ class Task(ABC):
 
         Args:
             logits: (B, H, W, channels), at ``stride``.
-            target: the batch's field ``target``.
+            target: The batch's field ``target``.
             valid: (B,) bool, False for elements that only pad the batch.
 
         Returns:
@@ -104,9 +126,9 @@ class Task(ABC):
 
     @abstractmethod
     def difference(self, first: Array, second: Array) -> Array:
-        """How far two predictions (decoded, of one image or a batch) are apart: 0 where they are equal."""
+        """Distance of two predictions (decoded, of one image or a batch): 0 where they are equal."""
 
-    # How a loss is computed at a sample of the pixels, as images of N x 1 (models.systems.pixelnet).
+    # A loss at a sample of the pixels, which come as images of N x 1 (papers.pixelnet).
 
     @property
     def by_pixel(self) -> bool:
@@ -121,7 +143,17 @@ class Task(ABC):
         """(B, H, W) bool: pixels that a sample may be biased to."""
         return jnp.zeros(target.shape[:3], bool)
 
-    # How predictions of several views of an image become one (evaluation.inference).
+    # Views of an image (evaluation.inference): how their predictions become one, how labels are resized.
+
+    @classmethod
+    def resize_label(cls, label: Array, size: tuple[int, int]) -> Array:
+        """Resizes labels (B, h, w, ...) that a network reads beside the image, as the image is resized.
+
+        Nearest pixels by default: between two classes there is no third.
+        """
+        if label.shape[1:3] == size:
+            return label
+        return jax.image.resize(label, (len(label), *size, *label.shape[3:]), "nearest")
 
     def mix(self, logits: Array) -> Array:
         """Logits -> the values, of the same shape, that are averaged over views."""
@@ -132,28 +164,35 @@ class Task(ABC):
         return mean
 
     def mirror(self, logits: Array) -> Array:
-        """What a mirrored image's logits, mirrored back, say of the image itself."""
+        """Logits of a mirrored image, mirrored back -> logits of the image."""
         return logits
 
     def rescale(self, logits: Array, scale: float) -> Array:
-        """What the logits of an image enlarged by ``scale`` say of the image itself."""
+        """Logits of an image enlarged by ``scale`` -> logits of the image."""
         return logits
 
     def smooth(self, logits: Array, sigma: float) -> Array:
-        """The prediction smoothed by a Gaussian of ``sigma`` pixels, as logits; of classes it is not."""
+        """The prediction smoothed by a Gaussian of ``sigma`` pixels, as logits; classes stay as they are."""
         return logits
 
 
 @dataclass(frozen=True)
 class PixelTask(Task):
-    """A task whose scores are made of sums, over pixels or joints.
+    """A task whose scores are made of sums over pixels or joints.
 
     ``measure`` runs in jit, batch by batch; ``merge`` and ``compute`` on the host.
     """
 
+    scorer: ClassVar[str] = "sums"
+
     @abstractmethod
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """The sums of a batch: of decoded predictions and the fields ``labels`` and ``valid`` (B,) bool."""
+        """The sums of a batch.
+
+        Args:
+            prediction: Decoded.
+            batch: The fields ``labels``, and ``valid`` (B,) bool.
+        """
 
     @staticmethod
     def merge(first: State, second: State) -> dict[str, np.ndarray]:
@@ -165,7 +204,7 @@ class PixelTask(Task):
         """The scores, by name.
 
         Raises:
-            UserError: nothing was labelled.
+            UserError: Nothing was labelled.
         """
 
     def per_class(self, state: State) -> dict[str, list[float | None]]:
@@ -177,12 +216,12 @@ def check_labels(tasks: Mapping[str, Task], fields: Mapping[str, Sequence[str]],
     """Checks that a source has what tasks read.
 
     Args:
-        tasks: by name.
-        fields: the source's labels by name, each with its class names (empty for a label without classes).
-        where: what the source is, for messages.
+        tasks: By name.
+        fields: The source's labels by name, each with its class names (empty for a label without classes).
+        where: What the source is, for messages.
 
     Raises:
-        UserError: a label is missing, or it has another number of classes than the task.
+        UserError: A label is missing, or it has another number of classes than the task.
     """
     for task in tasks.values():
         for label in task.labels:
@@ -210,12 +249,16 @@ def all_scores(tasks: Mapping[str, Task]) -> tuple[Score, ...]:
 
 
 def prefixes(tasks: Mapping[str, Any]) -> list[str]:
-    """What each task's numbers are prefixed with where those of all stand together; "" for the first."""
+    """Prefixes of each task's numbers where those of all stand together; "" for the first."""
     return [f"{name}/" if index else "" for index, name in enumerate(tasks)]
 
 
 def pixel_count(state: State, task: str) -> float:
-    """How many labelled pixels a state has seen, its entry ``pixels``. Raises UserError for none."""
+    """Number of labelled pixels that a state has seen: its entry ``pixels``.
+
+    Raises:
+        UserError: There are none.
+    """
     pixels = float(state["pixels"])
     if not pixels:
         raise UserError(f"{task}: no labelled pixel in what was evaluated, so there is nothing to score")

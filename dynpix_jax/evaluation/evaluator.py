@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -19,8 +19,9 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.inference import resize_logits
+from dynpix_jax.evaluation.results import delta_scores
 from dynpix_jax.evaluation.runner import ImageResult, Runner, gated_macs, is_gate
-from dynpix_jax.evaluation.scorers import Scorer, TaskScores, make_scorer, together
+from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores, make_scorer
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import Task, check_labels
 
@@ -44,7 +45,7 @@ class ExitScores:
     @property
     def numbers(self) -> dict[str, float]:
         """The scores under the names of `tasks.all_scores`."""
-        return together({name: scores.numbers for name, scores in self.scores.items()})
+        return flatten_scores({name: scores.numbers for name, scores in self.scores.items()})
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class Evaluation:
     @property
     def numbers(self) -> dict[str, float]:
         """Those scores under the names of `tasks.all_scores`."""
-        return together({name: scores.numbers for name, scores in self.scores.items()})
+        return flatten_scores({name: scores.numbers for name, scores in self.scores.items()})
 
     @property
     def per_class(self) -> dict[str, list[float | None]]:
         """Scores of every class, under such names."""
-        return together({name: scores.per_class for name, scores in self.scores.items()})
+        return flatten_scores({name: scores.per_class for name, scores in self.scores.items()})
 
     @property
     def curve(self) -> BoundaryScores | None:
@@ -98,6 +99,7 @@ class Evaluation:
         """Plain numbers for JSON."""
         return {
             "tasks": list(self.tasks),
+            "delta_scores": {name: asdict(one) for name, one in delta_scores(self.tasks).items()},
             "images": self.images,
             "density": self.density,
             "macs_per_image": self.macs,
@@ -105,12 +107,12 @@ class Evaluation:
             "shares": self.shares,
             "measures": self.measures,
             "exits": [{"macs_per_image": one.macs, **one.numbers} for one in self.exits],
-            **together({name: {"mode_difference": gap} for name, gap in self.mode_difference.items()}),
+            **flatten_scores({name: {"mode_difference": gap} for name, gap in self.mode_difference.items()}),
             "modes": {
                 mode: {
                     "milliseconds": one.milliseconds,
                     "milliseconds_p10_p90": one.milliseconds_spread,
-                    **together({name: scores.to_dict() for name, scores in one.scores.items()}),
+                    **flatten_scores({name: scores.to_dict() for name, scores in one.scores.items()}),
                 }
                 for mode, one in self.modes.items()
             },

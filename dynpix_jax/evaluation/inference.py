@@ -21,8 +21,8 @@ from jax import lax
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import Inputs
 from dynpix_jax.core.typing import Array
-from dynpix_jax.ops.resize import resize_bilinear
-from dynpix_jax.tasks import Task, depth
+from dynpix_jax.ops.resize import mean_scale, resize_bilinear
+from dynpix_jax.tasks import TASKS, Task
 
 Costs = Mapping[str, Any]
 """A tree of numbers (B,) that add up over views, such as MACs."""
@@ -140,30 +140,12 @@ def resize_images(images: Array, size: tuple[int, int]) -> Array:
 
 
 def resize_inputs(inputs: Inputs, size: tuple[int, int]) -> Inputs:
-    """What comes with images, as it comes with the images resized to ``size``.
+    """Resizes what comes beside images (labels, by the names of their tasks) with the images.
 
     Raises:
-        ValueError: an input that is not known to move.
+        UserError: An input is no task's label.
     """
-    if unknown := inputs.keys() - _RESIZE.keys():
-        raise ValueError(f"inputs: {sorted(unknown)} of {sorted(_RESIZE)}; tell how they are resized here")
-    return {name: _RESIZE[name](value, size) for name, value in inputs.items()}
-
-
-def _resize_depth(depth: Array, size: tuple[int, int]) -> Array:
-    """As `data.geometry` does: pixels without a depth stay so, and what is enlarged is so much nearer."""
-    if depth.shape[1:] == size:
-        return depth
-    scale = _mean_scale(depth.shape[1:3], size)
-    return jax.image.resize(depth, (len(depth), *size), "nearest") / scale
-
-
-_RESIZE: Mapping[str, Callable[[Array, tuple[int, int]], Array]] = {depth.NAME: _resize_depth}
-
-
-def _mean_scale(old: Sequence[int], new: Sequence[int]) -> float:
-    """Rounding makes the two sides' scales differ a little: their mean is that of distances."""
-    return float(np.sqrt(new[0] / old[0] * new[1] / old[1]))
+    return {name: TASKS.resolve(name, "inputs").resize_label(value, size) for name, value in inputs.items()}
 
 
 def resize_logits(
@@ -173,7 +155,7 @@ def resize_logits(
     resized = {}
     for name, value in logits.items():
         cells = tasks[name].logits_size(size)
-        scale = _mean_scale(cells, value.shape[1:3])
+        scale = mean_scale(cells, value.shape[1:3])
         value = tasks[name].rescale(value, scale) if scale != 1 else value
         resized[name] = resize_bilinear(value, cells)
     return resized

@@ -1,9 +1,10 @@
-"""One network for several tasks against a network for each: the average drop, and the reference it needs.
+"""One network for several tasks against a network for each: the average drop Δm, and the reference it needs.
 
-The reference is a JSON file that `dynpix reference` writes from evaluated single-task runs:
+`dynpix reference` writes the reference, a JSON file, from evaluated single-task runs:
 
     {"data": "scenes val, 40 images",
-     "tasks": {"depth": {"score": "rmse", "value": 0.41, "runs": ["runs/depth/eval.json"]}, ...}}
+     "tasks": {"depth": {"score": "rmse", "higher_is_better": false, "value": 0.41,
+                         "runs": ["runs/depth/eval.json"]}, ...}}
 """
 
 from __future__ import annotations
@@ -14,76 +15,78 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.evaluation.results import Measured, read_results
+from dynpix_jax.evaluation.results import DeltaScore, Measured, read_results
 from dynpix_jax.tasks import Score
 
 DELTA_M = Score(
-    "delta_m", "Δm, %", "average drop against a network for each task, negative = better than those", digits=2
+    "delta_m",
+    "Δm, %",
+    "average drop against a network for each task, negative = better than those",
+    digits=2,
+    higher_is_better=False,
 )
 
 
-@dataclass(frozen=True)
-class Measure:
-    """The score by which a task counts, and whether more of it is better."""
-
-    score: str
-    higher_is_better: bool = True
-
-
-MEASURES = {
-    "boundaries": Measure("ods"),
-    "segmentation": Measure("miou"),
-    "parts": Measure("miou"),
-    "saliency": Measure("miou"),
-    "normals": Measure("mean", higher_is_better=False),
-    "depth": Measure("rmse", higher_is_better=False),
-    "albedo": Measure("rmse", higher_is_better=False),
-}
-"""Task -> what the tables of ASTMT report of it."""
-
-
-def delta_m(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
+def delta_m(
+    values: Mapping[str, float], reference: Mapping[str, float], scores: Mapping[str, DeltaScore]
+) -> float:
     """Average relative drop over tasks, in percent: positive = worse than the reference.
 
     (1/T) sum over t of (-1)^l (M_ref - M) / M_ref, l = 1 where a lower score is better. The sign is that of
     ASTMT; other papers print the gain, which is its negative.
 
     Args:
-        scores, reference: task -> its score of `MEASURES`.
+        values: Task -> value of its score.
+        reference: Task -> value of the same score, reached by a network for this task alone.
+        scores: Task -> its score.
 
     Raises:
-        ValueError: other tasks in one than in the other, none, or a reference of 0.
+        ValueError: The tasks of both differ, there are none, or a reference is 0.
     """
-    if not scores or scores.keys() != reference.keys():
-        raise ValueError(f"delta_m: tasks {sorted(scores)} against {sorted(reference)}")
+    if not values or values.keys() != reference.keys():
+        raise ValueError(f"delta_m: tasks {sorted(values)} against {sorted(reference)}")
     if not all(reference.values()):
         raise ValueError(f"delta_m: no drop from a score of 0: {dict(reference)}")
     drops = [
-        (1 if MEASURES[task].higher_is_better else -1) * (reference[task] - value) / reference[task]
-        for task, value in scores.items()
+        (1 if scores[task].higher_is_better else -1) * (reference[task] - value) / reference[task]
+        for task, value in values.items()
     ]
     return 100 * sum(drops) / len(drops)
 
 
 @dataclass(frozen=True)
-class TaskReference:
-    """What networks for one task reach: the mean over runs (seeds). runs: their eval.json."""
+class TaskReference(DeltaScore):
+    """What networks for one task reach.
 
-    score: str
+    Attributes:
+        value: Mean over runs (seeds).
+        runs: Their eval.json.
+    """
+
     value: float
     runs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Single-task results. data: what all were evaluated on, as eval.json has it."""
+    """Single-task results.
+
+    Attributes:
+        data: What all were evaluated on, as eval.json has it.
+        tasks: By name.
+        file: Where they were read from; "" for a reference in memory.
+    """
 
     data: str
     tasks: dict[str, TaskReference]
     file: str = ""
 
     def check(self, tasks: Sequence[str], data: str) -> None:
-        """Raises UserError where a task has no reference, or the data are other data."""
+        """Checks that the reference serves for tasks on some data.
+
+        Raises:
+            UserError: A task has no reference, or the data are other data.
+        """
         if data != self.data:
             raise UserError(
                 f"reference {self.file}: it was measured on {self.data}; this evaluation is on {data}"
@@ -98,33 +101,47 @@ class Reference:
         """The average drop of a network for several tasks.
 
         Raises:
-            UserError: see `check`.
+            UserError: See `check`; or a task's score is another one here.
         """
         self.check(result.tasks, result.data)
-        return delta_m(measures(result), {task: self.tasks[task].value for task in result.tasks})
+        values = delta_values(result)
+        for task in result.tasks:
+            given, expected = self.tasks[task].score, result.delta_scores[task].score
+            if given != expected:
+                raise UserError(
+                    f"reference {self.file}: {given!r} is not the score by which {task!r} counts, "
+                    f"{expected!r}"
+                )
+        return delta_m(values, {task: self.tasks[task].value for task in result.tasks}, self.tasks)
 
 
-def measures(result: Measured) -> dict[str, float]:
-    """Task -> its score of `MEASURES`. Raises UserError for a task or score that there is not."""
+def delta_values(result: Measured) -> dict[str, float]:
+    """Task -> value of the score by which it counts.
+
+    Raises:
+        UserError: A task has no part in Δm, or its score is missing.
+    """
     found = {}
     for task in result.tasks:
-        if task not in MEASURES:
-            raise UserError(f"{result.file}: task {task} has no part in Δm; {', '.join(MEASURES)} have")
-        value = result.score(f"{task}/{MEASURES[task].score}")
+        if task not in result.delta_scores:
+            raise UserError(f"{result.file}: task {task} has no part in Δm")
+        name = result.delta_scores[task].score
+        value = result.score(f"{task}/{name}")
         if value is None:
-            raise UserError(f"{result.file}: no score {MEASURES[task].score} of task {task}")
+            raise UserError(f"{result.file}: no score {name} of task {task}")
         found[task] = value
     return found
 
 
 def make_reference(runs: Sequence[Path]) -> Reference:
-    """The reference of evaluated single-task runs; of several runs of a task the mean.
+    """The reference of evaluated single-task runs; the mean where a task has several runs.
 
     Args:
-        runs: workdirs with an eval.json, or such files. What counts is the last row, the newest stage.
+        runs: Workdirs with an eval.json, or such files. The last row counts: the newest stage.
 
     Raises:
-        UserError: an eval.json that is missing or none, one of several tasks, or other data than the others.
+        UserError: An eval.json is missing or invalid, has several tasks, or is about other data than the
+            others.
     """
     found: dict[str, list[Measured]] = {}
     for run in runs:
@@ -144,14 +161,19 @@ def make_reference(runs: Sequence[Path]) -> Reference:
         raise UserError("no run given; expected workdirs of evaluated single-task runs")
     tasks = {}
     for task, results in found.items():
-        values = [measures(result)[task] for result in results]
+        values = [delta_values(result)[task] for result in results]
         files = tuple(result.file for result in results)
-        tasks[task] = TaskReference(MEASURES[task].score, sum(values) / len(values), files)
+        score = asdict(results[0].delta_scores[task])
+        tasks[task] = TaskReference(**score, value=sum(values) / len(values), runs=files)
     return Reference(next(iter(data)), tasks)
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Writes the file. Raises UserError where none can be written."""
+    """Writes the file.
+
+    Raises:
+        UserError: No file can be written there.
+    """
     content = {
         "data": reference.data,
         "tasks": {task: asdict(entry) for task, entry in reference.tasks.items()},
@@ -163,14 +185,23 @@ def write_reference(path: Path, reference: Reference) -> None:
 
 
 def read_reference(path: Path) -> Reference:
-    """Reads such a file. Raises UserError where it is missing or none."""
+    """Reads such a file.
+
+    Raises:
+        UserError: It is missing or not a reference.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         tasks = {
-            task: TaskReference(str(entry["score"]), float(entry["value"]), tuple(entry["runs"]))
+            task: TaskReference(
+                str(entry["score"]),
+                bool(entry["higher_is_better"]),
+                float(entry["value"]),
+                tuple(entry["runs"]),
+            )
             for task, entry in content["tasks"].items()
         }
-        reference = Reference(str(content["data"]), tasks, str(path))
+        return Reference(str(content["data"]), tasks, str(path))
     except OSError as error:
         raise UserError(
             f"reference {path}: {error.strerror or error}; dynpix reference writes it from single-task runs"
@@ -179,7 +210,3 @@ def read_reference(path: Path) -> Reference:
         raise UserError(
             f"reference {path} is not what dynpix reference writes ({type(error).__name__}: {error})"
         ) from None
-    for task, entry in tasks.items():
-        if task not in MEASURES or entry.score != MEASURES[task].score:
-            raise UserError(f"reference {path}: {entry.score!r} is not the score by which {task!r} counts")
-    return reference

@@ -18,20 +18,8 @@ from pathlib import Path
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m
-from dynpix_jax.evaluation.results import Identity, Measured, identity_of, read_results
-from dynpix_jax.tasks import Score, albedo, boundaries, depth, normals, pose, saliency, segmentation
-
-SCORES: dict[str, tuple[Score, ...]] = {
-    "boundaries": boundaries.SCORES,
-    "segmentation": (*segmentation.SCORES, segmentation.IIOU),
-    "depth": depth.SCORES,
-    "normals": normals.SCORES,
-    "parts": segmentation.SCORES,
-    "saliency": saliency.SCORES,
-    "albedo": albedo.SCORES,
-    "pose": pose.SCORES,
-}
-"""Task -> what the metrics of its tables can be."""
+from dynpix_jax.evaluation.results import Identity, Measured, delta_scores, identity_of, read_results
+from dynpix_jax.tasks import TASKS, Score
 
 BUDGETS = ("cpu", "gpu")
 """Values of the configs' argument ``budget``; it may change the network (Res6)."""
@@ -78,7 +66,7 @@ class Table:
         config: file.
         source: its data set, as `SourceSpec` names it.
         task: what it is about; "" for several tasks, whose metrics are then named "depth/rmse".
-        metrics: scores by name; of several tasks those of `multitask.MEASURES`, one a task.
+        metrics: scores by name; of several tasks those that count in Δm, one a task.
         rows: its networks.
         note: what a reader must know.
         budgets: values of the config's argument of that name; () if it has none.
@@ -107,14 +95,14 @@ class Table:
     def scores(self) -> tuple[Score, ...]:
         """The metrics with their labels."""
         if self.task:
-            known = {score.name: score for score in SCORES[self.task]}
+            known = {score.name: score for score in known_scores(self.task)}
         else:
             known = {
                 f"{task}/{score.name}": dataclasses.replace(
                     score, name=f"{task}/{score.name}", label=f"{task} {score.label}"
                 )
                 for task in self.tasks
-                for score in SCORES[task]
+                for score in known_scores(task)
             }
         return tuple(known[name] for name in self.metrics)
 
@@ -148,11 +136,18 @@ class Table:
 
     def delta(self, values: Sequence[float | None], reference: Sequence[float | None]) -> float | None:
         """Δm of the metrics, percent; None where one is missing."""
-        by_task = [
+        ours, theirs = (
             {task: value for task, value in zip(self.tasks, side, strict=True) if value is not None}
             for side in (values, reference)
-        ]
-        return delta_m(*by_task) if all(len(side) == len(self.tasks) for side in by_task) else None
+        )
+        if not len(ours) == len(theirs) == len(self.tasks):
+            return None
+        return delta_m(ours, theirs, delta_scores({task: TASKS.resolve(task, "task") for task in self.tasks}))
+
+
+def known_scores(task: str) -> tuple[Score, ...]:
+    """The metrics that a task's tables can have."""
+    return TASKS.resolve(task, "task").known_scores
 
 
 Runs = Mapping[Identity, Measured]
@@ -205,6 +200,9 @@ def combined(found: Mapping[str, Measured]) -> Measured | None:
         return None
     scores = {f"{task}/{name}": value for task, run in found.items() for name, value in run.scores.items()}
     runs = list(found.values())
+    data, file, stage = (
+        ", ".join(dict.fromkeys(getattr(run, field) for run in runs)) for field in ("data", "file", "stage")
+    )
     milliseconds = {
         mode: sum(run.milliseconds[mode] for run in runs)
         for mode in runs[0].milliseconds

@@ -12,6 +12,26 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.sections import from_config
 from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.evaluation.inference import InferenceConfig
+from dynpix_jax.tasks import Task
+
+
+@dataclass(frozen=True)
+class DeltaScore:
+    """The score by which a task counts in Δm.
+
+    Attributes:
+        score: Its name.
+        higher_is_better: False for errors.
+    """
+
+    score: str
+    higher_is_better: bool
+
+
+def delta_scores(tasks: Mapping[str, Task | type[Task]]) -> dict[str, DeltaScore]:
+    """Those of the tasks that have one, by task."""
+    found = {name: task.delta_score for name, task in tasks.items()}
+    return {name: DeltaScore(one.name, one.higher_is_better) for name, one in found.items() if one}
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,7 @@ class Measured:
         tasks: their names, in the order of the scores.
         density: share of positions that gates compute; None without gates.
         milliseconds: mode -> median per image.
+        delta_scores: task -> the score by which it counts in Δm.
     """
 
     scores: dict[str, float]
@@ -37,6 +58,7 @@ class Measured:
     tasks: tuple[str, ...]
     density: float | None = None
     milliseconds: Mapping[str, float] = field(default_factory=dict)
+    delta_scores: Mapping[str, DeltaScore] = field(default_factory=dict)
 
     def score(self, name: str) -> float | None:
         """A score by its name, or by task and name ("depth/rmse") whichever task comes first; None for one
@@ -126,6 +148,7 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
         tuple(row["tasks"]),
         row.get("density"),
         {mode: one["milliseconds"] for mode, one in row["modes"].items() if "milliseconds" in one},
+        {task: DeltaScore(**entry) for task, entry in row.get("delta_scores", {}).items()},
     )
     source = content["data"].split(",")[0].split()[0]
     alternative = row.get("alternative") or ""

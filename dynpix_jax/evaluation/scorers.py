@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.core.typing import Array
 from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
@@ -23,11 +24,13 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class TaskScores:
-    """What a task's predictions reach.
+    """The scores of a task's predictions.
 
-    numbers: by the names of the task's scores. details: more of them, ready for JSON.
-    per_class: score -> one number a class, None where the class does not occur; empty without classes.
-    curve: precision against recall; of boundaries only.
+    Attributes:
+        numbers: By the names of the task's scores.
+        details: More numbers, ready for JSON.
+        per_class: Score -> one number a class, None where the class does not occur; empty without classes.
+        curve: Precision against recall; of boundaries only.
     """
 
     numbers: dict[str, float]
@@ -40,8 +43,8 @@ class TaskScores:
         return self.numbers | self.details | ({"per_class": self.per_class} if self.per_class else {})
 
 
-def together(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What several tasks have by name in one dict, under the names of `tasks.all_scores`."""
+def flatten_scores(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Values of several tasks in one dict, under the names of `tasks.all_scores`."""
     return {
         f"{prefix}{name}": value
         for prefix, values in zip(prefixes(by_task), by_task.values(), strict=True)
@@ -50,33 +53,49 @@ def together(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class Scorer(ABC):
-    """Takes predictions batch by batch and scores them at the end.
+    """Takes the predictions of a task batch by batch, and scores them at the end.
 
-    labels: the fields of a batch that it reads beside ``valid``.
+    A task names its scorer in ``Task.scorer``.
+
+    Args:
+        task: Whose predictions they are.
+        source: Where the labels come from.
+        count: Number of elements that are scored, the source's first ones.
+        settings: Of the evaluation.
+
+    Attributes:
+        labels: The fields of a batch that it reads beside ``valid``.
     """
 
-    labels: tuple[str, ...]
+    def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
+        self.task, self.source, self.count, self.settings = task, source, count, settings
+        self.labels = task.labels
 
     @abstractmethod
     def add(self, prediction: Array, batch: Mapping[str, np.ndarray]) -> None:
-        """Decoded predictions of a batch; elements that are not ``valid`` do not count."""
+        """Takes decoded predictions of a batch; elements that are not ``valid`` do not count."""
 
     @abstractmethod
     def finish(self, progress: Progress | None = None) -> TaskScores:
-        """The scores of all that was added.
+        """The scores of all predictions.
 
         Raises:
-            UserError: nothing labelled, or predictions that are not finite.
+            UserError: Nothing was labelled, or predictions are not finite.
         """
 
+    @classmethod
+    def truth(cls, task: Task, source: Source, index: int) -> np.ndarray:
+        """The label of an element in the form of a prediction, for pictures."""
+        return np.asarray(source[index][task.target])
 
-class PixelScorer(Scorer):
-    """Keeps a task's sums, no predictions."""
 
-    def __init__(self, task: PixelTask, source: Source, count: int, settings: EvaluationConfig):
-        self.labels = task.labels
-        self._task, self._measure = task, jax.jit(task.measure)
-        self._classes = source.spec.fields[task.target].classes
+class SumScorer(Scorer):
+    """Keeps the sums of a `PixelTask`, no predictions."""
+
+    def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
+        super().__init__(task, source, count, settings)
+        self._task = cast(PixelTask, task)
+        self._measure = jax.jit(self._task.measure)
         self._state: Mapping[str, Any] | None = None
 
     def add(self, prediction: Array, batch: Mapping[str, np.ndarray]) -> None:
@@ -92,36 +111,52 @@ class PixelScorer(Scorer):
                 f"{self._task.name}: scores that are not finite, {numbers}; the network's training diverged"
             )
         per_class = self._task.per_class(self._state)
-        return TaskScores(numbers, {"classes": list(self._classes)} if per_class else {}, per_class)
+        classes = self.source.spec.fields[self._task.target].classes
+        return TaskScores(numbers, {"classes": list(classes)} if per_class else {}, per_class)
 
 
 class BoundaryScorer(Scorer):
-    """Keeps the probability maps: the benchmark goes through them in several processes. Images without any
-    label (of a joint source) do not count.
+    """Keeps the probability maps: the benchmark goes through them in several processes.
+
+    Images without any label (of a joint source) do not count.
     """
 
     def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
+        super().__init__(task, source, count, settings)
         self.labels = (task.target,)
-        self._source, self._count, self._settings = source, count, settings
         self._seen = 0
         self._maps: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def annotations(cls, task: Task, source: Source, index: int) -> list[np.ndarray]:
+        """Each annotator's boundaries of an element, bool (H, W). A task whose label is none overrides it."""
+        found = annotators_of(source, index)
+        return [source[index][task.target] > 0.5] if found is None else found
+
+    @classmethod
+    def truth(cls, task: Task, source: Source, index: int) -> np.ndarray:
+        """The share of the annotators."""
+        masks = cls.annotations(task, source, index)
+        if not masks:
+            return super().truth(task, source, index)
+        return np.asarray(np.mean(masks, axis=0, dtype=np.float32))
 
     def add(self, prediction: Array, batch: Mapping[str, np.ndarray]) -> None:
         maps = np.asarray(prediction, np.float32)
         for place in np.flatnonzero(batch["valid"]):
-            if (batch[self.labels[0]][place] >= 0).any():
+            if (batch[self.task.target][place] >= 0).any():
                 self._maps[self._seen] = maps[place]
             self._seen += 1
 
     def finish(self, progress: Progress | None = None) -> TaskScores:
         if not self._maps:
             raise UserError(
-                "boundaries: no labelled pixel in what was evaluated, so there is nothing to score"
+                f"{self.task.name}: no labelled pixel in what was evaluated, so there is nothing to score"
             )
-        settings = self._settings
+        settings = self.settings
         scores = evaluate_boundaries(
-            ((self._source.name(index), probability) for index, probability in self._maps.items()),
-            Annotators(self._source, self._count),
+            ((self.source.name(index), probability) for index, probability in self._maps.items()),
+            _Annotations(self),
             thresholds=settings.thresholds,
             max_dist=settings.max_dist,
             nms=settings.nms,
@@ -133,43 +168,35 @@ class BoundaryScorer(Scorer):
         return TaskScores({name: details.pop(name) for name in ("ods", "ois", "ap")}, details, curve=scores)
 
 
-SCORERS: dict[str, type[Scorer]] = {"boundaries": BoundaryScorer}
-"""Of the tasks whose scores are more than sums over pixels."""
+class _Annotations(Mapping[str, Any]):
+    """The annotators' masks of a scorer's images by name, read when they are asked for."""
 
-
-def make_scorer(task: Task, source: Source, count: int, settings: EvaluationConfig) -> Scorer:
-    """The scorer of a task on the first ``count`` elements of a source."""
-    scorer: Callable[..., Scorer] = SCORERS.get(task.name, PixelScorer)
-    return scorer(task, source, count, settings)
-
-
-def truth(task: Task, source: Source, index: int) -> np.ndarray:
-    """The label of an element, as pictures show it: of boundaries the share of the annotators."""
-    if task.name != "boundaries":
-        return np.asarray(source[index][task.target])
-    masks = Annotators(source, index + 1)[source.name(index)]
-    if not masks:
-        return np.asarray(source[index][task.target])
-    return np.mean([np.asarray(mask, np.float32) for mask in masks], axis=0)
-
-
-class Annotators(Mapping[str, Any]):
-    """The annotators' masks of a source's first ``count`` images by name, read when asked for."""
-
-    def __init__(self, source: Source, count: int):
-        self._source = source
-        self._index = {source.name(index): index for index in range(count)}
+    def __init__(self, scorer: BoundaryScorer):
+        self._scorer = scorer
+        self._index = {scorer.source.name(index): index for index in range(scorer.count)}
 
     def __getitem__(self, name: str) -> list[np.ndarray]:
-        index = self._index[name]
-        found = annotators_of(self._source, index)
-        return [self._source[index]["boundaries"] > 0.5] if found is None else found
+        return self._scorer.annotations(self._scorer.task, self._scorer.source, self._index[name])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._index  # the one of Mapping would read the image's annotations to find out
+        return name in self._index  # Mapping's own would read the image's annotations
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 
     def __len__(self) -> int:
         return len(self._index)
+
+
+SCORERS: Registry[type[Scorer]] = Registry("scorer", {"sums": SumScorer, "boundaries": BoundaryScorer})
+"""The values of ``Task.scorer``."""
+
+
+def make_scorer(task: Task, source: Source, count: int, settings: EvaluationConfig) -> Scorer:
+    """The scorer of a task on the first ``count`` elements of a source."""
+    return SCORERS.resolve(task.scorer, f"task {task.name}: scorer")(task, source, count, settings)
+
+
+def truth(task: Task, source: Source, index: int) -> np.ndarray:
+    """The label of an element in the form of a prediction, for pictures."""
+    return SCORERS.resolve(task.scorer, f"task {task.name}: scorer").truth(task, source, index)

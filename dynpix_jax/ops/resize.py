@@ -6,6 +6,8 @@ and no ``align_corners``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,11 @@ def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
         index = np.minimum((np.arange(new) + stride // 2) // stride, x.shape[axis] - 1)
         x = jnp.take(x, jnp.asarray(index), axis=axis, mode="clip")
     return x
+
+
+def mean_scale(old: Sequence[int], new: Sequence[int]) -> float:
+    """The scale between two sizes (H, W): the geometric mean of both sides', which rounding makes differ."""
+    return float(np.sqrt(new[0] / old[0] * new[1] / old[1]))
 
 
 def _nearest_index(old: int, new: int) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Floor 3: one file a task, with its target, loss, metric and decoding."""
+"""Floor 3: one file a task, with its target, loss, scores and decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
 from dynpix_jax.tasks.albedo import Albedo
@@ -17,33 +18,46 @@ from dynpix_jax.tasks.pose import Pose
 from dynpix_jax.tasks.saliency import Saliency
 from dynpix_jax.tasks.segmentation import Segmentation
 
-__all__ = ["TASKS", "PixelTask", "Score", "Task", "all_scores", "build", "check_labels", "prefixes"]
+__all__ = [
+    "TASKS",
+    "PixelTask",
+    "Score",
+    "Task",
+    "all_scores",
+    "build",
+    "check_labels",
+    "prefixes",
+    "task_class",
+]
 
-TASKS: dict[str, type[Task]] = {
-    "boundaries": Boundaries,
-    "segmentation": Segmentation,
-    "depth": Depth,
-    "normals": Normals,
-    "saliency": Saliency,
-    "parts": Parts,
-    "albedo": Albedo,
-    "pose": Pose,
-}
-"""All tasks by name: a new one gets a file here, a line in this table, and a way to draw it in
-visualization.task_pictures."""
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    {task.name: task for task in (Boundaries, Segmentation, Depth, Normals, Saliency, Parts, Albedo, Pose)},
+)
+"""All tasks by name. A new one is a file here and a name in this table; a user's: ``package.module:Name``."""
+
+
+def task_class(name: str, key: str = "task") -> type[Task]:
+    """The class of a task, for the checks of a config.
+
+    Raises:
+        ValueError: There is no such task; ``key`` is the config's key that names it.
+    """
+    try:
+        return TASKS.resolve(name, key)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def build(name: str, options: Mapping[str, Any], path: str) -> Task:
-    """The task of that name with its options (the fields of its class).
+    """The task of that name with its options.
 
     Args:
-        name: of `TASKS`.
-        options: fields of its class; those with defaults may be left out.
-        path: full name of the options' section, for messages.
+        name: In `TASKS`, or ``package.module:Name``.
+        options: Fields of its class; those with defaults may be left out.
+        path: Full name of the options' section, for messages.
 
     Raises:
-        UserError: no such task; an unknown, missing or wrong option.
+        UserError: There is no such task, or an option is unknown, missing or wrong.
     """
-    if name not in TASKS:
-        raise UserError(f"{path}: there is no task {name!r}; {suggest(name, TASKS)}")
-    return from_config(TASKS[name], options, path)
+    return from_config(TASKS.resolve(name, path), options, path)

@@ -12,10 +12,13 @@ from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.core.typing import Array
 
 NAME = "albedo"
-SCORES = (
-    Score("rmse", "RMSE", "root mean square error of an image, mean over images, lower is better"),
-    Score("mae", "MAE", "mean absolute error of an image, mean over images"),
+RMSE = Score(
+    "rmse",
+    "RMSE",
+    "root mean square error of an image, mean over images, lower is better",
+    higher_is_better=False,
 )
+MAE = Score("mae", "MAE", "mean absolute error of an image, mean over images", higher_is_better=False)
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,13 @@ class Albedo(PixelTask):
     """Target float32 (B, H, W, 3), RGB in [0, 1]; negative = ignore."""
 
     name: ClassVar[str] = NAME
-    higher_is_better: ClassVar[bool] = False
+    known_scores: ClassVar[tuple[Score, ...]] = (RMSE, MAE)
+    delta_score: ClassVar[Score | None] = RMSE
+    pictures: ClassVar[str] = "colours"
 
     @property
     def channels(self) -> int:
         return 3
-
-    @property
-    def scores(self) -> tuple[Score, ...]:
-        return SCORES
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         """Mean absolute error over colours and labelled pixels of valid images."""

@@ -1,5 +1,8 @@
-"""Monocular depth: the logit is the natural logarithm of metres, with L2 + gamma L1 of it (PAG eq. 9), or
-metres, with L1 of depths and of their gradients (ASTMT)."""
+"""Monocular depth.
+
+The logit is the natural logarithm of metres, with L2 + gamma L1 of it (PAG eq. 9), or metres, with L1 of
+depths and of their gradients (ASTMT).
+"""
 
 from __future__ import annotations
 
@@ -13,32 +16,34 @@ import jax.numpy as jnp
 from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.blur import gaussian_blur
+from dynpix_jax.ops.resize import mean_scale
 
 NAME = "depth"
 NEAREST = 1e-3
 """Metres: the least depth that is predicted where the logit is in metres."""
+RMSE = Score("rmse", "RMSE, m", "root mean square error in metres", higher_is_better=False)
 SCORES = (
     Score("delta1", "δ<1.25", "share of pixels whose depth is wrong by a factor below 1.25"),
     Score("delta2", "δ<1.25²", "the same below 1.25²"),
     Score("delta3", "δ<1.25³", "the same below 1.25³"),
-    Score("rmse", "RMSE, m", "root mean square error in metres"),
-    Score("rmse_log", "RMSE log", "root mean square error of the natural logarithm"),
-    Score("abs_rel", "abs rel", "mean absolute error relative to the true depth"),
+    RMSE,
+    Score("rmse_log", "RMSE log", "root mean square error of the natural logarithm", higher_is_better=False),
+    Score("abs_rel", "abs rel", "mean absolute error relative to the true depth", higher_is_better=False),
 )
 
 
 def log_depth_loss(
     logits: Array, target: Array, valid: Array, *, gamma: float = 2.0, scale_invariance: float = 0.0
 ) -> Array:
-    """Eq. 9, the mean over the labelled pixels of valid images; or with a part of it that ignores the scale.
+    """Eq. 9, the mean over the labelled pixels of valid images, or a form of it that forgives the scale.
 
     Args:
         logits: (B, H, W, 1), log metres.
         target: (B, H, W) metres; 0 (or less, or not finite) = invalid.
         valid: (B,) bool.
-        gamma: weight of the L1 term.
-        scale_invariance: lambda in [0, 1] of Eigen, Puhrsch, Fergus (NeurIPS 2014, eq. 4): of each image's
-            mean square, so much of its squared mean is taken off. 1 forgives a wrong scale; theirs is 0.5,
+        gamma: Weight of the L1 term.
+        scale_invariance: lambda in [0, 1] of Eigen, Puhrsch, Fergus (NeurIPS 2014, eq. 4): this share of an
+            image's squared mean is subtracted from its mean square. 1 forgives a wrong scale; theirs is 0.5,
             with gamma 0.
 
     Returns:
@@ -56,15 +61,16 @@ def log_depth_loss(
 
 
 def metric_depth_loss(logits: Array, target: Array, valid: Array) -> Array:
-    """L1 of depths plus L1 of their spatial gradients (Sobel), which ASTMT's appendix takes from Eigen and
-    Fergus.
+    """L1 of depths plus L1 of their spatial gradients (Sobel); ASTMT's appendix, after Eigen and Fergus.
 
     Args:
-        logits: (B, H, W, 1) metres; target, valid: as for `log_depth_loss`.
+        logits: (B, H, W, 1) metres.
+        target: (B, H, W) metres; 0 (or less, or not finite) = invalid.
+        valid: (B,) bool.
 
     Returns:
-        Scalar: the mean error of labelled pixels, plus, summed over both directions, that of the gradients
-        whose 3 x 3 pixels are all labelled. (The released code lets missing depths count as 0 there.)
+        Scalar: the mean error of labelled pixels, plus, summed over both directions, the mean error of the
+        gradients whose 3 x 3 pixels are all labelled. (The released code lets missing depths count as 0.)
     """
     counted = measured(target, valid)
     error = jnp.where(counted, logits[..., 0].astype(jnp.float32) - target, 0.0)
@@ -92,14 +98,17 @@ def measured(target: Array, valid: Array) -> Array:
 
 @dataclass(frozen=True)
 class Depth(PixelTask):
-    """Target float32 (B, H, W) in metres, 0 = invalid. A disparity serves as well: all but the RMSE in metres
-    is about ratios.
+    """Target float32 (B, H, W) in metres, 0 = invalid.
 
-    gamma, scale_invariance: of `log_depth_loss`; for ``logit="log"``.
-    logit: ``log``: the logarithm of metres, with eq. 9. ``metres``: the depth itself, with
-        `metric_depth_loss`; what is below ``NEAREST`` is decoded as that.
-    per_image: the two RMSE are those of an image, averaged over images, as ASTMT reports; else all pixels are
-        one set.
+    A disparity serves as well: all scores but the RMSE in metres are about ratios.
+
+    Attributes:
+        gamma: Weight of the L1 term of `log_depth_loss`.
+        logit: ``log``: the logarithm of metres, with eq. 9. ``metres``: the depth itself, with
+            `metric_depth_loss`; values below ``NEAREST`` are decoded as that.
+        per_image: Whether both RMSE are means over images of an image's RMSE, as ASTMT reports; otherwise all
+            pixels are one set.
+        scale_invariance: Of `log_depth_loss`.
     """
 
     gamma: float = 2.0
@@ -108,6 +117,9 @@ class Depth(PixelTask):
     scale_invariance: float = 0.0
 
     name: ClassVar[str] = NAME
+    known_scores: ClassVar[tuple[Score, ...]] = SCORES
+    delta_score: ClassVar[Score | None] = RMSE
+    pictures: ClassVar[str] = "depth"
 
     def __post_init__(self) -> None:
         if self.gamma < 0.0:
@@ -118,10 +130,6 @@ class Depth(PixelTask):
     @property
     def channels(self) -> int:
         return 1
-
-    @property
-    def scores(self) -> tuple[Score, ...]:
-        return SCORES
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         if self.logit == "metres":
@@ -147,6 +155,11 @@ class Depth(PixelTask):
     def rescale(self, logits: Array, scale: float) -> Array:
         # An image enlarged by s shows what a camera s times nearer would see.
         return logits + math.log(scale) if self.logit == "log" else logits * scale
+
+    @classmethod
+    def resize_label(cls, label: Array, size: tuple[int, int]) -> Array:
+        # As `data.geometry` does: an enlarged image shows a nearer scene; pixels without a depth stay so.
+        return super().resize_label(label, size) / mean_scale(label.shape[1:3], size)
 
     def smooth(self, logits: Array, sigma: float) -> Array:
         if self.logit == "metres":

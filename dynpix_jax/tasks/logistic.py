@@ -1,4 +1,4 @@
-"""What tasks of one probability a pixel share: a balanced logistic loss, and logits and probabilities."""
+"""Tasks of one probability a pixel: their balanced logistic loss, logits and probabilities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def balanced_loss(
 
     Args:
         logits: (B, H, W, 1).
-        positive, negative: (B, H, W) shares in [0, 1] by which a pixel counts on either side; they sum to 1
-            where it is labelled and are 0 elsewhere.
+        positive: (B, H, W) share in [0, 1] by which a pixel counts as positive.
+        negative: (B, H, W) share by which it counts as negative; both sum to 1 where the pixel is labelled
+            and are 0 elsewhere.
         valid: (B,) bool, False for elements that only pad the batch.
-        positive_weight: of positives; negatives weigh 1 less that. None balances every image: positives
-            weigh the share of negatives |Y-| / |Y| (PAG eq. 7, after HED), and an image without positives
-            costs nothing.
+        positive_weight: Weight of positives; negatives weigh 1 less that. None balances every image:
+            positives weigh the share of negatives |Y-| / |Y| (PAG eq. 7, after HED), and an image without
+            positives costs nothing.
 
     Returns:
         Scalar, nats per pixel; 0 where no pixel is labelled.
@@ -65,6 +66,10 @@ class LogisticTask(Task):
 
 
 def check_weight(positive_weight: float | None) -> None:
-    """Raises ValueError for a ``positive_weight`` outside of (0, 1)."""
+    """Checks a ``positive_weight``.
+
+    Raises:
+        ValueError: It is neither None nor in (0, 1).
+    """
     if positive_weight is not None and not 0.0 < positive_weight < 1.0:
         raise ValueError(f"positive_weight: {positive_weight}; expected a number in (0, 1), or None")

@@ -15,30 +15,37 @@ from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.core.typing import Array
 
 NAME = "normals"
+MEAN = Score(
+    "mean",
+    "mean, °",
+    "mean angle between prediction and truth in degrees, lower is better",
+    digits=2,
+    higher_is_better=False,
+)
 SCORES = (
-    Score("mean", "mean, °", "mean angle between prediction and truth in degrees, lower is better", digits=2),
-    Score("median", "median, °", "median of that angle", digits=2),
-    Score("rmse", "RMSE, °", "root mean square of that angle", digits=2),
+    MEAN,
+    Score("median", "median, °", "median of that angle", digits=2, higher_is_better=False),
+    Score("rmse", "RMSE, °", "root mean square of that angle", digits=2, higher_is_better=False),
     Score("within_11", "<11.25°", "share of pixels within 11.25 degrees"),
     Score("within_22", "<22.5°", "share of pixels within 22.5 degrees"),
     Score("within_30", "<30°", "share of pixels within 30 degrees"),
 )
 WITHIN = {"within_11": 11.25, "within_22": 22.5, "within_30": 30.0}
-"""Degrees of the scores that count pixels."""
+"""Limits in degrees of the scores that count pixels."""
 
 BINS_PER_DEGREE = 100
-"""Of the histogram that the median is read from."""
+"""Resolution of the histogram that gives the median."""
 
 SOFTENING = 0.2
-"""Of the inverse cosine's gradient, as released: -1 / (0.2 + sqrt(1 - t^2)) for -1 / sqrt(1 - t^2), which is
-infinite where prediction and truth agree."""
+"""Softens the inverse cosine's gradient, as released: -1 / (0.2 + sqrt(1 - t^2)) in place of
+-1 / sqrt(1 - t^2), which is infinite where prediction and truth agree."""
 
 
 @jax.custom_jvp
 def soft_arccos(cosine: Array) -> Array:
     """Inverse cosine in radians of values in [-1, 1] (others count as the nearer end).
 
-    Its gradient is finite everywhere, see SOFTENING.
+    Its gradient is finite everywhere: see `SOFTENING`.
     """
     return jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
 
@@ -51,10 +58,10 @@ def _soft_arccos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 
 
 def unit(vectors: Array, epsilon: float = 1e-5) -> Array:
-    """(..., 3) vectors at length 1; float32.
+    """(..., 3) vectors scaled to length 1; float32.
 
-    ``epsilon`` (as released) is added under the root: vectors near 0 come out shorter, and their gradient is
-    finite.
+    ``epsilon`` (as released) is added under the root: vectors near 0 come out shorter, with a finite
+    gradient.
     """
     vectors = vectors.astype(jnp.float32)
     return vectors * jax.lax.rsqrt((vectors**2).sum(-1, keepdims=True) + epsilon)
@@ -69,15 +76,15 @@ def angular_loss(
     arccos: float = 4.0,
     l1: float = 0.0,
 ) -> Array:
-    """Eq. 10 plus the weight of the cosine, so that the best is 0; mean over the labelled pixels of valid
-    images.
+    """Eq. 10 plus the weight of the cosine, so that the best is 0: a mean over labelled pixels.
 
     Args:
         logits: (B, H, W, 3), of any length.
         target: (B, H, W, 3) unit vectors; zero = invalid.
-        valid: (B,) bool.
-        cosine, arccos: weights of the two terms; the second is the paper's lambda.
-        l1: weight of the mean absolute difference of components.
+        valid: (B,) bool; only the pixels of valid images count.
+        cosine: Weight of the first term.
+        arccos: Weight of the second term, the paper's lambda.
+        l1: Weight of the mean absolute difference of components.
 
     Returns:
         Scalar, cosine x (1 - n.n') + arccos x angle in radians + l1 x mean |n - n'|.
@@ -95,8 +102,9 @@ def directed(target: Array, valid: Array) -> Array:
 
 
 def angle(first: Array, second: Array) -> Array:
-    """Degrees in [0, 180] between (..., 3) vectors of any length; accurate for small angles too; 0 for a zero
-    vector.
+    """Degrees in [0, 180] between (..., 3) vectors of any length; 0 for a zero vector.
+
+    Small angles are accurate, too.
     """
     cross = jnp.cross(first, second)
     return jnp.rad2deg(jnp.arctan2(jnp.sqrt((cross**2).sum(-1)), (first * second).sum(-1)))
@@ -104,11 +112,14 @@ def angle(first: Array, second: Array) -> Array:
 
 @dataclass(frozen=True)
 class Normals(PixelTask):
-    """Target float32 (B, H, W, 3): unit vectors, x right, y down, z forward (a visible surface has z < 0);
-    the zero vector = invalid.
+    """Target float32 (B, H, W, 3): unit vectors, the zero vector = invalid.
 
-    cosine, arccos, l1: weights of the loss's terms: the last two are 4 and 0 in PAG, 0 and 1 in ASTMT, which
-    has no cosine either.
+    x points right, y down, z forward: a visible surface has z < 0.
+
+    Attributes:
+        cosine: Weight of the cosine in the loss; 1 in PAG, 0 in ASTMT.
+        arccos: Weight of the angle; 4 in PAG, 0 in ASTMT.
+        l1: Weight of the absolute difference; 0 in PAG, 1 in ASTMT.
     """
 
     cosine: float = 1.0
@@ -116,7 +127,9 @@ class Normals(PixelTask):
     l1: float = 0.0
 
     name: ClassVar[str] = NAME
-    higher_is_better: ClassVar[bool] = False
+    known_scores: ClassVar[tuple[Score, ...]] = SCORES
+    delta_score: ClassVar[Score | None] = MEAN
+    pictures: ClassVar[str] = "normals"
 
     def __post_init__(self) -> None:
         for name in ("cosine", "arccos", "l1"):
@@ -126,10 +139,6 @@ class Normals(PixelTask):
     @property
     def channels(self) -> int:
         return 3
-
-    @property
-    def scores(self) -> tuple[Score, ...]:
-        return SCORES
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         return angular_loss(logits, target, valid, cosine=self.cosine, arccos=self.arccos, l1=self.l1)

@@ -16,10 +16,11 @@ NAME = "parts"
 class Parts(Segmentation):
     """Target int32 (B, H, W): 0 = background, 1 .. classes - 1 = parts, ``ignore`` = not labelled.
 
-    An image, or crop, without any part counts neither for the loss nor for the scores, as in ASTMT: its
+    An image or crop without any part counts neither for the loss nor for the scores, as in ASTMT: its
     background would teach nothing about people. Options and scores are those of `Segmentation`.
 
-    classes: 7 by default: background, head, torso, upper arms, lower arms, upper legs, lower legs.
+    Attributes:
+        classes: By default 7: background, head, torso, upper arms, lower arms, upper legs, lower legs.
     """
 
     classes: int = 7
@@ -37,5 +38,5 @@ class Parts(Segmentation):
         return super().measure(prediction, {**batch, "valid": counted})
 
     def _has_parts(self, target: Array) -> Array:
-        """(B,) bool."""
+        """(B,) bool: the image shows a part of a person."""
         return ((target > 0) & (target < self.classes) & (target != self.ignore)).any((1, 2))

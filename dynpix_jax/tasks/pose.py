@@ -22,16 +22,17 @@ NAME = "pose"
 TARGET = "keypoints"
 HEAD_SIZE = "head_size"
 RADIUS = 3
-"""A heatmap's patch reaches so many sigma from its middle, in x and in y."""
+"""Reach of a heatmap's patch from its middle, in sigma."""
 
 
 def heatmaps(keypoints: Array, size: tuple[int, int], *, stride: int, sigma: float) -> tuple[Array, Array]:
-    """What a network shall predict for joints.
+    """The heatmaps that a network should predict for joints.
 
     Args:
         keypoints: (B, J, 3) x, y in pixels of the image, and above 0 where the joint is labelled.
         size: (h, w) of the heatmaps.
-        stride: pixels from cell to cell. sigma: of the Gaussian, in cells.
+        stride: Pixels from cell to cell.
+        sigma: Deviation of the Gaussian, in cells.
 
     Returns:
         (B, h, w, J) Gaussians of peak 1 around the cell that is nearest to the joint, 0 beyond 3 sigma; and
@@ -52,7 +53,11 @@ def heatmap_loss(logits: Array, keypoints: Array, valid: Array, *, stride: int, 
     """Half the mean square of the weighted error, over cells and joints of valid images.
 
     Args:
-        logits: (B, h, w, J) heatmaps. keypoints: (B, J, 3), see `heatmaps`. valid: (B,) bool.
+        logits: (B, h, w, J) heatmaps.
+        keypoints: (B, J, 3), see `heatmaps`.
+        valid: (B,) bool.
+        stride: Pixels from cell to cell.
+        sigma: Deviation of the Gaussian, in cells.
 
     Returns:
         Scalar. Joints without weight count in the mean, with an error of 0, as in HRNet's code.
@@ -87,16 +92,16 @@ def find_joints(heatmaps: Array, *, stride: int) -> Array:
 
 
 def pck_counts(prediction: Any, truth: Any, size: Any, thresholds: Sequence[float]) -> tuple[list[Any], Any]:
-    """How many joints are found: what PCK ("percentage of correct keypoints") is made of.
+    """Counts the joints that are found, for PCK ("percentage of correct keypoints").
 
     Args:
         prediction: (N, J, 2 or more), x and y first; NumPy or jax.
         truth: (N, J, 3) x, y in the same units, and above 0 where the joint is labelled.
-        size: (N,) a length of each person, in these units; people without (0) do not count.
-        thresholds: a joint is found if its distance is at most threshold * size.
+        size: (N,) a length of each person, in these units; people without one (0) do not count.
+        thresholds: A joint is found if its distance is at most threshold * size.
 
     Returns:
-        One (J,) number of found joints a threshold, and the (J,) number of joints that count.
+        The (J,) number of found joints for each threshold, and the (J,) number of joints that count.
     """
     counted = (truth[..., 2] > 0) & (size[:, None] > 0)
     squared = ((prediction[..., :2] - truth[..., :2]) ** 2).sum(-1)
@@ -108,10 +113,12 @@ def pck_scores(hits: Any, joints: Any, skeleton: Skeleton) -> dict[str, float]:
     """Shares in [0, 1] from what `pck_counts` gives.
 
     Args:
-        hits: (J,) joints that were found. joints: (J,) that count.
+        hits: (J,) joints that were found.
+        joints: (J,) joints that count.
+        skeleton: Gives the groups, and the joints that the overall score leaves out.
 
     Returns:
-        ``mean``: of all joints but the excluded ones, each type weighing by how often it is labelled; and for
+        ``mean``: of all joints but the excluded ones, each type weighted by its number of labels; and for
         every group the mean of its types (0 for a type that is labelled nowhere).
     """
     found, count = np.asarray(hits, np.float64), np.asarray(joints, np.float64)
@@ -121,17 +128,35 @@ def pck_scores(hits: Any, joints: Any, skeleton: Skeleton) -> dict[str, float]:
     return scores | {name: float(rates[list(members)].mean()) for name, members in skeleton.groups}
 
 
+def _name(threshold: float, thresholds: Sequence[float]) -> str:
+    return "pckh" if threshold == thresholds[0] else f"pckh_{100 * threshold:g}"
+
+
+def pckh_scores(thresholds: Sequence[float], skeleton: Skeleton) -> tuple[Score, ...]:
+    """PCKh of all joints at each threshold; at the first one, of groups of joints."""
+    overall = [
+        Score(_name(t, thresholds), f"PCKh@{t:g}", f"share of joints within {t:g} head sizes")
+        for t in thresholds
+    ]
+    within = f"within {thresholds[0]:g} head sizes"
+    groups = [Score(name, name, f"share of these joints {within}") for name, _ in skeleton.groups]
+    return (*overall, *groups)
+
+
 @dataclass(frozen=True)
 class Pose(PixelTask):
-    """Target ``keypoints`` float32 (B, J, 3): x, y in pixels, 0 = not labelled, 1 = hidden, 2 = visible. A
-    prediction has the height of the heatmap's peak in the third place. Scores read ``head_size`` (B,) in
-    pixels, 0 = unknown: the person is not scored.
+    """Target ``keypoints`` float32 (B, J, 3): x, y in pixels, and 0 = not labelled, 1 = hidden, 2 = visible.
 
-    skeleton: which joints, by name. sigma: of the target's Gaussians, in cells of the heatmap.
-    cell: pixels from one cell of the heatmap to the next.
-    thresholds: of PCKh, in head sizes, the one to compare by first.
-    shift_flipped: move heatmaps of mirror images by a cell, which puts the joints where they are: cell c is
-    about pixel c * cell, which does not mirror into a cell.
+    A prediction has the height of the heatmap's peak in the third place. Scores read ``head_size`` (B,) in
+    pixels; 0 = unknown: the person is not scored.
+
+    Attributes:
+        skeleton: Name of the set of joints.
+        sigma: Deviation of the target's Gaussians, in cells of the heatmap.
+        cell: Pixels from one cell of the heatmap to the next.
+        thresholds: Of PCKh, in head sizes; rows are compared by the first.
+        shift_flipped: Whether heatmaps of mirror images move by a cell, which puts the joints in their
+            places: cell c is about pixel c * cell, which does not mirror into a cell.
     """
 
     skeleton: Literal["mpii", "coco"] = "mpii"
@@ -141,6 +166,8 @@ class Pose(PixelTask):
     shift_flipped: bool = True
 
     name: ClassVar[str] = NAME
+    known_scores: ClassVar[tuple[Score, ...]] = pckh_scores((0.5, 0.1), SKELETONS["mpii"])
+    pictures: ClassVar[str] = "pose"
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
@@ -174,14 +201,7 @@ class Pose(PixelTask):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """PCKh at each threshold, all joints together; at the first one, groups of joints."""
-        of_all = [
-            Score(_name(t, self.thresholds), f"PCKh@{t:g}", f"share of joints within {t:g} head sizes")
-            for t in self.thresholds
-        ]
-        within = f"within {self.thresholds[0]:g} head sizes"
-        groups = [Score(name, name, f"share of these joints {within}") for name, _ in self.body.groups]
-        return (*of_all, *groups)
+        return pckh_scores(self.thresholds, self.body)
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         return heatmap_loss(logits, target, valid, stride=self.cell, sigma=self.sigma)
@@ -220,11 +240,3 @@ class Pose(PixelTask):
         """PCKh of every joint; None where it is labelled nowhere."""
         pairs = zip(state["hits"][0], state["joints"], strict=True)
         return {"pckh": [float(found / count) if count else None for found, count in pairs]}
-
-
-def _name(threshold: float, thresholds: Sequence[float]) -> str:
-    return "pckh" if threshold == thresholds[0] else f"pckh_{100 * threshold:g}"
-
-
-SCORES = Pose().scores
-"""Those of the default thresholds and joints."""

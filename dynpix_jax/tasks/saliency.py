@@ -1,4 +1,4 @@
-"""Saliency: the probability of belonging to what catches the eye; balanced logistic loss (ASTMT)."""
+"""Saliency: the probability that a pixel belongs to what catches the eye; balanced logistic loss (ASTMT)."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.logistic import LogisticTask, balanced_loss, check_weight
 
 NAME = "saliency"
+MIOU = Score("miou", "mIoU", "intersection over union, mean over images, at the best of 15 thresholds")
 SCORES = (
-    Score("miou", "mIoU", "intersection over union, mean over images, at the best of 15 thresholds"),
+    MIOU,
     Score("max_f", "max F", "F of mean precision and mean recall, at the best of these thresholds"),
 )
 THRESHOLDS = tuple(float(value) for value in np.linspace(0.2, 0.9, 15))
-"""Of the probability, above which a pixel is salient (ASTMT's evaluation)."""
+"""Probabilities above which a pixel counts as salient (ASTMT's evaluation)."""
 
 
 @dataclass(frozen=True)
 class Saliency(LogisticTask, PixelTask):
     """Target (B, H, W), integer or float: 1 = salient (from 1/2 on), 0 = not, 255 or negative = ignore.
 
-    positive_weight: of salient pixels, the others weigh 1 less that. None: by each image's share of them, so
-    that an image without any costs nothing. (The released code takes the share of the whole batch.)
+    Attributes:
+        positive_weight: Weight of salient pixels; the others weigh 1 less that. None: each image's share of
+            the others, so that an image without salient pixels costs nothing. (The released code takes the
+            share of the whole batch.)
     """
 
     positive_weight: float | None = None
 
     name: ClassVar[str] = NAME
+    known_scores: ClassVar[tuple[Score, ...]] = SCORES
+    delta_score: ClassVar[Score | None] = MIOU
+    pictures: ClassVar[str] = "saliency"
 
     def __post_init__(self) -> None:
         check_weight(self.positive_weight)
-
-    @property
-    def scores(self) -> tuple[Score, ...]:
-        return SCORES
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         counted, salient = _labelled(target)
@@ -51,7 +53,7 @@ class Saliency(LogisticTask, PixelTask):
         return _labelled(target)[0]
 
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Sums over images of what they reach at each of ``THRESHOLDS``, (15,) each."""
+        """Sums over images of their IoU, precision and recall at each of ``THRESHOLDS``, (15,) each."""
         counted, salient = _labelled(batch[NAME])
         used = batch["valid"] & counted.any((1, 2))
         limits = jnp.asarray(THRESHOLDS, jnp.float32)[:, None, None, None]
@@ -82,5 +84,5 @@ class Saliency(LogisticTask, PixelTask):
 
 
 def _labelled(target: Array) -> tuple[Array, Array]:
-    """(B, H, W) bool each: pixels with a label, and pixels above one half."""
+    """(B, H, W) bool each: pixels with a label, and salient pixels."""
     return (target >= 0) & (target <= 1), target >= 0.5

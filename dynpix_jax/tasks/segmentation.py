@@ -14,8 +14,9 @@ from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.core.typing import Array
 
 NAME = "segmentation"
+MIOU = Score("miou", "mIoU", "intersection over union of prediction and truth, mean over classes")
 SCORES = (
-    Score("miou", "mIoU", "intersection over union of prediction and truth, mean over classes"),
+    MIOU,
     Score("pixel_accuracy", "pixel acc", "share of labelled pixels with the right class"),
     Score("mean_accuracy", "class acc", "share of a class's pixels that were found, mean over classes"),
 )
@@ -42,12 +43,13 @@ def cross_entropy(
 
     Args:
         logits: (B, H, W, C).
-        target: (B, H, W) integer; ``ignore`` and what is no class are not counted.
+        target: (B, H, W) integer; ``ignore`` and values that are no class do not count.
         valid: (B,) bool.
+        ignore: Value of pixels without a label.
         class_weights: C weights, by the target's class; () weighs all alike.
 
     Returns:
-        Scalar, nats per pixel: sum of weight x cost over sum of weight, as PyTorch has it. 0 without a pixel.
+        Scalar, nats per pixel: sum of weight x cost over sum of weight, as in PyTorch. 0 without a pixel.
     """
     classes = logits.shape[-1]
     counted = labelled(target, valid, classes, ignore)
@@ -80,16 +82,17 @@ def instance_sums(
     An instance of n pixels weighs each of them with (average size of its class) / n.
 
     Args:
-        prediction, target: (B, H, W) classes.
+        prediction: (B, H, W) classes.
+        target: (B, H, W) classes.
         instances: (B, H, W) integer ids, unique within an image; 0 = part of no single instance.
         counted: (B, H, W) bool, pixels with a class.
         sizes: (C,) average size of an instance of each class; 0 for classes without instances.
 
     Returns:
-        (C,) and (C,) float32.
+        (C,) float32 each.
     """
 
-    def of_image(prediction: Array, target: Array, instances: Array, counted: Array) -> tuple[Array, Array]:
+    def image_sums(prediction: Array, target: Array, instances: Array, counted: Array) -> tuple[Array, Array]:
         target = jnp.where(counted, target, 0)
         part = (counted & (instances > 0) & (sizes[target] > 0)).ravel()
         # Ids may be any numbers: sorted, an instance is a run of pixels, numbered from 0.
@@ -108,7 +111,7 @@ def instance_sums(
         negatives = jax.ops.segment_sum(weight * (1 - share), run_class, len(sizes))
         return positives, negatives
 
-    positives, negatives = jax.vmap(of_image)(prediction, target, instances, counted)
+    positives, negatives = jax.vmap(image_sums)(prediction, target, instances, counted)
     return positives.sum(0), negatives.sum(0)
 
 
@@ -116,9 +119,13 @@ def instance_sums(
 class Segmentation(PixelTask):
     """Target int32 (B, H, W): classes 0 .. classes - 1, ``ignore`` = not labelled.
 
-    classes: their number. ignore: the label that is not counted. class_weights: of the loss, one a class.
-    instance_sizes: ``cityscapes`` or (class, average pixels of an instance) pairs: scores iIoU too, from
-    a field ``instances`` int32 (B, H, W), ids unique within an image, 0 = part of no single instance.
+    Attributes:
+        classes: Their number.
+        ignore: Value of pixels that do not count.
+        class_weights: Of the loss, one a class; () weighs all alike.
+        instance_sizes: ``cityscapes`` or (class, average pixels of an instance) pairs. With them iIoU is a
+            score, too: it reads a field ``instances`` int32 (B, H, W), ids unique within an image, 0 = part
+            of no single instance.
     """
 
     classes: int
@@ -127,6 +134,9 @@ class Segmentation(PixelTask):
     instance_sizes: Literal["cityscapes"] | tuple[tuple[int, float], ...] = ()
 
     name: ClassVar[str] = NAME
+    known_scores: ClassVar[tuple[Score, ...]] = (*SCORES, IIOU)
+    delta_score: ClassVar[Score | None] = MIOU
+    pictures: ClassVar[str] = "classes"
     has_rare: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -155,7 +165,7 @@ class Segmentation(PixelTask):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        return (*SCORES, IIOU) if self.instance_sizes else SCORES
+        return self.known_scores if self.instance_sizes else SCORES
 
     @property
     def labels(self) -> tuple[str, ...]:

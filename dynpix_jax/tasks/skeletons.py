@@ -9,9 +9,12 @@ from dataclasses import dataclass
 class Skeleton:
     """One set of joints.
 
-    joints: their names, in order. pairs: left and right, which change places in a mirror.
-    groups: what scores are printed for, the joints of each. excluded: joints that no overall score counts.
-    bones: joints that a picture joins by a line.
+    Attributes:
+        joints: Their names, in order.
+        pairs: Left and right joints, which change places in a mirror.
+        groups: Names of groups that have a score each, with their joints.
+        excluded: Joints that no overall score counts.
+        bones: Pairs of joints that a picture joins by a line.
     """
 
     joints: tuple[str, ...]
@@ -22,7 +25,7 @@ class Skeleton:
 
     @property
     def mirrored(self) -> tuple[int, ...]:
-        """For each joint the one that is seen in its place in a mirror."""
+        """For each joint the one that a mirror shows in its place."""
         order = list(range(len(self.joints)))
         for left, right in self.pairs:
             order[left], order[right] = right, left

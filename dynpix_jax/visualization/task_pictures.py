@@ -1,17 +1,18 @@
-"""How the predictions and labels of each task are drawn: boundaries, classes, depths, directions,
-joints, what is salient, albedo."""
+"""How predictions and labels are drawn: boundaries, classes, depths, directions, joints, colours."""
 
 from __future__ import annotations
 
 import colorsys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import matplotlib
 import numpy as np
 
+from dynpix_jax.core.registry import Registry
+from dynpix_jax.tasks import Task
 from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay
 from dynpix_jax.visualization.skeletons import draw_joints, joint_colour, skeleton_of
 
@@ -27,33 +28,48 @@ UNKNOWN: Colour = (0, 0, 0)
 
 
 class TaskPictures(ABC):
-    """How one task is drawn.
+    """How the predictions and labels of a task are drawn.
 
-    caption: tells the reader of a page what the colours mean, HTML. legend: names with their colours.
+    Args:
+        classes: Names of the classes (or joints), may be empty.
+        palette: Colours of the first classes; the others get colours of their own.
+
+    Attributes:
+        caption: Meaning of the colours, for the reader of a page; HTML.
+        legend: Names with their colours.
     """
 
-    caption: str
+    caption: ClassVar[str]
     legend: tuple[tuple[str, Colour], ...] = ()
+
+    def __init__(self, classes: Sequence[str] = (), palette: Sequence[Colour] = ()):
+        self.classes, self.palette = tuple(classes), tuple(palette)
 
     @abstractmethod
     def picture(
         self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
     ) -> np.ndarray:
-        """A decoded prediction or a label as uint8 (H, W) or (H, W, 3).
+        """Draws a decoded prediction or a label.
 
-        ``reference``: another of the same image, which sets the range of the colours; pictures with the same
-        reference can be compared. ``photo``: the image, (H, W, 3) uint8; joints are drawn on it.
+        Args:
+            values: The prediction.
+            reference: Another of the same image, which sets the range of the colours: pictures with the same
+                reference can be compared.
+            photo: The image, (H, W, 3) uint8; joints are drawn on it.
+
+        Returns:
+            uint8 (H, W) or (H, W, 3).
         """
 
     def note(self, reference: np.ndarray) -> str:
-        """What the range of the colours is, for the line below a picture; may be empty."""
+        """The range of the colours, for the line below a picture; may be empty."""
         return ""
 
     @abstractmethod
     def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
-        """Pictures to be kept of a photo (H, W, 3) uint8 and its prediction, by the ends of their names.
+        """Pictures of a photo (H, W, 3) uint8 and its prediction that are saved, by the ends of their names.
 
-        ``map`` is for programs: it holds the prediction itself as far as a PNG can.
+        ``map`` is for programs: it holds the prediction itself, as exactly as a PNG can.
         """
 
     def resized(self, prediction: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
@@ -62,20 +78,25 @@ class TaskPictures(ABC):
             return prediction
         # Between two classes there is no third.
         is_class = np.issubdtype(prediction.dtype, np.integer)
-        how = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
-        return cv2.resize(prediction, (new[1], new[0]), interpolation=how)
+        interpolation = cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR
+        return cv2.resize(prediction, (new[1], new[0]), interpolation=interpolation)
 
     def uncropped(self, prediction: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """A prediction for a crop as one for all of the image of ``size`` (H, W).
+        """A prediction for a crop as one for the whole image.
 
-        ``matrix``: (2, 3), from pixels (x, y, 1) of the image to those of the crop. What the crop does not
-        show is 0.
+        Args:
+            prediction: Of the crop.
+            matrix: (2, 3), from pixels (x, y, 1) of the image to those of the crop.
+            size: (H, W) of the image.
+
+        Returns:
+            The prediction at ``size``, 0 outside of the crop.
         """
         is_class = np.issubdtype(prediction.dtype, np.integer)
-        how = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR)
+        flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if is_class else cv2.INTER_LINEAR)
         # OpenCV moves no 32-bit integers; these are ids, which a float holds.
         values = prediction.astype(np.float32)
-        return cv2.warpAffine(values, matrix, (size[1], size[0]), flags=how).astype(prediction.dtype)
+        return cv2.warpAffine(values, matrix, (size[1], size[0]), flags=flags).astype(prediction.dtype)
 
     def numbers(self, prediction: np.ndarray) -> Any:
         """The prediction as JSON, where it is not a map; None otherwise."""
@@ -98,14 +119,11 @@ class BoundaryPictures(TaskPictures):
 
 
 class ClassPictures(TaskPictures):
-    """A colour a class.
-
-    classes: names, may be empty. palette: colours of the first classes; the others get colours of their own.
-    """
+    """A colour for each class."""
 
     caption = "Colours are classes; black: not labelled."
 
-    def __init__(self, classes: Sequence[str], palette: Sequence[Colour]):
+    def __init__(self, classes: Sequence[str] = (), palette: Sequence[Colour] = ()):
         self._palette = np.array([*palette, *class_colours(256)[len(palette) :]], np.uint8)
         self.legend = tuple((name, _colour(self._palette[k])) for k, name in enumerate(classes))
         self._count = len(classes) or 255
@@ -170,7 +188,7 @@ class NormalPictures(TaskPictures):
 
 
 class SaliencyPictures(TaskPictures):
-    """Probabilities, or labels, in grey; on a photo what is not salient is darkened."""
+    """Probabilities or labels in grey; on a photo the pixels that are not salient are darker."""
 
     caption = "White is salient."
 
@@ -206,13 +224,17 @@ class PosePictures(TaskPictures):
 
     caption = "Orange is the person's own right side, blue the left, green the middle of the body."
 
-    def __init__(self, joints: Sequence[str]):
-        self.legend = tuple((name, joint_colour(name)) for name in joints)
+    def __init__(self, classes: Sequence[str] = (), palette: Sequence[Colour] = ()):
+        self.legend = tuple((name, joint_colour(name)) for name in classes)
 
     def picture(
         self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
     ) -> np.ndarray:
-        """Raises ValueError without a photo."""
+        """Joints on the photo.
+
+        Raises:
+            ValueError: There is no photo.
+        """
         if photo is None:
             raise ValueError("joints are drawn on a photo: none was given")
         return draw_joints(photo, values)
@@ -236,25 +258,32 @@ class PosePictures(TaskPictures):
         return {name: [round(float(v), 3) for v in row] for name, row in zip(names, prediction, strict=True)}
 
 
-def task_pictures(task: str, classes: Sequence[str] = (), palette: Sequence[Colour] = ()) -> TaskPictures:
-    """How a task is drawn; ``classes`` and ``palette`` are those of the source's field, where it has them."""
-    table = {
+PICTURES: Registry[type[TaskPictures]] = Registry(
+    "kind of pictures",
+    {
         "boundaries": BoundaryPictures,
-        "segmentation": lambda: ClassPictures(classes, palette),
+        "classes": ClassPictures,
         "depth": DepthPictures,
         "normals": NormalPictures,
         "saliency": SaliencyPictures,
-        "parts": lambda: ClassPictures(classes, palette),
-        "albedo": AlbedoPictures,
-        "pose": lambda: PosePictures(classes),
-    }
-    return table[task]()
+        "colours": AlbedoPictures,
+        "pose": PosePictures,
+    },
+)
+"""The values of ``Task.pictures``."""
+
+
+def task_pictures(
+    task: Task | type[Task], classes: Sequence[str] = (), palette: Sequence[Colour] = ()
+) -> TaskPictures:
+    """How a task is drawn; ``classes`` and ``palette`` are those of the source's field, where it has them."""
+    return PICTURES.resolve(task.pictures, f"task {task.name}: pictures")(classes, palette)
 
 
 def class_colours(count: int) -> list[Colour]:
-    """Colours for classes that have none, easy to tell apart when they are few.
+    """Colours for classes without a palette; a few of them are easy to tell apart.
 
-    Hues go around in steps that do not come back to where they were; lightness and saturation change in turn.
+    Hues go around in steps that never repeat; lightness and saturation change in turn.
     """
     kinds = ((0.95, 0.6), (0.65, 0.85), (0.9, 0.3), (0.45, 0.7), (0.8, 0.95), (0.6, 0.4), (0.98, 0.8))
     colours = []
@@ -266,7 +295,7 @@ def class_colours(count: int) -> list[Colour]:
 
 
 def depth_range(depth: np.ndarray) -> tuple[float, float]:
-    """(near, far) in metres: all known depths but the extreme hundredths; far is above near."""
+    """(near, far) in metres of all known depths but the extreme hundredths; far is above near."""
     known = depth[_is_depth(depth)]
     if not known.size:
         return 1.0, 10.0

@@ -97,3 +97,13 @@ def test_check_labels():
     ):
         with pytest.raises(UserError, match=message):
             tasks.check_labels(system, fields, "source x")
+
+
+def test_labels_are_resized_as_their_image():
+    """Classes by the nearest pixel; an image twice as large shows a scene twice as near."""
+    labels = jnp.arange(4.0).reshape(1, 2, 2)
+    for name, expected in (("segmentation", labels), ("depth", labels / 2)):
+        resized = tasks.TASKS.resolve(name, "").resize_label(labels, (4, 4))
+        np.testing.assert_array_equal(resized, expected.repeat(2, 1).repeat(2, 2))
+    normals = tasks.TASKS.resolve("normals", "").resize_label(jnp.ones((1, 2, 2, 3)), (2, 6))
+    assert normals.shape == (1, 2, 6, 3)

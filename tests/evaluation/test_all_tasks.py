@@ -20,8 +20,8 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
-from dynpix_jax.evaluation.multitask import MEASURES, Reference, TaskReference, write_reference
-from dynpix_jax.evaluation.results import Measured
+from dynpix_jax.evaluation.multitask import Reference, TaskReference, write_reference
+from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.settings import EvaluationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,9 @@ LOGITS = {
     "boundaries": (3.0,),
 }
 """Wall; 2 m; towards the camera; background; a colour, its blue beyond 1; as likely as not; a boundary."""
+
+
+SCORES = delta_scores({name: tasks.TASKS.resolve(name, "") for name in LOGITS})
 
 
 class Constant(System):
@@ -101,12 +104,15 @@ def test_scores_are_those_of_the_constants(scenes, evaluation):
 
 def test_its_own_scores_are_no_drop(evaluation):
     names = tuple(LOGITS)
-    result = Measured(evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names)
+    result = Measured(
+        evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names, delta_scores=SCORES
+    )
     own = {
-        name: TaskReference(m.score, result.score(f"{name}/{m.score}"), ()) for name, m in MEASURES.items()
+        name: TaskReference(m.score, m.higher_is_better, result.score(f"{name}/{m.score}"), ())
+        for name, m in SCORES.items()
     }
     assert Reference(result.data, own).delta_m(result) == 0.0
-    worse = own | {"depth": TaskReference("rmse", own["depth"].value / 1.07, ())}
+    worse = own | {"depth": TaskReference("rmse", False, own["depth"].value / 1.07, ())}
     assert Reference(result.data, worse).delta_m(result) == pytest.approx(1.0)
 
 
@@ -114,13 +120,18 @@ def test_eval_prints_the_drop(evaluation, monkeypatch, tmp_path, capsys):
     """eval.py with a reference: a column, a number in eval.json, a line in the report; all tasks drawn."""
     file = tmp_path / "single.json"
     names = tuple(LOGITS)
-    result = Measured(evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names)
+    result = Measured(
+        evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names, delta_scores=SCORES
+    )
     single = {
         # 10 % better than this network, each.
         name: TaskReference(
-            m.score, result.score(f"{name}/{m.score}") / (0.9 if m.higher_is_better else 1.1), ()
+            m.score,
+            m.higher_is_better,
+            result.score(f"{name}/{m.score}") / (0.9 if m.higher_is_better else 1.1),
+            (),
         )
-        for name, m in MEASURES.items()
+        for name, m in SCORES.items()
     }
     write_reference(file, Reference(result.data, single))
     trained = Trained(Constant(), {"params": {}}, "one", 7, 1.0)

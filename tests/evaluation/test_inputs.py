@@ -77,7 +77,7 @@ def test_a_depth_is_resized_as_training_does_it():
         found = resize_inputs({"depth": jnp.asarray(depth[None])}, size)["depth"][0]
         assert found.shape == moved.shape == size
         np.testing.assert_allclose(found, moved, rtol=1e-6)
-    with pytest.raises(ValueError, match="inputs: \\['points'\\]"):
+    with pytest.raises(UserError, match="inputs: there is no task 'points'"):
         resize_inputs({"points": jnp.zeros((1, 8, 12))}, (4, 6))
 
 

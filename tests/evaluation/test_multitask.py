@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,20 @@ import pytest
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.main import main
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.evaluation.multitask import MEASURES, delta_m, make_reference, read_reference
-from dynpix_jax.evaluation.paper_tables import SCORES, Row, Table
-from dynpix_jax.evaluation.results import Measured
+from dynpix_jax.evaluation.multitask import delta_m, make_reference, read_reference
+from dynpix_jax.evaluation.paper_tables import Row, Table
+from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.tasks import TASKS
 
 TABLES = read_tables("astmt").tables
 # What the paper's scores cannot give: with 0.068 for 0.078 this row is 7.35, and 7.04 within rounding.
 MISPRINTS = {("Table 1b", "R-50 multi"): 12.64, ("Table 3", "MobileNet, SE enc, dec"): 0.80}
+
+
+ASTMT = {"boundaries", "segmentation", "parts", "saliency", "normals", "depth", "albedo"}
+"""The tasks that its tables have."""
+SCORES = delta_scores({name: TASKS.resolve(name, "") for name in TASKS})
 
 
 def rows_with_a_drop() -> list[tuple[Table, Row]]:
@@ -30,13 +36,13 @@ def test_the_worked_example():
     """NYUD, R-26, multi-task: .686, 7.131, 2.013 and 12.154 percent."""
     single = {"boundaries": 72.9, "segmentation": 29.87, "normals": 24.34, "depth": 0.650}
     multi = {"boundaries": 72.4, "segmentation": 27.74, "normals": 24.83, "depth": 0.729}
-    assert delta_m(multi, single) == pytest.approx((0.686 + 7.131 + 2.013 + 12.154) / 4, abs=1e-3)
-    assert delta_m(single, single) == 0.0
-    assert delta_m({"depth": 0.5}, {"depth": 1.0}) == -50.0  # half the error: a gain
+    assert delta_m(multi, single, SCORES) == pytest.approx((0.686 + 7.131 + 2.013 + 12.154) / 4, abs=1e-3)
+    assert delta_m(single, single, SCORES) == 0.0
+    assert delta_m({"depth": 0.5}, {"depth": 1.0}, SCORES) == -50.0  # half the error: a gain
     with pytest.raises(ValueError, match="tasks"):
-        delta_m({"depth": 1.0}, single)
+        delta_m({"depth": 1.0}, single, SCORES)
     with pytest.raises(ValueError, match="score of 0"):
-        delta_m({"parts": 0.1}, {"parts": 0.0})
+        delta_m({"parts": 0.1}, {"parts": 0.0}, SCORES)
 
 
 @pytest.mark.parametrize(("table", "row"), rows_with_a_drop(), ids=lambda one: getattr(one, "network", None))
@@ -58,7 +64,7 @@ def drops(table: Table, row: Row, reference: Row) -> tuple[float, float]:
     low = high = 0.0
     for task, value, base in zip(table.tasks, row.paper, reference.paper, strict=True):
         half = rounding(table, row, task)
-        sign = 1 if MEASURES[task].higher_is_better else -1
+        sign = 1 if SCORES[task].higher_is_better else -1
         corners = [
             sign * (b - v) / b
             for v, b in itertools.product((value - half, value + half), (base - half, base + half))
@@ -84,10 +90,13 @@ def test_all_rows_are_there():
 
 
 def test_what_counts_of_each_task():
-    for name, measure in MEASURES.items():
-        assert measure.score in [score.name for score in SCORES[name]]
-        if measure.score == SCORES[name][0].name:
-            assert measure.higher_is_better == TASKS[name].higher_is_better
+    """What the paper reports of each; errors are better if they are lower."""
+    assert set(SCORES) == ASTMT
+    errors = {"normals": "mean", "depth": "rmse", "albedo": "rmse"}
+    for name, score in SCORES.items():
+        assert score.score == errors.get(name, "ods" if name == "boundaries" else "miou")
+        assert score.higher_is_better == (name not in errors)
+        assert score.score in [known.name for known in TASKS.resolve(name, "").known_scores]
 
 
 def evaluated(folder: Path, tasks: list[str], data: str = "scenes val, 4 images", **scores: float) -> Path:
@@ -98,6 +107,7 @@ def evaluated(folder: Path, tasks: list[str], data: str = "scenes val, 4 images"
         {
             "stage": stage,
             "tasks": tasks,
+            "delta_scores": {task: asdict(SCORES[task]) for task in tasks if task in SCORES},
             "macs_per_image": 1.0,
             "modes": {"dense": {"milliseconds": 1.0, **more}},
         }
@@ -122,7 +132,9 @@ def test_reference_file(tmp_path, capsys):
     assert reference.tasks["depth"].value == 0.5
     assert reference.tasks["depth"].runs == (str(runs[0] / "eval.json"), str(runs[1] / "eval.json"))
     scores = {"miou": 0.4, "depth/rmse": 0.45, "depth/delta1": 0.1}
-    result = Measured(scores, 1.0, "scenes val, 4 images", "f", "two", ("parts", "depth"))
+    result = Measured(
+        scores, 1.0, "scenes val, 4 images", "f", "two", ("parts", "depth"), delta_scores=SCORES
+    )
     assert reference.delta_m(result) == pytest.approx((20.0 - 10.0) / 2)
     assert main(["reference", str(runs[2]), f"--out={out}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"]["parts"]["value"] == 0.5
@@ -156,9 +168,11 @@ def test_mistakes(tmp_path, capsys):
     with pytest.raises(UserError, match="not what dynpix reference writes"):
         read_reference(tmp_path / "bad.json")
     (tmp_path / "bad.json").write_text(
-        '{"data": "x", "tasks": {"depth": {"score": "delta1", "value": 1, "runs": []}}}'
+        '{"data": "x", "tasks": {"depth": {"score": "delta1", "higher_is_better": true, "value": 1, '
+        '"runs": []}}}'
     )
-    with pytest.raises(UserError, match="'delta1' is not the score by which 'depth' counts"):
-        read_reference(tmp_path / "bad.json")
+    result = Measured({"rmse": 1.0}, 1.0, "x", "f", "two", ("depth",), delta_scores=SCORES)
+    with pytest.raises(UserError, match="'delta1' is not the score by which 'depth' counts, 'rmse'"):
+        read_reference(tmp_path / "bad.json").delta_m(result)
     with pytest.raises(UserError, match="no run given"):
         make_reference([])

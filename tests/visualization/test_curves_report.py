@@ -14,10 +14,10 @@ from dynpix_jax.evaluation.boundary import BoundaryScores, Score
 from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
 from dynpix_jax.visualization.pictures import png_bytes
 from dynpix_jax.visualization.report import Answer, Budget, Example, report_html, write_report
-from dynpix_jax.visualization.task_pictures import task_pictures
+from dynpix_jax.visualization.task_pictures import BoundaryPictures, ClassPictures, NormalPictures
 
 TASKS = {"boundaries": tasks.build("boundaries", {}, "")}
-PICTURES = {"boundaries": task_pictures("boundaries")}
+PICTURES = {"boundaries": BoundaryPictures()}
 
 
 def scores(ods: float) -> BoundaryScores:
@@ -128,7 +128,7 @@ def test_report_of_classes():
     truth = np.array([[0, 1], [255, 1]], np.int32)
     labels = {"segmentation": truth}
     picture = Example("x", np.zeros((2, 2, 3), np.uint8), labels, [Answer("base", labels, {}, {})])
-    pictures = {"segmentation": task_pictures("segmentation", ("a & b", "c"))}
+    pictures = {"segmentation": ClassPictures(("a & b", "c"))}
     text = report_html("t", {}, {"segmentation": task}, [row], [picture], pictures)
     assert "Precision against recall" not in text
     assert "<th>mIoU</th><th>pixel acc</th><th>class acc</th>" in text
@@ -140,6 +140,6 @@ def test_report_of_classes():
 def test_report_of_angles_says_that_less_is_better():
     task = tasks.build("normals", {}, "")
     row = Budget("base", 1.0, None, 2e9, 2e9, {score.name: 12.3456 for score in task.scores}, {})
-    text = report_html("t", {}, {"normals": task}, [row], [], {"normals": task_pictures("normals")})
+    text = report_html("t", {}, {"normals": task}, [row], [], {"normals": NormalPictures()})
     assert "Down is better" in text
     assert "<td>12.3</td>" in text

@@ -12,7 +12,7 @@ from PIL import Image
 from dynpix_jax import tasks
 from dynpix_jax.visualization.report import Answer, Budget, Example, report_html
 from dynpix_jax.visualization.steps import change_picture, choice_colours, choice_note, choice_picture
-from dynpix_jax.visualization.task_pictures import task_pictures
+from dynpix_jax.visualization.task_pictures import ClassPictures, DepthPictures
 
 NAMES = ("dilation 1", "dilation 2", "dilation 4")
 
@@ -31,12 +31,12 @@ def test_choices_have_the_colours_of_their_branches():
 
 def test_changes_of_classes_and_of_depth():
     photo = np.zeros((2, 2, 3), np.uint8)
-    classes = task_pictures("segmentation", ("a", "b"))
+    classes = ClassPictures(("a", "b"))
     before, after = np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 1]])
     changed, note = change_picture(before, after, classes, before, photo)
     np.testing.assert_array_equal(changed, [[0, 0], [255, 0]])
     assert note == "25.0% of the pixels"
-    depth = task_pictures("depth")
+    depth = DepthPictures()
     before = np.array([[1.0, 2.0], [4.0, 8.0]])
     changed, _ = change_picture(before, before * [[1, 1.1], [1, 2]], depth, before, photo)
     assert changed[0, 0] == changed[1, 0] == 0
@@ -53,7 +53,7 @@ def test_report_of_a_network_that_loops():
     answer = Answer("loop", {"segmentation": last}, {}, {}, [{"segmentation": first}], maps)
     photo, labels = np.zeros((1, 3, 3), np.uint8), {"segmentation": last}
     example = Example("x", photo, labels, [answer], NAMES, np.array([[0, 255, 2]]))
-    pictures = {"segmentation": task_pictures("segmentation", ("a", "c"))}
+    pictures = {"segmentation": ClassPictures(("a", "c"))}
     text = report_html("t", {}, {"segmentation": task}, [row], [example], pictures)
     found = re.findall(
         r'src="data:image/png;base64,([^"]+)"><figcaption><b>([^<]*)</b>(?: <small>([^<]*))?', text

@@ -3,22 +3,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks import TASKS
+from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.tasks.skeletons import MPII
-from dynpix_jax.visualization.task_pictures import class_colours, depth_range, task_pictures
+from dynpix_jax.visualization.task_pictures import (
+    AlbedoPictures,
+    BoundaryPictures,
+    ClassPictures,
+    DepthPictures,
+    NormalPictures,
+    PosePictures,
+    SaliencyPictures,
+    class_colours,
+    depth_range,
+    task_pictures,
+)
 
 PHOTO = np.full((2, 3, 3), 100, np.uint8)
 
 
 def test_every_task_is_drawn():
     for task in TASKS:
-        assert task_pictures(task).caption
-    with pytest.raises(KeyError):
-        task_pictures("dept")
+        assert task_pictures(TASKS.resolve(task, "")).caption
+
+    class Flow(Depth):
+        name = "flow"
+        pictures = "arows"
+
+    with pytest.raises(UserError, match="task flow: pictures: there is no kind of pictures 'arows'"):
+        task_pictures(Flow)
 
 
 def test_classes_have_the_colours_of_the_palette():
-    pictures = task_pictures("segmentation", ("a", "b", "c"), ((1, 2, 3), (4, 5, 6)))
+    pictures = ClassPictures(("a", "b", "c"), ((1, 2, 3), (4, 5, 6)))
     labels = np.array([[0, 1, 2], [255, 1, 3]], np.int32)
     drawn = pictures.picture(labels, labels)
     assert drawn.dtype == np.uint8
@@ -40,7 +58,7 @@ def test_colours_of_classes_differ():
 
 
 def test_depth_is_red_near_and_blue_far_in_the_range_of_the_reference():
-    pictures = task_pictures("depth")
+    pictures = DepthPictures()
     truth = np.linspace(1.0, 9.0, 100).reshape(10, 10)
     near, far = depth_range(truth)
     assert (near, far) == pytest.approx((1.08, 8.92))
@@ -61,17 +79,17 @@ def test_depth_is_red_near_and_blue_far_in_the_range_of_the_reference():
 def test_normals_are_drawn_the_usual_way_round():
     """A wall that faces the camera is bluish, a floor green, what leans right red; invalid is black."""
     normals = np.array([[[0, 0, -1], [0, -1, 0], [2, 0, 0], [0, 0, 0]]], np.float32)
-    drawn = task_pictures("normals").picture(normals, normals)
+    drawn = NormalPictures().picture(normals, normals)
     np.testing.assert_array_equal(drawn, [[[128, 128, 255], [128, 255, 128], [255, 128, 128], [0, 0, 0]]])
 
 
 def test_boundaries_ignored_pixels_are_no_boundary():
     labels = np.array([[1.0, 0.0, -1.0]])
-    np.testing.assert_array_equal(task_pictures("boundaries").picture(labels, labels), [[255, 0, 0]])
+    np.testing.assert_array_equal(BoundaryPictures().picture(labels, labels), [[255, 0, 0]])
 
 
 def test_saliency_is_grey_and_darkens_the_rest():
-    pictures = task_pictures("saliency")
+    pictures = SaliencyPictures()
     np.testing.assert_array_equal(pictures.picture(np.array([[0, 1, 255]]), np.zeros(1)), [[0, 255, 0]])
     files = pictures.files(PHOTO, np.array([[0.0, 0.5, 1.0]] * 2, np.float32))
     np.testing.assert_array_equal(files["map"][0], [0, 128, 255])
@@ -80,14 +98,12 @@ def test_saliency_is_grey_and_darkens_the_rest():
 
 def test_albedo_is_its_colours():
     albedo = np.array([[[0.2, 1.0, 0.0], [-1.0, -1.0, -1.0]]], np.float32)
-    np.testing.assert_array_equal(
-        task_pictures("albedo").files(PHOTO, albedo)["map"], [[[51, 255, 0], [0, 0, 0]]]
-    )
+    np.testing.assert_array_equal(AlbedoPictures().files(PHOTO, albedo)["map"], [[[51, 255, 0], [0, 0, 0]]])
 
 
 def test_joints_are_drawn_on_the_photo_in_the_colours_of_their_sides():
     names = MPII.joints
-    pictures = task_pictures("pose", names)
+    pictures = PosePictures(names)
     assert dict(pictures.legend)["left knee"] == dict(pictures.legend)["left wrist"]
     assert len({colour for _, colour in pictures.legend}) == 3
     photo = np.full((60, 90, 3), 100, np.uint8)
@@ -110,7 +126,7 @@ def test_joints_are_drawn_on_the_photo_in_the_colours_of_their_sides():
 
 def test_joints_and_maps_of_resized_and_cropped_photos():
     """The outer corner of a photo stays its corner; a crop's matrix is undone."""
-    pictures = task_pictures("pose")
+    pictures = PosePictures()
     joints = np.zeros((16, 3), np.float32)
     joints[0], joints[1] = (-0.5, -0.5, 1), (9.5, 4.5, 1)
     resized = pictures.resized(joints, (5, 10), (20, 30))
@@ -118,13 +134,13 @@ def test_joints_and_maps_of_resized_and_cropped_photos():
     matrix = np.array([[2.0, 0.0, -20.0], [0.0, 2.0, -10.0]])  # a crop of twice the size from (10, 5)
     back = pictures.uncropped(joints, matrix, (50, 50))
     np.testing.assert_allclose(back[1], [14.75, 7.25, 1])
-    depth = task_pictures("depth")
+    depth = DepthPictures()
     whole = depth.uncropped(np.full((8, 8), 3.0, np.float32), matrix, (12, 20))
     assert whole.shape == (12, 20)
     assert (whole[5:9, 10:14] == 3).all()
     assert (whole[:4] == 0).all()
     assert depth.resized(np.ones((4, 6), np.float32), (4, 6), (8, 12)).shape == (8, 12)
     labels = np.array([[1, 5]], np.int32)
-    shifted = task_pictures("segmentation").uncropped(labels, np.array([[1.0, 0, -2], [0, 1.0, 0]]), (1, 4))
+    shifted = ClassPictures().uncropped(labels, np.array([[1.0, 0, -2], [0, 1.0, 0]]), (1, 4))
     np.testing.assert_array_equal(shifted, [[0, 0, 1, 5]])
-    assert set(np.unique(task_pictures("segmentation").resized(labels, (1, 2), (4, 9)))) == {1, 5}
+    assert set(np.unique(ClassPictures().resized(labels, (1, 2), (4, 9)))) == {1, 5}

@@ -57,7 +57,7 @@ class Anytime(ProgressiveSystem):
         All kernels are parts of one draw: a program that draws each of hundreds on its own takes minutes to
         compile.
         """
-        return anytime_weights.init(self._shapes, key, heatmaps=self.config.task == "pose")
+        return anytime_weights.init(self._shapes, key, heatmaps=self.task.stride > 1)
 
     def apply(
         self,
@@ -138,7 +138,7 @@ class Anytime(ProgressiveSystem):
         after = self._run(variables, span, before, decide, routing, method="advance")
         gates = {} if before.mask is None else {f"stage{number}": before.mask for number in span}
         result = StepResult(
-            {self.config.task: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
+            {self.task.name: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
         )
         return after, result
 
@@ -159,7 +159,7 @@ class Anytime(ProgressiveSystem):
             self.config.exits, self.config.weights, (*outputs.exits, outputs.predictions), strict=True
         ):
             terms[f"exit{number}"] = weight * task.loss(
-                logits[self.config.task], batch[task.target], batch["valid"]
+                logits[self.task.name], batch[task.target], batch["valid"]
             )
         total = sum(terms.values(), jnp.zeros(()))
         density = {f"density_{name}": mask.mean() for name, mask in outputs.gates.items()}
@@ -266,7 +266,7 @@ class Anytime(ProgressiveSystem):
 
     def _confidence(self, logits: Array) -> Array:
         how = self.config.adaptivity
-        if self.config.task == "pose":
+        if self.task.stride > 1:
             return confidence(logits, "max_value")
         return confidence(logits, "entropy" if how and how.criterion == "entropy" else "max_probability")
 

@@ -10,7 +10,6 @@ from dynpix_jax.backbones import mobilenet, resnet
 from dynpix_jax.backbones.mobilenet import MobileNetConfig
 from dynpix_jax.backbones.resnet import BackboneConfig
 from dynpix_jax.core.errors import suggest
-from dynpix_jax.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,6 @@ class AstmtConfig:
     adversarial: AdversarialConfig | None = None
 
     def __post_init__(self) -> None:
-        for task in self.tasks:
-            if task not in TASKS:
-                raise ValueError(f"tasks: {task!r}; {suggest(task, TASKS)}")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks: {self.tasks}; expected at least one, each once")
         sections: tuple[tuple[str, Mapping[str, Any]], ...] = (

@@ -8,6 +8,7 @@ pass, a loss, and an update of the parameters that this task uses.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -46,12 +47,18 @@ class Astmt(System):
     Config = AstmtConfig
 
     def __init__(self, config: AstmtConfig):
-        self.config = config
-        options = {task: config.task_options.get(task, {}) for task in config.tasks}
-        self.tasks = {
-            task: tasks.build(task, options[task], f"config.model.task_options.{task}")
+        given = {
+            task: tasks.build(task, config.task_options.get(task, {}), f"config.model.task_options.{task}")
             for task in config.tasks
         }
+        self.tasks = {task.name: task for task in given.values()}
+        # A user's task, "package.module:Name", has its own name from here on.
+        self.config = config = dataclasses.replace(
+            config,
+            tasks=tuple(self.tasks),
+            task_options={given[name].name: options for name, options in config.task_options.items()},
+            task_weights={given[name].name: weight for name, weight in config.task_weights.items()},
+        )
         self.turns = config.tasks
         channels = {name: task.channels for name, task in self.tasks.items()}
         self.network: AstmtNetwork = AstmtNetwork(config, channels)

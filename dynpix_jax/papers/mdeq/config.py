@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dynpix_jax.core.errors import suggest
 from dynpix_jax.papers.mdeq.fixed_point import SolverConfig
-from dynpix_jax.tasks import TASKS
+from dynpix_jax.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,7 @@ class MdeqConfig:
     norm_momentum: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"task: {self.task!r}; {suggest(self.task, TASKS)}")
+        task_class(self.task)
         if self.unrolled < 0:
             raise ValueError(f"unrolled: {self.unrolled}; expected a number >= 0")
         if self.unrolled and self.jacobian.weight:

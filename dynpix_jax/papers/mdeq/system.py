@@ -61,7 +61,7 @@ class Mdeq(ProgressiveSystem):
     def __init__(self, config: MdeqConfig):
         self.config = config
         self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
-        self.tasks = {config.task: self.task}
+        self.tasks = {self.task.name: self.task}
         self.network: MdeqNetwork = MdeqNetwork(config, self.task.channels)
         self._cell = Cell(config.cell)
 
@@ -187,7 +187,8 @@ class Mdeq(ProgressiveSystem):
         z, how, updates, jacobian = self._train(variables, images, rngs)
         logits, updates = self._decode_train(variables, updates, z)
         predictions = self._at(logits, images)
-        terms = {config.task: self.task.loss(predictions[config.task], batch[config.task], batch["valid"])}
+        name = self.task.name
+        terms = {name: self.task.loss(predictions[name], batch[self.task.target], batch["valid"])}
         if config.jacobian.weight:
             terms["jacobian"] = config.jacobian.weight * jacobian
         total = sum(terms.values(), jnp.zeros(()))
@@ -320,7 +321,7 @@ class Mdeq(ProgressiveSystem):
         return self._full(logits, (images.shape[1], images.shape[2]))
 
     def _full(self, logits: Array, size: tuple[int, int]) -> dict[str, Array]:
-        return {self.config.task: resize_bilinear(logits, size, align_corners=True)}
+        return {self.task.name: resize_bilinear(logits, size, align_corners=True)}
 
 
 def _measures(how: solvers.Stats | None) -> dict[str, Array]:

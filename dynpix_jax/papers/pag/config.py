@@ -8,7 +8,7 @@ from typing import Any, Literal
 from dynpix_jax.backbones.resnet import BackboneConfig, block_specs
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.nn.residual import BlockSpec
-from dynpix_jax.tasks import TASKS
+from dynpix_jax.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ class PagConfig:
     task_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"task: {self.task!r}; {suggest(self.task, TASKS)}")
+        task_class(self.task)
         if self.backbone.depth in (18, 34) and (self.gate.kind != "none" or self.multipool.blocks):
             raise ValueError(
                 f"backbone.depth: {self.backbone.depth} has no bottlenecks to gate; expected 26, 50 or 101"

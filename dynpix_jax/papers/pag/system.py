@@ -20,6 +20,7 @@ from dynpix_jax.backbones.resnet import ResNet, StageInfo, default_block, featur
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
+from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import layer_rate_loss
 from dynpix_jax.nn.residual import BlockSpec
@@ -68,12 +69,12 @@ def make_block(config: PagConfig, spec: BlockSpec) -> nn.Module:
 class PagNetwork(nn.Module):
     """The network of a PagConfig: backbone with gated and MultiPool bottlenecks, and a head.
 
-    Boundaries have side outputs and their fusion (section 4.1); every other task has one decoder above the
-    backbone, or above Res6, with ``channels`` channels.
+    A task with side outputs (boundaries) has those and their fusion (section 4.1); every other task has one
+    decoder above the backbone, or above Res6.
     """
 
     config: PagConfig
-    channels: int = 1
+    task: Task
 
     def setup(self) -> None:
         config = self.config
@@ -92,10 +93,10 @@ class PagNetwork(nn.Module):
                 original_bias=pool.original_bias,
             )
             stages = (*stages[:-1], StageInfo("res6", top.features, stages[-1].stride))
-        if config.task == "boundaries":
+        if self.task.side_outputs:
             self.head: nn.Module = BoundaryHead(stages, config.head_features)
         else:
-            self.head = TopHead(stages[-1], config.head_features, self.channels)
+            self.head = TopHead(stages[-1], config.head_features, self.task.channels)
 
     def __call__(
         self,
@@ -135,10 +136,10 @@ class PagNetwork(nn.Module):
                 selections["res6"] = selection
         logits, sides = self.head(features, (images.shape[1], images.shape[2]))
         return Outputs(
-            predictions={self.config.task: logits},
+            predictions={self.task.name: logits},
             gates=gates,
             selections=selections,
-            exits=tuple({self.config.task: side} for side in sides),
+            exits=tuple({self.task.name: side} for side in sides),
         )
 
 
@@ -156,8 +157,8 @@ class Pag(System):
             raise UserError(
                 f"config.model.task: {config.task!r} has heatmaps; this system has no head for them"
             )
-        self.tasks = {config.task: self.task}
-        self.network = PagNetwork(config, self.task.channels)
+        self.tasks = {self.task.name: self.task}
+        self.network = PagNetwork(config, self.task)
 
     def apply(
         self,
@@ -208,13 +209,13 @@ class Pag(System):
     ) -> tuple[Array, LossAux]:
         """The task's loss (eq. 7 to 10) plus lambda times eq. 5 over gates in force (eq. 6).
 
-        That of boundaries is summed over the side outputs and the fusion.
+        With side outputs the task's loss is the sum over them and the fusion.
         """
-        task = self.config.task
+        task = self.task.name
         routing = Routing(train=True, temperature=controls["temperature"], soft=self.config.gate.soft)
         outputs = self.run(variables, batch["image"], routing, inserted=controls["inserted"], rngs=rngs)
         branches = [exit_[task] for exit_ in outputs.exits] + [outputs.predictions[task]]
-        losses = [self.task.loss(logits, batch[task], batch["valid"]) for logits in branches]
+        losses = [self.task.loss(logits, batch[self.task.target], batch["valid"]) for logits in branches]
         total = sum(losses[1:], losses[0])
         terms = {task: total, "fusion": losses[-1]} if outputs.exits else {task: total}
         if outputs.gates:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dynpix_jax.backbones.vgg import VGGConfig, layer_info
 from dynpix_jax.core.errors import suggest
-from dynpix_jax.tasks import TASKS
+from dynpix_jax.tasks import task_class
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,8 @@ class PixelNetConfig:
     task_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"task: {self.task!r}; {suggest(self.task, TASKS)}")
-        if self.sampling.strategy == "biased" and not TASKS[self.task].has_rare:
+        task = task_class(self.task)
+        if self.sampling.strategy == "biased" and not task.has_rare:
             raise ValueError(f"sampling.strategy: 'biased', but {self.task} has no rare pixels")
         if self.pad < 0:
             raise ValueError(f"pad: {self.pad}; expected a number >= 0")

@@ -51,7 +51,7 @@ class PixelNet(System):
                 "config.model.sampling.strategy: 'uniform' mixes the pixels of images, whose scales the loss "
                 "takes off one by one; expected 'stratified'"
             )
-        self.tasks = {config.task: self.task}
+        self.tasks = {self.task.name: self.task}
         self.network: PixelNetNetwork = PixelNetNetwork(config, self.task.channels)
 
     def apply(
@@ -73,7 +73,7 @@ class PixelNet(System):
             raise ValueError("train: training computes hypercolumns at sampled pixels; see `at`")
         maps = self.network.apply(variables, images, method="maps")
         logits = self.network.apply(variables, maps, (images.shape[1], images.shape[2]), method="everywhere")
-        return Outputs({self.config.task: cast(Array, logits)})
+        return Outputs({self.task.name: cast(Array, logits)})
 
     def at(
         self,
@@ -101,7 +101,7 @@ class PixelNet(System):
         logits, updates = self.network.apply(
             variables, rngs=dict(rngs or {}), mutable=["batch_stats"] if train else [], method=forward
         )
-        return Outputs({self.config.task: cast(Array, logits)}, updates=dict(updates))
+        return Outputs({self.task.name: cast(Array, logits)}, updates=dict(updates))
 
     def loss(
         self,
@@ -118,12 +118,12 @@ class PixelNet(System):
         target, valid = batch[self.task.target], batch["valid"]
         points = self.draw(rngs["points"], target, valid)
         outputs = self.at(variables, batch["image"], points, train=True, rngs=rngs)
-        logits, labels = outputs.predictions[self.config.task], at_points(target, points)
+        logits, labels = outputs.predictions[self.task.name], at_points(target, points)
         if points.ndim == 2:
             # Of the whole batch: one image of so many pixels.
             logits, labels, valid = logits[None], labels[None], valid.any()[None]
         loss = self.task.loss(logits[:, :, None], labels[:, :, None], valid)
-        terms = {self.config.task: loss}
+        terms = {self.task.name: loss}
         if self.task.has_rare:
             drawn = self.task.labelled(labels[:, :, None]) & valid[:, None, None]
             rare = self.task.rare(labels[:, :, None]) & drawn

@@ -119,7 +119,7 @@ def test_tasks_are_hashable_parts_of_a_system():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(task="dept"), r"config\.model\.task: 'dept'; did you mean 'depth'"),
+        (dict(task="dept"), r"config\.model\.task: there is no task 'dept'; did you mean 'depth'"),
         (
             dict(task="depth", task_options=dict(classes=3)),
             r"config\.model\.task_options\.classes: unknown key",

@@ -258,7 +258,7 @@ def test_weights_of_a_bare_vgg_and_of_an_earlier_run():
         (dict(sampling=dict(pixels=1)), r"sampling\.pixels"),
         (dict(pad=-1), "pad: -1"),
         (dict(chunk=0), "chunk: 0"),
-        (dict(task="edges"), "task: 'edges'"),
+        (dict(task="edges"), "task: there is no task 'edges'"),
         (
             dict(task="normals", task_options={}, sampling=dict(strategy="biased")),
             "normals has no rare pixels",
