@@ -92,13 +92,30 @@ def stage_optimizer(
         UserError: a parameter that neither `frozen` nor `multipliers` matches, a rule that matches no
             parameter, or nothing left to train.
     """
+    multipliers = _multipliers([name for name, _ in named_leaves(params)], config, stage)
+    trainable = frozenset(multipliers)
+    schedule = poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
+    clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
+    scale = optax.stateless(
+        lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()}
+    )
+    rule = optax.chain(*_rule(config), scale)
+    if system is None or not isinstance(system, TakesTurns):
+        tx = optax.chain(*clip, rule, optax.scale_by_learning_rate(schedule))
+        return StageOptimizer(tx, trainable, schedule)
+    users = {name: tuple(turn for turn in system.turns if system.uses(turn, name)) for name in multipliers}
+    tx = optax.chain(*clip, _by_users(rule, users), _scale_by_step(schedule))
+    turns = {turn: frozenset(name for name, of in users.items() if turn in of) for turn in system.turns}
+    return StageOptimizer(tx, trainable, schedule, turns)
+
+
+def _multipliers(names: Sequence[str], config: TrainingConfig, stage: StageConfig) -> dict[str, float]:
+    """The learning rate's multiplier of each trained leaf, of those with these names."""
     path = f"config.training.stages[{stage.name}]"
-    names = [name for name, _ in named_leaves(params)]
     _check_used(f"{path}.frozen", stage.frozen, names)
     _check_used(f"{path}.multipliers", [pattern for pattern, _ in stage.multipliers], names)
     if config.weight_decay:
         _check_used("config.training.weight_decay_on", config.weight_decay_on, names)
-
     trainable = [name for name in names if not _matches(stage.frozen, name)]
     if not trainable:
         raise UserError(f"{path}.frozen: all {len(names)} parameters are frozen; nothing is left to train")
@@ -109,27 +126,20 @@ def stage_optimizer(
             f"{path}: {len(uncovered)} of {len(names)} parameters are matched by no rule of frozen or"
             f" multipliers: {', '.join(uncovered)}"
         )
-    decayed = {name: _matches(config.weight_decay_on, name) for name in trainable}
+    return multipliers
 
-    schedule = poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
-    # A function: what is updated may be a part of all leaves.
-    mask = lambda leaves: {name: decayed[name] for name in leaves}  # noqa: E731
-    decay = [optax.add_decayed_weights(config.weight_decay, mask=mask)] if config.weight_decay else []
-    clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
-    if config.optimizer == "sgd":
-        rule = [*decay, optax.trace(config.momentum)] if config.momentum else decay
-    else:
-        rule = [optax.scale_by_adam(), *decay]
-    scale = optax.stateless(
-        lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()}
-    )
-    if system is None or not isinstance(system, TakesTurns):
-        tx = optax.chain(*clip, *rule, scale, optax.scale_by_learning_rate(schedule))
-        return StageOptimizer(tx, frozenset(trainable), schedule)
-    users = {name: tuple(turn for turn in system.turns if system.uses(turn, name)) for name in trainable}
-    tx = optax.chain(*clip, _by_users(optax.chain(*rule, scale), users), _scale_by_step(schedule))
-    turns = {turn: frozenset(name for name in trainable if turn in users[name]) for turn in system.turns}
-    return StageOptimizer(tx, frozenset(trainable), schedule, turns)
+
+def _rule(config: TrainingConfig) -> list[optax.GradientTransformation]:
+    """What a gradient becomes before it is scaled by the learning rate."""
+
+    def decays(leaves: Flat) -> dict[str, bool]:
+        # A function: what is updated may be a part of all leaves.
+        return {name: _matches(config.weight_decay_on, name) for name in leaves}
+
+    decay = [optax.add_decayed_weights(config.weight_decay, mask=decays)] if config.weight_decay else []
+    if config.optimizer == "adamw":
+        return [optax.scale_by_adam(), *decay]
+    return [*decay, *([optax.trace(config.momentum)] if config.momentum else [])]
 
 
 def _by_users(
