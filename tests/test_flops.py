@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax import lax
 
 from dynpix_jax.backbones.resnet import BackboneConfig, ResNet
 from dynpix_jax.flops import UnknownPrimitiveError, count_macs
-from dynpix_jax.ops import active_set, conv, map_active
+from dynpix_jax.ops import active_set, conv, depthwise, map_active
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -78,6 +79,20 @@ def test_by_hand(fn: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], ma
     assert report.flops == 2 * macs
     assert report.gibi == macs / 2**30
     assert sum(report.by_primitive.values()) == sum(report.by_scope.values()) == macs
+
+
+@pytest.mark.parametrize("run", [depthwise.depthwise_conv, depthwise._grouped, depthwise._shifted])
+@pytest.mark.parametrize(("strides", "dilation", "size"), [(1, 1, 9 * 11), (2, 1, 5 * 6), (1, 2, 9 * 11)])
+def test_a_depthwise_convolution_counts_alike_on_all_platforms(
+    run: Callable[..., Any], strides: int, dilation: int, size: int
+) -> None:
+    """As a CPU and as an accelerator run it (a grouped convolution), and as networks call it."""
+    if run is depthwise.depthwise_conv:
+        run = partial(run, strides=(strides,) * 2, dilation=(dilation,) * 2)
+    else:
+        chosen = run
+        run = lambda x, kernel: chosen(x, kernel, (strides,) * 2, (dilation,) * 2)  # noqa: E731
+    assert count_macs(run, array(2, 9, 11, 8), array(3, 3, 1, 8)).total == 2 * size * 9 * 8
 
 
 def test_gradients_of_a_convolution_cost_two_forwards() -> None:

@@ -19,8 +19,8 @@ from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.optim import stage_optimizer
 from dynpix_jax.training.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.state import new_state
-from dynpix_jax.training.step import make_step
-from tests.training import turns
+from dynpix_jax.training.step import STREAMS, make_step
+from tests.training import toy, turns
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +86,33 @@ def test_adam_counts_the_updates_of_each_leaf() -> None:
         np.testing.assert_allclose(updates["stem/kernel"], same, rtol=1e-6)
     counts = [int(leaf) for leaf in jax.tree.leaves(state) if leaf.ndim == 0]
     assert sorted(counts) == [0, 3]
+
+
+class NoisyTurns(turns.TurnsSystem):
+    """Each turn reports what it draws."""
+
+    def turn_loss(self, variables: Any, batch: Any, turn: str, *, rngs: Any, controls: Any) -> Any:
+        loss, aux = super().turn_loss(variables, batch, turn, rngs=rngs, controls=controls)
+        drawn = {f"{turn}/{name}": jax.random.uniform(key) for name, key in rngs.items()}
+        return loss, toy.ToyAux(aux.terms | drawn, aux.updates)
+
+
+def test_each_turn_of_each_step_draws_its_own_noise() -> None:
+    """Whatever the stream; the same step draws the same again."""
+    system = NoisyTurns()
+    batch = {name: jnp.asarray(value) for name, value in next(iter(turns.batches(8))).items()}
+    variables = dict(system.init(jax.random.key(0), batch))
+    config, stage = settings()
+    optimizer = stage_optimizer(variables["params"], config, stage, system)
+    step = jax.jit(make_step(system, optimizer, seed=0, stage_start=0, stage_steps=10))
+    first, metrics = step(new_state(variables, optimizer.tx, optimizer.pick, 0), batch)
+    again = step(new_state(variables, optimizer.tx, optimizer.pick, 0), batch)[1]
+    following = step(first, batch)[1]
+    names = [f"{turn}/{stream}" for turn in turns.TURNS for stream in STREAMS]
+    drawn = [float(found[name]) for found in (metrics, following) for name in names]
+    assert len(names) == 6
+    assert len(set(drawn)) == len(drawn)
+    assert [float(again[name]) for name in names] == drawn[:6]
 
 
 def test_8_devices_give_the_losses_of_1_and_a_run_continues(tmp_path: Path) -> None:
