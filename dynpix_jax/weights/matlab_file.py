@@ -89,7 +89,8 @@ def _read_v5(path: Path) -> dict[str, Any]:
     budget = _Budget()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SciPy warns of objects, which are told of here
-        content = loadmat(path)
+        # MATLAB stores whole numbers as integers whatever their class: mat_dtype gives the class back.
+        content = loadmat(path, mat_dtype=True)
     return {
         name: _from_v5(value, budget, 0)
         for name, value in content.items()

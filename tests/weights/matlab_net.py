@@ -106,19 +106,27 @@ def save(path: Path, variables: dict[str, Any], version: str) -> Path:
     return path
 
 
+def _element(number: int, data: bytes) -> bytes:
+    return struct.pack("<II", number, len(data)) + data + bytes(-len(data) % 8)
+
+
+def _matrix(matlab_class: int, body: bytes) -> bytes:
+    return _element(14, _element(6, struct.pack("<II", matlab_class, 0)) + body)
+
+
+_HEADER = b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(116) + bytes(8) + struct.pack("<H", 0x0100) + b"IM"
+
+
 def save_object(path: Path, name: str, kind: str) -> Path:
     """A file of version 5 with a variable that is an object of a class, byte by byte."""
+    texts = b"".join(_element(1, text.encode()) for text in (name, "MCOS", kind))
+    ids = _matrix(13, _element(5, struct.pack("<ii", 2, 1)) + _element(1, b"") + _element(6, bytes(8)))
+    path.write_bytes(_HEADER + _matrix(17, texts + ids))
+    return path
 
-    def element(number: int, data: bytes) -> bytes:
-        return struct.pack("<II", number, len(data)) + data + bytes(-len(data) % 8)
 
-    def matrix(matlab_class: int, body: bytes) -> bytes:
-        return element(14, element(6, struct.pack("<II", matlab_class, 0)) + body)
-
-    texts = b"".join(element(1, text.encode()) for text in (name, "MCOS", kind))
-    ids = matrix(13, element(5, struct.pack("<ii", 2, 1)) + element(1, b"") + element(6, bytes(8)))
-    header = (
-        b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(116) + bytes(8) + struct.pack("<H", 0x0100) + b"IM"
-    )
-    path.write_bytes(header + matrix(17, texts + ids))
+def save_as_bytes(path: Path, name: str, array: np.ndarray) -> Path:
+    """A file of version 5 with a matrix of class `single` of whole numbers, which MATLAB stores as bytes."""
+    body = _element(5, struct.pack("<ii", *array.shape)) + _element(1, name.encode())
+    path.write_bytes(_HEADER + _matrix(7, body + _element(2, array.astype(np.uint8).tobytes(order="F"))))
     return path

@@ -235,6 +235,12 @@ def test_kinds_of_values(tmp_path, version):
     np.testing.assert_array_equal(read["array"], values["array"], strict=True)
 
 
+def test_whole_numbers_keep_their_class(tmp_path):
+    array = np.array([[0, 1, 2], [3, 0, 255]], "f4")
+    read = read_matlab(mn.save_as_bytes(tmp_path / "a.mat", "bias", array))["bias"]
+    np.testing.assert_array_equal(read, array, strict=True)
+
+
 def test_an_object_is_named_with_the_way_out(tmp_path):
     path = mn.save_object(tmp_path / "net.mat", "net", "dagnn.DagNN")
     assert Unread("dagnn.DagNN") in read_matlab(path).values()
