@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from dynpix_jax.cli.runs import target_density
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.progressive import ProgressiveSystem
 from dynpix_jax.core.system import System
+from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, gated_macs, is_gate, variable_shapes
 from dynpix_jax.flops import MacReport
@@ -90,18 +90,6 @@ def run(args: argparse.Namespace) -> int:
     counts = count(args.config, args.size, args.stage, args.set)
     print(json.dumps(counts, indent=2) if args.json else _describe(counts))
     return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "321x481" -> (321, 481).
-
-    Raises:
-      UserError: another form, or a side of 0.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text.strip())
-    if match is None:
-        raise UserError(f"--size {text}: expected height x width in pixels, for example 321x481")
-    return int(match[1]), int(match[2])
 
 
 def find_stage(stages: Sequence[StageConfig], name: str | None) -> StageConfig:

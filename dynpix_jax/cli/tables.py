@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from dynpix_jax.core.text import aligned
 from dynpix_jax.tasks import Score
 from dynpix_jax.visualization.report import Budget
 
@@ -72,7 +73,4 @@ def print_table(heads: Sequence[str], cells: Sequence[Sequence[str]], console: C
             table.add_row(*row)
         console.print(table)
         return
-    widths = [max(len(row[column]) for row in [heads, *cells]) for column in range(len(heads))]
-    for row in [heads, *cells]:
-        first, *others = (text.rjust(width) for text, width in zip(row, widths, strict=True))
-        print("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
+    print(aligned(heads, cells))

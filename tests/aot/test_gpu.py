@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
 
+from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.sparse import arg_specs, pallas_gpu, pallas_gpu_plan
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse import pallas_gpu, pallas_gpu_plan
 from tests.aot.conftest import compiler
 
 pytestmark = pytest.mark.aot

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.sparse import arg_specs, pallas_tpu, pallas_tpu_plan
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse import pallas_tpu, pallas_tpu_plan
 
 pytestmark = pytest.mark.aot
 

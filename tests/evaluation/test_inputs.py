@@ -12,6 +12,8 @@ import pytest
 
 from dynpix_jax import papers, tasks
 from dynpix_jax.backbones import resnet
+from dynpix_jax.bench import model
+from dynpix_jax.bench.timed import Settings
 from dynpix_jax.cli import main, predict
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.runs import Trained
@@ -19,8 +21,6 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import DEPTH, IMAGE, SourceSpec
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.sources import build_source
-from dynpix_jax.evaluation.bench import model
-from dynpix_jax.evaluation.bench.rows import Settings
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig, all_views, resize_inputs
 from dynpix_jax.evaluation.runner import Runner, dense_report

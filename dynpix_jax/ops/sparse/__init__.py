@@ -2,8 +2,7 @@
 
 ``reference.py`` defines it; ``masked.py``, ``gather.py`` and ``tiles.py`` run it on every backend,
 ``pallas_tpu.py`` and ``pallas_gpu.py`` are kernels for one; ``vjp.py`` gives them their derivative;
-``api.py`` chooses and checks; ``arg_specs.py`` lists the papers' shapes, ``masks.py`` makes masks to measure
-with.
+``api.py`` chooses and checks.
 """
 
 from dynpix_jax.ops.sparse.api import (

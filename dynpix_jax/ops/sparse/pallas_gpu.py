@@ -9,7 +9,7 @@ float32 runs as three products of bfloat16 halves, summed in float32: less than 
 off, where the tensor cores' own TF32 is some 1e-3 off. Infinities become nan there.
 
 ``pallas_gpu_kernel.py`` is the kernel, ``pallas_gpu_plan.py`` tells what it reads when. The tests compile it
-ahead of time for an H100; ``benchmarks/device.py`` checks and measures it on a device.
+ahead of time for an H100; ``dynpix bench device`` checks and measures it on a device.
 """
 
 from __future__ import annotations

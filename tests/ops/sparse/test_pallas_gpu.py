@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from jax.sharding import AxisType, PartitionSpec
 
 from dynpix_jax import ops
+from dynpix_jax.bench import arg_specs
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.sparse import arg_specs, pallas_gpu, pallas_gpu_kernel
+from dynpix_jax.ops.sparse import pallas_gpu, pallas_gpu_kernel
 from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, PIECE, make_plan
 from tests.ops.brute import conv_by_taps, conv_loop, output_size, window_at
 

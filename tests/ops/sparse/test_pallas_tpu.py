@@ -16,8 +16,9 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from dynpix_jax import ops
-from dynpix_jax.ops.sparse import arg_specs, pallas_tpu, pallas_tpu_plan, vjp
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
+from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse import pallas_tpu, pallas_tpu_plan, vjp
 from dynpix_jax.ops.sparse.gather import gather
 from dynpix_jax.ops.sparse.vjp import sparse_vjp
 from tests.ops.brute import conv_loop, output_size

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 
 from dynpix_jax import ops
+from dynpix_jax.bench import arg_specs
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.ops.sparse import api, arg_specs
+from dynpix_jax.ops.sparse import api
 from tests.ops.brute import conv_loop, output_size
 
 ROOT = Path(__file__).resolve().parents[3]

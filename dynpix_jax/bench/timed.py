@@ -1,4 +1,4 @@
-"""What all benchmarks share: programs that run in turn, and the rows that come of it."""
+"""Programs that are timed in turn, and the rows of numbers that come of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from dynpix_jax.bench.masks import Kind
 from dynpix_jax.evaluation.timing import Timing, interleaved_medians
-from dynpix_jax.ops.sparse.masks import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +51,50 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
+class Job:
+    """Programs that run in turn.
+
+    Attributes:
+      name: of the layer or network.
+      title: the same for people.
+      programs: builds them, the reference first.
+      calls: as in :func:`measure`.
+    """
+
+    name: str
+    title: str
+    programs: Callable[[], list[Program]]
+    calls: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A program that cannot run here.
+
+    Attributes:
+      layer: what it would have computed.
+      label: of the program.
+      reason: why it cannot.
+      asked_for: whether somebody named it.
+    """
+
+    layer: str
+    label: str
+    reason: str
+    asked_for: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One program's time beside that of the reference, which computes everywhere.
 
     Attributes:
       layer: what was computed.
-      label, density, mac_ratio: of the program.
+      label: of the program.
+      density: of the program.
       timing: milliseconds.
       time_ratio: its median over the median of the reference.
+      mac_ratio: of the program.
     """
 
     layer: str
@@ -79,10 +115,14 @@ class Row:
 
 
 def measure(layer: str, programs: Sequence[Program], runs: int, *, calls: int | None = None) -> list[Row]:
-    """A row for each program; the first is the reference.
+    """A row for each program.
 
-    ``calls`` as in interleaved_medians. None: 1 on a CPU, 10 elsewhere, where dispatching a single layer can
-    take longer than the layer.
+    Args:
+      layer: what they compute.
+      programs: the reference first.
+      runs: rounds that count.
+      calls: as in ``interleaved_medians``. None: 1 on a CPU, 10 elsewhere, where dispatching a single layer
+        can take longer than the layer.
     """
     if calls is None:
         calls = 1 if jax.default_backend() == "cpu" else 10

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.ops.sparse import masks
+from dynpix_jax.bench import masks
 
 MAKERS = [masks.random_mask, masks.blob_mask]
 

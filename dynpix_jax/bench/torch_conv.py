@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.timed import Program, Settings
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.evaluation.bench.rows import Program, Settings
 from dynpix_jax.ops.conv import torch_padding
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
 
 
 def check() -> None:

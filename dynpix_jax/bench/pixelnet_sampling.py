@@ -1,7 +1,5 @@
 """PixelNet's table 4 on this machine: sparse sampling against dense hypercolumns.
 
-    python benchmarks/pixelnet_sampling.py [--out FILE.json] [--rows PART...] [--runs 3] [--width 4096]
-
 A training step (loss, gradients, SGD with momentum) on one 224 x 224 image with 21 classes and hypercolumns
 of conv1_2, conv3_3 and conv5_3, the MLP of 1 to 3 layers:
 
@@ -17,13 +15,15 @@ with `--runs`, seconds. `--small` does a little of each in seconds: a test of th
 The paper's numbers, Caffe on a Titan X, stand beside. It prints 1,056 and 5,152 dimensions where these layers
 have 832 and 4,928; its model sizes are those of the latter. Its dense rows hold the kernels of deconvolution
 layers besides, ours interpolate.
+
+example:
+  dynpix bench pixelnet-sampling --runs 2 --rows "dense, fc-3" "ours, fc-3"
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,16 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-# A clone is enough, installed or not.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from dynpix_jax import papers
 from dynpix_jax.backbones.resnet import StageInfo
 from dynpix_jax.backbones.vgg import layer_info
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.evaluation.timing import interleaved_medians
 from dynpix_jax.papers.pixelnet.sampling import hypercolumns
-from dynpix_jax.papers.pixelnet.system import PixelNet, at_points, build
+from dynpix_jax.papers.pixelnet.system import PixelNet, at_points
 
 LAYERS = ("conv1_2", "conv3_3", "conv5_3")
 CLASSES = 21
@@ -51,7 +50,15 @@ CLASSES = 21
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. kind: "dense", "dense_sampled" or "ours". paper: MB, MB, updates a second."""
+    """A row of the table.
+
+    Attributes:
+      label: of the row.
+      kind: "dense", "dense_sampled" or "ours".
+      layers: of the MLP.
+      paper: its memory and size in MB, and updates a second.
+      conv7: whether the hypercolumn has conv-7, too.
+    """
 
     label: str
     kind: str
@@ -76,7 +83,14 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What all rows share: (H, W) of the image, sampled pixels, width of hidden layers, that of VGG."""
+    """What all rows share.
+
+    Attributes:
+      size: (H, W) of the image.
+      pixels: that are sampled.
+      width: of hidden layers.
+      vgg_width: channels of VGG's first layers.
+    """
 
     size: tuple[int, int] = (224, 224)
     pixels: int = 2000
@@ -86,7 +100,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one row. memory: bytes. size: bytes of the parameters. updates: a second, None unless timed."""
+    """What was measured of a row.
+
+    Attributes:
+      label: of the row.
+      features: dimensions of the hypercolumn.
+      pixels: that go through the MLP.
+      memory: of the compiled training step, bytes.
+      size: of the parameters, bytes.
+      updates: a second; None unless timed.
+    """
 
     label: str
     features: int
@@ -98,7 +121,7 @@ class Result:
 
 def make_system(row: Row, case: Case) -> PixelNet:
     """The row's network."""
-    return build(
+    system = papers.build(
         dict(
             system="pixelnet",
             task="segmentation",
@@ -109,6 +132,8 @@ def make_system(row: Row, case: Case) -> PixelNet:
             sampling=dict(pixels=case.pixels),
         )
     )
+    assert isinstance(system, PixelNet)
+    return system
 
 
 def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], Array], Array]:
@@ -218,21 +243,25 @@ def program_memory(compiled: Any) -> int:
     return int(whole - stats.alias_size_in_bytes)
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     parser.add_argument("--rows", nargs="+", metavar="PART", help="rows whose label holds one of these")
     parser.add_argument("--runs", type=int, default=3, help="updates that are timed; 0: memory and size only")
     parser.add_argument("--width", type=int, default=4096, help="of the MLP's hidden layers")
     parser.add_argument("--small", action="store_true", help="a tiny network on a tiny image")
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table; gives the exit status.
+
+    Raises:
+      UserError: no such row.
+    """
     case = Case((32, 48), 50, 24, 4) if args.small else Case(width=args.width)
     rows = [row for row in ROWS if not args.rows or any(part in row.label for part in args.rows)]
     if not rows:
-        parser.error(f"--rows: no row holds any of {', '.join(args.rows)}")
+        raise UserError(f"--rows: no row holds any of {', '.join(args.rows)}")
 
     size = (48, 40) if args.small else (500, 375)
     memory, seconds = measure_prediction(case, size, args.runs)
@@ -274,7 +303,3 @@ def ratios(results: list[Result]) -> list[str]:
             line += f" and {dense.updates / ours.updates:.1%} of its time"
         lines.append(line)
     return lines
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,15 @@
-"""A whole network under masks of given densities, against the network without gates in force."""
+"""Times a config's network under masks of given densities, dense and sparse, against the ungated one.
+
+All gates get masks of the same density; weights are random. The first line is the dense network with every
+gate open; of a MultiPool it computes all branches, and its MACs are counted so.
+
+example:
+  dynpix bench model --config=configs/pag/bsds500.py:variant=gated,gate_scope=residual --size 480x640
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
@@ -10,12 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.bench.arguments import add_timing, read_settings
+from dynpix_jax.bench.masks import Kind, make_mask
+from dynpix_jax.bench.network import add_network, read_network
+from dynpix_jax.bench.report import run_jobs
+from dynpix_jax.bench.timed import Job, Program, Settings
 from dynpix_jax.core.capabilities import TakesMasks
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.system import Inputs, Outputs, System
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
-from dynpix_jax.evaluation.bench.rows import Program, Settings
 from dynpix_jax.evaluation.runner import (
     dense_report,
     executed_macs,
@@ -24,9 +36,35 @@ from dynpix_jax.evaluation.runner import (
     input_shapes,
     variable_shapes,
 )
-from dynpix_jax.ops.sparse.masks import Kind, make_mask
 
 UNGATED = "ungated"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
+    add_network(parser)
+    add_timing(parser, densities=(0.3, 0.5, 0.7, 0.9))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; gives the exit status.
+
+    Raises:
+      UserError: whatever is wrong with the config, the size or the name of the stage; a network without
+        gates.
+    """
+    settings, network = read_settings(args), read_network(args)
+    if not gate_shapes(network.system, network.size):
+        raise UserError(f"{network.name}: its network has no gates to measure")
+    height, width = network.size
+    # A network takes much longer than its dispatch, and its results take more memory than a layer's.
+    job = Job(
+        args.config,
+        f"{network.name}, images of {height}x{width} pixels (height x width)",
+        partial(programs, network.system, network.size, settings),
+        calls=1,
+    )
+    return run_jobs([job], settings, as_json=args.json)
 
 
 def gate_shapes(system: System, size: tuple[int, int], batch: int = 1) -> dict[str, tuple[int, int, int]]:

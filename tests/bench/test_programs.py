@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.bench import bottleneck, conv, model, pooling, torch_conv
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.timed import Program, Settings, measure
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import Outputs
-from dynpix_jax.evaluation.bench import bottleneck, conv, model, pooling, torch_conv
-from dynpix_jax.evaluation.bench.rows import Program, Settings, measure
 from dynpix_jax.ops import perforated_conv_reference
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
 from dynpix_jax.papers.pag.system import GateConfig, Pag, PagConfig
 
 STRIDED = ConvSpec("strided", (7, 10), 4, 6, strides=(2, 2), dilation=(1, 2))

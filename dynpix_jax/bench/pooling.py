@@ -1,25 +1,56 @@
-"""Depth-aware gated pooling: each pixel in its own branch alone, against all branches everywhere."""
+"""Times depth-aware pooling with arg-max gates, dense and sparse, against mixing all branches.
+
+"time" of the last line is what the five branches cost where each pixel runs its own alone, over what they
+cost where all run everywhere and are mixed (the first line). All are chosen equally often.
+
+example:
+  dynpix bench pooling --spec pooling_425x560 --mask blobs
+"""
 
 from __future__ import annotations
 
+import argparse
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.arguments import add_dtype, add_specs, add_timing, find_specs, read_settings
+from dynpix_jax.bench.masks import make_mask
+from dynpix_jax.bench.report import run_jobs
+from dynpix_jax.bench.timed import Job, Program, Settings
 from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.typing import Array, Variables
-from dynpix_jax.evaluation.bench.rows import Program, Settings
-from dynpix_jax.ops.sparse import arg_specs
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
-from dynpix_jax.ops.sparse.masks import make_mask
 from dynpix_jax.papers.perspective.gated_pooling import GatedPooling
 
 SPECS = arg_specs.PERSPECTIVE_POOLING
 """The module's places, by one of its branches."""
 
 SOFT = "all branches"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
+    add_specs(parser)
+    add_dtype(parser)
+    add_timing(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; gives the exit status.
+
+    Raises:
+      UserError: no such place.
+    """
+    settings = read_settings(args)
+    jobs = [
+        Job(spec.name, f"five branches, dilations 1 to 16, each {spec}", partial(programs, spec, settings))
+        for spec in find_specs(args.spec, SPECS)
+    ]
+    return run_jobs(jobs, settings, as_json=args.json)
 
 
 def programs(spec: ConvSpec, settings: Settings) -> list[Program]:

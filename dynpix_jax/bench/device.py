@@ -1,16 +1,18 @@
 """Everything that needs an accelerator, in one command: are all implementations right, and how fast are they?
 
-    JAX_PLATFORMS=cuda python benchmarks/device.py [--out FOLDER] [--minutes 9]
-
-Needs jax for the device, numpy and this repository; with matplotlib it draws a picture too. Writes
-FOLDER/device.json as it goes, so that a run that is cut short leaves what it measured, and device_NAME.png.
-Exit status 1 where a result is wrong.
+Needs jax for the device, numpy and this repository; with matplotlib it draws a picture, too. Where only these
+are installed, run it in a clone as ``python -m dynpix_jax.bench.device``. It writes FOLDER/device.json as it
+goes, so that a run that is cut short leaves what it measured, and device_NAME.png. The exit status is 1 if a
+result is wrong.
 
 Correctness: each implementation that can run here against sums in float64 (NumPy), errors over the largest
 result. Speed: medians of interleaved runs beside the dense convolution of the platform, on NVIDIA GPUs cuDNN.
 In float32 that one multiplies in TF32 there, unlike the implementations here: "dense_float32" does not.
 
 `--small` runs a little of each in seconds, on any machine: a test of this program, not a measurement.
+
+example:
+  JAX_PLATFORMS=cuda dynpix bench device --minutes 9
 """
 
 from __future__ import annotations
@@ -31,16 +33,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A clone is enough, installed or not.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from dynpix_jax.evaluation.bench import conv as bench
-from dynpix_jax.evaluation.bench.rows import Program, Settings, measure
+from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench import conv as bench
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.masks import KINDS, Kind, make_mask
+from dynpix_jax.bench.timed import Program, Settings, measure
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.ops import active_set, conv, perforated_conv
 from dynpix_jax.ops.conv import torch_padding
-from dynpix_jax.ops.sparse import arg_specs, implementations
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
-from dynpix_jax.ops.sparse.masks import KINDS, Kind, make_mask
+from dynpix_jax.ops.sparse import implementations
 
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 1.0)
 LAYERS = (*reversed(arg_specs.PAG_RESNET50_NYU), *reversed(arg_specs.HRNET_W48))
@@ -247,11 +248,8 @@ def _kind(name: str) -> Kind:
     return "random" if name == "random" else "blobs"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
     parser.add_argument("--out", type=Path, default=Path("runs/device"), help="folder to write to")
     parser.add_argument(
         "--implementation",
@@ -263,9 +261,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
     parser.add_argument("--only", choices=("correctness", "speed"), help="one half")
     parser.add_argument("--small", action="store_true", help="a little of each: a test of this program")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Checks and measures; gives the exit status, 1 if a result is wrong.
+
+    Raises:
+      UserError: no rounds to count.
+    """
     if options.runs < 1:
-        parser.error(f"argument --runs: {options.runs}; expected at least 1")
+        raise UserError(f"--runs {options.runs}: expected at least 1")
     deadline = time.monotonic() + 60 * options.minutes
     platform = jax.default_backend()
     names = options.implementation or ["gather" if platform == "cpu" else f"pallas_{platform}"]
@@ -285,6 +290,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("matplotlib is not installed: no picture")
     print(f"{report.file}: {'all results right' if right else 'WRONG RESULTS'}")
     return 0 if right else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program on its own: what `dynpix` itself needs may not be installed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""benchmarks/anytime_curves.py: the points of an eval.json, and the picture."""
+"""`dynpix bench curves`: the points of an eval.json, and the picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from benchmarks import anytime_curves
+from dynpix_jax.bench import curves
+from dynpix_jax.cli.main import main
 
 
 def evaluated(rows, data: str = "scenes val, 40 images"):
@@ -37,9 +38,9 @@ ALONE = [row(0.9e8, 0.3, alternative="iterations_1"), row(2e8, 0.5, alternative=
     ],
 )
 def test_points(rows, points):
-    found = anytime_curves.points(evaluated(rows), "miou")
+    found = curves.points(evaluated(rows), "miou")
     assert [(point.name, point.macs, point.accuracy) for point in found] == points
-    assert anytime_curves.points(evaluated(rows), "ods") == []
+    assert curves.points(evaluated(rows), "ods") == []
 
 
 def test_picture(tmp_path, capsys):
@@ -49,7 +50,7 @@ def test_picture(tmp_path, capsys):
 
     out = tmp_path / "curves.png"
     both = [curve("a", [row(3e8, 0.5, exits=ON_THE_WAY)]), curve("b", [row(3e8, 0.5), *ALONE])]
-    assert anytime_curves.main([*both, f"--out={out}", "--json"]) == 0
+    assert main(["bench", "curves", *both, f"--out={out}", "--json"]) == 0
     assert out.read_bytes()[:4] == b"\x89PNG"
     assert set(json.loads(capsys.readouterr().out)) == {"a", "b"}
     other = curve("c", [row(3e8, 0.5)], data="camvid val, 101 images")
@@ -60,6 +61,5 @@ def test_picture(tmp_path, capsys):
         ([f"a={tmp_path / 'none.json'}"], "expected an eval.json"),
         ([f"a={tmp_path / 'd'}"], "KeyError: 'data'"),
     ):
-        with pytest.raises(SystemExit):
-            anytime_curves.main([*arguments, f"--out={out}"])
+        assert main(["bench", "curves", *arguments, f"--out={out}"]) == 2
         assert message in capsys.readouterr().err

@@ -1,25 +1,55 @@
-"""PAG's gated bottleneck, which fuses its layers at active positions, against the plain one."""
+"""Times PAG's gated bottleneck, dense and sparse, against the plain one.
+
+In sparse mode its layers are fused at the active positions.
+
+example:
+  dynpix bench bottleneck --spec res4_480x640 --density .5 --backward
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.arguments import add_specs, add_timing, find_specs, read_settings
+from dynpix_jax.bench.masks import make_mask
+from dynpix_jax.bench.report import run_jobs
+from dynpix_jax.bench.timed import Job, Program, Settings
 from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.typing import Array, Variables
-from dynpix_jax.evaluation.bench.rows import Program, Settings
 from dynpix_jax.nn.residual import BlockSpec, Bottleneck
-from dynpix_jax.ops.sparse import arg_specs
-from dynpix_jax.ops.sparse.arg_specs import ConvSpec
-from dynpix_jax.ops.sparse.masks import make_mask
 from dynpix_jax.papers.pag.layers import GatedBottleneck, GateScope
 
 SPECS = arg_specs.PAG_RESNET50_BSDS + arg_specs.PAG_RESNET50_NYU
 """The bottlenecks, by their 3x3."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
+    add_specs(parser)
+    parser.add_argument("--scope", choices=get_args(GateScope), default="residual")
+    add_timing(parser, densities=(0.3, 0.5, 0.7, 0.9), backward=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; gives the exit status.
+
+    Raises:
+      UserError: no bottleneck has a 3x3 of that name.
+    """
+    settings = read_settings(args)
+    jobs = [
+        Job(spec.name, f"bottleneck around {spec}", partial(programs, spec, settings, scope=args.scope))
+        for spec in find_specs(args.spec, SPECS)
+    ]
+    return run_jobs(jobs, settings, as_json=args.json)
 
 
 def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual") -> list[Program]:

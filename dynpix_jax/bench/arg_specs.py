@@ -1,4 +1,4 @@
-"""The shapes of the papers' layers, shared by tests and benchmarks."""
+"""The shapes of the papers' layers, for measurements and tests."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ class ConvSpec:
     def macs(self) -> int:
         """Multiply-accumulates of the dense convolution of one image."""
         return math.prod((*self.output_size, *self.kernel_size, self.channels, self.features))
+
+    def __str__(self) -> str:
+        """ "res4_321x481: 41x61, 256 -> 256 channels, 3x3, dilation 2; 1.48e9 MACs"."""
+        parts = [f"{self.channels} -> {self.features} channels", "x".join(map(str, self.kernel_size))]
+        parts += [f"stride {self.strides[0]}"] if self.strides != (1, 1) else []
+        parts += [f"dilation {self.dilation[0]}"] if self.dilation != (1, 1) else []
+        return f"{self.name}: {self.size[0]}x{self.size[1]}, {', '.join(parts)}; {self.macs / 1e9:.3g}e9 MACs"
 
 
 def _halved(size: Pair, times: int) -> Pair:

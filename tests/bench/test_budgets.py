@@ -1,4 +1,4 @@
-"""benchmarks/anytime_budgets.py: arrivals and kept budgets of steps that take known times."""
+"""`dynpix bench budgets`: arrivals and kept budgets of steps that take known times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.anytime_budgets import Kept, arrivals, kept
+from dynpix_jax.bench.budgets import Kept, arrivals, kept
 from dynpix_jax.core.progressive import Step, StepResult
 from tests.stepwise import OnlySteps
 

@@ -1,9 +1,10 @@
 """From which density on sparse execution pays: the table and picture of docs/sparse-execution.md.
 
-    python benchmarks/break_even.py --out docs [--mask random] [--runs 7]
-
 Times `gather` and what `implementation=None` picks against the dense convolution of the same layer, in turn.
 Leave the machine alone meanwhile.
+
+example:
+  dynpix bench break-even --out docs
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 
-from dynpix_jax.evaluation.bench import conv
-from dynpix_jax.evaluation.bench.rows import Row, Settings, measure
+from dynpix_jax.bench import conv
+from dynpix_jax.bench.arg_specs import find
+from dynpix_jax.bench.masks import KINDS
+from dynpix_jax.bench.timed import Row, Settings, measure
 from dynpix_jax.ops.sparse import break_even
-from dynpix_jax.ops.sparse.arg_specs import find
 
 LAYERS = (
     "hrnet_w18_branch1_1024x2048",
@@ -32,15 +34,15 @@ LAYERS = (
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
     parser.add_argument("--out", required=True, type=Path, help="folder of the picture")
-    parser.add_argument("--mask", choices=("random", "blobs"), default="random")
-    parser.add_argument("--runs", type=int, default=7)
-    args = parser.parse_args()
+    parser.add_argument("--mask", choices=KINDS, default="random")
+    parser.add_argument("--runs", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and draws the picture; gives the exit status."""
     settings = Settings(densities=DENSITIES, mask=args.mask, runs=args.runs)
     ratios: dict[str, dict[str, list[float]]] = {}
     print(f"{jax.devices()[0].device_kind}, float32, masks of kind {args.mask}; time over that of dense\n")
@@ -55,6 +57,7 @@ def main() -> None:
         line = (name, str(spec.channels), f"{first.timing.median:.1f}", *cells, limit)
         print("| " + " | ".join(line) + " |", flush=True)
     picture(ratios, args.out / "sparse-execution.png")
+    return 0
 
 
 def _ratios(rows: list[Row], kind: str) -> list[float]:
@@ -62,7 +65,7 @@ def _ratios(rows: list[Row], kind: str) -> list[float]:
 
 
 def picture(ratios: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """Curves of `gather` over density, one a layer."""
+    """Curves of `gather` over density, one for each layer."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, by_kind in ratios.items():
         axes.plot(DENSITIES, by_kind["gather"], "o-", ms=3, label=f"{find(name).channels} ({name})")
@@ -72,7 +75,3 @@ def picture(ratios: dict[str, dict[str, list[float]]], path: Path) -> None:
     axes.legend(title="channels (layer)", fontsize=7)
     figure.savefig(path, dpi=110)
     print(f"\npicture: {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,7 @@
-"""benchmarks/device.py on a CPU: that it runs, writes what it promises, and notices wrong results."""
+"""`dynpix bench device` on a CPU: that it runs, writes what it promises, and notices wrong results."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -14,29 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynpix_jax.bench import device
 from tests.ops.brute import conv_loop
 
-PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "device.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 # What the machine with the device may not have.
 MISSING = ("flax", "optax", "orbax", "grain", "ml_collections", "cv2", "absl", "rich", "tensorflow_datasets")
-
-
-@pytest.fixture(scope="module")
-def device():
-    spec = importlib.util.spec_from_file_location("device_benchmark", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_small_run_needs_only_jax_and_numpy(tmp_path):
     code = (
         f"import runpy, sys; sys.modules |= dict.fromkeys({MISSING}); "
         f"sys.argv = ['device.py', '--small', '--out', {str(tmp_path)!r}]; "
-        f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+        "runpy.run_module('dynpix_jax.bench.device', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "device.json").read_text())
     assert found["small"]
@@ -60,7 +52,7 @@ def test_a_small_run_needs_only_jax_and_numpy(tmp_path):
     assert (tmp_path / "device_gather.png").stat().st_size > 1000
 
 
-def test_its_reference_is_the_loop(device):
+def test_its_reference_is_the_loop():
     spec = device.small(device.ODD_LAYERS[-1])
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *spec.size, spec.channels))
@@ -70,7 +62,7 @@ def test_its_reference_is_the_loop(device):
 
 
 @pytest.mark.parametrize("fault", ["values", "nan", "outside"])
-def test_wrong_results_are_noticed(device, tmp_path, monkeypatch, capsys, fault):
+def test_wrong_results_are_noticed(tmp_path, monkeypatch, capsys, fault):
     def faulty(x, kernel, mask, *, strides, dilation, implementation):
         right = device.conv(x, kernel, strides=strides, dilation=dilation)
         masked = jnp.where(mask[..., None], right, 0)
@@ -83,7 +75,7 @@ def test_wrong_results_are_noticed(device, tmp_path, monkeypatch, capsys, fault)
     assert "WRONG RESULTS" in capsys.readouterr().out
 
 
-def test_what_the_time_did_not_suffice_for_is_listed(device, tmp_path):
+def test_what_the_time_did_not_suffice_for_is_listed(tmp_path):
     began = time.monotonic()
     assert device.main(["--minutes", "0", "--out", str(tmp_path), "--only", "speed"]) == 0
     assert time.monotonic() - began < 60

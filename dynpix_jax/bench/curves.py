@@ -1,10 +1,11 @@
-"""Draw accuracy against MACs of anytime predictors that were evaluated on the same images.
+"""Draws accuracy against MACs of anytime predictors that were evaluated on the same images.
 
-    python benchmarks/anytime_curves.py --out docs/anytime-curves.png \
-        "MDEQ=runs/scenes/mdeq/eval.json" "HRNet, RH + CA=runs/scenes/anytime/eval.json"
+Each curve is an eval.json, as eval.py writes it: the earlier predictions (exits, loops, iterations) with the
+MACs up to each.
 
-Each curve is an eval.json, as eval.py writes it: the predictions on the way (exits, loops, iterations) with
-the MACs up to each. With --json the points are printed, too.
+example:
+  dynpix bench curves --out docs/anytime-curves.png "MDEQ=runs/scenes/mdeq/eval.json" \\
+      "HRNet, RH + CA=runs/scenes/anytime/eval.json"
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,44 +20,56 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from dynpix_jax.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class Point:
-    """One prediction: what it is called, MACs an image up to it, accuracy."""
+    """One prediction.
+
+    Attributes:
+      name: what it is called.
+      macs: of an image, up to it.
+      accuracy: its score.
+    """
 
     name: str
     macs: float
     accuracy: float
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
     parser.add_argument("curves", nargs="+", metavar="LABEL=EVAL.JSON", help="in the order of the legend")
     parser.add_argument("--out", required=True, type=Path, help="picture to write; its suffix is the format")
     parser.add_argument("--score", default="miou", help="of eval.json (default: miou)")
     parser.add_argument("--stage", help="of training (default: the last that was evaluated)")
     parser.add_argument("--json", action="store_true", help="print the points")
-    args = parser.parse_args(argv)
 
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the picture; gives the exit status.
+
+    Raises:
+      UserError: a file that is no eval.json or lacks the score, or files of different images.
+    """
     curves: dict[str, list[Point]] = {}
     data = set()
     for text in args.curves:
         label, _, file = text.rpartition("=")
         if not label:
-            parser.error(f"{text}: expected LABEL=EVAL.JSON")
+            raise UserError(f"{text}: expected LABEL=EVAL.JSON")
         try:
             content = json.loads(Path(file).read_text(encoding="utf-8"))
             data.add(content["data"])
             curves[label] = points(content, args.score, args.stage)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            parser.error(f"{file}: expected an eval.json of eval.py ({type(error).__name__}: {error})")
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{file}: expected an eval.json of eval.py ({reason})") from None
         if not curves[label]:
-            parser.error(f"{file}: no row of that stage has the score {args.score!r}")
+            raise UserError(f"{file}: no row of that stage has the score {args.score!r}")
     if len(data) > 1:
-        parser.error(f"the curves were measured on different images: {'; '.join(sorted(data))}")
+        raise UserError(f"the curves were measured on different images: {'; '.join(sorted(data))}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draw(curves, f"{args.score}, {data.pop()}").savefig(args.out, dpi=150)
     if args.json:
@@ -68,9 +80,13 @@ def main(argv: list[str] | None = None) -> int:
 def points(content: dict[str, Any], score: str, stage: str | None = None) -> list[Point]:
     """The predictions of one stage of an eval.json, by their MACs.
 
-    A row may tell of predictions on the way itself ("exits"), or be one of them, run on its own
-    ("alternative": iterations_4, loop_1), which then gives the names. Else the network's own row is the only
-    point.
+    A row may hold earlier predictions ("exits"), or be one of them that was run on its own ("alternative":
+    iterations_4, loop_1), which then gives the names. Otherwise the network's own row is the only point.
+
+    Args:
+      content: of the file.
+      score: name of the score.
+      stage: of training; None for the last that was evaluated.
     """
     stage = stage or content["rows"][-1]["stage"]
     rows = [row for row in content["rows"] if row["stage"] == stage]
@@ -95,7 +111,7 @@ def points(content: dict[str, Any], score: str, stage: str | None = None) -> lis
 
 
 def draw(curves: dict[str, list[Point]], title: str) -> Figure:
-    """A line a predictor; MACs on a logarithmic axis, for they may be far apart."""
+    """One line for each predictor, over a logarithmic axis of MACs."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for number, (label, curve) in enumerate(curves.items()):
@@ -113,7 +129,3 @@ def draw(curves: dict[str, list[Point]], title: str) -> Figure:
     axes.set_axisbelow(True)
     axes.legend(loc="best", framealpha=1, fontsize=8)
     return figure
-
-
-if __name__ == "__main__":
-    sys.exit(main())

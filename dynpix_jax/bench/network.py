@@ -1,0 +1,51 @@
+"""The network of a config, as measurements of whole networks take it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from dynpix_jax import papers
+from dynpix_jax.cli.flops import find_stage
+from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.core.system import System
+from dynpix_jax.core.text import parse_size
+from dynpix_jax.training.settings import stage_system
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is measured.
+
+    Attributes:
+      name: config and stage, for people.
+      system: the network.
+      size: (H, W) of the images in pixels.
+    """
+
+    name: str
+    system: System
+    size: tuple[int, int]
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, --size, --stage and --set."""
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config with its argument")
+    parser.add_argument("--size", required=True, metavar="HxW", help="height x width of the image in pixels")
+    parser.add_argument("--stage", metavar="NAME", help="training stage (default: the last one)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+
+
+def read_network(args: argparse.Namespace) -> Network:
+    """The network that the arguments of :func:`add_network` name.
+
+    Raises:
+      UserError: whatever is wrong with the config, the size or the name of the stage.
+    """
+    size = parse_size(args.size)
+    config, run_config = read_config(args.config, args.set)
+    stage = find_stage(run_config.training.stages, args.stage)
+    system = stage_system(config, stage, papers.build)
+    return Network(f"{args.config}, stage '{stage.name}'", system, size)

@@ -1,0 +1,94 @@
+"""Residual blocks of HRNet's branches by active rows against whole maps: where `row_costs` comes from.
+
+A line for each branch and density: milliseconds of the branch's blocks of one module over the whole map,
+without masks; the share of them that the same takes by rows; the shares of rows that are active and that are
+interpolated. The last column is what dynpix_jax.nn.masked_conv.row_costs says of the ratio: active * a +
+interpolated * b.
+
+example:
+  dynpix bench row-costs --width 48 --size 512x1024
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.bench.masks import KINDS, make_mask
+from dynpix_jax.core.text import parse_size
+from dynpix_jax.core.typing import Array, Mask
+from dynpix_jax.evaluation.timing import interleaved_medians
+from dynpix_jax.nn.masked_conv import Masking, row_costs
+from dynpix_jax.ops.conv import conv
+from dynpix_jax.ops.sparse.rows import Layer, active_rows, residual_blocks
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
+    parser.add_argument("--width", type=int, default=48, help="channels of the highest branch")
+    parser.add_argument("--size", default="512x1024", help="height x width of the image")
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--density", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--mask", default="blobs", choices=KINDS)
+    parser.add_argument("--runs", type=int, default=7)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table; gives the exit status.
+
+    Raises:
+      UserError: no such size.
+    """
+    height, width = (side // 4 for side in parse_size(args.size))
+    print("branch          dense ms  density  rows/dense  interpolated  row_costs")
+    for branch in range(4):
+        size, channels = (height >> branch, width >> branch), args.width << branch
+        keys = iter(jax.random.split(jax.random.key(branch), 3 + 2 * args.blocks))
+        x = jax.nn.relu(jax.random.normal(next(keys), (1, *size, channels)))
+        scale = 1 / (6 * channels**0.5)
+        kernels = [
+            scale * jax.random.normal(next(keys), (3, 3, channels, channels)) for _ in range(2 * args.blocks)
+        ]
+        field_key, programs, shares = next(keys), [partial(_dense, x, kernels)], []
+        for density in args.density:
+            mask = make_mask(args.mask, field_key, (1, height, width), density)
+            masking = Masking(mask, mode="sparse")
+            own, needed = masking.at(size), masking.needed[size]
+            programs.append(partial(_sparse, x, kernels, own, needed))
+            shares.append((float(own.mean()), float(np.mean(needed & ~own))))
+        reference, *others = interleaved_medians(programs, args.runs)
+        costs = row_costs(channels)
+        for (active, ring), timing in zip(shares, others, strict=True):
+            print(
+                f"{size[0]:>3}x{size[1]:<4} x {channels:<4}{reference.median:>8.1f}{active:>9.2f}"
+                f"{timing.median / reference.median:>12.2f}{ring:>14.2f}"
+                f"{active * costs[0] + ring * costs[1]:>11.2f}",
+                flush=True,
+            )
+    return 0
+
+
+def _affine(channels: int) -> tuple[Array, Array]:
+    return jnp.ones(channels), jnp.zeros(channels)
+
+
+@jax.jit
+def _dense(x: Array, kernels: Sequence[Array]) -> Array:
+    scale, shift = _affine(x.shape[-1])
+    for first, second in zip(kernels[::2], kernels[1::2], strict=True):
+        y = jax.nn.relu(conv(x, first) * scale + shift)
+        x = jax.nn.relu(x + conv(y, second) * scale + shift)
+    return x
+
+
+@jax.jit
+def _sparse(x: Array, kernels: Sequence[Array], mask: Mask, needed: Mask) -> Array:
+    rows = active_rows(mask, needed, x.shape[-1], radius=3)
+    layers = [Layer(kernel, _affine(x.shape[-1]), jnp.float32(3.0)) for kernel in kernels]
+    pairs = list(zip(layers[::2], layers[1::2], strict=True))
+    return residual_blocks(x, pairs, rows, normalize="full")
