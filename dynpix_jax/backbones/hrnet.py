@@ -8,18 +8,19 @@ branches brought to each other's resolution. Names of parameters follow the rele
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 
-from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.backbones.base import BackboneConfig, BuildOptions, Stage, normalize
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.masked_conv import ConvNorm, Masking
-from dynpix_jax.nn.residual import BlockSpec, Bottleneck
+from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
 from dynpix_jax.ops.resize import resize_bilinear, resize_nearest
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -27,8 +28,14 @@ STEM = 64
 
 
 class Arch(NamedTuple):
-    """width: channels of the highest branch. layer1: bottlenecks of stage 1 and their width. modules: of
-    stages 2, 3, 4. blocks: residual blocks of a branch in one module."""
+    """The numbers of an architecture.
+
+    Attributes:
+        width: channels of the highest branch.
+        layer1: bottlenecks of stage 1 and their width.
+        modules: of stages 2, 3, 4.
+        blocks: residual blocks of a branch in one module.
+    """
 
     width: int
     layer1: tuple[int, int]
@@ -47,14 +54,17 @@ ARCHITECTURES: dict[str, Arch] = {
 
 
 @dataclass(frozen=True)
-class HRNetConfig:
-    """Section ``model.backbone``.
+class HRNetConfig(BackboneConfig):
+    """Section ``model.backbone`` of an HRNet.
 
-    arch: one of ARCHITECTURES. width, blocks: in place of the architecture's own; 0 keeps those.
-    form: ``segmentation`` (maps are enlarged bilinearly, running averages of norms move by .01) or ``pose``
-    (nearest, by .1, and the last module gives its highest branch alone).
-    align_corners: of the bilinear resizing; True in the weights of the OCR branch.
-    frozen_norm: stored moments in training too.
+    Attributes:
+        arch: one of ARCHITECTURES.
+        width: in place of the architecture's own; 0 keeps that.
+        blocks: in place of the architecture's own; 0 keeps that.
+        form: ``segmentation`` (maps are enlarged bilinearly, running averages of norms move by .01) or
+            ``pose`` (nearest, by .1, and the last module gives its highest branch alone).
+        align_corners: of the bilinear resizing; True in the weights of the OCR branch.
+        frozen_norm: stored moments in training too.
     """
 
     arch: str = "w48"
@@ -63,6 +73,7 @@ class HRNetConfig:
     form: Literal["segmentation", "pose"] = "segmentation"
     align_corners: bool = False
     frozen_norm: bool = False
+    name: str = field(default="hrnet", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -77,46 +88,53 @@ class HRNetConfig:
     def shape(self) -> Arch:
         """The architecture's numbers."""
         shape = ARCHITECTURES[self.arch]
-        return shape._replace(width=self.width or shape.width, blocks=self.blocks or shape.blocks)
+        blocks = self.blocks or shape.blocks
+        return shape._replace(width=self.width or shape.width, blocks=blocks)
 
     @property
     def momentum(self) -> float:
         """Of running averages, in our sense: the share that stays."""
         return 0.99 if self.form == "segmentation" else 0.9
 
+    def branch_channels(self, stage: int) -> tuple[int, ...]:
+        """Channels of the branches, from the highest resolution down, after ``stage`` (1 to 4)."""
+        shape = self.shape
+        if stage == 1:
+            return (4 * shape.layer1[1],)
+        count = 1 if stage == 4 and self.form == "pose" else stage
+        return tuple(shape.width * 2**branch for branch in range(count))
 
-def branch_channels(config: HRNetConfig, stage: int) -> tuple[int, ...]:
-    """Channels of the branches, from the highest resolution down, after ``stage`` (1 to 4)."""
-    shape = config.shape
-    if stage == 1:
-        return (4 * shape.layer1[1],)
-    count = 1 if stage == 4 and config.form == "pose" else stage
-    return tuple(shape.width * 2**branch for branch in range(count))
-
-
-def feature_info(config: HRNetConfig) -> tuple[tuple[StageInfo, ...], ...]:
-    """Name, channels and stride of each branch ("stage3/1"), stage by stage."""
-    return tuple(
-        tuple(
-            StageInfo(f"{name}/{branch}", channels, 4 * 2**branch)
-            for branch, channels in enumerate(branch_channels(config, number))
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every branch after every stage ("stage3/1"), highest resolution first."""
+        return tuple(
+            Stage(f"{name}/{branch}", channels, 4 * 2**branch)
+            for number, name in enumerate(STAGES, 1)
+            for branch, channels in enumerate(self.branch_channels(number))
         )
-        for number, name in enumerate(STAGES, 1)
-    )
+
+    def preprocess(self, images: Array) -> Array:
+        """As the released weights expect images."""
+        return normalize(images, "torch")
+
+    def build(self, options: BuildOptions = BuildOptions()) -> HRNet:
+        """The whole network."""
+        return HRNet(self)
 
 
-class Block(nn.Module):
-    """Residual block of two 3x3 convolutions, ReLU(x + F2(F1(x))); (B, H, W, features) to the same."""
+class BranchBlock(nn.Module):
+    """Residual block of two 3x3 convolutions, ReLU(x + F2(F1(x))); (B, H, W, features) to the same.
+
+    Attributes:
+        unit: makes a ConvNorm of the network's norms.
+    """
 
     features: int
-    frozen_norm: bool
-    momentum: float
-    adaptive: bool
+    unit: Callable[..., ConvNorm]
 
     def setup(self) -> None:
-        c, rest = self.features, (False, self.frozen_norm, self.momentum, self.adaptive)
-        self.conv1 = ConvNorm(c, c, 3, 1, True, *rest)
-        self.conv2 = ConvNorm(c, c, 3, 1, False, *rest)
+        self.conv1 = self.unit(self.features, self.features)
+        self.conv2 = self.unit(self.features, self.features, relu=False)
 
     def __call__(self, x: Array, masking: Masking | None, *, train: bool) -> Array:
         y = self.conv2(self.conv1(x, masking, train=train), masking, train=train)
@@ -124,33 +142,44 @@ class Block(nn.Module):
 
 
 class Module(nn.Module):
-    """Residual blocks on every branch, then their fusion into the first ``outputs`` branches."""
+    """Residual blocks on every branch, then their fusion into the first ``outputs`` branches.
+
+    Attributes:
+        unit: makes a ConvNorm of the network's norms.
+    """
 
     config: HRNetConfig
     channels: tuple[int, ...]
     outputs: int
-    adaptive: bool
+    unit: Callable[..., ConvNorm]
 
     def setup(self) -> None:
-        config, rest = self.config, (self.config.frozen_norm, self.config.momentum, self.adaptive)
-        for branch, features in enumerate(self.channels):
-            for block in range(config.shape.blocks):
-                setattr(self, f"branch{branch}_{block}", Block(features, *rest))
-        for to in range(self.outputs):
-            for source, features in enumerate(self.channels):
-                if source > to:
-                    unit = ConvNorm(features, self.channels[to], 1, 1, False, False, *rest)
-                    setattr(self, f"fuse_{to}_{source}", unit)
-                for step in range(to - source):
-                    last = step == to - source - 1
-                    out = self.channels[to] if last else features
-                    unit = ConvNorm(features, out, 3, 2, not last, False, *rest)
-                    setattr(self, f"fuse_{to}_{source}_{step}", unit)
+        self.branches = [
+            [
+                BranchBlock(features, self.unit, name=f"branch{branch}_{block}")
+                for block in range(self.config.shape.blocks)
+            ]
+            for branch, features in enumerate(self.channels)
+        ]
+        # From branch `source` to branch `to`: one 1x1 from below, 3x3 of stride 2 from above, one a level.
+        self.fuse = [
+            [self._path(source, to) for source in range(len(self.channels))] for to in range(self.outputs)
+        ]
+
+    def _path(self, source: int, to: int) -> list[ConvNorm]:
+        features, out, name = self.channels[source], self.channels[to], f"fuse_{to}_{source}"
+        if source > to:
+            return [self.unit(features, out, kernel_size=1, relu=False, name=name)]
+        steps = range(to - source)
+        widths = [out if step == steps[-1] else features for step in steps]
+        return [
+            self.unit(features, width, strides=2, relu=step != steps[-1], name=f"{name}_{step}")
+            for step, width in zip(steps, widths, strict=True)
+        ]
 
     def __call__(self, xs: Sequence[Array], masking: Masking | None, *, train: bool) -> tuple[Array, ...]:
         maps = []
-        for branch, x in enumerate(xs):
-            blocks = [getattr(self, f"branch{branch}_{block}") for block in range(self.config.shape.blocks)]
+        for blocks, x in zip(self.branches, xs, strict=True):
             if masking is not None and masking.mode == "sparse":
                 x = masking.residual_blocks(x, [(b.conv1.layer(), b.conv2.layer()) for b in blocks])
             else:
@@ -162,11 +191,9 @@ class Module(nn.Module):
     def _fused(self, maps: Sequence[Array], to: int, masking: Masking | None, train: bool) -> Array:
         size, total = (maps[to].shape[1], maps[to].shape[2]), None
         for source, x in enumerate(maps):
-            if source > to:
-                x = getattr(self, f"fuse_{to}_{source}")(x, masking, train=train)
-                x = enlarge(x, size, self.config)
-            for step in range(to - source):
-                x = getattr(self, f"fuse_{to}_{source}_{step}")(x, masking, train=train)
+            for unit in self.fuse[to][source]:
+                x = unit(x, masking, train=train)
+            x = enlarge(x, size, self.config) if source > to else x
             total = x if total is None else total + x
         return jax.nn.relu(cast(Array, total))
 
@@ -179,10 +206,12 @@ def enlarge(x: Array, size: tuple[int, int], config: HRNetConfig) -> Array:
 
 
 class HRNet(nn.Module):
-    """Normalised images (B, H, W, 3) -> the maps of each stage, highest resolution (a quarter) first.
+    """Normalised images (B, H, W, 3) -> {"stage3/1": map of the second branch after stage 3, ...}.
 
-    ``adaptive_from``: the convolutions of that stage (2, 3 or 4) and those after it take masks; 5: none do.
     `first` and `stage` run it piece by piece.
+
+    Attributes:
+        adaptive_from: the convolutions of that stage (2, 3 or 4) and those after it take masks; 5: none do.
     """
 
     config: HRNetConfig
@@ -190,43 +219,63 @@ class HRNet(nn.Module):
 
     def setup(self) -> None:
         config, shape = self.config, self.config.shape
-        norm = (config.frozen_norm, config.momentum)
-        self.conv1 = ConvNorm(3, STEM, 3, 2, True, False, *norm)
-        self.conv2 = ConvNorm(STEM, STEM, 3, 2, True, False, *norm)
+        unit = partial(ConvNorm, frozen_norm=config.frozen_norm, momentum=config.momentum)
+        self.conv1 = unit(3, STEM, strides=2)
+        self.conv2 = unit(STEM, STEM, strides=2)
         count, width = shape.layer1
-        for block in range(count):
-            spec = BlockSpec(
+        specs = [
+            ResidualSpec(
                 f"layer1_{block}",
+                STAGES[0],
                 4 * width if block else STEM,
                 width,
+                4 * width,
                 stride_in_1x1=False,
                 frozen_norm=config.frozen_norm,
                 momentum=config.momentum,
             )
-            setattr(self, spec.name, Bottleneck(spec))
-        for number in (2, 3, 4):
-            adaptive = number >= self.adaptive_from
-            before = branch_channels(config, number - 1)
-            now = tuple(shape.width * 2**branch for branch in range(number))
-            for branch, features in enumerate(now):
-                new = branch >= len(before)
-                if new or before[branch] != features:
-                    source = before[-1] if new else before[branch]
-                    unit = ConvNorm(source, features, 3, 1 + new, True, False, *norm, adaptive)
-                    setattr(self, f"transition{number - 1}_{branch}", unit)
-            modules = shape.modules[number - 2]
-            for index in range(modules):
-                last = number == 4 and index == modules - 1
-                outputs = len(branch_channels(config, 4)) if last else number
-                setattr(self, f"stage{number}_{index}", Module(config, now, outputs, adaptive))
+            for block in range(count)
+        ]
+        self.layer1 = [Bottleneck(spec, name=spec.name) for spec in specs]
+        self.transitions = {
+            number: self._transition(number, partial(unit, adaptive=number >= self.adaptive_from))
+            for number in (2, 3, 4)
+        }
+        self.modules = {
+            number: self._modules(number, partial(unit, adaptive=number >= self.adaptive_from))
+            for number in (2, 3, 4)
+        }
+
+    def _transition(self, number: int, unit: Callable[..., ConvNorm]) -> list[ConvNorm | None]:
+        """One a branch of stage ``number``; None for a branch that keeps its channels."""
+        before = self.config.branch_channels(number - 1)
+        units: list[ConvNorm | None] = []
+        for branch in range(number):
+            features, name = self.config.shape.width * 2**branch, f"transition{number - 1}_{branch}"
+            if branch >= len(before):
+                units.append(unit(before[-1], features, strides=2, name=name))
+            else:
+                same = before[branch] == features
+                units.append(None if same else unit(before[branch], features, name=name))
+        return units
+
+    def _modules(self, number: int, unit: Callable[..., ConvNorm]) -> list[Module]:
+        channels = tuple(self.config.shape.width * 2**branch for branch in range(number))
+        count = self.config.shape.modules[number - 2]
+        outputs = [number] * count
+        outputs[-1] = len(self.config.branch_channels(number))
+        return [
+            Module(self.config, channels, kept, unit, name=f"stage{number}_{index}")
+            for index, kept in enumerate(outputs)
+        ]
 
     def first(self, images: Array, *, train: bool = False) -> tuple[Array]:
         """Stem and stage 1, which no mask touches."""
         with jax.named_scope("stem"):
             x = self.conv2(self.conv1(images, train=train), train=train)
         with jax.named_scope(STAGES[0]):
-            for block in range(self.config.shape.layer1[0]):
-                x = getattr(self, f"layer1_{block}")(x, train=train)
+            for block in self.layer1:
+                x = block(x, train=train)
         return (x,)
 
     def stage(
@@ -234,24 +283,18 @@ class HRNet(nn.Module):
     ) -> tuple[Array, ...]:
         """Stage ``number`` (2, 3, 4) from the maps of the stage before."""
         with jax.named_scope(STAGES[number - 1]):  # transitions too, for `flops`
-            return self._stage(number, xs, masking, train)
+            maps = []
+            for branch, unit in enumerate(self.transitions[number]):
+                x = xs[min(branch, len(xs) - 1)]
+                maps.append(x if unit is None else unit(x, masking, train=train))
+            for module in self.modules[number]:
+                maps = list(module(maps, masking, train=train))
+            return tuple(maps)
 
-    def _stage(
-        self, number: int, xs: Sequence[Array], masking: Masking | None, train: bool
-    ) -> tuple[Array, ...]:
-        maps = []
-        for branch in range(number):
-            x = xs[min(branch, len(xs) - 1)]
-            name = f"transition{number - 1}_{branch}"
-            # Branches that keep their channels pass unchanged.
-            maps.append(getattr(self, name)(x, masking, train=train) if hasattr(self, name) else x)
-        for index in range(self.config.shape.modules[number - 2]):
-            maps = list(getattr(self, f"stage{number}_{index}")(maps, masking, train=train))
-        return tuple(maps)
-
-    def __call__(self, images: Array, *, train: bool = False) -> dict[str, tuple[Array, ...]]:
-        features: dict[str, tuple[Array, ...]] = {STAGES[0]: self.first(images, train=train)}
-        for number in (2, 3, 4):
-            before = features[STAGES[number - 2]]
-            features[STAGES[number - 1]] = self.stage(number, before, train=train)
+    def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
+        maps: tuple[Array, ...] = self.first(images, train=train)
+        features: dict[str, Array] = {}
+        for number, name in enumerate(STAGES, 1):
+            maps = self.stage(number, maps, train=train) if number > 1 else maps
+            features |= {f"{name}/{branch}": x for branch, x in enumerate(maps)}
         return features

@@ -5,41 +5,45 @@ Parameter names: ``stem_conv``, ``stem_bn``, ``block_1`` ... ``block_17`` (torch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-import flax.linen as nn
 import jax
 
-from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.backbones.base import BackboneConfig, BlockBackbone, BuildOptions, Stage, normalize
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import SHARED, Modulation, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.nn.residual import Block, BlockSpec
 
 STEM = 32
-# Expansion, channels, blocks, stride of the first (the paper's table 2).
-_STAGES = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+# Expansion, channels, blocks, stride of the first (the paper's table 2), and the stage of the same stride.
+_GROUPS = (
+    (1, 16, 1, 1, "stage1"), (6, 24, 2, 2, "stage2"), (6, 32, 3, 2, "stage3"), (6, 64, 4, 2, "stage4"),
+    (6, 96, 3, 1, "stage4"), (6, 160, 3, 2, "stage5"), (6, 320, 1, 1, "stage5"),
 )  # fmt: skip
-LOW = 3
-"""The last block at stride 4, whose output is the low-level feature."""
 REDUCTION = 4
 
 
 @dataclass(frozen=True)
-class MobileNetConfig:
-    """Section ``model.mobilenet``.
+class MobileNetConfig(BackboneConfig):
+    """Section ``model.backbone`` of a MobileNetV2.
 
-    width: channels relative to the published network's. output_stride: 8, 16 or 32. frozen_norm: stored
-    moments in training too. se: squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT
-    pretrains); torchvision's weights have none.
+    Attributes:
+        width: channels relative to the published network's.
+        output_stride: 8, 16 or 32.
+        frozen_norm: stored moments in training too.
+        se: squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT pretrains); torchvision's
+            weights have none.
     """
 
     width: float = 1.0
     output_stride: int = 16
     frozen_norm: bool = False
     se: bool = True
+    name: str = field(default="mobilenetv2", kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.width > 0.0:
@@ -47,115 +51,141 @@ class MobileNetConfig:
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: {self.output_stride}; expected 8, 16 or 32")
 
+    @property
+    def block_specs(self) -> tuple[BlockSpec, ...]:
+        """The 17 blocks. Beyond the output stride, depthwise kernels are dilated in place of a stride.
 
-@dataclass(frozen=True)
-class InvertedSpec:
-    """An inverted residual block: ``hidden`` channels between two narrow ends."""
-
-    name: str
-    in_features: int
-    hidden: int
-    features: int
-    strides: int
-    dilation: int
-
-
-def block_specs(config: MobileNetConfig) -> tuple[InvertedSpec, ...]:
-    """The 17 blocks. Beyond the output stride, depthwise kernels are dilated in place of a stride; the first
-    block after a removed stride still has the dilation before it, so that pretrained responses are kept.
-    """
-
-    def scaled(channels: int) -> int:
-        return max(int(channels * config.width), 1)
-
-    specs: list[InvertedSpec] = []
-    in_features, stride, dilation = scaled(STEM), 2, 1
-    for expansion, channels, count, first in _STAGES:
-        before = dilation
-        strides = first
-        if first == 2 and stride == config.output_stride:
-            strides, dilation = 1, 2 * dilation
-        stride *= strides
-        for index in range(count):
-            specs.append(
-                InvertedSpec(
-                    f"block_{len(specs) + 1}",
-                    in_features,
-                    expansion * in_features,
-                    scaled(channels),
-                    strides if index == 0 else 1,
-                    before if index == 0 else dilation,
+        The first block after a removed stride still has the dilation before it, so that pretrained responses
+        are kept.
+        """
+        specs: list[BlockSpec] = []
+        in_features, stride, dilation = self._scaled(STEM), 2, 1
+        for expansion, channels, count, first, stage in _GROUPS:
+            before = dilation
+            strides, features = first, self._scaled(channels)
+            if first == 2 and stride == self.output_stride:
+                strides, dilation = 1, 2 * dilation
+            stride *= strides
+            for index in range(count):
+                own_strides = strides if index == 0 else 1
+                specs.append(
+                    BlockSpec(
+                        name=f"block_{len(specs) + 1}",
+                        stage=stage,
+                        in_features=in_features,
+                        features=expansion * in_features,
+                        out_features=features,
+                        strides=own_strides,
+                        dilation=before if index == 0 else dilation,
+                        splits=not self.se and own_strides == 1 and in_features == features,
+                    )
                 )
-            )
-            in_features = scaled(channels)
-    return tuple(specs)
+                in_features = features
+        return tuple(specs)
+
+    def _scaled(self, channels: int) -> int:
+        return max(int(channels * self.width), 1)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """stage1 ... stage5, at strides 2 to 32 (or the output stride)."""
+        found, stride = {}, 2
+        for spec in self.block_specs:
+            stride *= spec.strides
+            found[spec.stage] = Stage(spec.stage, spec.out_features, stride)
+        return tuple(found.values())
+
+    @property
+    def per_task(self) -> frozenset[str]:
+        """Norms, and SE if there is one."""
+        return frozenset({"norm", "se"} if self.se else {"norm"})
+
+    def preprocess(self, images: Array) -> Array:
+        """As torchvision's weights expect images."""
+        return normalize(images, "torch")
+
+    def build(self, options: BuildOptions = BuildOptions()) -> MobileNetV2:
+        """The network; the 1x1 convolution above the blocks is the classifier's and left out."""
+        return MobileNetV2(self, options)
+
+    @classmethod
+    def architectures(cls) -> dict[str, BackboneConfig]:
+        """mobilenetv2 and se_mobilenetv2."""
+        return {
+            "mobilenetv2": cls(output_stride=32, se=False),
+            "se_mobilenetv2": cls(output_stride=32, se=True),
+        }
 
 
-def feature_info(config: MobileNetConfig) -> tuple[StageInfo, StageInfo]:
-    """Channels and stride of ``low`` and ``high``."""
-    specs = block_specs(config)
-    return (
-        StageInfo("low", specs[LOW - 1].features, 4),
-        StageInfo("high", specs[-1].features, config.output_stride),
-    )
+class InvertedResidual(Block):
+    """1x1 to ``features`` (unless it is as wide already), depthwise 3x3, 1x1 to ``out_features``, with norms.
 
-
-class InvertedResidual(nn.Module):
-    """1x1 to ``hidden`` (unless it is as wide already), depthwise 3x3, 1x1 to ``features``, each with norm;
     ReLU6 after the first two. SE, then the input is added where the shape stays.
     """
 
-    spec: InvertedSpec
-    config: MobileNetConfig
-    modulation: Modulation = SHARED
+    frozen_norm: bool = False
+    excited: bool = False
+    own: Modulation = SHARED
 
     def setup(self) -> None:
-        spec, own = self.spec, self.modulation
-        norm = partial(task_norm, own, frozen=self.config.frozen_norm)
-        if spec.hidden != spec.in_features:
-            self.expand = Conv(spec.in_features, spec.hidden, 1)
-            self.expand_bn = norm(spec.hidden)
-        self.depthwise = DepthwiseConv(spec.hidden, 3, spec.strides, spec.dilation)
-        self.depthwise_bn = norm(spec.hidden)
-        self.project = Conv(spec.hidden, spec.features, 1)
-        self.project_bn = norm(spec.features)
-        if self.config.se:
-            excite = partial(SqueezeExcite, spec.features, REDUCTION, jax.nn.relu6)
+        spec, own = self.spec, self.own
+        norm = partial(task_norm, own, frozen=self.frozen_norm)
+        self.widens = spec.features != spec.in_features
+        if self.widens:
+            self.expand_conv = Conv(spec.in_features, spec.features, 1, name="expand")
+            self.expand_bn = norm(spec.features)
+        self.depthwise = DepthwiseConv(spec.features, 3, spec.strides, spec.dilation)
+        self.depthwise_bn = norm(spec.features)
+        self.project = Conv(spec.features, spec.out_features, 1)
+        self.project_bn = norm(spec.out_features)
+        if self.excited:
+            excite = partial(SqueezeExcite, spec.out_features, REDUCTION, jax.nn.relu6)
             self.se = per_task(own.se, own.tasks, excite)
 
+    def reduce(self, x: Array, *, train: bool, task: str = "") -> Array:
+        """F1: the 1x1 convolution that widens, norm, ReLU6."""
+        if not self.widens:
+            return x
+        return jax.nn.relu6(of_task(self.expand_bn, task)(self.expand_conv(x), train=train))
+
+    def spatial(self, x: Array, *, train: bool, task: str = "") -> Array:
+        """F2: depthwise convolution, norm, ReLU6."""
+        return jax.nn.relu6(of_task(self.depthwise_bn, task)(self.depthwise(x), train=train))
+
+    def expand(self, x: Array, *, train: bool, task: str = "") -> Array:
+        """F3: the 1x1 convolution that narrows, norm, SE."""
+        y = of_task(self.project_bn, task)(self.project(x), train=train)
+        return of_task(self.se, task)(y) if self.excited else y
+
+    def join(self, identity: Array, update: Array) -> Array:
+        """The sum, where the block keeps the shape."""
+        return update if self.spec.needs_projection else identity + update
+
+    def spatial_rows(self, windows: Array) -> Array:
+        """F2 of gathered windows (n, 3, 3, features)."""
+        return jax.nn.relu6(self.depthwise_bn.stored(self.depthwise.on_windows(windows)))
+
+    def expand_rows(self, rows: Array) -> Array:
+        """F3 of rows (n, features)."""
+        return self.project_bn.stored(self.project.on_windows(rows))
+
     def __call__(self, x: Array, task: str = "", *, train: bool = False) -> Array:
-        y = x
-        if self.spec.hidden != self.spec.in_features:
-            y = jax.nn.relu6(of_task(self.expand_bn, task)(self.expand(y), train=train))
-        y = jax.nn.relu6(of_task(self.depthwise_bn, task)(self.depthwise(y), train=train))
-        y = of_task(self.project_bn, task)(self.project(y), train=train)
-        if self.config.se:
-            y = of_task(self.se, task)(y)
-        same = self.spec.strides == 1 and self.spec.in_features == self.spec.features
-        return x + y if same else y
+        """The whole block, with the modules of ``task``."""
+        y = self.spatial(self.reduce(x, train=train, task=task), train=train, task=task)
+        return self.join(x, self.expand(y, train=train, task=task))
 
 
-class MobileNetV2(nn.Module):
-    """Preprocessed images (B, H, W, 3) -> {"low": stride 4, "high": the last block's}.
+class MobileNetV2(BlockBackbone):
+    """The network of a MobileNetConfig; see BlockBackbone."""
 
-    The 1x1 convolution to 1280 channels above the blocks is the classifier's and left out.
-    """
+    def setup_stem(self) -> None:
+        width = self.config.block_specs[0].in_features
+        self.stem_conv = Conv(3, width, 3, 2)
+        self.stem_bn = BatchNorm(width, self.config.frozen_norm)
 
-    config: MobileNetConfig
-    modulation: Modulation = SHARED
+    def stem(self, images: Array, *, train: bool) -> Array:
+        return jax.nn.relu6(self.stem_bn(self.stem_conv(images), train=train))
 
-    def setup(self) -> None:
-        specs = block_specs(self.config)
-        self.stem_conv = Conv(3, specs[0].in_features, 3, 2)
-        self.stem_bn = BatchNorm(specs[0].in_features, self.config.frozen_norm)
-        for spec in specs:
-            setattr(self, spec.name, InvertedResidual(spec, self.config, self.modulation))
-
-    def __call__(self, images: Array, task: str = "", *, train: bool = False) -> dict[str, Array]:
-        x = jax.nn.relu6(self.stem_bn(self.stem_conv(images), train=train))
-        features: dict[str, Array] = {}
-        for index, spec in enumerate(block_specs(self.config), 1):
-            x = getattr(self, spec.name)(x, task, train=train)
-            if index == LOW:
-                features["low"] = x
-        return features | {"high": x}
+    def make_block(self, spec: BlockSpec, **flax: Any) -> Block:
+        config = self.config
+        return InvertedResidual(spec, config.frozen_norm, config.se, self.options.own, **flax)

@@ -6,14 +6,14 @@ conv-7).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.backbones.base import BackboneConfig, BuildOptions, Stage, normalize
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -26,16 +26,19 @@ FC_KERNEL = 7
 
 
 @dataclass(frozen=True)
-class VGGConfig:
-    """Section ``model.backbone``.
+class VGGConfig(BackboneConfig):
+    """Section ``model.backbone`` of a VGG-16.
 
-    width: channels of conv1 (64 as published). fc_features: of fc6 and fc7 (4096 as published).
-    pooling: what 2x2 pooling does with the last row or column of an odd size: ``ceil`` pools it alone
-    (Caffe), ``floor`` drops it (torchvision).
-    batch_norm: a norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
-    dropout: after fc6 and fc7, in training.
-    preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
-    std).
+    Attributes:
+        width: channels of conv1 (64 as published).
+        fc_features: of fc6 and fc7 (4096 as published).
+        pooling: what 2x2 pooling does with the last row or column of an odd size: ``ceil`` pools it alone
+            (Caffe), ``floor`` drops it (torchvision).
+        batch_norm: a norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
+        dropout: after fc6 and fc7, in training.
+        preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
+            std).
+        tap: a layer's feature is what its ReLU gives (``relu``) or reads (``conv``).
     """
 
     width: int = 64
@@ -44,6 +47,8 @@ class VGGConfig:
     batch_norm: bool = False
     dropout: float = 0.5
     preprocessing: Literal["caffe", "torch"] = "caffe"
+    tap: Literal["relu", "conv"] = "relu"
+    name: str = field(default="vgg16", kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("width", "fc_features"):
@@ -52,56 +57,68 @@ class VGGConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: {self.dropout}; expected a share in [0, 1)")
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All 15 layers, bottom first."""
+        convs = [
+            Stage(f"conv{block}_{index}", self.width * multiple, 2 ** (block - 1))
+            for block, (count, multiple) in enumerate(_BLOCKS, 1)
+            for index in range(1, count + 1)
+        ]
+        return (*convs, *(Stage(name, self.fc_features, 32) for name in ("fc6", "fc7")))
 
-def layer_info(config: VGGConfig) -> tuple[StageInfo, ...]:
-    """Name, channels and stride of all 15 layers, bottom first."""
-    convs = [
-        StageInfo(f"conv{block}_{index}", config.width * multiple, 2 ** (block - 1))
-        for block, (count, multiple) in enumerate(_BLOCKS, 1)
-        for index in range(1, count + 1)
-    ]
-    return (*convs, *(StageInfo(name, config.fc_features, 32) for name in ("fc6", "fc7")))
+    def preprocess(self, images: Array) -> Array:
+        """By the convention of the pretrained weights."""
+        return normalize(images, self.preprocessing)
+
+    def build(self, options: BuildOptions = BuildOptions()) -> VGG:
+        """The network up to the highest tap."""
+        taps = options.taps
+        return VGG(self, tuple(stage.name for stage in self.stages) if taps is None else taps)
+
+    @classmethod
+    def architectures(cls) -> dict[str, BackboneConfig]:
+        """vgg16 and vgg16_bn."""
+        return {"vgg16": cls(), "vgg16_bn": cls(batch_norm=True)}
 
 
 class VGG(nn.Module):
     """Preprocessed images (B, H, W, 3) -> {layer: (B, h, w, channels)} of the layers in ``taps``.
 
     Layers above the highest of them do not exist. h and w are H and W over the layer's stride, rounded as
-    ``config.pooling`` says. ``before_relu`` hands out what a layer's ReLU reads instead of what it gives.
-    Training draws from the stream ``dropout`` (fc6, fc7).
+    ``config.pooling`` says. Training draws from the stream ``dropout`` (fc6, fc7).
     """
 
     config: VGGConfig
     taps: tuple[str, ...] = ("conv5_3",)
-    before_relu: bool = False
 
     def setup(self) -> None:
         config = self.config
-        infos = layer_info(config)
-        names = [info.name for info in infos]
-        self.infos = infos[: 1 + max(names.index(tap) for tap in self.taps)]
-        in_features = 3
-        for info in self.infos:
-            size = {"fc6": FC_KERNEL, "fc7": 1}.get(info.name, 3)
-            setattr(self, info.name, Conv(in_features, info.channels, size, use_bias=True))
-            if config.batch_norm and not info.name.startswith("fc"):
-                setattr(self, info.name.replace("conv", "bn"), BatchNorm(info.channels))
-            in_features = info.channels
+        names = [stage.name for stage in config.stages]
+        self.stages = config.stages[: 1 + max(names.index(tap) for tap in self.taps)]
+        convs, norms, in_features = [], [], 3
+        for stage in self.stages:
+            size = {"fc6": FC_KERNEL, "fc7": 1}.get(stage.name, 3)
+            convs.append(Conv(in_features, stage.channels, size, use_bias=True, name=stage.name))
+            if config.batch_norm and not stage.name.startswith("fc"):
+                norms.append(BatchNorm(stage.channels, name=stage.name.replace("conv", "bn")))
+            in_features = stage.channels
+        self.convs, self.norms = convs, norms
         self.drop = nn.Dropout(config.dropout)
 
     def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
         x, stride = images, 1
         features: dict[str, Array] = {}
-        for info in self.infos:
-            if info.stride != stride:
-                x, stride = self._pool(x), info.stride
-            x = getattr(self, info.name)(x)
-            fully = info.name.startswith("fc")
-            if self.config.batch_norm and not fully:
-                x = getattr(self, info.name.replace("conv", "bn"))(x, train=train)
+        for index, (stage, conv) in enumerate(zip(self.stages, self.convs, strict=True)):
+            if stage.stride != stride:
+                x, stride = self._pool(x), stage.stride
+            x = conv(x)
+            if index < len(self.norms):
+                x = self.norms[index](x, train=train)
             activated = jax.nn.relu(x)
-            if info.name in self.taps:
-                features[info.name] = x if self.before_relu else activated
+            if stage.name in self.taps:
+                features[stage.name] = x if self.config.tap == "conv" else activated
+            fully = stage.name.startswith("fc")
             x = self.drop(activated, deterministic=not train) if fully else activated
         return features
 

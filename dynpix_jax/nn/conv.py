@@ -74,3 +74,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
         return depthwise_conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
+
+    def on_windows(self, windows: Array) -> Array:
+        """The same at single positions: gathered windows (n, kh, kw, features) -> (n, features)."""
+        return (windows * self.kernel[:, :, 0].astype(windows.dtype)).sum((1, 2))

@@ -63,9 +63,11 @@ def of_task(module: nn.Module, task: str) -> Any:
     return getattr(module, task) if isinstance(module, PerTask) else module
 
 
-def task_norm(modulation: Modulation, features: int, frozen: bool = False) -> nn.Module:
+def task_norm(
+    modulation: Modulation, features: int, frozen: bool = False, momentum: float = 0.9
+) -> nn.Module:
     """Batch norm, one a task where ``modulation.norm``."""
-    return per_task(modulation.norm, modulation.tasks, lambda: BatchNorm(features, frozen))
+    return per_task(modulation.norm, modulation.tasks, lambda: BatchNorm(features, frozen, momentum))
 
 
 class SqueezeExcite(nn.Module):

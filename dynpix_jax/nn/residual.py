@@ -1,43 +1,46 @@
-"""Residual blocks of ResNet (He et al., CVPR 2016), split into F1, F2 and F3 of PAG's eq. 2."""
+"""Residual blocks in parts, so that a system may run the expensive ones where it wants (PAG's eq. 2)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.per_task import SHARED, Modulation, SqueezeExcite, of_task, per_task, task_norm
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a residual block must know. ``features`` is the width of its 3x3 convolution.
+    """What everybody may know of a block of a backbone.
 
-    ``name`` follows the papers: ``res4_2`` is the second block of the macro block Res4. ``dilation`` is that
-    of its (first) 3x3; ``stage_dilation`` that of the stage's later layers, which a BasicBlock's second 3x3
-    already has. ``momentum`` is that of the norms' running averages. ``rectified``: its input comes from a
-    ReLU, so that a block which skips positions need not apply its own there.
+    Attributes:
+        name: of its module, unique in the network: ``res4_2`` is the second block of the stage ``res4``.
+        stage: name of the stage that it belongs to.
+        in_features: channels of its input.
+        features: channels of its spatial part: of X and Y in PAG's eq. 2.
+        out_features: channels of its output.
+        strides: of the whole block.
+        dilation: of its spatial part.
+        splits: whether its spatial part keeps the resolution and can run at single positions; see Block.
+        rectified: its input comes from a ReLU.
     """
 
     name: str
+    stage: str
     in_features: int
     features: int
+    out_features: int
     strides: int = 1
     dilation: int = 1
-    stage_dilation: int = 1
-    stride_in_1x1: bool = True
-    frozen_norm: bool = False
-    expansion: int = 4
-    momentum: float = 0.9
+    splits: bool = True
     rectified: bool = False
-
-    @property
-    def out_features(self) -> int:
-        """Channels of the block's output."""
-        return self.features * self.expansion
 
     @property
     def needs_projection(self) -> bool:
@@ -45,58 +48,155 @@ class BlockSpec:
         return self.strides != 1 or self.in_features != self.out_features
 
 
-class Bottleneck(nn.Module):
-    """O = ReLU(I + F3(F2(F1(I)))): 1x1 reduce, 3x3, 1x1 expand, each with batch norm.
+class Block(nn.Module):
+    """A residual block in parts: O = join(I, F3(F2(F1(x)))), with F1 `reduce`, F2 `spatial`, F3 `expand`.
 
-    The stride sits on F1 (``stride_in_1x1``, the Caffe networks of the papers) or on F2 (torchvision).
-    (B, H, W, in_features) -> (B, ceil(H / strides), ceil(W / strides), 4 * features).
+    (B, H, W, in_features) -> (B, ceil(H / strides), ceil(W / strides), out_features). Where ``spec.splits``,
+    F2 reads a window around each position of F1's map and F3 each position alone; `spatial_rows` and
+    `expand_rows` are the two at single positions, by the stored moments of norms.
+
+    Attributes:
+        window: (height, width) of what F2 reads, in steps of ``spec.dilation``.
     """
 
     spec: BlockSpec
-
-    def setup(self) -> None:
-        spec = self.spec
-        first, second = (spec.strides, 1) if spec.stride_in_1x1 else (1, spec.strides)
-        self.conv1 = Conv(spec.in_features, spec.features, 1, first)
-        self.bn1 = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
-        self._setup_spatial(second)
-        self.conv3 = Conv(spec.features, spec.out_features, 1)
-        self.bn3 = BatchNorm(spec.out_features, spec.frozen_norm, spec.momentum)
-        if spec.needs_projection:
-            self.projection = Conv(spec.in_features, spec.out_features, 1, spec.strides)
-            self.projection_bn = BatchNorm(spec.out_features, spec.frozen_norm, spec.momentum)
-
-    def _setup_spatial(self, strides: int) -> None:
-        self.conv2 = Conv(self.spec.features, self.spec.features, 3, strides, self.spec.dilation)
-        self.bn2 = BatchNorm(self.spec.features, self.spec.frozen_norm, self.spec.momentum)
+    window: ClassVar[tuple[int, int]] = (3, 3)
 
     def reduce(self, x: Array, *, train: bool) -> Array:
-        """F1: 1x1 convolution, norm, ReLU."""
-        return jax.nn.relu(self.bn1(self.conv1(x), train=train))
+        """F1: x -> (B, h, w, features) at the block's output resolution."""
+        return x
 
     def spatial(self, x: Array, *, train: bool) -> Array:
-        """F2: 3x3 convolution, norm, ReLU."""
-        return jax.nn.relu(self.bn2(self.conv2(x), train=train))
+        """F2: (B, h, w, features) -> the same shape."""
+        raise NotImplementedError
 
     def expand(self, x: Array, *, train: bool) -> Array:
-        """F3: 1x1 convolution, norm."""
-        return self.bn3(self.conv3(x), train=train)
+        """F3: (B, h, w, features) -> (B, h, w, out_features)."""
+        raise NotImplementedError
 
     def shortcut(self, x: Array, *, train: bool) -> Array:
+        """I: x, projected where the block changes the shape."""
+        return x
+
+    def join(self, identity: Array, update: Array) -> Array:
+        """O of I and what F3 gives; position by position."""
+        return jax.nn.relu(identity + update)
+
+    def idle(self, out: Array) -> Array:
+        """O of a map that holds I where nothing was updated, and O elsewhere (which stays as it is)."""
+        return self.join(out, jnp.zeros((), out.dtype))
+
+    def spatial_rows(self, windows: Array) -> Array:
+        """F2 of gathered windows: (n, *window, features) -> (n, features)."""
+        raise NotImplementedError
+
+    def expand_rows(self, rows: Array) -> Array:
+        """F3 of rows: (n, features) -> (n, out_features)."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """The whole block."""
+        z = self.expand(self.spatial(self.reduce(x, train=train), train=train), train=train)
+        return self.join(self.shortcut(x, train=train), z)
+
+
+@dataclass(frozen=True)
+class ResidualSpec(BlockSpec):
+    """What a block of a ResNet (He et al., CVPR 2016) must know beside.
+
+    Attributes:
+        stage_dilation: dilation of the stage's later layers, which a BasicBlock's second 3x3 already has.
+        stride_in_1x1: a bottleneck's stride stands on its first 1x1 (the Caffe networks of the papers), or on
+            its 3x3 (torchvision).
+        frozen_norm: stored moments in training too.
+        momentum: of the norms' running averages.
+        se: squeeze-and-excitation after the last norm.
+    """
+
+    stage_dilation: int = 1
+    stride_in_1x1: bool = True
+    frozen_norm: bool = False
+    momentum: float = 0.9
+    se: bool = False
+
+
+class Bottleneck(Block):
+    """1x1 reduce, 3x3, 1x1 expand, each with batch norm; ReLU after the first two and after the sum.
+
+    Each task may have its own SE, its own norms (the shortcut's too), and a 1x1 adapter parallel to the 3x3
+    convolution that starts at zero (ASTMT, section 3).
+    """
+
+    spec: ResidualSpec
+    own: Modulation = SHARED
+
+    def setup(self) -> None:
+        spec, own = self.spec, self.own
+        norm = partial(task_norm, own, frozen=spec.frozen_norm, momentum=spec.momentum)
+        first, second = (spec.strides, 1) if spec.stride_in_1x1 else (1, spec.strides)
+        self.conv1 = Conv(spec.in_features, spec.features, 1, first)
+        self.bn1 = norm(spec.features)
+        self.conv2 = Conv(spec.features, spec.features, 3, second, spec.dilation)
+        self.adapts = own.adapters and bool(own.tasks)
+        if self.adapts:
+            zero = nn.initializers.zeros_init()
+            self.adapter = per_task(
+                True, own.tasks, lambda: Conv(spec.features, spec.features, 1, second, kernel_init=zero)
+            )
+        self.bn2 = norm(spec.features)
+        self.conv3 = Conv(spec.features, spec.out_features, 1)
+        self.bn3 = norm(spec.out_features)
+        if spec.se:
+            self.se = per_task(own.se, own.tasks, lambda: SqueezeExcite(spec.out_features))
+        if spec.needs_projection:
+            self.projection = Conv(spec.in_features, spec.out_features, 1, spec.strides)
+            self.projection_bn = norm(spec.out_features)
+
+    def reduce(self, x: Array, *, train: bool, task: str = "") -> Array:
+        """F1: 1x1 convolution, norm, ReLU."""
+        return jax.nn.relu(of_task(self.bn1, task)(self.conv1(x), train=train))
+
+    def spatial(self, x: Array, *, train: bool, task: str = "") -> Array:
+        """F2: 3x3 convolution, norm, ReLU."""
+        y = self.conv2(x)
+        if self.adapts:
+            y = y + of_task(self.adapter, task)(x)
+        return jax.nn.relu(of_task(self.bn2, task)(y, train=train))
+
+    def expand(self, x: Array, *, train: bool, task: str = "") -> Array:
+        """F3: 1x1 convolution, norm, SE."""
+        y = of_task(self.bn3, task)(self.conv3(x), train=train)
+        return of_task(self.se, task)(y) if self.spec.se else y
+
+    def shortcut(self, x: Array, *, train: bool, task: str = "") -> Array:
         """I, projected where the block changes the shape."""
         if not self.spec.needs_projection:
             return x
-        return self.projection_bn(self.projection(x), train=train)
+        return of_task(self.projection_bn, task)(self.projection(x), train=train)
 
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        z = self.expand(self.spatial(self.reduce(x, train=train), train=train), train=train)
-        return jax.nn.relu(self.shortcut(x, train=train) + z)
+    def idle(self, out: Array) -> Array:
+        """ReLU, which an input that went through one does not need again."""
+        return out if self.spec.rectified and not self.spec.needs_projection else jax.nn.relu(out)
+
+    def spatial_rows(self, windows: Array) -> Array:
+        """F2 of gathered windows (n, 3, 3, features)."""
+        return jax.nn.relu(self.bn2.stored(self.conv2.on_windows(windows)))
+
+    def expand_rows(self, rows: Array) -> Array:
+        """F3 of rows (n, features)."""
+        return self.bn3.stored(self.conv3.on_windows(rows))
+
+    def __call__(self, x: Array, task: str = "", *, train: bool = False) -> Array:
+        """The whole block, with the modules of ``task``."""
+        y = self.spatial(self.reduce(x, train=train, task=task), train=train, task=task)
+        z = self.expand(y, train=train, task=task)
+        return self.join(self.shortcut(x, train=train, task=task), z)
 
 
-class BasicBlock(nn.Module):
-    """O = ReLU(I + F2(F1(I))) with two 3x3 convolutions (ResNet-18 and -34); ``spec.expansion`` is 1."""
+class BasicBlock(Block):
+    """O = ReLU(I + F2(F1(I))) with two 3x3 convolutions (ResNet-18 and -34); it does not split."""
 
-    spec: BlockSpec
+    spec: ResidualSpec
 
     def setup(self) -> None:
         spec = self.spec

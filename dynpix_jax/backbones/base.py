@@ -1,0 +1,203 @@
+"""What every backbone is to the systems: stages, preprocessing, and blocks that a system may wrap.
+
+A config section ``model.backbone = dict(name="resnet", depth=50)`` is parsed as the class that `BACKBONES` has
+under that name, a `BackboneConfig`; a user's is named ``package.module:Name``. It tells its stages before
+anything is built, and builds a network that gives ``{stage name: feature}``. Systems ask for stages by their
+place (the last one, the one at stride 4), never for a backbone by its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.per_task import SHARED, Modulation
+from dynpix_jax.nn.residual import Block, BlockSpec
+
+Convention = Literal["caffe", "torch", "none"]
+RunBlock = Callable[[nn.Module, Array], Array]
+"""Calls a block that a hook made: (block, features) -> features."""
+
+# Means of the original Caffe networks, RGB order, images in 0..255 (reference: He et al.'s released models).
+CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)
+IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD_RGB = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A feature that a backbone gives.
+
+    Attributes:
+        name: its key in what the network returns.
+        channels: of the feature.
+        stride: relative to the image; a side of n pixels has ceil(n / stride) cells.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+def at_stride(stages: Sequence[Stage], stride: int) -> Stage:
+    """The highest stage with that stride.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [stage for stage in stages if stage.stride == stride]
+    if not found:
+        strides = sorted({stage.stride for stage in stages})
+        raise ValueError(f"backbone: no stage has stride {stride}; there are {strides}")
+    return found[-1]
+
+
+def normalize(images: Array, convention: Convention) -> Array:
+    """Images as a pretrained network expects them.
+
+    Args:
+        images: uint8 or float RGB (B, H, W, 3) in 0..255.
+        convention: ``caffe``: BGR minus the mean, no scaling. ``torch``: RGB / 255, ImageNet mean and standard
+            deviation. ``none``: as they are.
+
+    Returns:
+        float32 (B, H, W, 3).
+    """
+    images = images.astype(jnp.float32)
+    if convention == "none":
+        return images
+    if convention == "caffe":
+        return (images - jnp.asarray(CAFFE_MEAN_RGB))[..., ::-1]
+    return (images / 255.0 - jnp.asarray(IMAGENET_MEAN_RGB)) / jnp.asarray(IMAGENET_STD_RGB)
+
+
+class BlockHook(Protocol):
+    """Makes the module that stands in a block's place.
+
+    ``make`` is the block's own class, waiting for Flax's arguments: ``make(name=spec.name)`` is the plain
+    block, ``make(parent=None)`` one to be wrapped. A wrapper is named ``spec.name`` and shares the block's
+    scope (``nn.share_scope``), so that the parameters of the block keep their names.
+    """
+
+    def __call__(self, spec: BlockSpec, make: Callable[..., Block]) -> nn.Module: ...
+
+
+def plain_block(spec: BlockSpec, make: Callable[..., Block]) -> nn.Module:
+    """The hook that leaves blocks as they are."""
+    return make(name=spec.name)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a system asks of the network that a backbone builds.
+
+    Attributes:
+        taps: names of the stages whose features it reads; what lies above the highest of them is not built.
+            None: all.
+        hook: makes the blocks; a backbone without blocks never calls it.
+        drop_blocks: blocks left out at the top; a stage that is left without blocks gives no feature.
+        own: which modules each task has for itself; none but those of `BackboneConfig.per_task`.
+    """
+
+    taps: tuple[str, ...] | None = None
+    hook: BlockHook = plain_block
+    drop_blocks: int = 0
+    own: Modulation = SHARED
+
+
+class BackboneConfig(ABC):
+    """Base of the sections ``model.backbone``, frozen dataclasses with a field ``name``, the registry's key."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """The features that the network can give, bottom first."""
+
+    @property
+    def block_specs(self) -> tuple[BlockSpec, ...]:
+        """The blocks that a hook may wrap, bottom first; () without."""
+        return ()
+
+    @property
+    def per_task(self) -> frozenset[str]:
+        """Modules that `BuildOptions.own` may ask for, of "se", "norm" and "adapters"."""
+        return frozenset()
+
+    @abstractmethod
+    def preprocess(self, images: Array) -> Array:
+        """RGB images (B, H, W, 3) in 0..255 of any dtype -> the network's input."""
+
+    @abstractmethod
+    def build(self, options: BuildOptions = BuildOptions()) -> nn.Module:
+        """The network: ``(images, *, train=False) -> {stage name: feature}``, of preprocessed images.
+
+        That of a backbone with blocks also takes ``run_block``, which calls what the hook made.
+        """
+
+    @classmethod
+    def architectures(cls) -> dict[str, BackboneConfig]:
+        """Forms for which there are pretrained weights, by the names that ``import-weights`` knows."""
+        return {}
+
+
+def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpec, ...]:
+    """The blocks that are built.
+
+    Raises:
+        ValueError: more blocks are dropped than there are.
+    """
+    blocks = config.block_specs
+    if options.taps is not None:
+        highest = max(i for i, spec in enumerate(blocks) if spec.stage in options.taps)
+        blocks = blocks[: highest + 1]
+    kept = len(blocks) - options.drop_blocks
+    if kept < 1:
+        raise ValueError(f"drop_blocks: {options.drop_blocks}; the backbone has only {len(blocks)}")
+    return blocks[:kept]
+
+
+class BlockBackbone(nn.Module):
+    """A stem, then blocks one after another: preprocessed images (B, H, W, 3) -> {stage name: feature}.
+
+    The feature of a stage is what its last block gives. A subclass has `setup_stem`, `stem` and `make_block`.
+    """
+
+    config: Any
+    options: BuildOptions = BuildOptions()
+
+    def setup(self) -> None:
+        self.setup_stem()
+        self.specs = kept_blocks(self.config, self.options)
+        self.blocks = [self.options.hook(spec, partial(self.make_block, spec)) for spec in self.specs]
+
+    def setup_stem(self) -> None:
+        """Makes the layers below the blocks."""
+        raise NotImplementedError
+
+    def stem(self, images: Array, *, train: bool) -> Array:
+        """Preprocessed images -> input of the first block."""
+        raise NotImplementedError
+
+    def make_block(self, spec: BlockSpec, **flax: Any) -> Block:
+        """The plain block of a spec; ``flax`` are arguments of every Flax module."""
+        raise NotImplementedError
+
+    def __call__(
+        self, images: Array, *, train: bool = False, run_block: RunBlock | None = None
+    ) -> dict[str, Array]:
+        """Features of all stages that are built; ``run_block`` calls blocks that a hook made."""
+        x = self.stem(images, train=train)
+        features: dict[str, Array] = {}
+        for spec, block in zip(self.specs, self.blocks, strict=True):
+            x = block(x, train=train) if run_block is None else run_block(block, x)
+            features[spec.stage] = x
+        return features
