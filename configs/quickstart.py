@@ -22,7 +22,13 @@ def get_config() -> ml_collections.ConfigDict:
         system="pag",
         task="boundaries",
         backbone=dict(
-            depth=26, width=32, output_stride=8, stride_in_1x1=True, frozen_norm=False, preprocessing="torch"
+            name="resnet",
+            depth=26,
+            width=32,
+            output_stride=8,
+            stride_in_1x1=True,
+            frozen_norm=False,
+            preprocessing="torch",
         ),
         gate=dict(
             kind="none",
@@ -35,9 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
             weight=0.1,
             temperature=(1.0, 0.1),
             soft=False,
-            blur=False,
-            init_std=0.2,
-            open_bias=2.0,
+            options=dict(),
         ),
         multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=0.0),
         head_features=8,
@@ -51,6 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     rest = (r".*", 1.0)
     learn_gates = (r".*/gate/.*", 5.0)
+    gate = dict(kind="pixel", options=dict(blur=False, init_std=0.2, open_bias=2.0))
     config.training = dict(
         batch_size=4,
         stages=(
@@ -59,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
                 name="rho0.7",
                 steps=250,
                 learning_rate=3e-4,
-                model=dict(gate=dict(kind="pixel", rho=0.7, rho_start=0.9, insert=True, ramp=0.4)),
+                model=dict(gate=dict(gate, rho=0.7, rho_start=0.9, insert=True, ramp=0.4)),
                 frozen=(),
                 multipliers=(learn_gates, rest),
             ),
@@ -67,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
                 name="rho0.5",
                 steps=250,
                 learning_rate=3e-4,
-                model=dict(gate=dict(kind="pixel", rho=0.5, rho_start=0.7, temperature=(0.5, 0.1))),
+                model=dict(gate=dict(gate, rho=0.5, rho_start=0.7, temperature=(0.5, 0.1))),
                 frozen=(),
                 multipliers=(learn_gates, rest),
             ),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dynpix_jax.backbones.resnet import BackboneConfig, ResNet
+from dynpix_jax.backbones.resnet import ResNet, ResNetConfig
 from dynpix_jax.flops import UnknownPrimitiveError, count_macs
 from dynpix_jax.ops import active_set, conv, depthwise, map_active
 
@@ -150,7 +150,7 @@ def test_unknown_primitives_raise() -> None:
 
 
 def backbone(**config: Any) -> tuple[ResNet, Any]:
-    network = ResNet(BackboneConfig(**config))
+    network = ResNet(ResNetConfig(**config))
     variables = jax.eval_shape(network.init, jax.random.key(0), array(1, 32, 32, 3))
     return network, variables
 

@@ -33,12 +33,18 @@ def model(
     """
     exits = (4,) if variant == "hrnet" else (1, 2, 3, 4)
     redesigned = variant in ("rh", "ca")
-    adaptivity = dict(criterion="max_value", threshold=threshold, start=start, radius=3, normalize="full")
+    adaptivity = dict(
+        kind="confidence",
+        options=dict(measure="max_value", threshold=threshold),
+        start=start,
+        radius=3,
+        normalize="full",
+    )
     return dict(
         system="anytime",
         task="pose",
         task_options=dict(sigma=sigma),
-        backbone=dict(arch=arch, width=0, form="pose", align_corners=False, frozen_norm=False),
+        backbone=dict(name="hrnet", arch=arch, width=0, form="pose", align_corners=False, frozen_norm=False),
         exits=exits,
         weights=(1.0,) * len(exits),
         heads=dict(

@@ -106,10 +106,12 @@ def anytime_config(
     """
     exits = (4,) if args.variant == "hrnet" else (1, 2, 3, 4)
     redesigned = args.variant == "rh" or (args.variant == "ca" and args.heads == "redesigned")
-    own = threshold if args.criterion == "max_probability" else THRESHOLDS[args.criterion]
+    own = args.threshold or (threshold if args.criterion == "max_probability" else THRESHOLDS[args.criterion])
+    by_share = args.criterion in ("top_k", "random")
     adaptivity = dict(
-        criterion=args.criterion,
-        threshold=args.threshold or own,
+        kind=args.criterion if by_share else "confidence",
+        # Of the positions, "threshold" is the share that is skipped.
+        options=dict(density=1.0 - own) if by_share else dict(measure=args.criterion, threshold=own),
         start=0.0,
         radius=3,
         normalize=args.normalize,
@@ -122,7 +124,13 @@ def anytime_config(
         task="segmentation",
         task_options=task_options,
         backbone=dict(
-            arch=args.arch, width=0, blocks=0, form="segmentation", align_corners=False, frozen_norm=False
+            name="hrnet",
+            arch=args.arch,
+            width=0,
+            blocks=0,
+            form="segmentation",
+            align_corners=False,
+            frozen_norm=False,
         ),
         exits=exits,
         weights=(1.0,) * len(exits),

@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     steps = args.steps // 2 if args.variant == "single" else args.steps
     schedule = recipe.Steps(steps, 60, 4 if cpu else 16)
     config = recipe.astmt_config(args, "bsds_camvid", TASKS, options, schedule)
-    config.model.mobilenet.update(se=False, frozen_norm=True)
+    config.model.backbone.update(se=False, frozen_norm=True)
     config.model.encoder.norm = False
     # Both losses are of about the same size so; 50 is for the other balance of boundaries.
     weights = dict(boundaries=10.0, segmentation=1.0)

@@ -152,13 +152,12 @@ def model(
         tasks=tasks,
         task_options={task: {**OPTIONS.get(task, {}), **options.get(task, {})} for task in tasks},
         task_weights={task: WEIGHTS[task] for task in tasks},
-        backbone=None,
-        mobilenet=None,
         encoder=dict(se=encoder, norm=own.get(args.norm, encoder or adapters), adapters=adapters),
         decoder=dict(
             kind=args.decoder,
             features=64,
             rates=(6, 12, 18),
+            separable=args.backbone == "mobilenet",
             se=decoder,
             norm=args.decoder != "uber" and own.get(args.norm, decoder or adapters),
             adapters=adapters and args.decoder != "uber",
@@ -166,9 +165,13 @@ def model(
         adversarial=dict(weight=args.w_d, epochs=epochs, kernel=1) if args.variant == "adversarial" else None,
     )
     if args.backbone == "mobilenet":
-        sections["mobilenet"] = dict(width=1.0, output_stride=16, frozen_norm=False, se=True)
+        sections["backbone"] = dict(
+            name="mobilenetv2", width=1.0, output_stride=16, frozen_norm=False, se=True
+        )
     else:
         sections["backbone"] = dict(
+            name="resnet",
+            se=True,
             depth=BACKBONES[args.backbone],
             width=64,
             output_stride=16,

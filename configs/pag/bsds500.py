@@ -67,7 +67,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         system="pag",
         task="boundaries",
         backbone=dict(
-            depth=50, width=64, output_stride=8, stride_in_1x1=True, frozen_norm=True, preprocessing="caffe"
+            name="resnet",
+            depth=50,
+            width=64,
+            output_stride=8,
+            stride_in_1x1=True,
+            frozen_norm=True,
+            preprocessing="caffe",
         ),
         gate=dict(
             kind="none",
@@ -80,12 +86,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             weight=0.02,
             temperature=(1.0, 0.1),
             soft=False,
-            blur=False,
-            # Gates must be sure of themselves from the start, or the samples of training and the arg-max of
-            # evaluation differ in density. The release's std of 1 closes some layers altogether for hundreds
-            # of steps.
-            init_std=0.1,
-            open_bias=4.0,
+            options=dict(),
         ),
         multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=2.0),
         head_features=16,
@@ -166,10 +167,12 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
     )
     if args.variant in ("multipool", "average"):
         return (multipool,) if args.continue_from else (base, multipool)
-    gate = dict(kind="pixel")
+    # Gates must be sure of themselves from the start, or the samples of training and the arg-max of
+    # evaluation differ in density. The release's std of 1 closes some layers for hundreds of steps.
+    gate = dict(kind="pixel", options=dict(blur=False, init_std=0.1, open_bias=4.0))
     if args.variant == "layer_skip":
-        # The baseline has a gate and a loss of its own (weight as released); what is a PixelGate's is reset.
-        gate = dict(kind="layer", weight=1.0, init_std=1.0, open_bias=0.0)
+        # The baseline has a gate and a loss of its own (weight as released).
+        gate = dict(kind="layer", weight=1.0)
     insertion = dict(
         name="gates",
         steps=240 if cpu else 2000,

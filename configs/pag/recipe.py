@@ -107,7 +107,13 @@ def pag_config(
         task=args.task,
         task_options={**task_options, **LOSSES.get(args.task, {"both": {}})[args.loss]},
         backbone=dict(
-            depth=50, width=64, output_stride=8, stride_in_1x1=True, frozen_norm=True, preprocessing="caffe"
+            name="resnet",
+            depth=50,
+            width=64,
+            output_stride=8,
+            stride_in_1x1=True,
+            frozen_norm=True,
+            preprocessing="caffe",
         ),
         gate=dict(
             kind="none",
@@ -120,9 +126,7 @@ def pag_config(
             weight=SPARSITY_WEIGHT[args.task],
             temperature=(1.0, 0.1),
             soft=False,
-            blur=False,
-            init_std=0.1,
-            open_bias=4.0,
+            options=dict(),
         ),
         multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=2.0),
         head_features=head_features,
@@ -190,10 +194,10 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, res6: bool) -> tup
     )
     if args.variant in ("multipool", "average", "truncated"):
         return (multipool,) if args.continue_from else (base, multipool)
-    gate = dict(kind="pixel")
+    gate = dict(kind="pixel", options=dict(blur=False, init_std=0.1, open_bias=4.0))
     if args.variant == "layer_skip":
-        # The baseline has a gate and a loss of its own (weight as released); what is a PixelGate's is reset.
-        gate = dict(kind="layer", weight=1.0, init_std=1.0, open_bias=0.0, scope="conv3x3")
+        # The baseline has a gate and a loss of its own (weight as released).
+        gate = dict(kind="layer", weight=1.0, scope="conv3x3")
     start = max(0.9, args.rho)
     inserted = dict(gate, rho=start, rho_start=start, ramp=0.6, insert=True)
     lowered = dict(gate, rho=args.rho, rho_start=start, ramp=0.5, insert=False, temperature=(0.5, 0.1))

@@ -43,7 +43,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         task=args.task,
         task_options=dict(classes=datasets.SCENE_CLASSES) if args.task == "segmentation" else dict(),
         backbone=dict(
-            depth=26, width=32, output_stride=8, stride_in_1x1=True, frozen_norm=False, preprocessing="torch"
+            name="resnet",
+            depth=26,
+            width=32,
+            output_stride=8,
+            stride_in_1x1=True,
+            frozen_norm=False,
+            preprocessing="torch",
         ),
         gate=dict(
             kind="none",
@@ -54,8 +60,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             insert=False,
             weight=0.1,
             temperature=(1.0, 0.1),
-            init_std=0.2,
-            open_bias=2.0,
+            options=dict(),
         ),
         multipool=dict(blocks=(), selection="pag", dilations=(0, 1, 2, 4, 6, 8, 10), original_bias=2.0),
         head_features=16,
@@ -110,7 +115,14 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
             )
         )
     if args.variant == "gated":
-        gate = dict(kind="pixel", rho=args.rho, rho_start=min(1.0, args.rho + 0.2), ramp=0.5, insert=True)
+        gate = dict(
+            kind="pixel",
+            rho=args.rho,
+            rho_start=min(1.0, args.rho + 0.2),
+            ramp=0.5,
+            insert=True,
+            options=dict(init_std=0.2, open_bias=2.0),
+        )
         learn_gates = (r".*/gate/.*", 5.0)
         stages.append(
             dict(

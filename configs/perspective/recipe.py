@@ -164,6 +164,7 @@ def perspective_config(
         segmentation=segmentation,
         depth=regression,
         backbone=dict(
+            name="resnet",
             depth=depth,
             width=64,
             output_stride=8,

@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         task_options=OPTIONS[args.task],
         length=recipe.Length(epoch=795 // 5, cpu=3000),
     )
-    config.model.hypercolumn.tap = args.tap
+    config.model.backbone.tap = args.tap
     # The images are 425x560: the labelled part of 480x640.
     augment = recipe.cropped(args, (425, 560), colour=datasets.COLOUR)
     config.data = datasets.NYUV2.data(args, (args.task,), augment=augment)

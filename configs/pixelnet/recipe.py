@@ -128,6 +128,7 @@ def pixelnet_config(
         task=task,
         task_options=task_options or {},
         backbone=dict(
+            name="vgg16",
             width=64,
             fc_features=4096,
             pooling="ceil",
@@ -135,10 +136,10 @@ def pixelnet_config(
             dropout=0.5,
             # Of the weights: "caffe" for those that expect BGR less the mean.
             preprocessing="torch",
+            tap="relu",
         ),
         hypercolumn=dict(
             layers=(*COLUMN, "fc7") if args.conv7 else COLUMN,
-            tap="relu",
             normalize="batch" if cpu else "none",
             dropout=0.0 if cpu else column_dropout,
         ),

@@ -1,9 +1,9 @@
 """What every backbone is to the systems: stages, preprocessing, and blocks that a system may wrap.
 
-A config section ``model.backbone = dict(name="resnet", depth=50)`` is parsed as the class that `BACKBONES` has
-under that name, a `BackboneConfig`; a user's is named ``package.module:Name``. It tells its stages before
-anything is built, and builds a network that gives ``{stage name: feature}``. Systems ask for stages by their
-place (the last one, the one at stride 4), never for a backbone by its name.
+A section ``model.backbone = dict(name="resnet", depth=50)`` is parsed as the class that `BACKBONES` has under
+that name, a `BackboneConfig`; a user's is named ``package.module:Name``. It tells its stages before anything
+is built, and builds a network that gives ``{stage name: feature}``. Systems ask for stages by their place
+(the last one, the one at stride 4), never for a backbone by its name.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def normalize(images: Array, convention: Convention) -> Array:
 
     Args:
         images: uint8 or float RGB (B, H, W, 3) in 0..255.
-        convention: ``caffe``: BGR minus the mean, no scaling. ``torch``: RGB / 255, ImageNet mean and standard
-            deviation. ``none``: as they are.
+        convention: ``caffe``: BGR minus the mean, no scaling. ``torch``: RGB / 255, ImageNet mean and
+            standard deviation. ``none``: as they are.
 
     Returns:
         float32 (B, H, W, 3).
@@ -112,8 +112,12 @@ class BuildOptions:
     own: Modulation = SHARED
 
 
+DEFAULTS = BuildOptions()
+"""Plain blocks, all stages."""
+
+
 class BackboneConfig(ABC):
-    """Base of the sections ``model.backbone``, frozen dataclasses with a field ``name``, the registry's key."""
+    """Base of the sections ``model.backbone``: frozen dataclasses; ``name`` is the key in the registry."""
 
     name: str
 
@@ -137,16 +141,11 @@ class BackboneConfig(ABC):
         """RGB images (B, H, W, 3) in 0..255 of any dtype -> the network's input."""
 
     @abstractmethod
-    def build(self, options: BuildOptions = BuildOptions()) -> nn.Module:
+    def build(self, options: BuildOptions = DEFAULTS) -> nn.Module:
         """The network: ``(images, *, train=False) -> {stage name: feature}``, of preprocessed images.
 
         That of a backbone with blocks also takes ``run_block``, which calls what the hook made.
         """
-
-    @classmethod
-    def architectures(cls) -> dict[str, BackboneConfig]:
-        """Forms for which there are pretrained weights, by the names that ``import-weights`` knows."""
-        return {}
 
 
 def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpec, ...]:
@@ -172,7 +171,7 @@ class BlockBackbone(nn.Module):
     """
 
     config: Any
-    options: BuildOptions = BuildOptions()
+    options: BuildOptions = DEFAULTS
 
     def setup(self) -> None:
         self.setup_stem()

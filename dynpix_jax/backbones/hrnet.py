@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, cast
 import flax.linen as nn
 import jax
 
-from dynpix_jax.backbones.base import BackboneConfig, BuildOptions, Stage, normalize
+from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, Stage, normalize
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.masked_conv import ConvNorm, Masking
@@ -117,7 +117,7 @@ class HRNetConfig(BackboneConfig):
         """As the released weights expect images."""
         return normalize(images, "torch")
 
-    def build(self, options: BuildOptions = BuildOptions()) -> HRNet:
+    def build(self, options: BuildOptions = DEFAULTS) -> HRNet:
         """The whole network."""
         return HRNet(self)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from dynpix_jax.backbones.base import BackboneConfig, BlockBackbone, BuildOptions, Stage, normalize
+from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BlockBackbone, BuildOptions, Stage, normalize
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
@@ -78,6 +78,7 @@ class MobileNetConfig(BackboneConfig):
                         strides=own_strides,
                         dilation=before if index == 0 else dilation,
                         splits=not self.se and own_strides == 1 and in_features == features,
+                        frozen_norm=self.frozen_norm,
                     )
                 )
                 in_features = features
@@ -104,17 +105,9 @@ class MobileNetConfig(BackboneConfig):
         """As torchvision's weights expect images."""
         return normalize(images, "torch")
 
-    def build(self, options: BuildOptions = BuildOptions()) -> MobileNetV2:
+    def build(self, options: BuildOptions = DEFAULTS) -> MobileNetV2:
         """The network; the 1x1 convolution above the blocks is the classifier's and left out."""
         return MobileNetV2(self, options)
-
-    @classmethod
-    def architectures(cls) -> dict[str, BackboneConfig]:
-        """mobilenetv2 and se_mobilenetv2."""
-        return {
-            "mobilenetv2": cls(output_stride=32, se=False),
-            "se_mobilenetv2": cls(output_stride=32, se=True),
-        }
 
 
 class InvertedResidual(Block):
@@ -123,13 +116,12 @@ class InvertedResidual(Block):
     ReLU6 after the first two. SE, then the input is added where the shape stays.
     """
 
-    frozen_norm: bool = False
     excited: bool = False
     own: Modulation = SHARED
 
     def setup(self) -> None:
         spec, own = self.spec, self.own
-        norm = partial(task_norm, own, frozen=self.frozen_norm)
+        norm = partial(task_norm, own, frozen=spec.frozen_norm)
         self.widens = spec.features != spec.in_features
         if self.widens:
             self.expand_conv = Conv(spec.in_features, spec.features, 1, name="expand")
@@ -187,5 +179,4 @@ class MobileNetV2(BlockBackbone):
         return jax.nn.relu6(self.stem_bn(self.stem_conv(images), train=train))
 
     def make_block(self, spec: BlockSpec, **flax: Any) -> Block:
-        config = self.config
-        return InvertedResidual(spec, config.frozen_norm, config.se, self.options.own, **flax)
+        return InvertedResidual(spec, self.config.se, self.options.own, **flax)

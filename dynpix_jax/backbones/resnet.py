@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 
 from dynpix_jax.backbones.base import (
+    DEFAULTS,
     BackboneConfig,
     BlockBackbone,
     BuildOptions,
@@ -127,16 +128,9 @@ class ResNetConfig(BackboneConfig):
         """By the convention of the pretrained weights."""
         return normalize(images, self.preprocessing)
 
-    def build(self, options: BuildOptions = BuildOptions()) -> ResNet:
+    def build(self, options: BuildOptions = DEFAULTS) -> ResNet:
         """The network without its classifier."""
         return ResNet(self, options)
-
-    @classmethod
-    def architectures(cls) -> dict[str, BackboneConfig]:
-        """resnet18, ..., and se_resnet26, ...."""
-        plain = {f"resnet{depth}": cls(depth, output_stride=32) for depth in _BLOCKS}
-        excited = {f"se_resnet{depth}": cls(depth, output_stride=32, se=True) for depth in (26, 50, 101)}
-        return plain | excited
 
 
 class ResNet(BlockBackbone):

@@ -6,6 +6,7 @@ first stage, and blocks from one. A layer of squeeze-and-excitation is ``layer1.
 
 from __future__ import annotations
 
+import collections
 import functools
 import re
 
@@ -18,8 +19,7 @@ from dynpix_jax.backbones.pretrained import (
     norm_target,
     vector,
 )
-from dynpix_jax.backbones.resnet import BackboneConfig, ResNet, block_specs
-from dynpix_jax.backbones.se_resnet import se_resnet
+from dynpix_jax.backbones.resnet import ResNet, ResNetConfig
 from dynpix_jax.core.errors import UserError
 
 DEPTHS = {
@@ -48,10 +48,10 @@ _SE_LAYERS = {"0": "reduce", "2": "expand"}
 
 def architecture(name: str) -> Architecture:
     """The architecture of that name, one of ``DEPTHS``."""
-    config, se = BackboneConfig(depth=DEPTHS[name], output_stride=32), name.startswith("se_")
-    network = se_resnet if se else ResNet
+    se = name.startswith("se_")
+    config = ResNetConfig(depth=DEPTHS[name], output_stride=32, se=se)
     return Architecture(
-        lambda classes: network(config, classes=classes),
+        lambda classes: ResNet(config, classes=classes),
         translate,
         f"torchvision's names (conv1.weight, layer1.0.{'se.fc.0' if se else 'conv1'}.weight, ...)",
         prepare=functools.partial(check_layout, name),
@@ -110,5 +110,6 @@ def check_layout(name: str, tensors: Tensors) -> Tensors:
 
 def _layout(depth: int) -> tuple[tuple[int, ...], bool]:
     """(blocks of each stage, whether they are bottlenecks)."""
-    stages = block_specs(BackboneConfig(depth=depth))
-    return tuple(len(specs) for specs in stages), stages[0][0].expansion > 1
+    specs = ResNetConfig(depth=depth).block_specs
+    counts = collections.Counter(spec.stage for spec in specs)
+    return tuple(counts.values()), specs[0].out_features > specs[0].features

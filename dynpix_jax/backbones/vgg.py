@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.base import BackboneConfig, BuildOptions, Stage, normalize
+from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, Stage, normalize
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -71,15 +71,10 @@ class VGGConfig(BackboneConfig):
         """By the convention of the pretrained weights."""
         return normalize(images, self.preprocessing)
 
-    def build(self, options: BuildOptions = BuildOptions()) -> VGG:
+    def build(self, options: BuildOptions = DEFAULTS) -> VGG:
         """The network up to the highest tap."""
         taps = options.taps
         return VGG(self, tuple(stage.name for stage in self.stages) if taps is None else taps)
-
-    @classmethod
-    def architectures(cls) -> dict[str, BackboneConfig]:
-        """vgg16 and vgg16_bn."""
-        return {"vgg16": cls(), "vgg16_bn": cls(batch_norm=True)}
 
 
 class VGG(nn.Module):

@@ -24,8 +24,8 @@ from dynpix_jax.bench.report import run_jobs
 from dynpix_jax.bench.timed import Job, Program, Settings
 from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.typing import Array, Variables
-from dynpix_jax.nn.residual import BlockSpec, Bottleneck
-from dynpix_jax.papers.pag.layers import GatedBottleneck, GateScope
+from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
+from dynpix_jax.papers.pag.layers import GatedBlock, GateScope
 
 SPECS = arg_specs.PAG_RESNET50_BSDS + arg_specs.PAG_RESNET50_NYU
 """The bottlenecks, by their 3x3."""
@@ -58,17 +58,19 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
     Args:
       spec: its 3x3; it has four times the channels outside.
       settings: how it is measured; ``backward`` is a training step's gradients, with frozen norms.
-      scope: what the gate saves, see GatedBottleneck.
+      scope: what the gate saves, see GatedBlock.
     """
-    block = BlockSpec(
+    block = ResidualSpec(
         spec.name,
+        "stage",
         4 * spec.channels,
         spec.channels,
+        4 * spec.channels,
         dilation=spec.dilation[0],
         frozen_norm=True,
         rectified=True,
     )
-    gated = GatedBottleneck(block, gate_scope=scope)
+    gated = GatedBlock(Bottleneck(block), gate_scope=scope)
     x = jax.nn.relu(
         jax.random.normal(jax.random.key(0), (settings.batch, *spec.size, 4 * spec.channels), settings.dtype)
     )
@@ -80,16 +82,17 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
         return Bottleneck(block).apply(variables, x, train=settings.backward)
 
     def routed(mode: Mode, variables: Variables, x: Array, mask: Array) -> Any:
-        # What the gate says is handed out, so that the compiler keeps the gate though its mask is given.
-        (y, _), handed_out = gated.apply(
+        y: Any
+        told: Any
+        y, told = gated.apply(
             variables,
             x,
             Routing(train=settings.backward, mode=mode),
             given=mask,
             rngs={"gumbel": jax.random.key(2)},
-            mutable=["intermediates"],
         )
-        return y, handed_out
+        # What the gate says is returned, so that the compiler keeps the gate though its mask is given.
+        return y, told.probability
 
     def passes(forward: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(partial(_with_gradients, forward) if settings.backward else forward)

@@ -35,8 +35,7 @@ import numpy as np
 import optax
 
 from dynpix_jax import papers
-from dynpix_jax.backbones.resnet import StageInfo
-from dynpix_jax.backbones.vgg import layer_info
+from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.evaluation.runner import variable_shapes
@@ -161,10 +160,10 @@ def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], 
     return sparse if kind == "ours" else dense
 
 
-def infos(system: PixelNet) -> list[StageInfo]:
+def infos(system: PixelNet) -> list[Stage]:
     """The layers of the hypercolumn."""
     config = system.config
-    return [info for info in layer_info(config.backbone) if info.name in config.hypercolumn.layers]
+    return [info for info in config.backbone.stages if info.name in config.hypercolumn.layers]
 
 
 def mlp(params: Params, x: Array, key: Array) -> Array:

@@ -1,22 +1,90 @@
-"""Gates: small networks that decide where, or whether, a block computes (PAG sections 3.1 and 3.2)."""
+"""Gates: what decides where, or whether, a layer computes. PAG and the anytime system choose from one table.
+
+A gate reads the features in front of a block (PAG, sections 3.1 and 3.2) or the logits of an exit (Liu et
+al., section 3.4), and gives a Decision. A config names it by ``kind``, and gives what it can be told in
+``options``, a GateOptions that `GATES` has under that kind; a user's is named ``package.module:Name``.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.typing import Array
+from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.ops.confidence import Measure, confidence, top_share
 from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax_st
 
 SKIP, COMPUTE = 0, 1
+Reads = Literal["features", "logits"]
+"""What a gate gets: the features in front of a block, or the logits of a prediction."""
+
+
+@flax.struct.dataclass
+class Decision:
+    """What a gate decides.
+
+    Attributes:
+        mask: float (B, h, w) in {0, 1}, 1 = compute; (B,) of a gate that decides for whole images. In
+            training it may be a sample, with straight-through gradients.
+        probability: of computing, in [0, 1], of the same shape; what a sample is drawn from.
+    """
+
+    mask: Array
+    probability: Array
+
+
+class Gate(nn.Module):
+    """Base of the gates."""
+
+    def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
+        """Decides for a map. Training draws from the stream ``gumbel``.
+
+        Args:
+            x: (B, H, W, C) features or logits.
+            routing: how the pass is run.
+            before: bool (B, h, w), the decision before this one, if what it skips stays skipped.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GateOptions(ABC):
+    """What a config may tell a gate, ``options`` beside its ``kind``.
+
+    Attributes:
+        reads: what such a gate can decide on.
+        whole_images: whether it keeps or skips a layer for whole images.
+    """
+
+    reads: ClassVar[tuple[Reads, ...]] = ("features", "logits")
+    whole_images: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, reads: Reads, features: int, strides: int = 1) -> Gate:
+        """The gate.
+
+        Args:
+            reads: what it will get.
+            features: channels of that.
+            strides: of its mask, relative to what it gets.
+        """
+
+
+def _check_density(density: float) -> None:
+    if not 0.0 <= density <= 1.0:
+        raise ValueError(f"density: {density}; expected a share in [0, 1]")
 
 
 def constants(*values: float) -> Initializer:
@@ -40,57 +108,86 @@ def choose(module: nn.Module, logits: Array, routing: Routing) -> Array:
     return sample(module.make_rng("gumbel"), logits, routing.temperature)
 
 
-def hand_out(gate: nn.Module, probability: Array) -> None:
-    """Leave a gate's probability of computing in the collection ``intermediates`` for the losses."""
+@dataclass(frozen=True)
+class NoGate(GateOptions):
+    """Kind ``none``: everything is computed."""
 
-    def latest(_: Any, new: Array) -> Array:
-        return new
+    reads: ClassVar[tuple[Reads, ...]] = ()
 
-    gate.sow("intermediates", "probability", probability, reduce_fn=latest, init_fn=lambda: None)
+    def build(self, reads: Reads, features: int, strides: int = 1) -> Gate:
+        raise ValueError("gate: kind 'none' decides nothing")
 
 
-class PixelGate(nn.Module):
+@dataclass(frozen=True)
+class PixelOptions(GateOptions):
+    """Kind ``pixel``: see PixelGate.
+
+    Attributes:
+        blur: average the logits over 3x3 pixels first (an option of the released code).
+        init_std: of the kernel.
+        open_bias: initial logit in favour of computing.
+    """
+
+    reads: ClassVar[tuple[Reads, ...]] = ("features",)
+    blur: bool = False
+    init_std: float = 1.0
+    open_bias: float = 0.0
+
+    def build(self, reads: Reads, features: int, strides: int = 1) -> PixelGate:
+        return PixelGate(features, strides, self)
+
+
+class PixelGate(Gate):
     """Per-pixel gate: one 1x1 convolution with bias to two logits (as released: no norm, no hidden layer).
 
-    (B, H, W, in_features) -> float mask (B, ceil(H / strides), ceil(W / strides)), 1 = compute.
-    ``blur`` averages the logits over 3x3 pixels first (an option of the released code).
-    ``open_bias`` is the initial logit in favour of computing. Hands out the probability (B, h, w) of 1.
+    (B, H, W, in_features) -> decision (B, ceil(H / strides), ceil(W / strides)).
     """
 
     in_features: int
     strides: int = 1
-    blur: bool = False
-    init_std: float = 1.0
-    open_bias: float = 0.0
+    options: PixelOptions = PixelOptions()
 
     def setup(self) -> None:
         self.logits = Conv(
             self.in_features,
             2,
-            1,
-            self.strides,
+            kernel_size=1,
+            strides=self.strides,
             use_bias=True,
-            kernel_init=nn.initializers.normal(self.init_std),
-            bias_init=constants(0.0, self.open_bias),
+            kernel_init=nn.initializers.normal(self.options.init_std),
+            bias_init=constants(0.0, self.options.open_bias),
         )
 
-    def __call__(self, x: Array, routing: Routing) -> Array:
+    def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
+        """See Gate."""
         logits = self.logits(x)
-        if self.blur:
+        if self.options.blur:
             logits = nn.avg_pool(logits, (3, 3), (1, 1), ((1, 1), (1, 1)))
-        hand_out(self, jax.nn.softmax(logits)[..., COMPUTE])
-        return choose(self, logits, routing)[..., COMPUTE]
+        mask = choose(self, logits, routing)[..., COMPUTE]
+        mask = mask if before is None else mask * before
+        return Decision(mask, jax.nn.softmax(logits)[..., COMPUTE])
 
 
-class LayerGate(nn.Module):
+@dataclass(frozen=True)
+class LayerOptions(GateOptions):
+    """Kind ``layer``: see LayerGate."""
+
+    reads: ClassVar[tuple[Reads, ...]] = ("features",)
+    whole_images: ClassVar[bool] = True
+
+    def build(self, reads: Reads, features: int, strides: int = 1) -> LayerGate:
+        return LayerGate(features)
+
+
+class LayerGate(Gate):
     """Per-image gate of the layer-skipping baseline (Veit and Belongie, ECCV 2018, as PAG compares with it).
 
     Global average pool, 1x1 to 16, norm, ReLU, 1x1 to two logits; the last bias starts at (0.1, 2), so that
-    most blocks start open. (B, H, W, in_features) -> float mask (B,), 1 = compute. Arg-max in evaluation.
+    most blocks start open. (B, H, W, in_features) -> decision (B,). Arg-max in evaluation.
 
-    Hands out the relaxed decision (B,), softmax(logits / temperature): as the temperature falls it becomes
-    the arg-max, which is what evaluation pays for. ``rate`` (with the moments in ``batch_stats``, 1 at first)
-    is its moving average over training images; see layer_rate_loss.
+    Its probability is the relaxed decision, softmax(logits / temperature): as the temperature falls it
+    becomes the arg-max, which is what evaluation pays for. ``rate`` (with the moments in ``batch_stats``, 1
+    at first) is its moving average over training images; see layer_rate_loss.
     """
 
     in_features: int
@@ -99,27 +196,162 @@ class LayerGate(nn.Module):
 
     def setup(self) -> None:
         # Pooled to one position, a batch of one has no variance: the moments are the stored ones.
-        self.conv1 = Conv(self.in_features, self.hidden, 1)
+        self.conv1 = Conv(self.in_features, self.hidden, kernel_size=1)
         self.bn1 = BatchNorm(self.hidden, frozen=True)
         self.conv2 = Conv(
             self.hidden,
             2,
-            1,
+            kernel_size=1,
             use_bias=True,
             kernel_init=nn.initializers.normal(0.001),
             bias_init=constants(0.1, 2.0),
         )
         self.rate = self.variable("batch_stats", "rate", jnp.ones, (), jnp.float32)
 
-    def __call__(self, x: Array, routing: Routing) -> Array:
+    def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
+        """See Gate; decides for whole images, whatever was ``before``."""
         pooled = x.mean((1, 2), keepdims=True)
         logits = self.conv2(jax.nn.relu(self.bn1(self.conv1(pooled))))[:, 0, 0]
         relaxed = jax.nn.softmax(logits / routing.temperature)[:, COMPUTE]
-        hand_out(self, relaxed)
         if routing.train and not self.is_initializing():
             now = jax.lax.stop_gradient(relaxed.mean())
             self.rate.value = self.momentum * self.rate.value + (1 - self.momentum) * now
-        return choose(self, logits, routing)[:, COMPUTE]
+        return Decision(choose(self, logits, routing)[:, COMPUTE], relaxed)
+
+
+@dataclass(frozen=True)
+class ConfidenceOptions(GateOptions):
+    """Kind ``confidence``: compute where a prediction is not yet certain (eq. 1 of Liu et al.).
+
+    Attributes:
+        measure: ``max_probability``: compute where the largest class probability is at most the threshold;
+            ``entropy``: where that of the probabilities is at least the threshold, in nats; ``max_value``:
+            where the largest output is at least the threshold (pose: a joint may be there).
+        threshold: of the measure.
+    """
+
+    reads: ClassVar[tuple[Reads, ...]] = ("logits",)
+    measure: Measure = "max_probability"
+    threshold: float = 0.998
+
+    def __post_init__(self) -> None:
+        if self.threshold < 0:
+            raise ValueError(f"threshold: {self.threshold}; expected a number >= 0")
+        if self.measure == "max_probability" and self.threshold > 1:
+            raise ValueError(f"threshold: {self.threshold}; expected a probability in [0, 1]")
+
+    def build(self, reads: Reads, features: int, strides: int = 1) -> Confidence:
+        return Confidence(self)
+
+
+class Confidence(Gate):
+    """Computes where a prediction (B, h, w, K) is not certain; see ConfidenceOptions. It has no gradient."""
+
+    options: ConfidenceOptions = ConfidenceOptions()
+
+    def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
+        """See Gate."""
+        measure, threshold = self.options.measure, self.options.threshold
+        sure = confidence(jax.lax.stop_gradient(x), measure)
+        return _decided(sure <= threshold if measure == "max_probability" else -sure >= threshold, before)
+
+
+@dataclass(frozen=True)
+class TopKOptions(GateOptions):
+    """Kind ``top_k``: compute at a fixed share of each image's positions.
+
+    Attributes:
+        density: that share; the positions of the least largest class probability (logits), or of the largest
+            score, which a 1x1 convolution learns (features).
+    """
+
+    density: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_density(self.density)
+
+    def build(self, reads: Reads, features: int, strides: int = 1) -> TopK:
+        return TopK(self, features if reads == "features" else 0, strides)
+
+
+class TopK(Gate):
+    """Computes at the positions with the largest scores; see TopKOptions.
+
+    Scores of features are learned: the mask has the gradient of their sigmoid (straight-through).
+
+    Attributes:
+        in_features: of the features; 0 for logits, whose scores are their uncertainty.
+        strides: of the mask.
+    """
+
+    options: TopKOptions = TopKOptions()
+    in_features: int = 0
+    strides: int = 1
+
+    def setup(self) -> None:
+        if self.in_features:
+            self.score = Conv(self.in_features, 1, kernel_size=1, strides=self.strides, use_bias=True)
+
+    def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
+        """See Gate."""
+        if not self.in_features:
+            score = -confidence(jax.lax.stop_gradient(x), "max_probability")
+            return _decided(top_share(score, self.options.density, before), None)
+        score = self.score(x)[..., 0]
+        mask = top_share(score, self.options.density, before).astype(score.dtype)
+        relaxed = jax.nn.sigmoid(score)
+        # Exactly the mask, also in rounding: what is added is 0.
+        return Decision(mask + (relaxed - jax.lax.stop_gradient(relaxed)), relaxed)
+
+
+@dataclass(frozen=True)
+class RandomOptions(GateOptions):
+    """Kind ``random``: compute at a share of each image's positions drawn at random, a baseline.
+
+    Attributes:
+        density: that share.
+    """
+
+    density: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_density(self.density)
+
+    def build(self, reads: Reads, features: int, strides: int = 1) -> Random:
+        return Random(self, strides)
+
+
+class Random(Gate):
+    """Computes at random positions: in training drawn anew, otherwise the same for every batch."""
+
+    options: RandomOptions = RandomOptions()
+    strides: int = 1
+
+    def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
+        """See Gate."""
+        shape = (x.shape[0], -(-x.shape[1] // self.strides), -(-x.shape[2] // self.strides))
+        key = self.make_rng("gumbel") if routing.train else jax.random.key(0)
+        return _decided(top_share(jax.random.uniform(key, shape), self.options.density, before), None)
+
+
+def _decided(mask: Mask, before: Mask | None) -> Decision:
+    """The decision of a gate without parameters."""
+    decided = (mask if before is None else mask & before).astype(jnp.float32)
+    return Decision(decided, decided)
+
+
+GATES: Registry[type[GateOptions]] = Registry(
+    "gate",
+    {
+        "none": NoGate,
+        "pixel": PixelOptions,
+        "layer": LayerOptions,
+        "confidence": ConfidenceOptions,
+        "top_k": TopKOptions,
+        "random": RandomOptions,
+    },
+)
+"""What a gate can be told, by its kind."""
 
 
 def layer_rate_loss(
@@ -134,9 +366,11 @@ def layer_rate_loss(
     part in it: a gate may run some images for sure and skip others for sure.
 
     Args:
-        rates: one scalar a layer, the moving average of ``relaxed``. relaxed: (B,) a layer, what a LayerGate
-            hands out. rho: target in [0, 1].
-        valid: bool (B,). in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.
+        rates: one scalar a layer, the moving average of ``relaxed``.
+        relaxed: (B,) a layer, the probabilities of a LayerGate's decisions.
+        rho: target in [0, 1].
+        valid: bool (B,); images that count.
+        in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.
     """
     now = jnp.stack(list(relaxed)) @ (valid / jnp.maximum(valid.sum(), 1))
     shares = now + jax.lax.stop_gradient(jnp.stack(list(rates)) - now)

@@ -30,6 +30,7 @@ class BlockSpec:
         dilation: of its spatial part.
         splits: whether its spatial part keeps the resolution and can run at single positions; see Block.
         rectified: its input comes from a ReLU.
+        frozen_norm: its norms take no statistics of the batch: in training, too, positions can run alone.
     """
 
     name: str
@@ -41,6 +42,7 @@ class BlockSpec:
     dilation: int = 1
     splits: bool = True
     rectified: bool = False
+    frozen_norm: bool = False
 
     @property
     def needs_projection(self) -> bool:
@@ -108,14 +110,12 @@ class ResidualSpec(BlockSpec):
         stage_dilation: dilation of the stage's later layers, which a BasicBlock's second 3x3 already has.
         stride_in_1x1: a bottleneck's stride stands on its first 1x1 (the Caffe networks of the papers), or on
             its 3x3 (torchvision).
-        frozen_norm: stored moments in training too.
         momentum: of the norms' running averages.
         se: squeeze-and-excitation after the last norm.
     """
 
     stage_dilation: int = 1
     stride_in_1x1: bool = True
-    frozen_norm: bool = False
     momentum: float = 0.9
     se: bool = False
 

@@ -1,4 +1,4 @@
-"""Where a prediction is certain, and where to compute on (Liu et al., section 3.4, eq. 1; section 5)."""
+"""How certain a prediction is, and which positions have the largest scores (Liu et al., section 3.4)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.core.typing import Array, Mask, PRNGKey
+from dynpix_jax.core.typing import Array, Mask
 
 Measure = Literal["max_probability", "entropy", "max_value"]
-Criterion = Literal["max_probability", "entropy", "top_k", "random", "max_value"]
 
 
 def confidence(logits: Array, measure: Measure) -> Array:
@@ -26,46 +25,18 @@ def confidence(logits: Array, measure: Measure) -> Array:
     return jnp.exp(log_p.max(-1)) if measure == "max_probability" else (jnp.exp(log_p) * log_p).sum(-1)
 
 
-def uncertain(
-    logits: Array,
-    criterion: Criterion,
-    threshold: float,
-    *,
-    before: Mask | None = None,
-    key: PRNGKey | None = None,
-) -> Mask:
-    """Where to compute on: bool (B, h, w) of logits (B, h, w, K); no gradient.
+def top_share(score: Array, density: float, before: Mask | None = None) -> Mask:
+    """The positions of each image that have the largest scores: bool (B, h, w) of float (B, h, w).
 
     Args:
-      criterion: "max_probability" (at most the threshold), "entropy" (at least), "max_value" (at least);
-        "top_k": all but the share ``threshold`` of positions that have the largest probabilities, ties to
-        the first; "random": all but such a share drawn from ``key``.
-      before: the mask before, None for everywhere: what it skips stays skipped. Of the shares of "top_k" and
-        "random" it is a part.
-      key: of "random"; None draws the same for every batch. The same key skips the same positions.
-
-    Raises:
-      ValueError: unknown criterion.
+        score: of every position; of equal ones the first is taken.
+        density: share of all positions that is taken, in [0, 1].
+        before: bool (B, h, w); only positions where it is True are taken, so perhaps fewer.
     """
-    logits = jax.lax.stop_gradient(logits)
-    if criterion in ("top_k", "random"):
-        if criterion == "top_k":
-            rank = confidence(logits, "max_probability")
-        else:
-            rank = jax.random.uniform(jax.random.key(0) if key is None else key, logits.shape[:3])
-        rank = rank if before is None else jnp.where(before, rank, jnp.inf)
-        flat = rank.reshape(len(rank), -1)
-        skipped = round(threshold * flat.shape[1])
-        order = jnp.argsort(-flat, axis=1, stable=True)
-        mask = jnp.ones(flat.shape, jnp.bool_)
-        mask = jax.vmap(lambda row, first: row.at[first].set(False))(mask, order[:, :skipped])
-        mask = mask.reshape(rank.shape)
-    elif criterion == "max_probability":
-        mask = confidence(logits, "max_probability") <= threshold
-    elif criterion == "entropy":
-        mask = -confidence(logits, "entropy") >= threshold
-    elif criterion == "max_value":
-        mask = -confidence(logits, "max_value") >= threshold
-    else:
-        raise ValueError(f"uncertain: unknown criterion {criterion!r}")
-    return mask if before is None else mask & before
+    allowed = jnp.ones(score.shape, jnp.bool_) if before is None else before
+    flat = jnp.where(allowed, score, -jnp.inf).reshape(len(score), -1)
+    taken = round(density * flat.shape[1])
+    order = jnp.argsort(-jax.lax.stop_gradient(flat), axis=1, stable=True)[:, :taken]
+    rows = jnp.arange(len(flat))[:, None]
+    mask = jnp.zeros(flat.shape, jnp.bool_).at[rows, order].set(True)
+    return mask.reshape(score.shape) & allowed

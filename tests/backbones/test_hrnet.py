@@ -11,11 +11,8 @@ from flax import traverse_util
 from dynpix_jax.backbones import pretrained
 from dynpix_jax.backbones.hrnet import (
     ARCHITECTURES,
-    STAGES,
     HRNet,
     HRNetConfig,
-    branch_channels,
-    feature_info,
 )
 from dynpix_jax.flops import count_macs
 from dynpix_jax.papers.anytime import weight_names
@@ -29,7 +26,7 @@ def shapes_of(config: HRNetConfig):
 
 def heads(config: HRNetConfig, outputs: int) -> tuple[int, int]:
     """(parameters, MACs a position) of the plain head above all branches, single for pose."""
-    c = sum(branch_channels(config, 4))
+    c = sum(config.branch_channels(4))
     if config.form == "pose":
         return c * outputs + outputs, c * outputs
     return c * c + 3 * c + c * outputs + outputs, c * c + c * outputs
@@ -64,17 +61,15 @@ def test_stages_tell_what_they_give(arch, form):
     config = HRNetConfig(arch, form=form)
     image = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
     features = jax.eval_shape(HRNet(config).apply, shapes_of(config), image)
-    assert tuple(features) == STAGES
-    for maps, infos in zip(features.values(), feature_info(config), strict=True):
-        expected = [(2, 64 // info.stride, 96 // info.stride, info.channels) for info in infos]
-        assert [x.shape for x in maps] == expected
+    expected = {s.name: (2, 64 // s.stride, 96 // s.stride, s.channels) for s in config.stages}
+    assert {name: x.shape for name, x in features.items()} == expected
 
 
 def test_odd_sides_are_rounded_up():
     config = HRNetConfig("w18s1", width=4, blocks=1)
     image = jax.ShapeDtypeStruct((1, 61, 90, 3), jnp.float32)
     features = jax.eval_shape(HRNet(config).apply, shapes_of(config), image)
-    assert [x.shape[1:3] for x in features["stage4"]] == [(16, 23), (8, 12), (4, 6), (2, 3)]
+    assert [features[f"stage4/{i}"].shape[1:3] for i in range(4)] == [(16, 23), (8, 12), (4, 6), (2, 3)]
 
 
 def torch_names(config: HRNetConfig) -> list[str]:
@@ -160,7 +155,8 @@ def test_forward_pass_of_numpy(form, arch):
         name: np.shape(value) for name, value in variables.items()
     }
     nested = traverse_util.unflatten_dict(variables, sep="/")
-    found = jax.jit(HRNet(config).apply)(nested, image.transpose(1, 2, 0)[None])["stage4"]
+    features = jax.jit(HRNet(config).apply)(nested, image.transpose(1, 2, 0)[None])
+    found = [x for name, x in features.items() if name.startswith("stage4/")]
     assert len(found) == len(expected) == (1 if form == "pose" else 4)
     for ours, theirs in zip(found, expected, strict=True):
         assert float(theirs.max()) > 0.5
@@ -198,7 +194,8 @@ def test_forward_pass_of_timm(form):
             variables[target.name.replace("backbone/", "")] = target.convert(value.numpy())
     wanted = traverse_util.flatten_dict(shapes_of(config), sep="/")
     nested = traverse_util.unflatten_dict({name: variables[name] for name in wanted}, sep="/")
-    found = jax.jit(HRNet(config).apply)(nested, image.numpy().transpose(0, 2, 3, 1))["stage4"]
+    features = jax.jit(HRNet(config).apply)(nested, image.numpy().transpose(0, 2, 3, 1))
+    found = [x for name, x in features.items() if name.startswith("stage4/")]
     for ours, theirs in zip(found, expected, strict=False):
         assert float(np.abs(theirs).max()) > 0.1
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max(), rtol=1e-4)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynpix_jax.backbones.resnet import BackboneConfig, ResNet, preprocess
+from dynpix_jax.backbones.resnet import ResNet, ResNetConfig
 from dynpix_jax.weights import import_weights
 
 # (photo, ImageNet class, its logit). The logits: same weights, whole photos, in PyTorch 2.13,
@@ -26,9 +26,9 @@ def classify(shared):
         "resnet50", shared / "weights/resnet50_v1_caffe_torchnames_fp16.safetensors"
     )
     assert report.missing == report.unexpected == ()
-    config = BackboneConfig(depth=50, output_stride=32, stride_in_1x1=True, preprocessing="caffe")
+    config = ResNetConfig(depth=50, output_stride=32, stride_in_1x1=True, preprocessing="caffe")
     model = ResNet(config, classes=1000)
-    return jax.jit(lambda images: model.apply(variables, preprocess(images, "caffe"))["logits"])
+    return jax.jit(lambda images: model.apply(variables, config.preprocess(images))["logits"])
 
 
 @pytest.mark.parametrize("animal", PHOTOS)

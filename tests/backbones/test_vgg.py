@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.backbones.vgg import VGG, VGGConfig, layer_info
+from dynpix_jax.backbones.vgg import VGG, VGGConfig
 
 
 def shapes_of(network: VGG, size: tuple[int, int]):
@@ -18,13 +18,13 @@ def shapes_of(network: VGG, size: tuple[int, int]):
 
 
 @pytest.mark.parametrize(("pooling", "more"), [("ceil", 1), ("floor", 0)])
-def test_layer_info_is_true(pooling, more):
+def test_stages_tell_what_they_give(pooling, more):
     """Also at odd sizes: 67 rows are 34, 17, 9, 5, 3 in Caffe and 33, 16, 8, 4, 2 in torchvision."""
     config = VGGConfig(4, 8, pooling)
-    names = tuple(info.name for info in layer_info(config))
+    names = tuple(info.name for info in config.stages)
     assert names[-3:] == ("conv5_3", "fc6", "fc7")
     _, features = shapes_of(VGG(config, taps=names), (67, 98))
-    for info in layer_info(config):
+    for info in config.stages:
         sides = [67, 98]
         for _ in range(info.stride.bit_length() - 1):
             sides = [(side + more) // 2 for side in sides]
@@ -32,7 +32,7 @@ def test_layer_info_is_true(pooling, more):
 
 
 def test_published_widths_and_strides():
-    channels = {info.name: (info.channels, info.stride) for info in layer_info(VGGConfig())}
+    channels = {info.name: (info.channels, info.stride) for info in VGGConfig().stages}
     assert channels["conv1_2"] == (64, 1)
     assert channels["conv4_3"] == (512, 8)
     assert channels["conv5_3"] == (512, 16)
@@ -47,8 +47,8 @@ def test_nothing_above_the_highest_tap():
 def test_the_layers_by_hand():
     """conv1_1, conv1_2 and conv2_1 of a 3x3 image, written out; ReLU before or after."""
     rng = np.random.default_rng(0)
-    config, image = VGGConfig(width=2), rng.normal(size=(1, 3, 3, 3)).astype(np.float32)
-    network = VGG(config, taps=("conv1_2", "conv2_1"), before_relu=True)
+    config, image = VGGConfig(width=2, tap="conv"), rng.normal(size=(1, 3, 3, 3)).astype(np.float32)
+    network = VGG(config, taps=("conv1_2", "conv2_1"))
     shapes, _ = shapes_of(network, (3, 3))
     values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
 
@@ -67,7 +67,7 @@ def test_the_layers_by_hand():
     found = jax.jit(network.apply)({"params": values}, image)
     np.testing.assert_allclose(found["conv1_2"][0], second, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found["conv2_1"][0], conv(pooled, "conv2_1"), rtol=1e-4, atol=1e-4)
-    after = VGG(config, taps=("conv1_2",)).apply({"params": values}, image)["conv1_2"]
+    after = VGG(VGGConfig(width=2), taps=("conv1_2",)).apply({"params": values}, image)["conv1_2"]
     np.testing.assert_allclose(after[0], alive, rtol=1e-4, atol=1e-4)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.bench import bottleneck, conv, model, pooling, torch_conv
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.timed import Program, Settings, measure
@@ -120,7 +120,7 @@ def test_macs_of_the_other_reading():
 
 def system(kind: str) -> Pag:
     gate = GateConfig(kind, "residual")
-    backbone = BackboneConfig(depth=26, width=8)
+    backbone = ResNetConfig(depth=26, width=8)
     return Pag(PagConfig("pag", "boundaries", backbone, gate, head_features=4, drop_blocks=6))
 
 

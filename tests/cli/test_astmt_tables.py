@@ -33,7 +33,7 @@ def test_configs_make_the_networks_of_their_rows(table):
             assert set(model.tasks) == ({task} if task else set(table.tasks))
             assert config.data.train.source.name == table.source
             assert set(model.tasks) <= set(config.data.train.source.fields)
-            assert (model.mobilenet is not None) == (name == "MobileNet")
+            assert (model.backbone.name == "mobilenetv2") == (name == "MobileNet")
             assert name == "MobileNet" or model.backbone.depth == depths[name]
             assert model.decoder.kind == ("uber" if name == "UberNet" else "deeplab")
             assert (model.adversarial is not None) == (kind == "SEA")

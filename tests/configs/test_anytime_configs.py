@@ -98,7 +98,7 @@ def test_the_published_settings():
     augment = config.data.train.augment
     assert augment.crop == (512, 1024)
     assert augment.scales == pytest.approx([0.5 + 0.1 * step for step in range(17)])
-    assert (model.adaptivity.criterion, model.adaptivity.threshold) == ("max_probability", 0.998)
+    assert model.adaptivity.options.to_dict() == dict(measure="max_probability", threshold=0.998)
     assert model.heads.features == 128
     assert load("cityscapes:variant=ca,arch=w18s2").model.heads.features == 64
     assert sum(model.task_options.class_weights) == pytest.approx(18.9992, abs=1e-3)

@@ -170,10 +170,11 @@ def random_labels(tasks: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, n
 def assert_trains(name: str, arg: str, patch: pytest.MonkeyPatch) -> None:
     """A step of a narrow network with a block a stage; all that is trained changes."""
     small_blocks(patch)
-    patch.setattr(mobilenet, "_STAGES", ((1, 4, 1, 1), (6, 8, 2, 2), (6, 8, 1, 2), (6, 8, 1, 2)))
+    groups = ((1, 4, 1, 1, "a"), (6, 8, 2, 2, "b"), (6, 8, 1, 2, "c"), (6, 8, 1, 2, "d"))
+    patch.setattr(mobilenet, "_GROUPS", groups)
     config = load(name, arg)
-    if config.model.backbone is None:
-        config.model.mobilenet.width = 0.25
+    if config.model.backbone.name == "mobilenetv2":
+        config.model.backbone.width = 0.25
     else:
         config.model.backbone.update(depth=26, width=4)
     config.model.decoder.update(features=6, rates=(1,))

@@ -1,4 +1,4 @@
-"""Gates alone: what they hand out, and that the layer gate keeps to its budget with one image a step."""
+"""Gates alone: what they decide, and that the layer gate keeps to its budget with one image a step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import optax
 import pytest
 
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.nn.gates import COMPUTE, LayerGate, PixelGate, layer_rate_loss
-
-COLLECTIONS = ["batch_stats", "intermediates"]
+from dynpix_jax.nn.gates import (
+    COMPUTE,
+    GATES,
+    LayerGate,
+    PixelGate,
+    RandomOptions,
+    TopKOptions,
+    layer_rate_loss,
+)
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.7])
@@ -29,14 +35,14 @@ def test_a_lone_layer_gate_keeps_to_rho_with_one_image_a_step(rho):
         image, temperature, key = scheduled
 
         def loss(params):
-            _, updates = gate.apply(
+            decision, updates = gate.apply(
                 {"params": params, "batch_stats": stats},
                 image,
                 Routing(train=True, temperature=temperature),
                 rngs={"gumbel": key},
-                mutable=COLLECTIONS,
+                mutable=["batch_stats"],
             )
-            stored, relaxed = updates["batch_stats"], updates["intermediates"]["probability"]
+            stored, relaxed = updates["batch_stats"], decision.probability
             yes = jnp.ones(1, bool)
             return layer_rate_loss([stored["rate"]], [relaxed], rho, valid=yes, in_force=yes), stored
 
@@ -51,25 +57,121 @@ def test_a_lone_layer_gate_keeps_to_rho_with_one_image_a_step(rho):
         state = (params, variables["batch_stats"], optimizer.init(params))
         (params, stats, _), _ = jax.lax.scan(step, state, scheduled)
         decided = gate.apply({"params": params, "batch_stats": stats}, images[:, 0], Routing())
-        return decided, stats["rate"]
+        return decided.mask, stats["rate"]
 
     decided, rate = train(params)
     assert abs(float(rate) - rho) < 0.1
     assert abs(float(decided.mean()) - rho) < 0.1
 
 
-def test_gates_hand_out_what_they_draw_from():
+def test_gates_tell_what_they_draw_from():
     x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
     pixel, layer = PixelGate(4), LayerGate(4)
     for gate, shape in ((pixel, (2, 3, 5)), (layer, (2,))):
         variables = gate.init(jax.random.key(1), x, Routing())
-        assert "intermediates" not in variables
-        decided, handed_out = gate.apply(variables, x, Routing(), mutable=["intermediates"])
-        probability = np.asarray(handed_out["intermediates"]["probability"])
-        assert probability.shape == shape
-        np.testing.assert_array_equal(decided, probability > 0.5)
+        decision = gate.apply(variables, x, Routing())
+        assert decision.probability.shape == shape
+        np.testing.assert_array_equal(decision.mask, decision.probability > 0.5)
     variables = pixel.init(jax.random.key(1), x, Routing())
     logits = pixel.apply(variables, x, method=lambda gate, x: gate.logits(x))
-    _, handed_out = pixel.apply(variables, x, Routing(), mutable=["intermediates"])
     expected = jax.nn.softmax(logits)[..., COMPUTE]
-    np.testing.assert_allclose(handed_out["intermediates"]["probability"], expected, rtol=1e-5)
+    np.testing.assert_allclose(pixel.apply(variables, x, Routing()).probability, expected, rtol=1e-5)
+
+
+PROBABILITIES = np.array([[0.998, 0.001, 0.001], [0.5, 0.25, 0.25], [1 / 3] * 3])
+LOGITS = jnp.asarray(np.log(PROBABILITIES)[None, None] + 7.0, jnp.float32)
+
+
+def by(kind: str, **options):
+    """(logits, mask before) -> where a gate of predictions computes on: bool."""
+    gate = GATES.resolve(kind, "kind")(**options).build("logits", 3)
+    return lambda logits, before=None: gate.apply({}, logits, Routing(), before=before).mask > 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("confidence", dict(measure="max_probability", threshold=0.9), [False, True, True]),
+        ("confidence", dict(measure="max_probability", threshold=1.0), [True, True, True]),
+        ("confidence", dict(measure="max_probability", threshold=0.0), [False, False, False]),
+        ("confidence", dict(measure="entropy", threshold=0.5), [False, True, True]),
+        ("confidence", dict(measure="entropy", threshold=1.05), [False, False, True]),
+        ("confidence", dict(measure="max_value", threshold=6.5), [True, False, False]),
+        ("top_k", dict(density=2 / 3), [False, True, True]),
+        ("top_k", dict(density=1 / 3), [False, False, True]),
+        ("top_k", dict(density=0.0), [False, False, False]),
+        ("random", dict(density=1.0), [True, True, True]),
+    ],
+)
+def test_where_to_compute_on(kind, options, expected):
+    assert by(kind, **options)(LOGITS)[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("confidence", dict(measure="max_probability", threshold=0.6)),
+        ("confidence", dict(measure="entropy", threshold=0.7)),
+        ("confidence", dict(measure="max_value", threshold=0.5)),
+        ("top_k", dict(density=0.6)),
+        ("random", dict(density=0.6)),
+    ],
+)
+def test_masks_only_shrink(kind, options):
+    rng = np.random.default_rng(0)
+    step = jax.jit(by(kind, **options))
+    mask = None
+    for _ in range(3):
+        logits = jnp.asarray(rng.normal(size=(2, 8, 10, 3)), jnp.float32)
+        after = step(logits, before=mask)
+        if mask is not None:
+            assert not np.any(after & ~mask)
+        if kind == "random":  # the same positions each time
+            assert np.all(np.sum(after, (1, 2)) == 48)
+        elif kind == "top_k":
+            assert np.all(np.sum(after, (1, 2)) <= 48)
+            assert mask is not None or np.all(np.sum(after, (1, 2)) == 48)
+        mask = after
+
+
+def test_random_positions_are_drawn_anew_in_training():
+    gate = RandomOptions(0.5).build("features", 3, strides=2)
+    x = jnp.zeros((1, 9, 10, 3))
+    train = Routing(train=True)
+    first, second = (gate.apply({}, x, train, rngs={"gumbel": jax.random.key(n)}).mask for n in (0, 1))
+    assert first.shape == (1, 5, 5)
+    assert np.any(first != second)
+    np.testing.assert_array_equal(gate.apply({}, x, Routing()).mask, gate.apply({}, x, Routing()).mask)
+
+
+def test_top_k_of_features_learns_its_score():
+    """A fixed share of each image; the score's kernel has a gradient through the mask."""
+    gate = TopKOptions(0.25).build("features", 3)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 5, 3)), jnp.float32)
+    variables = gate.init(jax.random.key(0), x, Routing())
+
+    def loss(params):
+        mask = gate.apply({"params": params}, x, Routing(train=True)).mask
+        return (mask * x[..., 0]).sum(), mask
+
+    gradient, mask = jax.grad(loss, has_aux=True)(variables["params"])
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    np.testing.assert_array_equal(mask.sum((1, 2)), [5, 5])
+    score = x @ variables["params"]["score"]["kernel"][0, 0, :, 0]
+    for values, taken in zip(score, mask > 0.5, strict=True):
+        assert values[taken].min() > values[~taken].max()
+    assert np.abs(gradient["score"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("confidence", dict(threshold=-1.0), "threshold: -1.0"),
+        ("confidence", dict(threshold=1.5), "threshold: 1.5; expected a probability"),
+        ("top_k", dict(density=1.5), "density: 1.5"),
+        ("random", dict(density=-0.1), "density: -0.1"),
+    ],
+)
+def test_wrong_options(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        GATES.resolve(kind, "kind")(**options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.evaluation.runner import variable_shapes
@@ -18,7 +18,7 @@ from dynpix_jax.papers.pag.system import GateConfig, Pag, PagConfig, gated_block
 
 SIZE = (17, 25)
 DROP = 5  # three blocks are left: one with a projection, one without, one with a stride
-BACKBONE = BackboneConfig(depth=26, width=8)
+BACKBONE = ResNetConfig(depth=26, width=8)
 GATES = {
     "residual": GateConfig("pixel", "residual"),
     "layer": GateConfig("layer"),

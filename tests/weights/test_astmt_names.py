@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from dynpix_jax.backbones.base import normalize
 from dynpix_jax.backbones.mobilenet import MobileNetConfig, MobileNetV2
-from dynpix_jax.backbones.resnet import preprocess
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import import_weights
 from dynpix_jax.weights.importer import expected_shapes
@@ -129,7 +129,7 @@ def test_real_mobilenet_weights_fit_photographs(shared):
     assert (report.missing, report.unexpected) == ((), ())
     model = MobileNetV2(MobileNetConfig(output_stride=32, se=False))
     images = np.stack([read_image(path)[40:264, 40:264] for path in photos[:8]])
-    run = jax.jit(lambda v, x: model.apply(v, preprocess(x, "torch"), train=True, mutable=["batch_stats"])[1])
+    run = jax.jit(lambda v, x: model.apply(v, normalize(x, "torch"), train=True, mutable=["batch_stats"])[1])
     moved = run(variables, jnp.asarray(images))["batch_stats"]
     for name in ("block_1", "block_4", "block_9", "block_15", "block_17"):
         before = variables["batch_stats"][name]["depthwise_bn"]["mean"]

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from dynpix_jax.backbones.resnet import BackboneConfig, ResNet
+from dynpix_jax.backbones.resnet import ResNet, ResNetConfig
 from dynpix_jax.cli import import_weights as cli
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import ARCHITECTURES, import_weights, read_weights
@@ -122,7 +122,7 @@ def test_names_and_layouts(tmp_path):
 
 def test_variables_run(tmp_path):
     variables, _ = import_weights("resnet18", _save(tmp_path, _torch_state("resnet18", classes=7)))
-    model = ResNet(BackboneConfig(depth=18, output_stride=32), classes=7)
+    model = ResNet(ResNetConfig(depth=18, output_stride=32), classes=7)
     assert jax.eval_shape(model.apply, variables, jnp.zeros((1, 64, 64, 3)))["logits"].shape == (1, 7)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.backbones.base import normalize
 from dynpix_jax.backbones.vgg import VGG, VGGConfig
 from dynpix_jax.backbones.vgg_names import fc6_kernel, fc7_kernel, translate
 from dynpix_jax.core.errors import UserError
@@ -81,7 +81,7 @@ def test_the_real_network(shared):
     assert {name.split("/")[1] for name in report.missing} == {"fc6", "fc7"}
     raw = safetensors.numpy.load_file(shared / FEATURES)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
-    x = preprocess(image, "torch")
+    x = normalize(image, "torch")
     network = VGG(VGGConfig(preprocessing="torch"), taps=("conv1_1", "conv3_1"), before_relu=True)
     found = jax.jit(network.apply)(variables, x)
     window = np.asarray(x)[0, 9:12, 19:22].transpose(2, 0, 1)  # around row 10, column 20

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dynpix_jax.backbones.hrnet import HRNetConfig
+from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.nn.gates import GATES, ConfidenceOptions, GateOptions, TopKOptions
 from dynpix_jax.ops.interpolation import Normalize
 
-Criterion = Literal["max_probability", "entropy", "top_k", "random", "max_value"]
 TASKS = ("segmentation", "pose")
 
 
@@ -16,28 +17,26 @@ TASKS = ("segmentation", "pose")
 class AdaptivityConfig:
     """Section ``model.adaptivity``: which positions later stages skip (section 3.4), and what fills them.
 
-    criterion, threshold: a position is computed further
-      max_probability: where its largest class probability is at most the threshold (eq. 1);
-      entropy: where that of its class probabilities is at least the threshold, in nats;
-      top_k: unless it is among the share ``threshold`` of the image's positions with the largest class
-        probability, those that are skipped already counted first;
-      random: unless it is among such a share drawn at random, the same for all exits;
-      max_value: where the largest of its outputs is at least the threshold (pose: a joint may be there).
-    start: share of a stage's steps that train before anything is skipped.
-    radius, normalize: of the interpolation, see ops.interpolate_masked.
+    Attributes:
+        kind: a name of `nn.gates.GATES` that reads logits: ``confidence``, ``top_k``, ``random``, or your
+            own. What it decides on is each exit's prediction; what it skips stays skipped.
+        start: share of a stage's steps that train before anything is skipped.
+        radius: of the interpolation, see ops.interpolate_masked.
+        normalize: of the interpolation.
+        options: of the gate, by its kind.
     """
 
-    criterion: Criterion = "max_probability"
-    threshold: float = 0.998
+    kind: str = "confidence"
     start: float = 0.0
     radius: int = 3
     normalize: Normalize = "full"
+    options: Annotated[GateOptions, OneOf(GATES, key="kind", beside=True)] = BESIDE
 
     def __post_init__(self) -> None:
-        if self.threshold < 0:
-            raise ValueError(f"threshold: {self.threshold}; expected a number >= 0")
-        if self.criterion in ("top_k", "random", "max_probability") and self.threshold > 1:
-            raise ValueError(f"threshold: {self.threshold}; expected a share in [0, 1]")
+        if self.options is BESIDE:
+            object.__setattr__(self, "options", GATES.resolve(self.kind, "kind")())
+        if "logits" not in self.options.reads or self.options.whole_images:
+            raise ValueError(f"kind: {self.kind!r} does not decide on predictions, position by position")
         if not 0 <= self.start <= 1:
             raise ValueError(f"start: {self.start}; expected a share of the steps in [0, 1]")
         if self.radius < 1:
@@ -98,9 +97,11 @@ class AnytimeConfig:
         if self.adaptivity is not None:
             if len(self.exits) == 1:
                 raise ValueError("adaptivity: needs an exit before the last one")
-            by_value = self.adaptivity.criterion == "max_value"
-            if by_value != (self.task == "pose") and self.adaptivity.criterion != "random":
+            options = self.adaptivity.options
+            by_value = isinstance(options, ConfidenceOptions) and options.measure == "max_value"
+            by_probability = isinstance(options, ConfidenceOptions | TopKOptions) and not by_value
+            if by_value if self.task == "segmentation" else by_probability:
                 raise ValueError(
-                    f"adaptivity.criterion: {self.adaptivity.criterion!r} with task {self.task!r}; "
+                    f"adaptivity.kind: {self.adaptivity.kind!r} with task {self.task!r}; "
                     "probabilities are those of segmentation, values those of pose"
                 )

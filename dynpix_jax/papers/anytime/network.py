@@ -9,8 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.hrnet import HRNet, branch_channels
-from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.backbones.hrnet import HRNet
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.masked_conv import Masking
@@ -48,7 +47,7 @@ class AnytimeNetwork(nn.Module):
         self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5)
         norm = (config.backbone.frozen_norm, config.backbone.momentum)
         for index, stage in enumerate(config.exits):
-            branches = branch_channels(config.backbone, stage)
+            branches = config.backbone.branch_channels(stage)
             features = sum(branches) if heads.inputs == "concat" else branches[0]
             masked = adaptive and index > 0
             head: nn.Module
@@ -65,7 +64,7 @@ class AnytimeNetwork(nn.Module):
         """Maps of stage ``number`` (1 to 4) from those of the stage before, or (1) from RGB in 0..255."""
         if number > 1:
             return self.backbone.stage(number, maps, masking, train=train)
-        return self.backbone.first(preprocess(maps[0], "torch"), train=train)
+        return self.backbone.first(self.config.backbone.preprocess(maps[0]), train=train)
 
     def exit(
         self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False

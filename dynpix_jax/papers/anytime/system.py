@@ -20,8 +20,9 @@ from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Inputs, LossAux, Outputs
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
+from dynpix_jax.nn.gates import ConfidenceOptions
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
-from dynpix_jax.ops.confidence import confidence, uncertain
+from dynpix_jax.ops.confidence import Measure, confidence
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear
 from dynpix_jax.papers.anytime import adapt as anytime_weights
 from dynpix_jax.papers.anytime import macs as anytime_macs
@@ -71,7 +72,7 @@ class Anytime(ProgressiveSystem):
         """Forward pass through all exits; ``exits`` are those before the last.
 
         What one of the given masks skips, those of later stages skip too. Training draws from
-        ``rngs["dropout"]`` if masks are random.
+        ``rngs["gumbel"]`` if masks are random.
 
         Raises:
             ValueError: mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
@@ -92,7 +93,7 @@ class Anytime(ProgressiveSystem):
         if train and routing.mode == "sparse":
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         given = self._check(routing, images)
-        key = (rngs or {}).get("dropout") if train else None
+        key = (rngs or {}).get("gumbel") if train else None
         arguments = (images, self._decider(given, key, adapt_now), routing)
         size = (images.shape[1], images.shape[2])
         if not train:
@@ -255,20 +256,23 @@ class Anytime(ProgressiveSystem):
         how = self.config.adaptivity
         if how is None:
             return None
+        gate = how.options.build("logits", self.task.channels)
 
         def decide(stage: str, logits: Array, before: Mask | None) -> Mask:
             if stage in given:
                 return given[stage] if before is None else given[stage] & before
-            mask = uncertain(logits, how.criterion, how.threshold, before=before, key=key)
-            return mask | ~jnp.asarray(adapt_now)
+            rngs = {} if key is None else {"gumbel": key}
+            decision: Any = gate.apply({}, logits, Routing(train=key is not None), before=before, rngs=rngs)
+            return (decision.mask > 0.5) | ~jnp.asarray(adapt_now)
 
         return decide
 
     def _confidence(self, logits: Array) -> Array:
-        how = self.config.adaptivity
-        if self.task.stride > 1:
-            return confidence(logits, "max_value")
-        return confidence(logits, "entropy" if how and how.criterion == "entropy" else "max_probability")
+        options = self.config.adaptivity.options if self.config.adaptivity else None
+        measure: Measure = "max_value" if self.task.stride > 1 else "max_probability"
+        if isinstance(options, ConfidenceOptions):
+            measure = options.measure
+        return confidence(logits, measure)
 
     def _to_image(self, logits: Array, size: tuple[int, int]) -> Array:
         """Logits as the task wants them: at the image's resolution, or the network's own (heatmaps)."""

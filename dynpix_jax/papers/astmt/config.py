@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dynpix_jax.backbones import mobilenet, resnet
-from dynpix_jax.backbones.mobilenet import MobileNetConfig
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones import BACKBONES
+from dynpix_jax.backbones.base import BackboneConfig, Stage, at_stride
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import suggest
+from dynpix_jax.core.sections import OneOf
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """Section ``model.encoder``: which of its modules every task has for itself.
 
-    se: squeeze-and-excitation ("seenc"); otherwise all tasks share it. norm: batch norms, but for the stem's.
-    adapters: 1x1 convolutions beside the 3x3 ones, zero at first (of ResNets only).
+    Attributes:
+        se: squeeze-and-excitation ("seenc"); otherwise all tasks share it, if the backbone has it.
+        norm: batch norms, but for the stem's.
+        adapters: 1x1 convolutions beside the 3x3 ones, zero at first (of ResNets only).
     """
 
     se: bool = False
@@ -29,16 +32,22 @@ class EncoderConfig:
 class DecoderConfig:
     """Section ``model.decoder``.
 
-    kind: ``deeplab``, one decoder that all tasks share up to a 1x1 convolution each, or ``uber``, a head of
-    1x1 convolutions for each task, which reads none of the other fields.
-    features: its width. rates: dilations of the ASPP, for output stride 16; twice that at 8.
-    se, norm, adapters: each task's own, as in the encoder; without ``se`` there is none in the decoder.
-    reduction: of that SE; 4 where low-level features are narrowed.
+    Attributes:
+        kind: ``deeplab``, one decoder that all tasks share up to a 1x1 convolution each, or ``uber``, a head
+            of 1x1 convolutions for each task, which reads none of the other fields.
+        features: its width.
+        rates: dilations of the ASPP, for output stride 16; twice that at 8.
+        separable: depthwise separable convolutions and ReLU6, as MobileNet has them; no adapters then.
+        se: each task's own SE; without it there is none in the decoder.
+        norm: each task's own norms.
+        adapters: each task's own adapters.
+        reduction: of the SE; 4 where low-level features are narrowed.
     """
 
     kind: Literal["deeplab", "uber"] = "deeplab"
     features: int = 64
     rates: tuple[int, ...] = (6, 12, 18)
+    separable: bool = False
     se: bool = False
     norm: bool = False
     adapters: bool = False
@@ -53,15 +62,18 @@ class DecoderConfig:
             raise ValueError(f"rates: {self.rates}; expected integers >= 1")
         if self.kind == "uber" and (self.se or self.norm or self.adapters):
             raise ValueError("kind: 'uber' has a head for each task; expected se, norm, adapters False")
+        if self.separable and self.adapters:
+            raise ValueError("adapters: separable convolutions have none; expected False")
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
     """Section ``model.adversarial``: a discriminator that tells tasks by their gradients.
 
-    weight: w_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss. epochs: steps in which
-    the reversal grows, see ops.reversal.reversal_strength. kernel: of its two convolutions, 1 in the paper;
-    the code released for NYUD has 3.
+    Attributes:
+        weight: w_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
+        epochs: steps in which the reversal grows, see reversal_strength.
+        kernel: of its two convolutions, 1 in the paper; the code released for NYUD has 3.
     """
 
     weight: float = 0.1
@@ -81,20 +93,24 @@ class AdversarialConfig:
 class AstmtConfig:
     """Section ``model`` of an ASTMT config.
 
-    tasks: what is predicted, in the order of the updates; one alone makes a single-task network, in which
-    nothing is a task's own. task_options: fields of each task's class. task_weights: w_t of eq. 1; 1 if not
-    given.
-    backbone: an SE-ResNet, or mobilenet: a MobileNetV2 in its place, with a decoder of depthwise separable
-    convolutions and ReLU6.
-    adversarial: None trains without a discriminator.
+    Attributes:
+        tasks: what is predicted, in the order of the updates; one alone makes a single-task network, in which
+            nothing is a task's own.
+        task_options: fields of each task's class.
+        task_weights: w_t of eq. 1; 1 if not given.
+        backbone: see backbones; the paper has SE-ResNets and MobileNetV2.
+        encoder: what of the backbone is each task's own.
+        decoder: on top of it.
+        adversarial: None trains without a discriminator.
     """
 
     system: Literal["astmt"]
     tasks: tuple[str, ...]
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     task_weights: dict[str, float] = field(default_factory=dict)
-    backbone: BackboneConfig | None = None
-    mobilenet: MobileNetConfig | None = None
+    backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
+        default_factory=lambda: ResNetConfig(se=True)
+    )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     adversarial: AdversarialConfig | None = None
@@ -115,36 +131,22 @@ class AstmtConfig:
                 raise ValueError(f"task_weights.{task}: {weight}; expected a positive number")
         if self.adversarial is not None and len(self.tasks) == 1:
             raise ValueError("adversarial: of one task there is nothing to tell it from; expected None")
-        if (self.backbone is None) == (self.mobilenet is None):
-            raise ValueError("backbone: expected either backbone or mobilenet, the other None")
-        if self.backbone is not None and self.backbone.depth in (18, 34):
-            raise ValueError(f"backbone.depth: {self.backbone.depth}; expected 26, 50 or 101")
-        if self.mobilenet is not None:
-            self._check_mobilenet(self.mobilenet)
-
-    def _check_mobilenet(self, config: MobileNetConfig) -> None:
-        if self.encoder.adapters or self.decoder.adapters:
-            raise ValueError("mobilenet: has no adapters; expected encoder.adapters, decoder.adapters False")
-        if self.encoder.se and not config.se:
-            raise ValueError("encoder.se: without mobilenet.se there is none that tasks could have")
+        for name in ("se", "norm", "adapters"):
+            if getattr(self.encoder, name) and name not in self.backbone.per_task:
+                raise ValueError(f"encoder.{name}: this {self.backbone.name} has none that tasks could have")
+        self.low  # noqa: B018  # there is one, or ValueError
 
     @property
-    def output_stride(self) -> int:
-        """Of the last map."""
-        return (self.backbone or self.mobilenet).output_stride  # type: ignore[union-attr]
+    def low(self) -> Stage:
+        """The stage of the low-level map, at stride 4."""
+        return at_stride(self.backbone.stages, 4)
+
+    @property
+    def high(self) -> Stage:
+        """The stage of the last map."""
+        return self.backbone.stages[-1]
 
     @property
     def rates(self) -> tuple[int, ...]:
-        """Dilations of the ASPP at that stride: they reach equally far in the image."""
-        return tuple(2 * rate if self.output_stride == 8 else rate for rate in self.decoder.rates)
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """Of the low-level and the last map."""
-        if self.mobilenet is not None:
-            low, high = mobilenet.feature_info(self.mobilenet)
-        else:
-            assert self.backbone is not None
-            infos = resnet.feature_info(self.backbone)
-            low, high = infos[0], infos[-1]
-        return low.channels, high.channels
+        """Dilations of the ASPP at that map's stride: they reach equally far in the image."""
+        return tuple(2 * rate if self.high.stride == 8 else rate for rate in self.decoder.rates)

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from dynpix_jax.backbones.mobilenet import MobileNetV2
-from dynpix_jax.backbones.resnet import preprocess
-from dynpix_jax.backbones.se_resnet import se_resnet
+from dynpix_jax.backbones.base import BuildOptions
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.per_task import Modulation
@@ -55,36 +53,38 @@ class AstmtNetwork(nn.Module):
         encoder, decoder = config.encoder, config.decoder
         self.encoding = Modulation(tasks, encoder.se, encoder.norm, encoder.adapters)
         self.decoding = Modulation(tasks, decoder.se, decoder.norm, decoder.adapters)
-        if config.mobilenet is not None:
-            self.backbone: nn.Module = MobileNetV2(config.mobilenet, self.encoding)
-        else:
-            assert config.backbone is not None
-            self.backbone = se_resnet(config.backbone, self.encoding)
-        low, high = config.channels
+        low, high = config.low, config.high
+        self.backbone = config.backbone.build(BuildOptions(taps=(low.name, high.name), own=self.encoding))
         if decoder.kind == "deeplab":
-            separable = config.mobilenet is not None
             self.decoder = DeepLabDecoder(
-                low, high, decoder.features, config.rates, self.decoding, separable, decoder.reduction
+                low.channels,
+                high.channels,
+                decoder.features,
+                config.rates,
+                self.decoding,
+                separable=decoder.separable,
+                reduction=decoder.reduction,
             )
         for task in config.tasks:
             shape = decoder.features, self.channels[task]
             uber = decoder.kind == "uber"
-            linear = Conv(*shape, 1, use_bias=True, kernel_init=SMALL)
-            head = UberHead(low, high, shape[1]) if uber else linear
+            linear = Conv(*shape, kernel_size=1, use_bias=True, kernel_init=SMALL)
+            head = UberHead(low.channels, high.channels, shape[1]) if uber else linear
             setattr(self, head_name(task), head)
         if config.adversarial is not None:
-            width = high if decoder.kind == "uber" else decoder.features
+            width = high.channels if decoder.kind == "uber" else decoder.features
             self.discriminator = Discriminator(width, len(config.tasks), config.adversarial.kernel)
 
     def encode(self, images: Array, task: str, *, train: bool) -> tuple[Array, Array]:
         """(low, high) maps of (B, H, W, 3) RGB in 0..255."""
-        if self.config.mobilenet is not None:
-            features = self.backbone(preprocess(images, "torch"), task, train=train)
-            return features["low"], features["high"]
-        assert self.config.backbone is not None
-        x = preprocess(images, self.config.backbone.preprocessing)
-        features = self.backbone(x, train=train, run_block=lambda block, x: block(x, task, train=train))
-        return features["res2"], features["res5"]
+        config = self.config
+        x = config.backbone.preprocess(images)
+        if self.encoding.any:
+            # Blocks with modules of tasks' own want to know the task.
+            features = self.backbone(x, train=train, run_block=lambda block, x: block(x, task, train=train))
+        else:
+            features = self.backbone(x, train=train)
+        return features[config.low.name], features[config.high.name]
 
     def decode(self, low: Array, high: Array, task: str, *, train: bool) -> Features:
         """What the task's head reads."""

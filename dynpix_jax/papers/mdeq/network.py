@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.resnet import preprocess
+from dynpix_jax.backbones.base import normalize
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -183,7 +183,7 @@ class MdeqNetwork(nn.Module):
 
     def inject(self, images: Array, *, train: bool = False) -> Array:
         """The injection (B, h, w, C) of (B, H, W, 3) RGB images in 0..255."""
-        return self.stem(preprocess(images, "torch"), train=train)
+        return self.stem(normalize(images, "torch"), train=train)
 
     def decode(self, z: Maps, *, train: bool = False) -> Array:
         """Logits (B, h, w, channels) at a quarter of the images' size."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from dynpix_jax.backbones.resnet import block_specs
 from dynpix_jax.core.adapt import copy_matching
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
@@ -25,11 +24,11 @@ def adapt(config: PagConfig, given: Variables, fresh: Variables) -> Variables:
         none.
     """
     known = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get("params", {}))}
-    names = {spec.name for stage in block_specs(config.backbone) for spec in stage}
+    names = {spec.name for spec in config.backbone.block_specs}
     foreign = sorted({block for path in known if _BLOCK.fullmatch(block := path.split("/")[0])} - names)
     if foreign:
         raise UserError(
-            f"weights: they hold {foreign[0]}, a ResNet-{config.backbone.depth} has no such block; "
+            f"weights: they hold {foreign[0]}, this {config.backbone.name} has no such block; "
             "were they made for another architecture?"
         )
     blocks = {"res6" if name == "res6" else f"backbone/{name}" for name in config.multipool.blocks}
@@ -49,7 +48,7 @@ def adapt(config: PagConfig, given: Variables, fresh: Variables) -> Variables:
         for path, _ in named_leaves(fresh.get(collection, {}).get("backbone", {})):
             if path not in have and "/gate/" not in path and "/multipool/" not in path:
                 raise UserError(
-                    f"weights: no {path} among their {collection} for a ResNet-{config.backbone.depth}; "
+                    f"weights: no {path} among their {collection} for this {config.backbone.name}; "
                     "were they made for another architecture?"
                 )
     return adapted

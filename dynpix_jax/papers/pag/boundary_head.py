@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.papers.pag.decoder import DeconvDecoder
@@ -17,7 +17,7 @@ class BoundaryHead(nn.Module):
     ({stage: features}, (H, W)) -> (fused logits (B, H, W, 1), side logits, one (B, H, W, 1) a stage).
     """
 
-    stages: tuple[StageInfo, ...]
+    stages: tuple[Stage, ...]
     features: int = 16
 
     def setup(self) -> None:

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dynpix_jax.backbones.resnet import BackboneConfig, block_specs
+from dynpix_jax.backbones import BACKBONES
+from dynpix_jax.backbones.base import BackboneConfig, Stage
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import suggest
+from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.nn.gates import GATES, GateOptions, LayerOptions, NoGate
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.tasks import task_class
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Section ``model.gate``.
+    """Section ``model.gate``: which gate the blocks have, and how it is trained.
 
-    kind: ``none``; ``pixel`` (PAG); ``layer`` (whole blocks skipped per image, the baseline of Table 2).
-    scope: which reading of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBottleneck).
-    rho: target density in (0, 1]. rho_start: density at the stage's start, lowered linearly to rho over
-    ``ramp``.
-    ramp: share of the stage in [0, 1] during which gates are inserted and rho is lowered.
-    insert: insert gates one by one from the top during the ramp; False puts them all in force at once.
-    sparsity: ``per_layer`` (eq. 5 and 6); ``mild``, the released code's log(1 + x**2) in place of eq. 5;
-    ``global``, the mean over layers that the paper warns of; ``combined``, the same weighted by positions,
-    as released. weight: the loss's lambda.
-    sparsity_on: densities of the ``hard`` masks, which are what computation costs, or of the ``soft``
-    probabilities that they are drawn from, as released.
-    temperature: of the relaxation, (start, end) over the stage.
-    soft: train on relaxed samples, as the released code does, instead of straight-through ones.
-    blur, init_std, open_bias: of the gate network (PixelGate).
+    Kind ``layer`` has a loss of its own (layer_rate_loss; its weight is 1 in that baseline's released code):
+    scope, sparsity and sparsity_on must keep their defaults.
 
-    Kind ``layer`` has a gate and a loss of its own (LayerGate, layer_rate_loss; its weight is 1 in that
-    baseline's released code): scope, blur, init_std, open_bias and sparsity must keep their defaults.
+    Attributes:
+        kind: a name of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
+            blocks skipped per image, the baseline of Table 2); ``top_k``; ``random``; or your own.
+        scope: which reading of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
+        rho: target density in (0, 1].
+        rho_start: density at the stage's start, lowered linearly to rho over ``ramp``.
+        ramp: share of the stage in [0, 1] during which gates are inserted and rho is lowered.
+        insert: insert gates one by one from the top during the ramp; False puts them all in force at once.
+        sparsity: ``per_layer`` (eq. 5 and 6); ``mild``, the released code's log(1 + x**2) in place of eq. 5;
+            ``global``, the mean over layers that the paper warns of; ``combined``, the same weighted by
+            positions, as released.
+        sparsity_on: densities of the ``hard`` masks, which are what computation costs, or of the ``soft``
+            probabilities that they are drawn from, as released.
+        weight: the loss's lambda.
+        temperature: of the relaxation, (start, end) over the stage.
+        soft: train on relaxed samples, as the released code does, instead of straight-through ones.
+        options: of the gate itself, by its kind.
     """
 
-    kind: Literal["none", "pixel", "layer"] = "none"
+    kind: str = "none"
     scope: Literal["conv3x3", "residual"] = "conv3x3"
     rho: float = 1.0
     rho_start: float = 1.0
@@ -45,11 +52,11 @@ class GateConfig:
     weight: float = 1e-4
     temperature: tuple[float, float] = (1.0, 0.1)
     soft: bool = False
-    blur: bool = False
-    init_std: float = 1.0
-    open_bias: float = 0.0
+    options: Annotated[GateOptions, OneOf(GATES, key="kind", beside=True)] = BESIDE
 
     def __post_init__(self) -> None:
+        if self.options is BESIDE:
+            object.__setattr__(self, "options", GATES.resolve(self.kind, "kind")())
         for name in ("rho", "rho_start"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected a density in (0, 1]")
@@ -59,11 +66,18 @@ class GateConfig:
             raise ValueError(f"temperature: {self.temperature}; expected two positive numbers")
         if self.weight < 0.0:
             raise ValueError(f"weight: {self.weight}; expected a number >= 0")
-        if self.kind != "none":
+        if self.exists:
             self._refuse_unread()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there are gates at all."""
+        return not isinstance(self.options, NoGate)
 
     def _refuse_unread(self) -> None:
         """What the other values make meaningless is a mistake, not a wish."""
+        if "features" not in self.options.reads:
+            raise ValueError(f"kind: {self.kind!r} decides on predictions; these gates read features")
         if self.insert and not self.ramp:
             raise ValueError("insert: gates are inserted on the ramp; set model.gate.ramp above 0")
         if not self.ramp and self.rho_start not in (1.0, self.rho):
@@ -71,10 +85,12 @@ class GateConfig:
                 f"rho_start: {self.rho_start} is lowered on the ramp; set model.gate.ramp above 0"
             )
         defaults = {entry.name: entry.default for entry in fields(self)}
-        for name in ("scope", "blur", "init_std", "open_bias", "sparsity", "sparsity_on"):
-            if self.kind == "layer" and getattr(self, name) != defaults[name]:
+        unread: tuple[str, ...] = ("scope",) if self.options.whole_images else ()
+        unread += ("sparsity", "sparsity_on") if isinstance(self.options, LayerOptions) else ()
+        for name in unread:
+            if getattr(self, name) != defaults[name]:
                 raise ValueError(
-                    f"{name}: {getattr(self, name)!r} is not read by kind 'layer'; "
+                    f"{name}: {getattr(self, name)!r} is not read by kind {self.kind!r}; "
                     f"expected the default {defaults[name]!r}"
                 )
 
@@ -83,11 +99,11 @@ class GateConfig:
 class MultiPoolConfig:
     """Section ``model.multipool``.
 
-    blocks: bottlenecks whose 3x3 becomes a MultiPool, e.g. ("res4_2",), and ``res6`` (PagConfig); none by
-    default.
-    selection: ``pag`` (one pooling size a pixel) or ``average`` (softmax-weighted, "wAvg").
-    dilations: the pooling sizes; 0 copies. original_bias: initial logit in favour of the convolution
-    replaced.
+    Attributes:
+        blocks: blocks whose 3x3 becomes a MultiPool, e.g. ("res4_2",), and ``res6`` (PagConfig).
+        selection: ``pag`` (one pooling size a pixel) or ``average`` (softmax-weighted, "wAvg").
+        dilations: the pooling sizes; 0 copies.
+        original_bias: initial logit in favour of the convolution replaced.
     """
 
     blocks: tuple[str, ...] = ()
@@ -104,16 +120,23 @@ class MultiPoolConfig:
 class PagConfig:
     """Section ``model`` of a PAG config.
 
-    task: what is predicted, a name of ``tasks.TASKS``. task_options: fields of that task's class (classes,
-    weights of its loss, ...).
-    drop_blocks: bottlenecks left out at the top (the truncated baseline). head_features: decoder width.
-    res6: two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top side
-    output) then reads. The paper's networks for all tasks but boundaries have them.
+    Attributes:
+        task: what is predicted, a name of ``tasks.TASKS``.
+        task_options: fields of that task's class (classes, weights of its loss, ...).
+        backbone: see backbones.
+        gate: of its blocks.
+        multipool: of its blocks.
+        head_features: decoder width.
+        drop_blocks: blocks left out at the top (the truncated baseline).
+        res6: two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top
+            side output) then reads. The paper's networks for all tasks but boundaries have them.
     """
 
     system: Literal["pag"]
     task: str
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
+        default_factory=ResNetConfig
+    )
     gate: GateConfig = field(default_factory=GateConfig)
     multipool: MultiPoolConfig = field(default_factory=MultiPoolConfig)
     head_features: int = 16
@@ -123,13 +146,11 @@ class PagConfig:
 
     def __post_init__(self) -> None:
         task_class(self.task)
-        if self.backbone.depth in (18, 34) and (self.gate.kind != "none" or self.multipool.blocks):
-            raise ValueError(
-                f"backbone.depth: {self.backbone.depth} has no bottlenecks to gate; expected 26, 50 or 101"
-            )
-        total = sum(len(stage) for stage in block_specs(self.backbone))
-        if not 0 <= self.drop_blocks < total:
-            raise ValueError(f"drop_blocks: {self.drop_blocks}; expected 0 to {total - 1} of {total} blocks")
+        total = len(self.backbone.block_specs)
+        if not 0 <= self.drop_blocks < max(total, 1):
+            raise ValueError(f"drop_blocks: {self.drop_blocks}; expected less than the {total} blocks")
+        if self.gate.exists and not gated_blocks(self):
+            raise ValueError(f"gate.kind: {self.gate.kind!r}, but {self.backbone.name} has no block to gate")
         dilations = {spec.name: spec.dilation for spec in kept_specs(self)}
         if self.res6:
             dilations["res6"] = 1
@@ -143,11 +164,10 @@ class PagConfig:
             raise ValueError(
                 f"multipool.blocks: {name!r} is no block of the backbone; {suggest(name, list(dilations))}"
             )
-        strided = {spec.name for spec in kept_specs(self) if spec.strides != 1 and not spec.stride_in_1x1}
-        if name in strided:
+        if name in {spec.name for spec in kept_specs(self) if not spec.splits}:
             raise ValueError(
-                f"multipool.blocks: {name!r} reduces the resolution in its 3x3, a MultiPool keeps "
-                "it; choose another block, or backbone.stride_in_1x1"
+                f"multipool.blocks: {name!r} reduces the resolution in its 3x3, or has none between two 1x1; "
+                "choose another block, or backbone.stride_in_1x1"
             )
         pool = self.multipool
         if pool.original_bias and dilations[name] not in pool.dilations:
@@ -157,22 +177,25 @@ class PagConfig:
             )
 
 
-def kept_specs(config: PagConfig) -> list[BlockSpec]:
+def kept_specs(config: PagConfig) -> tuple[BlockSpec, ...]:
     """The backbone's blocks, bottom first, without those that the truncated baseline drops."""
-    specs = [spec for stage in block_specs(config.backbone) for spec in stage]
+    specs = config.backbone.block_specs
     return specs[: len(specs) - config.drop_blocks]
 
 
-def gated_blocks(config: PagConfig) -> tuple[str, ...]:
-    """Blocks with a gate, bottom first: every bottleneck but those that hold a MultiPool.
+def kept_stages(config: PagConfig) -> tuple[Stage, ...]:
+    """The backbone's stages that the truncated baseline does not drop as a whole."""
+    stages, kept = config.backbone.stages, {spec.stage for spec in kept_specs(config)}
+    return tuple(stage for stage in stages if stage.name in kept) if kept else stages
 
-    With torchvision strides a block that reduces resolution in its 3x3 is left out too: X and Y of eq. 2
-    would differ in size.
+
+def gated_blocks(config: PagConfig) -> tuple[str, ...]:
+    """Blocks with a gate, bottom first: every one that splits but those that hold a MultiPool.
+
+    With torchvision strides a block that reduces resolution in its 3x3 is left out: X and Y of eq. 2 would
+    differ in size.
     """
-    if config.gate.kind == "none":
+    if not config.gate.exists:
         return ()
-    return tuple(
-        spec.name
-        for spec in kept_specs(config)
-        if spec.name not in config.multipool.blocks and (spec.strides == 1 or spec.stride_in_1x1)
-    )
+    pooled = config.multipool.blocks
+    return tuple(spec.name for spec in kept_specs(config) if spec.splits and spec.name not in pooled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from dynpix_jax.backbones.resnet import StageInfo
+from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.papers.pag.deconv import Deconv
@@ -43,7 +43,7 @@ class TopHead(nn.Module):
     ({stage: features}, (H, W)) -> (logits (B, H, W, out_features), ()).
     """
 
-    stage: StageInfo
+    stage: Stage
     features: int
     out_features: int
 

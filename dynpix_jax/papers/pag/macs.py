@@ -6,7 +6,6 @@ import math
 
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.resnet import feature_info
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.residual import BlockSpec
@@ -18,10 +17,10 @@ def gated_macs(config: PagConfig, size: tuple[int, int]) -> dict[str, float]:
     """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
     macs: dict[str, float] = {}
     gated, pool = set(gated_blocks(config)), config.multipool
-    strides = {info.name: info.stride for info in feature_info(config.backbone)}
+    strides = {stage.name: stage.stride for stage in config.backbone.stages}
 
     def positions(spec: BlockSpec) -> int:
-        return math.prod(-(-side // strides[spec.name.split("_")[0]]) for side in size)
+        return math.prod(-(-side // strides[spec.stage]) for side in size)
 
     def branches(name: str, spec: BlockSpec) -> dict[str, float]:
         conv3x3 = 9.0 * positions(spec) * spec.features**2
@@ -30,9 +29,9 @@ def gated_macs(config: PagConfig, size: tuple[int, int]) -> dict[str, float]:
     for spec in kept_specs(config):
         conv3x3 = 9.0 * positions(spec) * spec.features**2
         expand = float(positions(spec) * spec.features * spec.out_features)
-        if spec.name in gated and config.gate.kind == "pixel":
+        if spec.name in gated and not config.gate.options.whole_images:
             macs[spec.name] = conv3x3 + (expand if config.gate.scope == "residual" else 0.0)
-        elif spec.name in gated:
+        elif spec.name in gated and config.gate.options.whole_images:
             reduce = positions(spec) * spec.in_features * spec.features
             macs[spec.name] = conv3x3 + expand + reduce
         elif spec.name in pool.blocks:
@@ -56,10 +55,11 @@ def executed_shares(config: PagConfig, outputs: Outputs) -> dict[str, Array]:
 
 def ponder_maps(config: PagConfig, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
     """Accumulated masks, as shares in [0, 1]: one (B, H, W) map a macro block and ``total`` (section 3.3)."""
-    strides = {info.name: info.stride for info in feature_info(config.backbone)}
+    strides = {stage.name: stage.stride for stage in config.backbone.stages}
+    stages = {spec.name: spec.stage for spec in kept_specs(config)}
     groups: dict[str, list[Array]] = {}
     for name, mask in outputs.gates.items():
-        stage = name.split("_")[0]
+        stage = stages[name]
         pixels = cells_to_pixels(mask, size, strides[stage])
         groups.setdefault(stage, []).append(pixels)
         groups.setdefault("total", []).append(pixels)

@@ -10,33 +10,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
-from dynpix_jax.backbones.resnet import ResNet, StageInfo, default_block, feature_info, preprocess
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
-from dynpix_jax.nn.gates import layer_rate_loss
-from dynpix_jax.nn.residual import BlockSpec
+from dynpix_jax.nn.gates import LayerOptions, layer_rate_loss
 from dynpix_jax.papers.pag import adapt as pag_weights
 from dynpix_jax.papers.pag import macs as pag_macs
-from dynpix_jax.papers.pag.boundary_head import BoundaryHead
 from dynpix_jax.papers.pag.config import (
     GateConfig,
     MultiPoolConfig,
     PagConfig,
     gated_blocks,
-    kept_specs,
 )
-from dynpix_jax.papers.pag.decoder import TopHead
-from dynpix_jax.papers.pag.layers import GatedBottleneck, LayerSkipBottleneck, MultiPoolBottleneck
-from dynpix_jax.papers.pag.res6 import Res6
+from dynpix_jax.papers.pag.network import PagNetwork
 from dynpix_jax.papers.pag.sparsity import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
 
 __all__ = [
@@ -47,100 +40,6 @@ __all__ = [
     "PagNetwork",
     "gated_blocks",
 ]
-
-
-def make_block(config: PagConfig, spec: BlockSpec) -> nn.Module:
-    """The block of a spec: with a MultiPool, with a gate, or plain."""
-    if spec.name in config.multipool.blocks:
-        pool = config.multipool
-        return MultiPoolBottleneck(
-            spec, dilations=pool.dilations, selection=pool.selection, original_bias=pool.original_bias
-        )
-    if spec.name not in gated_blocks(config):
-        return default_block(spec)
-    if config.gate.kind == "layer":
-        return LayerSkipBottleneck(spec)
-    gate = config.gate
-    return GatedBottleneck(
-        spec, gate_scope=gate.scope, blur=gate.blur, init_std=gate.init_std, open_bias=gate.open_bias
-    )
-
-
-class PagNetwork(nn.Module):
-    """The network of a PagConfig: backbone with gated and MultiPool bottlenecks, and a head.
-
-    A task with side outputs (boundaries) has those and their fusion (section 4.1); every other task has one
-    decoder above the backbone, or above Res6.
-    """
-
-    config: PagConfig
-    task: Task
-
-    def setup(self) -> None:
-        config = self.config
-        self.backbone = ResNet(config.backbone, partial(make_block, config), config.drop_blocks)
-        specs, pool = kept_specs(config), config.multipool
-        kept = {spec.name.split("_")[0] for spec in specs}
-        stages = tuple(info for info in feature_info(config.backbone) if info.name in kept)
-        if config.res6:
-            top = specs[-1]
-            self.res6 = Res6(
-                top.out_features,
-                top.features,
-                pooled="res6" in pool.blocks,
-                dilations=pool.dilations,
-                selection=pool.selection,
-                original_bias=pool.original_bias,
-            )
-            stages = (*stages[:-1], StageInfo("res6", top.features, stages[-1].stride))
-        if self.task.side_outputs:
-            self.head: nn.Module = BoundaryHead(stages, config.head_features)
-        else:
-            self.head = TopHead(stages[-1], config.head_features, self.task.channels)
-
-    def __call__(
-        self,
-        images: Array,
-        routing: Routing = Routing(),
-        inserted: Array | None = None,
-    ) -> Outputs:
-        """Forward pass.
-
-        Args:
-            images: (B, H, W, 3) RGB in 0..255, any dtype.
-            routing: how it is run.
-            inserted: how many gates are in force, counted from the top; the others stay open. None: all.
-        """
-        order = gated_blocks(self.config)
-        given = routing.masks_of(order)
-        gates: dict[str, Array] = {}
-        selections: dict[str, Array] = {}
-
-        def run_block(block: nn.Module, x: Array) -> Array:
-            if isinstance(block, GatedBottleneck | LayerSkipBottleneck):
-                name = block.spec.name
-                in_force = True if inserted is None else order.index(name) >= len(order) - inserted
-                x, gates[name] = block(x, routing, in_force=in_force, given=given.get(name))
-            elif isinstance(block, MultiPoolBottleneck):
-                x, selections[block.spec.name] = block(x, routing)
-            else:
-                x = block(x, train=routing.train)
-            return x
-
-        x = preprocess(images, self.config.backbone.preprocessing)
-        features = self.backbone(x, train=routing.train, run_block=run_block)
-        if self.config.res6:
-            top = kept_specs(self.config)[-1].name.split("_")[0]
-            features["res6"], selection = self.res6(features[top], routing)
-            if selection is not None:
-                selections["res6"] = selection
-        logits, sides = self.head(features, (images.shape[1], images.shape[2]))
-        return Outputs(
-            predictions={self.task.name: logits},
-            gates=gates,
-            selections=selections,
-            exits=tuple({self.task.name: side} for side in sides),
-        )
 
 
 class Pag(System):
@@ -182,22 +81,12 @@ class Pag(System):
         rngs: Mapping[str, PRNGKey] | None = None,
     ) -> Outputs:
         """`apply` with so many gates in force; see PagNetwork."""
-        if not routing.train and not routing.masks:
+        if not routing.train:
             return cast(Outputs, self.network.apply(variables, images, routing, inserted))
-        outputs: Any
-        updates: Any
         outputs, updates = self.network.apply(
-            variables,
-            images,
-            routing,
-            inserted,
-            rngs=dict(rngs or {}),
-            mutable=["batch_stats", "intermediates"] if routing.train else ["intermediates"],
+            variables, images, routing, inserted, rngs=dict(rngs or {}), mutable=["batch_stats"]
         )
-        updates = dict(updates)
-        handed_out = updates.pop("intermediates", {}).get("backbone", {})
-        probabilities = {name: handed_out[name]["gate"]["probability"] for name in outputs.gates}
-        return cast(Outputs, dataclasses.replace(outputs, updates=updates, probabilities=probabilities))
+        return cast(Outputs, dataclasses.replace(outputs, updates=dict(updates)))
 
     def loss(
         self,
@@ -230,7 +119,7 @@ class Pag(System):
         gate, names = self.config.gate, gated_blocks(self.config)
         in_force = jnp.arange(len(names)) >= len(names) - controls["inserted"]
         probabilities = [outputs.probabilities[name] for name in names]
-        if gate.kind == "layer":
+        if isinstance(gate.options, LayerOptions):
             stored = outputs.updates["batch_stats"]["backbone"]
             rates = [stored[name]["gate"]["rate"] for name in names]
             rho = controls["rho"]

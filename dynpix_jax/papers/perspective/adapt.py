@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from dynpix_jax.backbones.resnet import block_specs
 from dynpix_jax.core.adapt import copy_matching
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
@@ -26,11 +25,11 @@ def adapt(config: PerspectiveConfig, given: Variables, fresh: Variables) -> Vari
         UserError: a backbone of another architecture (missing or additional blocks, other shapes), or none.
     """
     known = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get("params", {}))}
-    names = {spec.name for stage in block_specs(config.backbone) for spec in stage}
+    names = {spec.name for spec in config.backbone.block_specs}
     foreign = sorted({block for path in known if _BLOCK.fullmatch(block := path.split("/")[0])} - names)
     if foreign:
         raise UserError(
-            f"weights: they hold {foreign[0]}, a ResNet-{config.backbone.depth} has no such block; "
+            f"weights: they hold {foreign[0]}, this {config.backbone.name} has no such block; "
             "were they made for another architecture?"
         )
 
@@ -46,7 +45,7 @@ def adapt(config: PerspectiveConfig, given: Variables, fresh: Variables) -> Vari
         for path, _ in named_leaves(fresh.get(collection, {}).get("backbone", {})):
             if path not in have:
                 raise UserError(
-                    f"weights: no {path} among their {collection} for a ResNet-{config.backbone.depth}; "
+                    f"weights: no {path} among their {collection} for this {config.backbone.name}; "
                     "were they made for another architecture?"
                 )
     return adapted

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones import BACKBONES
+from dynpix_jax.backbones.base import BackboneConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
+from dynpix_jax.core.sections import OneOf
 from dynpix_jax.papers.perspective.depth_bins import DepthBins
 
 Signal = Literal["none", "average", "gt_depth", "attention", "pred_depth"]
@@ -94,7 +97,9 @@ class PerspectiveConfig:
     system: Literal["perspective"]
     segmentation: dict[str, Any] | None = None
     depth: dict[str, Any] | None = None
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
+        default_factory=ResNetConfig
+    )
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     bins: DepthBins = field(default_factory=DepthBins)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
-from dynpix_jax.backbones.resnet import BackboneConfig, block_specs, feature_info
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.typing import Array
 from dynpix_jax.papers.perspective.config import PerspectiveConfig, Signal
@@ -12,7 +13,7 @@ from dynpix_jax.papers.perspective.config import PerspectiveConfig, Signal
 Size = tuple[int, int]
 
 
-def backbone_macs(config: BackboneConfig, size: Size) -> float:
+def backbone_macs(config: ResNetConfig, size: Size) -> float:
     """MACs of a ResNet without its classifier on one (H, W) image."""
     height, width = size
 
@@ -21,11 +22,11 @@ def backbone_macs(config: BackboneConfig, size: Size) -> float:
 
     macs = 49.0 * 3 * config.width * positions(2)
     stride = 4
-    for spec in (spec for stage in block_specs(config) for spec in stage):
+    for spec in config.block_specs:
         before = positions(stride)
         stride *= spec.strides
         after = positions(stride)
-        if spec.expansion == 1:
+        if spec.features == spec.out_features:
             macs += 9.0 * after * spec.features * (spec.in_features + spec.features)
         else:
             reduced = after if spec.stride_in_1x1 else before
@@ -65,12 +66,16 @@ def step_macs(
         return macs + 9.0 * width * width * (1 if chosen else branches)
 
     signals = config.signals
-    first = backbone_macs(config.backbone, size) + positions * (res6 + pooled(signals[0]) + head) + shown
+    first = (
+        backbone_macs(cast(ResNetConfig, config.backbone), size)
+        + positions * (res6 + pooled(signals[0]) + head)
+        + shown
+    )
     if config.pooling.kind == "multiscale":
         for scale in config.pooling.scales[1:]:
             scaled = (max(1, round(scale * size[0])), max(1, round(scale * size[1])))
             small = _cells(scaled, stride)
-            first += _linear_macs(size, scaled) + backbone_macs(config.backbone, scaled)
+            first += _linear_macs(size, scaled) + backbone_macs(cast(ResNetConfig, config.backbone), scaled)
             first += math.prod(small) * (res6 + 9.0 * width * width) - positions * 9.0 * width * width
             first += _resize_macs(small, cells, width)
     if not config.loops:
@@ -105,7 +110,7 @@ def executed_shares(config: PerspectiveConfig, outputs: Outputs) -> dict[str, Ar
 
 def _map(config: PerspectiveConfig) -> tuple[int, int]:
     """(stride, channels) of the backbone's last map."""
-    info = feature_info(config.backbone)[-1]
+    info = config.backbone.stages[-1]
     return info.stride, info.channels
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.resnet import ResNet, feature_info, preprocess
+from dynpix_jax.backbones.base import BuildOptions
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
@@ -43,12 +43,14 @@ class PerspectiveNetwork(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        top = feature_info(config.backbone)[-1].channels
-        self.backbone = ResNet(config.backbone)
+        self.top = config.backbone.stages[-1]
+        options = BuildOptions(taps=(self.top.name,))
+        top = self.top.channels
+        self.backbone = config.backbone.build(options)
         self.res6 = Res6(top, config.features, config.frozen_norm)
         if config.pooling.kind == "multiscale" and not config.pooling.tied:
             for index in range(1, len(config.pooling.scales)):
-                setattr(self, f"backbone_{index}", ResNet(config.backbone))
+                setattr(self, f"backbone_{index}", config.backbone.build(options))
                 setattr(self, f"res6_{index}", Res6(top, config.features, config.frozen_norm))
         self.feedforward = self._pass(config.signals[0], recurrent=False)
         if config.loops:
@@ -106,8 +108,8 @@ class PerspectiveNetwork(nn.Module):
         return self.loop((x,), routing, previous=previous, truth=truth, one_hot=one_hot)
 
     def _top(self, images: Array, routing: Routing, suffix: str) -> Array:
-        x = preprocess(images, self.config.backbone.preprocessing)
-        x = getattr(self, f"backbone{suffix}")(x, train=routing.train)["res5"]
+        x = self.config.backbone.preprocess(images)
+        x = getattr(self, f"backbone{suffix}")(x, train=routing.train)[self.top.name]
         return cast(Array, getattr(self, f"res6{suffix}")(x, train=routing.train))
 
     def __call__(

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax import tasks
-from dynpix_jax.backbones.resnet import feature_info
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.core.routing import Routing
@@ -71,7 +70,7 @@ class Perspective(ProgressiveSystem):
         self.supervision = (depth.NAME,) if supervised else ()
         classes = self.tasks[segmentation.NAME].channels if segmentation.NAME in self.tasks else 0
         self.network: PerspectiveNetwork = PerspectiveNetwork(config, classes)
-        self._stride = feature_info(config.backbone)[-1].stride
+        self._stride = config.backbone.stages[-1].stride
 
     def apply(
         self,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dynpix_jax.backbones.vgg import VGGConfig, layer_info
+from dynpix_jax.backbones import BACKBONES
+from dynpix_jax.backbones.base import BackboneConfig
+from dynpix_jax.backbones.vgg import VGGConfig
 from dynpix_jax.core.errors import suggest
+from dynpix_jax.core.sections import OneOf
 from dynpix_jax.tasks import task_class
 
 
@@ -14,24 +17,20 @@ from dynpix_jax.tasks import task_class
 class HypercolumnConfig:
     """Section ``model.hypercolumn``.
 
-    layers: of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
-    tap: what a layer's ReLU gives (``relu``, as released for boundaries and segmentation) or reads
-    (``conv``, as released for normals).
-    normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in scale
-    by orders of magnitude; the paper leaves that to the MLP (``none``).
-    dropout: of hypercolumns (0.5 as released for boundaries).
+    Attributes:
+        layers: stages of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
+            What a layer's ReLU gives (as released for boundaries and segmentation) or reads (for normals) is
+            ``tap`` of the backbone.
+        normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in
+            scale by orders of magnitude; the paper leaves that to the MLP (``none``).
+        dropout: of hypercolumns (0.5 as released for boundaries).
     """
 
     layers: tuple[str, ...] = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
-    tap: Literal["relu", "conv"] = "relu"
     normalize: Literal["none", "batch"] = "none"
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        names = [info.name for info in layer_info(VGGConfig())]
-        for layer in self.layers:
-            if layer not in names:
-                raise ValueError(f"layers: {layer!r} is no layer of VGG-16; {suggest(layer, names)}")
         if not self.layers or len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers: {self.layers}; expected one or more, each once")
         _check_share("dropout", self.dropout)
@@ -89,7 +88,7 @@ class PixelNetConfig:
 
     system: Literal["pixelnet"]
     task: str
-    backbone: VGGConfig = field(default_factory=VGGConfig)
+    backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="vgg16")] = field(default_factory=VGGConfig)
     hypercolumn: HypercolumnConfig = field(default_factory=HypercolumnConfig)
     mlp: MLPConfig = field(default_factory=MLPConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -98,8 +97,12 @@ class PixelNetConfig:
     task_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        task = task_class(self.task)
-        if self.sampling.strategy == "biased" and not task.has_rare:
+        names = [stage.name for stage in self.backbone.stages]
+        for layer in self.hypercolumn.layers:
+            if layer not in names:
+                hint = suggest(layer, names)
+                raise ValueError(f"hypercolumn.layers: {layer!r} is no layer of {self.backbone.name}; {hint}")
+        if self.sampling.strategy == "biased" and not task_class(self.task).has_rare:
             raise ValueError(f"sampling.strategy: 'biased', but {self.task} has no rare pixels")
         if self.pad < 0:
             raise ValueError(f"pad: {self.pad}; expected a number >= 0")

@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.resnet import StageInfo, preprocess
-from dynpix_jax.backbones.vgg import VGG, layer_info
+from dynpix_jax.backbones.base import BuildOptions
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -32,8 +31,8 @@ class PixelNetNetwork(nn.Module):
     def setup(self) -> None:
         config = self.config
         column = config.hypercolumn
-        self.backbone = VGG(config.backbone, column.layers, column.tap == "conv")
-        known: dict[str, StageInfo] = {info.name: info for info in layer_info(config.backbone)}
+        self.backbone = config.backbone.build(BuildOptions(taps=column.layers))
+        known = {stage.name: stage for stage in config.backbone.stages}
         self.infos = tuple(known[layer] for layer in column.layers)
         self.strides = tuple(info.stride for info in self.infos)
         widths = (sum(info.channels for info in self.infos), *config.mlp.hidden, self.channels)
@@ -50,7 +49,7 @@ class PixelNetNetwork(nn.Module):
     def maps(self, images: Array, *, train: bool = False) -> Maps:
         """Of (B, H, W, 3) RGB images in 0..255, any dtype."""
         pad = self.config.pad
-        x = preprocess(images, self.config.backbone.preprocessing)
+        x = self.config.backbone.preprocess(images)
         if pad:
             x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         features = self.backbone(x, train=train)

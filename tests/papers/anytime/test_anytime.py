@@ -17,6 +17,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.evaluation.runner import dense_report
+from dynpix_jax.nn.gates import ConfidenceOptions, TopKOptions
 from dynpix_jax.papers import build
 from dynpix_jax.papers.anytime.system import AdaptivityConfig, Anytime, AnytimeConfig, HeadConfig
 
@@ -25,7 +26,7 @@ CELLS = (16, 24)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
 ODD = IMAGES[:, :60, :92]
 """Of 15x23 cells, 8x12, 4x6 and 2x3 at the lower resolutions."""
-CA = AdaptivityConfig("max_probability", 0.5)
+CA = AdaptivityConfig(options=ConfidenceOptions(threshold=0.5))
 TINY = AnytimeConfig(
     "anytime",
     "segmentation",
@@ -122,7 +123,9 @@ def test_shapes_and_names():
 
 def test_a_training_step_has_gradients_everywhere():
     """Of every exit, the first one by what is carried over too; the widths of interpolation learn."""
-    system = Anytime(dataclasses.replace(TINY, adaptivity=AdaptivityConfig("top_k", 0.4)))
+    system = Anytime(
+        dataclasses.replace(TINY, adaptivity=AdaptivityConfig("top_k", options=TopKOptions(0.6)))
+    )
     labels = np.random.default_rng(3).integers(0, 5, (2, *SIZE), np.int32)
     batch = {"image": jnp.asarray(IMAGES), "segmentation": jnp.asarray(labels), "valid": jnp.ones(2, bool)}
 
@@ -243,9 +246,10 @@ def test_predictions_on_the_way_are_those_of_apply():
         (dict(exits=(1, 2)), "exits"),
         (dict(weights=(1.0,)), "weights"),
         (dict(exits=(4,), weights=(1.0,)), "adaptivity"),
-        (dict(adaptivity=dict(criterion="max_value")), "adaptivity.criterion"),
-        (dict(task="pose", task_options={}, adaptivity=dict(criterion="top_k")), "adaptivity.criterion"),
-        (dict(adaptivity=dict(threshold=2.0)), "adaptivity.threshold"),
+        (dict(adaptivity=dict(options=dict(measure="max_value"))), "adaptivity.kind"),
+        (dict(task="pose", task_options={}, adaptivity=dict(kind="top_k")), "adaptivity.kind"),
+        (dict(adaptivity=dict(kind="pixel")), "adaptivity.kind: 'pixel' does not decide on predictions"),
+        (dict(adaptivity=dict(options=dict(threshold=2.0))), "adaptivity.options.threshold"),
         (dict(backbone=dict(arch="w47")), "w48"),
         (dict(heads=dict(downsampling=(0, 1, 1))), "downsampling"),
         (dict(task="depth"), "task"),

@@ -228,9 +228,10 @@ def test_published_ratio_of_mobilenet():
     options = dict(segmentation=dict(classes=21))
     common: dict[str, Any] = dict(system="astmt", tasks=tasks, task_options=options)
     own = dict(se=True, norm=True)
-    mobile = papers.build({**common, "mobilenet": {}, "encoder": own, "decoder": own})
-    plain = papers.build({**common, "mobilenet": {}})
-    r50 = papers.build({**common, "backbone": dict(depth=50, output_stride=16)})
+    common["backbone"], separable = dict(name="mobilenetv2"), dict(separable=True)
+    mobile = papers.build({**common, "encoder": own, "decoder": {**own, **separable}})
+    plain = papers.build({**common, "decoder": separable})
+    r50 = papers.build({**common, "backbone": dict(se=True, depth=50, output_stride=16)})
     counts = {}
     for name, system in (("mobile", mobile), ("plain", plain), ("r50", r50)):
         counts[name] = sum(leaf.size for _, leaf in named_leaves(variable_shapes(system)["params"]))
@@ -256,10 +257,14 @@ def test_published_ratio_of_mobilenet():
         (dict(tasks=("depth", "dept")), "did you mean 'depth'"),
         (dict(task_weights=dict(normals=1.0)), r"task_weights\.normals"),
         (dict(task_weights=dict(depth=0.0)), r"task_weights\.depth: 0\.0; expected a positive"),
-        (dict(mobilenet={}), "either backbone or mobilenet"),
-        (dict(backbone=dict(depth=18)), r"backbone\.depth: 18"),
-        (dict(backbone=None, mobilenet={}), "has no adapters"),
-        (dict(backbone=None, mobilenet=dict(se=False), encoder=dict(se=True), decoder={}), r"encoder\.se"),
+        (dict(backbone=dict(name="resnet18")), "there is no backbone 'resnet18'; did you mean 'resnet'"),
+        (dict(backbone=dict(depth=18)), r"encoder\.se: this resnet has none"),
+        (dict(backbone=dict(name="mobilenetv2")), r"encoder\.adapters: this mobilenetv2 has none"),
+        (
+            dict(backbone=dict(name="mobilenetv2", se=False), encoder=dict(se=True), decoder={}),
+            r"encoder\.se",
+        ),
+        (dict(decoder=dict(adapters=True, separable=True)), r"decoder\.adapters: separable"),
         (dict(decoder=dict(kind="uber", se=True)), r"decoder\.kind: 'uber'"),
         (dict(tasks=("depth",), adversarial={}), "adversarial: of one task"),
         (dict(adversarial=dict(weight=1.0)), r"adversarial\.weight: 1\.0"),

@@ -127,7 +127,7 @@ VARIANTS = {
 def test_resnet_variants(variant):
     for_encoder, for_decoder = VARIANTS[variant]
     section = dict(
-        backbone=dict(depth=26, output_stride=16, stride_in_1x1=False),
+        backbone=dict(se=True, depth=26, output_stride=16, stride_in_1x1=False),
         encoder=for_encoder,
         decoder=for_decoder,
         # The discriminator is of training alone: no MACs of an image.
@@ -145,28 +145,30 @@ def test_resnet_variants(variant):
 @pytest.mark.parametrize(("depth", "blocks"), [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3))])
 def test_deeper_encoders(depth, blocks):
     expected = network(encoder(blocks), {}, always_se=True) + network(decoder(), {}, always_se=False)
-    section = dict(backbone=dict(depth=depth, output_stride=16, stride_in_1x1=False))
+    section = dict(backbone=dict(se=True, depth=depth, output_stride=16, stride_in_1x1=False))
     np.testing.assert_array_equal(counted(section), expected + heads())
 
 
 def test_single_task():
     expected = network(encoder(), {}, always_se=True) + network(decoder(), {}, always_se=False)
-    section = dict(backbone=dict(depth=26, output_stride=16, stride_in_1x1=False))
+    section = dict(backbone=dict(se=True, depth=26, output_stride=16, stride_in_1x1=False))
     np.testing.assert_array_equal(counted(section, ["normals"]), expected + heads(["normals"]))
 
 
 def test_uber():
-    section = dict(backbone=dict(depth=26, output_stride=16, stride_in_1x1=False), decoder=dict(kind="uber"))
+    section = dict(
+        backbone=dict(se=True, depth=26, output_stride=16, stride_in_1x1=False), decoder=dict(kind="uber")
+    )
     np.testing.assert_array_equal(counted(section), network(encoder(), {}, always_se=True) + uber())
 
 
 def test_mobilenet(monkeypatch):
     """A network of five blocks; depthwise kernels count on a CPU too, where they are no convolution."""
-    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2))
-    monkeypatch.setattr(mobilenet, "_STAGES", stages)
+    groups = ((1, 16, 1, 1, "a"), (6, 24, 2, 2, "b"), (6, 32, 1, 2, "c"), (6, 64, 1, 2, "d"))
+    monkeypatch.setattr(mobilenet, "_GROUPS", groups)
     encode = conv(32, 3, 32, 3) + norm(32)
     inside, side = 32, 32
-    for expansion, channels, count, stride in stages:
+    for expansion, channels, count, stride, _ in groups:
         for index in range(count):
             hidden, before = expansion * inside, side
             side //= stride if index == 0 else 1
@@ -181,4 +183,7 @@ def test_mobilenet(monkeypatch):
     for inside in (76, 64):
         decode += conv(LOW, inside, inside, 3, groups=inside) + conv(LOW, inside, 64)
     decode += 8 * norm(64) + norm(12)
-    np.testing.assert_array_equal(counted(dict(mobilenet={})), encode + decode + heads())
+    np.testing.assert_array_equal(
+        counted(dict(backbone=dict(name="mobilenetv2"), decoder=dict(separable=True))),
+        encode + decode + heads(),
+    )

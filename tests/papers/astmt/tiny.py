@@ -32,7 +32,13 @@ def section(**changes: Any) -> dict[str, Any]:
         system="astmt",
         tasks=TASKS,
         backbone=dict(
-            depth=26, width=4, output_stride=16, stride_in_1x1=False, frozen_norm=False, preprocessing="torch"
+            se=True,
+            depth=26,
+            width=4,
+            output_stride=16,
+            stride_in_1x1=False,
+            frozen_norm=False,
+            preprocessing="torch",
         ),
         encoder=OWN,
         decoder=dict(OWN, features=6, rates=(1,)),

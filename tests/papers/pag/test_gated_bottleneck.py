@@ -13,19 +13,21 @@ import pytest
 
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.nn.gates import COMPUTE, SKIP, layer_rate_loss
-from dynpix_jax.nn.residual import BlockSpec, Bottleneck
-from dynpix_jax.papers.pag.layers import GatedBottleneck, LayerSkipBottleneck
+from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
+from dynpix_jax.papers.pag.layers import GatedBlock, SkippedBlock
 
 SCOPES = ("conv3x3", "residual")
 DENSE, SPARSE = Routing(), Routing(mode="sparse")
 
 
-def spec(strides: int = 1, dilation: int = 1, rectified: bool = False) -> BlockSpec:
+def spec(strides: int = 1, dilation: int = 1, rectified: bool = False) -> ResidualSpec:
     in_features = 8 if strides == 2 else 12
-    return BlockSpec(
+    return ResidualSpec(
         "res3_1",
+        "res3",
         in_features,
         3,
+        12,
         strides,
         dilation,
         stage_dilation=dilation,
@@ -56,8 +58,9 @@ def randomised(variables, seed: int = 0):
 def block(kind, strides: int = 1, dilation: int = 1, rectified: bool = False):
     """A block and random variables for it; kind: a gate_scope or "layer"."""
     given = spec(strides, dilation, rectified)
-    module = LayerSkipBottleneck(given) if kind == "layer" else GatedBottleneck(given, gate_scope=kind)
-    x = jnp.zeros((1, 4, 4, module.spec.in_features))
+    plain = Bottleneck(given)
+    module = SkippedBlock(plain) if kind == "layer" else GatedBlock(plain, gate_scope=kind)
+    x = jnp.zeros((1, 4, 4, module.block.spec.in_features))
     return module, randomised(jax.eval_shape(lambda key: module.init(key, x, DENSE), jax.random.key(0)))
 
 
@@ -65,7 +68,13 @@ def block(kind, strides: int = 1, dilation: int = 1, rectified: bool = False):
 def forward(kind, routing=DENSE, strides: int = 1, dilation: int = 1):
     """(variables, x, in_force) -> (O, mask), compiled."""
     module, _ = block(kind, strides, dilation)
-    return jax.jit(lambda variables, x, in_force: module.apply(variables, x, routing, in_force=in_force))
+
+    @jax.jit
+    def run(variables, x, in_force):
+        out, told = module.apply(variables, x, routing, in_force=in_force)
+        return out, told.mask
+
+    return run
 
 
 def with_bias(variables, value: float):
@@ -120,7 +129,7 @@ def numpy_block(variables, x, strides, dilation, scope):
 @pytest.mark.parametrize(("strides", "dilation"), [(1, 2), (2, 1)])
 def test_equals_equation_2(scope, strides, dilation):
     module, variables = block(scope, strides, dilation)
-    x = features(np.random.default_rng(1), (2, 7, 9, module.spec.in_features))
+    x = features(np.random.default_rng(1), (2, 7, 9, module.block.spec.in_features))
     expected, gates = numpy_block(variables, x, strides, dilation, scope)
     assert 0.1 < gates.mean() < 0.9
     for routing in (DENSE, SPARSE):
@@ -151,8 +160,8 @@ def value_and_gradients(scope, mode, rectified):
     @partial(jax.jit)
     def run(params, stats, x, weights):
         def loss(params, x):
-            out, mask = module.apply({"params": params, "batch_stats": stats}, x, Routing(mode=mode))
-            return (out * weights).sum(), (out, mask)
+            out, told = module.apply({"params": params, "batch_stats": stats}, x, Routing(mode=mode))
+            return (out * weights).sum(), (out, told.mask)
 
         (_, (out, mask)), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x)
         return out, mask, gradients
@@ -193,13 +202,13 @@ def test_training_draws_gates_and_reaches_their_logits():
     params["gate"]["logits"]["kernel"] = jnp.zeros_like(params["gate"]["logits"]["kernel"])
 
     def run(params, key, temperature):
-        out, mask = module.apply(
+        out, told = module.apply(
             {**variables, "params": params},
             x,
             Routing(train=True, temperature=temperature),
             rngs={"gumbel": key},
         )
-        return out.sum(), mask
+        return out.sum(), told.mask
 
     grad = jax.jit(jax.grad(run, has_aux=True))
     gradients, mask = grad(params, jax.random.key(0), 1.0)
@@ -212,13 +221,13 @@ def test_training_draws_gates_and_reaches_their_logits():
 
 
 def test_a_stride_on_the_3x3_cannot_be_gated():
-    module = GatedBottleneck(BlockSpec("res3_1", 8, 3, strides=2, stride_in_1x1=False))
-    with pytest.raises(ValueError, match="res3_1: its 3x3 has a stride"):
+    module = GatedBlock(Bottleneck(ResidualSpec("res3_1", "res3", 8, 3, 12, strides=2, splits=False)))
+    with pytest.raises(ValueError, match="res3_1: X and Y of eq"):
         module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 8)), DENSE)
 
 
 def test_sparse_training_needs_frozen_norms():
-    module = GatedBottleneck(BlockSpec("res2_2", 12, 3, frozen_norm=False))
+    module = GatedBlock(Bottleneck(ResidualSpec("res2_2", "res2", 12, 3, 12, frozen_norm=False)))
     routing = Routing(train=True, mode="sparse")
     with pytest.raises(ValueError, match="train with frozen norms"):
         module.init(
@@ -275,10 +284,10 @@ def test_layer_gate_remembers_its_rate():
     module, variables = block("layer")
     x = jnp.asarray(np.random.default_rng(5).normal(size=(4, 3, 5, 12)), jnp.float32)
     routing = Routing(train=True, temperature=0.5)
-    _, updates = module.apply(
-        variables, x, routing, rngs={"gumbel": jax.random.key(0)}, mutable=["batch_stats", "intermediates"]
+    (_, told), updates = module.apply(
+        variables, x, routing, rngs={"gumbel": jax.random.key(0)}, mutable=["batch_stats"]
     )
-    relaxed = updates["intermediates"]["gate"]["probability"]
+    relaxed = told.probability
     assert relaxed.shape == (4,)
     before = variables["batch_stats"]["gate"]["rate"]
     expected = 0.99 * before + 0.01 * relaxed.mean()

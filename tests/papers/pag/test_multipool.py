@@ -9,8 +9,8 @@ import pytest
 
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.nn.gates import choose
-from dynpix_jax.nn.residual import BlockSpec
-from dynpix_jax.papers.pag.layers import MultiPoolBottleneck
+from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
+from dynpix_jax.papers.pag.layers import MultiPoolBlock
 from dynpix_jax.papers.pag.multipool import MultiPool
 
 DILATIONS = (0, 1, 3)
@@ -86,8 +86,8 @@ def test_sum_of_selected_branches(variables, selection, dilations):
 
 
 def test_original_convolution_starts_ahead():
-    spec = BlockSpec("res4_2", 16, 4, dilation=3, frozen_norm=True)
-    block = MultiPoolBottleneck(spec, dilations=DILATIONS, original_bias=2.0)
+    spec = ResidualSpec("res4_2", "res4", 16, 4, 16, dilation=3, frozen_norm=True)
+    block = MultiPoolBlock(Bottleneck(spec), dilations=DILATIONS, original_bias=2.0)
     shapes = jax.eval_shape(
         lambda key: block.init(key, jnp.zeros((1, 4, 4, 16)), Routing()), jax.random.key(0)
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
@@ -28,7 +28,7 @@ from dynpix_jax.papers.pag.system import (
 from dynpix_jax.tasks import boundaries
 
 SIZE = (33, 49)
-BACKBONE = BackboneConfig(depth=26, width=8)
+BACKBONE = ResNetConfig(depth=26, width=8)
 POOL = MultiPoolConfig(blocks=("res4_2",), dilations=(0, 1, 3))
 CONFIGS = {
     "residual": PagConfig(
@@ -103,7 +103,7 @@ def test_sparse_equals_dense(name):
 
 def test_every_bottleneck_but_multipools_is_gated():
     config = PagConfig(
-        "pag", "boundaries", BackboneConfig(50), GateConfig("pixel"), replace(POOL, blocks=("res5_2",))
+        "pag", "boundaries", ResNetConfig(50), GateConfig("pixel"), replace(POOL, blocks=("res5_2",))
     )
     assert len(gated_blocks(config)) == 15  # 3 + 4 + 6 + 3 - 1, as released
     assert "res5_2" not in gated_blocks(config)
@@ -288,7 +288,7 @@ def test_adapt_from_an_imagenet_resnet():
     ("depth", "message"),
     [
         (18, r"expects"),  # other shapes under the same names
-        (50, r"they hold res2_3, a ResNet-26 has no such block"),
+        (50, r"they hold res2_3, this resnet has no such block"),
         (None, "no name matches"),
     ],
 )
@@ -332,8 +332,8 @@ SECTION = dict(system="pag", task="boundaries", backbone=dict(depth=26))
             dict(backbone=dict(depth=26, stride_in_1x1=False), multipool=dict(blocks=("res3_1",))),
             "choose another",
         ),
-        (dict(backbone=dict(depth=18), gate=dict(kind="pixel")), "18 has no bottlenecks"),
-        (dict(drop_blocks=8), "drop_blocks: 8; expected 0 to 7"),
+        (dict(backbone=dict(depth=18), gate=dict(kind="pixel")), "resnet has no block to gate"),
+        (dict(drop_blocks=8), "drop_blocks: 8; expected less than the 8 blocks"),
     ],
 )
 def test_wrong_sections(changes, message):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
@@ -22,7 +22,7 @@ from dynpix_jax.papers.pag.system import GateConfig, MultiPoolConfig, Pag, PagCo
 SIZE = (33, 49)
 POOL = MultiPoolConfig(blocks=("res5_2", "res6"), dilations=(0, 1, 4))
 CONFIG = PagConfig(
-    "pag", "boundaries", BackboneConfig(depth=26, width=8), multipool=POOL, head_features=4, res6=True
+    "pag", "boundaries", ResNetConfig(depth=26, width=8), multipool=POOL, head_features=4, res6=True
 )
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
 
@@ -148,7 +148,8 @@ def test_one_open_cell_on_a_ponder_map():
         (dict(gate=dict(kind="pixel", insert=True)), "insert: .* set model.gate.ramp"),
         (dict(gate=dict(kind="pixel", rho=0.5, rho_start=0.9)), "rho_start: 0.9 is lowered on the ramp"),
         (dict(gate=dict(kind="layer", scope="residual")), "scope: 'residual' is not read by kind 'layer'"),
-        (dict(gate=dict(kind="layer", open_bias=2.0)), "open_bias: 2.0 is not read by kind 'layer'"),
+        (dict(gate=dict(kind="layer", options=dict(open_bias=2.0))), "options.open_bias: unknown key"),
+        (dict(gate=dict(kind="confidence")), "kind: 'confidence' decides on predictions"),
         (dict(gate=dict(kind="layer", sparsity_on="soft")), "sparsity_on: 'soft' is not read"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.backbones.resnet import BackboneConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import named_leaves
@@ -17,7 +17,7 @@ from dynpix_jax.evaluation.runner import dense_report
 from dynpix_jax.papers.pag.system import MultiPoolConfig, Pag, PagConfig
 
 SIZE = (33, 49)
-BACKBONE = BackboneConfig(depth=26, width=8)
+BACKBONE = ResNetConfig(depth=26, width=8)
 CHANNELS = {"segmentation": 5, "depth": 1, "normals": 3}
 
 
