@@ -249,7 +249,7 @@ def test_weights_of_a_bare_vgg_and_of_an_earlier_run():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(hypercolumn=dict(layers=("conv6",))), r"hypercolumn\.layers: 'conv6' is no layer of VGG-16"),
+        (dict(hypercolumn=dict(layers=("conv6",))), r"hypercolumn\.layers: 'conv6' is no layer of vgg16"),
         (dict(hypercolumn=dict(layers=())), "expected one or more"),
         (dict(hypercolumn=dict(layers=("fc7", "fc7"))), "each once"),
         (dict(mlp=dict(hidden=(0,))), r"mlp\.hidden"),
