@@ -18,7 +18,6 @@ from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
-from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import LayerOptions, layer_rate_loss
 from dynpix_jax.papers.pag import adapt as pag_weights
