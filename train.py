@@ -21,6 +21,7 @@ from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source, train_loader
 from dynpix_jax.training.loop import train
+from dynpix_jax.visualization.comparison import comparison
 
 _EXAMPLE = """\
 example:
@@ -68,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = run.training
     loader, evaluate_fn = train_loader(config), None
     if settings.eval_every:
-        evaluate_fn = partial(evaluate, source=data_source(config, "eval"), settings=run.evaluation)
+        evaluate_fn = partial(
+            evaluate, source=data_source(config, "eval"), settings=run.evaluation, draw=comparison
+        )
     check_stages(config, papers.build, loader.spec)
     if jax.process_index() == 0:
         print(

@@ -14,14 +14,14 @@ import numpy as np
 from dynpix_jax.core.capabilities import inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode
-from dynpix_jax.core.source import Source
+from dynpix_jax.core.source import FieldSpec, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.results import delta_scores
 from dynpix_jax.evaluation.runner import ImageResult, Runner, gated_macs, is_gate
-from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores, make_scorer
+from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores, make_scorer, truth
 from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import Task, check_labels
 
@@ -238,14 +238,43 @@ def evaluate_system(
     )
 
 
+Draw = Callable[[Task, FieldSpec, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(task, field of its labels, photo, decoded prediction, label) -> picture, uint8 (H, W, 3)."""
+
+
 def evaluate(
-    system: System, variables: Variables, source: Source, settings: EvaluationConfig
-) -> dict[str, float]:
-    """The numbers that a training run logs: one mode, no pictures."""
-    settings = replace(settings, mode=settings.modes[0], pictures=0)
+    system: System,
+    variables: Variables,
+    source: Source,
+    settings: EvaluationConfig,
+    draw: Draw | None = None,
+) -> dict[str, float | np.ndarray]:
+    """What a training run logs, of one mode: numbers, and the first images' predictions as pictures.
+
+    Args:
+        system: What is evaluated.
+        variables: Its variables.
+        source: With labels of all its tasks.
+        settings: Of the evaluation; the mode that it names first is run.
+        draw: Draws a prediction; None for numbers alone.
+    """
+    mode = settings.modes[0]
+    settings = replace(settings, mode=mode, pictures=settings.pictures if draw else 0)
     result = evaluate_system(system, variables, source, settings)
-    numbers = {**result.numbers, "macs": result.macs, **result.measures}
-    return numbers if result.density is None else {**numbers, "density": result.density}
+    logged: dict[str, float | np.ndarray] = {**result.numbers, "macs": result.macs, **result.measures}
+    if result.density is not None:
+        logged["density"] = result.density
+    for index, (name, by_mode) in enumerate(result.seen):
+        for task_name, task in result.tasks.items():
+            assert draw is not None
+            logged[f"{task_name}/{name}"] = draw(
+                task,
+                source.spec.fields[task.target],
+                source[index]["image"],
+                np.asarray(task.decode(by_mode[mode].outputs.predictions[task_name])[0]),
+                truth(task, source, index),
+            )
+    return logged
 
 
 def check_inputs(system: System, source: Source) -> None:

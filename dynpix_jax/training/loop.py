@@ -34,13 +34,20 @@ from dynpix_jax.training.signals import StopRequest
 from dynpix_jax.training.snapshots import check_same_run, config_to_json, write_config
 from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
-from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writer, Writers
+from dynpix_jax.training.writers import (
+    ConsoleWriter,
+    JsonlWriter,
+    TensorBoardWriter,
+    Values,
+    Writer,
+    Writers,
+)
 
 Build = Callable[[ml_collections.ConfigDict], System]
 """`papers.build`: a model section -> System."""
 
-EvaluateFn = Callable[[System, Variables], Mapping[str, float]]
-"""(system, variables) -> numbers to write."""
+EvaluateFn = Callable[[System, Variables], Values]
+"""(system, variables) -> numbers and pictures to write."""
 
 
 @dataclasses.dataclass(frozen=True)

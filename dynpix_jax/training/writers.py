@@ -1,4 +1,4 @@
-"""Where numbers go during training: JSON lines, TensorBoard, the console."""
+"""Where numbers and pictures go during training: JSON lines, TensorBoard, the console."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import rich.console
 import rich.progress
 import tensorboardX
 
+Values = Mapping[str, float | int | str | np.ndarray]
+"""Numbers; strings that name things (the stage); pictures, uint8 (H, W, 3)."""
+
 
 class Writer:
-    """What the loop calls; each writer does what concerns it. `step` counts the run's updates."""
+    """What the loop calls; each writer overrides what concerns it. ``step`` counts the run's updates."""
 
     def tick(self, step: int, stage: str) -> None:
-        """Update `step` has been dispatched."""
+        """Update ``step`` has been dispatched."""
 
-    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Numbers of kind "train" (means since the last line) or "eval"; strings name things (`stage`)."""
+    def write(self, step: int, kind: str, values: Values) -> None:
+        """Values of kind "train" (means since the last line) or "eval"."""
 
     def note(self, text: str) -> None:
         """A line for the reader."""
@@ -41,7 +45,7 @@ class Writers(Writer):
         for writer in self._writers:
             writer.tick(step, stage)
 
-    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, kind: str, values: Values) -> None:
         """Pass on."""
         for writer in self._writers:
             writer.write(step, kind, values)
@@ -58,14 +62,14 @@ class Writers(Writer):
 
 
 class JsonlWriter(Writer):
-    """One JSON object a line: {"step", "kind", values...}.
+    """One JSON object a line: {"step", "kind", values...}, without pictures.
 
     Args:
-        file: appended to. Lines of steps after `resume_step` (written by a run that was killed after its last
-            checkpoint) and a half-written last line are removed first.
-        resume_step: step of the checkpoint that the run continues from; 0 for a new run.
-        evaluated: whether the checkpoint was taken after the evaluation at `resume_step`; if not, the run
-            evaluates again and an "eval" line of that step is removed too.
+        file: Appended to. Lines of steps after ``resume_step`` (written by a run that was killed after its
+            last checkpoint) and a half-written last line are removed first.
+        resume_step: Step of the checkpoint that the run continues from; 0 for a new run.
+        evaluated: Whether the checkpoint was taken after the evaluation at ``resume_step``; if not, the run
+            evaluates again, and an "eval" line of that step is removed, too.
     """
 
     def __init__(self, file: str | Path, resume_step: int = 0, evaluated: bool = True) -> None:
@@ -78,9 +82,9 @@ class JsonlWriter(Writer):
             os.replace(temporary, self._file)
         self._stream = self._file.open("a")
 
-    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, kind: str, values: Values) -> None:
         """Append a line."""
-        self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._stream.write(json.dumps({"step": step, "kind": kind, **_printable(values)}) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -89,11 +93,11 @@ class JsonlWriter(Writer):
 
 
 class TensorBoardWriter(Writer):
-    """Event files for TensorBoard, one scalar "kind/name" each.
+    """Event files for TensorBoard: a scalar or a picture "kind/name" for each value.
 
     Args:
-        directory: of the event files.
-        resume_step: what older event files hold of later steps is hidden by TensorBoard.
+        directory: Of the event files.
+        resume_step: TensorBoard hides what older event files hold of later steps.
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0) -> None:
@@ -101,10 +105,12 @@ class TensorBoardWriter(Writer):
             str(directory), purge_step=resume_step + 1 if resume_step else None
         )
 
-    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Add the numbers as scalars."""
+    def write(self, step: int, kind: str, values: Values) -> None:
+        """Add numbers and pictures."""
         for name, value in values.items():
-            if isinstance(value, int | float):
+            if isinstance(value, np.ndarray):
+                self._writer.add_image(f"{kind}/{name}", value, step, dataformats="HWC")
+            elif not isinstance(value, str):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
@@ -113,11 +119,11 @@ class TensorBoardWriter(Writer):
 
 
 class ConsoleWriter(Writer):
-    """A progress bar on a terminal, plain lines anywhere else.
+    """A progress bar on a terminal, plain lines anywhere else; no pictures.
 
     Args:
-        total_steps: of the whole run.
-        stream: where to; standard output by default.
+        total_steps: Of the whole run.
+        stream: Where to; standard output by default.
     """
 
     def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
@@ -144,9 +150,9 @@ class ConsoleWriter(Writer):
         if self._progress is not None:
             self._progress.update(self._task, completed=step, description=stage)
 
-    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, kind: str, values: Values) -> None:
         """Show the numbers: beside the bar or as a line."""
-        numbers = " ".join(f"{name}={_format(value)}" for name, value in values.items())
+        numbers = " ".join(f"{name}={_format(value)}" for name, value in _printable(values).items())
         if self._progress is not None and kind == "train":
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
@@ -160,6 +166,10 @@ class ConsoleWriter(Writer):
         """Leave the bar as it is."""
         if self._progress is not None:
             self._progress.stop()
+
+
+def _printable(values: Values) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
 
 
 def _format(value: Any) -> str:

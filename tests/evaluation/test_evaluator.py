@@ -17,6 +17,7 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
 from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.visualization.comparison import comparison
 
 SETTINGS = EvaluationConfig(mode="dense", pictures=2)
 
@@ -103,6 +104,17 @@ def test_limit_both_modes_and_the_numbers_of_a_training_run():
     assert numbers["rmse"] < 1e-5
     assert numbers["macs"] == 6 * 8
     assert "density" not in numbers
+    assert not any(isinstance(value, np.ndarray) for value in numbers.values())
+
+
+def test_pictures_of_a_training_run_show_photo_prediction_and_label():
+    source, settings = Frames(SPEC), replace(SETTINGS, mode="both", pictures=2)
+    logged = evaluate(Known(), VARIABLES, source, settings, comparison)
+    pictures = {name: value for name, value in logged.items() if isinstance(value, np.ndarray)}
+    assert list(pictures) == ["depth/frame0", "depth/frame1"]
+    photo, prediction, label = np.split(pictures["depth/frame0"], 3, axis=1)
+    np.testing.assert_array_equal(photo, source[0]["image"])
+    np.testing.assert_array_equal(prediction, label)  # it knows the depth of the first frame
 
 
 def test_several_tasks_stand_side_by_side():
