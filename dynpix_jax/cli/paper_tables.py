@@ -17,6 +17,7 @@ from dynpix_jax.tasks import Score
 _EXAMPLE = """\
 example:
   dynpix tables pag
+  dynpix reproduce pag "Table 3/nyuv2" --workdir runs/pag    trains and evaluates rows
   dynpix tables pag --runs runs    beside the scores of every eval.json below runs/
 
 Trains nothing. Run it in the repository: --runs reads its configs to tell which run is which row's.
@@ -39,17 +40,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the tables; returns 0."""
-    tables = read_tables(args.paper).all
+    paper = read_tables(args.paper)
     runs = None if args.runs is None else read_runs(args.runs)
     if args.json:
-        print(json.dumps([numbers(table, runs) for table in tables], indent=2))
+        print(json.dumps([numbers(table, runs) for table in paper.tables], indent=2))
         return 0
-    for table in tables:
+    for table in paper.tables:
         print(f"{table.number}: {table.title}")
         print_table(*cells(table, runs))
         if table.note:
             print(f"({table.note})")
         print()
+    for table in paper.comparisons:
+        print(f"measured by this repository: {table.number}: {table.title}")
     return 0
 
 

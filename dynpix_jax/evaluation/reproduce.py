@@ -2,7 +2,7 @@
 
 A plan is a list of steps, each a command that can be run by hand. Rows share what they can: a row continues
 from the run that it names (``after``), rows that differ in their evaluation alone are one training, and equal
-rows of two tables are one run. A run lives in ``<workdir>/<config>/<argument>[/seed<n>]``, whichever tables
+rows of two tables are one run. A run lives in ``<workdir>/pag/nyuv2/<argument>[/seed<n>]``, whichever tables
 were asked for, so that a plan goes on where an earlier one has stopped.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import ml_collections
 
 from dynpix_jax import papers
+from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.overrides import apply_overrides
@@ -189,8 +190,10 @@ class Plan:
         owner = self._entry(config, entry.evaluation)
         spec, out = self._spec(config, owner, seed), self._folder(config, owner.argument, seed)
         also = self._alternatives(config, owner)
-        overrides = (f"evaluation.also={also!r}",) if also else ()
-        yield Step(name, "eval.py", spec, workdir, (*overrides, *self.options.overrides), out=out)
+        overrides = [f"evaluation.also={json.dumps(also)}"] if also else []
+        if owner.config.evaluation.get("every_stage"):
+            overrides.append("evaluation.every_stage=False")  # a row is what the last one ends with
+        yield Step(name, "eval.py", spec, workdir, self._overrides(seed, *overrides), out=out)
 
     def _training(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Step]:
         entry = self._entry(config, argument)
@@ -200,17 +203,21 @@ class Plan:
             yield from self._training(config, before, seed, f"{name} (continues from {before})")
             after = self._folder(config, before, seed)
         spec, workdir = self._spec(config, entry, seed), self._folder(config, argument, seed)
-        yield Step(name, "train.py", spec, workdir, self.options.overrides, after)
+        yield Step(name, "train.py", spec, workdir, self._overrides(seed), after)
+
+    def _overrides(self, seed: int | None, *more: str) -> tuple[str, ...]:
+        return (*([] if seed is None else [f"seed={seed}"]), *more, *self.options.overrides)
 
     def _folder(self, config: str, argument: str, seed: int | None) -> Path:
-        folder = self.options.workdir / Path(config).stem / (re.sub(r"[^\w.+-]+", "_", argument) or "default")
+        name = re.sub(r"[^\w.+-]+", "_", argument) or "default"
+        folder = self.options.workdir.joinpath(*Path(config).with_suffix("").parts[-2:], name)
         return folder if seed is None else folder / f"seed{seed}"
 
     def _spec(self, config: str, entry: _Entry, seed: int | None) -> str:
         after = ""
         if entry.after:
             after = str(self._folder(config, self._entry(config, entry.after).run, seed))
-        return _spec(config, entry.argument, self.options.arguments, after, seed)
+        return _spec(config, entry.argument, self.options.arguments, after)
 
     def _alternatives(self, config: str, owner: _Entry) -> tuple[str, ...]:
         """Ways to run a network, where rows ask for more of them than its config evaluates; else ()."""
@@ -227,7 +234,7 @@ class Plan:
         if not more:
             return ()
         stage = training_config(owner.config).stages[-1]
-        known = papers.build(stage_model(owner.config, stage)).alternatives
+        known = alternatives_of(papers.build(stage_model(owner.config, stage)))
         more = [name for name in more if name in known]  # exits are rows of the network's own
         return (*own, *more) if more else ()
 
@@ -349,12 +356,10 @@ def _grouped(argument: str, after: str, config: ml_collections.ConfigDict, other
     return _Entry(argument, after, config, run, views[0].evaluation if views else argument)
 
 
-def _spec(config: str, argument: str, more: str, after: str, seed: int | None = None) -> str:
+def _spec(config: str, argument: str, more: str, after: str) -> str:
     """What --config takes: `more` replaces arguments of the same name; weights are those continued from."""
     items = dict.fromkeys(filter(None, argument.split(",")))
     named = {item.partition("=")[0]: item for item in (*items, *filter(None, more.split(",")))}
-    if seed is not None:
-        named["seed"] = f"seed={seed}"
     if after:
         named.pop("weights", None)
         named["continue_from"] = f"continue_from={after}"

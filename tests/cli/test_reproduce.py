@@ -16,6 +16,7 @@ import eval as evaluate
 import train
 from dynpix_jax.cli import main, reproduce
 from dynpix_jax.cli.common import call
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.reproduce import Options, Plan, run_steps, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from tests.tiny import SHORT_CONFIG
@@ -138,10 +139,9 @@ def test_commands_are_listed(folder, capsys):
 
     assert [line.split()[1] for line in listed()] == [line.split()[0] for line in COMMANDS]
     lines = listed("Table 1/scenes", "--rows", "ba*d", "--seeds", "3", "4", "--args", "rho=0.25,task=depth")
-    both = "rho=0.25,task=depth,seed"
-    configs = [f"{both}=3", f"flip=True,{both}=3", f"{both}=4", f"flip=True,{both}=4"]
-    assert [config(line) for line in lines] == configs
-    assert lines[1].endswith("--workdir=runs/tiny/rho_0.5/seed3 --out=runs/tiny/flip_True/seed3")
+    both = "rho=0.25,task=depth"
+    assert [config(line) for line in lines] == [both, f"flip=True,{both}"] * 2
+    assert lines[1].endswith("--workdir=runs/tiny/rho_0.5/seed3 --out=runs/tiny/flip_True/seed3 --set seed=3")
     assert not Path("runs").exists()
 
 
@@ -256,7 +256,9 @@ def test_rows_share_what_they_can(monkeypatch):
         tables = read_tables(paper)
         plan = Plan(tables.all, Options(Path("runs")))
         chosen = [(table, row) for table, rows in select(tables, numbers, ()) for row in rows]
-        return [f"{step.program} {(step.out or step.workdir).name}" for step in plan.steps(chosen)]
+        steps = plan.steps(chosen)
+        assert all((step.out or step.workdir).parent.parent == Path("runs", paper) for step in steps)
+        return [f"{step.program} {(step.out or step.workdir).name}" for step in steps]
 
     assert steps("pag", "Figure 5") == [
         "train.py variant_base",
@@ -274,3 +276,51 @@ def test_rows_share_what_they_can(monkeypatch):
     assert len(steps("anytime", "Table 1")) == 8
     # Two networks, each of 27 iterations; no more of them are read out than the config does.
     assert len(steps("mdeq")) == 4
+
+
+def test_ways_to_run_a_network_are_evaluated_with_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tables = read_tables("perspective")
+    plan = Plan(tables.all, Options(Path("runs"), arguments="weights=w", seeds=(0,)))
+    rows = [(table, row) for table, rows in select(tables, ["sevenscenes"], ["*arg-max"]) for row in rows]
+    training, evaluation = plan.steps(rows[:1])
+    assert training.spec == "configs/perspective/sevenscenes.py:loops=1,steps=500,weights=w"
+    assert evaluation.overrides == ("seed=0", 'evaluation.also=["argmax", "loop_0"]')
+
+
+def test_measured_comparisons(tmp_path, monkeypatch):
+    """ASTMT on scenes: means of seeds, and Δm of each seed against the mean of the single-task networks."""
+    monkeypatch.chdir(ROOT)
+    paper = read_tables("astmt")
+    ((table, rows),) = select(paper, ["scenes"], [])
+    plan = Plan(paper.all, Options(tmp_path))
+    assert plan.seeds(table) == (0, 1, 2)
+    for row in rows[:2]:
+        for step in plan.steps([(table, row)]):
+            if step.out is None:
+                continue
+            config = json.loads(json.dumps(load_config(step.spec).to_dict()))
+            config["seed"] = seed = int(step.out.name.removeprefix("seed"))
+            tasks = config["model"]["tasks"]
+            worse = 0.9 if len(tasks) > 1 else 1.0
+            shares = {"boundaries/ods": 0.5, "segmentation/miou": 0.4, "saliency/miou": 0.3}
+            scores = {name: worse * (value + 0.1 * seed) for name, value in shares.items()}
+            scores |= {"normals/mean": 20 / worse, "depth/rmse": 0.5 / worse}
+            if len(tasks) == 1:
+                (own,) = (name for name in scores if name.startswith(tasks[0]))
+                scores = {own.split("/")[1]: scores[own]}
+            entry = dict(stage=config["training"]["stages"][-1]["name"], tasks=tasks, macs_per_image=1e9)
+            content = dict(config=config, data="scenes val, 100 images")
+            step.out.mkdir(parents=True)
+            modes = {"dense": {"milliseconds": 2.0, **scores}}
+            (step.out / "eval.json").write_text(json.dumps({**content, "rows": [{**entry, "modes": modes}]}))
+    single, multi, se, _ = (plan.reached(table, row) for row in rows)
+    heads, lines = reproduce.cells(table, [single, multi, se])
+    one = dict(zip(heads, lines[0], strict=True))
+    assert one["segmentation mIoU"] == "0.5000 ± 0.1000"
+    assert (one["MACs"], one["dense ms"], one["runs"]) == ("5.000e9", "10.0", "3")
+    lost = 100 * (3 * 0.1 + 2 * (1 / 0.9 - 1)) / 5  # of the seed that is the mean
+    assert multi.drops[1] == pytest.approx(lost)
+    assert multi.drops[0] > multi.drops[1] > multi.drops[2]
+    assert se.results == ()
+    assert lines[2][1:] == ["-"] * (len(heads) - 2) + ["0"]

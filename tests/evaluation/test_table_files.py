@@ -104,7 +104,7 @@ def test_no_such_paper(tmp_path):
 def test_rows_of_a_table_are_told_apart(paper, monkeypatch):
     """No run is of two rows, but where the paper has one network in two of them."""
     monkeypatch.chdir(ROOT)
-    for table in read_tables(paper).all:
+    for table in read_tables(paper).tables:
         for budget in table.budgets or ("",):
             rows: dict[Identity, str] = {}
             for row in table.rows:
