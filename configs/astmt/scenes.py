@@ -5,7 +5,7 @@
 
 All rows, three seeds each, with their average drop against single-task networks:
 
-    python benchmarks/astmt_scenes.py --workdir runs/astmt_scenes
+    dynpix reproduce astmt scenes --workdir runs
 
 An SE-ResNet-26 of a quarter of the usual width learns from nothing on rooms of 64x80 pixels. Arguments:
 variant, task, se, norm, w_d, decoder as in recipe.py; seed, of the weights and the order of the images;

@@ -6,7 +6,7 @@
 Needs the data set as SegNet's authors publish it (root=DIR) and VGG-16 imported by ``dynpix import-weights
 --arch vgg16`` (weights=FILE). Arguments: pixels of an image and images a step (2000 and 5; 10000 and 1 has as
 many pixels); steps with budget=cpu, 250 of images at half size, with conv1 to conv3 frozen; the others as in
-pascal_context.py. ``benchmarks/pixelnet_runs.py camvid`` trains both with three seeds each.
+pascal_context.py. ``dynpix reproduce pixelnet camvid`` trains both with three seeds each.
 
 Measured here: docs/results.md.
 """
