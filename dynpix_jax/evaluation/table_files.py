@@ -147,8 +147,10 @@ def _table(given: Mapping[str, Any], path: str) -> Table:
     empty = Table(**header, rows=())
     try:
         empty.scores  # noqa: B018
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except KeyError as error:
-        raise UserError(f"{path}: no task or metric {error}") from None
+        raise UserError(f"{path}.metrics: no metric {error}") from None
     for name in section.columns:
         if name not in (*_TEXTS, *_NUMBERS, *section.metrics):
             raise UserError(f"{path}.columns: {suggest(name, (*_TEXTS, *_NUMBERS, *section.metrics))}")

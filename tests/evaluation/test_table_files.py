@@ -73,7 +73,7 @@ def test_all_papers_are_read():
         ("[[comparisons]]", "[[comparison]]", r"\.toml\.comparison: unknown key; did you mean"),
         ('title = "depth and', 'titel = "depth and', r"tables\.toml: tables\[0\]\.titel: unknown key"),
         ('task = "depth"\n', 'task = "dept"\n', r"comparisons\[0\] \(mine\): no task or metric 'dept'"),
-        ('"depth/rmse", "normals', '"depth/rms", "normals', r"tables\[0\] \(Table 1\): no task or metric"),
+        ('"depth/rmse", "normals', '"depth/rms", "normals', r"tables\[0\] \(Table 1\)\.metrics: no metric"),
         ('"delta_m", "macs"]', '"delta_n", "macs"]', r"\(Table 1\)\.columns: did you mean 'delta_m'"),
         ('["network", "argument", "after"]', '["network", "after"]', r"\(mine\)\.columns: argument missing"),
         ('1.5, "-"],', "1.5],", r"\(Table 1\), row 'both': 5 cells, expected 6: network, argument"),
