@@ -72,7 +72,7 @@ def test_all_papers_are_read():
         ("[[tables]]", "[[tables]", r"tables\.toml: "),
         ("[[comparisons]]", "[[comparison]]", r"\.toml\.comparison: unknown key; did you mean"),
         ('title = "depth and', 'titel = "depth and', r"tables\.toml: tables\[0\]\.titel: unknown key"),
-        ('task = "depth"\n', 'task = "dept"\n', r"comparisons\[0\] \(mine\): no task or metric 'dept'"),
+        ('task = "depth"\n', 'task = "dept"\n', r"comparisons\[0\] \(mine\): task: there is no task 'dept'"),
         ('"depth/rmse", "normals', '"depth/rms", "normals', r"tables\[0\] \(Table 1\)\.metrics: no metric"),
         ('"delta_m", "macs"]', '"delta_n", "macs"]', r"\(Table 1\)\.columns: did you mean 'delta_m'"),
         ('["network", "argument", "after"]', '["network", "after"]', r"\(mine\)\.columns: argument missing"),
