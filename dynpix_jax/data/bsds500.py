@@ -17,11 +17,13 @@ from typing import Literal
 import numpy as np
 from scipy.io import loadmat
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import BOUNDARIES, Element
+from dynpix_jax.data.base import FileSource
+from dynpix_jax.data.files import same_size
 from dynpix_jax.data.images import read_image
 
-SPLITS = ("train", "val", "test")
+FIELDS = {"boundaries": dataclasses.replace(BOUNDARIES, units="share of annotators")}
 WHERE_TO_GET = (
     "get BSR_bsds500.tgz from "
     "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/resources.html "
@@ -52,58 +54,36 @@ class BSDS500Config:
             )
 
 
-class BSDS500:
+class BSDS500(FileSource[BSDS500Config]):
     """Elements: `image` uint8 (H, W, 3), `boundaries` float32 (H, W) in [0, 1] or -1, `index` int64."""
 
     Config = BSDS500Config
-    splits = SPLITS
+    splits = ("train", "val", "test")
+    data_set = "bsds500"
+    where_to_get = WHERE_TO_GET
+    labels = FIELDS
 
-    def __init__(self, config: BSDS500Config, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"bsds500 has no split {split!r}; {suggest(split, list(SPLITS))}")
-        self._config = config
-        data = _find_data(Path(config.root), split)
-        self._images = sorted((data / "images" / split).glob("*.jpg"))
-        self._truth = data / "groundTruth" / split
-        if not self._images:
-            raise UserError(f"bsds500: no .jpg files in {data / 'images' / split}; {WHERE_TO_GET}")
-
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, `boundaries`, `index`."""
-        boundaries = FieldSpec(
-            "boundary", (None, None), "float32", units="share of annotators", range=(0, 1), ignore=-1
-        )
-        return SourceSpec("bsds500", {"image": IMAGE, "boundaries": boundaries, "index": INDEX})
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def name(self, index: int) -> str:
-        """The id of the image, such as "100075"."""
-        return self._images[check_index(self, index)].stem
+    def find(self) -> list[str]:
+        self.root = _find_data(self.root, self.split)
+        self._images = self.files(self.root / "images" / self.split, "*.jpg")
+        return [path.stem for path in self._images]
 
     def truth_path(self, index: int) -> Path:
         """The annotators' .mat file of element `index`."""
-        return self._truth / f"{self.name(index)}.mat"
+        return self.root / "groundTruth" / self.split / f"{self.name(index)}.mat"
 
     def annotators(self, index: int) -> list[np.ndarray]:
         """Each annotator's boundaries, bool (H, W): the ground truth of the benchmark."""
         return read_boundaries(self.truth_path(index))
 
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
+    def read(self, index: int) -> Element:
         path = self._images[index]
         image = read_image(path)
         annotators = self.annotators(index)
-        if annotators[0].shape != image.shape[:2]:
-            raise UserError(
-                f"bsds500: {self.truth_path(index)} has {annotators[0].shape} pixels, its image {path} "
-                f"{image.shape[:2]}"
-            )
+        same_size(self.data_set, path, image.shape, self.truth_path(index), annotators[0].shape)
         votes = np.asarray(np.sum(np.stack(annotators), axis=0, dtype=np.int32))
-        labels = vote_labels(votes, len(annotators), self._config)
-        return {"image": image, "boundaries": labels, "index": np.array(index, np.int64)}
+        labels = vote_labels(votes, len(annotators), self.config)
+        return {"image": image, "boundaries": labels}
 
 
 def vote_labels(votes: np.ndarray, annotators: int, config: BSDS500Config) -> np.ndarray:
@@ -143,8 +123,6 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
 
 def _find_data(root: Path, split: str) -> Path:
     """The folder that holds images/ and groundTruth/."""
-    if not root.is_dir():
-        raise UserError(f"bsds500: data root not found: {root.absolute()}; {WHERE_TO_GET}")
     for data in (root, root / "data", root / "BSDS500" / "data", root / "BSR" / "BSDS500" / "data"):
         if (data / "images").is_dir():
             for folder in (data / "images" / split, data / "groundTruth" / split):

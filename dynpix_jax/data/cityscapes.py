@@ -16,27 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import (
     DEPTH,
-    IMAGE,
-    INDEX,
-    Element,
     FieldSpec,
-    SourceSpec,
-    check_index,
     segmentation,
 )
-from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
-from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.data.base import LabelledImages, check_fields
+from dynpix_jax.data.images import read_map
 
-SPLITS = ("train", "val", "test")
-WHERE_TO_GET = (
-    "get leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip and, for depth, "
-    "disparity_trainvaltest.zip and camera_trainvaltest.zip from https://www.cityscapes-dataset.com and "
-    "unpack them into one folder"
-)
-LICENCE = "Cityscapes terms of use (non-commercial); cite Cordts et al., CVPR 2016"
 CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
@@ -56,6 +44,12 @@ FIELDS = {
     "depth": DEPTH,
     "instances": FieldSpec("label", (None, None), "int32", units="label id * 1000 + number", ignore=0),
 }
+# Package, end of the file's name, and type of each label.
+FILES = {
+    "segmentation": ("gtFine", "gtFine_labelIds.png", "uint8"),
+    "instances": ("gtFine", "gtFine_instanceIds.png", "uint16"),
+    "depth": ("disparity", "disparity.png", "uint16"),
+}
 # Metres and pixels: those of nearly all images, for when the camera package is not there.
 BASELINE, FOCAL = 0.209313, 2262.52
 
@@ -72,12 +66,10 @@ class CityscapesConfig:
     fields: tuple[str, ...] = ("segmentation",)
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
 
 
-class Cityscapes:
+class Cityscapes(LabelledImages[CityscapesConfig]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..18 or 255; `instances` int32 (H, W), 0 where no single instance is
@@ -86,66 +78,45 @@ class Cityscapes:
     """
 
     Config = CityscapesConfig
-    splits = SPLITS
+    splits = ("train", "val", "test")
+    data_set = "cityscapes"
+    where_to_get = (
+        "get leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip and, for depth, "
+        "disparity_trainvaltest.zip and camera_trainvaltest.zip from https://www.cityscapes-dataset.com and "
+        "unpack them into one folder"
+    )
+    licence = "Cityscapes terms of use (non-commercial); cite Cordts et al., CVPR 2016"
+    labels = FIELDS
 
-    def __init__(self, config: CityscapesConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"cityscapes has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        self._split = split
-        self._root = need_folder(Path(config.root), "cityscapes", WHERE_TO_GET)
-        folder = self._root / "leftImg8bit" / split
-        self._images = find_files(folder, ("*/*_leftImg8bit.png",), "cityscapes", WHERE_TO_GET)
-        needed = {"segmentation": "gtFine", "instances": "gtFine", "depth": "disparity"}
-        for field in config.fields:
-            need_folder(self._root / needed[field] / split, "cityscapes", WHERE_TO_GET)
+    def find(self) -> list[str]:
+        self._images = self.files(self.root / "leftImg8bit" / self.split, "*/*_leftImg8bit.png")
+        for field in self.config.fields:
+            self.folder(self.root / FILES[field][0] / self.split)
+        return [path.stem.removesuffix("_leftImg8bit") for path in self._images]
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("cityscapes", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
+    def image_file(self, index: int) -> Path:
+        return self._images[index]
 
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def name(self, index: int) -> str:
-        """Such as "frankfurt_000000_000294"."""
-        return self._images[check_index(self, index)].stem.removesuffix("_leftImg8bit")
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
-        image = read_image(self._images[index])
-        element = {"image": image}
-        for field in self._config.fields:
-            element[field] = self._read(field, index, image.shape)
-        return element | {"index": np.array(index, np.int64)}
-
-    def _path(self, package: str, suffix: str, index: int) -> Path:
+    def label_file(self, index: int, field: str) -> Path:
+        package, suffix, _ = FILES[field]
         city = self._images[index].parent.name
-        return self._root / package / self._split / city / f"{self.name(index)}_{suffix}"
+        return self.file(self.root / package / self.split / city / f"{self.names[index]}_{suffix}")
 
-    def _read(self, field: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        package, suffix, dtype = {
-            "segmentation": ("gtFine", "gtFine_labelIds.png", "uint8"),
-            "instances": ("gtFine", "gtFine_instanceIds.png", "uint16"),
-            "depth": ("disparity", "disparity.png", "uint16"),
-        }[field]
-        path = need_file(self._path(package, suffix, index), "cityscapes", WHERE_TO_GET)
-        values = read_map(path, dtype, f"cityscapes {field}")
-        same_size("cityscapes", self._images[index], shape, path, values.shape)
+    def decode(self, field: str, path: Path) -> np.ndarray:
+        values = read_map(path, FILES[field][2], f"cityscapes {field}")
         if field == "segmentation":
             return label_to_train_ids(values, f"cityscapes: {path}")
         if field == "instances":
             # Below 1000 it is a label id: stuff, or a group that cannot be told apart.
             return np.where(values >= 1000, values, 0).astype(np.int32)
-        return disparity_to_depth(values, *self._camera(index))
+        return disparity_to_depth(values, *self._camera(path))
 
-    def _camera(self, index: int) -> tuple[float, float]:
+    def _camera(self, disparity: Path) -> tuple[float, float]:
         """Baseline in metres and focal length in pixels."""
-        if not (self._root / "camera").is_dir():
+        if not (self.root / "camera").is_dir():
             return BASELINE, FOCAL
-        path = need_file(self._path("camera", "camera.json", index), "cityscapes", WHERE_TO_GET)
+        name = disparity.name.replace("disparity.png", "camera.json")
+        path = self.file(self.root / "camera" / self.split / disparity.parent.name / name)
         try:
             camera = json.loads(path.read_text())
             return float(camera["extrinsic"]["baseline"]), float(camera["intrinsic"]["fx"])

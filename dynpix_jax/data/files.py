@@ -30,6 +30,19 @@ def find_files(folder: Path, patterns: tuple[str, ...], source: str, where_to_ge
     return found
 
 
+def read_names(path: Path, source: str, where_to_get: str) -> list[str]:
+    """The lines of a list that are not blank, at least one.
+
+    Raises:
+        UserError: The list is missing or empty.
+    """
+    lines = need_file(path, source, where_to_get).read_text(encoding="utf-8").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{source}: {path.absolute()} is empty; {where_to_get}")
+    return names
+
+
 def same_size(source: str, image: Path, shape: tuple[int, ...], label: Path, other: tuple[int, ...]) -> None:
     """A UserError if an image and its label differ in (H, W)."""
     if shape[:2] != other[:2]:

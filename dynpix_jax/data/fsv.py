@@ -18,18 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index, segmentation
-from dynpix_jax.data.files import need_file, need_folder
-from dynpix_jax.data.images import read_image
-from dynpix_jax.data.multitask import ALBEDO, fit, read_names
-
-SPLITS = ("train", "test")
-WHERE_TO_GET = (
-    "get the GTA V part of FSV (gta_train, gta_test, gt_sets) by way of "
-    "https://www.philkr.net/papers/kraehenbuehl2018free and unpack it there"
+from dynpix_jax.core.source import (
+    ALBEDO,
+    FieldSpec,
+    segmentation,
 )
-LICENCE = "FSV: research use; cite Krahenbuhl, CVPR 2018"
+from dynpix_jax.data.base import LabelledImages, check_fields
+from dynpix_jax.data.files import read_names
+from dynpix_jax.data.images import read_image
+
 CLASSES = ("background", "vehicle", "object")
 # Stored kind -> class; all others are rare, and background (ASTMT).
 KINDS = {2: 1, 3: 2}
@@ -39,6 +36,7 @@ FIELDS = {
     "depth": FieldSpec("dense", (None, None), "float32", units="disparity / 8192", ignore=0),
     "albedo": ALBEDO,
 }
+FILES = {"segmentation": "object_id.png", "depth": "disparity.webp", "albedo": "albedo.webp"}
 DISPARITY_UNIT = 8192
 TEST_IMAGES = 5000
 
@@ -57,12 +55,10 @@ class FsvConfig:
     every_test_image: bool = False
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
 
 
-class Fsv:
+class Fsv(LabelledImages[FsvConfig]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..2; `depth` float32 (H, W): disparity / 8192, 0 = unknown; `albedo`
@@ -70,42 +66,32 @@ class Fsv:
     """
 
     Config = FsvConfig
-    splits = SPLITS
+    splits = ("train", "test")
+    data_set = "fsv"
+    where_to_get = (
+        "get the GTA V part of FSV (gta_train, gta_test, gt_sets) by way of "
+        "https://www.philkr.net/papers/kraehenbuehl2018free and unpack it there"
+    )
+    licence = "FSV: research use; cite Krahenbuhl, CVPR 2018"
+    labels = FIELDS
 
-    def __init__(self, config: FsvConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"fsv has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        root = need_folder(Path(config.root), "fsv", WHERE_TO_GET)
-        self._folder = need_folder(root / f"gta_{split}", "fsv", WHERE_TO_GET)
-        names = read_names(root / "gt_sets" / f"gta_{split}.txt", "fsv", WHERE_TO_GET)
-        step = max(len(names) // TEST_IMAGES, 1) if split == "test" and not config.every_test_image else 1
-        self._names = names[::step]
+    fits = True
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("fsv", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
+    def find(self) -> list[str]:
+        self._folder = self.folder(self.root / f"gta_{self.split}")
+        names = read_names(self.root / "gt_sets" / f"gta_{self.split}.txt", self.data_set, self.where_to_get)
+        every = self.split == "train" or self.config.every_test_image
+        return names[:: 1 if every else max(len(names) // TEST_IMAGES, 1)]
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def image_file(self, index: int) -> Path:
+        return self._folder / f"{self.names[index]}_final.webp"
 
-    def name(self, index: int) -> str:
-        """The name of the frame, as the lists have it."""
-        return self._names[check_index(self, index)]
+    def label_file(self, index: int, field: str) -> Path:
+        return self._folder / f"{self.names[index]}_{FILES[field]}"
 
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
-        element = {"image": self._read(index, "final.webp")}
-        files = {"segmentation": "object_id.png", "depth": "disparity.webp", "albedo": "albedo.webp"}
-        for field in self._config.fields:
-            stored = fit(self._read(index, files[field]), element["image"].shape)
-            element[field] = {"segmentation": _classes, "depth": _disparity, "albedo": _albedo}[field](stored)
-        return element | {"index": np.array(index, np.int64)}
-
-    def _read(self, index: int, end: str) -> np.ndarray:
-        return read_image(need_file(self._folder / f"{self._names[index]}_{end}", "fsv", WHERE_TO_GET))
+    def decode(self, field: str, path: Path) -> np.ndarray:
+        stored = read_image(self.file(path))
+        return {"segmentation": _classes, "depth": _disparity, "albedo": _albedo}[field](stored)
 
 
 def _classes(stored: np.ndarray) -> np.ndarray:

@@ -19,22 +19,27 @@ from typing import Any
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import BOX, HEAD_SIZE, Element, FieldSpec
+from dynpix_jax.data.base import FileSource
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS
-from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.geometry import crop_to_box
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.pckh_files import head_sizes
 
 FILES = {"train": "train", "val": "valid", "trainval": "trainval", "test": "test"}
-SPLITS = tuple(FILES)
 WHERE_TO_GET = (
     "expected images/ (mpii_human_pose_v1.tar.gz of http://human-pose.mpi-inf.mpg.de) and annot/ with "
     "train.json, valid.json, gt_valid.mat, ... (data preparation of "
     "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch)"
 )
-LICENCE = "MPII Human Pose: research only, no commercial use; cite Andriluka et al., CVPR 2014"
+FIELDS = {
+    "keypoints": FieldSpec(
+        "keypoints", (16, 3), "float32", units="pixels", classes=JOINTS, pairs=JOINT_PAIRS, beyond=True
+    ),
+    "head_size": HEAD_SIZE,
+    "box": BOX,
+}
 UNIT = 200.0
 """Pixels of a person's height at a scale of 1."""
 LOWER, LARGER = 15.0, 1.25
@@ -58,7 +63,7 @@ class MpiiConfig:
             raise ValueError(f"crop: {self.crop}; expected a positive height and width")
 
 
-class Mpii:
+class Mpii(FileSource[MpiiConfig]):
     """A person an element: `image` uint8 (H, W, 3), `keypoints` float32 (16, 3), `head_size` float32 ()
     (0 but for val), `box` float32 (4,), square, `index` int64.
 
@@ -67,52 +72,34 @@ class Mpii:
     """
 
     Config = MpiiConfig
-    splits = SPLITS
+    splits = tuple(FILES)
+    data_set = "mpii"
+    where_to_get = WHERE_TO_GET
+    licence = "MPII Human Pose: research only, no commercial use; cite Andriluka et al., CVPR 2014"
+    labels = FIELDS
 
-    def __init__(self, config: MpiiConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"mpii has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        root = need_folder(Path(config.root), "mpii", WHERE_TO_GET)
-        self._images = need_folder(root / "images", "mpii", WHERE_TO_GET)
-        path = root / "annot" / f"{FILES[split]}.json"
-        self._people = _read_people(need_file(path, "mpii", WHERE_TO_GET), labelled=split != "test")
+    def find(self) -> list[str]:
+        self._images = self.folder(self.root / "images")
+        path = self.file(self.root / "annot" / f"{FILES[self.split]}.json")
+        self._people = _read_people(path, labelled=self.split != "test")
         self._heads = np.zeros(len(self._people), np.float32)
-        if split == "val":
-            boxes = root / "annot" / "gt_valid.mat"
-            sizes = head_sizes(boxes, "mpii", WHERE_TO_GET)
+        if self.split == "val":
+            boxes = self.root / "annot" / "gt_valid.mat"
+            sizes = head_sizes(boxes, self.data_set, self.where_to_get)
             if sizes.shape != self._heads.shape:
                 raise UserError(f"mpii: {boxes} has {len(sizes)} people, {path} {len(self._people)}")
             self._heads = sizes.astype(np.float32)
+        return [f"{Path(person.image).stem}_{person.number}" for person in self._people]
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, `keypoints`, `head_size`, `box`, `index`."""
-        keypoints = FieldSpec(
-            "keypoints", (16, 3), "float32", units="pixels", classes=JOINTS, pairs=JOINT_PAIRS, beyond=True
-        )
-        fields = {"image": IMAGE, "keypoints": keypoints, "head_size": HEAD_SIZE, "box": BOX, "index": INDEX}
-        return SourceSpec("mpii", fields, LICENCE)
-
-    def __len__(self) -> int:
-        return len(self._people)
-
-    def name(self, index: int) -> str:
-        """The image and which of its people, such as "015601864_0"."""
-        person = self._people[check_index(self, index)]
-        return f"{Path(person.image).stem}_{person.number}"
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
+    def read(self, index: int) -> Element:
         person = self._people[index]
         element = {
-            "image": read_image(need_file(self._images / person.image, "mpii", WHERE_TO_GET)),
+            "image": read_image(self.file(self._images / person.image)),
             "keypoints": person.joints.copy(),
             "head_size": np.array(self._heads[index]),
             "box": person.box.copy(),
-            "index": np.array(index, np.int64),
         }
-        return element if self._config.crop is None else crop_to_box(element, self.spec, self._config.crop)
+        return element if self.config.crop is None else crop_to_box(element, self.spec, self.config.crop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +112,7 @@ class _Person:
     box: np.ndarray
 
 
-def _read_people(path: Path, labelled: bool) -> list[_Person]:
+def _read_people(path: Path, *, labelled: bool) -> list[_Person]:
     try:
         records: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -20,32 +20,21 @@ from typing import Literal
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import (
+    BOUNDARIES,
     DEPTH,
-    IMAGE,
-    INDEX,
     NORMALS,
-    Element,
     FieldSpec,
-    SourceSpec,
-    check_index,
     segmentation,
 )
-from dynpix_jax.data.files import need_folder
+from dynpix_jax.data.base import LabelledImages, check_fields, ignore_zero
+from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.multitask import BOUNDARIES, fit, picture_normals, read_names, unit_normals
+from dynpix_jax.data.multitask import picture_normals, unit_normals
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 
-SPLITS = ("train", "val")
-WHERE_TO_GET = (
-    "get NYUD_MT.tgz, which https://github.com/facebookresearch/astmt reads (its first address was "
-    "https://data.vision.ee.ethz.ch/kmaninis/share/MTL/NYUD_MT.tgz; "
-    "https://github.com/SimonVandenhende/Multi-Task-Learning-PyTorch links to a later one), and unpack it"
-)
-LICENCE = "NYU Depth V2: research use; cite Silberman et al., ECCV 2012, and Maninis et al., CVPR 2019"
-LABELS = ("segmentation", "boundaries", "depth", "normals")
 # Field -> its folder, and the ends of its files in the two archives.
 FILES = {
     "segmentation": ("segmentation", (".mat", ".png")),
@@ -59,21 +48,19 @@ FILES = {
 class NyudMultitaskConfig:
     """Options of the source.
 
-    root: the folder NYUD_MT. fields: the labels to read, of `LABELS`.
+    root: the folder NYUD_MT. fields: the labels to read, names of `FILES`.
     classes: 41 counts the background as a class, as ASTMT does; 40 ignores it, as most others do.
     """
 
     root: str
-    fields: tuple[str, ...] = LABELS
+    fields: tuple[str, ...] = tuple(FILES)
     classes: Literal[41, 40] = 41
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in LABELS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, LABELS)}")
+        check_fields(self.fields, FILES)
 
 
-class NyudMultitask:
+class NyudMultitask(LabelledImages[NyudMultitaskConfig]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..40 (or 0..39 and 255); `boundaries` float32 (H, W) in [0, 1]; `depth`
@@ -81,88 +68,68 @@ class NyudMultitask:
     """
 
     Config = NyudMultitaskConfig
-    splits = SPLITS
+    splits = ("train", "val")
+    data_set = "nyud_multitask"
+    where_to_get = (
+        "get NYUD_MT.tgz, which https://github.com/facebookresearch/astmt reads (its first address was "
+        "https://data.vision.ee.ethz.ch/kmaninis/share/MTL/NYUD_MT.tgz; "
+        "https://github.com/SimonVandenhende/Multi-Task-Learning-PyTorch links to a later one), and unpack it"
+    )
+    licence = "NYU Depth V2: research use; cite Silberman et al., ECCV 2012, and Maninis et al., CVPR 2019"
 
-    def __init__(self, config: NyudMultitaskConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"nyud_multitask has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        self._root = need_folder(Path(config.root), "nyud_multitask", WHERE_TO_GET)
-        self._names = read_names(self._root / "gt_sets" / f"{split}.txt", "nyud_multitask", WHERE_TO_GET)
+    fits = True
 
     @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        known: dict[str, FieldSpec] = {
-            "segmentation": segmentation(("background", *NYU40), ((0, 0, 0), *NYU40_PALETTE))
-            if self._config.classes == 41
-            else segmentation(NYU40, NYU40_PALETTE),
+    def labels(self) -> dict[str, FieldSpec]:
+        with_background = self.config.classes == 41
+        classes = ("background", *NYU40) if with_background else NYU40
+        palette = ((0, 0, 0), *NYU40_PALETTE) if with_background else NYU40_PALETTE
+        return {
+            "segmentation": segmentation(classes, palette),
             "boundaries": BOUNDARIES,
             "depth": DEPTH,
             "normals": NORMALS,
         }
-        labels = {name: known[name] for name in self._config.fields}
-        return SourceSpec("nyud_multitask", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def find(self) -> list[str]:
+        return read_names(self.root / "gt_sets" / f"{self.split}.txt", self.data_set, self.where_to_get)
 
-    def name(self, index: int) -> str:
-        """The image's id, such as "0001"."""
-        return self._names[check_index(self, index)]
+    def image_file(self, index: int) -> Path:
+        return self.root / "images" / f"{self.names[index]}.jpg"
 
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
-        name = self._names[index]
-        read = {
-            "segmentation": self._segmentation,
-            "boundaries": self._boundaries,
-            "depth": self._depth,
-            "normals": self._normals,
-        }
-        element = {"image": read_image(self._root / "images" / f"{name}.jpg")}
-        shape = element["image"].shape
-        element |= {field: fit(read[field](self._file(name, field)), shape) for field in self._config.fields}
-        return element | {"index": np.array(index, np.int64)}
-
-    def _file(self, name: str, field: str) -> Path:
+    def label_file(self, index: int, field: str) -> Path:
         folder, suffixes = FILES[field]
-        paths = [self._root / folder / f"{name}{suffix}" for suffix in suffixes]
+        paths = [self.root / folder / f"{self.names[index]}{suffix}" for suffix in suffixes]
         for path in paths:
             if path.is_file():
                 return path
         raise UserError(
-            f"nyud_multitask: file not found: {paths[0].absolute()}, nor {paths[1].name}; {WHERE_TO_GET}"
+            f"nyud_multitask: file not found: {paths[0].absolute()}, nor {paths[1].name}; {self.where_to_get}"
         )
+
+    def decode(self, field: str, path: Path) -> np.ndarray:
+        if field == "segmentation":
+            return self._segmentation(path)
+        if field == "boundaries":
+            if path.suffix == ".npy":
+                return _read_npy(path, 2)
+            return read_map(path, "uint8", "nyud_multitask edges").astype(np.float32) / np.float32(255)
+        if field == "normals":
+            npy = path.suffix == ".npy"
+            return unit_normals(_read_npy(path, 3) if npy else picture_normals(read_image(path)))
+        depth = _read_npy(path, 2) if path.suffix == ".npy" else self._mat(path, "depth")
+        return np.where(np.isfinite(depth), depth, 0.0).astype(np.float32)
 
     def _segmentation(self, path: Path) -> np.ndarray:
         if path.suffix == ".mat":
-            ids = read_mat(path, ("segmentation",), "nyud_multitask", WHERE_TO_GET)["segmentation"]
+            ids = self._mat(path, "segmentation").astype(np.int32)
+            self.check_ids(ids, path, len(NYU40))
         else:
-            ids = read_map(path, "uint8", "nyud_multitask labels")
-        ids = ids.astype(np.int32)
-        if ids.min() < 0 or ids.max() > len(NYU40):
-            raise UserError(
-                f"nyud_multitask: {path} has the ids {ids.min()} to {ids.max()}; expected 0 to {len(NYU40)}"
-            )
-        return ids if self._config.classes == 41 else np.where(ids == 0, 255, ids - 1).astype(np.int32)
+            ids = self.read_ids(path, len(NYU40))
+        return ids if self.config.classes == 41 else ignore_zero(ids)
 
-    def _boundaries(self, path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            return _read_npy(path, 2)
-        return read_map(path, "uint8", "nyud_multitask edges").astype(np.float32) / np.float32(255)
-
-    def _depth(self, path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            depth = _read_npy(path, 2)
-        else:
-            depth = read_mat(path, ("depth",), "nyud_multitask", WHERE_TO_GET)["depth"].astype(np.float32)
-        return np.where(np.isfinite(depth), depth, 0.0).astype(np.float32)
-
-    def _normals(self, path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            return unit_normals(_read_npy(path, 3))
-        return unit_normals(picture_normals(read_image(path)))
+    def _mat(self, path: Path, variable: str) -> np.ndarray:
+        return read_mat(path, (variable,), self.data_set, self.where_to_get)[variable]
 
 
 def _read_npy(path: Path, dimensions: int) -> np.ndarray:

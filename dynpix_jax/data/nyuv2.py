@@ -20,32 +20,27 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import (
     DEPTH,
-    IMAGE,
-    INDEX,
     NORMALS,
     Element,
-    SourceSpec,
-    check_index,
     segmentation,
 )
-from dynpix_jax.data.files import need_file, need_folder
+from dynpix_jax.data.base import FileSource, check_fields, ignore_zero
+from dynpix_jax.data.files import need_file
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import open_v73, read_mat
 from dynpix_jax.data.normals import normals_from_depth
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 
-SPLITS = ("train", "test")
+FIELDS = {"segmentation": segmentation(NYU40, NYU40_PALETTE), "depth": DEPTH, "normals": NORMALS}
 WHERE_TO_GET = (
     "get nyu_depth_v2_labeled.mat from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, "
     "splits.mat from http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat "
     "and classMapping40.mat from "
     "https://github.com/ankurhanda/nyuv2-meta-data"
 )
-LICENCE = "NYU Depth V2: research use; cite Silberman et al., ECCV 2012"
-FIELDS = {"segmentation": segmentation(NYU40, NYU40_PALETTE), "depth": DEPTH, "normals": NORMALS}
 LABELLED = "nyu_depth_v2_labeled.mat"
 FOLDERS = {
     "images": ("images", "image", "rgb", "RGB"),
@@ -76,12 +71,10 @@ class NYUv2Config:
     depth: Literal["raw", "filled"] = "raw"
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
 
 
-class NYUv2:
+class NYUv2(FileSource[NYUv2Config]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..39 or 255; `depth` float32 (H, W), metres, 0 = invalid; `normals`
@@ -89,39 +82,27 @@ class NYUv2:
     """
 
     Config = NYUv2Config
-    splits = SPLITS
+    splits = ("train", "test")
+    data_set = "nyuv2"
+    where_to_get = WHERE_TO_GET
+    licence = "NYU Depth V2: research use; cite Silberman et al., ECCV 2012"
+    labels = FIELDS
 
-    def __init__(self, config: NYUv2Config, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"nyuv2 has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        root = need_folder(Path(config.root), "nyuv2", WHERE_TO_GET)
-        wanted = {"normals": "depth"}
-        needed = frozenset(wanted.get(field, field) for field in config.fields)
+    def find(self) -> list[str]:
+        needed = frozenset("depth" if field == "normals" else field for field in self.config.fields)
         self._reader: _Reader
-        if (root / LABELLED).is_file():
-            self._reader = _Published(root, split, needed, config.depth)
-        elif (root / f"{split}.txt").is_file():
-            self._reader = _Extracted(root, split, needed)
+        if (self.root / LABELLED).is_file():
+            self._reader = _Published(self.root, self.split, needed, self.config.depth)
+        elif (self.root / f"{self.split}.txt").is_file():
+            self._reader = _Extracted(self.root, self.split, needed)
         else:
-            raise UserError(f"nyuv2: neither {LABELLED} nor {split}.txt in {root.absolute()}; {WHERE_TO_GET}")
+            raise UserError(
+                f"nyuv2: neither {LABELLED} nor {self.split}.txt in {self.root.absolute()}; {WHERE_TO_GET}"
+            )
+        return self._reader.names
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("nyuv2", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
-
-    def __len__(self) -> int:
-        return len(self._reader.names)
-
-    def name(self, index: int) -> str:
-        """The image's number in the .mat file, from "0001", or the name of its files."""
-        return self._reader.names[check_index(self, index)]
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
-        raw = self._reader.read(index)
+    def read(self, index: int) -> Element:
+        raw, fields = self._reader.read(index), self.config.fields
         shape = raw["image"].shape[:2]
         for name, value in raw.items():
             if value.shape[:2] != shape or shape not in (FULL, CROPPED):
@@ -133,18 +114,16 @@ class NYUv2:
         if shape == CROPPED:
             camera = INTRINSICS - [[0, 0, CROP[1].start], [0, 0, CROP[0].start], [0, 0, 0]]
         element = {"image": raw["image"]}
-        if "segmentation" in self._config.fields:
-            # From 0 = unlabelled, 1 to 40, to 0 to 39 and 255.
-            element["segmentation"] = np.where(raw["segmentation"] == 0, 255, raw["segmentation"] - 1)
-        if "depth" in self._config.fields:
+        if "segmentation" in fields:
+            element["segmentation"] = ignore_zero(raw["segmentation"])
+        if "depth" in fields:
             element["depth"] = raw["depth"]
-        if "normals" in self._config.fields:
+        if "normals" in fields:
             # Before the border is cut off: the planes at the rim see what is beyond it.
             element["normals"] = normals_from_depth(raw["depth"], camera)
-        if self._config.crop and shape == FULL:
+        if self.config.crop and shape == FULL:
             element = {name: np.ascontiguousarray(value[CROP]) for name, value in element.items()}
-        element = {name: element[name] for name in ("image", *self._config.fields)}
-        return element | {"index": np.array(index, np.int64)}
+        return {name: element[name] for name in ("image", *fields)}
 
 
 class _Reader(Protocol):

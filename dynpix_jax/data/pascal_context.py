@@ -19,20 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.data.files import need_file, need_folder, same_size
-from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import FieldSpec, segmentation
+from dynpix_jax.data.base import LabelledImages, ignore_zero
+from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.matlab import read_mat
 from dynpix_jax.data.voc2012 import OBJECTS, find_root, palette, read_list
 
-SPLITS = ("train", "val")
-WHERE_TO_GET = "expected the folder VOC2010 of http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
 LABELS_WHERE = (
     "expected 59_context_labels, 33_context_labels, or trainval with labels.txt, as "
     "https://cs.stanford.edu/~roozbeh/pascal-context has them"
 )
-LICENCE = "images: terms of Flickr; cite Mottaghi et al., CVPR 2014"
 # The table of the objects is VOC's "diningtable"; the 459 names, and the list of 59, call it so.
 CLASSES_59 = (
     *("table" if name == "diningtable" else name for name in OBJECTS),
@@ -66,67 +63,57 @@ class PascalContextConfig:
             raise ValueError(f"classes: {self.classes}; expected 59 or 33")
 
 
-class PascalContext:
+class PascalContext(LabelledImages[PascalContextConfig]):
     """Elements: `image` uint8 (H, W, 3), `segmentation` int32 (H, W), classes from 0 or 255, `index`."""
 
     Config = PascalContextConfig
-    splits = SPLITS
+    splits = ("train", "val")
+    data_set = "pascal_context"
+    where_to_get = "expected the folder VOC2010 of http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
+    licence = "images: terms of Flickr; cite Mottaghi et al., CVPR 2014"
 
-    def __init__(self, config: PascalContextConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"pascal_context has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        self._root = find_root(Path(config.root), "VOC2010", "pascal_context", WHERE_TO_GET)
-        lists = self._root / "ImageSets" / "Main"
-        self._names = read_list(lists / f"{split}.txt", "pascal_context", WHERE_TO_GET)
-        labels = need_folder(Path(config.label_root or config.root), "pascal_context", LABELS_WHERE)
-        self._folder = labels / f"{config.classes}_context_labels"
+    @property
+    def labels(self) -> dict[str, FieldSpec]:
+        names = CLASSES[self.config.classes]
+        # The background's black is none of their colours.
+        return {"segmentation": segmentation(names, palette(len(names) + 1)[1:])}
+
+    def find(self) -> list[str]:
+        classes = self.config.classes
+        self.root = find_root(self.root, "VOC2010", self.data_set, self.where_to_get)
+        lists = self.root / "ImageSets" / "Main"
+        names = read_list(lists / f"{self.split}.txt", self.data_set, self.where_to_get)
+        label_root = Path(self.config.label_root or self.config.root)
+        labels = need_folder(label_root, self.data_set, LABELS_WHERE)
+        self._folder = labels / f"{classes}_context_labels"
         self._table: np.ndarray | None = None
         if not self._folder.is_dir():
-            if config.classes != 59:
+            if classes != 59:
                 raise UserError(
                     f"pascal_context: folder not found: {self._folder.absolute()}; {LABELS_WHERE} "
                     "(the 33 classes are not among the 459 names)"
                 )
-            self._folder = need_folder(labels / "trainval", "pascal_context", LABELS_WHERE)
+            self._folder = need_folder(labels / "trainval", self.data_set, LABELS_WHERE)
             self._table = _table(labels / "labels.txt")
+        return names
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, `segmentation`, `index`."""
-        names = CLASSES[self._config.classes]
-        # The background's black is none of theirs.
-        field = segmentation(names, palette(len(names) + 1)[1:])
-        return SourceSpec("pascal_context", {"image": IMAGE, "segmentation": field, "index": INDEX}, LICENCE)
+    def image_file(self, index: int) -> Path:
+        return self.root / "JPEGImages" / f"{self.names[index]}.jpg"
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def label_file(self, index: int, field: str) -> Path:
+        return self._folder / f"{self.names[index]}{'.png' if self._table is None else '.mat'}"
 
-    def name(self, index: int) -> str:
-        """The id of the image, such as "2008_000008"."""
-        return self._names[check_index(self, index)]
-
-    def __getitem__(self, index: int) -> Element:
-        name, classes = self.name(index), self._config.classes
-        path = need_file(self._root / "JPEGImages" / f"{name}.jpg", "pascal_context", WHERE_TO_GET)
-        image = read_image(path)
+    def decode(self, field: str, path: Path) -> np.ndarray:
         if self._table is None:
-            file = need_file(self._folder / f"{name}.png", "pascal_context", LABELS_WHERE)
-            ids = read_map(file, "uint8", "pascal_context labels")
-            if ids.max() > classes:
-                raise UserError(f"pascal_context: {file} has the id {ids.max()}; expected 0 to {classes}")
-        else:
-            file = self._folder / f"{name}.mat"
-            found = read_mat(file, ("LabelMap",), "pascal_context", LABELS_WHERE)["LabelMap"]
-            if found.ndim != 2 or found.max() >= len(self._table):
-                raise UserError(
-                    f"pascal_context: the LabelMap of {file} is no map of ids up to {len(self._table) - 1}, "
-                    "the last of labels.txt"
-                )
-            ids = self._table[found]
-        same_size("pascal_context", path, image.shape, file, ids.shape)
-        labels = np.where(ids == 0, 255, ids.astype(np.int32) - 1).astype(np.int32)
-        return {"image": image, "segmentation": labels, "index": np.array(index, np.int64)}
+            need_file(path, self.data_set, LABELS_WHERE)
+            return ignore_zero(self.read_ids(path, self.config.classes))
+        found = read_mat(path, ("LabelMap",), self.data_set, LABELS_WHERE)["LabelMap"]
+        if found.ndim != 2 or found.max() >= len(self._table):
+            raise UserError(
+                f"pascal_context: the LabelMap of {path} is no map of ids up to {len(self._table) - 1}, "
+                "the last of labels.txt"
+            )
+        return ignore_zero(self._table[found])
 
 
 def _table(path: Path) -> np.ndarray:

@@ -22,33 +22,27 @@ from typing import Any
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index, segmentation
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import (
+    BOUNDARIES,
+    NORMALS,
+    Element,
+    segmentation,
+)
+from dynpix_jax.data.base import FileSource, check_fields, fit
 from dynpix_jax.data.figure import PARTS as PART_NAMES
-from dynpix_jax.data.files import need_file, need_folder
+from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
 from dynpix_jax.data.multitask import (
-    BOUNDARIES,
     PARTS,
     SALIENCY,
     boundaries_between,
-    fit,
     picture_normals,
-    read_names,
     unit_normals,
 )
 from dynpix_jax.data.voc2012 import CLASSES, palette
 
-SPLITS = ("train", "val")
-WHERE_TO_GET = (
-    "get PASCAL_MT.tgz, which https://github.com/facebookresearch/astmt reads (its first address was "
-    "https://data.vision.ee.ethz.ch/kmaninis/share/MTL/PASCAL_MT.tgz), and unpack it"
-)
-LICENCE = (
-    "PASCAL VOC 2012: research use, Flickr's terms for the photos; cite Maninis et al., CVPR 2019, and the "
-    "sets it was made from"
-)
 FIELDS = {
     "segmentation": segmentation(CLASSES, palette(len(CLASSES))),
     "boundaries": BOUNDARIES,
@@ -87,12 +81,10 @@ class PascalMultitaskConfig:
     fields: tuple[str, ...] = tuple(FIELDS)
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
 
 
-class PascalMultitask:
+class PascalMultitask(FileSource[PascalMultitaskConfig]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..20 or 255; `boundaries` float32 (H, W) in {0, 1}; `parts` int32 (H, W)
@@ -101,37 +93,28 @@ class PascalMultitask:
     """
 
     Config = PascalMultitaskConfig
-    splits = SPLITS
+    splits = ("train", "val")
+    data_set = "pascal_multitask"
+    where_to_get = (
+        "get PASCAL_MT.tgz, which https://github.com/facebookresearch/astmt reads (its first address was "
+        "https://data.vision.ee.ethz.ch/kmaninis/share/MTL/PASCAL_MT.tgz), and unpack it"
+    )
+    licence = (
+        "PASCAL VOC 2012: research use, Flickr's terms for the photos; cite Maninis et al., CVPR 2019, and "
+        "the sets it was made from"
+    )
+    labels = FIELDS
 
-    def __init__(self, config: PascalMultitaskConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"pascal_multitask has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        self._root = need_folder(Path(config.root), "pascal_multitask", WHERE_TO_GET)
-        names = self._root / "ImageSets" / "Context" / f"{split}.txt"
-        self._names = read_names(names, "pascal_multitask", WHERE_TO_GET)
+    def find(self) -> list[str]:
+        names = self.root / "ImageSets" / "Context" / f"{self.split}.txt"
+        return read_names(names, self.data_set, self.where_to_get)
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("pascal_multitask", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def name(self, index: int) -> str:
-        """The image's id, such as "2008_000002"."""
-        return self._names[check_index(self, index)]
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
-        name = self._names[index]
+    def read(self, index: int) -> Element:
+        name, fields = self.names[index], self.config.fields
         element = {"image": read_image(self._file("JPEGImages", name, ".jpg"))}
         shape = element["image"].shape
-        wanted = self._config.fields
         # Two labels are made of the LabelMap; the others do without.
-        ids = self._context(name) if {"boundaries", "normals"} & set(wanted) else np.zeros((1, 1))
+        ids = self._context(name) if {"boundaries", "normals"} & set(fields) else np.zeros((1, 1))
         make = {
             "segmentation": lambda: self._segmentation(name),
             "boundaries": lambda: boundaries_between(ids),
@@ -139,27 +122,20 @@ class PascalMultitask:
             "normals": lambda: self._normals(name, ids),
             "saliency": lambda: self._saliency(name),
         }
-        element |= {field: fit(make[field](), shape) for field in wanted}
-        return element | {"index": np.array(index, np.int64)}
+        return element | {field: fit(make[field](), shape) for field in fields}
 
     def _file(self, folder: str, name: str, suffix: str) -> Path:
-        return need_file(self._root / folder / f"{name}{suffix}", "pascal_multitask", WHERE_TO_GET)
+        return self.file(self.root / folder / f"{name}{suffix}")
 
     def _context(self, name: str) -> np.ndarray:
         path = self._file("pascal-context/trainval", name, ".mat")
-        return read_mat(path, ("LabelMap",), "pascal_multitask", WHERE_TO_GET)["LabelMap"]
+        return read_mat(path, ("LabelMap",), self.data_set, self.where_to_get)["LabelMap"]
 
     def _segmentation(self, name: str) -> np.ndarray:
-        folder = "semseg/VOC12"
-        if not (self._root / folder / f"{name}.png").is_file():
-            folder = "semseg/pascal-context"
-        path = self._file(folder, name, ".png")
-        ids = read_map(path, "uint8", "pascal_multitask labels")
-        if (ids[ids != 255] >= len(CLASSES)).any():
-            raise UserError(
-                f"pascal_multitask: {path} has the id {ids[ids != 255].max()}; expected 0 to 20, or 255"
-            )
-        return ids.astype(np.int32)
+        path = self.root / "semseg" / "VOC12" / f"{name}.png"
+        if not path.is_file():
+            path = self.root / "semseg" / "pascal-context" / f"{name}.png"
+        return self.read_ids(path, len(CLASSES) - 1, ignored=255)
 
     def _normals(self, name: str, ids: np.ndarray) -> np.ndarray:
         stored = picture_normals(read_image(self._file("normals_distill", name, ".png")))
@@ -173,7 +149,7 @@ class PascalMultitask:
     def _parts(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Parts int32 (H, W) of all people; 255 everywhere without any."""
         path = self._file("human_parts", name, ".mat")
-        annotation = read_mat(path, ("anno",), "pascal_multitask", WHERE_TO_GET)["anno"]
+        annotation = read_mat(path, ("anno",), self.data_set, self.where_to_get)["anno"]
         parts = np.zeros(shape[:2], np.int32)
         try:
             for part, mask in _part_masks(annotation):
@@ -181,7 +157,7 @@ class PascalMultitask:
         except (ValueError, IndexError, KeyError, TypeError) as error:
             raise UserError(
                 f"pascal_multitask: anno in {path} is not what PASCAL-Part has ({type(error).__name__}: "
-                f"{error}); {WHERE_TO_GET}"
+                f"{error}); {self.where_to_get}"
             ) from None
         return parts if parts.any() else np.full(shape[:2], 255, np.int32)
 

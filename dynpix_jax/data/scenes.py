@@ -14,6 +14,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.data.base import check_fields
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS, PARTS
 from dynpix_jax.data.geometry import crop_to_box
 from dynpix_jax.data.pckh_files import HEAD_SHARE
@@ -56,9 +57,7 @@ class ScenesConfig:
     crop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in LABELS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, LABELS)}")
+        check_fields(self.fields, LABELS)
         if min(self.size) < 16:
             raise ValueError(f"size: {self.size}; expected at least 16 x 16 pixels")
         if self.length < 1:
@@ -84,17 +83,17 @@ class Scenes:
     def __init__(self, config: ScenesConfig, split: str) -> None:
         if split not in SPLITS:
             raise UserError(f"scenes has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
+        self.config = config
         self._split = split
 
     @property
     def spec(self) -> SourceSpec:
         """Fields `image`, the labels asked for, `index`."""
-        labels = {name: LABELS[name] for name in self._config.fields}
+        labels = {name: LABELS[name] for name in self.config.fields}
         return SourceSpec("scenes", {"image": IMAGE, **labels, "index": INDEX})
 
     def __len__(self) -> int:
-        return self._config.length
+        return self.config.length
 
     def name(self, index: int) -> str:
         """Such as "val_00012"."""
@@ -102,8 +101,8 @@ class Scenes:
 
     def __getitem__(self, index: int) -> Element:
         index = check_index(self, index)
-        rng = np.random.default_rng([self._config.seed % 2**32, zlib.crc32(self._split.encode()), index])
-        layout = Layout(rng, self._config.size)
+        rng = np.random.default_rng([self.config.seed % 2**32, zlib.crc32(self._split.encode()), index])
+        layout = Layout(rng, self.config.size)
         albedo = _albedo(layout, rng)
         make = {
             "segmentation": lambda: layout.table("class_id"),
@@ -119,9 +118,9 @@ class Scenes:
             "instances": lambda: layout.table("instance"),
         }
         element = {"image": _shade(layout, albedo, rng)}
-        element |= {name: make[name]() for name in self._config.fields}
+        element |= {name: make[name]() for name in self.config.fields}
         element |= {"index": np.array(index, np.int64)}
-        crop = self._config.crop
+        crop = self.config.crop
         return element if crop is None else crop_to_box(element, self.spec, crop)
 
 

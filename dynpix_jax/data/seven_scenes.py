@@ -19,19 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, NORMALS, Element, SourceSpec, check_index
-from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import DEPTH, NORMALS, Element
+from dynpix_jax.data.base import FileSource, check_fields
+from dynpix_jax.data.files import need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.normals import backproject, normals_from_depth
 
-SPLITS = ("train", "val", "test")
 WHERE_TO_GET = (
     "get the scenes from https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes/ and unpack "
     "the sequences in them (expected SCENE/TrainSplit.txt and SCENE/seq-01/frame-000000.color.png), or put "
     "frames into folders train, val and test"
 )
-LICENCE = "7-Scenes data terms (Microsoft, non-commercial use); cite Shotton et al., CVPR 2013"
 INTRINSICS = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])
 # The colour camera, f = 519, and the map of points to it. The data set gives neither. The rotation is that of
 # another camera of the kind, which relocalization benchmarks use (LIRIS, Kinect calibration). Half of its
@@ -66,14 +65,12 @@ class SevenScenesConfig:
     align: bool = True
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
         if self.every < 1:
             raise ValueError(f"every: {self.every}; expected at least 1")
 
 
-class SevenScenes:
+class SevenScenes(FileSource[SevenScenesConfig]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `depth` float32 (H, W), metres, 0 = invalid; `normals` float32 (H, W, 3), unit vectors of planes fitted to
@@ -81,61 +78,47 @@ class SevenScenes:
     """
 
     Config = SevenScenesConfig
-    splits = SPLITS
+    splits = ("train", "val", "test")
+    data_set = "seven_scenes"
+    where_to_get = WHERE_TO_GET
+    licence = "7-Scenes data terms (Microsoft, non-commercial use); cite Shotton et al., CVPR 2013"
+    labels = FIELDS
 
-    def __init__(self, config: SevenScenesConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"seven_scenes has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        self._root = need_folder(Path(config.root), "seven_scenes", WHERE_TO_GET)
+    def find(self) -> list[str]:
         self._images = [
             path
-            for sequence in _sequences(self._root, split)
-            for path in find_files(sequence, _COLOURS, "seven_scenes", WHERE_TO_GET)[:: config.every]
+            for sequence in _sequences(self.root, self.split)
+            for path in self.files(sequence, *_COLOURS)[:: self.config.every]
         ]
-
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("seven_scenes", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def name(self, index: int) -> str:
-        """Where the frame is, such as "chess/seq-01/frame-000012" or "val/frame-000012"."""
-        path = self._images[check_index(self, index)].relative_to(self._root)
-        return path.as_posix().rsplit(".color.", 1)[0]
+        # Such as "chess/seq-01/frame-000012" or "val/frame-000012".
+        places = (path.relative_to(self.root).as_posix() for path in self._images)
+        return [place.rsplit(".color.", 1)[0] for place in places]
 
     def intrinsics(self, index: int) -> np.ndarray:
         """The camera of the labels of element `index`, (3, 3), pixels."""
-        index = check_index(self, index)
-        return COLOUR_INTRINSICS if self._config.align else self._depth_intrinsics(index)
+        return COLOUR_INTRINSICS if self.config.align else self._depth_intrinsics(index)
 
     def _depth_intrinsics(self, index: int) -> np.ndarray:
         folder = self._images[index].parent
-        for place in (folder.parent, self._root):
+        for place in (folder.parent, self.root):
             if (place / "camera-intrinsics.txt").is_file():
                 return _read_intrinsics(place / "camera-intrinsics.txt")
         return INTRINSICS
 
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
+    def read(self, index: int) -> Element:
         path = self._images[index]
         depth_path = path.with_name(path.name.rsplit(".color.", 1)[0] + ".depth.png")
-        need_file(depth_path, "seven_scenes", WHERE_TO_GET)
-        image, raw = read_image(path), read_map(depth_path, "uint16", "seven_scenes depth")
+        image, raw = read_image(path), read_map(self.file(depth_path), "uint16", "seven_scenes depth")
         same_size("seven_scenes", path, image.shape, depth_path, raw.shape)
         depth = np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(1000)
-        if self._config.align:
+        if self.config.align:
             depth = align_depth(depth, self._depth_intrinsics(index), COLOUR_INTRINSICS, DEPTH_TO_COLOUR)
         element = {"image": image}
-        if "depth" in self._config.fields:
+        if "depth" in self.config.fields:
             element["depth"] = depth
-        if "normals" in self._config.fields:
+        if "normals" in self.config.fields:
             element["normals"] = normals_from_depth(depth, self.intrinsics(index))
-        return element | {"index": np.array(index, np.int64)}
+        return element
 
 
 def align_depth(

@@ -25,14 +25,11 @@ import numpy as np
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import (
     DEPTH,
-    IMAGE,
-    INDEX,
     NORMALS,
     Element,
-    SourceSpec,
-    check_index,
     segmentation,
 )
+from dynpix_jax.data.base import FileSource, check_fields
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.panorama import (
@@ -45,12 +42,10 @@ from dynpix_jax.data.panorama import (
 )
 
 AREAS = {"train": ("1", "2", "5a", "5b", "6"), "val": ("3", "4")}
-SPLITS = tuple(AREAS)
 WHERE_TO_GET = (
     "get the areas (area_1_no_xyz.tar and so on) from https://github.com/alexsax/2D-3D-Semantics, its folder "
     "assets too, and unpack them into one folder"
 )
-LICENCE = "2D-3D-S data licence (to be accepted for the download); cite Armeni et al., 2017"
 CLASSES = (
     *("clutter", "beam", "board", "bookcase", "ceiling", "chair", "column", "door", "floor", "sofa"),
     *("table", "wall", "window"),
@@ -82,12 +77,10 @@ class Stanford2D3DConfig:
     points: str = ""
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
 
 
-class Stanford2D3D:
+class Stanford2D3D(FileSource[Stanford2D3DConfig]):
     """Elements: `image` uint8 (704, 2048, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..12 or 255; `depth` float32 (H, W), metres from the camera (radial, not
@@ -96,39 +89,26 @@ class Stanford2D3D:
     """
 
     Config = Stanford2D3DConfig
-    splits = SPLITS
+    splits = tuple(AREAS)
+    data_set = "stanford2d3d"
+    where_to_get = WHERE_TO_GET
+    licence = "2D-3D-S data licence (to be accepted for the download); cite Armeni et al., 2017"
+    labels = FIELDS
 
-    def __init__(self, config: Stanford2D3DConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"stanford2d3d has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        root = need_folder(Path(config.root), "stanford2d3d", WHERE_TO_GET)
-        self._panoramas = find_panoramas(root, AREAS[split])
-        if "segmentation" in config.fields:
-            self._classes = read_label_classes(root / "assets" / "semantic_labels.json")
-        self._points = (
-            read_points(Path(config.points)) if config.points and "normals" in config.fields else None
-        )
+    def find(self) -> list[str]:
+        self._panoramas = find_panoramas(self.root, AREAS[self.split])
+        if "segmentation" in self.config.fields:
+            self._classes = read_label_classes(self.root / "assets" / "semantic_labels.json")
+        points = Path(self.config.points)
+        read = self.config.points and "normals" in self.config.fields
+        self._points = read_points(points) if read else None
+        return [panorama.name for panorama in self._panoramas]
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("stanford2d3d", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
-
-    def __len__(self) -> int:
-        return len(self._panoramas)
-
-    def name(self, index: int) -> str:
-        """Area, camera and room, such as "area_3/camera_0fd..._office_1"."""
-        return self._panoramas[check_index(self, index)].name
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
+    def read(self, index: int) -> Element:
         panorama = self._panoramas[index]
         full = panorama.read("rgb")
         element = {"image": cv2.resize(full, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)}
-        for field in self._config.fields:
+        for field in self.config.fields:
             if field == "segmentation":
                 element[field] = decode_semantic(panorama.read("semantic")[::2, ::2], self._classes)
             elif field == "depth":
@@ -136,8 +116,7 @@ class Stanford2D3D:
             else:
                 element[field] = self._normals(panorama)
         rows = slice(*(round(row * len(full) / 2 / FULL_HEIGHT) for row in ROWS))
-        element = {name: np.ascontiguousarray(value[rows]) for name, value in element.items()}
-        return element | {"index": np.array(index, np.int64)}
+        return {name: np.ascontiguousarray(value[rows]) for name, value in element.items()}
 
     def _normals(self, panorama: Panorama) -> np.ndarray:
         picture = panorama.read("normal")[::2, ::2]
@@ -153,7 +132,7 @@ class Stanford2D3D:
             return depth_angle(stored, decode_depth(panorama.read("depth")[::2, ::2]), axes)
         if panorama.name not in self._points:
             raise UserError(
-                f"stanford2d3d: {self._config.points} has no point of {panorama.name}; "
+                f"stanford2d3d: {self.config.points} has no point of {panorama.name}; "
                 "set it with python -m tools.annotate_panorama"
             )
         return clicked_angle(picture, self._points[panorama.name], axes)

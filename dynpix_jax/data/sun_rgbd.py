@@ -11,25 +11,23 @@ Source: Song, Lichtenberg, Xiao, "SUN RGB-D: a RGB-D scene understanding benchma
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.data.files import need_folder, same_size
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import DEPTH, Element, segmentation
+from dynpix_jax.data.base import FileSource, check_fields, ignore_zero
+from dynpix_jax.data.files import same_size
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import open_v73, read_mat
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 
-SPLITS = ("train", "test")
-WHERE_TO_GET = (
-    "get SUNRGBD.zip and SUNRGBDtoolbox.zip from https://rgbd.cs.princeton.edu and unpack them into it"
-)
-LICENCE = "SUN RGB-D: research use; cite Song et al., CVPR 2015, and the sets it was made from"
 CLASSES, PALETTE = NYU40[:37], NYU40_PALETTE[:37]
 FIELDS = {"segmentation": segmentation(CLASSES, PALETTE), "depth": DEPTH}
+SEGLABEL = "SUNRGBD2Dseg/seglabel"
 # What stands before ROOT's folders in the paths of the .mat files.
 PREFIX = "/n/fs/sun3d/data/"
 
@@ -48,33 +46,33 @@ class SunRGBDConfig:
     depth: Literal["raw", "filled"] = "raw"
 
     def __post_init__(self) -> None:
-        for field in self.fields:
-            if field not in FIELDS:
-                raise ValueError(f"fields: unknown label {field!r}; {suggest(field, FIELDS)}")
+        check_fields(self.fields, FIELDS)
 
 
-class SunRGBD:
+class SunRGBD(FileSource[SunRGBDConfig]):
     """Elements: `image` uint8 (H, W, 3), the labels asked for, `index` int64.
 
     `segmentation` int32 (H, W) in 0..36 or 255; `depth` float32 (H, W), metres, 0 = invalid.
     """
 
     Config = SunRGBDConfig
-    splits = SPLITS
+    splits = ("train", "test")
+    data_set = "sun_rgbd"
+    where_to_get = (
+        "get SUNRGBD.zip and SUNRGBDtoolbox.zip from https://rgbd.cs.princeton.edu and unpack them into it"
+    )
+    licence = "SUN RGB-D: research use; cite Song et al., CVPR 2015, and the sets it was made from"
+    labels = FIELDS
 
-    def __init__(self, config: SunRGBDConfig, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"sun_rgbd has no split {split!r}; {suggest(split, SPLITS)}")
-        self._config = config
-        self._root = need_folder(Path(config.root), "sun_rgbd", WHERE_TO_GET)
-        need_folder(self._root / "SUNRGBD", "sun_rgbd", WHERE_TO_GET)
-        toolbox = need_folder(self._root / "SUNRGBDtoolbox", "sun_rgbd", WHERE_TO_GET)
-        key = {"train": "alltrain", "test": "alltest"}[split]
+    def find(self) -> list[str]:
+        self.folder(self.root / "SUNRGBD")
+        toolbox = self.folder(self.root / "SUNRGBDtoolbox")
+        key = {"train": "alltrain", "test": "alltest"}[self.split]
         allsplit = toolbox / "traintestSUNRGBD" / "allsplit.mat"
-        folders = read_mat(allsplit, (key,), "sun_rgbd", WHERE_TO_GET)[key].ravel()
+        folders = self._mat(allsplit, key).ravel()
         wanted = {_below_root(_text(folder)) for folder in folders}
         meta_path = toolbox / "Metadata" / "SUNRGBDMeta.mat"
-        meta = read_mat(meta_path, ("SUNRGBDMeta",), "sun_rgbd", WHERE_TO_GET)["SUNRGBDMeta"].ravel()
+        meta = self._mat(meta_path, "SUNRGBDMeta").ravel()
         try:
             rows = list(zip(*(meta[name] for name in ("rgbpath", "rgbname", "depthname")), strict=True))
         except (ValueError, IndexError):
@@ -90,49 +88,43 @@ class SunRGBD:
         if not self._items:
             raise UserError(f"sun_rgbd: no image of {meta_path} is in {key} of {allsplit}")
         self._labels = toolbox / "Metadata" / "SUNRGBD2Dseg.mat"
-        if "segmentation" in config.fields:
-            with open_v73(self._labels, ("SUNRGBD2Dseg/seglabel",), "sun_rgbd", WHERE_TO_GET) as file:
-                count = file["SUNRGBD2Dseg/seglabel"].size
+        if "segmentation" in self.config.fields:
+            with self._open_labels() as file:
+                count = file[SEGLABEL].size
             if count != len(rows):
                 raise UserError(
                     f"sun_rgbd: {self._labels} has {count} labels, {meta_path} {len(rows)} images"
                 )
 
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, the labels asked for, `index`."""
-        labels = {name: FIELDS[name] for name in self._config.fields}
-        return SourceSpec("sun_rgbd", {"image": IMAGE, **labels, "index": INDEX}, LICENCE)
+        return [str(item.folder) for item in self._items]
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def name(self, index: int) -> str:
-        """The folder of the image, such as "SUNRGBD/kv1/NYUdata/NYU0001"."""
-        return str(self._items[check_index(self, index)].folder)
-
-    def __getitem__(self, index: int) -> Element:
-        index = check_index(self, index)
+    def read(self, index: int) -> Element:
         item = self._items[index]
-        folder = self._root / item.folder
+        folder = self.root / item.folder
         path = folder / "image" / item.image
         element = {"image": read_image(path)}
-        if "segmentation" in self._config.fields:
-            with open_v73(self._labels, ("SUNRGBD2Dseg/seglabel",), "sun_rgbd", WHERE_TO_GET) as file:
-                reference = file["SUNRGBD2Dseg/seglabel"][:].ravel()[item.number]
+        if "segmentation" in self.config.fields:
+            with self._open_labels() as file:
+                reference = file[SEGLABEL][:].ravel()[item.number]
                 labels = np.asarray(file[reference]).T.astype(np.int32)
             same_size("sun_rgbd", path, element["image"].shape, self._labels, labels.shape)
             if labels.max() > len(CLASSES):
                 raise UserError(
                     f"sun_rgbd: label {labels.max()} of {item.folder} in {self._labels}; expected 0 to 37"
                 )
-            element["segmentation"] = np.where(labels == 0, 255, labels - 1).astype(np.int32)
-        if "depth" in self._config.fields:
-            depth_path = folder / {"raw": "depth", "filled": "depth_bfx"}[self._config.depth] / item.depth
+            element["segmentation"] = ignore_zero(labels)
+        if "depth" in self.config.fields:
+            depth_path = folder / {"raw": "depth", "filled": "depth_bfx"}[self.config.depth] / item.depth
             stored = read_map(depth_path, "uint16", "sun_rgbd depth")
             same_size("sun_rgbd", path, element["image"].shape, depth_path, stored.shape)
             element["depth"] = unshift_depth(stored)
-        return element | {"index": np.array(index, np.int64)}
+        return element
+
+    def _mat(self, path: Path, variable: str) -> np.ndarray:
+        return read_mat(path, (variable,), self.data_set, self.where_to_get)[variable]
+
+    def _open_labels(self) -> AbstractContextManager[Any]:
+        return open_v73(self._labels, (SEGLABEL,), self.data_set, self.where_to_get)
 
 
 @dataclasses.dataclass(frozen=True)

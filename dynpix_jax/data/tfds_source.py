@@ -69,8 +69,12 @@ class Tfds:
         """Fields `image`, `segmentation` or `depth`, `index`."""
         if self._dataset == "cityscapes":
             labels = {"segmentation": segmentation(cityscapes.CLASSES, cityscapes.PALETTE)}
-            return SourceSpec("cityscapes", {"image": IMAGE, **labels, "index": INDEX}, cityscapes.LICENCE)
-        return SourceSpec("nyu_depth_v2", {"image": IMAGE, "depth": DEPTH, "index": INDEX}, nyuv2.LICENCE)
+            return SourceSpec(
+                "cityscapes", {"image": IMAGE, **labels, "index": INDEX}, cityscapes.Cityscapes.licence
+            )
+        return SourceSpec(
+            "nyu_depth_v2", {"image": IMAGE, "depth": DEPTH, "index": INDEX}, nyuv2.NYUv2.licence
+        )
 
     def __len__(self) -> int:
         return len(self._records)

@@ -19,20 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import IMAGE, INDEX, Element, SourceSpec, check_index, segmentation
-from dynpix_jax.data.files import need_file, need_folder, same_size
-from dynpix_jax.data.images import read_image, read_map
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import segmentation
+from dynpix_jax.data.base import LabelledImages
+from dynpix_jax.data.files import need_folder, read_names
 from dynpix_jax.data.matlab import read_mat
 
-SPLITS = ("train", "trainaug", "val", "trainval")
-WHERE_TO_GET = "expected the folder VOC2012 of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 SBD_WHERE = (
     "expected the folder dataset of "
     "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
-)
-LICENCE = (
-    "images: terms of Flickr; cite Everingham et al., IJCV 2015, for trainaug Hariharan et al., ICCV 2011"
 )
 OBJECTS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
@@ -53,6 +48,9 @@ def palette(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(colours)
 
 
+FIELDS = {"segmentation": segmentation(CLASSES, palette(len(CLASSES)))}
+
+
 @dataclasses.dataclass(frozen=True)
 class VOC2012Config:
     """Options of the source.
@@ -65,67 +63,56 @@ class VOC2012Config:
     sbd: str = ""
 
 
-class VOC2012:
+class VOC2012(LabelledImages[VOC2012Config]):
     """Elements: `image` uint8 (H, W, 3), `segmentation` int32 (H, W) in 0..20 or 255, `index` int64."""
 
     Config = VOC2012Config
-    splits = SPLITS
+    splits = ("train", "trainaug", "val", "trainval")
+    data_set = "voc2012"
+    where_to_get = "expected the folder VOC2012 of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
+    licence = (
+        "images: terms of Flickr; cite Everingham et al., IJCV 2015, for trainaug Hariharan et al., ICCV 2011"
+    )
+    labels = FIELDS
 
-    def __init__(self, config: VOC2012Config, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"voc2012 has no split {split!r}; {suggest(split, SPLITS)}")
-        if config.sbd and split != "trainaug":
-            raise UserError(f"voc2012: split {split!r} does not read sbd; it is for 'trainaug'")
-        self._root = find_root(Path(config.root), "VOC2012", "voc2012", WHERE_TO_GET)
-        self._lists = self._root / "ImageSets" / "Segmentation"
-        self._sbd = need_folder(Path(config.sbd), "voc2012", SBD_WHERE) if config.sbd else None
-        self._official: frozenset[str] = frozenset()
+    def find(self) -> list[str]:
+        if self.config.sbd and self.split != "trainaug":
+            raise UserError(f"voc2012: split {self.split!r} does not read sbd; it is for 'trainaug'")
+        self.root = find_root(self.root, "VOC2012", self.data_set, self.where_to_get)
+        self._sbd = need_folder(Path(self.config.sbd), self.data_set, SBD_WHERE) if self.config.sbd else None
+        self._from_sbd: frozenset[str] = frozenset()
         if self._sbd is None:
-            self._folder = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
-            self._names = read_list(self._lists / f"{split}.txt", "voc2012", WHERE_TO_GET)
-            need_folder(self._root / self._folder, "voc2012", WHERE_TO_GET)
-        else:
-            self._folder = "SegmentationClass"
-            train, val = (
-                read_list(self._lists / f"{part}.txt", "voc2012", WHERE_TO_GET) for part in ("train", "val")
-            )
-            added = [
-                name
-                for part in ("train", "val")
-                for name in read_list(self._sbd / f"{part}.txt", "voc2012", SBD_WHERE)
-            ]
-            self._official = frozenset(train)
-            self._names = sorted({*train, *added} - set(val))
-
-    @property
-    def spec(self) -> SourceSpec:
-        """Fields `image`, `segmentation`, `index`."""
-        field = segmentation(CLASSES, palette(len(CLASSES)))
-        return SourceSpec("voc2012", {"image": IMAGE, "segmentation": field, "index": INDEX}, LICENCE)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def name(self, index: int) -> str:
-        """The id of the image, such as "2007_000032"."""
-        return self._names[check_index(self, index)]
-
-    def __getitem__(self, index: int) -> Element:
-        name = self.name(index)
-        path = need_file(self._root / "JPEGImages" / f"{name}.jpg", "voc2012", WHERE_TO_GET)
-        image = read_image(path)
+            names = self._list(self.split)
+            self._folder = "SegmentationClassAug" if self.split == "trainaug" else "SegmentationClass"
+            self.folder(self.root / self._folder)
+            return names
+        self._folder = "SegmentationClass"
+        train, val = self._list("train"), self._list("val")
+        lists = (self._sbd / "train.txt", self._sbd / "val.txt")
+        added = [name for path in lists for name in read_list(path, self.data_set, SBD_WHERE)]
         # VOC's own labels where there are any: SBD's are coarser.
-        if self._sbd is not None and name not in self._official:
-            file = self._sbd / "cls" / f"{name}.mat"
-            ids = _read_sbd(file)
-        else:
-            file = need_file(self._root / self._folder / f"{name}.png", "voc2012", WHERE_TO_GET)
-            ids = read_map(file, "uint8", "voc2012 labels")
-        same_size("voc2012", path, image.shape, file, ids.shape)
-        if (wrong := ids[(ids >= len(CLASSES)) & (ids != BORDER)]).size:
-            raise UserError(f"voc2012: {file} has the id {wrong[0]}; expected 0 to {len(CLASSES) - 1} or 255")
-        labels = ids.astype(np.int32)
-        return {"image": image, "segmentation": labels, "index": np.array(index, np.int64)}
+        self._from_sbd = frozenset(added) - frozenset(train)
+        return sorted({*train, *added} - set(val))
+
+    def _list(self, split: str) -> list[str]:
+        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        return read_list(path, self.data_set, self.where_to_get)
+
+    def image_file(self, index: int) -> Path:
+        return self.root / "JPEGImages" / f"{self.names[index]}.jpg"
+
+    def label_file(self, index: int, field: str) -> Path:
+        name = self.names[index]
+        if self._sbd is not None and name in self._from_sbd:
+            return self._sbd / "cls" / f"{name}.mat"
+        return self.root / self._folder / f"{name}.png"
+
+    def decode(self, field: str, path: Path) -> np.ndarray:
+        if path.suffix == ".png":
+            return self.read_ids(path, len(CLASSES) - 1, ignored=BORDER)
+        ids = _read_sbd(path).astype(np.int32)
+        self.check_ids(ids, path, len(CLASSES) - 1, ignored=BORDER)
+        return ids
 
 
 def find_root(root: Path, folder: str, source: str, where_to_get: str) -> Path:
@@ -140,14 +127,9 @@ def find_root(root: Path, folder: str, source: str, where_to_get: str) -> Path:
 def read_list(path: Path, source: str, where_to_get: str) -> list[str]:
     """The ids of a list, the first word of each line.
 
-    Lists of `trainaug` with "/JPEGImages/ID.jpg ..." lines give the id too. An empty one is a UserError.
+    Lists of `trainaug` with "/JPEGImages/ID.jpg ..." lines give the id, too.
     """
-    need_file(path, source, where_to_get)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
-    if not names:
-        raise UserError(f"{source}: {path.absolute()} is empty; {where_to_get}")
-    return names
+    return [Path(line.split()[0]).stem for line in read_names(path, source, where_to_get)]
 
 
 def _read_sbd(path: Path) -> np.ndarray:

@@ -111,7 +111,7 @@ def source_spec(config: ml_collections.ConfigDict) -> SourceSpec:
     settings = read_source(config.data.train.source, "source")
     # The spec follows from the options alone.
     source = object.__new__(SOURCES.resolve(settings.name, "source"))
-    source._config = settings.options
+    source.config = settings.options
     return source.spec
 
 

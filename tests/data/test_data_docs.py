@@ -18,7 +18,7 @@ def test_every_source_is_there():
     files = {
         path.stem.removesuffix("_source")
         for path in (ROOT / "dynpix_jax/data").glob("*.py")
-        if re.search(r"^SPLITS = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if re.search(r"^    splits = ", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert len(files) > 10
     assert files <= set(ROWS)
