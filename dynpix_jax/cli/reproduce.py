@@ -151,25 +151,35 @@ def numbers(plan: Plan, table: Table, rows: Sequence[Reached]) -> dict[str, Any]
 
 
 def cells(table: Table, rows: Sequence[Reached]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: of several seeds mean ± standard deviation; "-" for what is missing."""
+    """Heads and cells: of several seeds mean ± standard deviation; "-" for what is missing.
+
+    Columns of what the paper prints of none of the rows are left out.
+    """
+    shown = [
+        any(value is not None for value in one) for one in zip(*(row.row.paper for row in rows), strict=True)
+    ]
+    has_delta = any(reached.row.printed is not None for reached in rows)
     printed = any(reached.row.macs is not None for reached in rows)
     gated = any(one.density is not None for reached in rows for one in reached.results)
     times = [one.milliseconds for reached in rows for one in reached.results]
     modes = list(dict.fromkeys(mode for one in times for mode in one))
     unit = "MACs/2^30" if table.gibi else "MACs"
     heads = ["network"]
-    for score in table.scores:
-        heads += [f"{score.label} paper", score.label]
-    heads += [f"{DELTA_M.label} paper", DELTA_M.label] if table.has_delta else []
+    for score, also in zip(table.scores, shown, strict=True):
+        heads += [*([f"{score.label} paper"] if also else []), score.label]
+    if table.has_delta:
+        heads += [*([f"{DELTA_M.label} paper"] if has_delta else []), DELTA_M.label]
     heads += [*([f"{unit} paper"] if printed else []), unit, *(["density"] if gated else [])]
     heads += [*(f"{mode} ms" for mode in modes), "runs"]
     lines = []
     for reached in rows:
         line = [reached.row.network]
-        for score, value, metric in zip(table.scores, reached.row.paper, table.metrics, strict=True):
-            line += [score_text(score, value), _spread(score, _values(table, reached, metric))]
+        for score, value, also in zip(table.scores, reached.row.paper, shown, strict=True):
+            line += [score_text(score, value)] if also else []
+            line.append(_spread(score, _values(table, reached, score.name)))
         if table.has_delta:
-            line += [score_text(DELTA_M, reached.row.printed), _spread(DELTA_M, reached.drops)]
+            line += [score_text(DELTA_M, reached.row.printed)] if has_delta else []
+            line.append(_spread(DELTA_M, reached.drops))
         line += [macs_text(table, reached.row.macs)] if printed else []
         results = reached.results
         line.append(macs_text(table, mean(one.macs for one in results) if results else None))

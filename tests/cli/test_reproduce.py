@@ -116,11 +116,10 @@ def test_a_tiny_paper_interrupted_and_resumed(folder, capsys, monkeypatch):
     assert third.commands == []
     lines = capsys.readouterr().out.splitlines()
     heads, row = ([cell.strip() for cell in lines[index].split("|")[1:-1]] for index in (2, 4))
-    assert heads[:5] == ["network", "F (ODS) paper", "F (ODS)", "AP paper", "AP"]
-    assert heads[5:] == ["MACs paper", "MACs", "density", "dense ms", "sparse ms", "runs"]
+    assert heads[:4] == ["network", "F (ODS) paper", "F (ODS)", "AP"]
+    assert heads[4:] == ["MACs paper", "MACs", "density", "dense ms", "sparse ms", "runs"]
     assert row[:2] == ["gated", "0.7000"]
-    assert row[3] == "-"
-    assert row[5] == "2.000e9"
+    assert row[4] == "2.000e9"
     assert row[-1] == "1"
     # Other settings of an evaluation: what was trained stays.
     listed: list[str] = []
@@ -173,7 +172,7 @@ def test_the_status_tells_of_a_failure(folder, capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "execute", lambda command, workdir: 1)
     assert main.main(["reproduce", "tables.toml", "--workdir=runs"]) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines()[2].split() == ["gated", "0.7000", "-", "-", "-", "2.000e9", "-", "0"]
+    assert out.splitlines()[2].split() == ["gated", "0.7000", "-", "-", "2.000e9", "-", "0"]
     assert err.splitlines()[-1] == "Table 1, gated: not run, because it continues from runs/tiny/rho_0.5"
 
 
