@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dynpix_jax.core.errors import UserError
+
+_EARLIER = re.compile(r"(iterations|loop|exit)_\d+")
+"""Names of earlier predictions that are run on their own."""
 
 
 @dataclass(frozen=True)
@@ -89,25 +93,39 @@ def points(content: dict[str, Any], score: str, stage: str | None = None) -> lis
       stage: of training; None for the last that was evaluated.
     """
     stage = stage or content["rows"][-1]["stage"]
-    rows = [row for row in content["rows"] if row["stage"] == stage]
-    alone: dict[str, list[Point]] = {"": [], "alternative": []}
-    exits: list[tuple[float, float]] = []
-    for row in rows:
-        name, first = row.get("alternative") or "", next(iter(row["modes"].values()))
-        if score not in first:
+    whole: list[Point] = []
+    alone: list[Point] = []
+    exits: Sequence[Mapping[str, Any]] = ()
+    for row in content["rows"]:
+        name = row.get("alternative") or ""
+        if row["stage"] != stage or score not in _scores(row):
             continue
-        point = Point(name.replace("_", " "), float(row["macs_per_image"]), float(first[score]))
         if not name:
-            alone[""].append(point)
-            exits = [(float(one["macs_per_image"]), float(one[score])) for one in row.get("exits") or []]
-        elif re.fullmatch(r"(iterations|loop|exit)_\d+", name):
-            alone["alternative"].append(point)
-    others = sorted(alone["alternative"], key=lambda point: point.macs)
-    if exits:
-        counted = [f"exit {index}" for index in range(1, len(exits) + 1)]
-        names = [point.name for point in others] if len(others) == len(exits) else counted
-        return [Point(name, *pair) for name, pair in zip(names, sorted(exits), strict=True)]
-    return others or alone[""]
+            whole.append(_point(row, score))
+            exits = row.get("exits") or ()
+        elif _EARLIER.fullmatch(name):
+            alone.append(_point(row, score))
+    alone.sort(key=lambda point: point.macs)
+    return _named(exits, alone, score) if exits else alone or whole
+
+
+def _named(exits: Sequence[Mapping[str, Any]], alone: Sequence[Point], score: str) -> list[Point]:
+    """The exits by their MACs, with the names that they have as rows of their own, where each has one."""
+    pairs = sorted((float(one["macs_per_image"]), float(one[score])) for one in exits)
+    counted = [f"exit {number}" for number in range(1, len(exits) + 1)]
+    names = [point.name for point in alone] if len(alone) == len(exits) else counted
+    return [Point(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+
+
+def _scores(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The scores of the mode that was run first."""
+    scores: Mapping[str, Any] = next(iter(row["modes"].values()))
+    return scores
+
+
+def _point(row: Mapping[str, Any], score: str) -> Point:
+    name = (row.get("alternative") or "").replace("_", " ")
+    return Point(name, float(row["macs_per_image"]), float(_scores(row)[score]))
 
 
 def draw(curves: dict[str, list[Point]], title: str) -> Figure:

@@ -107,18 +107,11 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
         target = Target(name, -1, vector) if native else network.translate(name)
         if target is None or target.name not in expected:
             unexpected.append(name)
-            continue
-        fits = target.ndim in (-1, array.ndim)
-        converted = target.convert(array) if fits else array
-        if not fits or converted.shape != expected[target.name]:
-            layout = f" ({converted.shape} in our layout)" if converted.shape != array.shape else ""
-            raise UserError(
-                f"{source}: {name} has shape {array.shape}{layout}, "
-                f"but {arch} expects {expected[target.name]} for {target.name}"
-            )
-        loaded[target.name] = np.ascontiguousarray(converted, dtype=np.float32)
-        if not np.isfinite(loaded[target.name]).all():
-            raise UserError(f"{source}: {name} has values that are not finite")
+        else:
+            try:
+                loaded[target.name] = _converted(array, target, expected[target.name], arch)
+            except ValueError as error:
+                raise UserError(f"{source}: {name} has {error}") from None
     if not loaded:
         raise UserError(
             f"{source}: none of its {len(tensors)} tensors belongs to {arch}; "
@@ -127,6 +120,19 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
     missing = tuple(name for name in sorted(expected) if name not in loaded)
     report = ImportReport(tuple(sorted(loaded)), missing, tuple(sorted(unexpected)))
     return traverse_util.unflatten_dict(loaded, sep="/"), report
+
+
+def _converted(array: np.ndarray, target: Target, shape: tuple[int, ...], arch: str) -> np.ndarray:
+    """The tensor in our layout, float32; ValueError for another shape or values that are not finite."""
+    fits = target.ndim in (-1, array.ndim)
+    converted = target.convert(array) if fits else array
+    if not fits or converted.shape != shape:
+        layout = f" ({converted.shape} in our layout)" if converted.shape != array.shape else ""
+        raise ValueError(f"shape {array.shape}{layout}, but {arch} expects {shape} for {target.name}")
+    converted = np.ascontiguousarray(converted, dtype=np.float32)
+    if not np.isfinite(converted).all():
+        raise ValueError("values that are not finite")
+    return converted
 
 
 def _classes(network: Architecture, tensors: Tensors) -> int:
