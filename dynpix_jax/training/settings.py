@@ -205,9 +205,9 @@ def _override(section: ml_collections.ConfigDict, overrides: Mapping[str, Any], 
     for key, value in overrides.items():
         if key not in section:
             raise UserError(f"{path}.{key}: not a key of config.model; {suggest(key, section)}")
-        if isinstance(section[key], ml_collections.ConfigDict) and isinstance(
-            value, Mapping | ml_collections.ConfigDict
-        ):
+        # What an empty section may hold (the options of a gate) its reader knows.
+        inside = isinstance(section[key], ml_collections.ConfigDict) and len(section[key]) > 0
+        if inside and isinstance(value, Mapping | ml_collections.ConfigDict):
             _override(section[key], dict(value.items()), f"{path}.{key}")
         else:
             with section.ignore_type():  # from_config checks the types where the system reads its section
