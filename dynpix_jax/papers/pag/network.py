@@ -108,9 +108,9 @@ class PagNetwork(nn.Module):
                 selections["res6"] = selection
         logits, sides = self.head(features, (images.shape[1], images.shape[2]))
         return Outputs(
-            predictions={self.config.task: logits},
+            predictions={self.task.name: logits},
             gates=gates,
             selections=selections,
-            exits=tuple({self.config.task: side} for side in sides),
+            exits=tuple({self.task.name: side} for side in sides),
             probabilities=probabilities if routing.train or given else {},
         )

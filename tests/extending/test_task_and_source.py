@@ -1,0 +1,96 @@
+"""A task and a data source of a user, one file each outside of the package, from a config to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eval as eval_program
+import train
+from dynpix_jax import tasks
+from dynpix_jax.data.loader import make_loader
+from dynpix_jax.data.scenes import Scenes, ScenesConfig
+from dynpix_jax.data.sources import build_source
+from tests.data.spec_check import check_source
+from tests.tiny import TINY_CONFIG
+
+FOLDER = Path(__file__).parent
+SIZE = (48, 64)
+SCENES = '{"name": "scenes", "size": (48, 64), "length": 4, "fields": (args.task,)}'
+
+
+@pytest.fixture(autouse=True)
+def user_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs find modules in the folder that they are started in."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for index, scene in enumerate(Scenes(ScenesConfig(SIZE, 2, fields=("instances",)), split)):
+            cv2.imwrite(str(tmp_path / split / f"{index}.jpg"), scene["image"][..., ::-1])
+            cv2.imwrite(str(tmp_path / split / f"{index}.png"), scene["instances"].astype(np.uint8))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("file", "lines"), [("my_tasks.py", 120), ("my_data.py", 40)])
+def test_a_file_is_short(file: str, lines: int) -> None:
+    assert len((FOLDER / file).read_text(encoding="utf-8").splitlines()) <= lines
+
+
+def test_source(root: Path) -> None:
+    source = build_source({"name": "my_data:Things", "root": str(root)}, "val")
+    check_source(source)
+    scene = Scenes(ScenesConfig(SIZE, 2, fields=("instances",)), "val")[1]
+    np.testing.assert_array_equal(source[1]["instances"], scene["instances"])
+
+
+def test_a_worker_process_reads_it(root: Path) -> None:
+    source = build_source({"name": "my_data:Things", "root": str(root)}, "val")
+    batches = iter(make_loader(source, batch_size=2, train=False, workers=1))
+    try:
+        np.testing.assert_array_equal(next(batches)["instances"][1], source[1]["instances"])
+    finally:
+        batches.close()
+
+
+def test_edges() -> None:
+    task = tasks.build("my_tasks:InstanceEdges", {"positive_weight": 0.5}, "options")
+    target = jnp.array([[[1, 1, 2], [1, 255, 2]]])
+    # Half of the mean over five known pixels, of which (0, 1) and (1, 0) are edges, as are those above 255.
+    edges = jnp.array([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
+    logits = jnp.where(edges > 0, 20.0, -20.0)[..., None]
+    valid = jnp.array([True])
+    assert float(task.loss(logits, target, valid)) < 1e-6
+    assert float(task.loss(-logits, target, valid)) == pytest.approx(10.0)
+    assert float(task.loss(jnp.zeros((1, 2, 3, 1)), target, valid)) == pytest.approx(np.log(2) / 2)
+
+
+def test_trained_evaluated_and_drawn(root: Path, tmp_path: Path) -> None:
+    """The network has side outputs, as the task asks for."""
+    config = TINY_CONFIG.replace(SCENES, f'{{"name": "my_data:Things", "root": "{root}"}}')
+    config = config.replace('"task": args.task', '"task": "my_tasks:InstanceEdges"')
+    config = config.replace('"head_features": 4', '"head_features": 4, "drop_blocks": 6')
+    config = config.replace('{"name": "base", "steps": 2, "learning_rate": 1e-5},', "")
+    assert config.count("my_") == 2
+    file = tmp_path / "tiny.py"
+    file.write_text(config.replace('"steps": 2', '"steps": 1'))
+    argv = [f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    assert train.main(argv) == 0
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["instance_edges"] > line["fusion"] > 0
+    assert eval_program.main([*argv, "--set", "evaluation.mode=dense"]) == 0
+    row = json.loads((tmp_path / "run" / "eval.json").read_text())["rows"][0]
+    assert row["tasks"] == ["instance_edges"]
+    assert row["delta_scores"] == {"instance_edges": {"score": "ods", "higher_is_better": True}}
+    assert 0 <= row["modes"]["dense"]["ods"] <= 1
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Edges between things are orange." in report
+    assert "Ground truth" in report
