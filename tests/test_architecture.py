@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "flops": FLOORS_0_2,
     "papers": FLOORS_0_3,
     "data": {"core"},
-    "weights": FLOORS_0_3 | {"papers"},
+    "weights": {"core", "backbones"},
     "training": FLOORS_0_4,
     "evaluation": FLOORS_0_4,
     "evaluation.reproduce": FLOORS_0_4 | {"training"},
