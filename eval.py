@@ -1,4 +1,4 @@
-"""Evaluate a trained run: `python eval.py --config=configs/quickstart.py --workdir=DIR`.
+"""Evaluate a trained run: `python eval.py --workdir=DIR`.
 
 Prints a table (accuracy beside computation and time), and leaves DIR/eval.json with all numbers and
 DIR/report.html with curves and pictures. With evaluation.reference (a file of `dynpix reference`) a network
@@ -18,18 +18,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 import dynpix_jax
 from dynpix_jax.cli.common import run_main
-from dynpix_jax.cli.run_config import read_config
-from dynpix_jax.cli.runs import Trained, finished_stages, open_run, with_alternatives
+from dynpix_jax.cli.runs import (
+    Trained,
+    add_run_arguments,
+    finished_stages,
+    open_run,
+    run_of,
+    with_alternatives,
+)
 from dynpix_jax.cli.tables import budget_table, exit_table, print_table
 from dynpix_jax.core.capabilities import Chooses, choices_of
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import Element, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
@@ -37,17 +44,15 @@ from dynpix_jax.evaluation.multitask import DELTA_M, Reference, read_reference
 from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_maps, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import all_scores
 from dynpix_jax.training.inputs import data_source
-from dynpix_jax.training.snapshots import config_to_json
 from dynpix_jax.visualization.exits import Exit
 from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
 from dynpix_jax.visualization.task_pictures import task_pictures
 
 _EXAMPLE = """\
 example:
-  python eval.py --config=configs/quickstart.py --workdir=runs/quickstart --set evaluation.every_stage=True
+  python eval.py --workdir=runs/quickstart --set evaluation.every_stage=True
 """
 
 
@@ -58,16 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config of the training")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
+    add_run_arguments(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where eval.json and report.html go (default: the workdir)"
-    )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
-    parser.add_argument(
-        "--stage", metavar="NAME", help="what this training stage ended with (default: newest checkpoint)"
     )
     return parser
 
@@ -75,8 +73,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with `argv` (the process's own by default); returns 0."""
     args = make_parser().parse_args(argv)
-    config, run_config = read_config(args.config, args.set)
-    settings = run_config.evaluation
+    config = run_of(args)
+    settings = config.evaluation
     opened = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
     runs = with_alternatives(opened, settings.also)
     source = data_source(config, "eval")
@@ -102,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values = (DELTA_M.text(found["delta_m"]) for found in drops)
         facts["delta_m"] = f"{', '.join(values)} ({DELTA_M.meaning}: {settings.reference})"
     numbers = {
-        "config": config_to_json(config),
+        "config": config.given,
         **facts,
         "rows": [row_numbers(*parts) for parts in zip(runs, evaluations, drops, strict=True)],
     }
@@ -119,9 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_runs(
-    config: ml_collections.ConfigDict, workdir: Path, stage: str | None, *, every_stage: bool
-) -> list[Trained]:
+def open_runs(config: RunConfig, workdir: Path, stage: str | None, *, every_stage: bool) -> list[Trained]:
     """What is evaluated: the newest checkpoint, the end of `stage`, or (`every_stage`) the end of each."""
     if stage is not None or not every_stage:
         return [open_run(config, workdir, stage)]
@@ -173,7 +169,7 @@ def row_numbers(run: Trained, evaluation: Evaluation, drop: dict[str, float]) ->
 
 
 def describe(
-    config: ml_collections.ConfigDict, runs: Sequence[Trained], evaluation: Evaluation, source: Source
+    config: RunConfig, runs: Sequence[Trained], evaluation: Evaluation, source: Source
 ) -> dict[str, str]:
     """What was evaluated, on what, by what."""
     device = jax.devices()[0]
@@ -188,10 +184,9 @@ def describe(
     }
 
 
-def data_name(config: ml_collections.ConfigDict, source: Source, images: int) -> str:
+def data_name(config: RunConfig, source: Source, images: int) -> str:
     """What is evaluated on, such as "scenes val, 40 images"."""
-    split = dict(config.data.eval.source).get("split", "")
-    return f"{source.spec.name} {split}, {images} images".replace(" ,", ",")
+    return f"{source.spec.name} {config.data.eval.source.split}, {images} images"
 
 
 def make_examples(

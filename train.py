@@ -13,11 +13,10 @@ from pathlib import Path
 
 import jax
 
-from dynpix_jax import papers
 from dynpix_jax.cli.common import run_main
-from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.evaluator import evaluate
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source, train_loader
 from dynpix_jax.training.loop import train
@@ -65,27 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--coordinator {args.coordinator}: {error}") from error
 
     # All of the run before any of it is trained: what is wrong with a later stage would show after hours.
-    config, run = read_config(args.config, args.set)
-    settings = run.training
-    loader, evaluate_fn = train_loader(config), None
-    if settings.eval_every:
+    run = read_run(args.config, args.set)
+    loader, evaluate_fn = train_loader(run), None
+    if run.training.eval_every:
         evaluate_fn = partial(
-            evaluate, source=data_source(config, "eval"), settings=run.evaluation, draw=comparison
+            evaluate, source=data_source(run, "eval"), settings=run.evaluation, draw=comparison
         )
-    check_stages(config, papers.build, loader.spec)
+    check_stages(run, loader.spec)
     if jax.process_index() == 0:
         print(
-            f"{config.name}: {' -> '.join(stage.name for stage in settings.stages)},"
-            f" {settings.total_steps} steps of {settings.batch_size} images, seed {config.seed},"
+            f"{run.name}: {' -> '.join(stage.name for stage in run.stages)},"
+            f" {run.training.total_steps} steps of {run.training.batch_size} images, seed {run.seed},"
             f" on {jax.device_count()} x {jax.devices()[0].device_kind}, workdir {args.workdir}"
         )
-    train(
-        config,
-        args.workdir,
-        build=papers.build,
-        batches=loader,
-        evaluate_fn=evaluate_fn,
-    )
+    train(run, args.workdir, batches=loader, evaluate_fn=evaluate_fn)
     return 0
 
 

@@ -7,16 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from dynpix_jax import papers
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.data.loader import make_loader
-from dynpix_jax.training.inputs import data_section
 from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
 from dynpix_jax.training.state import new_state
 from dynpix_jax.training.step import make_step
 
@@ -38,23 +36,20 @@ class OneStep:
         return [path for path in self.before if not np.array_equal(self.before[path], self.after[path])]
 
 
-def stage_system(config: ml_collections.ConfigDict, index: int = -1) -> System:
+def stage_system(run: RunConfig, index: int = -1) -> System:
     """The network of stage ``index``."""
-    return papers.build(stage_model(config, training_config(config).stages[index]))
+    return papers.build(run.stages[index].model)
 
 
-def take_one_step(
-    config: ml_collections.ConfigDict, elements: Any, variables: Variables, index: int = -1
-) -> OneStep:
+def take_one_step(run: RunConfig, elements: Any, variables: Variables, index: int = -1) -> OneStep:
     """The first step of stage ``index`` from ``variables``, on what its loader makes of ``elements``.
 
     Asserts that all metrics are finite and that there is a gradient.
     """
-    training = training_config(config)
-    stage, system = training.stages[index], stage_system(config, index)
-    optimizer = stage_optimizer(variables["params"], training, stage)
+    stage, system = run.stages[index], stage_system(run, index)
+    optimizer = stage_optimizer(variables["params"], run.training, stage)
     state = new_state(variables, optimizer.tx, optimizer.pick, 0)
-    loader = make_loader(elements, batch_size=2, train=True, augment=data_section(config).train.augment)
+    loader = make_loader(elements, batch_size=2, train=True, augment=run.data.train.augment)
     batch = {name: jnp.asarray(value) for name, value in next(iter(loader)).items()}
     step = make_step(system, optimizer, seed=0, stage_start=0, stage_steps=stage.steps)
     new, metrics = jax.jit(step).lower(state, batch).compile(compiler_options=QUICKLY)(state, batch)

@@ -31,12 +31,13 @@ MAY_IMPORT = {
     "papers": FLOORS_0_3,
     "data": {"core"},
     "weights": {"core", "backbones"},
-    "training": FLOORS_0_4,
-    "evaluation": FLOORS_0_4,
-    "evaluation.reproduce": FLOORS_0_4 | {"training"},
+    "run_config": FLOORS_0_4,
+    "training": FLOORS_0_4 | {"run_config"},
+    "evaluation": FLOORS_0_4 | {"run_config"},
+    "evaluation.reproduce": FLOORS_0_4 | {"training", "run_config"},
     "visualization": FLOORS_0_4,
-    "bench": FLOORS_0_4 | {"training", "evaluation", "cli"},
-    "cli": FLOORS_0_4 | {"training", "evaluation", "visualization"},
+    "bench": FLOORS_0_4 | {"run_config", "training", "evaluation", "cli"},
+    "cli": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization"},
 }
 EVERYTHING = {name for name in MAY_IMPORT if "." not in name}
 
@@ -60,6 +61,7 @@ THIRD_PARTY = {
     "weights": CORE | {"safetensors", "scipy", "h5py"},
     "bench": CORE | {"matplotlib"},
     "cli": CORE | {"rich", "absl", "cv2", "PIL", "grain"},
+    "run_config": CORE,
 }
 # Packages that one module alone imports, where they are installed; nothing depends on them.
 OPTIONAL = {"bench.torch_conv": {"torch"}}
@@ -67,7 +69,14 @@ ENTRY_POINTS = ("train.py", "eval.py")
 CONFIG_MAY_IMPORT = {"core"}
 TOOLS_MAY_IMPORT = {"core", "data", "cli"}
 # Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
-NO_JAX_MODULES = {"core.errors", "core.configs", "core.registry", "core.sections", "core.source"}
+NO_JAX_MODULES = {
+    "core.errors",
+    "core.configs",
+    "core.registry",
+    "core.sections",
+    "core.source",
+    "core.augmentation",
+}
 
 # Names as imported -> names as installed, where they differ.
 DISTRIBUTIONS = {

@@ -13,11 +13,10 @@ import eval as eval_program
 from dynpix_jax import tasks
 from dynpix_jax.cli.runs import Trained, with_alternatives
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import evaluate_system
-from dynpix_jax.evaluation.inference import InferenceConfig
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.visualization.report import report_html
 from dynpix_jax.visualization.task_pictures import ClassPictures

@@ -11,10 +11,11 @@ import pytest
 
 import eval as eval_program
 import train
-from dynpix_jax import papers, tasks
-from dynpix_jax.cli.run_config import read_config
+from dynpix_jax import tasks
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.scene_layout import CLASSES
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source
 
@@ -38,9 +39,9 @@ MARGINS = {
     ],
 )
 def test_every_task_is_built_for_the_labels_that_it_gets(arg):
-    config, _ = read_config(f"{CONFIG}:{arg}")
-    source = data_source(config, "train")
-    stages = check_stages(config, papers.build, source.spec)
+    config = load_config(f"{CONFIG}:{arg}")
+    source = data_source(read_run(config), "train")
+    stages = check_stages(read_run(config), source.spec)
     assert stages[0].name == "base"
     assert len(stages) == (2 if "variant" in arg else 1)
     element = source[0]
@@ -77,7 +78,7 @@ def constant_prediction(task: str, labels: np.ndarray) -> np.ndarray:
 
 def constant_score(config, task: tasks.Task) -> float:
     """What the constant prediction reaches on the images of the evaluation, in the task's first score."""
-    sources = {part: data_source(config, part) for part in ("train", "eval")}
+    sources = {part: data_source(read_run(config), part) for part in ("train", "eval")}
     known = np.stack([sources["train"][index][task.name] for index in range(50)])
     truth = np.stack([element[task.name] for element in sources["eval"]])
     if not isinstance(task, tasks.PixelTask):
@@ -94,7 +95,7 @@ def constant_score(config, task: tasks.Task) -> float:
 def test_a_trained_network_beats_the_constant_prediction(name, tmp_path):
     """In under 3 minutes of training on 2 cores, when nothing else runs on them."""
     arguments = [f"--config={CONFIG}:task={name}", f"--workdir={tmp_path}"]
-    config, _ = read_config(f"{CONFIG}:task={name}")
+    config = load_config(f"{CONFIG}:task={name}")
     start = time.perf_counter()
     assert train.main(arguments) == 0
     print(f"{name}: trained in {time.perf_counter() - start:.0f} s")

@@ -13,13 +13,12 @@ def get_config(arg=""):
     args = parse_arg(arg, rho=0.5, task="boundaries")
     scenes = {"name": "scenes", "size": (48, 64), "length": 4, "fields": (args.task,)}
     options = {"classes": 8} if args.task == "segmentation" else {}
-    gate = {"kind": "pixel", "rho": args.rho}
+    gate = {"kind": "pixel", "scope": "residual", "rho": args.rho}
     return ml_collections.ConfigDict({
         "name": "tiny", "seed": 0,
         "model": {
             "system": "pag", "task": args.task, "task_options": options,
             "backbone": {"depth": 26, "width": 8, "output_stride": 16},
-            "gate": {"kind": "none", "scope": "residual", "rho": 1.0},
             "head_features": 4,
         },
         "data": {

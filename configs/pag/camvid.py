@@ -4,14 +4,9 @@
     python eval.py --config=configs/pag/camvid.py:variant=gated,rho=0.7 --workdir=runs/camvid/gated
 
 Needs the data set as SegNet's authors publish it (root=DIR) and ImageNet weights imported by ``dynpix
-import-weights`` (weights=FILE). Arguments: variant = base | multipool | average | gated | truncated |
-layer_skip; rho, the target density; gate_scope = residual | conv3x3, the two readings of eq. 2; multipool =
-the blocks that hold a MultiPool, joined by "+" (res6 too); drop_blocks of variant=truncated; budget = cpu
-(images at two thirds of their size, one a step, 1500 steps and about 1 a second on 2 cores for base) | gpu
-(full size); continue_from = workdir of the variant one stage earlier, so that only the last stages are
-trained; split = train | val | test, the images that are evaluated; packed=True: root holds what ``dynpix
-prepare`` wrote. An argument that the variant does not read is refused. Departures from the paper: see
-recipe.py.
+import-weights`` (weights=FILE). Arguments, and departures from the paper: recipe.py. budget = cpu (images at
+two thirds of their size, one a step, 1500 steps and about 1 a second on 2 cores for base) | gpu (full size);
+split = train | val | test.
 
 Measured here (367 images to train on, 101 of val): docs/results.md.
 """
@@ -32,7 +27,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         args,
         "camvid",
         task_options=dict(CAMVID.segmentation),
-        steps=recipe.Steps(1, 1500, 400, 180) if cpu else recipe.Steps(8, 6000, 3000, 2000),
+        schedule=recipe.Schedule(1, 1500, 400, 180) if cpu else recipe.Schedule(8, 6000, 3000, 2000),
         head_features=32 if cpu else 64,
         scale=CAMVID.scale(args.budget),
     )

@@ -10,7 +10,7 @@ ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). Arguments
 split = train | val; budget = cpu (a quarter of the images' area, one crop a step) | gpu (crops of 800x800,
 four a step; made for one GPU of 40 GB); packed=True: root holds what ``dynpix prepare cityscapes --set
 fields=segmentation,instances`` (depth: ``fields=depth``) wrote; the others, and departures from the paper,
-are those of nyuv2.py.
+are those of recipe.py.
 
 Paper, 500 images of val. Segmentation (IoU, iIoU): base .738, .547, MultiPool at Res5 .757, .558, rho .9 / .7
 / .5: .750, .554 / .726, .551 / .708, .532. Depth (delta < 1.25): base .290, MultiPool .346, .345 / .320 /
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         args,
         "cityscapes",
         task_options=dict(CITYSCAPES.segmentation) if segmentation else {},
-        steps=recipe.Steps(1, 4000, 1000, 400) if cpu else recipe.Steps(4, 40000, 20000, 10000),
+        schedule=recipe.Schedule(1, 4000, 1000, 400) if cpu else recipe.Schedule(4, 40000, 20000, 10000),
         head_features=32 if cpu else 64,
         scale=CITYSCAPES.scale(args.budget),
     )

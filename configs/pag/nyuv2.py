@@ -6,15 +6,9 @@
         --workdir=runs/nyuv2/gated
 
 Needs the data set, published files or extracted folders (root=DIR), and ImageNet weights imported by ``dynpix
-import-weights`` (weights=FILE). Arguments: task = segmentation | depth | normals; loss = both | l2 | l1 of
-depth, both | cosine | arccos of normals; variant = base | multipool | average | gated | truncated |
-layer_skip; rho, the target density; gate_scope = residual | conv3x3, the two readings of eq. 2; multipool =
-the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6; drop_blocks, from the top,
-of variant=truncated; budget = cpu (half size, one image a step) | gpu (crops of 400x544 with scales and
-rotations as in the authors' other work on these images, eight a step; made for one GPU of 40 GB);
-continue_from = workdir of the variant one stage earlier, so that only the last stages are trained; split =
-train | test, the images that are evaluated; packed=True: root holds what ``dynpix prepare`` wrote. An
-argument that the variant or the task does not read is refused. Departures from the paper: see recipe.py.
+import-weights`` (weights=FILE). Arguments, and departures from the paper: recipe.py. task = segmentation |
+depth | normals; budget = cpu (half size, one image a step) | gpu (crops of 400x544 with scales and rotations
+as in the authors' other work on these images, eight a step; made for one GPU of 40 GB); split = train | test.
 
 Paper, 654 test images. Segmentation (IoU): base .421, MultiPool at Res5 .465, rho .9 / .7 / .5: .458 / .436 /
 .409. Depth (delta < 1.25): base .711, MultiPool .751, .745 / .710 / .673. Normals (mean angle): base 22.3,
@@ -38,7 +32,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         args,
         "nyuv2",
         task_options=dict(NYUV2.segmentation) if args.task == "segmentation" else {},
-        steps=recipe.Steps(1, 3000, 800, 300) if cpu else recipe.Steps(8, 12000, 6000, 4000),
+        schedule=recipe.Schedule(1, 3000, 800, 300) if cpu else recipe.Schedule(8, 12000, 6000, 4000),
         head_features=48 if cpu else 64,
         scale=NYUV2.scale(args.budget),
     )

@@ -6,7 +6,7 @@
 Needs frames of the data set in folders, or the data set as published (root=DIR), and ImageNet weights
 imported by ``dynpix import-weights`` (weights=FILE). Arguments: task = depth | normals; loss = both | l2 | l1
 of depth, both | cosine | arccos of normals; split = val, or test of the published layout; every = take each
-n-th frame of a sequence; the others, and departures from the paper, are those of camvid.py. budget=cpu: half
+n-th frame of a sequence; the others, and departures from the paper, are those of recipe.py. budget=cpu: half
 size, one frame a step, 600 steps and about 1 a second on 2 cores for base.
 
 Measured here on one kitchen (60 frames to train on, 18 of val): docs/results.md.
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         args,
         "sevenscenes",
         task_options={},
-        steps=recipe.Steps(1, 600, 250, 120) if cpu else recipe.Steps(8, 6000, 3000, 2000),
+        schedule=recipe.Schedule(1, 600, 250, 120) if cpu else recipe.Schedule(8, 6000, 3000, 2000),
         head_features=32 if cpu else 64,
         scale=SEVEN_SCENES.scale(args.budget),
     )

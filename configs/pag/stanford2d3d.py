@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         args,
         "stanford2d3d",
         task_options=dict(STANFORD2D3D.segmentation) if args.task == "segmentation" else {},
-        steps=recipe.Steps(1, 3000, 800, 300) if cpu else recipe.Steps(4, 20000, 10000, 6000),
+        schedule=recipe.Schedule(1, 3000, 800, 300) if cpu else recipe.Schedule(4, 20000, 10000, 6000),
         head_features=32 if cpu else 64,
         scale=STANFORD2D3D.scale(args.budget),
     )

@@ -269,10 +269,12 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> 
     new = ((r"(res6(_\d)?|feedforward|loop)/.*", 10.0), (r".*", 1.0))
     plain = dict(signal="none", kind="multipool", tied=False, scales=(), gate="softmax")
     common = dict(learning_rate=5e-5, frozen=(*norms, *early), multipliers=new)
-    base = dict(common, name="base", steps=steps.base, model=dict(loops=0, pooling=plain, depth=None))
-    gating = dict(common, name="gating", steps=steps.gating, learning_rate=3e-5, model=dict(loops=0))
+    looped = [dict(loops=n) for n in range(args.loops)] + [{}]  # the model's own number of loops is the last
+    first = {} if args.variant == "baseline" else dict(pooling=plain, depth=None)
+    base = dict(common, name="base", steps=steps.base, model=dict(looped[0], **first))
+    gating = dict(common, name="gating", steps=steps.gating, learning_rate=3e-5, model=looped[0])
     loops = [
-        dict(common, name=f"loop_{n}", steps=steps.loop, learning_rate=3e-5, model=dict(loops=n))
+        dict(common, name=f"loop_{n}", steps=steps.loop, learning_rate=3e-5, model=looped[n])
         for n in range(1, args.loops + 1)
     ]
     if not trained:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from dynpix_jax import papers
 from dynpix_jax.cli.flops import find_stage
-from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import parse_size
-from dynpix_jax.training.settings import stage_system
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import stage_system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,5 @@ def read_network(args: argparse.Namespace) -> Network:
       UserError: whatever is wrong with the config, the size or the name of the stage.
     """
     size = parse_size(args.size)
-    config, run_config = read_config(args.config, args.set)
-    stage = find_stage(run_config.training.stages, args.stage)
-    system = stage_system(config, stage, papers.build)
-    return Network(f"{args.config}, stage '{stage.name}'", system, size)
+    stage = find_stage(read_run(args.config, args.set).stages, args.stage)
+    return Network(f"{args.config}, stage '{stage.name}'", stage_system(stage), size)

@@ -8,8 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dynpix_jax import papers
-from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 
 _EXAMPLE = """\
@@ -44,14 +43,14 @@ def check(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: whatever is wrong, with the key's full path.
     """
-    config, settings = read_config(spec, overrides)
-    stages = check_stages(config, papers.build)
+    run = read_run(spec, overrides)
+    stages = check_stages(run)
     return {
         "config": spec,
-        "name": settings.name,
-        "seed": settings.seed,
-        "system": settings.model["system"],
-        "batch_size": settings.training.batch_size,
+        "name": run.name,
+        "seed": run.seed,
+        "system": run.stages[-1].model.system,
+        "batch_size": run.training.batch_size,
         "stages": [dataclasses.asdict(stage) for stage in stages],
     }
 

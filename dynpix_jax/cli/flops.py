@@ -8,17 +8,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynpix_jax import papers
-from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.cli.runs import target_density
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.evaluation.runner import dense_report, executed_macs, gated_macs, is_gate, variable_shapes
 from dynpix_jax.flops import MacReport
-from dynpix_jax.training.settings import StageConfig, stage_model, stage_system
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import stage_system
 
 _EXAMPLE = """\
 example:
@@ -55,14 +55,12 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
       UserError: whatever is wrong with the config, the size or the name of the stage.
     """
     height, width = parse_size(size)
-    config, run_config = read_config(spec, overrides)
-    settings = find_stage(run_config.training.stages, stage)
-    section = stage_model(config, settings)
-    system = stage_system(config, settings, papers.build)
+    settings = find_stage(read_run(spec, overrides).stages, stage)
+    system = stage_system(settings)
     report = dense_report(system, (height, width))
     parts = parts_of(report)
     parameters = {path: leaf.size for path, leaf in named_leaves(variable_shapes(system)["params"])}
-    rho = target_density(section)
+    rho = target_density(settings)
     gated = gated_macs(system, (height, width))
     return {
         "config": spec,

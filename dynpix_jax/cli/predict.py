@@ -14,8 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dynpix_jax.cli.run_config import read_config
-from dynpix_jax.cli.runs import Trained, open_run
+from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
 from dynpix_jax.core.capabilities import inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, SourceSpec
@@ -30,7 +29,7 @@ from dynpix_jax.visualization.task_pictures import task_pictures
 
 _EXAMPLE = """\
 example:
-  dynpix predict --config=configs/quickstart.py --workdir=runs/quickstart --out maps photo.jpg other.png
+  dynpix predict --workdir=runs/quickstart --out maps photo.jpg other.png
 
 For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
 segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
@@ -73,17 +72,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG, ...")
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config of the training")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
+    add_run_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the pictures")
     parser.add_argument(
         "--mode",
         choices=("sparse", "dense"),
         default="sparse",
         help="sparse: compute at open positions only (default); dense: compute all and multiply by the masks",
-    )
-    parser.add_argument(
-        "--stage", metavar="NAME", help="what this training stage ended with (default: newest)"
     )
     parser.add_argument(
         "--max-side",
@@ -111,9 +106,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar=("X", "Y", "WIDTH", "HEIGHT"),
         help="pose: a person in the photo, pixels from its top left corner (default: all of the photo)",
     )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
@@ -128,21 +120,21 @@ def run(args: argparse.Namespace) -> int:
     photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
     names = result_names(photos)
     _check_output(args.out, photos, names)
-    config, settings = read_config(args.config, args.set)
-    trained = open_run(config, args.workdir, args.stage)
+    settings = run_of(args)
+    trained = open_run(settings, args.workdir, args.stage)
     if inputs := inputs_of(trained.system):
         taken = " and ".join(inputs)
         raise UserError(
-            f"{args.config}: its network takes {taken} beside the image, which a photo does not have; "
+            f"{settings.name}: its network takes {taken} beside the image, which a photo does not have; "
             "eval.py runs it on a data set that does"
         )
     runner = Runner(trained.system, trained.variables, settings.evaluation.inference)
     bounded = any(budget is not None for budget in budgets.values())
     predict = partial(runner.within, **budgets) if bounded else runner
-    crop = dict(config.data.eval.source).get("crop")
+    crop = settings.data.eval.source.crop
     if args.box is not None:
         if crop is None:
-            raise UserError(f"--box: {args.config} evaluates whole images (data.eval.source has no crop)")
+            raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
         if min(args.box[2:]) <= 0:
             raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
     results = []

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import rich.console
 import rich.progress
 
+from dynpix_jax.core.config import plain
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.overrides import apply_overrides
 from dynpix_jax.core.source import Source
@@ -124,8 +124,7 @@ def _section(args: argparse.Namespace) -> dict[str, Any]:
         values["root"] = str(args.source.absolute())
     elif args.source is not None:
         raise UserError(f"--source: {args.dataset} reads no files")
-    config = apply_overrides(ml_collections.ConfigDict(values), args.set)
-    return {"name": args.dataset, **config.to_dict()}
+    return {"name": args.dataset, **apply_overrides(plain(values), args.set)}
 
 
 def _sources(section: dict[str, Any], splits: list[str] | None) -> Iterator[tuple[str, Source]]:

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-import ml_collections
-
-from dynpix_jax import papers
 from dynpix_jax.core.capabilities import alternatives_of
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.settings import Implementation, StageConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
-from dynpix_jax.training.settings import stage_model, stage_system, training_config
-from dynpix_jax.training.snapshots import check_same_run, config_to_json
+from dynpix_jax.training.checks import stage_system
+from dynpix_jax.training.snapshots import check_same_run
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a trained run; see `run_of`."""
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
+    parser.add_argument(
+        "--config", metavar="FILE[:ARG]", help="config of the training (default: the one that DIR holds)"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+    parser.add_argument(
+        "--implementation",
+        choices=get_args(Implementation),
+        help="of sparse blocks (execution.implementation; default: by platform, shapes and density)",
+    )
+    parser.add_argument(
+        "--stage", metavar="NAME", help="what this training stage ended with (default: newest checkpoint)"
+    )
+
+
+def run_of(args: argparse.Namespace) -> RunConfig:
+    """The settings of the run that arguments name: of its config file or, without one, of its checkpoints.
+
+    Raises:
+        UserError: a wrong config; no config and no checkpoint.
+    """
+    overrides = list(args.set)
+    if args.implementation is not None:
+        overrides.append(f"execution.implementation={args.implementation}")
+    if args.config is not None:
+        return read_run(args.config, overrides)
+    _check_folder(args.workdir)
+    saved = Checkpoints(args.workdir / "checkpoints").config()
+    if saved is None:
+        raise UserError(f"{args.workdir}: holds no checkpoint, which would hold the config; train it first")
+    return read_run(saved, overrides)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +99,22 @@ def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Tra
     return found
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str | Path, stage: str | None = None) -> Trained:
-    """The network of `config` as it was trained in `workdir`.
+def open_run(run: RunConfig, workdir: str | Path, stage: str | None = None) -> Trained:
+    """The network of a run as it was trained in `workdir`.
 
     Args:
-      config: whole config; must be the one that was trained, but for what does not change the network (see
-        `training.snapshots.HARMLESS`).
+      run: must be what was trained, but for what does not change the network (`core.config.HARMLESS`).
       workdir: of the run.
       stage: name of a stage: what it ended with. None: the newest checkpoint.
 
     Raises:
       UserError: no such workdir, checkpoint or stage; the run of another config.
     """
-    if not Path(workdir).is_dir():
-        raise UserError(f"workdir not found: {workdir}")
+    _check_folder(workdir)
     variables, step, index, saved = load_variables(workdir, stage)
-    advice = "give the --config and --set of its training"
-    check_same_run(config_to_json(saved), config_to_json(config), workdir, advice)
-    settings = training_config(config).stages[index]
-    system = stage_system(config, settings, papers.build)
-    rho = target_density(stage_model(config, settings))
-    return Trained(system, variables, settings.name, step, rho)
+    check_same_run(saved, run, workdir, "give the --config and --set of its training, or no --config")
+    settings = run.stages[index]
+    return Trained(stage_system(settings), variables, settings.name, step, target_density(settings))
 
 
 def finished_stages(workdir: str | Path) -> tuple[str, ...]:
@@ -89,7 +122,11 @@ def finished_stages(workdir: str | Path) -> tuple[str, ...]:
     return tuple(Checkpoints(Path(workdir) / "checkpoints").stage_ends())
 
 
-def target_density(model: Mapping[str, Any] | ml_collections.ConfigDict) -> float:
-    """The target density rho of a stage's model section: 1 without gates."""
-    gate = dict(dict(model).get("gate") or {})
-    return 1.0 if gate.get("kind", "none") == "none" else float(gate.get("rho", 1.0))
+def target_density(stage: StageConfig) -> float:
+    """The target density rho of a stage's network: 1 without gates that have one."""
+    return float(getattr(stage.model, "target_density", 1.0))
+
+
+def _check_folder(workdir: str | Path) -> None:
+    if not Path(workdir).is_dir():
+        raise UserError(f"workdir not found: {workdir}")

@@ -85,7 +85,13 @@ BESIDE: Any = object()
 
 
 class Given(str):
-    """A value's text from the command line. The type of the field that takes it decides what it is."""
+    """A value's text from the command line. The type of the field that takes it decides what it is.
+
+    Attributes:
+        value: what it was taken for.
+    """
+
+    value: Any = None
 
 
 def from_config(
@@ -108,7 +114,7 @@ def from_config(
     """
     if not _is_mapping(section):
         raise UserError(f"{path}: expected a section with keys, got {show(section)}")
-    fields = {field.name: field for field in _fields(cls)}
+    fields = {field.name: field for field in settings_fields(cls)}
     for key in section:
         if key not in fields:
             raise UserError(f"{path}.{key}: unknown key; {suggest(str(key), fields)}")
@@ -131,43 +137,14 @@ def from_config(
 def field_types(cls: type, section: Section, path: str) -> dict[str, Any]:
     """The types of a dataclass's fields in `section`, where a key may name the class of a field beside it."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    defaults = {field.name: field.default for field in _fields(cls)}
+    defaults = {field.name: field.default for field in settings_fields(cls)}
     for name in defaults:
-        choice = _choice(hints[name])
+        choice = choice_of(hints[name])
         if choice is not None and choice.beside:
             assert choice.key is not None
             around = {choice.key: section[choice.key]} if choice.key in section else defaults
             hints[name] = choice.settings(around, path)
     return {name: hints[name] for name in defaults}
-
-
-def merge(kind: Any, section: Mapping[str, Any], changes: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """A section with changes that reach into its sections; both stay as they are.
-
-    A change to another entry of a registry (another ``kind`` of gate) replaces the section: what the old
-    entry's options were says nothing about the new one's.
-
-    Args:
-        kind: type that the section will be parsed as.
-        section: the section's keys and values.
-        changes: of it.
-        path: full name of the section, for messages.
-    """
-    choice = _choice(kind)
-    if choice is not None and not choice.beside and choice.key is not None:
-        old = section.get(choice.key, choice.default)
-        if changes.get(choice.key, old) != old:
-            return dict(changes)
-        kind = choice.settings({**section, **changes}, path)
-    kind = next((arg for arg in get_args(kind) if _is_settings(arg)), kind)  # X | None
-    kinds = field_types(kind, {**section, **changes}, path) if _is_settings(kind) else {}
-    merged = dict(section)
-    for name, value in changes.items():
-        inside = section.get(name)
-        if isinstance(inside, Mapping) and isinstance(value, Mapping):
-            value = merge(kinds.get(name, Any), inside, value, f"{path}.{name}")
-        merged[name] = value
-    return merged
 
 
 def unread(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -191,7 +168,7 @@ def to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Given):
-        return _literal(value)
+        return to_json(value.value)
     return str(value) if isinstance(value, Path) else value.item() if hasattr(value, "item") else value
 
 
@@ -216,6 +193,8 @@ def _reasons(value: Any) -> Mapping[str, str]:
 
 def _default(value: Any, name: str) -> Any:
     field = next(field for field in dataclasses.fields(value) if field.name == name)
+    if field.default is BESIDE:
+        return type(getattr(value, name))()
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
@@ -229,11 +208,13 @@ def _changed(value: Any, default: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _changed(item, getattr(default, name), place)
 
 
-def _fields(cls: Any) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(cls) if field.init]
+def settings_fields(cls: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that a section gives."""
+    return [field for field in dataclasses.fields(cls) if field.init and field.metadata.get("given", True)]
 
 
-def _is_settings(kind: Any) -> bool:
+def is_settings(kind: Any) -> bool:
+    """Whether a type is that of a section: a dataclass."""
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
@@ -252,7 +233,7 @@ def _get(section: Any, name: str, path: str) -> Any:
         raise UserError(f"{path}: missing; the config leaves this required value open") from error
 
 
-def _choice(kind: Any) -> OneOf | None:
+def choice_of(kind: Any) -> OneOf | None:
     """The annotation of a type, or of what a union with None holds."""
     for part in (kind, *(get_args(kind) if _is_union(kind) else ())):
         for note in getattr(part, "__metadata__", ()):
@@ -267,12 +248,20 @@ def _is_union(kind: Any) -> bool:
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
     """`value` as type `kind`, or a UserError that names `path`."""
-    if isinstance(value, Given) and kind is not str and not _is_union(kind):
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        value = str(value) if value in choices else _literal(value)
-    if _is_settings(kind):
+    if isinstance(value, Given):
+        value.value = _convert(kind, _read(kind, value), path)
+        return value.value
+    if is_settings(kind):
         return value if isinstance(value, kind) else from_config(kind, value, path)
     return _CONVERTERS.get(get_origin(kind) or kind, _convert_scalar)(kind, value, path)
+
+
+def _read(kind: Any, text: str) -> Any:
+    """What a text is for a field of type `kind`: itself where that takes texts, else what it is in Python."""
+    kinds = get_args(kind) if _is_union(kind) else (kind,)
+    choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
+    said = _literal(text)
+    return str(text) if text in choices or (str in kinds and said is not None) else said
 
 
 def _literal(text: str) -> Any:
@@ -300,9 +289,6 @@ def _convert_literal(kind: Any, value: Any, path: str) -> Any:
 
 def _convert_union(kind: Any, value: Any, path: str) -> Any:
     kinds = get_args(kind)
-    if isinstance(value, Given):
-        said = _literal(value)
-        value = str(value) if str in kinds and said is not None else said
     # An exact match wins over a conversion: for `int | float`, 3 stays an int.
     for one in kinds:
         if isinstance(one, type) and type(value) is one:
@@ -320,7 +306,7 @@ def _convert_union(kind: Any, value: Any, path: str) -> Any:
 
 
 def _convert_annotated(kind: Any, value: Any, path: str) -> Any:
-    base, choice = get_args(kind)[0], _choice(kind)
+    base, choice = get_args(kind)[0], choice_of(kind)
     if choice is None or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         return _convert(base, value, path)
     if not _is_mapping(value):
@@ -373,7 +359,7 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, bool) and isinstance(value, number):
             return kind(value)
     elif isinstance(kind, type) and isinstance(value, kind):
-        return str(value) if isinstance(value, Given) else value
+        return value
     raise _mistyped(kind, value, path)
 
 
@@ -403,7 +389,7 @@ def _type_name(kind: Any) -> str:
         return "None"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
-    if dataclasses.is_dataclass(kind) or _choice(kind):
+    if dataclasses.is_dataclass(kind) or choice_of(kind):
         return "a section"
     return (
         kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")

@@ -134,6 +134,27 @@ class SourceClass(Protocol):
     def __call__(self, config: Any, split: str, /) -> Source: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceSettings:
+    """A source as a config names it, checked; nothing is read from the disk yet.
+
+    Attributes:
+        name: Entry of `data.sources.SOURCES`, or ``package.module:Name``.
+        split: One of the class's ``splits``.
+        options: The source's own options, an instance of the class's ``Config``.
+    """
+
+    name: str
+    split: str
+    options: Any
+
+    @property
+    def crop(self) -> tuple[int, int] | None:
+        """(H, W) of the crops around a person that it has in place of whole images; None for those."""
+        size: tuple[int, int] | None = getattr(self.options, "crop", None)
+        return size
+
+
 def annotators_of(source: Source, index: int) -> list[np.ndarray] | None:
     """Each annotator's boundaries of an element, bool (H, W); None where the source has one label only."""
     read = getattr(source, "annotators", None)

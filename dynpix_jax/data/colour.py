@@ -8,33 +8,10 @@ import math
 import cv2
 import numpy as np
 
+from dynpix_jax.core.augmentation import ColourRanges
+
 # Luma and two chroma axes (YIQ); turning the chroma plane turns the hue.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-
-
-@dataclasses.dataclass(frozen=True)
-class ColourRanges:
-    """What `Colour.sample` draws from, all evenly. The defaults change nothing.
-
-    brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x.
-    hue: degrees to either side.
-    gamma: least and greatest exponent, drawn evenly in its logarithm; above 1 darkens.
-    """
-
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    gamma: tuple[float, float] = (1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; expected 0 to 1")
-        if not 0 <= self.hue <= 180:
-            raise ValueError(f"hue: {self.hue}; expected 0 to 180 degrees")
-        if not 0 < self.gamma[0] <= self.gamma[1]:
-            raise ValueError(f"gamma: {self.gamma}; expected a least and a greatest exponent above 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,77 +14,12 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
-from dynpix_jax.data.colour import Colour, ColourRanges
+from dynpix_jax.data.colour import Colour
 
 # What an image shows outside of itself: the ImageNet mean, which is 0 after the usual normalisation.
 FILL = (124, 116, 104)
-
-
-@dataclasses.dataclass(frozen=True)
-class BoxRanges:
-    """A crop around a box (a person) in place of one from a canvas, as HRNet's pose code makes it. The
-    defaults draw nothing.
-
-    field: the element's box. What it holds is scaled so that all of it fits into the crop.
-    scale: the box grows by a factor 1 + n with n normal of this deviation, cut at one deviation.
-    rotation: degrees, normal of this deviation, cut at two; rotated: share of the draws that are rotated.
-    """
-
-    field: str
-    scale: float = 0.0
-    rotation: float = 0.0
-    rotated: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.scale < 1:
-            raise ValueError(f"scale: {self.scale}; expected a number in [0, 1)")
-        if self.rotation < 0:
-            raise ValueError(f"rotation: {self.rotation}; expected degrees >= 0")
-        if not 0 <= self.rotated <= 1:
-            raise ValueError(f"rotated: {self.rotated}; expected a share in [0, 1]")
-
-
-@dataclasses.dataclass(frozen=True)
-class GeometryRanges:
-    """What `Geometry.sample` draws from. The defaults change nothing.
-
-    scales: drawn evenly from these; with `scale_between` log-uniformly between the least and the greatest.
-    rotations: degrees, counter-clockwise as seen, drawn evenly from these; with `rotation_between` any angle
-      between the least and the greatest.
-    flip: mirror left and right in half of the draws.
-    crop: (H, W) of the output, at a random place of the canvas; None keeps the canvas. A crop larger than the
-      canvas shows the outside, whose labels are ignored.
-    canvas: the region that is cropped from: `inscribed`, the largest upright rectangle inside of the rotated
-      image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are outside.
-    colour: ranges of the colour jitter, which changes the image alone; None for none.
-    box: crops around a box, with ranges of its own; of the others `flip`, `crop` and `colour` are read then.
-    """
-
-    scales: tuple[float, ...] = (1.0,)
-    rotations: tuple[float, ...] = (0.0,)
-    flip: bool = False
-    crop: tuple[int, int] | None = None
-    scale_between: bool = False
-    canvas: Literal["inscribed", "bounding"] = "inscribed"
-    rotation_between: bool = False
-    colour: ColourRanges | None = None
-    box: BoxRanges | None = None
-
-    def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
-        if not self.rotations:
-            raise ValueError("rotations: (); expected angles in degrees, (0.0,) for none")
-        if self.crop is not None and min(self.crop) < 1:
-            raise ValueError(f"crop: {self.crop}; expected a positive height and width")
-        if self.box is not None:
-            if self.crop is None:
-                raise ValueError("crop: a size is needed with box")
-            read = dict.fromkeys(("flip", "crop", "colour", "box"))
-            for field in dataclasses.fields(self):
-                if field.name not in read and getattr(self, field.name) != field.default:
-                    raise ValueError(f"{field.name}: is not read with box, which has ranges of its own")
 
 
 @dataclasses.dataclass(frozen=True)

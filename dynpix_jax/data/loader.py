@@ -16,9 +16,10 @@ import grain
 import numpy as np
 from absl import flags
 
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import Element, Source, SourceSpec, groups_of
-from dynpix_jax.data.geometry import GeometryRanges, augment
+from dynpix_jax.data.geometry import augment
 
 Batch = dict[str, np.ndarray]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.source import Source, SourceClass
+from dynpix_jax.core.source import Source, SourceClass, SourceSettings
 
 SOURCES: Registry[SourceClass] = Registry(
     "source",
@@ -36,27 +35,13 @@ SOURCES: Registry[SourceClass] = Registry(
 """All sources by name. A class is imported when a config asks for it: the others cost nothing."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceSettings:
-    """A source as a config names it, checked; nothing is read from the disk yet.
+def open_source(settings: SourceSettings) -> Source:
+    """The source that a config names.
 
-    Attributes:
-        name: An entry of `SOURCES`, or ``package.module:Name``.
-        split: One of the class's ``splits``.
-        options: The source's own options, an instance of the class's ``Config``.
+    Raises:
+        UserError: Data are missing, or are not what the source expects.
     """
-
-    name: str
-    split: str
-    options: Any
-
-    def build(self) -> Source:
-        """The source.
-
-        Raises:
-            UserError: Data are missing, or are not what the source expects.
-        """
-        return SOURCES.resolve(self.name, "name")(self.options, self.split)
+    return SOURCES.resolve(settings.name, "name")(settings.options, settings.split)
 
 
 def read_source(section: Mapping[str, Any], path: str, split: str | None = None) -> SourceSettings:
@@ -79,11 +64,11 @@ def read_source(section: Mapping[str, Any], path: str, split: str | None = None)
     if chosen not in source.splits:
         splits = suggest(str(chosen), source.splits)
         raise UserError(f"{path}.split: {name} has no split {chosen!r}; {splits}")
-    return SourceSettings(str(name), chosen, from_config(source.Config, options, path))
+    return SourceSettings(str(name), str(chosen), from_config(source.Config, options, path))
 
 
 def build_source(
     section: Mapping[str, Any], split: str | None = None, path: str = "config.data.source"
 ) -> Source:
-    """Parses a section and builds its source: see `read_source` and `SourceSettings.build`."""
-    return read_source(section, path, split).build()
+    """Parses a section and opens its source: see `read_source` and `open_source`."""
+    return open_source(read_source(section, path, split))

@@ -14,6 +14,7 @@ import numpy as np
 from dynpix_jax.core.capabilities import inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode
+from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import FieldSpec, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Array, Variables
@@ -22,7 +23,6 @@ from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.results import delta_scores
 from dynpix_jax.evaluation.runner import ImageResult, Runner, gated_macs, is_gate
 from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores, make_scorer, truth
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import Task, check_labels
 
 

@@ -8,7 +8,6 @@ What a network takes beside the images (`System.inputs`) comes with them, by nam
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import InferenceConfig, scaled_size
 from dynpix_jax.core.system import Inputs
 from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.resize import mean_scale, resize_bilinear
@@ -28,52 +28,6 @@ Costs = Mapping[str, Any]
 """A tree of numbers (B,) that add up over views, such as MACs."""
 Predict = Callable[..., tuple[Mapping[str, Array], Costs]]
 """(B, h, w, 3) images, `Inputs` as keyword arguments -> ({task: logits (B, h, w, C)}, costs)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceConfig:
-    """Views that an image is predicted from. The defaults: the image alone, whole.
-
-    window: (H, W) of windows that slide over the (resized) image; None takes it whole. stride: steps of the
-    window, None for two thirds of it. scales: sizes relative to the image, each of them averaged.
-    multiple: sides of resized images are rounded to multiples of it. flip: the mirror image as well.
-    blur: standard deviation, in pixels, of a Gaussian that smooths predicted depth in the end; 0: none. The
-    "+blur" of Recurrent Scene Parsing, table 1, whose width neither the paper nor its code tells.
-    """
-
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-    scales: tuple[float, ...] = (1.0,)
-    multiple: int = 1
-    flip: bool = False
-    blur: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("window", "stride"):
-            if (sides := getattr(self, name)) is not None and min(sides) < 1:
-                raise ValueError(f"{name}: {sides}; expected a positive height and width")
-        if self.stride is not None:
-            if self.window is None:
-                raise ValueError("stride: is not read without a window")
-            if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
-                raise ValueError(f"stride: {self.stride} leaves gaps between windows of {self.window}")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
-        if self.multiple < 1:
-            raise ValueError(f"multiple: {self.multiple}; expected at least 1")
-        if self.multiple > 1 and self.scales == (1.0,):
-            raise ValueError("multiple: is not read without other scales than 1")
-        if not self.blur >= 0:
-            raise ValueError(f"blur: {self.blur}; expected a number of pixels >= 0")
-
-    @property
-    def one_view(self) -> bool:
-        """Whether the image is predicted from one view of all of it, at some size."""
-        return self.window is None and len(self.scales) == 1 and not self.flip
-
-    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) at which the first scale shows an image of ``size``."""
-        return scaled_size(size, self.scales[0], self.multiple)
 
 
 def all_views(predict: Predict, tasks: Mapping[str, Task], config: InferenceConfig) -> Predict:
@@ -121,14 +75,6 @@ def multi_scale(
         return _mean(views, tasks), _add(costs)
 
     return at_scales
-
-
-def scaled_size(size: tuple[int, int], scale: float, multiple: int = 1) -> tuple[int, int]:
-    """(H, W) times ``scale``, rounded to multiples of ``multiple``, at least one."""
-    if scale == multiple == 1:
-        return size
-    height, width = (multiple * max(1, int(side * scale / multiple + 0.5)) for side in size)
-    return height, width
 
 
 def resize_images(images: Array, size: tuple[int, int]) -> Array:

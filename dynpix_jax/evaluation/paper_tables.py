@@ -11,14 +11,13 @@ network for each.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m
 from dynpix_jax.evaluation.results import Identity, Measured, delta_scores, identity_of, read_results
+from dynpix_jax.run_config import read_run
 from dynpix_jax.tasks import TASKS, Score
 
 BUDGETS = ("cpu", "gpu")
@@ -187,9 +186,8 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
 def _find(runs: Runs, table: Table, argument: str, alternative: str) -> Measured | None:
     for budget in table.budgets or ("",):
         arguments = ",".join(filter(None, (argument, budget and f"budget={budget}")))
-        config = json.loads(json.dumps(load_config(f"{table.config}:{arguments}").to_dict()))
-        stage = config["training"]["stages"][-1]
-        if (found := runs.get(identity_of(config, stage, table.source, alternative))) is not None:
+        run = read_run(f"{table.config}:{arguments}")
+        if (found := runs.get(identity_of(run, run.stages[-1], table.source, alternative))) is not None:
             return found
     return None
 

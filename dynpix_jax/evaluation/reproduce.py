@@ -12,24 +12,20 @@ import dataclasses
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
-
-import ml_collections
 
 from dynpix_jax import papers
 from dynpix_jax.core.capabilities import alternatives_of
-from dynpix_jax.core.configs import load_config
+from dynpix_jax.core.config import DataConfig, RunConfig, differences
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.overrides import apply_overrides
+from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.evaluation.paper_tables import EACH_TASK, Row, Table, combined
 from dynpix_jax.evaluation.results import Measured, read_results
 from dynpix_jax.evaluation.table_files import PaperTables
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checkpoints import Checkpoints
-from dynpix_jax.training.settings import stage_model, training_config
-from dynpix_jax.training.snapshots import config_to_json, differences
 
 Execute = Callable[[Sequence[str]], int]
 """Runs a program of the repository with its arguments; gives its exit status."""
@@ -84,12 +80,10 @@ class Step:
 
     def done(self) -> bool:
         """Whether what it makes is there."""
-        config = _load(self.spec, self.overrides)
-        training = training_config(config)
+        wanted = read_run(self.spec, self.overrides)
         if self.out is None:
-            return training.stages[-1].name in Checkpoints(self.workdir / "checkpoints").stage_ends()
-        saved = _evaluated_config(self.out / "eval.json", training.total_steps)
-        wanted = config_to_json(config)
+            return wanted.stages[-1].name in Checkpoints(self.workdir / "checkpoints").stage_ends()
+        saved = _evaluated(self.out / "eval.json", wanted.training.total_steps)
         return saved is not None and not differences(saved, wanted) and _views(saved) == _views(wanted)
 
 
@@ -114,7 +108,7 @@ class _Entry:
 
     argument: str
     after: str
-    config: ml_collections.ConfigDict
+    config: RunConfig
     run: str
     evaluation: str
 
@@ -154,7 +148,7 @@ class Plan:
                     for step in self._steps(table.config, argument, seed, name):
                         found.setdefault((step.workdir, step.out), step)
         for step in found.values():
-            _load(step.spec, step.overrides)  # before any of them is trained
+            read_run(step.spec, step.overrides)  # before any of them is trained
         return list(found.values())
 
     def reached(self, table: Table, row: Row) -> Reached:
@@ -191,7 +185,7 @@ class Plan:
         spec, out = self._spec(config, owner, seed), self._folder(config, owner.argument, seed)
         also = self._alternatives(config, owner)
         overrides = [f"evaluation.also={json.dumps(also)}"] if also else []
-        if owner.config.evaluation.get("every_stage"):
+        if owner.config.evaluation.every_stage:
             overrides.append("evaluation.every_stage=False")  # a row is what the last one ends with
         yield Step(name, "eval.py", spec, workdir, self._overrides(seed, *overrides), out=out)
 
@@ -221,7 +215,7 @@ class Plan:
 
     def _alternatives(self, config: str, owner: _Entry) -> tuple[str, ...]:
         """Ways to run a network, where rows ask for more of them than its config evaluates; else ()."""
-        own = tuple(dict(owner.config.evaluation).get("also", ()))
+        own = owner.config.evaluation.also
         asked = [
             row.alternative
             for table in self._tables
@@ -233,8 +227,7 @@ class Plan:
         more = [name for name in dict.fromkeys(asked) if name and name not in own]
         if not more:
             return ()
-        stage = training_config(owner.config).stages[-1]
-        known = alternatives_of(papers.build(stage_model(owner.config, stage)))
+        known = alternatives_of(papers.build(owner.config.stages[-1].model))
         more = [name for name in more if name in known]  # exits are rows of the network's own
         return (*own, *more) if more else ()
 
@@ -266,8 +259,10 @@ class Plan:
         self._entries[config] = found
         return found
 
-    def _config(self, config: str, argument: str, after: str) -> ml_collections.ConfigDict:
-        return _load(_spec(config, argument, self.options.arguments, after and "x"), self.options.overrides)
+    def _config(self, config: str, argument: str, after: str) -> RunConfig:
+        return read_run(
+            _spec(config, argument, self.options.arguments, after and "x"), self.options.overrides
+        )
 
 
 def select(
@@ -343,15 +338,10 @@ def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None
     return failures
 
 
-def _grouped(argument: str, after: str, config: ml_collections.ConfigDict, others: Any) -> _Entry:
+def _grouped(argument: str, after: str, config: RunConfig, others: Iterable[_Entry]) -> _Entry:
     """An argument beside those before it: which of them is the same training, and the same evaluation."""
-    values = config_to_json(config)
-    same = [
-        other
-        for other in others
-        if other.after == after and not differences(config_to_json(other.config), values)
-    ]
-    views = [other for other in same if _views(config_to_json(other.config)) == _views(values)]
+    same = [other for other in others if other.after == after and not differences(other.config, config)]
+    views = [other for other in same if _views(other.config) == _views(config)]
     run = same[0].run if same else argument
     return _Entry(argument, after, config, run, views[0].evaluation if views else argument)
 
@@ -366,18 +356,14 @@ def _spec(config: str, argument: str, more: str, after: str) -> str:
     return f"{config}:{','.join(named.values())}" if named else config
 
 
-def _load(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    return apply_overrides(load_config(spec), overrides)
+def _views(run: RunConfig) -> tuple[EvaluationConfig, DataConfig]:
+    return run.evaluation, run.data.eval
 
 
-def _views(values: Mapping[str, Any]) -> Any:
-    return values.get("evaluation"), values.get("data", {}).get("eval")
-
-
-def _evaluated_config(file: Path, steps: int) -> dict[str, Any] | None:
-    """The config of an eval.json, if there is one of a run after so many steps."""
+def _evaluated(file: Path, steps: int) -> RunConfig | None:
+    """The run of an eval.json, if there is one after so many steps."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content["config"]) if content["rows"][-1]["step"] == steps else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return read_run(content["config"]) if content["rows"][-1]["step"] == steps else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, UserError):
         return None

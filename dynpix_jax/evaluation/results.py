@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dynpix_jax.core.augmentation import GeometryRanges
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.data.geometry import GeometryRanges
-from dynpix_jax.evaluation.inference import InferenceConfig
+from dynpix_jax.core.sections import to_json
+from dynpix_jax.core.settings import StageConfig
+from dynpix_jax.run_config import read_run
 from dynpix_jax.tasks import Task
 
 
@@ -117,27 +119,20 @@ def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
         raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None
 
 
-def identity_of(
-    config: Mapping[str, Any], stage: Mapping[str, Any], source: str, alternative: str = ""
-) -> Identity:
-    """What a stage of a config is, evaluated on a data set; defaults are filled in."""
-    network = _overridden(config["model"], stage.get("model") or {})
-    augment = ((config.get("data") or {}).get("train") or {}).get("augment") or {}
-    ranges = from_config(GeometryRanges, augment, "config.data.train.augment")
-    inference = (config.get("evaluation") or {}).get("inference") or {}
-    views = from_config(InferenceConfig, inference, "config.evaluation.inference")
-    training = {"images": config["training"].get("batch_size"), "augment": asdict(ranges)}
-    return Identity(
-        source,
-        json.dumps(network, sort_keys=True),
-        json.dumps(training),
-        json.dumps(asdict(views)),
-        alternative,
-    )
+def identity_of(run: RunConfig, stage: StageConfig, source: str, alternative: str = "") -> Identity:
+    """What a stage of a run is, evaluated on a data set; defaults are filled in."""
+    training = {
+        "images": run.training.batch_size,
+        "augment": to_json(run.data.train.augment or GeometryRanges()),
+    }
+    parts = (stage.model, training, run.evaluation.inference)
+    network, trained, views = (json.dumps(to_json(part), sort_keys=True) for part in parts)
+    return Identity(source, network, trained, views, alternative)
 
 
 def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Result:
-    stages = {stage["name"]: stage for stage in content["config"]["training"]["stages"]}
+    run = read_run(content["config"])
+    stages = {stage.name: stage for stage in run.stages}
     first = next(iter(row["modes"].values()))
     measured = Measured(
         {name: float(value) for name, value in first.items() if isinstance(value, int | float)},
@@ -152,7 +147,7 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
     )
     source = content["data"].split(",")[0].split()[0]
     alternative = row.get("alternative") or ""
-    return Result(measured, identity_of(content["config"], stages[row["stage"]], source, alternative))
+    return Result(measured, identity_of(run, stages[row["stage"]], source, alternative))
 
 
 def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
@@ -167,14 +162,3 @@ def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
         measured = replace(last.measured, macs=macs, scores=scores, density=None, milliseconds={})
         found.append(Result(measured, replace(last.identity, alternative=name)))
     return found
-
-
-def _overridden(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with changes that reach into its sections."""
-    changed = dict(section)
-    for name, value in changes.items():
-        inside = changed.get(name)
-        if isinstance(inside, Mapping) and isinstance(value, Mapping):
-            value = _overridden(inside, value)
-        changed[name] = value
-    return changed

@@ -25,11 +25,11 @@ from dynpix_jax.core.capabilities import (
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem
 from dynpix_jax.core.routing import Mode, Routing
+from dynpix_jax.core.settings import InferenceConfig
 from dynpix_jax.core.system import Inputs, Outputs, System
 from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.inference import (
     Costs,
-    InferenceConfig,
     all_views,
     resize_images,
     resize_inputs,

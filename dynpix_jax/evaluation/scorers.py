@@ -12,10 +12,10 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.registry import Registry
+from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.core.typing import Array
 from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import PixelTask, Task, prefixes
 
 Progress = Callable[[int, str], None]

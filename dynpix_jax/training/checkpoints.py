@@ -16,16 +16,15 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.training.snapshots import config_from_json
 from dynpix_jax.training.state import TrainState
 
 MANIFEST = "manifest.json"
@@ -52,7 +51,7 @@ class Progress:
     step: int
     stage: int
     stage_name: str
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     evaluated: bool = False
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
     readers: list[int] = dataclasses.field(default_factory=list)
@@ -96,6 +95,16 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged: `newest` and `at_step` say so where it matters
         return ends
+
+    def config(self) -> dict[str, Any] | None:
+        """The run's config as JSON, of the newest checkpoint; None if none was ever completed."""
+        for step in reversed(self.steps()):
+            try:
+                config: dict[str, Any] = json.loads((self.path(step) / MANIFEST).read_text())["config"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged
+            return config
+        return None
 
     def save(self, state: TrainState, iterator: Any, progress: Progress) -> None:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it.
@@ -211,7 +220,7 @@ class Checkpoints:
 
 def load_variables(
     workdir: str | Path, stage: str | None = None
-) -> tuple[dict[str, Any], int, int, ml_collections.ConfigDict]:
+) -> tuple[dict[str, Any], int, int, Mapping[str, Any]]:
     """The variables of a run's newest checkpoint, for evaluation and prediction.
 
     Args:
@@ -219,8 +228,7 @@ def load_variables(
         stage: name of a stage: the checkpoint that it ended with, in place of the newest.
 
     Returns:
-        (variables as nested dicts of numpy arrays, step, stage index, config). `settings.stage_model(config,
-        stage)` is the model section that the variables belong to.
+        (variables as nested dicts of numpy arrays, step, stage index, config of the run as JSON).
 
     Raises:
         UserError: no checkpoint there, or all are damaged; no checkpoint of the end of `stage`.
@@ -246,7 +254,7 @@ def load_variables(
         jax.tree.map(np.asarray, variables),
         progress.step,
         progress.stage,
-        config_from_json(progress.config),
+        progress.config,
     )
 
 

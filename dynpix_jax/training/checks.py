@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 import jax
-import ml_collections
 import numpy as np
 
+from dynpix_jax import papers
 from dynpix_jax.core.capabilities import ReadsInputs
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.source import SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_system, training_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,28 +29,34 @@ class StageSummary:
     parameters: int
 
 
-def check_stages(
-    config: ml_collections.ConfigDict,
-    build: Callable[[ml_collections.ConfigDict], System],
-    spec: SourceSpec | None = None,
-) -> tuple[StageSummary, ...]:
+def stage_system(stage: StageConfig) -> System:
+    """The system of a stage.
+
+    Raises:
+        UserError: it cannot be built; names the stage, whose changes of the model may be the cause.
+    """
+    try:
+        return papers.build(stage.model)
+    except UserError as error:
+        raise UserError(f"stage '{stage.name}': {error}") from error
+
+
+def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageSummary, ...]:
     """Builds the system of every stage (shapes only) and applies its rules to the parameters.
 
     The loop would find the same errors, those of a later stage after hours of training.
 
     Args:
-        config: whole config.
-        build: makes the system of a model section (`papers.build`).
+        run: all settings.
         spec: what the training batches hold; None leaves it unchecked.
 
     Raises:
-        UserError: a wrong value or override of a stage, or a rule that matches no parameter or leaves one
-            out; names the stage. Labels that the batches lack, or that have other classes.
+        UserError: a network that cannot be built, or a rule that matches no parameter or leaves one out;
+            names the stage. Labels that the batches lack, or that have other classes.
     """
-    training = training_config(config)
     summaries = []
-    for stage in training.stages:
-        system = stage_system(config, stage, build)
+    for stage in run.stages:
+        system = stage_system(stage)
         if spec is not None:
             classes = {name: spec.fields[name].classes for name in spec.labels}
             check_labels(system.tasks, classes, f"config.data.train, source {spec.name}")
@@ -64,7 +70,7 @@ def check_stages(
         # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
         batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
         variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
-        stage_optimizer(variables["params"], training, stage, system)
+        stage_optimizer(variables["params"], run.training, stage, system)
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
         summaries.append(StageSummary(stage.name, stage.steps, count))
     return tuple(summaries)

@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.rng import stream
+from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import Checkpoints, Progress
+from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
-from dynpix_jax.training.settings import StageConfig, TrainingConfig, stage_system, training_config
 from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
 from dynpix_jax.training.signals import StopRequest
-from dynpix_jax.training.snapshots import check_same_run, config_to_json, write_config
+from dynpix_jax.training.snapshots import check_same_run, write_config
 from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
 from dynpix_jax.training.writers import (
@@ -42,9 +43,6 @@ from dynpix_jax.training.writers import (
     Writer,
     Writers,
 )
-
-Build = Callable[[ml_collections.ConfigDict], System]
-"""`papers.build`: a model section -> System."""
 
 EvaluateFn = Callable[[System, Variables], Values]
 """(system, variables) -> numbers and pictures to write."""
@@ -84,46 +82,44 @@ class _Stage:
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    run: RunConfig,
     workdir: str | Path,
     *,
-    build: Build,
     batches: Iterable[Mapping[str, np.ndarray]],
     evaluate_fn: EvaluateFn | None = None,
     writers: Sequence[Writer] | None = None,
 ) -> Result:
-    """Train all stages of `config` in `workdir`, from where it stands there.
+    """Train all stages of `run` in `workdir`, from where it stands there.
 
     Args:
-        config: whole config; `seed`, `model` and `training` are read here.
+        run: all settings; the seed and those of training are read here.
         workdir: gets config.json, metrics.jsonl, checkpoints/, tensorboard/.
-        build: makes the system of a model section.
         batches: endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
             labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
         evaluate_fn: called every `eval_every` steps and at the end of the run; never if that is 0.
         writers: in place of the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
-        UserError: bad config, a workdir that holds another config's run or cannot be written, rules that do
-            not cover the parameters, an element that cannot be read.
+        UserError: a network that cannot be built, a workdir that holds another config's run or cannot be
+            written, rules that do not cover the parameters, an element that cannot be read.
         KeyboardInterrupt: by Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: the loss stopped being finite; the last checkpoint is from before that.
     """
-    settings = training_config(config)
+    settings = run.training
     mesh = make_mesh(settings.mesh, settings.batch_size)
     workdir = Path(workdir)
     _make_workdir(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
     saved = checkpoints.newest()
-    snapshot, readers = config_to_json(config), [jax.process_count(), settings.workers]
+    readers = [jax.process_count(), settings.workers]
     if saved is not None:
-        check_same_run(saved.config, snapshot, workdir, "give another --workdir or remove this one")
+        check_same_run(saved.config, run, workdir, "give another --workdir or remove this one")
     checkpoints.clean()
 
     iterator = iter(batches)
     image_shape = _image_shape(iterator)
     stages = range(saved.stage if saved else 0, len(settings.stages))
-    stage = _make_stage(config, settings, stages.start, build, mesh, image_shape)
+    stage = _make_stage(run, stages.start, mesh, image_shape)
     if saved is not None:
         same_readers = saved.readers == readers
         state = checkpoints.restore(saved, stage.abstract, iterator if same_readers else None)
@@ -134,7 +130,7 @@ def train(
     else:
         state = stage.init(initial_variables(settings.init_from))
 
-    out = Writers(_usual_writers(workdir, settings, saved, snapshot) if writers is None else writers)
+    out = Writers(_usual_writers(workdir, run, saved) if writers is None else writers)
     if saved is not None:
         out.note(
             f"continuing from {checkpoints.path(saved.step)} (step {saved.step} of {settings.total_steps})"
@@ -147,7 +143,7 @@ def train(
         if step > saved_step:
             meter.flush()
             name = stage.config.name
-            progress = Progress(step, stage.index, name, snapshot, evaluated, meter.window, readers)
+            progress = Progress(step, stage.index, name, run.given, evaluated, meter.window, readers)
             checkpoints.save(state, iterator, progress)
             saved_step = step
 
@@ -155,7 +151,7 @@ def train(
         with StopRequest() as stop:
             for index in stages:
                 if index != stage.index:
-                    stage = _make_stage(config, settings, index, build, mesh, image_shape)
+                    stage = _make_stage(run, index, mesh, image_shape)
                     state = stage.init(state.variables)
                 out.note(_describe(stage, state))
                 while True:
@@ -204,19 +200,12 @@ def train(
         out.close()
 
 
-def _make_stage(
-    config: ml_collections.ConfigDict,
-    settings: TrainingConfig,
-    index: int,
-    build: Build,
-    mesh: Mesh,
-    image_shape: tuple[int, ...],
-) -> _Stage:
+def _make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, ...]) -> _Stage:
     """System, optimizer, shardings and compiled functions of stage `index`."""
-    stage, start = settings.stages[index], settings.stage_start(index)
-    system = stage_system(config, stage, build)
+    settings, stage, start = run.training, run.stages[index], run.training.stage_start(index)
+    system = stage_system(stage)
     example = {"image": np.zeros((1, *image_shape), np.uint8)}
-    key = stream(config.seed, "params", index)
+    key = stream(run.seed, "params", index)
     shapes = jax.eval_shape(system.init, key, example)
     optimizer = stage_optimizer(shapes["params"], settings, stage, system)
     abstract = jax.eval_shape(
@@ -235,7 +224,7 @@ def _make_stage(
         return jax.device_put(new_state(variables, optimizer.tx, optimizer.pick, start), shardings)
 
     step = jax.jit(
-        make_step(system, optimizer, seed=config.seed, stage_start=start, stage_steps=stage.steps),
+        make_step(system, optimizer, seed=run.seed, stage_start=start, stage_steps=stage.steps),
         in_shardings=(shardings, None),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
@@ -266,17 +255,15 @@ def _make_workdir(workdir: Path) -> None:
         ) from None
 
 
-def _usual_writers(
-    workdir: Path, settings: TrainingConfig, saved: Progress | None, snapshot: dict[str, Any]
-) -> list[Writer]:
+def _usual_writers(workdir: Path, run: RunConfig, saved: Progress | None) -> list[Writer]:
     if jax.process_index() != 0:
         return []
-    write_config(workdir / "config.json", snapshot)
+    write_config(workdir / "config.json", run.given)
     at = saved.step if saved else 0
     return [
         JsonlWriter(workdir / "metrics.jsonl", at, saved.evaluated if saved else True),
         TensorBoardWriter(workdir / "tensorboard", at),
-        ConsoleWriter(settings.total_steps),
+        ConsoleWriter(run.training.total_steps),
     ]
 
 

@@ -19,10 +19,10 @@ import optax
 
 from dynpix_jax.core.capabilities import TakesTurns
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import StageConfig, TrainingConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import match_first, named_leaves
 from dynpix_jax.core.typing import Array, Params
-from dynpix_jax.training.settings import StageConfig, TrainingConfig
 
 Flat = dict[str, Array]
 """Leaves by path "a/b/c"."""

@@ -11,9 +11,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import MeshConfig
 from dynpix_jax.core.trees import map_named, match_first
 from dynpix_jax.training.optim import StageOptimizer
-from dynpix_jax.training.settings import MeshConfig
 from dynpix_jax.training.state import TrainState
 
 

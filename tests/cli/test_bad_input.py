@@ -19,8 +19,8 @@ import train as train_program
 from dynpix_jax import papers
 from dynpix_jax.cli import main
 from dynpix_jax.cli.common import call
-from dynpix_jax.cli.run_config import read_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
 from tests.tiny import SHORT_CONFIG, TINY_CONFIG, TinyRun
 from tests.weights import torch_zip
 
@@ -84,7 +84,7 @@ def test_what_a_later_stage_has_wrong_is_found_first(config: Path, capsys, tmp_p
     gates = '"model": {"gate": gate}}'
     assert gates in TINY_CONFIG
     for changed, message in (
-        (gates.replace('"gate"', '"gaet"'), "config.training.stages[gates].model.gaet"),
+        (gates.replace('"gate"', '"gaet"'), "stage 'gates': config.model.gaet: unknown key"),
         (gates.replace("}}", '}, "frozen": ("res9.*",)}'), "no parameter is matched by 'res9.*'"),
         (gates.replace("gate}", '{**gate, "rho": 1.5}}'), "stage 'gates': config.model.gate.rho: 1.5;"),
     ):
@@ -168,8 +168,8 @@ def test_weights_of_another_architecture(tiny_run: TinyRun, capsys, tmp_path) ->
 
 
 def test_weights_without_moments(config: Path) -> None:
-    settings = read_config(config)[1]
-    system = papers.build(settings.model)
+    settings = read_run(config)
+    system = papers.build(settings.stages[0].model)
     images = {"image": np.zeros((1, 32, 48, 3), np.uint8)}
     fresh = jax.eval_shape(lambda key: system.init(key, images), jax.random.key(0))
     given = {name: dict(tree["backbone"]) for name, tree in fresh.items()}

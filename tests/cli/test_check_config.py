@@ -95,7 +95,7 @@ def test_mistakes_are_one_line_and_2(config, arguments, message, capsys):
             '"evaluatoin": {}',
             "config.evaluatoin: unknown key; did you mean 'evaluation'?",
         ),
-        ('"seed": 3,', "", "config.seed: missing"),
+        ('"name": "tiny", ', "", "config.name: missing"),
         ('"eval": {', '"evl": {', "config.data.evl: unknown key; did you mean 'eval'?"),
         ('"val"}', '"vla"}', "config.data.eval.source.split: scenes has no split 'vla'; did you mean 'val'?"),
         ('"val"}', '"val", "length": 0}', "config.data.eval.source.length: 0; expected at least 1"),
@@ -104,7 +104,11 @@ def test_mistakes_are_one_line_and_2(config, arguments, message, capsys):
             '"train"}, "augment": {"crop": (0, 8)}}',
             "config.data.train.augment.crop: (0, 8); expected a positive height and width",
         ),
-        ('"evaluation": {}', '"evaluation": {"thresholds": 0}', "config.evaluation.thresholds: 0"),
+        (
+            '"evaluation": {}',
+            '"evaluation": {"thresholds": 0}',
+            "config.evaluation.thresholds: expected at least 1, got 0",
+        ),
         ('"rho": args.rho', '"roh": args.rho', "roh: unknown key; did you mean 'rho'?"),
         ('{"gate": {"kind"', '{"gat": {"kind"', "did you mean 'gate'?"),
         (

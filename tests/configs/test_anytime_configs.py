@@ -13,8 +13,8 @@ from dynpix_jax import papers
 from dynpix_jax.cli import main
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.settings import training_config
 from tests.configs.test_configs import RandomElements, source_spec, variables_of
 from tests.one_step import stage_system, take_one_step
 
@@ -54,15 +54,15 @@ def assert_trains(spec: str) -> None:
     """A step of the last stage, on what its loader makes of random elements."""
     config = shrunk(spec)
     elements: Any = RandomElements(source_spec(config))
-    system = stage_system(config)
-    step = take_one_step(config, elements, variables_of(system))
+    system = stage_system(read_run(config))
+    step = take_one_step(read_run(config), elements, variables_of(system))
     exits = [name for name in step.metrics if name.startswith("exit")]
     assert len(exits) == len(system.config.exits)
 
 
 def assert_built(spec: str) -> None:
     config = shrunk(spec)
-    check_stages(config, papers.build, source_spec(config))
+    check_stages(read_run(config), source_spec(config))
     system = papers.build(load(spec).model)
     assert (system.config.adaptivity is not None) == ("variant=ca" in spec)
     assert len(system.config.exits) == (1 if "hrnet" in spec else 4)
@@ -90,7 +90,7 @@ def test_every_variant_is_built_and_trains_a_step(spec):
 def test_the_published_settings():
     """Section 5.5 of the reference: schedule, crops, scales, class weights, threshold."""
     config = load("cityscapes:variant=ca,arch=w48,budget=gpu")
-    training, model = training_config(config), config.model
+    training, model = read_run(config).training, config.model
     (stage,) = training.stages
     assert (training.optimizer, stage.learning_rate, training.momentum) == ("sgd", 0.01, 0.9)
     assert (training.weight_decay, training.weight_decay_on) == (5e-4, (".*",))

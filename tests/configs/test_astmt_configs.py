@@ -17,11 +17,9 @@ from dynpix_jax.backbones import mobilenet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import match_first
-from dynpix_jax.data.sources import read_source
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_section
 from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
 from dynpix_jax.training.state import new_state
 from dynpix_jax.training.step import make_step
 from tests.one_step import QUICKLY
@@ -64,10 +62,7 @@ def every_program() -> list[tuple[str, str]]:
 def assert_builds(name: str, arg: str) -> Any:
     """Networks and rules of a config; its source has the labels and classes."""
     config = load(name, arg)
-    (stage,) = check_stages(config, papers.build)
-    source = data_section(config).train.source
-    for part in source.get("sources", (source,)):
-        read_source(part, "source", "train")
+    (stage,) = check_stages(read_run(config))
     assert stage.steps > 0
     return config
 
@@ -145,8 +140,7 @@ def test_other_countings_of_the_data_sets():
     assert other.model.task_options.depth.per_image
     assert "per_image" not in plain.model.task_options.depth
     assert "classes" not in plain.data.train.source
-    source = data_section(other).train.source
-    assert read_source(source, "source", "train").options.classes == 40
+    assert read_run(other).data.train.source.options.classes == 40
     assert_builds("nyud", "classes=40,per_image,backbone=r26")
     assert load("fsv", "per_image").model.task_options.depth.per_image
     assert load("nyud", "classes=40,packed").data.train.source.options.to_dict() == dict(classes=40)
@@ -178,9 +172,9 @@ def assert_trains(name: str, arg: str, patch: pytest.MonkeyPatch) -> None:
     else:
         config.model.backbone.update(depth=26, width=4)
     config.model.decoder.update(features=6, rates=(1,))
-    training = training_config(config)
+    training = read_run(config).training
     (stage,) = training.stages
-    system = papers.build(stage_model(config, stage))
+    system = papers.build(stage.model)
     variables = random_variables(system)
     shape = (2, 16, 20)
     batch = {

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.data.sources import SOURCES, read_source
 from dynpix_jax.evaluation.runner import variable_shapes
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.settings import stage_model
 from tests.one_step import stage_system, take_one_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,9 +151,9 @@ def variables_of(system: System) -> Any:
 
 def assert_builds(arg: str) -> None:
     """The network of each stage, as it is in the config: shapes alone."""
-    config, _ = read_config(ROOT / "configs" / arg)
-    stages = check_stages(config, papers.build, source_spec(config))
-    system = papers.build(stage_model(config, len(stages) - 1))
+    config = load_config(ROOT / "configs" / arg)
+    stages = check_stages(read_run(config), source_spec(config))
+    system = papers.build(read_run(config).stages[-1].model)
     images = jax.ShapeDtypeStruct((2, 33, 50, 3), np.uint8)
     outputs = jax.eval_shape(system.apply, variable_shapes(system), images)
     ((name, task),) = system.tasks.items()
@@ -164,10 +164,10 @@ def assert_builds(arg: str) -> None:
 
 def assert_trains(arg: str) -> None:
     """One step of the last stage, on what its loader makes of random elements."""
-    config, _ = read_config(ROOT / "configs" / arg)
+    config = load_config(ROOT / "configs" / arg)
     spec, config = source_spec(config), narrow(config)
     assert len(config.training.stages) == 1
-    step = take_one_step(config, RandomElements(spec), variables_of(stage_system(config)))
+    step = take_one_step(read_run(config), RandomElements(spec), variables_of(stage_system(read_run(config))))
     assert step.metrics[config.model.task] > 0
     assert len(step.changed) > len(step.before) / 2
     assert all(np.isfinite(value).all() for value in step.after.values())

@@ -16,11 +16,9 @@ from dynpix_jax import papers
 from dynpix_jax.cli import main
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.trees import map_named
-from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.settings import stage_model, training_config
 from tests.configs.test_configs import RandomElements, source_spec, variables_of
 from tests.one_step import stage_system, take_one_step
 from tests.papers.mdeq.cells import CELLS
@@ -43,13 +41,13 @@ def load(spec: str) -> ml_collections.ConfigDict:
 @pytest.mark.parametrize("spec", VARIANTS)
 def test_every_variant_is_built(spec):
     config = load(spec)
-    settings = from_config(EvaluationConfig, config.evaluation, "config.evaluation")
-    pretraining, equilibrium = check_stages(config, papers.build, source_spec(config))
+    settings = read_run(config).evaluation
+    pretraining, equilibrium = check_stages(read_run(config), source_spec(config))
     assert pretraining.parameters == equilibrium.parameters
     system = papers.build(config.model)
     assert set(settings.also) == set(system.alternatives)
     assert system.config.unrolled == 0
-    first = papers.build(stage_model(config, 0))
+    first = papers.build(read_run(config).stages[0].model)
     assert first.config.unrolled == 3
     for variant, cell in CELLS.items():
         if f"variant={variant}" in spec:
@@ -66,7 +64,7 @@ def test_the_published_settings():
         assert config.data.train.augment.crop == crop
         assert config.training.batch_size == batch
         assert (config.model.forward.iterations, config.model.backward.iterations) == iterations
-        training = training_config(config)
+        training = read_run(config).training
         assert training.stages[0].steps == steps
         assert training.total_steps * batch / 2975 == pytest.approx(500, rel=0.01)
         assert (training.optimizer, training.momentum, training.stages[0].learning_rate) == ("sgd", 0.9, 0.01)
@@ -86,12 +84,12 @@ def assert_trains(spec: str, index: int) -> None:
         config.training.batch_size = 2
         if config.data.train.augment.get("crop"):
             config.data.train.augment.crop = (32, 48)
-    system = stage_system(config, index)
+    system = stage_system(read_run(config), index)
     # Filters of length 1: those of weight norm begin with what their kernels have.
     variables = map_named(
         lambda path, leaf: np.ones_like(leaf) if path.endswith("/gain") else leaf, variables_of(system)
     )
-    step = take_one_step(config, elements, variables, index)
+    step = take_one_step(read_run(config), elements, variables, index)
     assert ("diverged" in step.metrics) == (index == 1)
     assert len(step.changed) > 0.9 * len(step.before)
 

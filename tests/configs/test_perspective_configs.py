@@ -13,12 +13,11 @@ from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import read_source
 from dynpix_jax.papers.perspective.depth_bins import CITYSCAPES_EDGES, NYU_EDGES
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_section, data_source
+from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, stage_system, training_config
 from dynpix_jax.training.state import TrainState
 from dynpix_jax.training.step import make_step
 
@@ -55,9 +54,9 @@ def load(name: str, arg: str = ""):
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_variant_is_built(name, arg):
     config = load(name, arg)
-    training, data = training_config(config), data_section(config)
-    systems = [stage_system(config, stage, papers.build) for stage in training.stages]
-    options = read_source(data.train.source, "source").options
+    training, data = read_run(config).training, read_run(config).data
+    systems = [papers.build(stage.model) for stage in training.stages]
+    options = data.train.source.options
     assert ("depth" in options.fields) == ("_depth" in arg)
     assert all(set(system.tasks) <= set(options.fields) for system in systems)
     loops = [system.config.loops for system in systems]
@@ -73,18 +72,18 @@ def test_every_variant_is_built(name, arg):
 def test_other_data_sets():
     for arg in ("variant=attention,loops=2", "variant=average,tied=True", ""):
         config = load("camvid", arg)
-        for stage in training_config(config).stages:
-            assert set(stage_system(config, stage, papers.build).tasks) == {"segmentation"}
+        for stage in read_run(config).training.stages:
+            assert set(papers.build(stage.model).tasks) == {"segmentation"}
     config = load("sevenscenes", "loops=2,every=5")
-    for stage in training_config(config).stages:
-        assert set(stage_system(config, stage, papers.build).tasks) == {"depth"}
+    for stage in read_run(config).training.stages:
+        assert set(papers.build(stage.model).tasks) == {"depth"}
     assert tuple(load("nyuv2").model.bins.edges) == tuple(load("sunrgbd").model.bins.edges) == NYU_EDGES
     assert tuple(load("cityscapes").model.bins.edges) == CITYSCAPES_EDGES
 
 
 def test_only_what_is_left_is_trained_after_an_earlier_run():
     def names(arg):
-        stages = training_config(load("nyuv2", arg)).stages
+        stages = read_run(load("nyuv2", arg)).training.stages
         return [stage.name for stage in stages]
 
     assert names("variant=pred_depth,loops=2") == ["base", "gating", "loop_1", "loop_2", "finetune"]
@@ -97,7 +96,7 @@ def test_steps_of_all_stages_together():
     """By hand: 4 parts, 2 for the gates and each loop, 1 for the last stage."""
 
     def steps(name, arg):
-        return [stage.steps for stage in training_config(load(name, arg)).stages]
+        return [stage.steps for stage in read_run(load(name, arg)).training.stages]
 
     assert steps("camvid", "variant=attention,loops=2,steps=110") == [40, 20, 20, 20, 10]
     assert steps("camvid", "variant=attention,steps=110") == [74, 36]
@@ -118,15 +117,15 @@ def test_evaluation_has_a_row_for_the_other_way_to_gate():
 def test_a_depth_that_a_later_stage_needs_is_missed_at_once(variant):
     config = load("scenes", f"variant={variant}")
     config.data.train.source.fields = ("segmentation",)
-    spec = data_source(config, "train").spec
+    spec = data_source(read_run(config), "train").spec
     with pytest.raises(UserError, match="source scenes: no 'depth' labels, stage 'gating' needs them"):
-        check_stages(config, papers.build, spec)
+        check_stages(read_run(config), spec)
     config = load("scenes", "variant=attention,loops=1")
-    assert check_stages(config, papers.build, data_source(config, "train").spec)
+    assert check_stages(read_run(config), data_source(read_run(config), "train").spec)
 
 
 def test_scenes_train_equally_long():
-    totals = {training_config(load("scenes", arg)).total_steps for arg in VARIANTS}
+    totals = {read_run(load("scenes", arg)).training.total_steps for arg in VARIANTS}
     assert len(totals) == 1
     assert load("scenes", "seed=2").seed == 2
 
@@ -159,9 +158,9 @@ def stage_step(config, monkeypatch):
     monkeypatch.setitem(resnet._BLOCKS, 18, (1, 1, 1, 1))
     config.model.backbone.update(depth=18, width=4)
     config.model.update(features=8, depth_features=(8, 4))
-    training = training_config(config)
+    training = read_run(config).training
     stage = training.stages[-1]
-    system = papers.build(stage_model(config, stage))
+    system = papers.build(stage.model)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (1, *SIZE, 3), np.uint8),

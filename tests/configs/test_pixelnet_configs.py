@@ -12,10 +12,8 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.sections import from_config
-from dynpix_jax.evaluation.settings import EvaluationConfig
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.settings import training_config
 from tests.configs.test_configs import RandomElements, source_spec, variables_of
 from tests.one_step import stage_system, take_one_step
 
@@ -45,9 +43,8 @@ def test_every_variant_is_built(spec):
     for budget in ("",) if "scenes" in spec else ("cpu", "gpu")["," in spec :]:
         # What the arguments change is the same for both: variants with several are built for one.
         config = load(f"{spec},budget={budget}".replace(":,", ":") if budget else spec)
-        from_config(EvaluationConfig, config.evaluation, "config.evaluation")
-        check_stages(config, papers.build, source_spec(config))
-        stages = training_config(config).stages
+        check_stages(read_run(config), source_spec(config))
+        stages = read_run(config).training.stages
         system = papers.build(config.model)
         task = config.model.task
         assert set(system.tasks) == {task}
@@ -68,7 +65,7 @@ def assert_trains(spec: str) -> None:
         config.training.batch_size = 2
         if config.data.train.get("augment") and config.data.train.augment.get("crop"):
             config.data.train.augment.crop = (32, 48)
-    step = take_one_step(config, elements, variables_of(stage_system(config)))
+    step = take_one_step(read_run(config), elements, variables_of(stage_system(read_run(config))))
     assert step.metrics[config.model.task] > 0
     assert len(step.changed) > len(step.before) / 2
 
@@ -93,7 +90,7 @@ def test_lengths_are_the_papers():
     """96 epochs of 4998 images, five a step; 25 of 9600; three times 8 from an earlier run."""
 
     def steps(spec: str) -> list[int]:
-        return [stage.steps for stage in training_config(load(spec)).stages]
+        return [stage.steps for stage in read_run(load(spec)).training.stages]
 
     assert steps("pascal_context:budget=gpu") == [80 * 999, 8 * 999, 8 * 999]
     assert steps("bsds500:budget=gpu") == [28800, 9600, 9600]

@@ -18,13 +18,12 @@ import train
 from dynpix_jax import papers
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.data.sources import read_source
+from dynpix_jax.run_config import read_run
 from dynpix_jax.tasks.pose import pck_counts, pck_scores
 from dynpix_jax.tasks.skeletons import MPII
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_section, data_source
+from dynpix_jax.training.inputs import data_source
 from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import stage_model, training_config
 from dynpix_jax.training.state import new_state
 from dynpix_jax.training.step import make_step
 
@@ -57,15 +56,15 @@ def test_rows_of_table_2(variant):
     macs = [value / 2**30 for value in itertools.accumulate(system.step_macs((256, 256)))]
     assert macs == pytest.approx(GIBI[variant], abs=1e-3)
     assert bool(system.gated_macs((256, 256))) == (variant == "ca")
-    training, data = training_config(config), data_section(config)
+    training, data = read_run(config).training, read_run(config).data
     assert [stage.steps for stage in training.stages] == [170 * 173, 30 * 173, 10 * 173]
     assert [stage.learning_rate for stage in training.stages] == pytest.approx([1e-3, 1e-4, 1e-5])
     assert (training.optimizer, training.weight_decay, training.poly_power) == ("adamw", 0, 0)
     if variant == "ca":
-        sections = [stage_model(config, stage).adaptivity for stage in training.stages]
+        sections = [stage.model.adaptivity for stage in training.stages]
         assert [one.start for one in sections] == pytest.approx([10 / 170, 0, 0])
     assert data.train.augment.crop == (256, 256)
-    settings = read_source(data.eval.source, "source")
+    settings = data.eval.source
     assert (settings.name, settings.options.crop, settings.split) == ("mpii", (256, 256), "val")
 
 
@@ -101,9 +100,9 @@ def stage_step(variant: str):
     config = load("scenes_pose", f"variant={variant}")
     with config.unlocked():
         config.model.backbone.update(width=4, blocks=1)
-    training = training_config(config)
+    training = read_run(config).training
     stage = training.stages[-1]
-    system = papers.build(stage_model(config, stage))
+    system = papers.build(stage.model)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (2, 32, 32, 3), np.uint8),
@@ -123,7 +122,7 @@ def stage_step(variant: str):
 def test_a_training_step_fits(variant):
     """Traced only: shapes, dtypes and the tree of the state. The next test runs all of them."""
     config = load("scenes_pose", f"variant={variant}")
-    assert check_stages(config, papers.build, data_source(config, "train").spec)
+    assert check_stages(read_run(config), data_source(read_run(config), "train").spec)
     step, start, batch = stage_step(variant)
     state = jax.eval_shape(start, jax.random.key(0))
     after, metrics = jax.eval_shape(step, state, batch)
@@ -153,7 +152,7 @@ def mean_figure_score(config) -> float:
     place of each joint in crops around them."""
     source = dict(config.data.train.source.to_dict(), crop=config.data.eval.source.crop)
     config.data.train.source = source
-    known, seen = data_source(config, "train"), data_source(config, "eval")
+    known, seen = data_source(read_run(config), "train"), data_source(read_run(config), "eval")
     joints = np.stack([known[index]["keypoints"] for index in range(150)])
     places = np.where(joints[..., 2:] > 0, joints[..., :2], np.nan)
     truth = [seen[index] for index in range(len(seen))]

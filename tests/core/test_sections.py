@@ -8,8 +8,9 @@ import ml_collections
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.merging import merge
 from dynpix_jax.core.registry import Registry
-from dynpix_jax.core.sections import BESIDE, Given, OneOf, from_config, merge, to_json, unread
+from dynpix_jax.core.sections import BESIDE, Given, OneOf, from_config, to_json, unread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,13 +234,15 @@ def test_mistakes_in_such_a_section(section, message):
 def test_merge_reaches_into_sections_and_replaces_another_entry():
     section = dict(gate=dict(kind="topk", share=0.3), mesh=dict(data=2), task="pixel")
     changes = dict(gate=dict(share=0.4), mesh=dict(model=3))
-    assert merge(Model, section, changes, "config") == dict(
+    replaced: list[str] = []
+    assert merge(Model, section, changes, "config", replaced) == dict(
         gate=dict(kind="topk", share=0.4), mesh=dict(data=2, model=3), task="pixel"
     )
-    other = merge(Model, section, dict(gate=dict(kind="pixel", blur=True)), "config")
+    other = merge(Model, section, dict(gate=dict(kind="pixel", blur=True)), "config", replaced)
     assert other["gate"] == dict(kind="pixel", blur=True)
+    assert replaced == ["config.gate.share", "config.gate.kind", "config.gate.share"]
     assert section["gate"] == dict(kind="topk", share=0.3)
-    assert merge(Model, dict(other=None), dict(other=dict(kind="topk")), "")["other"] == dict(kind="topk")
+    assert merge(Model, dict(other=None), dict(other=dict(kind="topk")), "", [])["other"] == dict(kind="topk")
 
 
 def test_unread_values_are_those_that_differ_from_the_default():
@@ -283,4 +286,6 @@ def test_json_has_every_default():
         "steps": 1,
         "multipliers": [],
     }
-    assert to_json({"size": (1, 2), "text": Given("3")}) == {"size": [1, 2], "text": 3}
+    given = Given("4")
+    from_config(Stage, {"name": "x", "steps": given})
+    assert to_json({"size": (1, 2), "steps": given}) == {"size": [1, 2], "steps": 4}

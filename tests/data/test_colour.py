@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynpix_jax.core.augmentation import ColourRanges, GeometryRanges
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.source import IMAGE, NORMALS, SourceSpec, segmentation
-from dynpix_jax.data.colour import Colour, ColourRanges
-from dynpix_jax.data.geometry import FILL, Geometry, GeometryRanges, augment
+from dynpix_jax.data.colour import Colour
+from dynpix_jax.data.geometry import FILL, Geometry, augment
 from dynpix_jax.data.loader import make_loader, take
 from tests.data.test_loader import Noise
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec
-from dynpix_jax.data.geometry import FILL, Geometry, GeometryRanges
+from dynpix_jax.data.geometry import FILL, Geometry
 
 HEIGHT, WIDTH = 24, 36
 SPEC = SourceSpec(

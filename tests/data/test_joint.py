@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import Source
-from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import make_loader
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.scorers import make_scorer, truth
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks import build as build_task
 from tests.data.spec_check import check_source
 

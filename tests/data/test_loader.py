@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec
-from dynpix_jax.data.geometry import GeometryRanges
 from dynpix_jax.data.loader import Batch, Loader, make_loader, take
 
 AUGMENT = GeometryRanges(scales=(0.8, 1.0, 1.3), rotations=(0.0, 22.5), flip=True, crop=(8, 10))

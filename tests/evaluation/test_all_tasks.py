@@ -16,13 +16,13 @@ from dynpix_jax import tasks
 from dynpix_jax.cli.runs import Trained
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import Reference, TaskReference, write_reference
 from dynpix_jax.evaluation.results import Measured, delta_scores
-from dynpix_jax.evaluation.settings import EvaluationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (32, 40)

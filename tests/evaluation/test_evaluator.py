@@ -12,11 +12,10 @@ from scipy import ndimage
 from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
-from dynpix_jax.evaluation.inference import InferenceConfig
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.visualization.comparison import comparison
 
 SETTINGS = EvaluationConfig(mode="dense", pictures=2)

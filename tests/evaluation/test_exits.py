@@ -11,12 +11,11 @@ from dynpix_jax.cli.tables import exit_table
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.source import IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate_system
-from dynpix_jax.evaluation.inference import InferenceConfig
 from dynpix_jax.evaluation.runner import Runner, exit_maps
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.visualization.report import Budget
 
 SIZE = (8, 12)

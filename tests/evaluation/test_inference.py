@@ -10,14 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.evaluation.inference import (
-    InferenceConfig,
-    all_views,
-    flipped,
-    multi_scale,
-    sliding_window,
-    starts,
-)
+from dynpix_jax.core.sections import unread
+from dynpix_jax.core.settings import InferenceConfig
+from dynpix_jax.evaluation.inference import all_views, flipped, multi_scale, sliding_window, starts
 from dynpix_jax.tasks import TASKS, Task, build
 
 TOY = {
@@ -177,11 +172,9 @@ def test_all_views_together():
     ("options", "message"),
     [
         (dict(window=(0, 4)), "window"),
-        (dict(stride=(4, 4)), "stride: is not read without a window"),
         (dict(window=(4, 4), stride=(4, 5)), "stride: .* leaves gaps"),
         (dict(scales=()), "scales"),
         (dict(scales=(0.0,)), "scales"),
-        (dict(multiple=8), "multiple: is not read without other scales"),
         (dict(scales=(0.5,), multiple=0), "multiple"),
         (dict(blur=-1.0), "blur: -1.0"),
     ],
@@ -189,6 +182,12 @@ def test_all_views_together():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         InferenceConfig(**options)
+
+
+def test_options_that_nothing_reads():
+    found = [path for path, _, _ in unread(InferenceConfig(stride=(4, 4), multiple=8))]
+    assert found == ["stride", "multiple"]
+    assert not list(unread(InferenceConfig(window=(8, 8), stride=(4, 4), scales=(0.5,), multiple=8)))
 
 
 def test_the_toy_knows_every_task():

@@ -18,13 +18,13 @@ from dynpix_jax.cli import main, predict
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.runs import Trained
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.source import DEPTH, IMAGE, SourceSpec
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import evaluate_system
-from dynpix_jax.evaluation.inference import InferenceConfig, all_views, resize_inputs
+from dynpix_jax.evaluation.inference import all_views, resize_inputs
 from dynpix_jax.evaluation.runner import Runner, dense_report
-from dynpix_jax.evaluation.settings import EvaluationConfig
 
 TASKS = {"depth": tasks.build("depth", {}, "")}
 SECTION = dict(

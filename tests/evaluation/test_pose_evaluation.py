@@ -14,12 +14,12 @@ from dynpix_jax import tasks
 from dynpix_jax.cli import predict
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.source import BOX, HEAD_SIZE, IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate_system
-from dynpix_jax.evaluation.inference import InferenceConfig, sliding_window
+from dynpix_jax.evaluation.inference import sliding_window
 from dynpix_jax.evaluation.runner import Runner
-from dynpix_jax.evaluation.settings import EvaluationConfig
 from dynpix_jax.tasks.skeletons import MPII
 
 VARIABLES = {"params": {"gain": np.float32(1.0)}}

@@ -13,8 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     warnings.simplefilter("error")  # as in the tests
 
-from dynpix_jax import papers
-from dynpix_jax.cli.run_config import read_config
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training import writers
 from dynpix_jax.training.inputs import train_loader
 from dynpix_jax.training.loop import Result, train
@@ -31,18 +30,18 @@ def train_gated(workdir: Path, watch: Sequence[writers.Writer] = ()) -> Result:
         file = Path(folder) / "tiny.py"
         augmented = TINY_CONFIG.replace('"split": "train"}', '"split": "train"}, "augment": {"flip": True}')
         file.write_text(augmented)
-        config, _ = read_config(
+        run = read_run(
             file,
             [
                 "data.train.source.size=(32, 48)",
                 f"training.batch_size={BATCH_SIZE}",
                 "training.checkpoint_every=2",
+                "training.log_every=1",
                 *(f"training.stages[{stage}].steps={steps}" for stage, steps in enumerate(STEPS)),
             ],
         )
-    config.training.log_every = 1
     lines = writers.JsonlWriter(workdir / "metrics.jsonl")
-    return train(config, workdir, build=papers.build, batches=train_loader(config), writers=[lines, *watch])
+    return train(run, workdir, batches=train_loader(run), writers=[lines, *watch])
 
 
 class Killer(writers.Writer):

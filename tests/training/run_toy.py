@@ -39,9 +39,8 @@ def main() -> int:
 
     checkpoints._write_json = dying
     loop.train(
-        toy.config(eval_every=4),
+        toy.run(eval_every=4),
         args.workdir,
-        build=toy.build,
         batches=toy.batches(4),
         evaluate_fn=lambda system, variables: {"bias": float(variables["params"]["head"]["bias"][0])},
     )

@@ -45,10 +45,8 @@ def test_stages_frozen_leaves_and_schedules(tmp_path: Path) -> None:
         seen[len(seen)] = jax.device_get(variables)
         return {"deep": float(system.deep)}
 
-    config = toy.config(log_every=1, eval_every=6, checkpoint_every=0)
-    result = train(
-        config, tmp_path, build=toy.build, batches=toy.batches(4), evaluate_fn=evaluate, writers=[record]
-    )
+    run = toy.run(log_every=1, eval_every=6, checkpoint_every=0)
+    result = train(run, tmp_path, batches=toy.batches(4), evaluate_fn=evaluate, writers=[record])
     assert result.finished
     assert int(result.state.step) == 11
     assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 11]
@@ -73,10 +71,10 @@ def test_stages_frozen_leaves_and_schedules(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_loss_that_is_not_finite_stops(tmp_path: Path, log_every: int) -> None:
-    config = toy.config(log_every=log_every, checkpoint_every=2)
-    config.model.poison = 3.0  # update 4 and later; the save due after update 4 must not happen
+    # Update 4 and later; the save due after update 4 must not happen.
+    run = toy.run({"poison": 3.0}, log_every=log_every, checkpoint_every=2)
     with pytest.raises(NonFiniteError) as error:
-        train(config, tmp_path, build=toy.build, batches=toy.batches(4), writers=())
+        train(run, tmp_path, batches=toy.batches(4), writers=())
     iterator = iter(toy.batches(4))
     ids = [next(iterator)["index"] for _ in range(4)][3]
     message = str(error.value)
@@ -93,13 +91,13 @@ def test_mesh_that_does_not_fit(tmp_path: Path) -> None:
         ({"mesh": {"model": 7}}, "model 7 does not fit"),
     ):
         with pytest.raises(UserError, match=message):
-            train(toy.config(**changes), tmp_path, build=toy.build, batches=toy.batches(4), writers=())
+            train(toy.run(**changes), tmp_path, batches=toy.batches(4), writers=())
 
 
 def test_data_that_ends(tmp_path: Path) -> None:
     short = toy.grain.MapDataset.source(toy.ToyData()).batch(4).to_iter_dataset()
     with pytest.raises(UserError, match="no more elements at step 4"):
-        train(toy.config(), tmp_path, build=toy.build, batches=short, writers=())
+        train(toy.run(), tmp_path, batches=short, writers=())
 
 
 LOSSES = """
@@ -111,10 +109,10 @@ from tests.training.test_loop import Record
 out = {}
 for name, mesh in json.loads(sys.argv[1]).items():
     stages = ({"name": "deep", "steps": 5, "learning_rate": 0.1, "model": {"deep": True}},)
-    config = toy.config(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh)
+    run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh)
     record = Record()
     with tempfile.TemporaryDirectory() as workdir:
-        train(config, workdir, build=toy.build, batches=toy.batches(8), writers=[record])
+        train(run, workdir, batches=toy.batches(8), writers=[record])
     out[name] = [values["loss"] for _, _, values in record.lines]
 print(json.dumps(out))
 """

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.optim import merge, poly_schedule, stage_optimizer
-from dynpix_jax.training.settings import StageConfig, TrainingConfig
 
 PARAMS = {
     "stem": {"kernel": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])},
@@ -24,7 +24,9 @@ GRADS = {"head/kernel": np.array([0.1, -0.2]), "head/bias": np.array([0.3])}
 def settings(stage: dict[str, Any] | None = None, **training: Any) -> tuple[TrainingConfig, StageConfig]:
     defaults: dict[str, Any] = {"name": "s", "steps": 10, "learning_rate": 0.1}
     one = StageConfig(**{**defaults, **(stage or {})})
-    return TrainingConfig(batch_size=1, stages=(one,), **training), one
+    return TrainingConfig(
+        batch_size=1, stages=(one,), **{"optimizer": "sgd", "weight_decay": 0.0, **training}
+    ), one
 
 
 def test_sgd_by_hand() -> None:

@@ -38,7 +38,7 @@ def half(batch):
     return {name: value[2 * process : 2 * process + 2] for name, value in batch.items()}
 
 data = grain.MapDataset.source(toy.ToyData()).seed(0).shuffle().repeat().batch(4).map(half).to_iter_dataset()
-result = train(toy.config(), workdir, build=toy.build, batches=data, writers=[Stop()])
+result = train(toy.run(), workdir, batches=data, writers=[Stop()])
 print("finished" if result.finished else "stopped", int(result.state.step))
 """
 
@@ -69,7 +69,7 @@ def test_two_processes_stop_together_and_continue(tmp_path: Path) -> None:
     assert run_pair(tmp_path / "pair", stop_at=-1) == ["finished 11", "finished 11"]
     assert Checkpoints(tmp_path / "pair" / "checkpoints").steps()[-1] == 11
 
-    train(toy.config(), tmp_path / "one", build=toy.build, batches=toy.batches(4), writers=())
+    train(toy.run(), tmp_path / "one", batches=toy.batches(4), writers=())
     pair, one = (dict(named_leaves(load_variables(tmp_path / name)[0])) for name in ("pair", "one"))
     for name, leaf in one.items():
         np.testing.assert_allclose(pair[name], leaf, atol=1e-5, err_msg=name)

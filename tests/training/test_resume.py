@@ -34,7 +34,7 @@ def run_process(workdir: Path, *options: str, status: int = 0) -> str:
 
 
 def run_here(workdir: Path, writers: Any = (), **training: Any) -> Result:
-    return train(toy.config(**training), workdir, build=toy.build, batches=toy.batches(4), writers=writers)
+    return train(toy.run(**training), workdir, batches=toy.batches(4), writers=writers)
 
 
 def assert_same(left: Any, right: Any) -> None:
@@ -108,11 +108,9 @@ def test_what_ends_a_run_leaves_its_steps_saved(tmp_path: Path) -> None:
         return {}
 
     def run_evaluated() -> Result:
-        config = toy.config(checkpoint_every=0, eval_every=4)
         return train(
-            config,
+            toy.run(checkpoint_every=0, eval_every=4),
             tmp_path / "eval",
-            build=toy.build,
             batches=toy.batches(4),
             evaluate_fn=evaluate,
             writers=(),
@@ -138,11 +136,11 @@ def test_what_ends_a_run_leaves_its_steps_saved(tmp_path: Path) -> None:
             read
         ).to_iter_dataset()  # fmt: skip
 
-    config, broken = toy.config(checkpoint_every=0), tmp_path / "broken"
+    run, broken = toy.run(checkpoint_every=0), tmp_path / "broken"
     with pytest.raises(UserError, match=r"corrupt image 3\.jpg"):
-        train(config, broken, build=toy.build, batches=batches(True), writers=())
+        train(run, broken, batches=batches(True), writers=())
     assert Checkpoints(broken / "checkpoints").steps() == [3]
-    assert_same(train(config, broken, build=toy.build, batches=batches(False), writers=()).state, whole)
+    assert_same(train(run, broken, batches=batches(False), writers=()).state, whole)
 
     # Ctrl-C.
     with pytest.raises(KeyboardInterrupt):
@@ -212,10 +210,9 @@ def test_damage_that_keeps_the_size(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_workdir_of_another_config(tmp_path: Path) -> None:
     run_here(tmp_path, [Stop(1)])
-    other = toy.config()
-    other.model.scale = 2.0
-    with pytest.raises(UserError, match=r"another config: config\.model\.scale is 1\.0 there and 2\.0 here"):
-        train(other, tmp_path, build=toy.build, batches=toy.batches(4), writers=())
+    message = r"another config: config\.model\.scale is 1\.0 there and 2\.0 here"
+    with pytest.raises(UserError, match=message):
+        train(toy.run({"scale": 2.0}), tmp_path, batches=toy.batches(4), writers=())
 
 
 def test_harmless_changes_continue(tmp_path: Path) -> None:
@@ -229,7 +226,7 @@ def test_harmless_changes_continue(tmp_path: Path) -> None:
 
 def test_finished_run_is_left_alone(whole: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in (whole / "checkpoints").rglob("*")}
-    result = train(toy.config(eval_every=4), whole, build=toy.build, batches=toy.batches(4), writers=())
+    result = train(toy.run(eval_every=4), whole, batches=toy.batches(4), writers=())
     assert result.finished
     assert int(result.state.step) == 11
     assert before == {file: file.stat().st_mtime_ns for file in (whole / "checkpoints").rglob("*")}
@@ -240,7 +237,7 @@ def test_load_variables(whole: Path, tmp_path: Path) -> None:
     assert (step, stage) == (11, 1)
     assert variables["params"]["extra"]["kernel"].shape == (1, 1, 4, 4)
     assert variables["batch_stats"]["bn"]["mean"].dtype == np.float32
-    assert config.training.stages[1].name == "deep"
+    assert config["training"]["stages"][1]["name"] == "deep"
     variables, step, stage, _ = load_variables(whole, stage="base")
     assert (step, stage) == (6, 0)
     assert "extra" not in variables["params"]

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dynpix_jax.core.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.optim import stage_optimizer
-from dynpix_jax.training.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.state import new_state
 from dynpix_jax.training.step import STREAMS, make_step
 from tests.training import toy, turns
@@ -27,12 +27,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def settings(**changes: Any) -> tuple[TrainingConfig, StageConfig]:
     stage = StageConfig("s", 10, 0.1)
-    return TrainingConfig(batch_size=8, stages=(stage,), **changes), stage
+    return TrainingConfig(
+        batch_size=8, stages=(stage,), **{"optimizer": "sgd", "weight_decay": 0.0, **changes}
+    ), stage
 
 
 def test_a_step_is_an_update_a_turn_by_hand() -> None:
     """SGD with momentum and decay, worked out turn by turn with the plain rules."""
-    system = turns.TurnsSystem()
+    system = turns.TurnsSystem(turns.TurnsConfig("turns"))
     batch = {name: jnp.asarray(value) for name, value in next(iter(turns.batches(8))).items()}
     variables = dict(system.init(jax.random.key(0), batch))
     config, stage = settings(weight_decay=0.1, weight_decay_on=(".*",), poly_power=1.0)
@@ -74,7 +76,7 @@ def test_adam_counts_the_updates_of_each_leaf() -> None:
     """A leaf that two turns share is updated twice a step, and its bias correction knows it."""
     params = {"stem": {"kernel": jnp.ones(2)}, "head_dark": {"kernel": jnp.ones(1)}}
     config, stage = settings(optimizer="adamw", poly_power=0.0)
-    optimizer = stage_optimizer(params, config, stage, turns.TurnsSystem())
+    optimizer = stage_optimizer(params, config, stage, turns.TurnsSystem(turns.TurnsConfig("turns")))
     assert optimizer.turns["bright"] == {"stem/kernel"}
     plain = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
     leaves = optimizer.pick(params)
@@ -99,7 +101,7 @@ class NoisyTurns(turns.TurnsSystem):
 
 def test_each_turn_of_each_step_draws_its_own_noise() -> None:
     """Whatever the stream; the same step draws the same again."""
-    system = NoisyTurns()
+    system = NoisyTurns(turns.TurnsConfig("turns"))
     batch = {name: jnp.asarray(value) for name, value in next(iter(turns.batches(8))).items()}
     variables = dict(system.init(jax.random.key(0), batch))
     config, stage = settings()

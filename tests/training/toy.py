@@ -9,8 +9,11 @@ import flax.linen as nn
 import grain
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+
+from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
 
 SIZE = (8, 10)
 
@@ -37,12 +40,29 @@ class ToyNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class ToyConfig:
+    system: str
+    deep: bool = False
+    scale: float = 1.0
+    poison: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ValueError(f"scale: {self.scale}; expected a positive number")
+
+    def unread(self) -> dict[str, str]:
+        return {"poison": "a shallow network is poisoned by hand"} if self.deep else {}
+
+
 class ToySystem:
     """The part of `System` that the loop calls."""
 
-    deep: bool
-    scale: float
-    poison: float
+    Config = ToyConfig
+
+    def __init__(self, config: ToyConfig) -> None:
+        if config.scale > 100:
+            raise UserError(f"config.model.scale: {config.scale}; expected less")
+        self.deep, self.scale, self.poison = config.deep, config.scale, config.poison
 
     @property
     def net(self) -> ToyNet:
@@ -76,10 +96,6 @@ class ToySystem:
         )
 
 
-def build(model: ml_collections.ConfigDict) -> ToySystem:
-    return ToySystem(deep=model.deep, scale=model.scale, poison=model.poison)
-
-
 class ToyData:
     """Random-access source of 16 elements."""
 
@@ -102,7 +118,7 @@ def batches(batch_size: int, seed: int = 0) -> grain.IterDataset:
     return data.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
 
 
-def config(**training: Any) -> ml_collections.ConfigDict:
+def config(**training: Any) -> dict[str, Any]:
     """Two stages of 6 and 5 steps; the second has one layer more. Keywords replace fields of `training`."""
     stages = (
         {"name": "base", "steps": 6, "learning_rate": 0.1},
@@ -115,13 +131,18 @@ def config(**training: Any) -> ml_collections.ConfigDict:
             "multipliers": (("extra/.*", 10.0), (".*", 1.0)),
         },
     )
-    defaults = {"batch_size": 4, "stages": stages, "weight_decay": 1e-4, "log_every": 3}
+    defaults = {"batch_size": 4, "stages": stages, "optimizer": "sgd", "log_every": 3}
     defaults |= {"checkpoint_every": 2, "keep": 3}
-    return ml_collections.ConfigDict(
-        {
-            "name": "toy",
-            "seed": 0,
-            "model": {"system": "toy", "deep": False, "scale": 1.0, "poison": -1.0},
-            "training": {**defaults, **training},
-        }
-    )
+    source = {"name": "scenes", "split": "train"}  # not read: `batches` are given to the loop
+    return {
+        "name": "toy",
+        "model": {"system": "tests.training.toy:ToySystem"},
+        "data": {"train": {"source": source}, "eval": {"source": source}},
+        "training": {**defaults, **training},
+    }
+
+
+def run(model: dict[str, Any] | None = None, **training: Any) -> RunConfig:
+    """The settings of `config`, with values of its model."""
+    sections = config(**training)
+    return read_run({**sections, "model": {**sections["model"], **(model or {})}})

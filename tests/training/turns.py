@@ -15,9 +15,9 @@ import flax.linen as nn
 import grain
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.loop import train
 from dynpix_jax.training.writers import Writer
 from tests.training import toy
@@ -41,9 +41,16 @@ class TurnsNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class TurnsConfig:
+    system: str
+
+
+@dataclasses.dataclass(frozen=True)
 class TurnsSystem:
     """The part of `System` that the loop calls."""
 
+    Config = TurnsConfig
+    config: TurnsConfig
     turns = TURNS
 
     def init(self, key: jax.Array, batch: Any) -> Any:
@@ -94,18 +101,11 @@ class Record(Writer):
 def run(workdir: str, optimizer: str, **training: Any) -> list[dict[str, Any]]:
     """A line for each of six steps."""
     stage = {"name": "turns", "steps": 6, "learning_rate": 0.05}
-    config = toy.config(
-        batch_size=8, log_every=1, checkpoint_every=3, stages=(stage,), optimizer=optimizer, grad_clip=1.0
-    )
-    config.training.update(training)
+    common = {"batch_size": 8, "log_every": 1, "checkpoint_every": 3, "grad_clip": 1.0}
+    config = toy.config(**common, stages=(stage,), optimizer=optimizer, **training)
+    config["model"] = {"system": "tests.training.turns:TurnsSystem"}
     record = Record()
-    train(
-        ml_collections.ConfigDict(config),
-        workdir,
-        build=lambda model: TurnsSystem(),
-        batches=batches(8),
-        writers=[record],
-    )
+    train(read_run(config), workdir, batches=batches(8), writers=[record])
     return record.lines
 
 

@@ -78,7 +78,7 @@ class AnytimeConfig:
     task: ``segmentation`` or ``pose``; task_options: its fields.
     """
 
-    system: Literal["anytime"]
+    system: str
     task: Literal["segmentation", "pose"]
     task_options: dict[str, Any] = field(default_factory=dict)
     backbone: HRNetConfig = field(default_factory=HRNetConfig)

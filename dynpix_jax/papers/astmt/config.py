@@ -104,7 +104,7 @@ class AstmtConfig:
         adversarial: None trains without a discriminator.
     """
 
-    system: Literal["astmt"]
+    system: str
     tasks: tuple[str, ...]
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     task_weights: dict[str, float] = field(default_factory=dict)

@@ -86,7 +86,7 @@ class MdeqConfig:
     and differentiates through that: pretraining. norm_momentum: of the moving averages of stem and head.
     """
 
-    system: Literal["mdeq"]
+    system: str
     task: str = "segmentation"
     task_options: dict[str, Any] = field(default_factory=dict)
     cell: CellConfig = field(default_factory=CellConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,13 @@ class GateConfig:
         if self.exists:
             self._refuse_unread()
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        if self.exists:
+            return {}
+        names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options"))
+        return dict.fromkeys(names, "there are no gates; model.gate.kind is 'none'")
+
     @property
     def exists(self) -> bool:
         """Whether there are gates at all."""
@@ -115,6 +123,11 @@ class MultiPoolConfig:
         if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=-1) < 0:
             raise ValueError(f"dilations: {self.dilations}; expected distinct integers >= 0")
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        names = () if self.blocks else ("selection", "dilations", "original_bias")
+        return dict.fromkeys(names, "no block has a MultiPool; set model.multipool.blocks")
+
 
 @dataclass(frozen=True)
 class PagConfig:
@@ -132,7 +145,7 @@ class PagConfig:
             side output) then reads. The paper's networks for all tasks but boundaries have them.
     """
 
-    system: Literal["pag"]
+    system: str
     task: str
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
         default_factory=ResNetConfig
@@ -156,6 +169,11 @@ class PagConfig:
             dilations["res6"] = 1
         for name in self.multipool.blocks:
             self._check_multipool(name, dilations)
+
+    @property
+    def target_density(self) -> float:
+        """Share of positions that gates are trained to open; 1 without gates."""
+        return 1.0 if self.gate.kind == "none" else self.gate.rho
 
     def _check_multipool(self, name: str, dilations: dict[str, int]) -> None:
         if name == "res6" and not self.res6:

@@ -94,7 +94,7 @@ class PerspectiveConfig:
     says it for the backbone). No pretrained network has these layers: train them before they are frozen.
     """
 
-    system: Literal["perspective"]
+    system: str
     segmentation: dict[str, Any] | None = None
     depth: dict[str, Any] | None = None
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(

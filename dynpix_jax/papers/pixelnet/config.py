@@ -86,7 +86,7 @@ class PixelNetConfig:
     chunk: pixels that dense prediction works on at a time.
     """
 
-    system: Literal["pixelnet"]
+    system: str
     task: str
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="vgg16")] = field(default_factory=VGGConfig)
     hypercolumn: HypercolumnConfig = field(default_factory=HypercolumnConfig)

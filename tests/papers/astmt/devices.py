@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.training.settings import MeshConfig
+from dynpix_jax.core.settings import MeshConfig
 from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
 from tests.one_step import QUICKLY
 from tests.papers.astmt.tiny import (

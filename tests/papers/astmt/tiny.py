@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones import resnet
+from dynpix_jax.core.settings import StageConfig, TrainingConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
-from dynpix_jax.training.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
 
@@ -77,7 +77,9 @@ def random_batch(size: int = 2, shape: tuple[int, int] = (16, 20)) -> dict[str, 
 def training_step(system: System, variables: Any) -> tuple[StepFn, TrainState, StageOptimizer]:
     """A step of SGD with momentum and decay of everything, its first state, the optimizer."""
     stage = StageConfig("train", 10, 0.05)
-    config = TrainingConfig(batch_size=2, stages=(stage,), weight_decay=0.01, weight_decay_on=(".*",))
+    config = TrainingConfig(
+        batch_size=2, stages=(stage,), optimizer="sgd", weight_decay=0.01, weight_decay_on=(".*",)
+    )
     optimizer = stage_optimizer(variables["params"], config, stage, system)
     state = new_state(variables, optimizer.tx, optimizer.pick, 0)
     return make_step(system, optimizer, seed=0, stage_start=0, stage_steps=10), state, optimizer

@@ -1,0 +1,121 @@
+"""Section `augment` of a config's data: what geometries and colours are drawn from. Free of jax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ColourRanges:
+    """What `data.colour` draws from, all evenly. The defaults change nothing.
+
+    Attributes:
+        brightness: factors are drawn from 1 - x to 1 + x.
+        contrast: likewise.
+        saturation: likewise.
+        hue: degrees to either side.
+        gamma: least and greatest exponent, drawn evenly in its logarithm; above 1 darkens.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    gamma: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected 0 to 1")
+        if not 0 <= self.hue <= 180:
+            raise ValueError(f"hue: {self.hue}; expected 0 to 180 degrees")
+        if not 0 < self.gamma[0] <= self.gamma[1]:
+            raise ValueError(f"gamma: {self.gamma}; expected a least and a greatest exponent above 0")
+
+
+@dataclass(frozen=True)
+class BoxRanges:
+    """A crop around a box (a person) in place of one from a canvas, as HRNet's pose code makes it.
+
+    The defaults draw nothing.
+
+    Attributes:
+        field: the element's box. What it holds is scaled so that all of it fits into the crop.
+        scale: the box grows by a factor 1 + n with n normal of this deviation, cut at one deviation.
+        rotation: degrees, normal of this deviation, cut at two.
+        rotated: share of the draws that are rotated.
+    """
+
+    field: str
+    scale: float = 0.0
+    rotation: float = 0.0
+    rotated: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < 1:
+            raise ValueError(f"scale: {self.scale}; expected a number in [0, 1)")
+        if self.rotation < 0:
+            raise ValueError(f"rotation: {self.rotation}; expected degrees >= 0")
+        if not 0 <= self.rotated <= 1:
+            raise ValueError(f"rotated: {self.rotated}; expected a share in [0, 1]")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if self.rotation else {"rotated": "rotation is 0"}
+
+
+@dataclass(frozen=True)
+class GeometryRanges:
+    """What `data.geometry` draws from. The defaults change nothing.
+
+    Attributes:
+        scales: drawn evenly from these; with `scale_between` log-uniformly between the least and greatest.
+        rotations: degrees, counter-clockwise as seen, drawn evenly from these; with `rotation_between` any
+            angle between the least and the greatest.
+        flip: mirror left and right in half of the draws.
+        crop: (H, W) of the output, at a random place of the canvas; None keeps the canvas. A crop larger than
+            the canvas shows the outside, whose labels are ignored.
+        scale_between: see scales.
+        canvas: the region that is cropped from: `inscribed`, the largest upright rectangle inside of the
+            rotated image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are
+            outside.
+        rotation_between: see rotations.
+        colour: ranges of the colour jitter, which changes the image alone; None for none.
+        box: crops around a box, with ranges of its own.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    rotations: tuple[float, ...] = (0.0,)
+    flip: bool = False
+    crop: tuple[int, int] | None = None
+    scale_between: bool = False
+    canvas: Literal["inscribed", "bounding"] = "inscribed"
+    rotation_between: bool = False
+    colour: ColourRanges | None = None
+    box: BoxRanges | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
+        if not self.rotations:
+            raise ValueError("rotations: (); expected angles in degrees, (0.0,) for none")
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop: {self.crop}; expected a positive height and width")
+        if self.box is not None and self.crop is None:
+            raise ValueError("crop: a size is needed with box")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        if self.box is not None:
+            own = ("scales", "rotations", "scale_between", "canvas", "rotation_between")
+            return dict.fromkeys(own, "a crop around a box has ranges of its own, those of box")
+        reasons = {}
+        if len(set(self.scales)) == 1:
+            reasons["scale_between"] = "there is one scale"
+        if len(set(self.rotations)) == 1:
+            reasons["rotation_between"] = "there is one rotation"
+        if not any(self.rotations):
+            reasons["canvas"] = "nothing is rotated"
+        return reasons

@@ -1,0 +1,260 @@
+"""A whole config as one frozen, typed object: parsed once, by the entry points; all below take it.
+
+Two runs are the same if their settings are: what a config writes out and what it leaves to a default makes
+no difference, and a new option with a default changes no older run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from dynpix_jax.core.augmentation import GeometryRanges
+from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.merging import default_of, leaves, merge
+from dynpix_jax.core.registry import Registry
+from dynpix_jax.core.sections import Given, OneOf, from_config, to_json, unread
+from dynpix_jax.core.settings import EvaluationConfig, ExecutionConfig, StageConfig, TrainingConfig
+from dynpix_jax.core.source import SourceSettings
+
+HARMLESS = (
+    r"training\.(log_every|checkpoint_every|eval_every|keep|workers|init_from)",
+    r"training\.mesh(\..*)?",
+    r"(evaluation|execution)(\..*)?",
+    r"data\.eval(\..*)?",
+    r"(.*\.)?root",
+)
+"""Settings that may change between a run and its continuation: they do not change what is learned.
+
+Nor does the place of the first weights, once there is a checkpoint.
+"""
+
+ReadSource = Callable[[Mapping[str, Any], str], SourceSettings]
+"""`data.sources.read_source`: the section of a source and its full name -> what it says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """One part (`train` or `eval`) of the `data` section.
+
+    Attributes:
+        source: the data set, its split and its own options.
+        augment: ranges of the joint augmentation; None leaves the images as they are.
+        pad_to: (H, W) that smaller images are padded to; needed for batches of images of different sizes.
+        drop_labels: labels that are not handed out.
+    """
+
+    source: SourceSettings
+    augment: GeometryRanges | None = None
+    pad_to: tuple[int, int] | None = None
+    drop_labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """The `data` section.
+
+    Attributes:
+        train: what is trained on.
+        eval: what is evaluated on.
+    """
+
+    train: DataConfig
+    eval: DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run.
+
+    Attributes:
+        name: of the run, for people.
+        data: what is trained and evaluated on.
+        training: optimizer, checkpoints, and the stages, each with the settings of its network.
+        seed: of everything random.
+        evaluation: what `eval.py` does.
+        execution: by what programs networks are run.
+        given: the config as it was given, as JSON keeps it; what a checkpoint holds.
+    """
+
+    name: str
+    data: DataSection
+    training: TrainingConfig
+    seed: int = 0
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+    given: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False, metadata={"given": False}
+    )
+
+    @property
+    def stages(self) -> tuple[StageConfig, ...]:
+        """Those of `training`."""
+        return self.training.stages
+
+
+def parse_run(
+    config: Mapping[str, Any] | ml_collections.ConfigDict, systems: Registry[Any], read_source: ReadSource
+) -> RunConfig:
+    """The settings of a config.
+
+    Each stage's network has the settings of `config.model` with the stage's changes, parsed by the class that
+    its system names as ``Config``.
+
+    Args:
+        config: all sections, as a config file gives them; see `cli` for what is changed from outside.
+        systems: the table of systems.
+        read_source: parses the section of a source.
+
+    Raises:
+        UserError: an unknown, missing or wrong key; a value that nothing reads. With the key's full path.
+    """
+    given = plain(config)
+    tree = dict(given)
+    base = _section(tree, "model")
+    tree.pop("model")
+    training = _section(tree, "training")
+    stages = training.get("stages")
+    if isinstance(stages, Sequence) and all(isinstance(stage, Mapping) for stage in stages):
+        models = _stage_models(base, [stage.get("model") or {} for stage in stages], stages, systems)
+        stages = [{**stage, "model": model} for stage, model in zip(stages, models, strict=True)]
+        tree["training"] = {**training, "stages": stages}
+    data = _section(tree, "data")
+    for part in ("train", "eval"):
+        section = data.get(part)
+        if isinstance(section, Mapping) and isinstance(section.get("source"), Mapping):
+            source = read_source(section["source"], f"config.data.{part}.source")
+            data = {**data, part: {**section, "source": source}}
+    run = from_config(RunConfig, {**tree, "data": data}, "config")
+    for path, value, reason in unread(dataclasses.replace(run, training=_without_models(run)), "config"):
+        raise UserError(f"{path}: nothing reads {value!r}: {reason}")
+    return dataclasses.replace(run, given=to_json(given))
+
+
+def plain(value: Any) -> Any:
+    """A config with dicts and lists in place of ConfigDicts and tuples.
+
+    Raises:
+        UserError: a required value is left open.
+    """
+    if isinstance(value, ml_collections.ConfigDict):
+        try:
+            value = value.to_dict()
+            return plain({key: value[key] for key in value})
+        except ml_collections.config_dict.RequiredValueError as error:
+            raise UserError(f"config: a required value is left open: {error}") from error
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Key paths, with both values, in which two runs differ; `HARMLESS` ones are left out."""
+    before, after = (dict(leaves(settings(run))) for run in (old, new))
+    lines = []
+    for path in sorted(before.keys() | after.keys()):
+        there, here = before.get(path, _ABSENT), after.get(path, _ABSENT)
+        if there != here and not any(re.fullmatch(pattern, path) for pattern in HARMLESS):
+            key = path.replace(".source.options.", ".source.")
+            lines.append(f"config.{key} is {there!r} there and {here!r} here")
+    # What all stages differ in alike is a value of config.model.
+    bases = [re.sub(r"\.training\.stages\[\d+\]\.model\.", ".model.", line) for line in lines]
+    everywhere = {base for base in bases if bases.count(base) == len(new.stages)}
+    return list(dict.fromkeys(b if b in everywhere else line for b, line in zip(bases, lines, strict=True)))
+
+
+def settings(run: RunConfig) -> dict[str, Any]:
+    """All settings of a run as values that JSON keeps, every default written out."""
+    found: dict[str, Any] = to_json(dataclasses.replace(run, given={}))
+    found.pop("given")
+    return found
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if name not in tree:
+        raise UserError(f"config.{name}: missing; {suggest(name, tree)}")
+    if not isinstance(tree[name], Mapping):
+        raise UserError(f"config.{name}: expected a section with keys, got {tree[name]!r}")
+    section: Mapping[str, Any] = tree[name]
+    return section
+
+
+def _without_models(run: RunConfig) -> TrainingConfig:
+    """What is not read in models, `_stage_models` has told: another stage may read what one ignores."""
+    stages = tuple(dataclasses.replace(stage, model=None) for stage in run.stages)
+    return dataclasses.replace(run.training, stages=stages)
+
+
+def _stage_models(
+    base: Mapping[str, Any],
+    changes: Sequence[Mapping[str, Any]],
+    stages: Sequence[Mapping[str, Any]],
+    systems: Registry[Any],
+) -> list[Any]:
+    """The typed model of each stage.
+
+    Raises:
+        UserError: a wrong model, or a value that no stage reads.
+    """
+    system = OneOf(systems, key="system")
+    kind = system.settings(base, "config.model")
+    models, fates = [], []
+    for index, (stage, change) in enumerate(zip(stages, changes, strict=True)):
+        replaced: list[str] = []
+        try:
+            merged = merge(kind, base, change, "config.model", replaced)
+            model: Any = from_config(system.settings(merged, "config.model"), merged, "config.model")
+        except UserError as error:
+            raise UserError(f"stage '{stage.get('name', index)}': {error}") from error
+        ignored = {path: reason for path, _, reason in unread(model, "config.model")}
+        for path, value in leaves(change, "config.model"):
+            if reason := _reason(path, ignored):
+                own = path.replace("config.model", f"config.training.stages[{index}].model", 1)
+                raise UserError(f"{own}: nothing reads {value!r}: {reason}")
+        models.append(model)
+        fates.append((replaced, ignored))
+    for path, value in leaves(base, "config.model"):
+        _check_read(path, value, kind, fates, changes)
+    return models
+
+
+def _check_read(
+    path: str,
+    value: Any,
+    kind: type,
+    fates: Sequence[tuple[list[str], Mapping[str, str]]],
+    changes: Sequence[Mapping[str, Any]],
+) -> None:
+    """Refuses a value of `config.model` that every stage replaces or ignores."""
+    reasons = [None if path in replaced else _reason(path, ignored) for replaced, ignored in fates]
+    if not fates or any(
+        path not in replaced and not reason for (replaced, _), reason in zip(fates, reasons, strict=True)
+    ):
+        return
+    reason = next(filter(None, reasons), None)
+    if reason is None and not isinstance(value, Given) and value == default_of(kind, path.split(".")[2:]):
+        return
+    keys = [
+        path.replace("config.model", f"training.stages[{index}].model", 1)
+        for index, change in enumerate(changes)
+        if any(path == other or path.startswith(f"{other}.") for other, _ in leaves(change, "config.model"))
+    ]
+    instead = f"; what has an effect is {', '.join(keys)}" if keys else ""
+    raise UserError(f"{path}: nothing reads {value!r}: {reason or 'every stage has its own'}{instead}")
+
+
+def _reason(path: str, ignored: Mapping[str, str]) -> str | None:
+    of = next((one for one in ignored if path == one or path.startswith((f"{one}.", f"{one}["))), None)
+    return None if of is None else ignored[of]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()

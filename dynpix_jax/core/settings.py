@@ -1,0 +1,283 @@
+"""Sections `training`, `evaluation` and `execution` of a config as frozen dataclasses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Implementation = Literal["masked", "gather", "pallas_tpu", "pallas_gpu"]
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices as a (`data`, `model`) grid.
+
+    Attributes:
+        data: devices that share the batch; -1 takes all that `model` leaves.
+        model: devices that share the parameters.
+        rules: (regex of a parameter's path, dimension to split over the model axis); what no rule matches is
+            replicated.
+    """
+
+    data: int = -1
+    model: int = 1
+    rules: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.model < 1:
+            raise ValueError(f"model: expected at least 1, got {self.model}")
+        if self.data < 1 and self.data != -1:
+            raise ValueError(f"data: expected -1 (all devices) or at least 1, got {self.data}")
+        _check_patterns("rules", [pattern for pattern, _ in self.rules])
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {"rules": "they split over the model axis; set training.mesh.model"} if self.model == 1 else {}
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training.
+
+    Attributes:
+        name: shown in logs and messages; unique within the run.
+        steps: optimizer updates, at least 1.
+        learning_rate: peak of the stage's schedule (poly decay after a linear warm-up).
+        model: typed settings of the stage's network. In a file: changes of `config.model` for this stage.
+        frozen: regexes of parameter paths ("params" collection, "a/b/c") that are not trained. Their
+            gradients are not computed and they have no optimizer state.
+        multipliers: (regex, factor) pairs; the first that matches scales the learning rate of the leaf.
+            Together with `frozen` they must cover every parameter.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    model: Any = None
+    frozen: tuple[str, ...] = ()
+    multipliers: tuple[tuple[str, float], ...] = ((".*", 1.0),)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        for pattern, factor in self.multipliers:
+            if not factor > 0:
+                raise ValueError(
+                    f"multipliers: expected a positive factor for '{pattern}', got {factor}; use frozen for 0"
+                )
+        _check_patterns("frozen", self.frozen)
+        _check_patterns("multipliers", [pattern for pattern, _ in self.multipliers])
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Section `training`.
+
+    Attributes:
+        batch_size: images a step over all processes; a multiple of the mesh's data axis.
+        stages: at least one; run in order, each with a fresh optimizer.
+        optimizer: "sgd" (momentum, L2 decay added to the gradient, as in the papers) or "adamw".
+        momentum: of sgd.
+        weight_decay: factor of the decay.
+        weight_decay_on: regexes of the parameters that decay; all others do not.
+        poly_power: the learning rate falls as (1 - step / steps) ** poly_power; 0 keeps it constant.
+        warmup_steps: linear warm-up at the start of every stage.
+        grad_clip: global norm that gradients are clipped to; 0 does not clip.
+        log_every: steps between log lines; each line is the mean since the last one.
+        checkpoint_every: steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
+        eval_every: steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
+        keep: checkpoints kept on disk, beside those that stages ended with.
+        init_from: "" (random), a weights file, or the workdir of another run.
+        mesh: devices.
+        workers: processes that prepare batches; 0 does it in a thread of this one.
+    """
+
+    batch_size: int
+    stages: tuple[StageConfig, ...]
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    weight_decay_on: tuple[str, ...] = (r".*/kernel",)
+    poly_power: float = 0.9
+    warmup_steps: int = 0
+    grad_clip: float = 0.0
+    log_every: int = 20
+    checkpoint_every: int = 250
+    eval_every: int = 0
+    keep: int = 2
+    init_from: str = ""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("batch_size", "log_every", "keep"), 1)
+        least |= dict.fromkeys(("checkpoint_every", "eval_every", "warmup_steps", "workers"), 0)
+        least |= dict.fromkeys(("weight_decay", "grad_clip", "poly_power"), 0)
+        _check_least(self, least)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
+        if not self.stages:
+            raise ValueError("stages: expected at least one stage, got none")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages: expected names that differ, got {', '.join(names)}")
+        _check_patterns("weight_decay_on", self.weight_decay_on)
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        reasons = {}
+        if self.optimizer != "sgd":
+            reasons["momentum"] = f"training.optimizer is '{self.optimizer}'; 'sgd' reads it"
+        if not self.weight_decay:
+            reasons["weight_decay_on"] = "training.weight_decay is 0"
+        return reasons
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_start(self, index: int) -> int:
+        """Global step at which stage `index` begins."""
+        return sum(stage.steps for stage in self.stages[:index])
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Views that an image is predicted from. The defaults: the image alone, whole.
+
+    Attributes:
+        window: (H, W) of windows that slide over the (resized) image; None takes it whole.
+        stride: steps of the window, None for two thirds of it.
+        scales: sizes relative to the image, each of them averaged.
+        multiple: sides of resized images are rounded to multiples of it.
+        flip: the mirror image as well.
+        blur: standard deviation, in pixels, of a Gaussian that smooths predicted depth in the end; 0: none.
+            The "+blur" of Recurrent Scene Parsing, table 1, whose width neither the paper nor its code tells.
+    """
+
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    multiple: int = 1
+    flip: bool = False
+    blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride"):
+            if (sides := getattr(self, name)) is not None and min(sides) < 1:
+                raise ValueError(f"{name}: {sides}; expected a positive height and width")
+        if any(step > side for step, side in zip(self.stride or (), self.window or (), strict=False)):
+            raise ValueError(f"stride: {self.stride} leaves gaps between windows of {self.window}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
+        if self.multiple < 1:
+            raise ValueError(f"multiple: {self.multiple}; expected at least 1")
+        if not self.blur >= 0:
+            raise ValueError(f"blur: {self.blur}; expected a number of pixels >= 0")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        reasons = {}
+        if self.window is None:
+            reasons["stride"] = "it is of the window; set evaluation.inference.window"
+        if self.scales == (1.0,):
+            reasons["multiple"] = "images keep their size; set evaluation.inference.scales"
+        return reasons
+
+    @property
+    def one_view(self) -> bool:
+        """Whether the image is predicted from one view of all of it, at some size."""
+        return self.window is None and len(self.scales) == 1 and not self.flip
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) at which the first scale shows an image of ``size``."""
+        return scaled_size(size, self.scales[0], self.multiple)
+
+
+def scaled_size(size: tuple[int, int], scale: float, multiple: int = 1) -> tuple[int, int]:
+    """(H, W) times ``scale``, rounded to multiples of ``multiple``, at least one."""
+    if scale == multiple == 1:
+        return size
+    height, width = (multiple * max(1, int(side * scale / multiple + 0.5)) for side in size)
+    return height, width
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Section `evaluation`: what ``eval.py`` does.
+
+    Attributes:
+        mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
+        every_stage: evaluate what each training stage ended with (one row a budget), not only the newest
+            checkpoint.
+        also: other ways to run the network, a row each, by the names that its system has for them
+            (``System.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
+        thresholds: number of them, of the boundary benchmark (evaluation.boundary).
+        max_dist: of the boundary benchmark: how far a boundary may be off, as a share of the diagonal.
+        nms: of the boundary benchmark: predictions are thinned.
+        smooth: of the boundary benchmark: predictions are smoothed before they are thinned.
+        workers: processes that match boundaries.
+        pictures: images shown in the report.
+        limit: images that are evaluated; 0 = all.
+        batch_size: images that are run together; above 1 they must be of one size.
+        inference: views that each image is predicted from; the default is the image alone.
+        reference: a file of `dynpix reference`: Δm of a network for several tasks is reported; "" for none.
+    """
+
+    mode: Literal["dense", "sparse", "both"] = "both"
+    every_stage: bool = False
+    also: tuple[str, ...] = ()
+    thresholds: int = 99
+    max_dist: float = 0.0075
+    nms: bool = True
+    smooth: bool = True
+    workers: int = 2
+    pictures: int = 8
+    limit: int = 0
+    batch_size: int = 1
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        _check_least(self, dict(batch_size=1, thresholds=1, workers=0, pictures=0, limit=0))
+        if not 0.0 < self.max_dist < 1.0:
+            raise ValueError(f"max_dist: {self.max_dist}; expected a share of the image diagonal in (0, 1)")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if self.nms else {"smooth": "what is not thinned is not smoothed; set evaluation.nms"}
+
+    @property
+    def modes(self) -> tuple[Literal["dense", "sparse"], ...]:
+        """The modes to run, the one that is reported first first."""
+        return ("dense", "sparse") if self.mode == "both" else (self.mode,)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Section `execution`: by what programs a network is run; its results are the same to rounding.
+
+    Attributes:
+        implementation: of sparse blocks (`ops.sparse`); None chooses by platform, shapes and density.
+    """
+
+    implementation: Implementation | None = None
+
+
+def _check_least(config: Any, least: Mapping[str, int]) -> None:
+    for name, value in least.items():
+        if not getattr(config, name) >= value:
+            raise ValueError(f"{name}: expected at least {value}, got {getattr(config, name)}")
+
+
+def _check_patterns(name: str, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name}: '{pattern}' is not a regular expression: {error}") from error
