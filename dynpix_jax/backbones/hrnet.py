@@ -181,7 +181,7 @@ class Module(nn.Module):
         maps = []
         for blocks, x in zip(self.branches, xs, strict=True):
             if masking is not None and masking.mode == "sparse":
-                x = masking.residual_blocks(x, [(b.conv1.layer(), b.conv2.layer()) for b in blocks])
+                x = masking.residual_blocks(x, [(block.conv1, block.conv2) for block in blocks])
             else:
                 for block in blocks:
                     x = block(x, masking, train=train)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+from jax.tree_util import Partial
 
 from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BlockBackbone, BuildOptions, Stage, normalize
 from dynpix_jax.core.typing import Array
@@ -17,6 +18,7 @@ from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import SHARED, Modulation, SqueezeExcite, of_task, per_task, task_norm
 from dynpix_jax.nn.residual import Block, BlockSpec
+from dynpix_jax.ops.sparse import Layer
 
 STEM = 32
 # Expansion, channels, blocks, stride of the first (the paper's table 2), and the stage of the same stride.
@@ -116,6 +118,7 @@ class InvertedResidual(Block):
     ReLU6 after the first two. SE, then the input is added where the shape stays.
     """
 
+    relu: ClassVar[bool] = False
     excited: bool = False
     own: Modulation = SHARED
 
@@ -153,13 +156,13 @@ class InvertedResidual(Block):
         """The sum, where the block keeps the shape."""
         return update if self.spec.needs_projection else identity + update
 
-    def spatial_rows(self, windows: Array) -> Array:
-        """F2 of gathered windows (n, 3, 3, features)."""
-        return jax.nn.relu6(self.depthwise_bn.stored(self.depthwise.on_windows(windows)))
+    def spatial_layers(self) -> tuple[Layer, ...]:
+        """F2."""
+        return self.depthwise.layer(), self.depthwise_bn.layer(), Partial(jax.nn.relu6)
 
-    def expand_rows(self, rows: Array) -> Array:
-        """F3 of rows (n, features)."""
-        return self.project_bn.stored(self.project.on_windows(rows))
+    def expand_layers(self) -> tuple[Layer, ...]:
+        """F3."""
+        return self.project.layer(), self.project_bn.layer()
 
     def __call__(self, x: Array, task: str = "", *, train: bool = False) -> Array:
         """The whole block, with the modules of ``task``."""

@@ -24,8 +24,13 @@ from dynpix_jax.bench.timed import Job, LeftOut, Program, Settings
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.ops.conv import conv
-from dynpix_jax.ops.sparse import ImplementationUnavailable, implementations, perforated_conv
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set
+from dynpix_jax.ops.sparse import (
+    ActiveSet,
+    ImplementationUnavailable,
+    active_set,
+    implementations,
+    perforated_conv,
+)
 
 AUTO = "auto"
 """Name of ``implementation=None`` among the implementations."""
@@ -94,7 +99,7 @@ def unavailable(spec: ConvSpec, implementation: str, settings: Settings) -> str:
     x, kernel = jax.eval_shape(partial(arrays, spec, settings))
     mask = jax.ShapeDtypeStruct((settings.batch, *spec.output_size), jnp.bool_)
     try:
-        jax.eval_shape(partial(_perforated, spec, implementation), x, kernel, mask, None)
+        jax.eval_shape(partial(_perforated, spec, implementation), x, kernel, mask)
     except ImplementationUnavailable as reason:
         return str(reason)
     return ""
@@ -118,9 +123,9 @@ def programs(
     def dense(x: Array, kernel: Array) -> Array:
         return conv(x, kernel, strides=strides, dilation=dilation)
 
-    def perforated(name: str) -> Callable[[Array, Array, Mask, ActiveSet | None], object]:
-        def run(x: Array, kernel: Array, mask: Mask, active: ActiveSet | None) -> object:
-            return _passes(lambda a, b: _perforated(spec, name, a, b, mask, active), settings)(x, kernel)
+    def perforated(name: str) -> Callable[[Array, Array, Mask | ActiveSet], object]:
+        def run(x: Array, kernel: Array, active: Mask | ActiveSet) -> object:
+            return _passes(lambda a, b: _perforated(spec, name, a, b, active), settings)(x, kernel)
 
         return jax.jit(run)
 
@@ -129,10 +134,10 @@ def programs(
     for index, density in enumerate(settings.densities):
         key = jax.random.fold_in(jax.random.key(1), index)
         mask = make_mask(settings.mask, key, (settings.batch, *spec.output_size), density)
-        active = jax.jit(active_set)(mask) if shared_active else None
+        active = jax.jit(active_set)(mask) if shared_active else mask
         share = float(mask.mean())
         for name, run in compiled.items():
-            listed.append(Program(name, partial(run, x, kernel, mask, active), share, share))
+            listed.append(Program(name, partial(run, x, kernel, active), share, share))
     return listed
 
 
@@ -145,17 +150,14 @@ def arrays(spec: ConvSpec, settings: Settings) -> tuple[Array, Array]:
     return x, jax.random.normal(keys[1], shape, settings.dtype) * math.prod(shape[:3]) ** -0.5
 
 
-def _perforated(
-    spec: ConvSpec, name: str, x: Array, kernel: Array, mask: Mask, active: ActiveSet | None
-) -> Array:
+def _perforated(spec: ConvSpec, name: str, x: Array, kernel: Array, active: Mask | ActiveSet) -> Array:
     return perforated_conv(
         x,
         kernel,
-        mask,
+        active,
         strides=spec.strides,
         dilation=spec.dilation,
         implementation=None if name == AUTO else name,
-        active=active,
     )
 
 

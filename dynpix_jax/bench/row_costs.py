@@ -2,7 +2,7 @@
 
 A line for each branch and density: milliseconds of the branch's blocks of one module over the whole map,
 without masks; the share of them that the same takes by rows; the shares of rows that are active and that are
-interpolated. The last column is what dynpix_jax.nn.masked_conv.row_costs says of the ratio: active * a +
+interpolated. The last column is what dynpix_jax.ops.sparse.row_costs says of the ratio: active * a +
 interpolated * b.
 
 example:
@@ -23,9 +23,18 @@ from dynpix_jax.bench.masks import KINDS, make_mask
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.evaluation.timing import interleaved_medians
-from dynpix_jax.nn.masked_conv import Masking, row_costs
+from dynpix_jax.nn.masked_conv import Masking
 from dynpix_jax.ops.conv import conv
-from dynpix_jax.ops.sparse.rows import Layer, active_rows, residual_blocks
+from dynpix_jax.ops.sparse import (
+    Affine,
+    Convolution,
+    Interpolation,
+    Relu,
+    ResidualBlock,
+    active_rows,
+    row_costs,
+    sparse_block,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,22 +82,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _affine(channels: int) -> tuple[Array, Array]:
-    return jnp.ones(channels), jnp.zeros(channels)
+def _affine(channels: int) -> Affine:
+    return Affine(jnp.ones(channels), jnp.zeros(channels))
 
 
 @jax.jit
 def _dense(x: Array, kernels: Sequence[Array]) -> Array:
-    scale, shift = _affine(x.shape[-1])
+    affine = _affine(x.shape[-1])
     for first, second in zip(kernels[::2], kernels[1::2], strict=True):
-        y = jax.nn.relu(conv(x, first) * scale + shift)
-        x = jax.nn.relu(x + conv(y, second) * scale + shift)
+        x = jax.nn.relu(x + affine(conv(jax.nn.relu(affine(conv(x, first))), second)))
     return x
 
 
 @jax.jit
 def _sparse(x: Array, kernels: Sequence[Array], mask: Mask, needed: Mask) -> Array:
-    rows = active_rows(mask, needed, x.shape[-1], radius=3)
-    layers = [Layer(kernel, _affine(x.shape[-1]), jnp.float32(3.0)) for kernel in kernels]
-    pairs = list(zip(layers[::2], layers[1::2], strict=True))
-    return residual_blocks(x, pairs, rows, normalize="full")
+    rows, affine = active_rows(mask, needed, x.shape[-1], radius=3), _affine(x.shape[-1])
+    layers = [(Convolution(kernel), Interpolation(jnp.float32(3.0)), affine) for kernel in kernels]
+    pairs = zip(layers[::2], layers[1::2], strict=True)
+    blocks = [ResidualBlock((*first, Relu(), *second)) for first, second in pairs]
+    return sparse_block(x, rows, blocks, implementation="gather")

@@ -10,6 +10,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.depthwise import depthwise_conv
 from dynpix_jax.ops.pointwise import pointwise
+from dynpix_jax.ops.sparse import Convolution, Depthwise
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -46,14 +47,10 @@ class Conv(nn.Module):
             y = conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
         return y if self.bias is None else y + self.bias.astype(y.dtype)
 
-    def on_windows(self, windows: Array) -> Array:
-        """The same at single positions: gathered windows (n, kh, kw, in_features) -> (n, features).
-
-        For ``ops.map_active``. A 1x1 convolution also takes plain rows (n, in_features).
-        """
-        kernel = self.kernel.astype(windows.dtype).reshape(-1, self.features)
-        y = windows.reshape(len(windows), -1) @ kernel
-        return y if self.bias is None else y + self.bias.astype(y.dtype)
+    def layer(self) -> Convolution:
+        """The same as a layer of `ops.sparse_block`."""
+        strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
+        return Convolution(self.kernel, self.bias, strides, dilation)
 
 
 class DepthwiseConv(nn.Module):
@@ -75,6 +72,6 @@ class DepthwiseConv(nn.Module):
         strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
         return depthwise_conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
 
-    def on_windows(self, windows: Array) -> Array:
-        """The same at single positions: gathered windows (n, kh, kw, features) -> (n, features)."""
-        return (windows * self.kernel[:, :, 0].astype(windows.dtype)).sum((1, 2))
+    def layer(self) -> Depthwise:
+        """The same as a layer of `ops.sparse_block`."""
+        return Depthwise(self.kernel, (self.strides, self.strides), (self.dilation, self.dilation))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -12,12 +12,21 @@ from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
-from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.interpolation import Normalize, interpolate_masked
 from dynpix_jax.ops.resize import resize_nearest
-from dynpix_jax.ops.sparse import perforated_conv
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set, map_active
-from dynpix_jax.ops.sparse.rows import ActiveRows, Layer, active_rows, fill_rows, residual_blocks
+from dynpix_jax.ops.sparse import (
+    ActiveRows,
+    ActiveSet,
+    Interpolation,
+    Layer,
+    Relu,
+    ResidualBlock,
+    active_rows,
+    active_set,
+    interpolate_rows,
+    perforated_conv,
+    sparse_block,
+)
 
 LAMBDA = 3.0
 """Initial value of every interpolation's lam (released code)."""
@@ -29,14 +38,16 @@ class Masking:
     Made inside of the program that uses it: what its layers share (the mask at each resolution, lists of
     positions) is found once, by the first that asks.
 
-    In sparse mode positions are right that somebody reads: the active ones, those around them, and at lower
+    In sparse mode the values are right at needed positions: the active ones, those around them, and at lower
     resolutions what is enlarged into these. Others hold anything finite. So a mask may only cover what the
     mask before it in the network did.
 
     Args:
       mask: bool (B, h, w) at the resolution of the exits, True = compute.
-      radius, normalize: see ops.interpolate_masked.
+      radius: of the interpolation, see ops.interpolate_masked.
+      normalize: of the interpolation, too.
       mode: "dense" computes everywhere, "sparse" at active positions only.
+      implementation: of the sparse mode, see ops.sparse_block.
     """
 
     def __init__(
@@ -45,8 +56,10 @@ class Masking:
         radius: int = 3,
         normalize: Normalize = "full",
         mode: Mode = "dense",
+        implementation: str | None = None,
     ):
         self.mask, self.radius, self.normalize, self.mode = mask, radius, normalize, mode
+        self.implementation = implementation
         self._active: dict[tuple[int, int], ActiveSet] = {}
         self._rows: dict[tuple[int, int], ActiveRows] = {}
         # Before any layer asks, which may be inside of a branch of the program, whose values stay there.
@@ -60,7 +73,7 @@ class Masking:
         """What a convolution gives, (B, H, W, C), with the skipped positions interpolated (section 3.4)."""
         size = (y.shape[1], y.shape[2])
         if self.mode == "sparse" and size in self.needed:
-            return fill_rows(y, self._rows_of(size, y.shape[-1]), lam, normalize=self.normalize)
+            return interpolate_rows(y, self._rows_of(size, y.shape[-1]), Interpolation(lam, self.normalize))
         return interpolate_masked(y, self.at(size), lam, radius=self.radius, normalize=self.normalize)
 
     def conv(self, x: Array, conv: Conv) -> Array:
@@ -69,42 +82,22 @@ class Masking:
         return perforated_conv(
             x,
             conv.kernel.astype(x.dtype),
-            self.at(size),
+            self._active_at(size),
             bias=conv.bias,
             strides=(conv.strides, conv.strides),
-            active=self._active_at(size),
+            implementation=self.implementation,
         )
 
-    def pointwise(self, x: Array, fn: Callable[[Array], Array], features: int) -> Array:
-        """``fn``, of rows (n, C) each on its own, at the active positions of (B, H, W, C); zero elsewhere."""
-        size = (x.shape[1], x.shape[2])
-        init = jnp.zeros((*x.shape[:3], features), x.dtype)
-        active = self._active_at(size)
-        return map_active(lambda rows: fn(rows.reshape(len(rows), -1)), x, active, window=(1, 1), init=init)
+    def pointwise(self, x: Array, layers: Sequence[Layer]) -> Array:
+        """1x1 layers at the active positions of (B, H, W, C); zero elsewhere."""
+        active = self._active_at((x.shape[1], x.shape[2]))
+        return sparse_block(x, active, layers, implementation=self.implementation)
 
-    def residual_blocks(self, x: Array, blocks: list[tuple[Layer, Layer]]) -> Array:
-        """Blocks ReLU(x + N2(C2(ReLU(N1(C1(x)))))) in sparse mode, by rows where that pays."""
+    def residual_blocks(self, x: Array, blocks: Sequence[tuple[ConvNorm, ConvNorm]]) -> Array:
+        """Blocks ReLU(x + F2(ReLU(F1(x)))) in sparse mode."""
+        layers = [ResidualBlock((*a.layers(self.normalize), *b.layers(self.normalize))) for a, b in blocks]
         rows = self._rows_of((x.shape[1], x.shape[2]), x.shape[-1])
-
-        def everywhere() -> Array:
-            out = x
-            for first, second in blocks:
-                y = jax.nn.relu(self._dense_layer(out, first, rows))
-                out = jax.nn.relu(out + self._dense_layer(y, second, rows))
-            return out
-
-        active, ring = row_costs(x.shape[-1])
-        cost = active * rows.active + ring * (rows.end - rows.ring)
-        return jax.lax.cond(
-            cost <= x.shape[0] * x.shape[1] * x.shape[2],
-            lambda: residual_blocks(x, blocks, rows, normalize=self.normalize),
-            everywhere,
-        )
-
-    def _dense_layer(self, x: Array, layer: Layer, rows: ActiveRows) -> Array:
-        multiplier, offset = layer.affine
-        y = fill_rows(conv(x, layer.kernel), rows, layer.lam, normalize=self.normalize)
-        return y * multiplier + offset
+        return sparse_block(x, rows, layers, implementation=self.implementation)
 
     def _active_at(self, size: tuple[int, int]) -> ActiveSet:
         if size not in self._active:
@@ -117,16 +110,8 @@ class Masking:
         return self._rows[size]
 
 
-def row_costs(channels: int) -> tuple[float, float]:
-    """What an active and an interpolated row of a block cost on a CPU, of the dense cost a position."""
-    return next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.25))
-
-
-_ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.2)))
-
-
 def _needed(mask: Mask) -> dict[tuple[int, int], Mask]:
-    """The positions that somebody reads, at the exits' resolution and each half of the one before it."""
+    """The positions whose values are read, at the exits' resolution and each half of the one before it."""
     sizes = [(mask.shape[1], mask.shape[2])]
     while min(sizes[-1]) > 1 and len(sizes) < 4:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -160,7 +145,7 @@ class MaskedConv(nn.Module):
     """`Conv` that computes where a mask says so and interpolates elsewhere, with a trainable ``lam``.
 
     Without ``adaptive`` there is no ``lam``, and masks are not taken. Not ``interpolated``: what it gives at
-    skipped positions means nothing, since nobody reads it.
+    skipped positions means nothing, since nothing reads it.
     """
 
     in_features: int
@@ -205,9 +190,10 @@ class ConvNorm(nn.Module):
         )
         self.bn = BatchNorm(self.features, self.frozen_norm, self.momentum)
 
-    def layer(self) -> Layer:
-        """What ops.active_rows takes of it."""
-        return Layer(self.conv.conv.kernel, self.bn.affine(), self.conv.lam)
+    def layers(self, normalize: Normalize) -> tuple[Layer, ...]:
+        """The same as layers of `ops.sparse_block`, on rows that share a mask."""
+        chain = (self.conv.conv.layer(), Interpolation(self.conv.lam, normalize), self.bn.layer())
+        return (*chain, Relu()) if self.relu else chain
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         y = self.bn(self.conv(x, masking), train=train)

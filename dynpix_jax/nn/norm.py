@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.sparse import Affine
+from dynpix_jax.ops.sparse.layers import cast
 
 SPARSE_NEEDS_FROZEN_NORMS = (
     "mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'"
@@ -34,14 +36,9 @@ class BatchNorm(nn.Module):
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
 
-    def affine(self) -> tuple[Array, Array]:
-        """(multiplier, offset), each (features,): what the stored moments make of this layer."""
-        return self._affine(self.mean.value, self.var.value)
-
-    def stored(self, x: Array) -> Array:
-        """(..., features) normalised by the stored moments."""
-        multiplier, offset = self.affine()
-        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+    def layer(self) -> Affine:
+        """What the stored moments make of it, as a layer of `ops.sparse_block`."""
+        return Affine(*self._affine(self.mean.value, self.var.value))
 
     def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
         multiplier = self.scale * jax.lax.rsqrt(var + self.epsilon)
@@ -49,7 +46,7 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         if self.frozen or not train:
-            return self.stored(x)
+            return cast(self.layer(), x.dtype)(x)
         x32 = x.astype(jnp.float32)
         mean, var = x32.mean((0, 1, 2)), x32.var((0, 1, 2))
         if not self.is_initializing():

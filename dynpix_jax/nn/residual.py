@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import SHARED, Modulation, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.ops.sparse import Layer, Relu, Shortcut
+from dynpix_jax.ops.sparse.layers import cast, everywhere
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,16 @@ class Block(nn.Module):
     """A residual block in parts: O = join(I, F3(F2(F1(x)))), with F1 `reduce`, F2 `spatial`, F3 `expand`.
 
     (B, H, W, in_features) -> (B, ceil(H / strides), ceil(W / strides), out_features). Where ``spec.splits``,
-    F2 reads a window around each position of F1's map and F3 each position alone; `spatial_rows` and
-    `expand_rows` are the two at single positions, by the stored moments of norms.
+    F2 reads a window around each position of F1's map and F3 each position alone; `spatial_layers` and
+    `expand_layers` are the two as layers of `ops.sparse_block`, by the stored moments of norms. A block whose
+    norms take no statistics of the batch need not define `spatial` and `expand` beside them.
 
     Attributes:
-        window: (height, width) of what F2 reads, in steps of ``spec.dilation``.
+        relu: whether a ReLU follows the sum.
     """
 
     spec: BlockSpec
-    window: ClassVar[tuple[int, int]] = (3, 3)
+    relu: ClassVar[bool] = True
 
     def reduce(self, x: Array, *, train: bool) -> Array:
         """F1: x -> (B, h, w, features) at the block's output resolution."""
@@ -70,31 +72,32 @@ class Block(nn.Module):
 
     def spatial(self, x: Array, *, train: bool) -> Array:
         """F2: (B, h, w, features) -> the same shape."""
-        raise NotImplementedError
+        return everywhere(cast(self.spatial_layers(), x.dtype), x)
 
     def expand(self, x: Array, *, train: bool) -> Array:
         """F3: (B, h, w, features) -> (B, h, w, out_features)."""
-        raise NotImplementedError
+        return everywhere(cast(self.expand_layers(), x.dtype), x)
 
     def shortcut(self, x: Array, *, train: bool) -> Array:
         """I: x, projected where the block changes the shape."""
         return x
 
     def join(self, identity: Array, update: Array) -> Array:
-        """O of I and what F3 gives; position by position."""
-        return jax.nn.relu(identity + update)
+        """O of I and what F3 gives."""
+        return jax.nn.relu(identity + update) if self.relu else identity + update
 
-    def idle(self, out: Array) -> Array:
-        """O of a map that holds I where nothing was updated, and O elsewhere (which stays as it is)."""
-        return self.join(out, jnp.zeros((), out.dtype))
-
-    def spatial_rows(self, windows: Array) -> Array:
-        """F2 of gathered windows: (n, *window, features) -> (n, features)."""
+    def spatial_layers(self) -> tuple[Layer, ...]:
+        """F2; it begins with a convolution."""
         raise NotImplementedError
 
-    def expand_rows(self, rows: Array) -> Array:
-        """F3 of rows: (n, features) -> (n, out_features)."""
+    def expand_layers(self) -> tuple[Layer, ...]:
+        """F3."""
         raise NotImplementedError
+
+    def shortcut_in_parts(self, x: Array, *, train: bool) -> tuple[Array, Shortcut]:
+        """A map, and how it gives I and then O: what can be done at single positions is left to do."""
+        rectified = self.spec.rectified and not self.spec.needs_projection
+        return self.shortcut(x, train=train), Shortcut(relu=self.relu, rectified=rectified)
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """The whole block."""
@@ -174,17 +177,19 @@ class Bottleneck(Block):
             return x
         return of_task(self.projection_bn, task)(self.projection(x), train=train)
 
-    def idle(self, out: Array) -> Array:
-        """ReLU, which an input that went through one does not need again."""
-        return out if self.spec.rectified and not self.spec.needs_projection else jax.nn.relu(out)
+    def spatial_layers(self) -> tuple[Layer, ...]:
+        """F2."""
+        return self.conv2.layer(), self.bn2.layer(), Relu()
 
-    def spatial_rows(self, windows: Array) -> Array:
-        """F2 of gathered windows (n, 3, 3, features)."""
-        return jax.nn.relu(self.bn2.stored(self.conv2.on_windows(windows)))
+    def expand_layers(self) -> tuple[Layer, ...]:
+        """F3."""
+        return self.conv3.layer(), self.bn3.layer()
 
-    def expand_rows(self, rows: Array) -> Array:
-        """F3 of rows (n, features)."""
-        return self.bn3.stored(self.conv3.on_windows(rows))
+    def shortcut_in_parts(self, x: Array, *, train: bool) -> tuple[Array, Shortcut]:
+        """A projection's norm is left to do."""
+        if not self.spec.needs_projection:
+            return super().shortcut_in_parts(x, train=train)
+        return self.projection(x), Shortcut(self.projection_bn.layer())
 
     def __call__(self, x: Array, task: str = "", *, train: bool = False) -> Array:
         """The whole block, with the modules of ``task``."""

@@ -7,11 +7,15 @@ from dynpix_jax.ops.interpolation import interpolate_masked
 from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear, resize_nearest
 from dynpix_jax.ops.sparse import (
+    ActiveSet,
     ImplementationUnavailable,
+    active_set,
     perforated_conv,
     perforated_conv_reference,
+    sparse_block,
 )
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set, chunk_size, map_active
+from dynpix_jax.ops.sparse.chunks import chunk_size
+from dynpix_jax.ops.sparse.windows import map_active
 
 __all__ = [
     "ActiveSet",
@@ -32,5 +36,6 @@ __all__ = [
     "pointwise",
     "resize_bilinear",
     "resize_nearest",
+    "sparse_block",
     "torch_padding",
 ]

@@ -13,7 +13,8 @@ from jax.experimental import topologies
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.sparse import pallas_gpu, pallas_gpu_plan
+from dynpix_jax.ops.sparse import Convolution, pallas_gpu, pallas_gpu_plan
+from dynpix_jax.ops.sparse.call import Call
 from tests.aot.conftest import compiler
 
 pytestmark = pytest.mark.aot
@@ -68,10 +69,12 @@ def arguments(spec: ConvSpec, dtype: str, batch: int = 1) -> list[jax.ShapeDtype
     ]
 
 
+def bound(spec: ConvSpec, x, kernel, mask, bias) -> Call:
+    return Call(x, mask, (Convolution(kernel, bias, spec.strides, spec.dilation),))
+
+
 def kernel_of(spec: ConvSpec):
-    return lambda x, kernel, mask, bias: pallas_gpu.pallas_gpu(
-        x, kernel, mask, None, bias, spec.strides, spec.dilation
-    )
+    return lambda *given: pallas_gpu.pallas_gpu(bound(spec, *given))
 
 
 def has_one_kernel(compiled) -> bool:
@@ -84,7 +87,7 @@ def has_one_kernel(compiled) -> bool:
 def test_compiles(compile_cuda, spec, dtype):
     for batch in (1, 16):
         given = arguments(spec, dtype, batch)
-        assert pallas_gpu.refuses(*given[:2], spec.strides, spec.dilation) == ""
+        assert pallas_gpu.refuses(bound(spec, *given)) == ""
         assert has_one_kernel(compile_cuda(kernel_of(spec), *given))
 
 

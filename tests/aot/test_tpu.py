@@ -9,7 +9,8 @@ import pytest
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.sparse import pallas_tpu, pallas_tpu_plan
+from dynpix_jax.ops.sparse import Convolution, pallas_tpu, pallas_tpu_plan
+from dynpix_jax.ops.sparse.call import Call
 
 pytestmark = pytest.mark.aot
 
@@ -37,10 +38,12 @@ def arguments(spec: ConvSpec, dtype: str, batch: int = 1) -> list[jax.ShapeDtype
     ]
 
 
+def bound(spec: ConvSpec, x, kernel, mask, bias) -> Call:
+    return Call(x, mask, (Convolution(kernel, bias, spec.strides, spec.dilation),))
+
+
 def kernel_of(spec: ConvSpec):
-    return lambda x, kernel, mask, bias: pallas_tpu.pallas_tpu(
-        x, kernel, mask, None, bias, spec.strides, spec.dilation
-    )
+    return lambda *given: pallas_tpu.pallas_tpu(bound(spec, *given))
 
 
 # The kernel asks for VMEM_LIMIT bytes of vector memory on every chip, so each compilation holds it to them.
@@ -48,7 +51,7 @@ def kernel_of(spec: ConvSpec):
 @pytest.mark.parametrize("spec", [*arg_specs.ALL, *OTHERS], ids=lambda spec: spec.name)
 def test_compiles(compile_tpu, spec, dtype):
     given = arguments(spec, dtype)
-    assert pallas_tpu.refuses(*given[:2], spec.strides, spec.dilation) == ""
+    assert pallas_tpu.refuses(bound(spec, *given)) == ""
     compiled = compile_tpu(kernel_of(spec), *given)
     assert 'custom_call_target="tpu_custom_call"' in compiled.as_text()
 

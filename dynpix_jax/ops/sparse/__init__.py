@@ -1,24 +1,64 @@
-"""Perforated convolution: a convolution that runs at the active positions of a mask only.
+"""Sparse execution: a chain of layers that runs at the active positions of a mask only.
 
-``reference.py`` defines it; ``masked.py``, ``gather.py`` and ``tiles.py`` run it on every backend,
-``pallas_tpu.py`` and ``pallas_gpu.py`` are kernels for one; ``vjp.py`` gives them their derivative;
-``api.py`` chooses and checks.
+One call: ``sparse_block(x, active, layers, combine=..., init=...)``. A convolution alone is
+``perforated_conv``. In the order in which a reader needs them:
+
+1. Where: ``active.py`` lists the positions of a mask (:class:`ActiveSet`); ``rows.py`` those of a mask that
+   many layers share, as compact rows (:class:`ActiveRows`).
+2. What: ``layers.py``, the layers of a chain as data; ``call.py`` checks and binds the arguments of a call.
+3. How: ``chunks.py`` is the one loop, over chunks of rows; ``windows.py`` applies any function of windows by
+   it. On these rest the implementations: ``masked.py`` (dense), ``gather.py`` (XLA), ``pallas_tpu*.py`` and
+   ``pallas_gpu*.py`` (kernels for the convolution). ``vjp.py`` gives a program the derivative of another.
+4. Which: ``api.py`` runs the implementation that is named, or decides. ``interpret.py`` lets kernels run in
+   tests on any machine.
+
+``reference.py`` is the definition that all are tested against.
 """
 
+from dynpix_jax.ops.sparse.active import ActiveSet, active_set
 from dynpix_jax.ops.sparse.api import (
     ImplementationUnavailable,
     break_even,
-    default_implementation,
     implementations,
     perforated_conv,
+    row_costs,
+    sparse_block,
 )
-from dynpix_jax.ops.sparse.reference import perforated_conv_reference
+from dynpix_jax.ops.sparse.interpret import interpreted
+from dynpix_jax.ops.sparse.layers import (
+    Affine,
+    Convolution,
+    Depthwise,
+    Interpolation,
+    Layer,
+    Relu,
+    ResidualBlock,
+    Shortcut,
+)
+from dynpix_jax.ops.sparse.reference import perforated_conv_reference, sparse_block_reference
+from dynpix_jax.ops.sparse.rows import ActiveRows, active_rows, interpolate_rows
 
 __all__ = [
+    "ActiveRows",
+    "ActiveSet",
+    "Affine",
+    "Convolution",
+    "Depthwise",
     "ImplementationUnavailable",
+    "Interpolation",
+    "Layer",
+    "Relu",
+    "ResidualBlock",
+    "Shortcut",
+    "active_rows",
+    "active_set",
     "break_even",
-    "default_implementation",
     "implementations",
+    "interpolate_rows",
+    "interpreted",
     "perforated_conv",
     "perforated_conv_reference",
+    "row_costs",
+    "sparse_block",
+    "sparse_block_reference",
 ]

@@ -1,55 +1,39 @@
-"""Work at the active positions only.
-
-A mask becomes an :class:`ActiveSet` once; :func:`map_active` then applies any function of windows at those
-positions, in chunks small enough to stay in cache, with a trip count that is known only at run time.
-Nothing in it has a shape that depends on the mask, so it compiles once, and the time it takes follows the
-number of active positions.
-
-Why chunks: one gather of all windows writes kh*kw times the input to memory and is 2-3 times slower on a CPU.
-"""
+"""The active positions of a mask, as a list that every op with this mask shares."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from dynpix_jax.core.typing import Array
-from dynpix_jax.ops.conv import Pair, conv_output_size
-
-Combine = Literal["set", "update"]
-WindowFn = Callable[..., Array]
-
-# Bytes of float32 windows in a full chunk. Measured best, or within noise of it, from 48 to 512 channels on a
-# CPU with 1 MiB of second-level cache a core and 32 MiB for all: with fewer rows the product reads weights
-# more often, with more the windows leave the cache.
-_CHUNK_BYTES = 11 << 19
+from dynpix_jax.core.typing import Array, Mask
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["indices", "count"], meta_fields=["shape"])
+@partial(jax.tree_util.register_dataclass, data_fields=["mask", "indices", "count"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class ActiveSet:
     """The active positions of a mask; a pytree, made by :func:`active_set`.
 
     Attributes:
+      mask: bool (B, H, W); True = compute.
       indices: int32 (B*H*W,); flat indices of the active positions, ascending, then B*H*W as filling.
       count: int32 scalar; how many there are.
-      shape: (B, H, W) of the mask; static.
     """
 
+    mask: Mask
     indices: Array
     count: Array
-    shape: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, H, W) of the mask."""
+        batch, height, width = self.mask.shape
+        return batch, height, width
 
 
-def active_set(mask: Array) -> ActiveSet:
+def active_set(mask: Mask) -> ActiveSet:
     """The positions where ``mask`` is True. Make it once for a mask, share it among all ops that use the
     mask.
 
@@ -61,7 +45,6 @@ def active_set(mask: Array) -> ActiveSet:
     """
     if mask.ndim != 3 or mask.dtype != jnp.bool_:
         raise ValueError(f"active_set: mask must be bool (B, H, W), got {mask.dtype} {mask.shape}")
-    batch, height, width = mask.shape
     flat = mask.reshape(-1)
     size = flat.size
     position = jnp.arange(size, dtype=jnp.int32)
@@ -70,308 +53,4 @@ def active_set(mask: Array) -> ActiveSet:
     target = jnp.where(flat, rank - 1, size + position)
     filling = jnp.full((size,), size, jnp.int32)
     indices = filling.at[target].set(position, mode="drop", unique_indices=True)
-    return ActiveSet(indices, jnp.sum(flat, dtype=jnp.int32), (batch, height, width))
-
-
-def chunk_size(channels: int, window: Pair) -> int:
-    """Rows of a full chunk: the power of two in 128..4096 whose float32 windows come nearest to 5.5 MiB.
-
-    4096 rows of 3x3x48, 1024 of 3x3x128, 512 of 3x3x256, 256 of 3x3x512.
-    """
-    rows = _CHUNK_BYTES / (4 * window[0] * window[1] * max(channels, 1))
-    return int(min(max(2 ** round(math.log2(max(rows, 1))), 128), 4096))
-
-
-def map_active(
-    fn: WindowFn,
-    x: Array,
-    active: ActiveSet,
-    *,
-    window: Pair = (3, 3),
-    dilation: Pair = (1, 1),
-    strides: Pair = (1, 1),
-    init: Array,
-    combine: Combine = "set",
-    chunk: int | None = None,
-) -> Array:
-    """Applies ``fn`` to the windows of ``x`` at the active positions and writes the results into ``init``.
-
-    Gathers a chunk of windows, applies ``fn``, scatters, and so on: full chunks, then the rest in chunks an
-    eighth as long, so that few are computed in vain. Reverse-mode differentiable with respect to ``x``,
-    ``init`` and every array that ``fn`` closes over; the backward pass gathers again instead of storing
-    windows, and visits active chunks only. Works under ``jit`` and ``vmap`` (a mapped batch runs as many
-    chunks as its fullest member: give a batch as B rather than by ``vmap``). No forward-mode differentiation.
-    Under ``jax.shard_map`` give it ``check_vma=False``: the loop starts from zeros, which vary over no axis.
-
-    Args:
-      fn: maps windows (chunk, kh, kw, C) to (chunk, Cout), each row on its own (no statistics over rows:
-        the last chunk is filled up with copies of an active row, whose results are dropped).
-      x: (B, Hi, Wi, C), seen with ``dilation * (k // 2)`` zeros on every side.
-      active: positions in the *output*, shape (B, Ho, Wo).
-      window: (kh, kw).
-      dilation: of the window's rows and columns.
-      strides: of the output positions in ``x``.
-      init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
-      combine: "set" writes what ``fn`` makes of the windows; with "update", ``fn`` also takes what ``init``
-        holds at the active positions, (chunk, Cout), and what it returns takes that place: a residual block
-        adds and applies its ReLU without another pass over the map.
-      chunk: rows of a full chunk; None: by :func:`chunk_size`.
-
-    Returns:
-      (B, Ho, Wo, Cout) of the dtype of ``init``.
-
-    Raises:
-      ValueError: shapes that do not fit, an unknown ``combine``, or a ``chunk`` below 1.
-    """
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"map_active: chunk must be at least 1, got {chunk}")
-    if combine not in ("set", "update"):
-        raise ValueError(f"map_active: combine must be 'set' or 'update', got {combine!r}")
-    if x.ndim != 4:
-        raise ValueError(f"map_active: x must be (B, H, W, C), got shape {x.shape}")
-    batch, height, width, channels = x.shape
-    expected = (batch, *conv_output_size((height, width), window, strides, dilation))
-    if active.shape != expected:
-        raise ValueError(
-            f"map_active: the active set must have shape {expected} for x of shape {x.shape}, "
-            f"window {window}, dilation {dilation} and strides {strides}, got {active.shape}"
-        )
-    if init.ndim != 4 or init.shape[:3] != expected:
-        raise ValueError(f"map_active: init must have shape {(*expected, 'Cout')}, got {init.shape}")
-    positions = active.indices.size
-    if positions == 0:
-        return init
-
-    plan = _Plan(
-        input=(height, width),
-        output=expected,
-        window=window,
-        dilation=dilation,
-        strides=strides,
-        chunk=min(chunk or chunk_size(channels, window), positions),
-        combine=combine,
-    )
-    converted: dict[int, Callable[..., Array]] = {}
-    for rows in {plan.chunk, plan.rest}:
-        windows = jax.ShapeDtypeStruct((rows, *window, channels), x.dtype)
-        current = jax.ShapeDtypeStruct((rows, init.shape[-1]), init.dtype)
-        # A fresh function each time: closure_convert caches by identity, and what `fn` closes over may have
-        # changed. What it finds closed over is the same at both sizes.
-        given = (windows, current) if combine == "update" else (windows,)
-        converted[rows], closed_over = jax.closure_convert(lambda *rows: fn(*rows), *given)
-        result = jax.eval_shape(converted[rows], *given, *closed_over)
-        if result.shape != (rows, init.shape[-1]):
-            raise ValueError(
-                f"map_active: fn must map {windows.shape} to {(rows, init.shape[-1])} (the channels of "
-                f"init), it returns {result.shape}"
-            )
-    out = _run(
-        _ByRows(converted),
-        plan,
-        x.reshape(-1, channels),
-        init.reshape(-1, init.shape[-1]),
-        closed_over,
-        active.indices,
-        active.count,
-    )
-    return out.reshape(init.shape)
-
-
-Carry = TypeVar("Carry")
-
-
-class _ByRows:
-    """The functions of one call of map_active by their number of rows; hashed by identity."""
-
-    def __init__(self, fns: Mapping[int, Callable[..., Array]]):
-        self.fns = fns
-
-    def __call__(self, rows: Sequence[Array], closed_over: Sequence[Array]) -> Array:
-        return self.fns[len(rows[0])](*rows, *closed_over)
-
-
-class _Lanes(NamedTuple):
-    """One chunk: output rows to write (past the end where idle), output rows to read, input rows to read by
-    window tap (past the end outside the image), whether live."""
-
-    targets: Array
-    source: Array
-    taps: Array
-    live: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The static side of one call: sizes, window, chunk."""
-
-    input: Pair
-    output: tuple[int, int, int]
-    window: Pair
-    dilation: Pair
-    strides: Pair
-    chunk: int
-    combine: Combine
-
-    @property
-    def rest(self) -> int:
-        """Rows of the chunks that follow the full ones."""
-        return min(self.chunk, max(self.chunk // 8, 32))
-
-    @property
-    def positions(self) -> int:
-        return self.output[0] * self.output[1] * self.output[2]
-
-    @property
-    def pixels(self) -> int:
-        return self.output[0] * self.input[0] * self.input[1]
-
-    def loop(self, count: Array, body: Callable[[int, Array, Carry], Carry], start: Carry) -> Carry:
-        """Runs body(rows, first rank, carry) over full chunks, then over shorter ones for the rest."""
-        full = count // self.chunk if self.rest < self.chunk else 0
-        done = full * self.chunk
-        trips = (count - done + self.rest - 1) // self.rest
-        carry = start
-        if self.rest < self.chunk:
-            carry = lax.fori_loop(0, full, lambda i, c: body(self.chunk, i * self.chunk, c), carry)
-        return lax.fori_loop(0, trips, lambda i, c: body(self.rest, done + i * self.rest, c), carry)
-
-    def lanes(self, indices: Array, rows: int, first: Array) -> _Lanes:
-        """``rows`` active positions from rank ``first`` on; the last ones may be idle."""
-        rank = first + jnp.arange(rows, dtype=jnp.int32)
-        positions = indices.at[rank].get(mode="fill", fill_value=self.positions)
-        live = positions < self.positions
-        targets = jnp.where(live, positions, self.positions + rank)
-        # Idle lanes read what the first active position reads: finite wherever the active ones are, so
-        # that the zero cotangents which they get in the backward pass meet no inf or nan of an inactive
-        # position.
-        source = jnp.where(live, positions, jnp.minimum(indices[0], self.positions - 1))
-        _, out_height, out_width = self.output
-        height, width = self.input
-        image, within = source // (out_height * out_width), source % (out_height * out_width)
-        tap_rows, tap_cols = (
-            dilation * (np.arange(size, dtype=np.int32) - size // 2)
-            for size, dilation in zip(self.window, self.dilation, strict=True)
-        )
-        row = (within // out_width * self.strides[0])[:, None] + np.repeat(tap_rows, self.window[1])
-        col = (within % out_width * self.strides[1])[:, None] + np.tile(tap_cols, self.window[0])
-        inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
-        taps = (image[:, None] * height + row) * width + col
-        return _Lanes(targets, source, jnp.where(inside, taps, self.pixels), live)
-
-    def gather(self, flat: Array, taps: Array, count: Array) -> Array:
-        """Windows (rows, kh, kw, C); zeros where a tap lies outside the image."""
-
-        def read() -> Array:
-            return flat.at[taps.reshape(-1)].get(mode="fill", fill_value=0)
-
-        def apart() -> Array:
-            # XLA's CPU compiler fuses the reshape into the gather and then finds the address of every element
-            # on its own, which takes three times as long. It does not fuse across a branch: here is one that
-            # is always taken.
-            return lax.cond(count > 0, read, lambda: jnp.zeros((taps.size, flat.shape[-1]), flat.dtype))
-
-        windows = lax.platform_dependent(cpu=apart, default=read)
-        return windows.reshape(len(taps), *self.window, flat.shape[-1])
-
-    def arguments(self, flat: Array, current: Array | None, lanes: _Lanes, count: Array) -> tuple[Array, ...]:
-        """What ``fn`` takes: windows, and for an update the rows that it will replace."""
-        windows = self.gather(flat, lanes.taps, count)
-        if self.combine == "set" or current is None:
-            return (windows,)
-        return windows, current.at[lanes.source].get(mode="promise_in_bounds")
-
-
-_Residuals = tuple[Array, Array | None, list[Array], Array, Array]
-_Grads = tuple[Array, Array, list[Array]]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(
-    fn: _ByRows,
-    plan: _Plan,
-    flat: Array,
-    init: Array,
-    closed_over: list[Array],
-    indices: Array,
-    count: Array,
-) -> Array:
-    """map_active on flat rows: flat (B*H*W, C), init (B*Ho*Wo, Cout)."""
-
-    def body(rows: int, first: Array, out: Array) -> Array:
-        lanes = plan.lanes(indices, rows, first)
-        y = fn(plan.arguments(flat, out, lanes, count), closed_over).astype(out.dtype)
-        return out.at[lanes.targets].set(y, mode="drop", unique_indices=True, indices_are_sorted=True)
-
-    return plan.loop(count, body, init)
-
-
-def _run_fwd(
-    fn: _ByRows,
-    plan: _Plan,
-    flat: Array,
-    init: Array,
-    closed_over: list[Array],
-    indices: Array,
-    count: Array,
-) -> tuple[Array, _Residuals]:
-    return _run(fn, plan, flat, init, closed_over, indices, count), (
-        flat,
-        init if plan.combine == "update" else None,
-        closed_over,
-        indices,
-        count,
-    )
-
-
-def _run_bwd(
-    fn: _ByRows,
-    plan: _Plan,
-    residuals: _Residuals,
-    cotangent: Array,
-) -> tuple[Array, Array, list[Array | None], None, None]:
-    flat, init, closed_over, indices, count = residuals
-    # Integers that fn closes over have no gradient; they pass through as they are.
-    inexact = [jnp.issubdtype(value.dtype, jnp.inexact) for value in closed_over]
-    weights = [value for value, keep in zip(closed_over, inexact, strict=True) if keep]
-
-    def body(rows: int, first: Array, carry: _Grads) -> _Grads:
-        grad_flat, grad_init, grad_weights = carry
-        lanes = plan.lanes(indices, rows, first)
-
-        def apply(arguments: tuple[Array, ...], values: list[Array]) -> Array:
-            given = iter(values)
-            return fn(
-                arguments,
-                [next(given) if keep else value for value, keep in zip(closed_over, inexact, strict=True)],
-            )
-
-        y, vjp = jax.vjp(apply, plan.arguments(flat, init, lanes, count), weights)
-        place = grad_init.at[lanes.targets]
-        upstream = place.get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
-        (grad_windows, *grad_current), grads = vjp(upstream.astype(y.dtype))
-        # What stood there before matters only to an update.
-        before = grad_current[0].astype(grad_init.dtype) if grad_current else jnp.zeros_like(upstream)
-        grad_init = place.set(before, mode="drop", unique_indices=True, indices_are_sorted=True)
-        # Windows overlap: not unique. Idle lanes are dropped, as are taps outside the image.
-        target_rows = jnp.where(lanes.live[:, None], lanes.taps, plan.pixels)
-        grad_windows = grad_windows.reshape(*lanes.taps.shape, flat.shape[-1]).astype(grad_flat.dtype)
-        grad_flat = grad_flat.at[target_rows].add(grad_windows, mode="drop")
-        grad_weights = [total + g.astype(total.dtype) for total, g in zip(grad_weights, grads, strict=True)]
-        return grad_flat, grad_init, grad_weights
-
-    # Sums over many windows and chunks are kept in float32 for low-precision arrays.
-    start = (_wide_zeros(flat), cotangent, [_wide_zeros(value) for value in weights])
-    grad_flat, grad_init, grad_weights = plan.loop(count, body, start)
-    given = iter(grad_weights)
-    grad_closed = [
-        next(given).astype(value.dtype) if keep else None
-        for value, keep in zip(closed_over, inexact, strict=True)
-    ]
-    return grad_flat.astype(flat.dtype), grad_init, grad_closed, None, None
-
-
-def _wide_zeros(value: Array) -> Array:
-    return jnp.zeros(value.shape, jnp.promote_types(value.dtype, jnp.float32))
-
-
-_run.defvjp(_run_fwd, _run_bwd)
+    return ActiveSet(mask, indices, jnp.sum(flat, dtype=jnp.int32))

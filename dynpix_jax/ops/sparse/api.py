@@ -1,12 +1,13 @@
-"""Choice of the implementation, and the checks that all of them share."""
+"""The dispatch point: checks a call, chooses its implementation, runs it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,17 @@ from jax import lax
 
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array, Mask
-from dynpix_jax.ops.conv import Pair, conv, conv_output_size
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set
+from dynpix_jax.ops.conv import Pair
+from dynpix_jax.ops.sparse.active import ActiveSet
+from dynpix_jax.ops.sparse.call import Active, Call, bind
 from dynpix_jax.ops.sparse.gather import gather
+from dynpix_jax.ops.sparse.interpret import interpreting
+from dynpix_jax.ops.sparse.layers import Convolution, Depthwise, Layer, Shortcut, WindowLayer, everywhere
 from dynpix_jax.ops.sparse.masked import masked
-from dynpix_jax.ops.sparse.tiles import refuses as tiles_refuses
-from dynpix_jax.ops.sparse.tiles import tiles
-from dynpix_jax.ops.sparse.vjp import Run
+from dynpix_jax.ops.sparse.rows import ActiveRows
+from dynpix_jax.ops.sparse.vjp import Run, pull_back, with_pull_back
+
+Result = TypeVar("Result")
 
 
 class ImplementationUnavailable(ValueError):
@@ -29,24 +34,27 @@ class ImplementationUnavailable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """One way to run the operation.
+    """One way to run a call.
 
     Attributes:
-      run: (x, kernel, mask, active or None, bias or None, strides, dilation) -> result.
+      run: the program.
       platforms: of ``jax.default_backend()``, where arrays lie unless they were put elsewhere; empty: all.
-      refuses: (x, kernel, strides, dilation) -> the reason why it cannot run these, or "".
+      refuses: the reason why it cannot run a call of a convolution alone, or "".
     """
 
     run: Run
     platforms: tuple[str, ...] = ()
-    refuses: Callable[[Array, Array, Pair, Pair], str] | None = None
+    refuses: Callable[[Call], str] | None = None
 
-    def unavailable(self, x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
-        """Why it cannot run these arguments on this machine; "" if it can."""
+    def unavailable(self, call: Call) -> str:
+        """Why it cannot run a call on this machine; "" if it can."""
         platform = jax.default_backend()
-        if self.platforms and platform not in self.platforms:
+        if self.platforms and platform not in self.platforms and not interpreting():
             return f"it needs {' or '.join(self.platforms)}, the platform is {platform}"
-        return self.refuses(x, kernel, strides, dilation) if self.refuses else ""
+        if self.refuses is None:
+            return ""
+        reasons = (self.refuses(call.single(call.x, layer)) for layer in call.convolutions())
+        return next(filter(None, reasons), "")
 
 
 def implementations() -> dict[str, Implementation]:
@@ -54,24 +62,33 @@ def implementations() -> dict[str, Implementation]:
     return {
         "masked": Implementation(masked),
         "gather": Implementation(gather),
-        "tiles": Implementation(tiles, refuses=tiles_refuses),
         "pallas_tpu": _pallas("tpu"),
         "pallas_gpu": _pallas("gpu"),
     }
 
 
 def _pallas(platform: str) -> Implementation:
-    """The kernel for a platform; imported when used, for Pallas takes longer to import than all else."""
+    """The kernel for a platform; imported when used, for Pallas takes longer to import than all else.
+
+    It runs the convolutions that read windows; what follows them runs everywhere, and is then masked.
+    """
 
     def module() -> ModuleType:
         return import_module(f"dynpix_jax.ops.sparse.pallas_{platform}")
 
-    def run(*arguments: Any) -> Array:
-        y: Array = getattr(module(), f"pallas_{platform}")(*arguments)
-        return y
+    def run(call: Call) -> Array:
+        kernel: Run = getattr(module(), f"pallas_{platform}")
 
-    def refuses(*arguments: Any) -> str:
-        return str(module().refuses(*arguments))
+        def convolve(layer: WindowLayer, x: Array) -> Array:
+            by_kernel = layer is call.layers[0] or layer.window != (1, 1)
+            return kernel(call.single(x, layer)) if by_kernel else layer.everywhere(x)
+
+        return masked(call, convolve)
+
+    def refuses(call: Call) -> str:
+        if isinstance(call.first, Depthwise):
+            return "its kernel is that of a dense convolution, this one is depthwise"
+        return str(module().refuses(call))
 
     return Implementation(run, (platform,), refuses)
 
@@ -80,143 +97,153 @@ def _pallas(platform: str) -> Implementation:
 # (docs/sparse-execution.md).
 _BREAK_EVEN = ((48, 0.6), (72, 0.4), (128, 0.6), (192, 0.75), (384, 0.88))
 
+# What an active and an interpolated row of a residual block cost, of the dense cost of a position, with fewer
+# channels than the first number.
+_ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.2)))
+
 
 def break_even(channels: int) -> float:
     """Density up to which ``gather`` with ``channels`` input channels is faster than dense, on a CPU.
 
-    Measured on the papers' layers of 18 to 512 channels.
+    Of a convolution alone; measured on the papers' layers of 18 to 512 channels.
     """
     return next((density for limit, density in _BREAK_EVEN if channels < limit), 0.97)
 
 
-def default_implementation(x: Array) -> tuple[str, float]:
-    """What ``implementation=None`` runs, and the density (0..1) above which it computes densely instead.
+def row_costs(channels: int) -> tuple[float, float]:
+    """What an active and an interpolated row of a block cost on a CPU, of the dense cost of a position."""
+    return next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.25))
 
-    The platform and the channels decide here, the density when the program runs. On a GPU or TPU it is
-    "masked": their kernels have been compiled, but neither checked nor timed on a device yet.
+
+def sparse_block(
+    x: Array,
+    active: Active,
+    layers: Sequence[Layer],
+    *,
+    combine: Shortcut | None = None,
+    init: Array | None = None,
+    implementation: str | None = None,
+) -> Array:
+    """A chain of layers at active positions; the other positions keep what ``init`` holds.
+
+    All implementations agree to rounding, in values and gradients, for inputs of any sign. Differentiable in
+    reverse mode with respect to ``x``, ``init`` and the arrays of the layers.
+
+    Args:
+      x: (B, H, W, Cin), floating.
+      active: where to compute: a mask bool (B, Ho, Wo), its ``active_set`` (one mask, several calls), or the
+        ``active_rows`` of a mask (several blocks that share it).
+      layers: a :class:`Convolution` or :class:`Depthwise`, then 1x1 convolutions, :class:`Affine`,
+        :class:`Relu` and other functions of single positions that are pytrees, in any order. On rows:
+        :class:`ResidualBlock`, whose 3x3 convolutions keep the channels of ``x`` and are each followed by
+        their :class:`Interpolation`.
+      combine: None: the result takes the place of what ``init`` holds. :class:`Shortcut`: a residual block,
+        ReLU(I + y) at active positions and ReLU(I) at the others.
+      init: (B, Ho, Wo, Cout), None: zeros.
+      implementation: "masked" (dense, then masked), "gather" (active positions only, XLA), "pallas_tpu",
+        "pallas_gpu" (a kernel for the convolutions that read windows). A named one runs or raises; there is
+        no silent fallback. None decides: on a CPU ``gather``, or ``masked`` where the density and the
+        channels make it faster, which is known when the program runs (under ``vmap`` both run: give a batch
+        as B); elsewhere ``masked``.
+
+    Returns:
+      (B, Ho, Wo, Cout) of the dtype of ``init``, else of x. On rows: x with the layers applied where the
+      rows are needed; elsewhere anything finite.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit, a chain that cannot be run so, or an unknown name.
+      ImplementationUnavailable: the named implementation cannot run here.
     """
-    return ("gather", break_even(x.shape[-1])) if jax.default_backend() == "cpu" else ("masked", 1.0)
+    call = bind(x, active, tuple(layers), combine, init)
+    if implementation is None:
+        return masked(call) if call.empty else _decide(call)
+    known = implementations()
+    if implementation not in known:
+        raise ValueError(
+            f"sparse_block: unknown implementation {implementation!r}; {suggest(str(implementation), known)}"
+        )
+    if call.empty:
+        return masked(call)
+    if reason := known[implementation].unavailable(call):
+        able = [name for name, other in known.items() if not other.unavailable(call)]
+        raise ImplementationUnavailable(
+            f"implementation {implementation!r} cannot run: {reason}; these can: {', '.join(able)}"
+        )
+    return known[implementation].run(call)
 
 
 def perforated_conv(
     x: Array,
     kernel: Array,
-    mask: Mask,
+    active: Mask | ActiveSet,
     *,
     bias: Array | None = None,
     strides: Pair = (1, 1),
     dilation: Pair = (1, 1),
     implementation: str | None = None,
-    active: ActiveSet | None = None,
 ) -> Array:
-    """Convolution at the positions where ``mask`` is True; zero elsewhere (also where a bias is given).
+    """A convolution at active positions; zero elsewhere (also where a bias is given).
 
-    Padded with ``dilation * (k // 2)`` zeros on every side. Differentiable in reverse mode with respect to
-    ``x``, ``kernel`` and ``bias``; all implementations agree to rounding, in values and gradients.
+    `sparse_block` of one layer, whose arguments and errors it shares.
 
     Args:
-      x: (B, H, W, Cin), floating.
+      x: (B, H, W, Cin), floating; padded with ``dilation * (k // 2)`` zeros on every side.
       kernel: (kh, kw, Cin, Cout) of x's dtype.
-      mask: bool (B, Ho, Wo), True = compute.
+      active: bool (B, Ho, Wo), True = compute, or its ``active_set``.
       bias: (Cout,) or None.
       strides: of rows and columns.
       dilation: of the kernel's rows and columns.
-      implementation: "masked" (dense, then zeros), "gather" (active positions only, XLA), "tiles" (active
-        tiles, XLA), "pallas_tpu", "pallas_gpu". A named one runs or raises; there is no silent fallback.
-        None: :func:`default_implementation` picks, and above its density the dense convolution runs; which
-        of the two is known at run time only (under ``vmap`` both run: give a batch as B).
-      active: ``active_set(mask)`` if it is there already (one mask, several ops).
+      implementation: see `sparse_block`.
 
     Returns:
       (B, Ho, Wo, Cout) of x's dtype.
-
-    Raises:
-      ValueError: shapes or dtypes that do not fit, or an unknown name.
-      ImplementationUnavailable: the named implementation cannot run here.
     """
-    strides, dilation = _pair("strides", strides), _pair("dilation", dilation)
-    _check(x, kernel, mask, bias, strides, dilation, active)
-    if 0 in (*x.shape, *kernel.shape, *mask.shape):
-        return masked(x, kernel, mask, active, bias, strides, dilation)
-    if implementation is None:
-        return _by_density(x, kernel, mask, active, bias, strides, dilation)
-    known, name = implementations(), implementation
-    if name not in known:
-        raise ValueError(f"perforated_conv: unknown implementation {name!r}; {suggest(str(name), known)}")
-    chosen = known[name]
-    reason = chosen.unavailable(x, kernel, strides, dilation)
-    if reason:
-        able = [n for n, other in known.items() if not other.unavailable(x, kernel, strides, dilation)]
-        raise ImplementationUnavailable(
-            f"perforated_conv: implementation {name!r} cannot run: {reason}; these can: {', '.join(able)}"
-        )
-    return chosen.run(x, kernel, mask, active, bias, strides, dilation)
+    if kernel.dtype != x.dtype and jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"perforated_conv: kernel must be {x.dtype} as x is, got {kernel.dtype}")
+    layer = Convolution(kernel, bias, strides, dilation)
+    return sparse_block(x, active, (layer,), implementation=implementation)
 
 
-def _by_density(
-    x: Array,
-    kernel: Array,
-    mask: Mask,
-    active: ActiveSet | None,
-    bias: Array | None,
-    strides: Pair,
-    dilation: Pair,
-) -> Array:
-    """The default implementation up to its density, above it the dense convolution."""
-    name, limit = default_implementation(x)
-    if name == "masked":
-        return masked(x, kernel, mask, active, bias, strides, dilation)
-    count = jnp.sum(mask, dtype=jnp.int32) if active is None else active.count
-
-    def sparse() -> Array:
-        # Made inside the branch: a mask that turns out dense costs no list of its positions.
-        where = active_set(mask) if active is None else active
-        return implementations()[name].run(x, kernel, mask, where, bias, strides, dilation)
-
-    def everywhere() -> Array:
-        return conv(x, kernel, strides=strides, dilation=dilation, bias=bias).astype(x.dtype)
-
-    def nearly_everywhere() -> Array:
-        return jnp.where(mask[..., None], everywhere(), 0)
-
-    full = (count == mask.size).astype(jnp.int32)
-    case = jnp.where(count <= limit * mask.size, 0, 1 + full)
-    return lax.switch(case, (sparse, nearly_everywhere, everywhere))
+def _pulled_back(call: Call, gradient: Array) -> list[Array]:
+    programs = [partial(pull_back, run) for run in (gather, masked, _unmasked)]
+    gradients: list[Array] = _choose(call, programs[0], programs[1], programs[2], gradient)
+    return gradients
 
 
-def _pair(name: str, value: Pair) -> Pair:
-    if isinstance(value, int) or len(value) != 2 or min(value) < 1:
-        raise ValueError(f"perforated_conv: {name} must be two positive integers, got {value}")
-    return int(value[0]), int(value[1])
+# Its derivative decides anew: what JAX would make of the choice keeps what all programs need for theirs.
+@with_pull_back(_pulled_back)
+def _decide(call: Call) -> Array:
+    """The default implementation of the platform that this is compiled for."""
+    return _choose(call, gather, masked, _unmasked)
 
 
-def _check(
-    x: Array,
-    kernel: Array,
-    mask: Mask,
-    bias: Array | None,
-    strides: Pair,
-    dilation: Pair,
-    active: ActiveSet | None,
-) -> None:
-    def wrong(what: str, expected: str, got: object) -> ValueError:
-        return ValueError(f"perforated_conv: {what} must be {expected}, got {got}")
+def _choose(
+    call: Call,
+    sparse: Callable[..., Result],
+    dense: Callable[..., Result],
+    unmasked: Callable[..., Result],
+    *others: Array,
+) -> Result:
+    """Runs one of the programs on the call and the others: ``unmasked`` where everything is active."""
 
-    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise wrong("x", "floating (B, H, W, Cin)", f"{x.dtype} {x.shape}")
-    if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
-        raise wrong("kernel", f"(kh, kw, {x.shape[-1]}, Cout) for x of shape {x.shape}", kernel.shape)
-    if kernel.dtype != x.dtype:
-        raise wrong("kernel", f"{x.dtype} as x is", kernel.dtype)
-    window = (kernel.shape[0], kernel.shape[1])
-    shape = (x.shape[0], *conv_output_size((x.shape[1], x.shape[2]), window, strides, dilation))
-    if mask.dtype != jnp.bool_ or mask.shape != shape:
-        raise wrong(
-            "mask",
-            f"bool {shape} (x {x.shape}, window {window}, strides {strides}, dilation {dilation})",
-            f"{mask.dtype} {mask.shape}",
-        )
-    if bias is not None and bias.shape != (kernel.shape[-1],):
-        raise wrong("bias", f"{(kernel.shape[-1],)}", bias.shape)
-    if active is not None and active.shape != shape:
-        raise wrong("active", f"the active set of a mask {shape}", active.shape)
+    def on_cpu(call: Call, *others: Array) -> Result:
+        size, channels = call.mask.size, call.x.shape[-1]
+        if isinstance(call.active, ActiveRows):
+            active, interpolated = row_costs(channels)
+            rows = call.active
+            cost = active * rows.count + interpolated * (rows.end - rows.interpolated)
+            chosen: Result = lax.cond(cost <= size, sparse, dense, call, *others)
+            return chosen
+        if len(call.layers) > 1:  # fused: sparse was faster at every density measured
+            return sparse(call, *others)
+        full = (call.count == size).astype(jnp.int32)
+        case = jnp.where(call.count <= break_even(channels) * size, 0, 1 + full)
+        chosen = lax.switch(case, (sparse, dense, unmasked), call, *others)
+        return chosen
+
+    result: Result = lax.platform_dependent(call, *others, cpu=on_cpu, default=dense)
+    return result
+
+
+def _unmasked(call: Call) -> Array:
+    return everywhere(call.layers, call.x)

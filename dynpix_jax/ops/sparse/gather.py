@@ -1,38 +1,58 @@
-"""Active positions only, in plain XLA on every backend: chunks of gather, matrix product, scatter."""
+"""Active positions only, in plain XLA on every backend: chunks of gather, the chain, scatter."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
-from dynpix_jax.core.typing import Array, Mask
-from dynpix_jax.ops.conv import Pair
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set, map_active
+from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.layers import ResidualBlock, on_rows
+from dynpix_jax.ops.sparse.rows import ActiveRows, definition_on_rows, run_on_rows
+from dynpix_jax.ops.sparse.vjp import derivative_of
+from dynpix_jax.ops.sparse.windows import map_active
 
 
-def gather(
-    x: Array,
-    kernel: Array,
-    mask: Mask,
-    active: ActiveSet | None,
-    bias: Array | None,
-    strides: Pair,
-    dilation: Pair,
-) -> Array:
-    """:func:`~dynpix_jax.ops.sparse.active.map_active` with a matrix product."""
-    *window, _, features = kernel.shape
-    weights = kernel.reshape(-1, features)
+def gather(call: Call) -> Array:
+    """The chain by :func:`~dynpix_jax.ops.sparse.windows.map_active`, or on rows that share a mask."""
+    return _on_rows(call) if isinstance(call.active, ActiveRows) else _on_windows(call)
 
-    def product(windows: Array) -> Array:
-        accumulated = jnp.promote_types(x.dtype, jnp.float32)
-        y = jnp.dot(windows.reshape(windows.shape[0], -1), weights, preferred_element_type=accumulated)
-        return y if bias is None else y + bias
 
-    return map_active(
-        product,
-        x,
-        active_set(mask) if active is None else active,
-        window=(window[0], window[1]),
-        dilation=dilation,
-        strides=strides,
-        init=jnp.zeros((*mask.shape, features), x.dtype),
+def _on_windows(call: Call) -> Array:
+    first, combine = call.first, call.combine
+    init = call.init
+    if init is None:
+        init = jnp.zeros((*call.mask.shape, call.features), call.x.dtype)
+
+    def chain(windows: Array) -> Array:
+        return on_rows(call.layers, windows)
+
+    def residual(windows: Array, current: Array) -> Array:
+        assert combine is not None
+        return combine.join(current, on_rows(call.layers, windows))
+
+    out = map_active(
+        chain if combine is None else residual,
+        call.x,
+        call.positions,
+        window=first.window,
+        dilation=first.dilation,
+        strides=first.strides,
+        init=init,
+        combine="set" if combine is None else "update",
     )
+    if combine is None or combine.untouched:
+        return out
+    # What was not written is the map as it came.
+    return jnp.where(call.mask[..., None], out, combine.idle(out))
+
+
+def _definition(call: Call) -> Array:
+    assert isinstance(call.active, ActiveRows)
+    return definition_on_rows(call.layers, call.x, call.active)
+
+
+@derivative_of(_definition)
+def _on_rows(call: Call) -> Array:
+    assert isinstance(call.active, ActiveRows)
+    blocks = [layer for layer in call.layers if isinstance(layer, ResidualBlock)]
+    return run_on_rows(blocks, call.x, call.active)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
-from dynpix_jax.core.typing import Array, Mask
-from dynpix_jax.ops.conv import Pair, conv
-from dynpix_jax.ops.sparse.active import ActiveSet
+from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.layers import Interpolation, WindowLayer, everywhere
+from dynpix_jax.ops.sparse.rows import ActiveRows, interpolate_rows
 
 
-def masked(
-    x: Array,
-    kernel: Array,
-    mask: Mask,
-    active: ActiveSet | None,
-    bias: Array | None,
-    strides: Pair,
-    dilation: Pair,
-) -> Array:
-    """The dense convolution of the backend, then zeros where the mask is False."""
-    del active
-    y = conv(x, kernel, strides=strides, dilation=dilation, bias=bias)
-    return jnp.where(mask[..., None], y, 0).astype(x.dtype)
+def masked(call: Call, convolve: Callable[[WindowLayer, Array], Array] | None = None) -> Array:
+    """The chain on whole maps, then what is not active is left out.
+
+    Args:
+      call: the arguments.
+      convolve: runs the convolutions, and need not compute positions that are not active; None: XLA's.
+    """
+    rows = call.active
+    if isinstance(rows, ActiveRows):
+
+        def interpolate(layer: Interpolation, y: Array) -> Array:
+            return interpolate_rows(y, rows, layer)
+
+        return everywhere(call.layers, call.x, convolve=convolve, interpolate=interpolate)
+    y, mask = everywhere(call.layers, call.x, convolve=convolve), call.mask[..., None]
+    if call.init is None:
+        return jnp.where(mask, y, 0)
+    y = y.astype(call.init.dtype)
+    if call.combine is None:
+        return jnp.where(mask, y, call.init)
+    return call.combine.join(call.init, jnp.where(mask, y, 0))

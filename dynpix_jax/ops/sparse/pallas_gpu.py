@@ -23,11 +23,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dynpix_jax.core.typing import Array, Mask
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.conv import Pair
 from dynpix_jax.ops.sparse.active import ActiveSet, active_set
-from dynpix_jax.ops.sparse.pallas_gpu_plan import MAX_TAPS, Plan, make_plan
-from dynpix_jax.ops.sparse.vjp import sparse_vjp
+from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.gather import gather
+from dynpix_jax.ops.sparse.interpret import interpreting
+from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, MAX_TAPS, PIECE, Plan, make_plan
+from dynpix_jax.ops.sparse.vjp import derivative_of
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -38,13 +41,13 @@ _CAPABILITY = "9.0"
 _CORES = 132
 
 
-def refuses(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
-    """Why the kernel cannot run these arguments (shapes and dtype are read) on this machine; "" if it can.
+def refuses(call: Call) -> str:
+    """Why the kernel cannot run a convolution (shapes and dtype are read) on this machine; "" if it can.
 
     Any number of channels and features will do: input channels are filled up to a multiple of 8, features to
     one of 64 (of the weights only).
     """
-    if reason := _refuses_arguments(x, kernel, strides, dilation):
+    if (reason := _refuses_arguments(call)) or interpreting():
         return reason
     try:
         # Of JAX, but it imports what JAX does not install: absl, in some versions.
@@ -61,46 +64,42 @@ def refuses(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
     return ""
 
 
-def _refuses_arguments(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
+def _refuses_arguments(call: Call) -> str:
+    x, window = call.x, call.convolution.window
     if x.dtype.name not in _DTYPES:
         return f"it needs {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, x is {x.dtype}"
-    if kernel.shape[0] * kernel.shape[1] > MAX_TAPS:
-        return f"windows have at most {MAX_TAPS} taps, this one is {kernel.shape[0]}x{kernel.shape[1]}"
-    plan = _plan(x, kernel, strides, dilation)
+    if window[0] * window[1] > MAX_TAPS:
+        return f"windows have at most {MAX_TAPS} taps, this one is {window[0]}x{window[1]}"
+    plan = _plan(x, call.convolution.kernel, call.convolution.strides, call.convolution.dilation)
     if max(math.prod(plan.input) * plan.pieces, plan.positions) >= 2**31:
         return f"an input of {x.shape} is more than 32-bit offsets reach"
     return ""
 
 
-def forward(
-    x: Array,
-    kernel: Array,
-    mask: Mask,
-    active: ActiveSet | None,
-    bias: Array | None,
-    strides: Pair,
-    dilation: Pair,
-) -> Array:
+def forward(call: Call) -> Array:
     """The kernel, without a derivative.
 
     Under ``vmap`` a mapped batch becomes part of B, or, where the weights are mapped, runs one after another.
 
-    Arguments as for :func:`~dynpix_jax.ops.sparse.perforated_conv`.
+    Args:
+      call: of a convolution alone.
 
     Raises:
       ValueError: what :func:`refuses` tells about the arguments.
     """
-    if reason := _refuses_arguments(x, kernel, strides, dilation):
+    if reason := _refuses_arguments(call):
         raise ValueError(f"pallas_gpu: {reason}")
-    output = (*mask.shape, kernel.shape[-1])
+    layer = call.convolution
+    x, kernel, bias, strides, dilation = call.x, layer.kernel, layer.bias, layer.strides, layer.dilation
+    output = (*call.mask.shape, kernel.shape[-1])
     if 0 in output:
         return jnp.zeros(output, x.dtype)
 
     @jax.custom_batching.custom_vmap
-    def call(x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
-        return _run(_plan(x, kernel, strides, dilation), x, kernel, bias, active)
+    def run(x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
+        return _run(_plan(x, kernel, strides, dilation), interpreting(), x, kernel, bias, active)
 
-    @call.def_vmap
+    @run.def_vmap
     def _(size: int, mapped: Any, *arguments: Any) -> tuple[Array, bool]:
         arguments = jax.tree.map(
             lambda value, is_mapped: value if is_mapped else jnp.broadcast_to(value, (size, *value.shape)),
@@ -108,46 +107,59 @@ def forward(
             tuple(mapped),
         )
         if mapped[1] or mapped[2]:
-            return lax.map(lambda each: call(*each), arguments), True
+            return lax.map(lambda each: run(*each), arguments), True
         x, kernel, bias, active = arguments
-        y = call(x.reshape(-1, *x.shape[2:]), kernel[0], bias[0], _merge(active, size))
+        merged = active_set(active.mask.reshape(-1, *active.mask.shape[2:]))
+        y = run(x.reshape(-1, *x.shape[2:]), kernel[0], bias[0], merged)
         return y.reshape(size, -1, *y.shape[1:]), True
 
     shift = jnp.zeros(output[-1:], x.dtype) if bias is None else bias
-    return call(x, kernel, shift, active_set(mask) if active is None else active)
+    return run(x, kernel, shift, call.positions)
 
 
-pallas_gpu = sparse_vjp(forward)
-"""The kernel with the backward pass of ``gather``."""
-
-
-def _merge(active: ActiveSet, size: int) -> ActiveSet:
-    """The active set of a batch of batches, (size, B, H, W) seen as (size * B, H, W)."""
-    batch, height, width = active.shape
-    positions = math.prod(active.shape)
-    shifted = active.indices + positions * jnp.arange(size, dtype=jnp.int32)[:, None]
-    shifted = jnp.where(active.indices < positions, shifted, size * positions)
-    mask = jnp.zeros((size * positions,), jnp.bool_).at[shifted].set(True, mode="drop")
-    return active_set(mask.reshape(size * batch, height, width))
+pallas_gpu = derivative_of(gather)(forward)
+"""The kernel with the derivative of ``gather``."""
 
 
 def _plan(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> Plan:
     device = jax.local_devices()[0]
     cores = getattr(device, "core_count", _CORES) if device.platform == "gpu" else _CORES
     exact = x.dtype == jnp.float32
-    return make_plan((x.shape[0], x.shape[1], x.shape[2]), kernel.shape, strides, dilation, exact, cores)
+    size = (x.shape[0], x.shape[1], x.shape[2])
+    return make_plan(size, kernel.shape, strides, dilation, exact, cores)
 
 
 # Compiled as a whole also where the caller is not: outside of a compiled program the zeros that the kernel
 # fills in would be copied.
-@partial(jax.jit, static_argnums=0)
-def _run(plan: Plan, x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
-    # Not imported with this module: Mosaic GPU takes a while, and can be missing.
-    from dynpix_jax.ops.sparse import pallas_gpu_kernel
-
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(plan: Plan, stated: bool, x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
     rows, weights, shift = prepare(plan, x, kernel, bias)
-    y = pallas_gpu_kernel.run(plan, rows, weights, shift, active, x.dtype)
+    if stated:
+        y = state(plan, rows, weights, shift, active, x.dtype)
+    else:
+        # Not imported with this module: Mosaic GPU takes a while, and can be missing.
+        from dynpix_jax.ops.sparse import pallas_gpu_kernel
+
+        y = pallas_gpu_kernel.run(plan, rows, weights, shift, active, x.dtype)
     return y.reshape(*plan.output, plan.features)
+
+
+def state(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet, dtype: jnp.dtype) -> Array:
+    """What the kernel does, by the plan's tables, in plain XLA: gather, multiply, add, scatter.
+
+    All steps at once, so it takes the memory of all windows: to test on machines without the device.
+    """
+    offsets, taps, first = plan.tables()
+    corners, inside = plan.corners(active.indices)
+    live = (inside[:, None] >> taps.reshape(-1)) & 1
+    at = jnp.where(live, corners[:, None] + offsets.reshape(-1), 0)
+    read = rows.reshape(-1, PIECE).at[at].get(mode="fill", fill_value=jnp.nan)
+    terms = jnp.where(live[..., None], read, 0).reshape(plan.positions, -1)
+    factors = weights[(first[:, None] + jnp.arange(DEPTH)).reshape(-1)]
+    total = jnp.dot(terms.astype(jnp.float32), factors.astype(jnp.float32), precision="highest")
+    total = (total + bias.astype(jnp.float32))[:, : plan.features].astype(dtype)
+    target = jnp.where(jnp.arange(plan.positions) < active.count, active.indices, plan.positions)
+    return jnp.zeros((plan.positions, plan.features), dtype).at[target].set(total, mode="drop")
 
 
 def prepare(plan: Plan, x: Array, kernel: Array, bias: Array) -> tuple[Array, Array, Array]:

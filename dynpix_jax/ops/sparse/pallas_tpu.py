@@ -27,57 +27,50 @@ from jax.experimental.pallas import tpu as pltpu
 
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.ops.conv import Pair, conv_output_size, torch_padding
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set
+from dynpix_jax.ops.sparse.active import active_set
+from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.gather import gather
+from dynpix_jax.ops.sparse.interpret import interpreting
 from dynpix_jax.ops.sparse.pallas_tpu_plan import PASSES, VMEM_LIMIT, Plan, make_plan
-from dynpix_jax.ops.sparse.vjp import sparse_vjp
+from dynpix_jax.ops.sparse.vjp import derivative_of
 
 # Of the 1 MiB of scalar memory, half for the list of active tiles.
 _MAX_TILES = 2**17
 
 
-def refuses(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> str:
-    """Why the kernel cannot run these arguments (shapes and dtype are read); "" if it can."""
+def refuses(call: Call) -> str:
+    """Why the kernel cannot run a convolution (shapes and dtype are read); "" if it can."""
+    x, layer = call.x, call.convolution
     if x.dtype.name not in PASSES:
         return f"it needs float32 or bfloat16, x is {x.dtype}"
-    window = (kernel.shape[0], kernel.shape[1])
-    plan = make_plan(x.shape[-1], kernel.shape[-1], window, strides, dilation, x.dtype)
+    geometry = (layer.window, layer.strides, layer.dilation)
+    plan = make_plan(x.shape[-1], layer.kernel.shape[-1], *geometry, x.dtype)
     if plan is None:
         return (
-            f"windows of {window[0]}x{window[1]} with strides {strides} and dilation {dilation} do not fit "
-            f"into {VMEM_LIMIT >> 20} MiB of vector memory"
+            f"windows of {layer.window[0]}x{layer.window[1]} with strides {layer.strides} and dilation "
+            f"{layer.dilation} do not fit into {VMEM_LIMIT >> 20} MiB of vector memory"
         )
-    rows, columns = _tiles(conv_output_size((x.shape[1], x.shape[2]), window, strides, dilation), plan.tile)
+    rows, columns = _tiles(conv_output_size((x.shape[1], x.shape[2]), *geometry), plan.tile)
     if x.shape[0] * rows * columns > _MAX_TILES:
         return f"{x.shape[0] * rows * columns} tiles are more than the {_MAX_TILES} that scalar memory lists"
     return ""
 
 
-def forward(
-    x: Array,
-    kernel: Array,
-    mask: Mask,
-    active: ActiveSet | None,
-    bias: Array | None,
-    strides: Pair,
-    dilation: Pair,
-    *,
-    interpret: bool | pltpu.InterpretParams = False,
-) -> Array:
+def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None) -> Array:
     """The kernel, without a derivative.
 
     Args:
-      interpret: for tests: run it slowly on any backend, True for its values, ``InterpretParams`` for the
-        copies too.
-
-    The others are those of :func:`~dynpix_jax.ops.sparse.perforated_conv`; ``active`` is not used
-    (tiles are listed, not positions).
+      call: of a convolution alone. Its active set is not used: tiles are listed, not positions.
+      interpret: run it slowly on any backend, True for its values, ``InterpretParams`` for the copies too;
+        None: what :func:`~dynpix_jax.ops.sparse.interpret.interpreting` says.
 
     Raises:
       ValueError: what :func:`refuses` tells.
     """
-    del active
-    if reason := refuses(x, kernel, strides, dilation):
+    if reason := refuses(call):
         raise ValueError(f"pallas_tpu: {reason}")
+    x, mask, layer = call.x, call.mask, call.convolution
+    kernel, bias, strides, dilation = layer.kernel, layer.bias, layer.strides, layer.dilation
     *window, channels, features = kernel.shape
     plan = make_plan(channels, features, (window[0], window[1]), strides, dilation, x.dtype)
     assert plan is not None
@@ -95,7 +88,7 @@ def forward(
 
     # Whole tiles: no block reaches beyond the array.
     zeros = jnp.zeros((len(mask), grid[0] * plan.tile[0], grid[1] * plan.tile[1], padded_features), x.dtype)
-    call = pl.pallas_call(
+    run = pl.pallas_call(
         partial(_kernel, plan=plan),
         jax.ShapeDtypeStruct(zeros.shape, zeros.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -123,15 +116,15 @@ def forward(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
         ),
-        interpret=interpret,
+        interpret=interpreting() if interpret is None else interpret,
         name="perforated_conv",
     )
-    tiles = call(ids, *[images] * plan.copies, weights, offset, masks, zeros)
+    tiles = run(ids, *[images] * plan.copies, weights, offset, masks, zeros)
     return tiles[:, : mask.shape[1], : mask.shape[2], :features]
 
 
-pallas_tpu = sparse_vjp(forward)
-"""The kernel with the backward pass of ``gather``."""
+pallas_tpu = derivative_of(gather)(forward)
+"""The kernel with the derivative of ``gather``."""
 
 
 def _tiles(size: Pair, tile: Pair) -> Pair:

@@ -1,12 +1,15 @@
-"""The definition of the perforated convolution; slow and plain, for tests."""
+"""The definitions of `perforated_conv` and `sparse_block`; slow and plain, for tests."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.ops.conv import Pair, torch_padding
+from dynpix_jax.ops.sparse.layers import Affine, Convolution, Relu, Shortcut
 
 
 def perforated_conv_reference(
@@ -32,3 +35,34 @@ def perforated_conv_reference(
     if bias is not None:
         y = y + bias.astype(wide)
     return jnp.where(mask[..., None], y, 0).astype(x.dtype)
+
+
+def sparse_block_reference(
+    x: Array,
+    mask: Mask,
+    layers: Sequence[Convolution | Affine | Relu],
+    *,
+    combine: Shortcut | None = None,
+    init: Array | None = None,
+) -> Array:
+    """The chain everywhere in float32, then what the mask and ``combine`` say at each position."""
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    for layer in layers:
+        if isinstance(layer, Convolution):
+            everywhere = jnp.ones((x.shape[0], 1, 1), jnp.bool_)
+            geometry = dict(strides=layer.strides, dilation=layer.dilation)
+            y = perforated_conv_reference(y, layer.kernel, everywhere, bias=layer.bias, **geometry)
+        elif isinstance(layer, Affine):
+            y = y * layer.multiplier + layer.offset
+        else:
+            y = jnp.maximum(y, 0)
+    active = mask[..., None]
+    if init is None:
+        return jnp.where(active, y, 0).astype(x.dtype)
+    if combine is None:
+        return jnp.where(active, y, init).astype(init.dtype)
+    shortcut = init.astype(y.dtype)
+    if combine.affine is not None:
+        shortcut = shortcut * combine.affine.multiplier + combine.affine.offset
+    out = shortcut + jnp.where(active, y, 0)
+    return (jnp.maximum(out, 0) if combine.relu else out).astype(init.dtype)

@@ -1,20 +1,19 @@
-"""Runs of masked 3x3 layers on the rows that matter, one after another, without their maps.
+"""Rows that share a mask: the form of an active set for layers that run one after another under one mask.
 
-Between two exits a mask does not change, so neither does what has to be read for what: here the positions are
-listed once, and every layer of a run works on compact arrays of rows (row, channel). Row 0 stands for all
-outside of the image and is zero. Then come the active rows; then, at `ring`, rows that are interpolated
-because somebody reads them. The others of the map are never touched.
+Between two exits of a network a mask does not change, so neither does what has to be read for what. Here the
+positions are listed once, and every layer works on compact arrays of rows (row, channel): row 0 stands for
+all outside of the image and is zero; then come the active rows; then the interpolated rows, which are not
+computed but read. The other positions of the map are never touched.
 
-Beside `map_active`, which these loops follow in their chunks, a layer here writes no map of zeros first,
-finds no address twice, and its norm, ReLU and sum are done while the rows are in the cache.
+Compared with :func:`~dynpix_jax.ops.sparse.windows.map_active` a layer writes no map of zeros first, finds no
+address twice, and its norm, ReLU and sum are done while the rows are in the cache.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,54 +21,58 @@ import numpy as np
 from jax import lax
 
 from dynpix_jax.core.typing import Array, Mask
-from dynpix_jax.ops.interpolation import EPSILON, Normalize
-from dynpix_jax.ops.sparse.active import chunk_size
+from dynpix_jax.ops.interpolation import EPSILON, Normalize, interpolate_masked
+from dynpix_jax.ops.sparse.chunks import Chunks, chunk_size, read_rows
+from dynpix_jax.ops.sparse.layers import Convolution, Interpolation, Layer, ResidualBlock, everywhere, on_rows
 
-Carry = TypeVar("Carry")
-Affine = tuple[Array, Array]
-
+# Weights below add less than 1e-9 of a value: what they are divided by is at least EPSILON.
 _NEGLIGIBLE = 1e-14
-"""Weights below add less than 1e-9 of a value: what they are divided by is at least EPSILON."""
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["places", "windows", "spots", "near", "active", "ring", "end"],
-    meta_fields=["shape", "radius", "chunk", "rest"],
+    data_fields=[
+        "mask",
+        "needed",
+        "positions",
+        "windows",
+        "padded_index",
+        "known_row",
+        "count",
+        "interpolated",
+        "end",
+    ],
+    meta_fields=["radius", "chunks"],
 )
 @dataclasses.dataclass(frozen=True)
 class ActiveRows:
     """The rows of a mask; a pytree, made by :func:`active_rows`.
 
     Attributes:
-      places: int32 (L,); flat position of each row in (B, H, W), B*H*W for rows that are none.
+      mask: bool (B, H, W); True = compute.
+      needed: bool (B, H, W); the positions whose values are read.
+      positions: int32 (L,); flat position of each row in (B, H, W), B*H*W for rows that are none.
       windows: int32 (L, 9); the rows that the 3x3 window of an active row reads.
-      spots: int32 (L,); flat position in the map padded by ``radius``.
-      near: int32 (B*(H+2*radius)*(W+2*radius),); the row of each active position, 0 elsewhere.
-      active, ring, end: int32 scalars; number of active rows, first interpolated row, last row + 1.
-      shape: (B, H, W). radius: of the interpolation. chunk, rest: rows at a time.
+      padded_index: int32 (L,); flat position in the map padded by ``radius``.
+      known_row: int32 (B*(H+2*radius)*(W+2*radius),); the row of each active position, 0 elsewhere.
+      count: int32 scalar; number of active rows.
+      interpolated: int32 scalar; the first interpolated row.
+      end: int32 scalar; the last row + 1.
+      radius: of the interpolation.
+      chunks: rows at a time.
     """
 
-    places: Array
+    mask: Mask
+    needed: Mask
+    positions: Array
     windows: Array
-    spots: Array
-    near: Array
-    active: Array
-    ring: Array
+    padded_index: Array
+    known_row: Array
+    count: Array
+    interpolated: Array
     end: Array
-    shape: tuple[int, int, int]
     radius: int
-    chunk: int
-    rest: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """kernel (3, 3, C, C); affine: multiplier and offset (C,) of its norm; lam: of its interpolation."""
-
-    kernel: Array
-    affine: Affine
-    lam: Array
+    chunks: Chunks
 
 
 def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> ActiveRows:
@@ -77,29 +80,28 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
 
     Args:
       mask: bool (B, H, W), True = compute.
-      needed: bool (B, H, W); positions whose values will be read. Has to hold the mask, and to be complete
-        its 3x3 neighbourhood.
+      needed: bool (B, H, W); positions whose values will be read. It has to hold the mask and its whole 3x3
+        neighbourhood.
       channels: of the layers, for the size of chunks.
       radius: of the interpolation, at least 1.
     """
-    batch, height, width = mask.shape
+    _, height, width = mask.shape
     size = mask.size
-    chunk = min(chunk_size(channels, (3, 3)), size)
-    rest = min(chunk, max(chunk // 8, 32))
-    length = 1 + size + rest + chunk
-    flat, interpolated = mask.reshape(-1), (needed & ~mask).reshape(-1)
+    chunks = Chunks(min(chunk_size(channels, (3, 3)), size))
+    length = 1 + size + chunks.rest + chunks.full
+    flat, skipped = mask.reshape(-1), (needed & ~mask).reshape(-1)
     count = jnp.sum(flat, dtype=jnp.int32)
-    ring = 1 + (count + rest - 1) // rest * rest
-    end = ring + jnp.sum(interpolated, dtype=jnp.int32)
+    interpolated = 1 + (count + chunks.rest - 1) // chunks.rest * chunks.rest
+    end = interpolated + jnp.sum(skipped, dtype=jnp.int32)
     row = jnp.where(
         flat,
         jnp.cumsum(flat, dtype=jnp.int32),
-        jnp.where(interpolated, ring - 1 + jnp.cumsum(interpolated, dtype=jnp.int32), 0),
+        jnp.where(skipped, interpolated - 1 + jnp.cumsum(skipped, dtype=jnp.int32), 0),
     )
     position = jnp.arange(size, dtype=jnp.int32)
     target = jnp.where(row > 0, row, length + position)
-    places = jnp.full((length,), size, jnp.int32)
-    places = places.at[target].set(position, mode="drop", unique_indices=True)
+    positions = jnp.full((length,), size, jnp.int32)
+    positions = positions.at[target].set(position, mode="drop", unique_indices=True)
 
     pad = ((0, 0), (radius, radius), (radius, radius))
     padded = jnp.pad(row.reshape(mask.shape), pad)
@@ -109,137 +111,203 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
         for j in (-1, 0, 1)
     ]
     windows = jnp.stack(shifted, -1).reshape(size, 9)
-    windows = windows.at[places].get(mode="fill", fill_value=0)
-    near = jnp.pad(jnp.where(mask, row.reshape(mask.shape), 0), pad).reshape(-1)
-    image, within = places // (height * width), places % (height * width)
+    windows = windows.at[positions].get(mode="fill", fill_value=0)
+    known_row = jnp.pad(jnp.where(mask, row.reshape(mask.shape), 0), pad).reshape(-1)
+    image, within = positions // (height * width), positions % (height * width)
     rows, columns = within // width + radius, within % width + radius
-    spots = (image * (height + 2 * radius) + rows) * (width + 2 * radius) + columns
+    padded_index = (image * (height + 2 * radius) + rows) * (width + 2 * radius) + columns
     # Rows that are none look at the first position: some address is needed.
-    spots = jnp.where(places < size, spots, radius * (width + 2 * radius) + radius)
+    padded_index = jnp.where(positions < size, padded_index, radius * (width + 2 * radius) + radius)
     return ActiveRows(
-        places, windows, spots, near, count, ring, end, (batch, height, width), radius, chunk, rest
+        mask,
+        needed,
+        positions,
+        windows,
+        padded_index,
+        known_row,
+        count,
+        interpolated,
+        end,
+        radius,
+        chunks,
     )
 
 
-def load(x: Array, rows: ActiveRows) -> Array:
+def run_on_rows(blocks: Sequence[ResidualBlock], x: Array, rows: ActiveRows) -> Array:
+    """Residual blocks whose convolutions are masked and interpolated.
+
+    Args:
+      blocks: their layers are groups of a 3x3 `Convolution`, its `Interpolation`, and layers of single rows.
+      x: (B, H, W, C), right where needed.
+      rows: of the mask.
+
+    Returns:
+      (B, H, W, C), right where needed; elsewhere x.
+    """
+    stream = _load(x, rows)
+    raw = jnp.zeros_like(stream)
+    # Groups take turns: each reads one of the two and writes the other.
+    hidden = [jnp.zeros_like(stream), jnp.zeros_like(stream)]
+    for block in blocks:
+        *inner, last = _groups(block)
+        source = stream
+        for turn, group in enumerate(inner):
+            hidden[turn % 2], raw = _run_group(group, source, hidden[turn % 2], raw, rows, residual=False)
+            source = hidden[turn % 2]
+        stream, raw = _run_group(last, source, stream, raw, rows, residual=True)
+    return _store(stream, rows, x)
+
+
+def definition_on_rows(blocks: Sequence[Layer], x: Array, rows: ActiveRows) -> Array:
+    """What :func:`run_on_rows` gives, by whole maps; differentiable."""
+
+    def interpolate(layer: Interpolation, y: Array) -> Array:
+        return interpolate_masked(y, rows.mask, layer.lam, radius=rows.radius, normalize=layer.normalize)
+
+    return jnp.where(rows.needed[..., None], everywhere(blocks, x, interpolate=interpolate), x)
+
+
+def interpolate_rows(y: Array, rows: ActiveRows, layer: Interpolation) -> Array:
+    """``y`` (B, H, W, C) with the interpolated rows filled from active ones; the others stay as they are."""
+
+    @jax.custom_vjp
+    def run(y: Array, lam: Array, rows: ActiveRows) -> Array:
+        return _interpolate_rows(y, rows, lam, layer.normalize)
+
+    def forward(y: Array, lam: Array, rows: ActiveRows) -> tuple[Array, tuple[Array, Array, ActiveRows]]:
+        return run(y, lam, rows), (y, lam, rows)
+
+    def backward(saved: tuple[Array, Array, ActiveRows], gradient: Array) -> tuple[Array, Array, None]:
+        y, lam, rows = saved
+
+        def definition(y: Array, lam: Array) -> Array:
+            return definition_on_rows([Interpolation(lam, layer.normalize)], y, rows)
+
+        return *jax.vjp(definition, y, lam)[1](gradient), None
+
+    run.defvjp(forward, backward)
+    return run(y, layer.lam, rows)
+
+
+_Group = tuple[Convolution, Interpolation, tuple[Layer, ...]]
+
+
+def _groups(block: ResidualBlock) -> list[_Group]:
+    starts = [i for i, layer in enumerate(block.layers) if isinstance(layer, Convolution)]
+    groups: list[_Group] = []
+    for start, end in zip(starts, [*starts[1:], len(block.layers)], strict=True):
+        convolution, interpolation = block.layers[start : start + 2]
+        assert isinstance(convolution, Convolution)
+        if not isinstance(interpolation, Interpolation):
+            raise ValueError("sparse_block: each convolution of a residual block needs its interpolation")
+        groups.append((convolution, interpolation, block.layers[start + 2 : end]))
+    return groups
+
+
+def _load(x: Array, rows: ActiveRows) -> Array:
     """(B, H, W, C) -> the compact rows (L, C)."""
     flat = x.reshape(-1, x.shape[-1])
 
     def body(size: int, first: Array, out: Array) -> Array:
-        places = lax.dynamic_slice(rows.places, (first,), (size,))
-        return lax.dynamic_update_slice(out, flat.at[places].get(mode="fill", fill_value=0), (first, 0))
+        positions = lax.dynamic_slice(rows.positions, (first,), (size,))
+        return lax.dynamic_update_slice(out, flat.at[positions].get(mode="fill", fill_value=0), (first, 0))
 
-    start = jnp.zeros((len(rows.places), x.shape[-1]), x.dtype)
-    return _sweep(rows, jnp.int32(1), rows.end - 1, body, start)
+    start = jnp.zeros((len(rows.positions), x.shape[-1]), x.dtype)
+    return rows.chunks.sweep(rows.end - 1, body, start, first=1)
 
 
-def store(compact: Array, rows: ActiveRows, x: Array) -> Array:
+def _store(compact: Array, rows: ActiveRows, x: Array) -> Array:
     """The compact rows written over ``x`` (B, H, W, C)."""
 
     def body(size: int, first: Array, out: Array) -> Array:
-        places = lax.dynamic_slice(rows.places, (first,), (size,))
+        positions = lax.dynamic_slice(rows.positions, (first,), (size,))
         # Rows that are none aim past the end, each at its own place.
-        places = jnp.where(places < len(out), places, len(out) + jnp.arange(size, dtype=jnp.int32))
+        positions = jnp.where(positions < len(out), positions, len(out) + jnp.arange(size, dtype=jnp.int32))
         values = lax.dynamic_slice(compact, (first, 0), (size, compact.shape[1]))
-        return out.at[places].set(values, mode="drop", unique_indices=True)
+        return out.at[positions].set(values, mode="drop", unique_indices=True)
 
-    return _sweep(rows, jnp.int32(1), rows.end - 1, body, x.reshape(-1, x.shape[-1])).reshape(x.shape)
-
-
-def residual_blocks(
-    x: Array, blocks: list[tuple[Layer, Layer]], rows: ActiveRows, *, normalize: Normalize
-) -> Array:
-    """Residual blocks x <- ReLU(x + N2(C2(ReLU(N1(C1(x)))))), their convolutions masked and interpolated.
-
-    Args:
-      x: (B, H, W, C), right at the rows.
-      blocks: the two layers of each.
-
-    Returns:
-      (B, H, W, C), right at the rows; elsewhere x.
-    """
-    stream = load(x, rows)
-    hidden, raw = jnp.zeros_like(stream), jnp.zeros_like(stream)
-    for first, second in blocks:
-        hidden, raw = _layer(stream, hidden, raw, first, rows, normalize, residual=False)
-        stream, raw = _layer(hidden, stream, raw, second, rows, normalize, residual=True)
-    return store(stream, rows, x)
+    return rows.chunks.sweep(rows.end - 1, body, x.reshape(-1, x.shape[-1]), first=1).reshape(x.shape)
 
 
-def _layer(
-    source: Array,
-    out: Array,
-    raw: Array,
-    layer: Layer,
-    rows: ActiveRows,
-    normalize: Normalize,
-    residual: bool,
+def _run_group(
+    group: _Group, source: Array, out: Array, raw: Array, rows: ActiveRows, *, residual: bool
 ) -> tuple[Array, Array]:
-    """One layer from ``source`` into ``out``; ``raw`` takes what the convolution itself gives."""
-    kernel = layer.kernel.reshape(-1, layer.kernel.shape[-1]).astype(source.dtype)
-    multiplier, offset = (value.astype(source.dtype) for value in layer.affine)
+    """One group from ``source`` into ``out``; ``raw`` takes what the convolution itself gives.
+
+    ``residual``: the result is added to what ``out`` holds, and a ReLU follows.
+    """
+    convolution, interpolation, rest = group
     channels = out.shape[1]
 
     def write(size: int, first: Array, out: Array, y: Array) -> Array:
-        y = y * multiplier + offset
+        y = on_rows(rest, y)
         if residual:
-            y = lax.dynamic_slice(out, (first, 0), (size, channels)) + y
-        return lax.dynamic_update_slice(out, jax.nn.relu(y), (first, 0))
+            y = jax.nn.relu(lax.dynamic_slice(out, (first, 0), (size, channels)) + y)
+        return lax.dynamic_update_slice(out, y, (first, 0))
 
     def convolve(size: int, first: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         out, raw = carry
         taps = lax.dynamic_slice(rows.windows, (first, 0), (size, 9))
-        y = _gather(source, taps, rows.active).reshape(size, -1) @ kernel
+        y = convolution.on_rows(read_rows(source, taps, rows.count, inside=True).reshape(size, 9, -1))
         return write(size, first, out, y), lax.dynamic_update_slice(raw, y, (first, 0))
 
     def interpolate(size: int, first: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         out, raw = carry
-        spots = lax.dynamic_slice(rows.spots, (first,), (size,))
+        center = lax.dynamic_slice(rows.padded_index, (first,), (size,))
 
-        def at(offset: Array) -> tuple[Array, Array]:
-            index = rows.near[spots + offset]
+        def neighbour(offset: Array) -> tuple[Array, Array]:
+            index = rows.known_row[center + offset]
             return raw[index], index > 0
 
-        y = _mean_of_neighbours(at, (size, channels), source.dtype, layer.lam, rows, normalize)
+        shape = jax.ShapeDtypeStruct((size, channels), source.dtype)
+        y = _mean_of_neighbours(neighbour, shape, interpolation.lam, rows, interpolation.normalize)
         return write(size, first, out, y), raw
 
-    carry = _sweep(rows, jnp.int32(1), rows.active, convolve, (out, raw))
-    return _sweep(rows, rows.ring, rows.end - rows.ring, interpolate, carry)
+    carry = rows.chunks.sweep(rows.count, convolve, (out, raw), first=1)
+    return rows.chunks.sweep(rows.end - rows.interpolated, interpolate, carry, first=rows.interpolated)
 
 
-def fill_rows(y: Array, rows: ActiveRows, lam: Array, *, normalize: Normalize) -> Array:
-    """``y`` (B, H, W, C) with the interpolated rows filled from active ones; the others stay as they are."""
+def _interpolate_rows(y: Array, rows: ActiveRows, lam: Array, normalize: Normalize) -> Array:
     channels = y.shape[-1]
-    flat = y.reshape(-1, channels)
 
     def body(size: int, first: Array, out: Array) -> Array:
-        spots = lax.dynamic_slice(rows.spots, (first,), (size,))
-        places = lax.dynamic_slice(rows.places, (first,), (size,))
+        center = lax.dynamic_slice(rows.padded_index, (first,), (size,))
+        positions = lax.dynamic_slice(rows.positions, (first,), (size,))
 
-        def at(offset: Array) -> tuple[Array, Array]:
-            row = rows.near[spots + offset]
-            return out.at[rows.places[row]].get(mode="fill", fill_value=0), row > 0
+        def neighbour(offset: Array) -> tuple[Array, Array]:
+            row = rows.known_row[center + offset]
+            return out.at[rows.positions[row]].get(mode="fill", fill_value=0), row > 0
 
-        filled = _mean_of_neighbours(at, (size, channels), y.dtype, lam, rows, normalize)
-        places = jnp.where(places < len(out), places, len(out) + jnp.arange(size, dtype=jnp.int32))
-        return out.at[places].set(filled, mode="drop", unique_indices=True)
+        shape = jax.ShapeDtypeStruct((size, channels), y.dtype)
+        filled = _mean_of_neighbours(neighbour, shape, lam, rows, normalize)
+        positions = jnp.where(positions < len(out), positions, len(out) + jnp.arange(size, dtype=jnp.int32))
+        return out.at[positions].set(filled, mode="drop", unique_indices=True)
 
-    return _sweep(rows, rows.ring, rows.end - rows.ring, body, flat).reshape(y.shape)
+    out = rows.chunks.sweep(
+        rows.end - rows.interpolated, body, y.reshape(-1, channels), first=rows.interpolated
+    )
+    return out.reshape(y.shape)
 
 
 def _mean_of_neighbours(
-    at: Callable[[Array], tuple[Array, Array]],
-    shape: tuple[int, int],
-    dtype: jnp.dtype,
+    neighbour: Callable[[Array], tuple[Array, Array]],
+    result: jax.ShapeDtypeStruct,
     lam: Array,
     rows: ActiveRows,
     normalize: Normalize,
 ) -> Array:
-    """Eq. 3 at some rows; ``at(offset)`` gives values and whether there are any, offset in the padded map.
+    """The anytime paper's eq. 3 at some rows.
 
     Neighbours are visited in order of their distance, and only as far as their weight matters.
+
+    Args:
+      neighbour: offset in the padded map -> values (n, C), and whether they are known (n,).
+      result: shape and dtype of the mean.
+      lam: of the weights.
+      rows: of the mask.
+      normalize: see `interpolate_masked`.
     """
-    r, width = rows.radius, rows.shape[2] + 2 * rows.radius
+    r, width = rows.radius, rows.mask.shape[2] + 2 * rows.radius
     steps = [(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1) if (i, j) != (0, 0)]
     steps.sort(key=lambda step: step[0] ** 2 + step[1] ** 2)
     offsets = jnp.asarray(np.array([i * width + j for i, j in steps], np.int32))
@@ -247,38 +315,11 @@ def _mean_of_neighbours(
     count = jnp.sum(weights > _NEGLIGIBLE, dtype=jnp.int32)
 
     def add(index: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        values, there = at(offsets[index])
-        weight = weights[index] * there
-        return sums[0] + weight[:, None].astype(dtype) * values, sums[1] + weight
+        values, known = neighbour(offsets[index])
+        weight = weights[index] * known
+        return sums[0] + weight[:, None].astype(result.dtype) * values, sums[1] + weight
 
-    start = (jnp.zeros(shape, dtype), jnp.zeros(shape[:1], jnp.float32))
+    start = (jnp.zeros(result.shape, result.dtype), jnp.zeros(result.shape[:1], jnp.float32))
     values, present = lax.fori_loop(0, count, add, start)
     total = weights.sum() if normalize == "full" else present
-    return values / (total + EPSILON).astype(dtype)[..., None]
-
-
-def _gather(source: Array, taps: Array, count: Array) -> Array:
-    def read() -> Array:
-        return source.at[taps.reshape(-1)].get(mode="promise_in_bounds")
-
-    def apart() -> Array:
-        # See ops.active: XLA's CPU compiler must not fuse what follows into the gather.
-        return lax.cond(count > 0, read, lambda: jnp.zeros((taps.size, source.shape[1]), source.dtype))
-
-    return lax.platform_dependent(cpu=apart, default=read)
-
-
-def _sweep(
-    rows: ActiveRows,
-    start: Array,
-    count: Array,
-    body: Callable[[int, Array, Carry], Carry],
-    carry: Carry,
-) -> Carry:
-    """body(size, first row, carry) over full chunks, then over shorter ones; the last may reach beyond."""
-    full = count // rows.chunk if rows.rest < rows.chunk else 0
-    done = full * rows.chunk
-    trips = (count - done + rows.rest - 1) // rows.rest
-    if rows.rest < rows.chunk:
-        carry = lax.fori_loop(0, full, lambda i, c: body(rows.chunk, start + i * rows.chunk, c), carry)
-    return lax.fori_loop(0, trips, lambda i, c: body(rows.rest, start + done + i * rows.rest, c), carry)
+    return values / (total + EPSILON).astype(result.dtype)[..., None]

@@ -1,76 +1,91 @@
-"""A derivative for forward passes that have none: Pallas kernels."""
+"""A derivative for programs that have none: Pallas kernels, loops whose length is known at run time only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from dynpix_jax.core.typing import Array, Mask
-from dynpix_jax.ops.conv import Pair
-from dynpix_jax.ops.sparse.active import ActiveSet, active_set
-from dynpix_jax.ops.sparse.gather import gather
+from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.sparse.call import Call
 
-Run = Callable[[Array, Array, Mask, ActiveSet | None, Array | None, Pair, Pair], Array]
-"""(x, kernel, mask, active or None, bias or None, strides, dilation) -> (B, Ho, Wo, Cout)."""
+Run = Callable[[Call], Array]
 
 
-def sparse_vjp(run: Run) -> Run:
-    """Gives ``run`` the backward pass of ``gather``, which visits the active positions only.
+def derivative_of(definition: Run) -> Callable[[Run], Run]:
+    """Gives a program the derivative of another one with the same values.
 
-    Differentiable in reverse mode with respect to ``x``, ``kernel`` and ``bias``, under ``jit``, ``vmap`` and
-    ``shard_map``; weight gradients are summed in float32. Cotangents at inactive positions are ignored: the
-    result is zero there whatever the arguments.
+    Differentiable in reverse mode with respect to all floating arrays of a call, under ``jit``, ``vmap`` and
+    ``shard_map``.
 
     Args:
-      run: the forward pass; it need not be differentiable.
+      definition: the program that is differentiated instead.
+    """
+    return with_pull_back(partial(pull_back, definition))
+
+
+def with_pull_back(backward: Callable[[Call, Array], list[Array]]) -> Callable[[Run], Run]:
+    """Gives a program a derivative.
+
+    Args:
+      backward: (call, gradient of the result) -> gradients of the call's floating arrays, in their order.
     """
 
-    @wraps(run)
-    def differentiable(
-        x: Array,
-        kernel: Array,
-        mask: Mask,
-        active: ActiveSet | None,
-        bias: Array | None,
-        strides: Pair,
-        dilation: Pair,
-    ) -> Array:
-        @jax.custom_vjp
-        def call(x: Array, kernel: Array, bias: Array | None, mask: Mask, active: ActiveSet | None) -> Array:
-            return run(x, kernel, mask, active, bias, strides, dilation)
+    def decorate(run: Run) -> Run:
+        @wraps(run)
+        def differentiable(call: Call) -> Array:
+            leaves, structure = jax.tree.flatten(call)
+            parts = _Parts(structure, tuple(bool(jnp.issubdtype(v.dtype, jnp.inexact)) for v in leaves))
 
-        def forward(*arguments: Array) -> tuple[Array, tuple[Array, ...]]:
-            return call(*arguments), arguments
+            @jax.custom_vjp
+            def values(floating: list[Array], constant: list[Array]) -> Array:
+                return run(parts.join(floating, constant))
 
-        def backward(
-            arguments: tuple[Array, ...], cotangent: Array
-        ) -> tuple[Array, Array, Array | None, None, None]:
-            return *_backward(strides, dilation, *arguments, cotangent), None, None
+            def forward(floating: list[Array], constant: list[Array]) -> tuple[Array, Any]:
+                return values(floating, constant), (floating, constant)
 
-        call.defvjp(forward, backward)
-        return call(x, kernel, bias, mask, active)
+            def derivative(saved: tuple[list[Array], list[Array]], gradient: Array) -> tuple[Any, None]:
+                return backward(parts.join(*saved), gradient), None
 
-    return differentiable
+            values.defvjp(forward, derivative)
+            return values(*parts.split(leaves))
+
+        return differentiable
+
+    return decorate
 
 
-# Compiled as a whole, also where the caller is not: the values of `gather`, which jax.vjp computes beside its
-# derivative, are used by nobody and dropped from a compiled program.
-@partial(jax.jit, static_argnums=(0, 1))
-def _backward(
-    strides: Pair,
-    dilation: Pair,
-    x: Array,
-    kernel: Array,
-    bias: Array | None,
-    mask: Mask,
-    active: ActiveSet | None,
-    cotangent: Array,
-) -> tuple[Array, Array, Array | None]:
-    where = active_set(mask) if active is None else active
-    _, vjp = jax.vjp(
-        lambda x, kernel, bias: gather(x, kernel, mask, where, bias, strides, dilation), x, kernel, bias
-    )
-    grads: tuple[Array, Array, Array | None] = vjp(cotangent)
-    return grads
+# Compiled as a whole, also where the caller is not: the values of the definition, which jax.vjp computes
+# beside its derivative, are used by nobody and dropped from a compiled program.
+@partial(jax.jit, static_argnums=0)
+def pull_back(definition: Run, call: Call, gradient: Array) -> list[Array]:
+    """Gradients of the floating arrays of a call, by the derivative of ``definition``."""
+    leaves, structure = jax.tree.flatten(call)
+    parts = _Parts(structure, tuple(bool(jnp.issubdtype(v.dtype, jnp.inexact)) for v in leaves))
+    floating, constant = parts.split(leaves)
+    _, vjp = jax.vjp(lambda values: definition(parts.join(values, constant)), floating)
+    gradients: list[Array] = vjp(gradient)[0]
+    return gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """The structure of a call, and which of its arrays have gradients."""
+
+    structure: Any
+    floating: tuple[bool, ...]
+
+    def split(self, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        pairs = list(zip(leaves, self.floating, strict=True))
+        return [leaf for leaf, yes in pairs if yes], [leaf for leaf, yes in pairs if not yes]
+
+    def join(self, floating: Sequence[Array], constant: Sequence[Array]) -> Call:
+        values, others = iter(floating), iter(constant)
+        call: Call = jax.tree.unflatten(
+            self.structure, [next(values) if yes else next(others) for yes in self.floating]
+        )
+        return call

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.masked_conv import ConvNorm, MaskedConv, Masking
 from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.ops.sparse import Relu
 
 
 class PlainHead(nn.Module):
@@ -31,16 +31,13 @@ class PlainHead(nn.Module):
         self.classify = MaskedConv(c, self.channels, 1, 1, True, self.adaptive, False)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
-        if masking is not None and masking.mode == "sparse" and not self.single:
+        if masking is not None and masking.mode == "sparse":
             # Each position on its own: nothing that is skipped is read.
-            return masking.pointwise(x, self._at_rows, self.channels)
+            inside = () if self.single else (self.unit.conv.conv.layer(), self.unit.bn.layer(), Relu())
+            return masking.pointwise(x, (*inside, self.classify.conv.layer()))
         if not self.single:
             x = self.unit(x, masking, train=train)
         return self.classify(x, masking)
-
-    def _at_rows(self, rows: Array) -> Array:
-        hidden = jax.nn.relu(self.unit.bn.stored(self.unit.conv.conv.on_windows(rows)))
-        return self.classify.conv.on_windows(hidden)
 
 
 class RedesignedHead(nn.Module):

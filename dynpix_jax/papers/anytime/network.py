@@ -85,7 +85,9 @@ class AnytimeNetwork(nn.Module):
         config, maps, masking = self.config, progress.maps, None
         if progress.mask is not None and config.adaptivity is not None:
             fill = config.adaptivity
-            masking = Masking(progress.mask, fill.radius, fill.normalize, routing.mode)
+            masking = Masking(
+                progress.mask, fill.radius, fill.normalize, routing.mode, routing.implementation
+            )
         for number in span:
             maps = self.stage(number, maps, masking, train=routing.train)
         logits = self.exit(span[-1], maps, masking, train=routing.train)

@@ -6,6 +6,7 @@ or the MultiPool stands beside them ("res4_2/conv1", "res4_2/gate", "res4_2/mult
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.gates import GateOptions, LayerOptions, PixelOptions
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.nn.residual import Block
-from dynpix_jax.ops.sparse.active import active_set, map_active
+from dynpix_jax.ops.sparse import ImplementationUnavailable, active_set, sparse_block
 from dynpix_jax.papers.pag.multipool import MultiPool
 
 GateScope = Literal["conv3x3", "residual"]
@@ -111,7 +112,7 @@ class GatedBlock(PagBlock):
         told = BlockOutputs(mask=mask, probability=decision.probability)
         reduced = block.reduce(x, train=train)
         if self._check_sparse(routing):
-            return self._sparse(x, reduced, mask, train), told
+            return self._sparse(x, reduced, mask, routing), told
         g = mask[..., None].astype(x.dtype)
         computed = block.spatial(reduced, train=train)
         if self.gate_scope == "conv3x3":
@@ -120,33 +121,23 @@ class GatedBlock(PagBlock):
             z = g * block.expand(computed, train=train)
         return block.join(block.shortcut(x, train=train), z), told
 
-    def _sparse(self, x: Array, reduced: Array, mask: Array, train: bool) -> Array:
+    def _sparse(self, x: Array, reduced: Array, mask: Array, routing: Routing) -> Array:
         """O, with F2 (and F3) executed at the active positions only."""
-        block = self.block
-        active = active_set(mask > 0.5)
-        window, dilation = block.window, (block.spec.dilation, block.spec.dilation)
-        shortcut = block.shortcut(x, train=train)
-
+        block, train = self.block, routing.train
+        run = partial(sparse_block, reduced, active_set(mask > 0.5), implementation=routing.implementation)
         if self.gate_scope == "conv3x3":
-            mixture = map_active(
-                block.spatial_rows, reduced, active, window=window, dilation=dilation, init=reduced
-            )
-            return block.join(shortcut, block.expand(mixture, train=train))
-
-        def update(windows: Array, rows: Array) -> Array:
-            return block.join(rows, block.expand_rows(block.spatial_rows(windows)))
-
-        out = map_active(
-            update, reduced, active, window=window, dilation=dilation, init=shortcut, combine="update"
-        )
-        return block.idle(out)  # what was not updated is I
+            mixture = run(block.spatial_layers(), init=reduced)
+            return block.join(block.shortcut(x, train=train), block.expand(mixture, train=train))
+        init, shortcut = block.shortcut_in_parts(x, train=train)
+        return run((*block.spatial_layers(), *block.expand_layers()), init=init, combine=shortcut)
 
 
 class SkippedBlock(PagBlock):
     """Baseline that keeps or skips the whole update per image: O = join(I, g Z), g in {0, 1}.
 
     The mask (B, h, w) is constant over each image. In sparse mode the block does not run at all where no
-    image of the batch wants it. With a given mask an image keeps the update if it is True everywhere.
+    image of the batch wants it; with implementation "masked" it does. With a given mask an image keeps the
+    update if it is True everywhere.
 
     Attributes:
         options: of a gate that decides for whole images.
@@ -173,8 +164,15 @@ class SkippedBlock(PagBlock):
             z = block.expand(block.spatial(block.reduce(x, train=train), train=train), train=train)
             return block.join(shortcut, keep[:, None, None, None] * z)
 
-        if self._check_sparse(routing):
-            out = jax.lax.cond(jnp.any(keep > 0.5), update, lambda: block.idle(shortcut))
+        if self._check_sparse(routing) and routing.implementation != "masked":
+            if routing.implementation not in (None, "gather"):
+                raise ImplementationUnavailable(
+                    f"implementation {routing.implementation!r} cannot run: the gate of {block.spec.name} "
+                    "skips it for whole images, where no kernel saves anything; these can: masked, gather"
+                )
+            out = jax.lax.cond(
+                jnp.any(keep > 0.5), update, lambda: block.join(shortcut, jnp.zeros_like(shortcut))
+            )
         else:
             out = update()
         mask = jnp.broadcast_to(keep[:, None, None], shortcut.shape[:3])

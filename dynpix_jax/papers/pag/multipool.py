@@ -6,35 +6,15 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.gates import choose, constants
-from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
-from dynpix_jax.ops.sparse.active import active_set, map_active
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated
 
 Selection = Literal["pag", "average"]
-
-
-class PoolBranch(nn.Module):
-    """3x3 convolution at one dilation, norm, ReLU: one pooling size."""
-
-    features: int
-    dilation: int
-    frozen_norm: bool
-
-    def setup(self) -> None:
-        self.conv = Conv(self.features, self.features, 3, 1, self.dilation)
-        self.bn = BatchNorm(self.features, self.frozen_norm)
-
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        return jax.nn.relu(self.bn(self.conv(x), train=train))
-
-    def on_windows(self, windows: Array) -> Array:
-        """The same on gathered windows (n, 3, 3, features) -> (n, features), by the stored moments."""
-        return jax.nn.relu(self.bn.stored(self.conv.on_windows(windows)))
 
 
 class PoolGate(nn.Module):
@@ -85,36 +65,19 @@ class MultiPool(nn.Module):
 
     def setup(self) -> None:
         for dilation in filter(None, self.dilations):
-            setattr(self, f"dilation_{dilation}", PoolBranch(self.features, dilation, self.frozen_norm))
+            setattr(
+                self, f"dilation_{dilation}", DilatedBranch(self.features, self.features, self.frozen_norm)
+            )
         bias = tuple(self.original_bias if d == self.original_dilation else 0.0 for d in self.dilations)
         self.gate = PoolGate(self.features, len(self.dilations), bias)
 
     def __call__(self, x: Array, routing: Routing) -> tuple[Array, Array]:
         logits = self.gate(x, train=routing.train)
-        if self.selection == "average":
-            selection = jax.nn.softmax(logits)
-        else:
-            selection = choose(self, logits, routing)
-            if routing.mode == "sparse":
-                return self._sparse(x, selection, routing), selection
-        out = jnp.zeros_like(x)
-        for index, dilation in enumerate(self.dilations):
-            pooled = self._branch(dilation)(x, train=routing.train) if dilation else x
-            out = out + selection[..., index, None].astype(x.dtype) * pooled
-        return out, selection
+        average = self.selection == "average"
+        selection = jax.nn.softmax(logits) if average else choose(self, logits, routing)
+        pooled = pool_dilated(x, selection, self.dilations, self._branch, routing, one_hot=not average)
+        return pooled, selection
 
-    def _branch(self, dilation: int) -> PoolBranch:
-        branch: PoolBranch = getattr(self, f"dilation_{dilation}")
+    def _branch(self, dilation: int) -> DilatedBranch:
+        branch: DilatedBranch = getattr(self, f"dilation_{dilation}")
         return branch
-
-    def _sparse(self, x: Array, selection: Array, routing: Routing) -> Array:
-        if routing.train and not self.frozen_norm:
-            raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
-        # A pixel that copies its input keeps it; without a copy branch every position is written once.
-        out = x
-        for index, dilation in enumerate(self.dilations):
-            if dilation:
-                active = active_set(selection[..., index] > 0.5)
-                branch = self._branch(dilation).on_windows
-                out = map_active(branch, x, active, window=(3, 3), dilation=(dilation, dilation), init=out)
-        return out

@@ -110,9 +110,9 @@ class PixelNetNetwork(nn.Module):
         assert bias is not None
         if self.config.hypercolumn.normalize == "batch" and not train:
             for index, info in enumerate(self.infos):
-                multiplier, offset = self.norms[info.name].affine()
-                bias = bias + offset @ kernels[index]
-                kernels[index] = multiplier[:, None] * kernels[index]
+                norm = self.norms[info.name].layer()
+                bias = bias + norm.offset @ kernels[index]
+                kernels[index] = norm.multiplier[:, None] * kernels[index]
         return tuple(kernels), bias
 
     def _layers(self) -> list[tuple[Array, Array]]:

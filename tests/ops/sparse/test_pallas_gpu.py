@@ -19,7 +19,8 @@ from jax.sharding import AxisType, PartitionSpec
 from dynpix_jax import ops
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.ops.conv import conv_output_size
-from dynpix_jax.ops.sparse import pallas_gpu, pallas_gpu_kernel
+from dynpix_jax.ops.sparse import Convolution, interpreted, pallas_gpu
+from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, PIECE, make_plan
 from tests.ops.brute import conv_by_taps, conv_loop, output_size, window_at
 
@@ -31,28 +32,17 @@ LOWER = {"lowering_platforms": ("cuda",)}
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def stated(plan, rows, weights, bias, active, dtype):
-    """What the kernel does, by the plan's tables: gather, multiply, add, scatter; all steps at once."""
-    offsets, taps, first = plan.tables()
-    corners, inside = plan.corners(active.indices)
-    live = (inside[:, None] >> taps.reshape(-1)) & 1
-    at = jnp.where(live, corners[:, None] + offsets.reshape(-1), 0)
-    read = rows.reshape(-1, PIECE).at[at].get(mode="fill", fill_value=np.nan)
-    terms = jnp.where(live[..., None], read, 0).reshape(plan.positions, -1)
-    factors = weights[(first[:, None] + np.arange(DEPTH)).reshape(-1)]
-    total = jnp.dot(terms.astype(jnp.float32), factors.astype(jnp.float32), precision="highest")
-    total = (total + bias.astype(jnp.float32))[:, : plan.features].astype(dtype)
-    target = jnp.where(jnp.arange(plan.positions) < active.count, active.indices, plan.positions)
-    return jnp.zeros((plan.positions, plan.features), dtype).at[target].set(total, mode="drop")
-
-
 @pytest.fixture
-def stated_kernel(monkeypatch):
+def stated_kernel():
     """Everything but the kernel itself, on any backend."""
     jax.clear_caches()
-    monkeypatch.setattr(pallas_gpu_kernel, "run", stated)
-    yield
-    jax.clear_caches()  # No other test may meet a program traced with it.
+    with interpreted():
+        yield
+    jax.clear_caches()  # No other test may meet a program traced so.
+
+
+def bound(x, kernel, active, bias=None, strides=(1, 1), dilation=(1, 1)) -> Call:
+    return Call(x, active, (Convolution(kernel, bias, strides, dilation),))
 
 
 @st.composite
@@ -86,7 +76,7 @@ def test_every_step_reads_what_the_sum_needs(case):
     @quick
     def whole(x, kernel, bias, mask):
         arrays = pallas_gpu.prepare(plan, x, kernel, bias)
-        return stated(plan, *arrays, ops.active_set(mask), jnp.float32)
+        return pallas_gpu.state(plan, *arrays, ops.active_set(mask), jnp.float32)
 
     got = np.asarray(whole(x, kernel, bias, mask)).reshape(expected.shape)
     # float32 by three products of halves: 1e-5 of the largest result.
@@ -145,7 +135,7 @@ def test_wide_blocks_where_they_keep_all_cores_busy():
     assert plan((16, 60, 80), (3, 3, 256, 256)).columns == 256
 
 
-X, KERNEL = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 4))
+X, KERNEL, MASK = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 4)), jnp.ones((2, 5, 6), bool)
 REFUSED = [
     (jax.ShapeDtypeStruct(X.shape, "float64"), KERNEL, "bfloat16, float16 or float32, x is float64"),
     (X, jnp.zeros((7, 5, 3, 4)), "at most 31 taps, this one is 7x5"),
@@ -155,10 +145,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("x", "kernel", "message"), REFUSED)
 def test_arguments_that_it_refuses(x, kernel, message):
-    assert message in pallas_gpu.refuses(x, kernel, (1, 1), (1, 1))
-    mask = jnp.zeros((1, 1, 1), bool)
+    call = bound(x, kernel, jnp.zeros((1, 1, 1), bool))
+    assert message in pallas_gpu.refuses(call)
     with pytest.raises(ValueError, match=f"pallas_gpu: .*{message}"):
-        pallas_gpu.forward(x, kernel, mask, None, None, (1, 1), (1, 1))
+        pallas_gpu.forward(call)
 
 
 @pytest.mark.parametrize("capability", ["8.0", "10.0", None])
@@ -166,10 +156,10 @@ def test_other_gpus_are_refused(monkeypatch, capability):
     device = types.SimpleNamespace(compute_capability=capability, device_kind="Thing", platform="gpu")
     monkeypatch.setattr(pallas_gpu.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(pallas_gpu.jax, "local_devices", lambda: [device])
-    reason = pallas_gpu.refuses(X, KERNEL, (1, 1), (1, 1))
+    reason = pallas_gpu.refuses(bound(X, KERNEL, MASK))
     assert f"compute capability 9.0 (Hopper: H100, H200), this is Thing with {capability}" in reason
     device.compute_capability = "9.0"
-    assert pallas_gpu.refuses(X, KERNEL, (1, 1), (1, 1)) == ""
+    assert pallas_gpu.refuses(bound(X, KERNEL, MASK)) == ""
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -177,7 +167,7 @@ def test_a_missing_package_is_named(monkeypatch):
         raise ImportError("No module named 'absl'")
 
     monkeypatch.setattr(pallas_gpu.importlib, "import_module", missing)
-    assert "No module named 'absl'" in pallas_gpu.refuses(X, KERNEL, (1, 1), (1, 1))
+    assert "No module named 'absl'" in pallas_gpu.refuses(bound(X, KERNEL, MASK))
 
 
 def random_arrays(seed=0, dtype=np.float32, batch=2, size=(5, 6), channels=8, features=6):
@@ -189,7 +179,7 @@ def random_arrays(seed=0, dtype=np.float32, batch=2, size=(5, 6), channels=8, fe
 
 
 def run(x, kernel, bias, mask):
-    return pallas_gpu.pallas_gpu(x, kernel, mask, None, bias, (1, 1), (1, 1))
+    return pallas_gpu.pallas_gpu(bound(x, kernel, mask, bias))
 
 
 def definition(x, kernel, bias, mask):
@@ -206,7 +196,7 @@ def test_bias_active_set_and_empty_arrays():
     without = reference(x, kernel, 0 * bias, mask)
     np.testing.assert_allclose(run(x, kernel, None, mask), without, atol=1e-4)
     nowhere = ops.active_set(jnp.zeros_like(mask))
-    assert not pallas_gpu.pallas_gpu(x, kernel, mask, nowhere, bias, (1, 1), (1, 1)).any()
+    assert not pallas_gpu.pallas_gpu(bound(x, kernel, nowhere, bias)).any()
     assert run(x[:0], kernel, bias, mask[:0]).shape == (0, *x.shape[1:3], len(bias))
     assert run(x, kernel[..., :0], bias[:0], mask).shape == (*x.shape[:3], 0)
     np.testing.assert_array_equal(run(x[..., :0], kernel[:, :, :0], bias, mask)[mask][0], bias)
@@ -258,7 +248,7 @@ def test_the_kernel_itself_lowers_alone_mapped_differentiated_and_sharded():
 needs_hopper = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        jax.default_backend() != "gpu" or bool(pallas_gpu.refuses(X, KERNEL, (1, 1), (1, 1))),
+        jax.default_backend() != "gpu" or bool(pallas_gpu.refuses(bound(X, KERNEL, MASK))),
         reason="needs a CUDA GPU of compute capability 9.0, and JAX_PLATFORMS=cuda",
     ),
 ]
@@ -291,10 +281,10 @@ class TestOnADevice:
         one[-1, -1, -1] = True
         for mask in (np.zeros(shape, bool), np.ones(shape, bool), rng.random(shape) < 0.4, one):
             for _ in range(3):  # Races are not the same every time.
-                got = pallas_gpu.pallas_gpu(x, kernel, jnp.asarray(mask), None, bias, strides, dilation)
+                got = pallas_gpu.pallas_gpu(bound(x, kernel, jnp.asarray(mask), bias, strides, dilation))
                 expected = np.where(mask[..., None], everywhere, 0)
-                bound = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}[dtype] * np.abs(everywhere).max()
-                np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=0, atol=bound)
+                limit = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}[dtype] * np.abs(everywhere).max()
+                np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=0, atol=limit)
 
 
 def test_sum_by_taps_is_the_sum_by_positions():

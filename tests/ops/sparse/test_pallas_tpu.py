@@ -18,15 +18,20 @@ from jax.experimental.pallas import tpu as pltpu
 from dynpix_jax import ops
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
-from dynpix_jax.ops.sparse import pallas_tpu, pallas_tpu_plan, vjp
+from dynpix_jax.ops.sparse import Convolution, pallas_tpu, pallas_tpu_plan, vjp
+from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.gather import gather
-from dynpix_jax.ops.sparse.vjp import sparse_vjp
+from dynpix_jax.ops.sparse.vjp import derivative_of
 from tests.ops.brute import conv_loop, output_size
 
 ROOT = Path(__file__).resolve().parents[3]
 
 interpreted = functools.partial(pallas_tpu.forward, interpret=True)
-differentiable = sparse_vjp(interpreted)
+differentiable = derivative_of(gather)(interpreted)
+
+
+def bound(x, kernel, active, bias=None, strides=(1, 1), dilation=(1, 1)) -> Call:
+    return Call(x, active, (Convolution(kernel, bias, strides, dilation),))
 
 
 # Compiling the interpreted kernel is nearly all of the time.
@@ -36,7 +41,7 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 @functools.cache
 def compiled(strides, dilation, run=interpreted):
     """One compilation for each shape, however many specs and masks have it."""
-    return quick(lambda x, kernel, mask, bias: run(x, kernel, mask, None, bias, strides, dilation))
+    return quick(lambda x, kernel, mask, bias: run(bound(x, kernel, mask, bias, strides, dilation)))
 
 
 active_tiles = quick(lambda mask: pallas_tpu._active_tiles(mask, (8, 16)))
@@ -204,7 +209,7 @@ def test_gradients_equal_those_of_the_masked_convolution(strides, dilation, with
 
         return quick(jax.grad(loss, (0, 1, 2)))(x, kernel, bias)
 
-    got = gradients(lambda x, k, b: differentiable(x, k, mask, None, b, strides, dilation))
+    got = gradients(lambda x, k, b: differentiable(bound(x, k, mask, b, strides, dilation)))
     expected = gradients(
         lambda x, k, b: ops.perforated_conv_reference(x, k, mask, bias=b, strides=strides, dilation=dilation)
     )
@@ -216,21 +221,24 @@ def test_gradients_equal_those_of_the_masked_convolution(strides, dilation, with
 def test_the_backward_pass_visits_active_positions_only():
     (x, kernel, bias), shape = arrays(ConvSpec("backward", (5, 6), 3, 4, kernel_size=(1, 3)), batch=1)
     mask = jnp.asarray(masks_of(shape)[2])
-    arguments = (x, kernel, bias, mask, ops.active_set(mask))
+    arguments = (x, kernel, bias, ops.active_set(mask))
     # Cotangents of inactive positions are not even read.
     cotangent = jnp.where(mask[..., None], jnp.ones((*shape, 4)), jnp.nan)
 
-    def values(x, kernel, bias, mask, active):
-        return gather(x, kernel, mask, active, bias, (1, 1), (1, 1))
+    def values(x, kernel, bias, active):
+        return gather(bound(x, kernel, active, bias))
 
-    def both(x, kernel, bias, mask, active, cotangent):
-        out, backward = jax.vjp(lambda *given: values(*given, mask, active), x, kernel, bias)
+    def both(x, kernel, bias, active, cotangent):
+        out, backward = jax.vjp(lambda *given: values(*given, active), x, kernel, bias)
         return out, backward(cotangent)
+
+    def backward(x, kernel, bias, active, cotangent):
+        return vjp.pull_back(gather, bound(x, kernel, active, bias), cotangent)
 
     def loops(program):
         return program.as_text().count(" while(")
 
-    alone = quick(functools.partial(vjp._backward, (1, 1), (1, 1))).lower(*arguments, cotangent).compile()
+    alone = quick(backward).lower(*arguments, cotangent).compile()
     assert all(jnp.isfinite(grad).all() for grad in alone(*arguments, cotangent))
     # The loops of `gather`, which also finds its values on the way to the derivative, are dropped.
     forward = loops(quick(values).lower(*arguments).compile())
@@ -244,10 +252,10 @@ def test_vmap():
     images = x[:, None]
 
     def single(image, mask):
-        return interpreted(image, kernel, mask, None, bias, (1, 1), (1, 1))
+        return interpreted(bound(image, kernel, mask, bias))
 
     def loss(image, mask):
-        return (differentiable(image, kernel, mask, None, bias, (1, 1), (1, 1)) ** 2).sum()
+        return (differentiable(bound(image, kernel, mask, bias)) ** 2).sum()
 
     def dense_loss(x):
         return (ops.perforated_conv_reference(x, kernel, masks[:, 0], bias=bias) ** 2).sum()
@@ -264,23 +272,21 @@ SHARDED = """
 import functools, jax, numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from dynpix_jax import ops
-from dynpix_jax.ops.sparse import pallas_tpu
-from dynpix_jax.ops.sparse.gather import gather
-from dynpix_jax.ops.sparse.vjp import sparse_vjp
 
-run = sparse_vjp(functools.partial(pallas_tpu.forward, interpret=True))
+run = functools.partial(ops.perforated_conv, implementation="pallas_tpu")
 rng = np.random.default_rng(0)
 x, kernel = (rng.standard_normal(s).astype(np.float32) for s in [(4, 6, 17, 3), (3, 3, 3, 4)])
 mask = rng.random(x.shape[:3]) < 0.3
 mask[1:3] = False
 data, everywhere = PartitionSpec("data"), PartitionSpec()
 local = jax.shard_map(
-    lambda x, kernel, mask: run(x, kernel, mask, None, None, (1, 1), (1, 1)),
+    run,
     mesh=jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)),
     in_specs=(data, everywhere, data), out_specs=data, check_vma=False,
 )
 loss = lambda f: lambda x, kernel: (f(x, kernel, mask) ** 2).sum()
-got = jax.jit(jax.value_and_grad(loss(local), (0, 1)))(x, kernel)
+with ops.sparse.interpreted():
+    got = jax.jit(jax.value_and_grad(loss(local), (0, 1)))(x, kernel)
 expected = jax.value_and_grad(loss(ops.perforated_conv_reference), (0, 1))(x, kernel)
 assert jax.device_count() == 2
 for value, want in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
@@ -320,10 +326,10 @@ def test_shard_map_over_data():
     ],
 )
 def test_refusals(x, kernel, message):
-    arguments = jax.ShapeDtypeStruct(*x), jax.ShapeDtypeStruct(kernel, x[1])
-    found = pallas_tpu.refuses(*arguments, (1, 1), (1, 1))
+    mask = jax.ShapeDtypeStruct(x[0][:3], "bool")
+    call = bound(jax.ShapeDtypeStruct(*x), jax.ShapeDtypeStruct(kernel, x[1]), mask)
+    found = pallas_tpu.refuses(call)
     assert bool(found) == bool(message)
     if message:
-        mask = jax.ShapeDtypeStruct(x[0][:3], "bool")
         with pytest.raises(ValueError, match=message):
-            jax.eval_shape(lambda x, k, m: interpreted(x, k, m, None, None, (1, 1), (1, 1)), *arguments, mask)
+            jax.eval_shape(interpreted, call)

@@ -136,7 +136,7 @@ def test_spec_by_name():
         arg_specs.find("hrnet_w18_down_1024x2048", arg_specs.PAG_RESNET50_BSDS)
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "tiles"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bfloat16(implementation):
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.bfloat16) for s in [(1, 6, 5, 16), (3, 3, 16, 4)])
@@ -149,49 +149,10 @@ def test_bfloat16(implementation):
 
 def test_a_given_active_set_is_used():
     x, kernel = jnp.ones((1, 3, 3, 2)), jnp.ones((1, 1, 2, 1))
-    full, empty = jnp.ones((1, 3, 3), bool), jnp.zeros((1, 3, 3), bool)
-    got = ops.perforated_conv(x, kernel, full, implementation="gather", active=ops.active_set(empty))
-    assert float(jnp.abs(got).max()) == 0
-
-
-@settings(max_examples=6)
-@given(cases())
-def test_tiles_equal_the_reference(case):
-    (x, kernel, bias), _, geometry = case
-    geometry = {**geometry, "strides": (1, 1)}
-    wide = np.tile(x, (1, 3, 2, 1))  # several tiles, the last ones cut
-    shape = wide.shape[:3]
-
-    def value_and_gradients(function):
-        def loss(x, kernel, bias, mask):
-            y = function(x, kernel, mask, bias=bias, **geometry)
-            return (jnp.sin(y) ** 2).sum(), y
-
-        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
-
-    run = value_and_gradients(functools.partial(ops.perforated_conv, implementation="tiles"))
-    reference = value_and_gradients(ops.perforated_conv_reference)
-    for mask in (np.zeros(shape, bool), np.ones(shape, bool), np.random.default_rng(0).random(shape) < 0.1):
-        got, expected = (jax.tree.leaves(f(wide, kernel, bias, mask)) for f in (run, reference))
-        for value, want in zip(got, expected, strict=True):
-            np.testing.assert_allclose(value, want, rtol=1e-3, atol=2e-4)
-
-
-@pytest.mark.parametrize(
-    ("geometry", "kernel", "message"),
-    [
-        ({"strides": (2, 2)}, (3, 3), r"it needs strides \(1, 1\), got \(2, 2\)"),
-        ({"dilation": (9, 9)}, (3, 3), "a halo of 9 is more than its tiles of 8x8"),
-        ({}, (2, 3), "it needs windows of odd size, got 2x3"),
-    ],
-)
-def test_tiles_refuse(geometry, kernel, message):
-    x, kernel = jnp.zeros((1, 8, 8, 3)), jnp.zeros((*kernel, 3, 4))
-    size = ops.conv_output_size(
-        (8, 8), kernel.shape[:2], geometry.get("strides", (1, 1)), geometry.get("dilation", (1, 1))
-    )
-    with pytest.raises(ops.ImplementationUnavailable, match=message):
-        ops.perforated_conv(x, kernel, jnp.ones((1, *size), bool), implementation="tiles", **geometry)
+    mask = jnp.asarray(np.eye(3, dtype=bool))[None]
+    for implementation in IMPLEMENTATIONS:
+        got = ops.perforated_conv(x, kernel, ops.active_set(mask), implementation=implementation)
+        np.testing.assert_array_equal(got, 2 * mask[..., None])
 
 
 def test_none_decides_by_density_at_run_time():
@@ -241,7 +202,7 @@ def value_and_gradients(conv):
     return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel))
 
 expected = value_and_gradients(ops.perforated_conv_reference)
-for implementation in (None, "gather", "masked", "tiles"):
+for implementation in (None, "gather", "masked"):
     local = jax.shard_map(
         functools.partial(ops.perforated_conv, implementation=implementation),
         mesh=mesh, in_specs=(data, whole, data), out_specs=data, check_vma=False,
@@ -262,21 +223,26 @@ def test_shard_map_over_data():
     assert process.returncode == 0, process.stderr
 
 
-def test_none_picks_by_platform_and_channels(monkeypatch):
-    monkeypatch.setattr(api.jax, "default_backend", lambda: "cpu")
-    limits = []
-    for channels in (48, 128, 256, 512):
-        name, limit = api.default_implementation(jnp.zeros((1, 2, 2, channels)))
-        assert name == "gather"
-        limits.append(limit)
+def test_none_picks_by_platform_and_channels():
+    """On a CPU it loops over active positions; elsewhere it is the dense convolution."""
+    limits = [api.break_even(channels) for channels in (48, 128, 256, 512)]
     assert limits == sorted(limits)
     assert 0 < limits[0] <= limits[-1] < 1
-    for accelerator in ("gpu", "tpu"):
-        monkeypatch.setattr(api.jax, "default_backend", lambda name=accelerator: name)
-        assert api.default_implementation(jnp.zeros((1, 2, 2, 256))) == ("masked", 1.0)
+
+    def loops(platform):
+        program = jax.jit(ops.perforated_conv).trace(X, KERNEL, MASK).lower(lowering_platforms=(platform,))
+        return program.as_text().count("stablehlo.while")
+
+    assert loops("cpu") > 0
+    assert loops("cuda") == loops("tpu") == 0
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "tiles"])
+@pytest.mark.usefixtures("off_cpu")
+def test_off_a_cpu():
+    test_none_decides_by_density_at_run_time()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
     ("x", "features"), [((0, 4, 4, 3), 2), ((1, 0, 4, 3), 2), ((1, 4, 4, 0), 2), ((1, 4, 4, 3), 0)]
 )
@@ -305,7 +271,7 @@ def test_unknown_implementation_gets_a_suggestion():
 @pytest.mark.parametrize("name", ["pallas_tpu", "pallas_gpu"])
 def test_a_named_implementation_runs_or_raises(name, monkeypatch):
     with pytest.raises(
-        ops.ImplementationUnavailable, match=f"'{name}' cannot run: .*; these can: masked, gather, tiles"
+        ops.ImplementationUnavailable, match=f"'{name}' cannot run: .*; these can: masked, gather"
     ):
         ops.perforated_conv(X, KERNEL, MASK, implementation=name)
     assert issubclass(ops.ImplementationUnavailable, ValueError)
@@ -315,7 +281,7 @@ def test_platform_and_shape_refusals_give_their_reason(monkeypatch):
     entries = {
         "here": api.Implementation(api.masked),
         "elsewhere": api.Implementation(api.masked, platforms=("vax", "pdp11")),
-        "picky": api.Implementation(api.masked, refuses=lambda x, *_: f"{x.shape[-1]} channels are odd"),
+        "picky": api.Implementation(api.masked, refuses=lambda call: f"{call.x.shape[-1]} channels are odd"),
     }
     monkeypatch.setattr(api, "implementations", lambda: entries)
     with pytest.raises(
@@ -335,8 +301,8 @@ def test_platform_and_shape_refusals_give_their_reason(monkeypatch):
         ({"x": X.astype(int)}, r"x must be floating .*got int32"),
         ({"kernel": jnp.zeros((3, 3, 2, 4))}, r"kernel must be \(kh, kw, 3, Cout\) .*got \(3, 3, 2, 4\)"),
         ({"kernel": KERNEL.astype(jnp.bfloat16)}, r"kernel must be float32 as x is, got bfloat16"),
-        ({"mask": MASK[:, :4]}, r"mask must be bool \(2, 5, 6\) .*got bool \(2, 4, 6\)"),
-        ({"mask": MASK.astype(jnp.float32)}, r"mask must be bool \(2, 5, 6\) .*got float32 \(2, 5, 6\)"),
+        ({"active": MASK[:, :4]}, r"mask must be bool \(2, 5, 6\) .*got bool \(2, 4, 6\)"),
+        ({"active": MASK.astype(jnp.float32)}, r"mask must be bool \(2, 5, 6\) .*got float32 \(2, 5, 6\)"),
         ({"strides": (2, 2)}, r"mask must be bool \(2, 3, 3\) .*got bool \(2, 5, 6\)"),
         ({"bias": jnp.zeros(3)}, r"bias must be \(4,\), got \(3,\)"),
         ({"strides": 2}, r"strides must be two positive integers, got 2"),
@@ -348,7 +314,7 @@ def test_platform_and_shape_refusals_give_their_reason(monkeypatch):
     ],
 )
 def test_wrong_arguments_are_named(changes, message):
-    arguments = {"x": X, "kernel": KERNEL, "mask": MASK, **changes}
+    arguments = {"x": X, "kernel": KERNEL, "active": MASK, **changes}
     with pytest.raises(ValueError, match=message) as error:
         ops.perforated_conv(**arguments)
     assert "\n" not in str(error.value)

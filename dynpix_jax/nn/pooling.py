@@ -1,0 +1,82 @@
+"""Pooling by dilated convolutions: every pixel weighs, or picks, the dilation that suits it.
+
+PAG's MultiPool (section 3.4) and depth-aware gated pooling (Kong and Fowlkes, CVPR 2018, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import flax.linen as nn
+import jax
+
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.conv import Conv
+from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
+from dynpix_jax.ops.conv import conv
+from dynpix_jax.ops.sparse import Convolution, Layer, Relu, active_set, sparse_block
+
+
+class DilatedBranch(nn.Module):
+    """3x3 convolution, norm, ReLU, at the dilation of each call: kernels tied over pooling sizes are one."""
+
+    in_features: int
+    features: int
+    frozen_norm: bool = False
+
+    def setup(self) -> None:
+        self.conv = Conv(self.in_features, self.features, 3)
+        self.bn = BatchNorm(self.features, self.frozen_norm)
+
+    def __call__(self, x: Array, dilation: int, *, train: bool) -> Array:
+        y = conv(x, self.conv.kernel.astype(x.dtype), dilation=(dilation, dilation))
+        return jax.nn.relu(self.bn(y, train=train))
+
+    def layers(self, dilation: int) -> tuple[Layer, ...]:
+        """The same as layers of `ops.sparse_block`, by the stored moments."""
+        return Convolution(self.conv.kernel, dilation=(dilation, dilation)), self.bn.layer(), Relu()
+
+
+def pool_dilated(
+    x: Array,
+    weights: Array | None,
+    dilations: Sequence[int],
+    branch: Callable[[int], DilatedBranch],
+    routing: Routing,
+    *,
+    one_hot: bool,
+) -> Array:
+    """sum_i W_i M_i over pooling sizes M_i; dilation 0 copies the input.
+
+    Args:
+      x: (B, H, W, C).
+      weights: (B, H, W, P), P dilations; None weighs all alike.
+      dilations: in the order of the weights.
+      branch: the branch of a dilation above 0, C to C.
+      routing: in sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only.
+      one_hot: whether each pixel has one weight of 1, the others 0.
+    """
+    if weights is None or not one_hot or routing.mode == "dense":
+        pooled = (branch(d)(x, d, train=routing.train) if d else x for d in dilations)
+        return weighted_sum(pooled, weights, len(dilations))
+    # A pixel that copies its input keeps it; without a copy branch every position is written once.
+    out = x if 0 in dilations else None
+    for index, dilation in enumerate(dilations):
+        if dilation:
+            if routing.train and not branch(dilation).frozen_norm:
+                raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
+            active = active_set(weights[..., index] > 0.5)
+            layers = branch(dilation).layers(dilation)
+            out = sparse_block(x, active, layers, init=out, implementation=routing.implementation)
+    return x if out is None else out
+
+
+def weighted_sum(maps: Iterable[Array], weights: Array | None, count: int) -> Array:
+    """sum_i W_i M_i of ``count`` maps (B, H, W, C) with weights (B, H, W, P); their mean where None."""
+    total: Array | None = None
+    for index, pooled in enumerate(maps):
+        share = 1.0 / count if weights is None else weights[..., index, None].astype(pooled.dtype)
+        total = share * pooled if total is None else total + share * pooled
+    assert total is not None  # there is at least one pooling size
+    return total
