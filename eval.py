@@ -83,9 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = min(settings.limit or len(source), len(source))
         reference.check(tuple(runs[0].system.tasks), data_name(config, source, count))
     evaluations = []
+    implementation = config.execution.implementation
     for run in runs:
         with _progress(f"{config.name}, stage {name_of(run)}") as report:
-            evaluations.append(evaluate_system(run.system, run.variables, source, settings, progress=report))
+            evaluations.append(
+                evaluate_system(
+                    run.system,
+                    run.variables,
+                    source,
+                    settings,
+                    implementation=implementation,
+                    progress=report,
+                )
+            )
 
     facts = describe(config, opened, evaluations[0], source)
     drops = [drop(evaluation, facts["data"], reference) for evaluation in evaluations]

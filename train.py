@@ -68,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     loader, evaluate_fn = train_loader(run), None
     if run.training.eval_every:
         evaluate_fn = partial(
-            evaluate, source=data_source(run, "eval"), settings=run.evaluation, draw=comparison
+            evaluate,
+            source=data_source(run, "eval"),
+            settings=run.evaluation,
+            draw=comparison,
+            implementation=run.execution.implementation,
         )
     check_stages(run, loader.spec)
     if jax.process_index() == 0:

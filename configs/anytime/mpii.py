@@ -60,7 +60,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     steps = tuple(epochs * STEPS_PER_EPOCH // (40 if cpu else 1) for epochs in EPOCHS)
     config = ml_collections.ConfigDict()
     config.name = f"anytime_mpii_{args.arch}_{args.variant}"
-    config.seed = 0
     config.model = pose.model(args.variant, arch=args.arch, sigma=2.0, start=UNADAPTED / EPOCHS[0])
     config.data = dict(
         train=dict(
@@ -76,25 +75,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.training = dict(
         batch_size=16 if cpu else 128,
         stages=pose.stages(args.variant, steps, 1e-3),
-        optimizer="adamw",
         weight_decay=0.0,
         poly_power=0.0,
-        warmup_steps=0,
-        grad_clip=0.0,
-        log_every=20,
         checkpoint_every=500,
-        eval_every=0,
-        keep=2,
         init_from=args.weights,
-        mesh=dict(data=-1, model=1),
         workers=0 if cpu else 16,
     )
     config.evaluation = dict(
-        mode="both",
-        every_stage=False,
-        pictures=8,
-        limit=0,
-        batch_size=1,
         inference=dict(flip=args.flip),
     )
     return config

@@ -47,13 +47,9 @@ def model(
         backbone=dict(name="hrnet", arch=arch, width=0, form="pose", align_corners=False, frozen_norm=False),
         exits=exits,
         weights=(1.0,) * len(exits),
-        heads=dict(
-            kind="redesigned" if redesigned else "plain",
-            plain="single",
-            inputs="concat" if redesigned else "highest",
-            features=FEATURES,
-            downsampling=(3, 2, 1),
-        ),
+        heads=dict(kind="redesigned", plain="single", features=FEATURES)
+        if redesigned
+        else dict(kind="plain", plain="single", inputs="highest"),
         adaptivity=adaptivity if variant == "ca" else None,
     )
 

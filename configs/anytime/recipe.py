@@ -118,7 +118,6 @@ def anytime_config(
     )
     config = ml_collections.ConfigDict()
     config.name = f"anytime_{dataset}_{args.arch}_{args.variant}"
-    config.seed = 0
     config.model = dict(
         system="anytime",
         task="segmentation",
@@ -134,43 +133,33 @@ def anytime_config(
         ),
         exits=exits,
         weights=(1.0,) * len(exits),
-        heads=dict(
-            kind="redesigned" if redesigned else "plain",
-            plain="two_layers",
-            inputs="concat",
-            features=128 if args.arch in ("w48", "w32") else 64,
-            downsampling=tuple(args.downsampling),
-        ),
+        heads=_heads(args, redesigned),
         adaptivity=adaptivity if args.variant == "ca" else None,
     )
     config.training = dict(
         batch_size=batch_size,
         stages=_stages(args, args.steps or steps, cpu),
         optimizer="adamw" if cpu else "sgd",
-        momentum=0.9,
         weight_decay=1e-4 if cpu else 5e-4,
         # As released: of everything, the widths of interpolation too.
         weight_decay_on=(r".*/kernel",) if cpu else (r".*",),
-        poly_power=0.9,
         warmup_steps=20 if cpu else 0,
-        grad_clip=0.0,
-        log_every=20,
-        checkpoint_every=250,
-        eval_every=0,
         keep=1,
         init_from=args.continue_from or args.get("weights", ""),
-        mesh=dict(data=-1, model=1),
         workers=0 if cpu else 8,
     )
     config.evaluation = dict(
-        mode="both",
-        every_stage=False,
         pictures=6,
-        limit=0,
-        batch_size=1,
-        inference=dict(scales=(scale,), flip=False),
+        inference=dict(scales=(scale,)),
     )
     return config
+
+
+def _heads(args: ml_collections.ConfigDict, redesigned: bool) -> dict[str, Any]:
+    if not redesigned:
+        return dict(kind="plain")
+    features = 128 if args.arch in ("w48", "w32") else 64
+    return dict(kind="redesigned", features=features, downsampling=tuple(args.downsampling))
 
 
 def _stages(args: ml_collections.ConfigDict, steps: int, cpu: bool) -> tuple[dict[str, Any], ...]:

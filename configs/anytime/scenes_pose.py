@@ -46,25 +46,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.training = dict(
         batch_size=16,
         stages=pose.stages(args.variant, (STEPS,), 2e-3),
-        optimizer="adamw",
         weight_decay=0.0,
-        poly_power=0.9,
         warmup_steps=20,
-        grad_clip=0.0,
-        log_every=20,
         checkpoint_every=0,
-        eval_every=0,
         keep=1,
-        init_from="",
-        mesh=dict(data=-1, model=1),
-        workers=0,
     )
     config.evaluation = dict(
-        mode="both",
-        every_stage=False,
         pictures=4,
-        limit=0,
-        batch_size=1,
-        inference=dict(flip=False),
     )
     return config

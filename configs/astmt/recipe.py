@@ -222,37 +222,22 @@ def astmt_config(
         name="train",
         steps=schedule.steps,
         learning_rate=0.005,
-        model=dict(),
         multipliers=multipliers(args, tasks),
     )
     config.training = dict(
         batch_size=schedule.batch_size,
         stages=(stage,),
         optimizer="sgd",
-        momentum=0.9,
-        weight_decay=1e-4,
         weight_decay_on=(r".*",),
-        poly_power=0.9,
-        warmup_steps=0,
-        grad_clip=0.0,
         log_every=50,
         checkpoint_every=1000,
-        eval_every=0,
         keep=1,
         init_from=args.weights,
-        mesh=dict(data=-1, model=1),
         workers=8,
     )
     config.evaluation = dict(
         mode="dense",
-        thresholds=99,
         max_dist=max_dist,
-        workers=2,
-        pictures=8,
-        limit=0,
-        batch_size=1,
-        inference=dict(scales=(1.0,), flip=False),
-        reference="",
     )
     return config
 

@@ -41,8 +41,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config = recipe.astmt_config(args, "scenes", TASKS, options, recipe.Steps(args.steps, 20, 8))
     config.model.backbone.update(width=16)
-    # Of 4 x 5 cells.
-    config.model.decoder.update(features=32, rates=(1, 2))
+    if args.decoder == "deeplab":
+        config.model.decoder.update(features=32, rates=(1, 2))  # of 4 x 5 cells
     (stage,) = config.training.stages
     config.training.update(
         stages=(dict(stage, learning_rate=3e-3),),

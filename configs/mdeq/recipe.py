@@ -110,7 +110,6 @@ def mdeq_config(
     forward = args.iterations or variant.forward
     config = ml_collections.ConfigDict()
     config.name = f"mdeq_{dataset}_{args.variant}"
-    config.seed = 0
     config.model = dict(
         system="mdeq",
         task="segmentation",
@@ -140,28 +139,19 @@ def mdeq_config(
         batch_size=steps.batch_size,
         stages=_stages(args, steps),
         optimizer="adamw" if tiny else "sgd",
-        momentum=0.9,
         weight_decay=dict(tiny=1e-4, small=2e-4, xl=3e-4)[args.variant],
         weight_decay_on=(r".*/(kernel|gain)",),
-        poly_power=0.9,
         warmup_steps=20,
         grad_clip=1.0 if tiny else 0.0,
         log_every=25,
-        checkpoint_every=250,
-        eval_every=0,
-        keep=2,
         init_from=args.continue_from or args.weights,
-        mesh=dict(data=-1, model=1),
         workers=0 if args.budget == "cpu" else 8,
     )
     config.evaluation = dict(
         mode="dense",
-        every_stage=False,
         also=tuple(f"iterations_{n}" for n in (*(n for n in args.read_out if n < forward), forward)),
         pictures=4,
-        limit=0,
-        batch_size=1,
-        inference=dict(scales=(scale,), flip=False),
+        inference=dict(scales=(scale,)),
     )
     return config
 
@@ -181,7 +171,6 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps) -> tuple[dict, ...]:
         learning_rate=rate,
         # The penalty is on the Jacobian at a fixed point, and there is none yet.
         model=dict(unrolled=applications, jacobian=dict(weight=0.0)),
-        multipliers=((r".*", 1.0),),
     )
     equilibrium = dict(
         pretraining, name="equilibrium", steps=steps.equilibrium, model=dict(), learning_rate=0.5 * rate

@@ -152,7 +152,6 @@ def perspective_config(
     cpu = args.budget == "cpu"
     config = ml_collections.ConfigDict()
     config.name = f"perspective_{dataset}_{args.variant}_loops{args.loops}"
-    config.seed = 0
     # L2 alone (section 3); None leaves the regression out.
     regression = dict(gamma=0.0) if args.regression or segmentation is None else None
     if args.blur and regression is None:
@@ -163,56 +162,31 @@ def perspective_config(
         system="perspective",
         segmentation=segmentation,
         depth=regression,
-        backbone=dict(
-            name="resnet",
-            depth=depth,
-            width=64,
-            output_stride=8,
-            stride_in_1x1=True,
-            frozen_norm=True,
-            preprocessing="caffe",
-        ),
+        backbone=dict(depth=depth),
         pooling=dict(
             signal="none" if args.variant == "baseline" else args.variant,
-            loop_signal="same",
             kind=args.pooling,
             tied=args.tied,
-            dilations=(1, 2, 4, 8, 16),
             scales=SCALES if args.pooling == "multiscale" else (),
             gate=args.gate,
         ),
-        bins=bins,
-        loss=dict(segmentation=(1.0,), depth_class=0.1, depth=0.05, at="pixels"),
         loops=args.loops,
         features=256 if cpu else 512,
-        depth_features=(64, 32) if cpu else (128, 32),
-        depth_kernel=3 if dataset in ("cityscapes", "stanford2d3d") else 1,
-        dropout=0.1,
-        frozen_norm=False,
     )
+    if reads_depth(args):
+        config.model.bins = bins
+    if args.variant == "pred_depth":
+        config.model.depth_features = (64, 32) if cpu else (128, 32)
+        config.model.depth_kernel = 3 if dataset in ("cityscapes", "stanford2d3d") else 1
+        config.model.loss = dict(depth_class=0.1, **({} if regression is None else dict(depth=0.05)))
     config.training = dict(
         batch_size=steps.batch_size,
         stages=share_out(_stages(args, steps, trained=segmentation is not None), args.steps),
-        optimizer="adamw",
-        weight_decay=1e-4,
-        weight_decay_on=(r".*/kernel",),
-        poly_power=0.9,
         warmup_steps=min(50, steps.loop),
-        grad_clip=0.0,
-        log_every=20,
-        checkpoint_every=250,
-        eval_every=0,
-        keep=2,
         init_from=args.continue_from or args.weights,
-        mesh=dict(data=-1, model=1),
         workers=0 if cpu else 8,
     )
     config.evaluation = dict(
-        mode="both",
-        every_stage=False,
-        pictures=8,
-        limit=0,
-        batch_size=1,
         inference=_views(args, scale),
         also=_also(args),
     )
@@ -289,7 +263,9 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> 
         stages = stages[-1:]
     if (args.loops or args.variant == "pred_depth") and not args.regression:
         # Eq. 1 with the weights of the final stage: norms stay as they are, too.
-        last = dict(segmentation=(*(0.0,) * args.loops, 1.0), depth_class=0.0, depth=0.0)
+        last = dict(segmentation=(*(0.0,) * args.loops, 1.0))
+        if args.variant == "pred_depth":
+            last["depth_class"] = 0.0
         finetune = dict(
             common,
             name="finetune",

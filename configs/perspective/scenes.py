@@ -45,7 +45,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config.seed = args.seed
     config.model.backbone.update(depth=26, width=32, frozen_norm=False, preprocessing="torch")
-    config.model.update(features=64, depth_features=(32, 16), dropout=0.0)
+    config.model.update(features=64, dropout=0.0)
+    if args.variant == "pred_depth":
+        config.model.depth_features = (32, 16)
     config.training.update(
         stages=recipe.share_out(_stages(config.training.stages), args.steps or STEPS),
         warmup_steps=20,

@@ -38,6 +38,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         scale=SEVEN_SCENES.scale(args.budget),
     )
     # Nothing but depth is learned here: it weighs as the classes do elsewhere.
-    config.model.loss = dict(segmentation=(1.0,), depth_class=0.5, depth=1.0, at=config.model.loss.at)
+    config.model.loss = dict(depth_class=0.5, depth=1.0)
     config.data = SEVEN_SCENES.data(args, ("depth",), every=args.every)
     return config

@@ -68,7 +68,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         scales=recipe.TRAIN_SCALES[args.train_scales],
         # HED's (Xie and Tu, ICCV 2015): 16 rotations, mirrored or not.
         rotations=(0.0,) if cpu else tuple(22.5 * k for k in range(16)),
-        canvas="inscribed",
     )
     options = dict(datasets.BSDS500.options, consensus=args.consensus)
     source = dataclasses.replace(datasets.BSDS500, options=options)

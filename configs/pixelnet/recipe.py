@@ -127,17 +127,8 @@ def pixelnet_config(
         system="pixelnet",
         task=task,
         task_options=task_options or {},
-        backbone=dict(
-            name="vgg16",
-            width=64,
-            fc_features=4096,
-            pooling="ceil",
-            batch_norm=False,
-            dropout=0.5,
-            # Of the weights: "caffe" for those that expect BGR less the mean.
-            preprocessing="torch",
-            tap="relu",
-        ),
+        # Of the weights: "caffe" for those that expect BGR less the mean.
+        backbone=dict(preprocessing="torch"),
         hypercolumn=dict(
             layers=(*COLUMN, "fc7") if args.conv7 else COLUMN,
             normalize="batch" if cpu else "none",
@@ -145,43 +136,26 @@ def pixelnet_config(
         ),
         mlp=dict(
             hidden=(width,) * (args.fc - 1),
-            dropout=0.0 if cpu else 0.5,
+            dropout=0.0 if cpu and args.fc > 1 else 0.5,
             init_std=None if cpu else 1e-3,
         ),
         sampling=dict(pixels=args.pixels, **(sampling or dict(strategy="stratified"))),
-        pad=0,
-        chunk=4096,
     )
     config.training = dict(
         batch_size=args.images or (cpu_images if cpu else 5),
         stages=_stages(args, length),
         optimizer="adamw" if cpu else "sgd",
-        momentum=0.9,
         weight_decay=1e-4 if cpu else 5e-4,
-        weight_decay_on=(r".*/kernel",),
         poly_power=0.9 if cpu else 0.0,
         warmup_steps=50 if cpu else 0,
         grad_clip=1.0 if cpu else 0.0,
-        log_every=20,
         checkpoint_every=250 if cpu else 1000,
-        eval_every=0,
-        keep=2,
         init_from=args.continue_from or args.weights,
-        mesh=dict(data=-1, model=1),
         workers=0 if cpu else 8,
     )
     config.evaluation = dict(
         mode="dense",
-        every_stage=False,
-        thresholds=99,
-        max_dist=0.0075,
-        nms=True,
-        smooth=True,
-        workers=2,
-        pictures=8,
-        limit=0,
-        batch_size=1,
-        inference=dict(scales=args.test_scales, flip=False),
+        inference=dict(scales=args.test_scales),
     )
     return config
 
@@ -193,7 +167,6 @@ def _stages(args: ml_collections.ConfigDict, length: Length) -> tuple[dict, ...]
             name="train",
             steps=length.cpu,
             learning_rate=5e-5,
-            model=dict(),
             frozen=(r"backbone/conv[12]_\d/.*",),
             # What no ImageNet network has learns faster.
             multipliers=((r"mlp\d/.*", 20.0), (r"norms_.*", 20.0), rest),
@@ -207,8 +180,6 @@ def _stages(args: ml_collections.ConfigDict, length: Length) -> tuple[dict, ...]
             name=stage,
             steps=length.epoch * count,
             learning_rate=rate * factor,
-            model=dict(),
-            frozen=(),
             multipliers=(rest,),
         )
         for stage, count, factor in zip(("train", "lower", "lowest"), epochs, (1.0, 0.1, 0.01), strict=True)

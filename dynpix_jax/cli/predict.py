@@ -128,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
             f"{settings.name}: its network takes {taken} beside the image, which a photo does not have; "
             "eval.py runs it on a data set that does"
         )
-    runner = Runner(trained.system, trained.variables, settings.evaluation.inference)
+    implementation = settings.execution.implementation
+    runner = Runner(trained.system, trained.variables, settings.evaluation.inference, implementation)
     bounded = any(budget is not None for budget in budgets.values())
     predict = partial(runner.within, **budgets) if bounded else runner
     crop = settings.data.eval.source.crop

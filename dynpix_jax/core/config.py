@@ -241,7 +241,8 @@ def _check_read(
     keys = [
         path.replace("config.model", f"training.stages[{index}].model", 1)
         for index, change in enumerate(changes)
-        if any(path == other or path.startswith(f"{other}.") for other, _ in leaves(change, "config.model"))
+        if change
+        and any(path == other or path.startswith(f"{other}.") for other, _ in leaves(change, "config.model"))
     ]
     instead = f"; what has an effect is {', '.join(keys)}" if keys else ""
     raise UserError(f"{path}: nothing reads {value!r}: {reason or 'every stage has its own'}{instead}")

@@ -147,12 +147,22 @@ def field_types(cls: type, section: Section, path: str) -> dict[str, Any]:
     return {name: hints[name] for name in defaults}
 
 
-def unread(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(path, value, reason) of what a parsed section holds, other than defaults, and nothing will read."""
+def unread(
+    value: Any, path: str = "", outer: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, Any, str]]:
+    """(path, value, reason) of what a parsed section holds, other than defaults, and nothing will read.
+
+    Args:
+        value: the section.
+        path: its full name.
+        outer: what a section around it tells of it, field ("loss.depth" of its own section) -> reason.
+    """
+    reasons = {**_reasons(value), **(outer or {})}
     for name, item, place in _children(value, path):
-        reason = _reasons(value).get(name)
+        reason = reasons.get(name)
         if reason is None:
-            yield from unread(item, place)
+            inner = {key.partition(".")[2]: why for key, why in reasons.items() if key.startswith(f"{name}.")}
+            yield from unread(item, place, inner)
         elif item != _default(value, name):
             yield from (
                 (leaf, content, reason) for leaf, content in _changed(item, _default(value, name), place)

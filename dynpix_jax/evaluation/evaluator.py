@@ -248,6 +248,8 @@ def evaluate(
     source: Source,
     settings: EvaluationConfig,
     draw: Draw | None = None,
+    *,
+    implementation: str | None = None,
 ) -> dict[str, float | np.ndarray]:
     """What a training run logs, of one mode: numbers, and the first images' predictions as pictures.
 
@@ -257,10 +259,11 @@ def evaluate(
         source: With labels of all its tasks.
         settings: Of the evaluation; the mode that it names first is run.
         draw: Draws a prediction; None for numbers alone.
+        implementation: Of sparse blocks, see Routing.
     """
     mode = settings.modes[0]
     settings = replace(settings, mode=mode, pictures=settings.pictures if draw else 0)
-    result = evaluate_system(system, variables, source, settings)
+    result = evaluate_system(system, variables, source, settings, implementation=implementation)
     logged: dict[str, float | np.ndarray] = {**result.numbers, "macs": result.macs, **result.measures}
     if result.density is not None:
         logged["density"] = result.density

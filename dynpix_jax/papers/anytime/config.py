@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,11 @@ class HeadConfig:
             raise ValueError(f"features: {self.features}; expected at least 1")
         if min(self.downsampling) < 1:
             raise ValueError(f"downsampling: {self.downsampling}; expected numbers >= 1")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        names = () if self.kind == "redesigned" else ("features", "downsampling")
+        return dict.fromkeys(names, "they are of redesigned heads; set model.heads.kind")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ class DecoderConfig:
         if self.separable and self.adapters:
             raise ValueError("adapters: separable convolutions have none; expected False")
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        if self.kind == "uber":
+            names = ("features", "rates", "separable", "reduction")
+            return dict.fromkeys(names, "model.decoder.kind is 'uber', a head for each task")
+        return {} if self.se else {"reduction": "there is no SE in the decoder; set model.decoder.se"}
+
 
 @dataclass(frozen=True)
 class AdversarialConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,6 +60,10 @@ class JacobianConfig:
         if self.probes < 1:
             raise ValueError(f"probes: {self.probes}; expected at least 1")
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if self.weight else dict.fromkeys(("frequency", "probes"), "model.jacobian.weight is 0")
+
 
 @dataclass(frozen=True)
 class AnytimeConfig:
@@ -105,6 +110,11 @@ class MdeqConfig:
             raise ValueError("jacobian.weight: pretraining (unrolled > 0) has no fixed point; expected 0")
         if not 0.0 <= self.norm_momentum < 1.0:
             raise ValueError(f"norm_momentum: {self.norm_momentum}; expected a number in [0, 1)")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        names = ("forward", "backward", "jacobian", "anytime") if self.unrolled else ()
+        return dict.fromkeys(names, "model.unrolled applies f so often, and seeks no fixed point")
 
     @property
     def read_out(self) -> tuple[int, ...]:

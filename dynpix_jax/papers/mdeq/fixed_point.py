@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -57,6 +57,11 @@ class SolverConfig:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
         if not 0 < self.mixing <= 1:
             raise ValueError(f"mixing: {self.mixing}; expected a number in (0, 1]")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        names = () if self.method == "anderson" else ("regularization", "mixing")
+        return dict.fromkeys(names, "they are of method 'anderson'")
 
 
 @flax.struct.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -136,6 +137,18 @@ class PerspectiveConfig:
             raise ValueError(f"loops: {self.loops} with pooling.kind 'multiscale'; expected 0")
         if not self.loops and self.pooling.loop_signal != "same":
             raise ValueError("pooling.loop_signal: there is no loop; expected 'same'")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        reasons = {}
+        if not {"gt_depth", "pred_depth"} & set(self.signals):
+            reasons["bins"] = "no depth gates; set model.pooling.signal"
+        if "pred_depth" not in self.signals:
+            predicted = ("depth_features", "depth_kernel", "loss.depth_class")
+            reasons |= dict.fromkeys(predicted, "no depth is predicted; set model.pooling.signal")
+        if self.depth is None:
+            reasons["loss.depth"] = "the depth is not regressed; set model.depth"
+        return reasons
 
     @property
     def signals(self) -> tuple[Signal, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -55,6 +56,10 @@ class MLPConfig:
             raise ValueError(f"init_std: {self.init_std}; expected a positive number, or None")
         _check_share("dropout", self.dropout)
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if self.hidden else {"dropout": "there are no hidden layers; set model.mlp.hidden"}
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -75,6 +80,10 @@ class SamplingConfig:
             raise ValueError(f"pixels: {self.pixels}; expected at least 2")
         if not 0.0 < self.rare_share < 1.0:
             raise ValueError(f"rare_share: {self.rare_share}; expected a share in (0, 1)")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if self.strategy == "biased" else {"rare_share": "it is of strategy 'biased'"}
 
 
 @dataclass(frozen=True)
