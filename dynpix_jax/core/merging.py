@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from dynpix_jax.core.sections import choice_of, field_types, is_settings, settings_fields, to_json
+from dynpix_jax.core.sections import (
+    annotations,
+    choice_of,
+    field_types,
+    is_settings,
+    settings_fields,
+    to_json,
+)
 
 
 def merge(
@@ -71,5 +77,5 @@ def default_of(kind: Any, keys: Sequence[str]) -> Any:
         if depth == len(keys) - 1:
             factory = field.default_factory
             return to_json(field.default if factory is dataclasses.MISSING else factory())
-        kind = typing.get_type_hints(kind, include_extras=True)[key]
+        kind = annotations(kind)[key]
     return dataclasses.MISSING

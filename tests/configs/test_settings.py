@@ -1,0 +1,181 @@
+"""What holds for the settings of every config: what a default is worth, and that every value has a reader."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynpix_jax.core.config import RunConfig, settings
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.merging import leaves
+from dynpix_jax.core.sections import to_json
+from dynpix_jax.papers import parse
+from dynpix_jax.run_config import read_run
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "configs").rglob("*.py")
+    if "def get_config" in path.read_text()
+)
+VARIANTS = (
+    "configs/pag/bsds500.py:variant=gated",
+    "configs/pag/nyuv2.py:variant=gated,rho=0.7",
+    "configs/pag/nyuv2.py:variant=layer_skip,budget=gpu",
+    "configs/pag/camvid.py:variant=truncated",
+    "configs/perspective/nyuv2.py:variant=pred_depth,loops=2",
+    "configs/perspective/nyuv2.py:variant=average,pooling=multiscale",
+    "configs/perspective/scenes.py:variant=pred_depth,regression=True",
+    "configs/pixelnet/bsds500.py:fc=1,budget=gpu",
+    "configs/mdeq/scenes.py:solver=anderson,jacobian=0.1",
+    "configs/anytime/camvid.py:variant=ee",
+    "configs/anytime/scenes_pose.py:variant=ca",
+    "configs/astmt/scenes.py:variant=adversarial",
+    "configs/astmt/nyud.py:decoder=uber",
+    "configs/astmt/pascal.py:backbone=mobilenet,variant=se",
+)
+"""Beside the defaults of every file: one a kind of network."""
+
+EACH_LEAF = ("configs/quickstart.py", *VARIANTS)
+
+
+def read(config: str | dict[str, Any]) -> RunConfig:
+    return read_run(str(ROOT / config) if isinstance(config, str) else config)
+
+
+def written_out(run: RunConfig) -> dict[str, Any]:
+    """The config of a run with every default of every section."""
+    full = settings(run)
+    model = run.given["model"]
+    full["model"] = to_json(parse(model)) if parses(model) else model
+    for part in ("train", "eval"):
+        source = full["data"][part]["source"]
+        full["data"][part]["source"] = {**source.pop("options"), **source}
+    for stage, given in zip(full["training"]["stages"], run.given["training"]["stages"], strict=True):
+        stage["model"] = given.get("model") or {}
+    return full
+
+
+def parses(model: dict[str, Any]) -> bool:
+    """Whether the base alone is a network: a stage may have to say more."""
+    try:
+        return bool(parse(model))
+    except UserError:
+        return False
+
+
+@pytest.mark.parametrize("spec", [*FILES, *VARIANTS])
+def test_a_default_makes_no_difference(spec):
+    run = read(spec)
+    full = written_out(run)
+    assert read(copy.deepcopy(full)) == run
+    # Nor do some of the defaults, the others left out.
+    given = dict(leaves(run.given))
+    paths = (path for path, _ in leaves(full) if path not in given)
+    defaults = list(dict.fromkeys(re.sub(r"multipliers\[.*", "multipliers", path) for path in paths))
+    assert len(defaults) > 20
+    for first in (0, 1):
+        some = copy.deepcopy(full)
+        for path in defaults[first::2]:
+            change(some, path, None, remove=True)
+        assert read(some) == run
+
+
+def change(config: dict[str, Any], path: str, value: Any, *, remove: bool = False) -> None:
+    node: Any = config
+    keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
+    for key in keys[:-1]:
+        node = node[key]
+    if remove:
+        node.pop(keys[-1])
+    else:
+        node[keys[-1]] = value
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Values that may stand in place of one."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, value * 2, value - 1)
+    elif isinstance(value, float):
+        yield from (value * 0.5, value * 0.9 + 0.05, value + 1.0)
+    elif isinstance(value, list):
+        yield from (
+            [*value[:-1], *changed] for last in value[-1:] for changed in ([one] for one in others(last))
+        )
+        yield from (value[:-1], [*value, *value[-1:]])
+    elif isinstance(value, str):
+        yield f"{value}x"
+
+
+@pytest.mark.parametrize("spec", EACH_LEAF)
+def test_every_value_has_an_effect_or_is_refused(spec):
+    run = read(spec)
+    full = written_out(run)
+    before = settings(run)
+    tried = 0
+    for path, value in leaves(full):
+        for other in (one for one in others(value) if one != value):
+            config = copy.deepcopy(full)
+            change(config, path, other)
+            try:
+                after = settings(read(config))
+            except UserError:
+                continue  # refused: wrong, or read by nothing
+            tried += 1
+            assert after != before, f"{path}: {value!r} -> {other!r} changes nothing"
+            break
+    assert tried > 40
+
+
+@pytest.mark.parametrize("spec", FILES)
+def test_every_argument_has_an_effect_or_is_refused(spec):
+    """Each that a config's docstring or recipe names, by one other value."""
+    values = {
+        "rho": "0.6", "gate_scope": "conv3x3", "drop_blocks": "2", "multipool": "res4_2", "budget": "gpu cpu",
+        "loss": "l1", "loops": "1", "tied": "True", "pooling": "multiscale", "gate": "argmax", "blur": "2.0",
+        "regression": "True", "test_aug": "True", "steps": "999", "fc": "2", "width": "64", "pixels": "77",
+        "images": "3", "conv7": "True", "test_scales": "0.75", "seed": "5", "rare": "0.4", "consensus": "2.0",
+        "solver": "anderson", "iterations": "5", "read_out": "1+3", "jacobian": "0.3", "arch": "w18",
+        "downsampling": "1+1+1", "criterion": "entropy", "threshold": "0.7", "normalize": "present",
+        "heads": "plain",
+        "norm": "shared own", "se": "dec", "w_d": "0.2", "decoder": "uber", "split": "test train",
+        "root": "elsewhere", "weights": "other.safetensors", "continue_from": "runs/x", "packed": "True",
+    }  # fmt: skip
+    run = read(spec)
+    for name, choices in values.items():
+        found = []
+        for value in choices.split():
+            try:
+                found.append(settings(read(f"{spec}:{name}={value}")) != settings(run))
+            except UserError:
+                found.append(True)
+        # One of two may be what the config has anyway.
+        assert any(found), f"{spec}:{name}={choices} changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "key"),
+    [
+        ("configs/pag/nyuv2.py:variant=gated,rho=0.7", "model.gate.rho=0.3", "stages[3].model.gate.rho"),
+        ("configs/pag/nyuv2.py", "model.gate.rho=0.3", "model.gate.kind"),
+        ("configs/pag/camvid.py:variant=gated", "model.gate.weight=1.0", "stages[2].model.gate.weight"),
+        ("configs/quickstart.py", "training.momentum=0.5", "training.optimizer"),
+        ("configs/mdeq/camvid.py:continue_from=x", "model.forward.mixing=0.5", "anderson"),
+        ("configs/pixelnet/scenes.py", "model.sampling.rare_share=0.3", "biased"),
+        ("configs/anytime/camvid.py:variant=ee", "model.heads.features=32", "model.heads.kind"),
+        ("configs/astmt/nyud.py:decoder=uber", "model.decoder.features=32", "model.decoder.kind"),
+        ("configs/perspective/nyuv2.py", "model.depth_features=(8, 8)", "model.pooling.signal"),
+    ],
+)  # fmt: skip
+def test_what_nothing_reads_is_refused_with_the_key_that_counts(spec, change, key):
+    with pytest.raises(UserError, match="nothing reads") as error:
+        read_run(str(ROOT / spec), [change])
+    assert key in str(error.value)
+    assert change.split("=")[0] in str(error.value)
