@@ -1,4 +1,4 @@
-"""Multiply-accumulates (MACs) of a function, counted from its jaxpr.
+"""Multiply-accumulates (MACs) of a function, counted from its jaxpr, and of a system, by layer and step.
 
 One MAC is one multiplication with its addition, as the papers' "FLOPs" columns count (PAG: MACs / 1e10; the
 HRNet
@@ -10,13 +10,20 @@ any other, as everywhere in the field.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
+from dynpix_jax.core.capabilities import Iterates, gated_layers, inputs_of
+from dynpix_jax.core.progressive import STEP_SCOPE
+from dynpix_jax.core.system import Inputs, System
+from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.ops.depthwise import SHIFTED, shifted_macs
 from dynpix_jax.ops.interpolation import INTERPOLATION_SCOPE
 from dynpix_jax.ops.resize import RESIZE_SCOPE
@@ -84,7 +91,7 @@ class UnknownPrimitiveError(ValueError):
 def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
     """MACs of ``fn(*args)``; ``args`` may be ``jax.ShapeDtypeStruct`` trees, nothing is executed.
 
-    Count the dense program and scale gated layers by their measured densities (``System.gated_macs``): a
+    Count the dense program and scale gated layers by their measured densities (`gated_macs`): a
     sparse program's loops run as often as the masks say, which a jaxpr does not know.
 
     Raises:
@@ -175,3 +182,125 @@ def _conv_macs(eqn: Any) -> float:
         return macs / math.prod(eqn.params["window_strides"])
     # rhs_spec is (out features, in features, spatial...); grouped kernels already hold in features / groups.
     return float(taps * kernel[numbers.rhs_spec[1]] * math.prod(eqn.outvars[0].aval.shape))
+
+
+@dataclass(frozen=True)
+class SystemMacs:
+    """What a system computes on one (H, W) image.
+
+    Attributes:
+        report: of the dense program, every gate and every branch as if open.
+        steps: MACs of each step of a system that predicts in steps, nothing skipped; () of others.
+        layers: MACs of each gated layer at density 1 in each step (in all, where there are no steps).
+    """
+
+    report: MacReport
+    steps: tuple[float, ...]
+    layers: Mapping[str, tuple[float, ...]]
+
+    @property
+    def gated(self) -> dict[str, float]:
+        """MACs of each gated layer at density 1: what a skipped share of it saves."""
+        return {name: sum(macs) for name, macs in self.layers.items()}
+
+    def of_step(self, index: int, shares: Mapping[str, Any]) -> Any:
+        """MACs of a step whose gated layers are executed at ``shares``; those without one run everywhere.
+
+        Shares are numbers, or arrays (B,) of several images; so is the result.
+        """
+        skipped = (macs[index] * (1 - shares[name]) for name, macs in self.layers.items() if name in shares)
+        return self.steps[index] - sum(skipped)
+
+    def up_to_predictions(self, shares: Mapping[str, Any]) -> tuple[Any, ...]:
+        """MACs up to each exit and the last prediction; () where there are no steps."""
+        return tuple(accumulate(self.of_step(index, shares) for index in range(len(self.steps))))
+
+    def executed(self, shares: Mapping[str, Any]) -> Any:
+        """MACs of all, layers executed at ``shares``."""
+        return executed_macs(self.report.total, self.gated, shares)
+
+
+def system_macs(system: System, size: tuple[int, int]) -> SystemMacs:
+    """Counts the dense program of a system; nothing is executed.
+
+    Raises:
+        ValueError: the scopes of a gated layer hold no product.
+    """
+    report = dense_report(system, size)
+    found = [(module_path(scope), macs) for scope, macs in report.by_scope.items()]
+    at = [_step_of(path) for path, _ in found]
+    count = max((step + 1 for step in at if step is not None), default=0)
+
+    def by_step(scopes: Sequence[str]) -> tuple[float, ...]:
+        macs = [0.0] * max(count, 1)
+        for (path, value), step in zip(found, at, strict=True):
+            if any(re.fullmatch(f"(?:{scope})(?:/.*)?", path) for scope in scopes):
+                macs[step or 0] += value
+        return tuple(macs)
+
+    layers = {name: by_step(layer.scopes) for name, layer in gated_layers(system).items()}
+    for name, macs in layers.items():
+        if not any(macs):
+            raise ValueError(f"{name}: there is no product in its scopes {gated_layers(system)[name].scopes}")
+    return SystemMacs(report, by_step((".*",)) if count else (), layers)
+
+
+def gated_macs(system: System, size: tuple[int, int]) -> dict[str, float]:
+    """MACs of each gated layer of a system for one (H, W) image at density 1; {} without."""
+    return system_macs(system, size).gated
+
+
+def executed_macs(dense: float, gated: Mapping[str, float], shares: Mapping[str, Any]) -> Any:
+    """MACs of an image whose gated layers ran at ``shares`` of their positions."""
+    return dense - sum(macs * (1.0 - shares[name]) for name, macs in gated.items())
+
+
+def dense_report(system: System, size: tuple[int, int]) -> MacReport:
+    """MACs of the dense forward pass of one (H, W) image, as the system counts; nothing is executed."""
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+
+    def predict(variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
+        if isinstance(system, Iterates):
+            return system.dense_predictions(variables, images, inputs)
+        outputs = system.apply(variables, images, inputs)
+        return outputs.predictions
+
+    report = count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
+    return report if system.counts_resizing else report.without_resizing()
+
+
+def variable_shapes(system: System) -> Variables:
+    """Shapes and dtypes of a system's variables; nothing is executed."""
+    # No parameter depends on the size of the images.
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes: Variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
+    return shapes
+
+
+def input_shapes(system: System, size: tuple[int, int], batch: int = 1) -> Inputs:
+    """Shapes and dtypes of what the system takes beside images of ``size`` (H, W)."""
+    return {name: jax.ShapeDtypeStruct((batch, *size), jnp.float32) for name in inputs_of(system)}
+
+
+def module_path(scope: str) -> str:
+    """The modules and named scopes in a scope of `MacReport.by_scope`: "backbone/res4_2/conv2".
+
+    Without the network itself, methods ("loop.refine") and products.
+    """
+    modules: list[str] = []
+    for name in scope.split("/"):
+        module, is_method, _ = name.partition(".")
+        # Classes name the root, and the modules that a method of theirs was called on.
+        inside = [known for known in modules if not known.startswith(STEP_SCOPE)]
+        if not name or "->" in name or (module[:1].isupper() and (is_method or not inside)):
+            continue
+        if modules[-1:] != [module]:
+            modules.append(module)
+    return "/".join(modules)
+
+
+def _step_of(path: str) -> int | None:
+    for name in path.split("/"):
+        if name.startswith(STEP_SCOPE):
+            return int(name.removeprefix(STEP_SCOPE))
+    return None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dynpix_jax.core.progressive import ProgressiveSystem
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dynpix_jax.flops import MacReport, SystemMacs
 
 
-class OnlySteps(ProgressiveSystem):
-    """For toys with `steps` alone: nobody applies or trains them."""
+def costs(steps: tuple[float, ...], layers: Mapping[str, tuple[float, ...]] | None = None) -> SystemMacs:
+    """MACs of such steps, and of gated layers in each of them."""
+    return SystemMacs(MacReport(sum(steps), {}, {}), steps, layers or {})
 
-    def apply(self, variables, images, **options):
-        raise NotImplementedError
 
-    def loss(self, variables, batch, **options):
-        raise NotImplementedError
-
-    def adapt(self, given, fresh):
-        return given
+def count(
+    steps: tuple[float, ...], layers: Mapping[str, tuple[float, ...]] | None = None
+) -> Callable[..., Any]:
+    """A function in the place of `system_macs`."""
+    return lambda system, size: costs(steps, layers)

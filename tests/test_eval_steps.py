@@ -12,6 +12,7 @@ import pytest
 import eval as eval_program
 from dynpix_jax import tasks
 from dynpix_jax.cli.runs import Trained, with_alternatives
+from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.system import LossAux, Outputs, System
@@ -40,10 +41,12 @@ class Steps(System):
 
     def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         red = images[..., :1].astype(jnp.float32)
-        steps = [
-            {"segmentation": jnp.where(jnp.arange(8) == jnp.where(red > 50 * k, k, 0), 5.0, 0.0)}
-            for k in range(self.count)
-        ]
+        steps = []
+        for k in range(self.count):
+            with in_step(k):
+                one = jnp.einsum("i,i->", jnp.ones(1), jnp.ones(1))  # MAC a step
+                logits = jnp.where(jnp.arange(8) == jnp.where(red > 50 * k, k, 0), 5.0 * one, 0.0)
+                steps.append({"segmentation": logits})
         bright = red[:, ::4, ::4] > 127
         chosen = jnp.concatenate([~bright, bright], -1).astype(jnp.float32)
         return Outputs(steps[-1], gates={}, selections={"first": chosen}, exits=tuple(steps[:-1]))
@@ -53,9 +56,6 @@ class Steps(System):
 
     def adapt(self, given, fresh):
         return given
-
-    def prediction_macs(self, size, shares):
-        return tuple(float(step) for step in range(1, self.count + 1))
 
     @property
     def alternatives(self) -> Mapping[str, System]:

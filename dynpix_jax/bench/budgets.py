@@ -24,10 +24,11 @@ import jax.numpy as jnp
 from dynpix_jax.bench.model import draw_masks, gate_shapes
 from dynpix_jax.bench.network import add_network, read_network
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.progressive import Progressive
 from dynpix_jax.core.routing import MODES, Routing
 from dynpix_jax.core.text import aligned
 from dynpix_jax.core.typing import Mask
+from dynpix_jax.evaluation.stepwise import StepPredictor
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,27 @@ class Kept:
         return max(self.milliseconds) / self.budget_ms
 
 
-def arrivals(system: ProgressiveSystem, *arguments: Any, runs: int) -> tuple[float, ...]:
+def arrivals(predictor: StepPredictor, *arguments: Any, runs: int) -> tuple[float, ...]:
     """Median milliseconds until each prediction is there; all are computed, and compiled before.
 
     Args:
-      system: that predicts in steps.
-      *arguments: of its ``predict_iter``.
+      predictor: of a system that predicts in steps.
+      *arguments: of its ``run``.
       runs: rounds.
     """
-    system.warm_up(*arguments)
-    times = [[step.total_milliseconds for step in system.predict_iter(*arguments)] for _ in range(runs)]
+    predictor.warm_up(*arguments)
+    times = [[step.total_milliseconds for step in predictor.run(*arguments)] for _ in range(runs)]
     return tuple(median(column) for column in zip(*times, strict=True))
 
 
-def kept(system: ProgressiveSystem, *arguments: Any, budgets_ms: Sequence[float], runs: int) -> list[Kept]:
+def kept(predictor: StepPredictor, *arguments: Any, budgets_ms: Sequence[float], runs: int) -> list[Kept]:
     """Calls `predict` within each budget ``runs`` times; other arguments as of :func:`arrivals`."""
     found = []
     for budget in budgets_ms:
         exits, times = [], []
         for _ in range(runs):
             start = time.perf_counter()
-            exits.append(system.predict(*arguments, budget_ms=budget).index + 1)
+            exits.append(predictor.predict(*arguments, budget_ms=budget).index + 1)
             times.append(1e3 * (time.perf_counter() - start))
         found.append(Kept(budget, tuple(exits), tuple(times)))
     return found
@@ -95,19 +96,20 @@ def run(args: argparse.Namespace) -> int:
     """
     network = read_network(args)
     system, size = network.system, network.size
-    if not isinstance(system, ProgressiveSystem):
+    if not isinstance(system, Progressive):
         raise UserError(f"{network.name}: its network does not predict in steps")
     image = jax.random.randint(jax.random.key(0), (1, *size, 3), 0, 256, jnp.uint8)
     variables = jax.jit(system.init)(jax.random.key(1), {"image": image})
     masks: dict[str, Mask] = {}
     if shapes := gate_shapes(system, size):
         masks = draw_masks(system, "blobs", jax.random.key(2), shapes, args.density)
-    arguments: tuple[Any, ...] = (variables, image, {}, Routing(mode=args.mode, masks=masks))
+    predictor = StepPredictor(system, variables)
+    arguments: tuple[Any, ...] = (image, {}, Routing(mode=args.mode, masks=masks))
     start = time.perf_counter()
-    for _ in system.predict_iter(*arguments):
+    for _ in predictor.run(*arguments):
         pass
     print(f"first pass, with compiling: {time.perf_counter() - start:.0f} s")
-    times = arrivals(system, *arguments, runs=args.runs)
+    times = arrivals(predictor, *arguments, runs=args.runs)
     cells = [[str(number), f"{ms:.1f}", f"{ms / times[-1]:.1%}"] for number, ms in enumerate(times, 1)]
     print(aligned(("prediction", "ms until it", "of the last"), cells))
     budgets = [share * times[-1] for share in args.budgets]
@@ -118,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             ",".join(map(str, sorted(set(one.exits)))),
             f"{one.longest:.2f}",
         ]
-        for one in kept(system, *arguments, budgets_ms=budgets, runs=args.runs)
+        for one in kept(predictor, *arguments, budgets_ms=budgets, runs=args.runs)
     ]
     print(aligned(("budget, ms", "of the last", "predictions", "longest call / budget"), cells))
     return 0

@@ -23,19 +23,12 @@ from dynpix_jax.bench.masks import Kind, make_mask
 from dynpix_jax.bench.network import add_network, read_network
 from dynpix_jax.bench.report import run_jobs
 from dynpix_jax.bench.timed import Job, Program, Settings
-from dynpix_jax.core.capabilities import TakesMasks
+from dynpix_jax.core.capabilities import TakesMasks, executed_shares
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.system import Inputs, Outputs, System
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
-from dynpix_jax.evaluation.runner import (
-    dense_report,
-    executed_macs,
-    executed_shares,
-    gated_macs,
-    input_shapes,
-    variable_shapes,
-)
+from dynpix_jax.flops import input_shapes, system_macs, variable_shapes
 
 UNGATED = "ungated"
 
@@ -122,14 +115,14 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
         return system.apply(variables, images, inputs, Routing(mode=mode, masks=masks))
 
     listed = [Program(UNGATED, partial(ungated, variables, images, inputs))]
-    dense_macs, full_macs = dense_report(system, size).total, gated_macs(system, size)
+    macs = system_macs(system, size)
     for index, density in enumerate(settings.densities):
         key = jax.random.fold_in(jax.random.key(2), index)
         masks = draw_masks(system, settings.mask, key, shapes, density)
         outputs = gated(variables, images, inputs, masks, "sparse")
         share = common_density(masks, outputs)
         shares = {name: float(value.mean()) for name, value in executed_shares(system, outputs).items()}
-        mac_ratio = executed_macs(dense_macs, full_macs, shares) / dense_macs
+        mac_ratio = macs.executed(shares) / macs.report.total
         for mode in MODES:
             run = partial(gated, variables, images, inputs, masks, mode)
             listed.append(Program(mode, run, share, mac_ratio))

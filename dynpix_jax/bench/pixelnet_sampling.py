@@ -38,8 +38,8 @@ from dynpix_jax import papers
 from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array, Params
-from dynpix_jax.evaluation.runner import variable_shapes
 from dynpix_jax.evaluation.timing import interleaved_medians
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.papers.pixelnet.sampling import hypercolumns
 from dynpix_jax.papers.pixelnet.system import PixelNet, at_points
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynpix_jax.cli.runs import target_density
+from dynpix_jax.core.capabilities import GatedLayer, gated_layers
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.progressive import STEP_SCOPE
 from dynpix_jax.core.settings import StageConfig
-from dynpix_jax.core.system import System
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.evaluation.runner import dense_report, executed_macs, gated_macs, is_gate, variable_shapes
-from dynpix_jax.flops import MacReport
+from dynpix_jax.flops import MacReport, module_path, system_macs, variable_shapes
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system
 
@@ -57,11 +56,11 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
     height, width = parse_size(size)
     settings = find_stage(read_run(spec, overrides).stages, stage)
     system = stage_system(settings)
-    report = dense_report(system, (height, width))
+    macs = system_macs(system, (height, width))
+    report, layers = macs.report, gated_layers(system)
     parts = parts_of(report)
     parameters = {path: leaf.size for path, leaf in named_leaves(variable_shapes(system)["params"])}
     rho = target_density(settings)
-    gated = gated_macs(system, (height, width))
     return {
         "config": spec,
         "stage": settings.name,
@@ -75,11 +74,12 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
         "head": parts.get("head", 0.0),
         "gates": sum(macs for scope, macs in report.by_scope.items() if "/gate/" in scope),
         "parts": parts,
-        "steps": list(itertools.accumulate(step_macs(system, (height, width)))),
-        "gated": gated,
+        "steps": list(macs.up_to_predictions({})),
+        "gated": macs.gated,
+        "branches": [name for name, layer in layers.items() if layer.kind == "branch"],
         "target_rho": rho,
-        "macs_gates_open": executed_macs(report.total, gated, target_shares(system, gated, 1.0)),
-        "macs_at_target_rho": executed_macs(report.total, gated, target_shares(system, gated, rho)),
+        "macs_gates_open": macs.executed(target_shares(layers, 1.0)),
+        "macs_at_target_rho": macs.executed(target_shares(layers, rho)),
     }
 
 
@@ -104,42 +104,26 @@ def find_stage(stages: Sequence[StageConfig], name: str | None) -> StageConfig:
     return named[name]
 
 
-def step_macs(system: System, size: tuple[int, int]) -> tuple[float, ...]:
-    """MACs of each step of a system that predicts in steps, nothing skipped; () of others."""
-    return system.step_macs(size) if isinstance(system, ProgressiveSystem) else ()
-
-
-def target_shares(system: System, gated: Mapping[str, float], rho: float) -> dict[str, float]:
+def target_shares(layers: Mapping[str, GatedLayer], rho: float) -> dict[str, float]:
     """The share of each gated layer if every gate met `rho`.
 
     Of the branches of a MultiPool every pixel takes one: together they count as one convolution, though the
     copying branch, which costs nothing, makes it less.
     """
-    branches = {name: sum(other.split("/")[0] == name.split("/")[0] for other in gated) for name in gated}
-    return {name: rho if is_gate(system, name) else 1.0 / branches[name] for name in gated}
+    branches = Counter(layer.choice for layer in layers.values() if layer.kind == "branch")
+    shares = {"gate": rho, "iterations": 1.0}
+    return {name: shares.get(layer.kind) or 1.0 / branches[layer.choice] for name, layer in layers.items()}
 
 
 def parts_of(report: MacReport) -> dict[str, float]:
     """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program."""
     parts: dict[str, float] = {}
     for scope, macs in report.by_scope.items():
-        part, *inner = _modules(scope) or ["other"]  # backbone | head, block, ...
+        modules = [name for name in module_path(scope).split("/") if not name.startswith(STEP_SCOPE)]
+        part, *inner = [name for name in modules if name] or ["other"]  # backbone | head, block, ...
         name = f"{part}/{inner[0].split('_')[0]}" if part == "backbone" and inner else part
         parts[name] = parts.get(name, 0.0) + macs
     return parts
-
-
-def _modules(scope: str) -> list[str]:
-    """The modules that a scope names, without the network itself, methods ("loop.refine") and products."""
-    modules: list[str] = []
-    for name in scope.split("/"):
-        module, is_method, _ = name.partition(".")
-        # Classes name the root, and the modules that a method of theirs was called on.
-        if not name or "->" in name or (module[:1].isupper() and (is_method or not modules)):
-            continue
-        if not (is_method and modules[-1:] == [module]):
-            modules.append(module)
-    return modules
 
 
 def _describe(counts: Mapping[str, Any]) -> str:
@@ -172,7 +156,7 @@ def _describe(counts: Mapping[str, Any]) -> str:
     lines += ["", f"{'gated layer':<20}{'MACs, 10^9':>12}{'share':>9}{'one skipped % saves':>22}"]
     lines += [f"{_row(name, macs, total)}{macs / 100 / 1e6:>13.2f} x 10^6" for name, macs in gated.items()]
     at_rho, gates_open = counts["macs_at_target_rho"], counts["macs_gates_open"]
-    if all("/" in name for name in gated):
+    if len(counts["branches"]) == len(gated):
         return "\n".join(
             [*lines, "", f"MACs with one branch a pixel: {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9"]
         )
@@ -183,7 +167,7 @@ def _describe(counts: Mapping[str, Any]) -> str:
         lines.append(f"MACs at target density {rho:<6g}: {at_rho:.4g} = {at_rho / 1e9:.2f} x 10^9 {share}")
     else:
         lines.append("How much of them is skipped depends on the image: eval.py measures it.")
-    if any("/" in name for name in gated):
+    if counts["branches"]:
         lines.append("Counted is one branch of a MultiPool a pixel; pixels that only copy make it less.")
     return "\n".join(lines)
 

@@ -15,14 +15,13 @@ import cv2
 import numpy as np
 
 from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
-from dynpix_jax.core.capabilities import inputs_of
+from dynpix_jax.core.capabilities import density, inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, SourceSpec
-from dynpix_jax.core.system import System
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
-from dynpix_jax.evaluation.runner import ImageResult, Runner, is_gate, ponder_maps
+from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
 from dynpix_jax.visualization.task_pictures import task_pictures
@@ -265,7 +264,7 @@ def label(
         "macs_gates_open": result.macs_open,
         "milliseconds": result.milliseconds,
         "prediction": result.prediction,
-        "density": density(result, trained.system),
+        "density": density(trained.system, result.shares),
         "shares": result.shares,
         "files": {kind: str(path) for kind, path in files.items()},
         **joints,
@@ -280,12 +279,6 @@ def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) 
         for task, kind in itertools.product(("", *(f"{task}_" for task in TASKS)), KINDS):
             if (file := out / f"{name}_{task}{kind}.png").resolve() in inputs:
                 raise UserError(f"{file} is a photo and would be overwritten; give another --out")
-
-
-def density(result: ImageResult, system: System) -> float | None:
-    """Mean density of the gates, each with equal weight; None without gates."""
-    gates = [share for name, share in result.shares.items() if is_gate(system, name)]
-    return float(np.mean(gates)) if gates else None
 
 
 def _describe(numbers: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
@@ -54,21 +55,32 @@ class TakesTurns(Protocol):
         """The loss of one turn."""
 
 
+@dataclass(frozen=True)
+class GatedLayer:
+    """A part of a network that runs at a share of the positions, which depends on the image.
+
+    Attributes:
+        scopes: regexes of module paths and named scopes ("backbone/res4_2/conv2"); what is computed within
+            them is what skipping saves (`flops.gated_macs`).
+        kind: a gate computes or not; of branches every pixel takes one; iterations are made one by one.
+        choice: of a branch: whose pixels choose ("res4_2"). The branches of one choice have the same name.
+    """
+
+    scopes: tuple[str, ...]
+    kind: Literal["gate", "branch", "iterations"] = "gate"
+    choice: str = ""
+
+
 @runtime_checkable
 class Gated(Protocol):
     """Executes some of its layers at a share of the positions, which depends on the image."""
 
-    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
-        """MACs of each gated layer for one (H, W) image at density 1: what a skipped share of it saves."""
+    @property
+    def gated(self) -> Mapping[str, GatedLayer]:
+        """Those layers, by name; {} where this network has none."""
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of positions (B,) in [0, 1] at which each layer of ``gated_macs`` was executed."""
-
-    def is_gate(self, name: str) -> bool:
-        """Whether that layer of ``gated_macs`` is a gate: it computes or not.
-
-        The others are branches ("res4_2/dilation_2"), of which every pixel takes one.
-        """
+        """Share of positions (B,) in [0, 1] at which each of them was executed."""
 
 
 @runtime_checkable
@@ -104,17 +116,6 @@ class Chooses(Protocol):
 
 
 @runtime_checkable
-class Progressive(Protocol):
-    """Predicts in steps, whose predictions are ``Outputs.exits``."""
-
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
-        """MACs of an (H, W) image up to each exit and the last prediction, layers executed at ``shares``.
-
-        Shares are numbers, or arrays (B,) of several images; so are the results that depend on them.
-        """
-
-
-@runtime_checkable
 class StopsEarly(Protocol):
     """Decides at its exits, position by position, where the network computes on."""
 
@@ -142,6 +143,22 @@ class Iterates(Protocol):
 
     def dense_predictions(self, variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
         """The program on which MACs are counted: as many iterations as the limit allows."""
+
+
+def gated_layers(system: System) -> Mapping[str, GatedLayer]:
+    """The system's gated layers; {} for some."""
+    return system.gated if isinstance(system, Gated) else {}
+
+
+def executed_shares(system: System, outputs: Outputs) -> dict[str, Array]:
+    """Share of positions (B,) at which each of `gated_layers` was executed."""
+    return system.executed_shares(outputs) if isinstance(system, Gated) else {}
+
+
+def density(system: System, shares: Mapping[str, float]) -> float | None:
+    """Mean of the shares of gates, each with equal weight; None without gates."""
+    gates = [shares[name] for name, layer in gated_layers(system).items() if layer.kind == "gate"]
+    return sum(gates) / len(gates) if gates else None
 
 
 def inputs_of(system: System) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynpix_jax.core.capabilities import inputs_of
+from dynpix_jax.core.capabilities import density, gated_layers, inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.settings import EvaluationConfig
@@ -21,7 +21,7 @@ from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.results import delta_scores
-from dynpix_jax.evaluation.runner import ImageResult, Runner, gated_macs, is_gate
+from dynpix_jax.evaluation.runner import ImageResult, Runner
 from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores, make_scorer, truth
 from dynpix_jax.tasks import Task, check_labels
 
@@ -148,7 +148,7 @@ def evaluate_system(
     runner = Runner(system, variables, settings.inference, implementation)
     count = min(settings.limit or len(source), len(source))
     # Where nothing is gated both modes are the same program: one run stands for both.
-    modes = settings.modes if gated_macs(system, source[0]["image"].shape[:2]) else settings.modes[:1]
+    modes = settings.modes if gated_layers(system) else settings.modes[:1]
     scorers = {
         mode: {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
         for mode in modes
@@ -222,7 +222,6 @@ def evaluate_system(
     if exits:
         exits.append(ExitScores(scored[modes[0]].scores, float(np.mean(macs))))
     means = {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}
-    gates = [share for name, share in means.items() if is_gate(system, name)]
     return Evaluation(
         tasks=tasks,
         images=count,
@@ -230,7 +229,7 @@ def evaluate_system(
         macs=float(np.mean(macs)),
         macs_open=float(np.mean(macs_open)),
         shares=means,
-        density=float(np.mean(gates)) if gates else None,
+        density=density(system, means),
         mode_difference={name: max(gaps, default=None) for name, gaps in differences.items()},
         measures={name: float(np.mean([one[name] for one in measures])) for name in measures[0]},
         seen=seen,

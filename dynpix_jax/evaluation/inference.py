@@ -26,11 +26,11 @@ from dynpix_jax.tasks import TASKS, Task
 
 Costs = Mapping[str, Any]
 """A tree of numbers (B,) that add up over views, such as MACs."""
-Predict = Callable[..., tuple[Mapping[str, Array], Costs]]
-"""(B, h, w, 3) images, `Inputs` as keyword arguments -> ({task: logits (B, h, w, C)}, costs)."""
+Predict = Callable[..., tuple[Mapping[Any, Array], Costs]]
+"""(B, h, w, 3) images, `Inputs` as keyword arguments -> ({task or other key: logits (B, h, w, C)}, costs)."""
 
 
-def all_views(predict: Predict, tasks: Mapping[str, Task], config: InferenceConfig) -> Predict:
+def all_views(predict: Predict, tasks: Mapping[Any, Task], config: InferenceConfig) -> Predict:
     """Windows within scales within mirror images, as `config` asks for."""
     if config.window is not None:
         predict = sliding_window(predict, tasks, config.window, config.stride)
@@ -39,7 +39,7 @@ def all_views(predict: Predict, tasks: Mapping[str, Task], config: InferenceConf
     return flipped(predict, tasks) if config.flip else predict
 
 
-def flipped(predict: Predict, tasks: Mapping[str, Task]) -> Predict:
+def flipped(predict: Predict, tasks: Mapping[Any, Task]) -> Predict:
     """Averages with the prediction of the mirrored image, mirrored back (vectors too)."""
 
     def both(images: Array, **inputs: Any) -> tuple[Mapping[str, Array], Costs]:
@@ -53,7 +53,7 @@ def flipped(predict: Predict, tasks: Mapping[str, Task]) -> Predict:
 
 
 def multi_scale(
-    predict: Predict, tasks: Mapping[str, Task], scales: Sequence[float], *, multiple: int = 1
+    predict: Predict, tasks: Mapping[Any, Task], scales: Sequence[float], *, multiple: int = 1
 ) -> Predict:
     """Averages the predictions of the image at several sizes, each brought back to the image's.
 
@@ -95,7 +95,7 @@ def resize_inputs(inputs: Inputs, size: tuple[int, int]) -> Inputs:
 
 
 def resize_logits(
-    logits: Mapping[str, Array], tasks: Mapping[str, Task], size: tuple[int, int]
+    logits: Mapping[str, Array], tasks: Mapping[Any, Task], size: tuple[int, int]
 ) -> dict[str, Array]:
     """The logits of a resized image as those of the image of ``size``, at the task's stride."""
     resized = {}
@@ -108,7 +108,7 @@ def resize_logits(
 
 
 def smooth_logits(
-    logits: Mapping[str, Array], tasks: Mapping[str, Task], sigma: float
+    logits: Mapping[str, Array], tasks: Mapping[Any, Task], sigma: float
 ) -> Mapping[str, Array]:
     """Predictions smoothed over ``sigma`` pixels, each as its task does it."""
     if sigma == 0:
@@ -118,7 +118,7 @@ def smooth_logits(
 
 def sliding_window(
     predict: Predict,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[Any, Task],
     window: tuple[int, int],
     stride: tuple[int, int] | None = None,
 ) -> Predict:
@@ -187,7 +187,7 @@ def starts(whole: int, part: int, step: int) -> list[int]:
     return [min(index * step, whole - part) for index in range(count)]
 
 
-def _mean(views: Sequence[Mapping[str, Array]], tasks: Mapping[str, Task]) -> dict[str, Array]:
+def _mean(views: Sequence[Mapping[str, Array]], tasks: Mapping[Any, Task]) -> dict[str, Array]:
     if len(views) == 1:
         return dict(views[0])
     return {

@@ -13,17 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.core.capabilities import (
-    Chooses,
-    Gated,
-    Iterates,
-    Progressive,
-    StopsEarly,
-    TakesMasks,
-    inputs_of,
-)
+from dynpix_jax.core.capabilities import Chooses, StopsEarly, TakesMasks, executed_shares, gated_layers
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.progressive import ProgressiveSystem
+from dynpix_jax.core.progressive import Progressive
 from dynpix_jax.core.routing import Mode, Routing
 from dynpix_jax.core.settings import InferenceConfig
 from dynpix_jax.core.system import Inputs, Outputs, System
@@ -36,7 +28,9 @@ from dynpix_jax.evaluation.inference import (
     resize_logits,
     smooth_logits,
 )
-from dynpix_jax.flops import MacReport, count_macs
+from dynpix_jax.evaluation.stepwise import StepPredictor
+from dynpix_jax.flops import SystemMacs, system_macs
+from dynpix_jax.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,7 @@ class ImageResult:
     milliseconds: of the compiled forward pass, input already on the device.
     seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
     prediction: of one within a budget, which of how many it is, from 1; None without a budget.
+    exit_macs: MACs up to each exit and the last prediction; () of a network that predicts at once.
     """
 
     outputs: Outputs
@@ -57,6 +52,7 @@ class ImageResult:
     milliseconds: float
     seen: tuple[int, int]
     prediction: tuple[int, int] | None = None
+    exit_macs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class BatchResult:
     """A batch through one mode: outputs on the device; shares, macs, macs_open (B,) as those of ImageResult.
 
     milliseconds: an image, the batch's divided by its size.
-    exit_macs: (B,) MACs up to each exit and the last prediction; () where System.prediction_macs has none.
+    exit_macs: (B,) MACs up to each exit and the last prediction; () of a network that predicts at once.
     """
 
     outputs: Outputs
@@ -84,6 +80,7 @@ class BatchResult:
             float(self.macs_open[index]),
             self.milliseconds,
             self.seen,
+            exit_macs=tuple(float(macs[index]) for macs in self.exit_macs),
         )
 
 
@@ -105,7 +102,8 @@ class Runner:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     implementation: str | None = None
     _compiled: dict[tuple[Mode, tuple[int, ...]], Any] = field(default_factory=dict)
-    _dense_macs: dict[tuple[int, int], float] = field(default_factory=dict)
+    _macs: dict[tuple[int, int], SystemMacs] = field(default_factory=dict)
+    _stepwise: StepPredictor | None = None
 
     def __call__(self, image: np.ndarray, mode: Mode, **inputs: np.ndarray) -> ImageResult:
         """Run one (H, W, 3) uint8 RGB image; inputs (H, W)."""
@@ -131,7 +129,8 @@ class Runner:
         executed, gated = measured["executed"], measured["gated"]
         skipped = {name: gated[name] - executed[name] for name in gated}
         macs = measured["dense"] - sum(skipped.values())
-        closed = sum(macs for name, macs in skipped.items() if is_gate(self.system, name))
+        layers = gated_layers(self.system)
+        closed = sum(macs for name, macs in skipped.items() if layers[name].kind == "gate")
         shares = {name: executed[name] / gated[name] for name in gated}
         exits = tuple(measured["exits"])
         return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen, exits)
@@ -141,54 +140,52 @@ class Runner:
     ) -> ImageResult:
         """The latest prediction of one (H, W, 3) uint8 RGB image that fits both budgets.
 
-        See ProgressiveSystem.predict. Outputs hold the prediction alone; MACs and milliseconds are those of
-        all steps up to it.
+        See StepPredictor.predict. Outputs hold the prediction alone; MACs and milliseconds are those of all
+        steps up to it.
 
         Raises:
             UserError: a network that predicts once, or an image that is predicted from several views.
         """
-        system = self.system
-        if not isinstance(system, ProgressiveSystem):
+        if not isinstance(self.system, Progressive):
             raise UserError(
-                f"budget: networks of the system {system.name!r} predict once; those that predict in steps "
-                "(exits, loops, iterates) can stop in time"
+                f"budget: networks of the system {self.system.name!r} predict once; those that predict in "
+                "steps (exits, loops, iterates) can stop in time"
             )
         if not self.inference.one_view:
             raise UserError(
                 "budget: config.evaluation.inference asks for several views of an image; a prediction in "
                 "time has one (no flip, no window, one scale)"
             )
+        if self._stepwise is None:
+            count = lambda _, size: self.macs(size)  # noqa: E731
+            self._stepwise = StepPredictor(self.system, self.variables, count=count)
         size = (image.shape[0], image.shape[1])
         seen = self.inference.seen_size(size)
-        images = resize_images(jnp.asarray(image[None]), seen)
-        routing = self._routing(mode)
-        found = system.predict(
-            self.variables, images, routing=routing, budget_ms=budget_ms, budget_macs=budget_macs
-        )
-        predictions = self._smooth(resize_logits(found.predictions, system.tasks, size))
-        outputs = Outputs(jax.tree.map(np.asarray, predictions), gates={}, selections={})
-        count = len(system.steps(self.variables, images, {}, routing)[0])
+        images, routing = resize_images(jnp.asarray(image[None]), seen), self._routing(mode)
+        found = self._stepwise.predict(images, routing=routing, budget_ms=budget_ms, budget_macs=budget_macs)
+        predictions = self._smooth(resize_logits(found.predictions, self.system.tasks, size))
+        outputs = Outputs(jax.tree.map(np.asarray, predictions))
+        place = (found.index + 1, self._stepwise.count(images, {}, routing))
         macs = found.total_macs
-        return ImageResult(outputs, {}, macs, macs, found.total_milliseconds, seen, (found.index + 1, count))
+        return ImageResult(outputs, {}, macs, macs, found.total_milliseconds, seen, place)
 
-    def dense_macs(self, size: tuple[int, int]) -> float:
-        """MACs of the dense program on one (H, W) image, every gate and every branch counted as if open."""
-        if size not in self._dense_macs:
-            self._dense_macs[size] = dense_report(self.system, size).total
-        return self._dense_macs[size]
+    def macs(self, size: tuple[int, int]) -> SystemMacs:
+        """MACs of the dense program on one (H, W) image, by gated layer and step."""
+        if size not in self._macs:
+            self._macs[size] = system_macs(self.system, size)
+        return self._macs[size]
 
     def _costs(self, shares: Mapping[str, Any], count: int, size: tuple[int, int]) -> Costs:
         """MACs of a batch: of the dense program, and of every gated layer at density 1 and as executed.
 
         And those up to each exit.
         """
-        macs = gated_macs(self.system, size)
-        exits = prediction_macs(self.system, size, shares)
+        macs = self.macs(size)
         return {
-            "exits": [one * np.ones(count) for one in exits],
-            "dense": np.full(count, self.dense_macs(size)),
-            "gated": {name: np.full(count, value) for name, value in macs.items()},
-            "executed": {name: shares[name] * value for name, value in macs.items()},
+            "exits": [one * np.ones(count) for one in macs.up_to_predictions(shares)],
+            "dense": np.full(count, macs.report.total),
+            "gated": {name: np.full(count, value) for name, value in macs.gated.items()},
+            "executed": {name: shares[name] * value for name, value in macs.gated.items()},
         }
 
     def _routing(self, mode: Mode) -> Routing:
@@ -218,27 +215,26 @@ class Runner:
     def _views(
         self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
     ) -> tuple[Outputs, Costs]:
-        tasks = dict(self.system.tasks)
+        # Exits go through the views as if they were more tasks: (exit, task), -1 for the last prediction.
+        tasks: dict[tuple[int, str], Task] = {}
 
-        def predict(images: Array, **given: Any) -> tuple[dict[str, Array], Costs]:
+        def predict(images: Array, **given: Any) -> tuple[dict[tuple[int, str], Array], Costs]:
             outputs = self.system.apply(variables, images, given, self._routing(mode))
             shares = executed_shares(self.system, outputs)
             costs = self._costs(shares, images.shape[0], (images.shape[1], images.shape[2]))
-            predictions = dict(outputs.predictions)
-            # Exits go through the views as if they were more tasks.
-            for index, exit in enumerate(outputs.exits if costs["exits"] else ()):
-                for name, logits in exit.items():
-                    predictions[f"{index}:{name}"] = logits
-                    tasks[f"{index}:{name}"] = self.system.tasks[name]
-            return predictions, jax.tree.map(jnp.asarray, costs)
+            made = {-1: outputs.predictions}
+            made |= dict(enumerate(outputs.exits if costs["exits"] else ()))
+            tasks.update({(index, name): self.system.tasks[name] for index in made for name in made[index]})
+            logits = {(index, name): logits for index in made for name, logits in made[index].items()}
+            return logits, jax.tree.map(jnp.asarray, costs)
 
         found, costs = all_views(predict, tasks, self.inference)(images, **inputs)
-        predictions = {name: found[name] for name in self.system.tasks}
-        exits = tuple(
-            {name: found[f"{index}:{name}"] for name in self.system.tasks}
-            for index in range(len(costs["exits"]) - 1)
-        )
-        return Outputs(self._smooth(predictions), gates={}, selections={}, exits=exits), costs
+
+        def of(index: int) -> dict[str, Array]:
+            return {name: found[index, name] for name in self.system.tasks}
+
+        exits = tuple(of(index) for index in range(len(costs["exits"]) - 1))
+        return Outputs(self._smooth(of(-1)), exits=exits), costs
 
     def _smooth(self, predictions: Mapping[str, Array]) -> dict[str, Array]:
         return dict(smooth_logits(predictions, self.system.tasks, self.inference.blur))
@@ -274,7 +270,7 @@ def earlier_predictions(
     Nothing of a network that does not predict in steps: its side outputs are for training.
     """
     steps: list[dict[str, np.ndarray]] = []
-    if not isinstance(system, Progressive):
+    if not result.exit_macs:
         return steps
     for exit in result.outputs.exits:
         logits = resize_logits(exit, system.tasks, size)
@@ -287,66 +283,15 @@ def earlier_predictions(
 def exit_maps(
     system: System, result: ImageResult, size: tuple[int, int]
 ) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
-    """`System.exit_maps` of an image at ``size`` (H, W), where it stops as bool, and MACs up to each."""
+    """`StopsEarly.exit_maps` of an image at ``size`` (H, W), where it stops as bool, and MACs up to each."""
     if not result.outputs.exits or not isinstance(system, StopsEarly):
         return []
-    macs = prediction_macs(system, result.seen, result.shares)
 
     def resized(values: Array) -> np.ndarray:
         return cv2.resize(np.asarray(values[0]), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
 
+    pairs = zip(system.exit_maps(result.outputs), result.exit_macs, strict=False)
     return [
-        (resized(confidence), None if computed is None else resized(computed) < 0.5, float(up_to))
-        for (confidence, computed), up_to in zip(system.exit_maps(result.outputs), macs, strict=False)
+        (resized(confidence), None if computed is None else resized(computed) < 0.5, up_to)
+        for (confidence, computed), up_to in pairs
     ]
-
-
-def variable_shapes(system: System) -> Variables:
-    """Shapes and dtypes of a system's variables; nothing is executed."""
-    # No parameter depends on the size of the images.
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes: Variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
-    return shapes
-
-
-def input_shapes(system: System, size: tuple[int, int], batch: int = 1) -> Inputs:
-    """Shapes and dtypes of what the system takes beside images of ``size`` (H, W)."""
-    return {name: jax.ShapeDtypeStruct((batch, *size), jnp.float32) for name in inputs_of(system)}
-
-
-def dense_report(system: System, size: tuple[int, int]) -> MacReport:
-    """MACs of the dense forward pass of one (H, W) image, as the system counts; nothing is executed."""
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-
-    def predict(variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
-        if isinstance(system, Iterates):
-            return system.dense_predictions(variables, images, inputs)
-        return system.apply(variables, images, inputs).predictions
-
-    report = count_macs(predict, variable_shapes(system), images, input_shapes(system, size))
-    return report if system.counts_resizing else report.without_resizing()
-
-
-def gated_macs(system: System, size: tuple[int, int]) -> dict[str, float]:
-    """MACs of each gated layer for one (H, W) image at density 1; {} without."""
-    return system.gated_macs(size) if isinstance(system, Gated) else {}
-
-
-def executed_shares(system: System, outputs: Outputs) -> dict[str, Array]:
-    """Share of positions (B,) at which each layer of `gated_macs` was executed."""
-    return system.executed_shares(outputs) if isinstance(system, Gated) else {}
-
-
-def is_gate(system: System, name: str) -> bool:
-    """Whether that layer of `gated_macs` computes or not; branches are chosen among."""
-    return isinstance(system, Gated) and system.is_gate(name)
-
-
-def prediction_macs(system: System, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
-    """MACs of an (H, W) image up to each prediction; () where it predicts once."""
-    return system.prediction_macs(size, shares) if isinstance(system, Progressive) else ()
-
-
-def executed_macs(dense: float, gated: Mapping[str, float], shares: Mapping[str, float]) -> float:
-    """MACs of an image whose gated layers ran at ``shares`` of their positions."""
-    return dense - sum(macs * (1.0 - shares[name]) for name, macs in gated.items())

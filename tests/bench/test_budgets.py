@@ -9,15 +9,14 @@ import pytest
 
 from dynpix_jax.bench.budgets import Kept, arrivals, kept
 from dynpix_jax.core.progressive import Step, StepResult
-from tests.stepwise import OnlySteps
+from dynpix_jax.evaluation.stepwise import StepPredictor
+from tests.stepwise import count
 
 TAKES = (0.005, 0.05, 0.1)  # seconds
 
 
-class Sleeping(OnlySteps):
-    """Steps that take their time; the rest is of no interest."""
-
-    name = "sleeping"
+class Sleeping:
+    """Steps that take their time."""
 
     def steps(self, variables, images, inputs, routing):
         def step(takes):
@@ -25,18 +24,18 @@ class Sleeping(OnlySteps):
                 time.sleep(takes)
                 return state, StepResult({"toy": images})
 
-            return Step(run, lambda state: 1.0)
+            return Step(run)
 
         return [step(takes) for takes in TAKES], ()
 
 
 def test_times_and_budgets():
-    system, image = Sleeping(), jnp.ones((1, 2, 2, 3))
-    times = arrivals(system, {}, image, runs=1)
+    predictor, image = StepPredictor(Sleeping(), {}, count=count((1.0,) * 3)), jnp.ones((1, 2, 2, 3))
+    times = arrivals(predictor, image, runs=1)
     assert len(times) == 3
     for found, least in zip(times, (5, 55, 155), strict=True):
         assert found >= least
-    first, every = kept(system, {}, image, budgets_ms=(40.0, 1e5), runs=2)
+    first, every = kept(predictor, image, budgets_ms=(40.0, 1e5), runs=2)
     # The second step takes 50 ms at least: it never fits.
     assert first.exits == (1, 1)
     assert every.exits == (3, 3)

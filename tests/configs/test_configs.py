@@ -23,7 +23,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.data.sources import SOURCES, read_source
-from dynpix_jax.evaluation.runner import variable_shapes
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from tests.one_step import stage_system, take_one_step

@@ -8,15 +8,18 @@ import pytest
 
 from dynpix_jax import tasks
 from dynpix_jax.cli.tables import exit_table
+from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.progressive import Step, StepResult
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.source import IMAGE, INDEX, FieldSpec, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
+from dynpix_jax.evaluation import runner
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.runner import Runner, exit_maps
 from dynpix_jax.visualization.report import Budget
+from tests.stepwise import count
 
 SIZE = (8, 12)
 VARIABLES = {"params": {"gain": np.float32(1.0)}}
@@ -54,17 +57,10 @@ class Reader(System):
     def adapt(self, given, fresh):
         return given
 
-    def is_gate(self, name):
-        return True
-
-    def gated_macs(self, size):
-        return {"later": 60.0}
+    gated = {"later": GatedLayer(("later",))}  # noqa: RUF012
 
     def executed_shares(self, outputs):
         return {"later": outputs.gates["later"].mean((1, 2))}
-
-    def prediction_macs(self, size, shares):
-        return 10.0, 10.0 + 20.0 * shares["later"], 10.0 + 60.0 * shares["later"]
 
     def exit_maps(self, outputs):
         steps = (*outputs.exits, outputs.predictions)
@@ -93,12 +89,14 @@ class Pictures:
 
 
 @pytest.fixture
-def dense_macs(monkeypatch):
-    monkeypatch.setattr(Runner, "dense_macs", lambda self, size: 70.0)
+def macs(monkeypatch):
+    """10 up to the first exit, 20 and 40 from there to the next ones, all behind the gate."""
+    counted = count((10.0, 20.0, 40.0), {"later": (0.0, 20.0, 40.0)})
+    monkeypatch.setattr(runner, "system_macs", counted)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_every_exit_is_scored(dense_macs, batch_size):
+def test_every_exit_is_scored(macs, batch_size):
     settings = EvaluationConfig(mode="dense", pictures=1, batch_size=batch_size)
     result = evaluate_system(Reader(), VARIABLES, Pictures(), settings)
     accuracy = [one.numbers["pixel_accuracy"] for one in result.exits]
@@ -117,7 +115,7 @@ def test_every_exit_is_scored(dense_macs, batch_size):
     assert maps[0][1].all()  # nothing of the first image is computed on
 
 
-def test_from_several_views(dense_macs):
+def test_from_several_views(macs):
     """Mirrored, the gate sees as much; MACs are those of both views."""
     settings = EvaluationConfig(mode="dense", inference=InferenceConfig(flip=True))
     result = evaluate_system(Reader(), VARIABLES, Pictures(), settings)
@@ -125,7 +123,7 @@ def test_from_several_views(dense_macs):
     assert [one.macs for one in result.exits] == pytest.approx([20, 20 + 20 / 3, 20 + 60 / 3], rel=1e-5)
 
 
-class Stepwise(ProgressiveSystem, Reader):
+class Stepwise(Reader):
     """Three steps of 10, 20 and 30 MACs; the k-th gives class 1 a logit of k where red is above 100."""
 
     def steps(self, variables, images, inputs, routing):
@@ -134,7 +132,7 @@ class Stepwise(ProgressiveSystem, Reader):
                 red = number * (images[..., :1] > 100).astype(jnp.float32)
                 return state, StepResult({"segmentation": jnp.concatenate([1 - red, red], -1)})
 
-            return Step(run, lambda state: 10.0 * number)
+            return Step(run)
 
         return [step(number) for number in (1, 2, 3)], ()
 
@@ -142,11 +140,12 @@ class Stepwise(ProgressiveSystem, Reader):
 @pytest.mark.parametrize(
     ("budget", "number"), [(5.0, 1), (29.0, 1), (30.0, 2), (59.9, 2), (60.0, 3), (None, 3)]
 )
-def test_a_photo_within_a_budget(budget, number):
+def test_a_photo_within_a_budget(budget, number, monkeypatch):
     """The latest prediction that fits, at the photo's size, though the network sees half of that."""
+    monkeypatch.setattr(runner, "system_macs", count((10.0, 20.0, 30.0)))
     photo = Pictures()[0]["image"]
-    runner = Runner(Stepwise(), VARIABLES, InferenceConfig(scales=(0.5,)))
-    result = runner.within(photo, "dense", budget_ms=1e9, budget_macs=budget)
+    half = Runner(Stepwise(), VARIABLES, InferenceConfig(scales=(0.5,)))
+    result = half.within(photo, "dense", budget_ms=1e9, budget_macs=budget)
     assert result.prediction == (number, 3)
     assert result.macs == sum((10, 20, 30)[:number])
     assert result.seen == (4, 6)

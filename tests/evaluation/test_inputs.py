@@ -24,7 +24,8 @@ from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import all_views, resize_inputs
-from dynpix_jax.evaluation.runner import Runner, dense_report
+from dynpix_jax.evaluation.runner import Runner
+from dynpix_jax.flops import dense_report
 
 TASKS = {"depth": tasks.build("depth", {}, "")}
 SECTION = dict(

@@ -12,7 +12,7 @@ import pytest
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
-from dynpix_jax.evaluation.runner import variable_shapes
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.nn.gates import COMPUTE
 from dynpix_jax.papers.pag.system import GateConfig, Pag, PagConfig, gated_blocks
 

@@ -10,6 +10,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from dynpix_jax.backbones.hrnet import HRNet
+from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.masked_conv import Masking
@@ -103,8 +104,9 @@ class AnytimeNetwork(nn.Module):
     ) -> tuple[Progress, ...]:
         """(B, H, W, 3) RGB in 0..255 -> what is known after each exit."""
         after = [Progress((images,))]
-        for span in spans(self.config.exits):
-            after.append(self.advance(span, after[-1], decide, routing))
+        for index, span in enumerate(spans(self.config.exits)):
+            with in_step(index):
+                after.append(self.advance(span, after[-1], decide, routing))
         return tuple(after[1:])
 
 

@@ -9,31 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
-from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.capabilities import GatedLayer
+from dynpix_jax.core.progressive import Step, StepResult
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.system import Inputs, LossAux, Outputs
+from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.nn.gates import ConfidenceOptions
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.ops.confidence import Measure, confidence
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear
 from dynpix_jax.papers.anytime import adapt as anytime_weights
-from dynpix_jax.papers.anytime import macs as anytime_macs
 from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
+from dynpix_jax.papers.anytime.gating import MaskedConvs, masked_convs
 from dynpix_jax.papers.anytime.network import AnytimeNetwork, Progress, Span, spans
 
 __all__ = ["AdaptivityConfig", "Anytime", "AnytimeConfig", "AnytimeNetwork", "HeadConfig"]
 
 
-class Anytime(ProgressiveSystem):
-    """The anytime system as pure functions; see System and ProgressiveSystem.
+class Anytime(System):
+    """The anytime system as pure functions; see System.
 
     Gates are named after the stage that they mask, "stage2" to "stage4": (B, h, w) at a quarter of the
     image's resolution. `confidence` of a prediction is there too; with random or no adaptivity it is the
@@ -50,7 +50,6 @@ class Anytime(ProgressiveSystem):
         self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
         self.tasks = {self.task.name: self.task}
         self.network: AnytimeNetwork = AnytimeNetwork(config, self.task.channels)
-        self._counted: dict[tuple[int, int], tuple[tuple[float, ...], tuple[anytime_macs.Group, ...]]] = {}
 
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
         """Fresh variables; see System.
@@ -107,24 +106,19 @@ class Anytime(ProgressiveSystem):
         """One step an exit."""
         self._check(routing, images)
         size = (images.shape[1], images.shape[2])
-        full, groups = self._macs(size)
 
-        def step(span: Span, macs: float) -> Step[Progress]:
-            gates = {f"stage{number}" for number in span}
-            own = [group for group in groups if group.gate in gates]
+        def step(span: Span) -> Step[Progress]:
+            own = {name: one for name, one in self._masked.items() if one.mask in _masks(span)}
 
-            def cost(before: Progress) -> float:
+            def shares(before: Progress) -> dict[str, float]:
                 if before.mask is None:
-                    return macs
+                    return {}
                 mask = before.mask.astype(jnp.float32)
-                left = anytime_macs.shares(own, dict.fromkeys(gates, mask))
-                return macs - sum(group.macs * (1 - float(left[group.name].mean())) for group in own)
+                return {name: float(one.share(mask).mean()) for name, one in own.items()}
 
-            run = partial(self._exit, variables, routing, span=span, size=size)
-            return Step(run, cost)
+            return Step(partial(self._exit, variables, routing, span=span, size=size), shares)
 
-        of_exits = spans(self.config.exits)
-        return [step(span, macs) for span, macs in zip(of_exits, full, strict=True)], Progress((images,))
+        return [step(span) for span in spans(self.config.exits)], Progress((images,))
 
     @partial(jax.jit, static_argnums=0, static_argnames=("span", "size"))
     def _exit(
@@ -137,7 +131,7 @@ class Anytime(ProgressiveSystem):
     ) -> tuple[Progress, StepResult]:
         decide = self._decider(routing.masks, None, True)
         after = self._run(variables, span, before, decide, routing, method="advance")
-        gates = {} if before.mask is None else {f"stage{number}": before.mask for number in span}
+        gates = {} if before.mask is None else dict.fromkeys(_masks(span), before.mask)
         result = StepResult(
             {self.task.name: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
         )
@@ -175,30 +169,14 @@ class Anytime(ProgressiveSystem):
         """See anytime_weights.adapt."""
         return anytime_weights.adapt(self.config, given, fresh)
 
-    def is_gate(self, name: str) -> bool:
-        return True
-
-    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
-        """Per stage and resolution ("stage3_64x128") the convolutions that its mask skips."""
-        return {group.name: group.macs for group in self._macs(size)[1]}
+    @property
+    def gated(self) -> dict[str, GatedLayer]:
+        """Per stage, and exit after it, and resolution ("stage3_stride8") the convolutions a mask skips."""
+        return {name: one.layer for name, one in self._masked.items()}
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of MACs (B,) that masks leave of each of ``gated_macs``, interpolation included."""
-        if not outputs.gates:
-            return {}
-        return anytime_macs.shares(self._macs(self._size(outputs))[1], outputs.gates)
-
-    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
-        """MACs up to each exit, from the one before, of one (H, W) image with nothing skipped."""
-        return self._macs(size)[0]
-
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
-        full, groups = self._macs(size)
-        steps = []
-        for span, macs in zip(spans(self.config.exits), full, strict=True):
-            own = [group for group in groups if int(group.gate[-1]) in span]
-            steps.append(macs - sum(group.macs * (1 - shares[group.name]) for group in own))
-        return tuple(accumulate(steps))
+        """Share of MACs (B,) that masks leave of each of ``gated``, interpolation included."""
+        return {name: one.share(outputs.gates[one.mask]) for name, one in self._masked.items()}
 
     def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
         logits = (*outputs.exits, outputs.predictions)
@@ -217,7 +195,7 @@ class Anytime(ProgressiveSystem):
         """Names of the masks: one for every stage after the first exit."""
         if self.config.adaptivity is None:
             return ()
-        return tuple(f"stage{number}" for span in spans(self.config.exits)[1:] for number in span)
+        return tuple(name for span in spans(self.config.exits)[1:] for name in _masks(span))
 
     @cached_property
     def _shapes(self) -> Variables:
@@ -226,16 +204,9 @@ class Anytime(ProgressiveSystem):
         shapes: Variables = jax.eval_shape(self.network.init, jax.random.key(0), small)
         return shapes
 
-    def _macs(self, size: tuple[int, int]) -> tuple[tuple[float, ...], tuple[anytime_macs.Group, ...]]:
-        if size not in self._counted:
-            channels = self.task.channels
-            self._counted[size] = anytime_macs.step_macs(self.config, channels, self._shapes, size)
-        return self._counted[size]
-
-    def _size(self, outputs: Outputs) -> tuple[int, int]:
-        """(H, W) of an image that gives such masks; sides of 4 h - 3 to 4 h cost the same above the stem."""
-        mask = next(iter(outputs.gates.values()))
-        return 4 * mask.shape[1], 4 * mask.shape[2]
+    @cached_property
+    def _masked(self) -> dict[str, MaskedConvs]:
+        return masked_convs(self.config, self._shapes["params"])
 
     def _run(self, *arguments: Any, **options: Any) -> Any:
         # Untyped: what a Flax method returns depends on what may change in it.
@@ -285,5 +256,10 @@ class Anytime(ProgressiveSystem):
         gates: dict[str, Array] = {}
         for span, before in zip(spans(self.config.exits)[1:], after, strict=False):
             if before.mask is not None:
-                gates |= {f"stage{number}": before.mask.astype(jnp.float32) for number in span}
+                gates |= dict.fromkeys(_masks(span), before.mask.astype(jnp.float32))
         return Outputs(last, gates, exits=tuple(exits), updates=updates or {})
+
+
+def _masks(span: Span) -> tuple[str, ...]:
+    """Names of the masks of these stages."""
+    return tuple(f"stage{number}" for number in span)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import accumulate
+from itertools import pairwise
 from typing import Any, cast
 
 import jax
@@ -21,13 +21,13 @@ from jax import lax
 
 from dynpix_jax import tasks
 from dynpix_jax.core.adapt import copy_matching
-from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.capabilities import GatedLayer
+from dynpix_jax.core.progressive import STEP_SCOPE, Step, StepResult, in_step
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.system import Inputs, LossAux, Outputs
+from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.mdeq import fixed_point as solvers
-from dynpix_jax.papers.mdeq import macs as mdeq_macs
 from dynpix_jax.papers.mdeq.config import AnytimeConfig, CellConfig, JacobianConfig, MdeqConfig
 from dynpix_jax.papers.mdeq.fixed_point import SolverConfig, SolverState
 from dynpix_jax.papers.mdeq.network import Cell, Maps, MdeqNetwork, map_shapes
@@ -43,11 +43,13 @@ __all__ = [
     "SolverConfig",
 ]
 
+_ITERATIONS = "cell/iterations"
+
 Theta = tuple[Any, Array, Maps | None]
 """What f depends on beside z: its parameters, weight norm applied; the injection; dropout factors."""
 
 
-class Mdeq(ProgressiveSystem):
+class Mdeq(System):
     """MDEQ as pure functions; see System.
 
     There are no gates: of a Routing only ``train`` is read. Training draws dropout from
@@ -95,11 +97,17 @@ class Mdeq(ProgressiveSystem):
 
     def dense_predictions(self, variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
         """As many applications of f as the solver's limit allows, without its algebra, and all decodings."""
-        f, theta, z = self._problem(variables, self._inject(variables, images), None)
-        times = self.config.unrolled or self.config.forward.iterations + 1
-        z = solvers.unrolled(partial(f, theta), z, times)
-        logits = [self._decode(variables, theta, z) for _ in self.config.read_out]
-        return self._at(logits[-1], images)
+        predictions: dict[str, Array] = {}
+        for index, (before, end) in enumerate(pairwise((0, *self.config.read_out))):
+            with in_step(index):
+                if index == 0:
+                    f, theta, z = self._problem(variables, self._inject(variables, images), None)
+                    if not self.config.unrolled:
+                        z = f(theta, z)  # of the start
+                with jax.named_scope(_ITERATIONS):
+                    z = solvers.unrolled(partial(f, theta), z, self.config.unrolled or end - before)
+                predictions = self._at(self._decode(variables, theta, z), images)
+        return predictions
 
     def steps(
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
@@ -112,37 +120,16 @@ class Mdeq(ProgressiveSystem):
         routing.masks_of(())
         size = (images.shape[1], images.shape[2])
 
-        def make(until: int, macs: float, begins: bool) -> Step[Any]:
+        def make(until: int, begins: bool) -> Step[Any]:
             def run(state: Any) -> tuple[Any, StepResult]:
                 if begins:
                     state = self._begin(variables, state)
                 theta, search, result = self._continue(variables, *state, until, size)
                 return (theta, search), result
 
-            return Step(run, lambda _: macs)
+            return Step(run)
 
-        pairs = zip(self.config.read_out, self.step_macs(size), strict=True)
-        steps = [make(until, macs, begins=index == 0) for index, (until, macs) in enumerate(pairs)]
-        return steps, images
-
-    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
-        """MACs of each of `steps` for one (H, W) image: iterations and a decoding, in the first the stem."""
-        cell, ends = self.config.cell, self.config.read_out
-        of_f, of_head = mdeq_macs.cell_macs(cell, size), mdeq_macs.head_macs(cell, self.task.channels, size)
-        steps = [(end - before) * of_f + of_head for before, end in zip((0, *ends), ends, strict=False)]
-        # f is applied to the start, too.
-        steps[0] += mdeq_macs.stem_macs(cell, size) + (0.0 if self.config.unrolled else of_f)
-        return tuple(steps)
-
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
-        """MACs up to each prediction; iterations after the search's end cost nothing. See System."""
-        up_to = accumulate(self.step_macs(size))
-        if "iterations" not in shares:
-            return tuple(up_to)
-        made = self.config.forward.iterations * shares["iterations"]
-        of_f = mdeq_macs.cell_macs(self.config.cell, size)
-        saved = ((end - made) * (end > made) * of_f for end in self.config.read_out)
-        return tuple(macs - less for macs, less in zip(up_to, saved, strict=True))
+        return [make(until, begins=not index) for index, until in enumerate(self.config.read_out)], images
 
     @partial(jax.jit, static_argnums=0)
     def _begin(self, variables: Variables, images: Array) -> tuple[Theta, SolverState | Array]:
@@ -217,21 +204,25 @@ class Mdeq(ProgressiveSystem):
             for n in config.read_out
         }
 
-    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
-        """``iterations``: f in all iterations that the limit allows; a search that ends early saves some."""
+    @property
+    def gated(self) -> dict[str, GatedLayer]:
+        """``iterations_4``, ...: f up to each prediction since the one before; a search may end early."""
         if self.config.unrolled:
             return {}
-        return {"iterations": self.config.forward.iterations * mdeq_macs.cell_macs(self.config.cell, size)}
+        return {
+            f"iterations_{end}": GatedLayer((f"{STEP_SCOPE}{index}/{_ITERATIONS}",), "iterations")
+            for index, end in enumerate(self.config.read_out)
+        }
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of the iterations that were made."""
+        """Share of those iterations that were made."""
         if self.config.unrolled:
             return {}
-        return {"iterations": outputs.measures["iterations"] / self.config.forward.iterations}
-
-    def is_gate(self, name: str) -> bool:
-        """There are none: iterations are no gate."""
-        return False
+        made = outputs.measures["iterations"]
+        return {
+            f"iterations_{end}": jnp.clip((made - before) / (end - before), 0.0, 1.0)
+            for before, end in pairwise((0, *self.config.read_out))
+        }
 
     def _train(
         self, variables: Variables, images: Array, rngs: Mapping[str, PRNGKey]
@@ -278,7 +269,7 @@ class Mdeq(ProgressiveSystem):
 
     def _f(self, theta: Theta, z: Array) -> Array:
         params, x, masks = theta
-        with jax.named_scope("MdeqNetwork/cell"):  # beside stem and head, for `flops`
+        with jax.named_scope("cell"):  # beside stem and head, for `flops`
             return solvers.flatten(self._cell.apply({"params": params}, self._maps(theta, z), x, masks))
 
     def _maps(self, theta: Theta, z: Array) -> Maps:

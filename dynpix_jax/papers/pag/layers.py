@@ -24,6 +24,9 @@ from dynpix_jax.papers.pag.multipool import MultiPool
 
 GateScope = Literal["conv3x3", "residual"]
 
+GATED = "gated"
+"""Named scope of what a closed gate saves, within its block."""
+
 
 @flax.struct.dataclass
 class BlockOutputs:
@@ -114,11 +117,13 @@ class GatedBlock(PagBlock):
         if self._check_sparse(routing):
             return self._sparse(x, reduced, mask, routing), told
         g = mask[..., None].astype(x.dtype)
-        computed = block.spatial(reduced, train=train)
+        with jax.named_scope(GATED):
+            computed = block.spatial(reduced, train=train)
         if self.gate_scope == "conv3x3":
             z = block.expand((1 - g) * reduced + g * computed, train=train)
         else:
-            z = g * block.expand(computed, train=train)
+            with jax.named_scope(GATED):
+                z = g * block.expand(computed, train=train)
         return block.join(block.shortcut(x, train=train), z), told
 
     def _sparse(self, x: Array, reduced: Array, mask: Array, routing: Routing) -> Array:
@@ -161,7 +166,8 @@ class SkippedBlock(PagBlock):
             keep = _as_mask(given, shortcut.shape[:3], block.spec.name).min((1, 2))
 
         def update() -> Array:
-            z = block.expand(block.spatial(block.reduce(x, train=train), train=train), train=train)
+            with jax.named_scope(GATED):
+                z = block.expand(block.spatial(block.reduce(x, train=train), train=train), train=train)
             return block.join(shortcut, keep[:, None, None, None] * z)
 
         if self._check_sparse(routing) and routing.implementation != "masked":

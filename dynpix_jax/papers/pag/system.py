@@ -15,19 +15,22 @@ from typing import cast
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
+from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import LayerOptions, layer_rate_loss
+from dynpix_jax.ops.resize import cells_to_pixels
 from dynpix_jax.papers.pag import adapt as pag_weights
-from dynpix_jax.papers.pag import macs as pag_macs
 from dynpix_jax.papers.pag.config import (
     GateConfig,
     MultiPoolConfig,
     PagConfig,
     gated_blocks,
+    kept_specs,
 )
+from dynpix_jax.papers.pag.layers import GATED
 from dynpix_jax.papers.pag.network import PagNetwork
 from dynpix_jax.papers.pag.sparsity import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
 
@@ -153,18 +156,39 @@ class Pag(System):
         """See pag_weights.adapt."""
         return pag_weights.adapt(self.config, given, fresh)
 
-    def is_gate(self, name: str) -> bool:
-        """The others are branches of a MultiPool."""
-        return "/" not in name
-
-    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
-        """Per gate what its block saves; per MultiPool branch (``res4_2/dilation_2``) its convolution."""
-        return pag_macs.gated_macs(self.config, size)
+    @property
+    def gated(self) -> dict[str, GatedLayer]:
+        """The gates, and the branches of MultiPools (``res4_2/dilation_2``), of which a pixel takes one."""
+        layers = {name: GatedLayer((f"backbone/{name}/{GATED}",)) for name in gated_blocks(self.config)}
+        for name, dilation, _ in self._branches:
+            place = name if name == "res6" else f"backbone/{name}"
+            scopes = (f"{place}/multipool/dilation_{dilation}",)
+            layers[f"{name}/dilation_{dilation}"] = GatedLayer(scopes, "branch", name)
+        return layers
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of positions (B,) at which each layer of ``gated_macs`` was executed."""
-        return pag_macs.executed_shares(self.config, outputs)
+        """Share of positions (B,) at which each of ``gated`` was executed."""
+        shares = {name: mask.mean((1, 2)) for name, mask in outputs.gates.items()}
+        for name, dilation, index in self._branches:
+            chosen = outputs.selections[name][..., index]
+            shares[f"{name}/dilation_{dilation}"] = chosen.mean((1, 2))
+        return shares
+
+    @property
+    def _branches(self) -> list[tuple[str, int, int]]:
+        """(place, dilation, its index) of all that a pixel chooses among but copies, which cost nothing."""
+        pool = self.config.multipool
+        if pool.selection != "pag":
+            return []
+        return [(name, d, index) for name in pool.blocks for index, d in enumerate(pool.dilations) if d]
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """The accumulated masks of section 3.3, a macro block each and in total."""
-        return pag_macs.ponder_maps(self.config, outputs, size)
+        """The accumulated masks of section 3.3, as shares in [0, 1]: one a macro block, and ``total``."""
+        strides = {stage.name: stage.stride for stage in self.config.backbone.stages}
+        stages = {spec.name: spec.stage for spec in kept_specs(self.config)}
+        groups: dict[str, list[Array]] = {}
+        for name, mask in outputs.gates.items():
+            pixels = cells_to_pixels(mask, size, strides[stages[name]])
+            groups.setdefault(stages[name], []).append(pixels)
+            groups.setdefault("total", []).append(pixels)
+        return {group: jnp.stack(masks).mean(0) for group, masks in groups.items()}

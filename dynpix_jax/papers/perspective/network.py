@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.backbones.base import BuildOptions
+from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
@@ -120,8 +121,10 @@ class PerspectiveNetwork(nn.Module):
         one_hot: bool = False,
     ) -> tuple[Step, ...]:
         """The feed-forward pass and the loops, of (B, H, W, 3) RGB in 0..255."""
-        x, step = self.start(images, routing, truth, one_hot)
+        with in_step(0):
+            x, step = self.start(images, routing, truth, one_hot)
         steps = [step]
-        for _ in range(self.config.loops):
-            steps.append(self.refine(x, steps[-1].feature, routing, truth, one_hot))
+        for loop in range(1, self.config.loops + 1):
+            with in_step(loop):
+                steps.append(self.refine(x, steps[-1].feature, routing, truth, one_hot))
         return tuple(steps)

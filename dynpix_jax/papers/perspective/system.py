@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import accumulate
 from typing import Any
 
 import jax
@@ -19,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax import tasks
+from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.progressive import ProgressiveSystem, Step, StepResult
+from dynpix_jax.core.progressive import STEP_SCOPE, Step, StepResult, in_step
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.system import Inputs, LossAux, Outputs
+from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.perspective import adapt as perspective_weights
-from dynpix_jax.papers.perspective import macs as perspective_macs
 from dynpix_jax.papers.perspective import refinement
 from dynpix_jax.papers.perspective.config import (
     Gate,
@@ -51,7 +50,7 @@ State = tuple[Array, ...]
 """Between steps: Res6's map and the last step's feature, both (B, h, w, features)."""
 
 
-class Perspective(ProgressiveSystem):
+class Perspective(System):
     """Recurrent scene parsing as pure functions; see System."""
 
     name = "perspective"
@@ -103,11 +102,7 @@ class Perspective(ProgressiveSystem):
     ) -> tuple[Sequence[Step[State]], State]:
         """The feed-forward pass, then each loop; all loops run what the first one compiles."""
         routing.masks_of(())
-        one_hot, mode = self._one_hot(routing), routing.mode
         size, truth = (images.shape[1], images.shape[2]), self._truth(images, inputs)
-        first, further = perspective_macs.step_macs(
-            self.config, self.network.classes, size, one_hot=one_hot and mode == "sparse"
-        )
 
         def run(loop: int, state: State) -> tuple[State, StepResult]:
             if loop:
@@ -118,7 +113,9 @@ class Perspective(ProgressiveSystem):
             return state, StepResult(predictions, selections=selections)
 
         def step(loop: int) -> Step[State]:
-            return Step(partial(run, loop), lambda _: further if loop else first)
+            # In sparse mode every position runs in one branch.
+            branches = self._branches(loop) if routing.mode == "sparse" else []
+            return Step(partial(run, loop), lambda _: dict.fromkeys(branches, 1 / max(1, len(branches))))
 
         return [step(loop) for loop in range(self.config.loops + 1)], ()
 
@@ -144,19 +141,6 @@ class Perspective(ProgressiveSystem):
         arguments = (x, previous, routing, truth, self._one_hot(routing))
         step = self._run(variables, *arguments, method="refine")
         return (x, step.feature), self._predictions(step, size), step.weights
-
-    def step_macs(self, size: tuple[int, int]) -> tuple[float, ...]:
-        """MACs of the feed-forward pass and of each loop for one (H, W) image, all branches everywhere."""
-        first, further = perspective_macs.step_macs(self.config, self.network.classes, size)
-        return (first, *(further,) * self.config.loops)
-
-    def prediction_macs(self, size: tuple[int, int], shares: Mapping[str, Any]) -> tuple[Any, ...]:
-        """MACs up to each loop's prediction, less what arg-max gates leave out. See System."""
-        steps = list(self.step_macs(size))
-        for name, macs in self.gated_macs(size).items():
-            loop = int(name.split("/")[0].removeprefix("loop_"))
-            steps[loop] = steps[loop] - macs * (1 - shares[name])
-        return tuple(accumulate(steps))
 
     def loss(
         self,
@@ -209,17 +193,31 @@ class Perspective(ProgressiveSystem):
         """See perspective_weights.adapt."""
         return perspective_weights.adapt(self.config, given, fresh)
 
-    def is_gate(self, name: str) -> bool:
-        """They are branches."""
-        return False
-
-    def gated_macs(self, size: tuple[int, int]) -> dict[str, float]:
-        """With gate "argmax": per step and branch (``loop_1/dilation_2``) its convolution everywhere."""
-        return perspective_macs.gated_macs(self.config, size)
+    @property
+    def gated(self) -> dict[str, GatedLayer]:
+        """With gate "argmax": the branches of each step (``loop_1/dilation_2``); a pixel takes one."""
+        layers = {}
+        for loop in range(self.config.loops + 1):
+            module = f"{STEP_SCOPE}{loop}/{'loop' if loop else 'feedforward'}"
+            for name, dilation in zip(self._branches(loop), self.config.pooling.dilations, strict=False):
+                scopes = (f"{module}/pool/branch_{dilation}",)
+                layers[name] = GatedLayer(scopes, "branch", f"loop_{loop}")
+        return layers
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of positions (B,) at which each branch of ``gated_macs`` was executed."""
-        return perspective_macs.executed_shares(self.config, outputs)
+        """Share of positions (B,) at which each of ``gated`` was executed."""
+        return {
+            name: outputs.selections[f"loop_{loop}"][..., index].mean((1, 2))
+            for loop in range(self.config.loops + 1)
+            for index, name in enumerate(self._branches(loop))
+        }
+
+    def _branches(self, loop: int) -> list[str]:
+        """Names of the branches of a step that run at a part of the positions; [] of soft mixtures."""
+        pooling = self.config.pooling
+        if pooling.gate != "argmax" or self.config.signals[min(loop, 1)] in ("none", "average"):
+            return []
+        return [f"loop_{loop}/dilation_{dilation}" for dilation in pooling.dilations]
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -309,7 +307,11 @@ class Perspective(ProgressiveSystem):
     def _outputs(
         self, steps: tuple[refinement.Step, ...], size: tuple[int, int], updates: dict[str, Any]
     ) -> Outputs:
-        *exits, last = (self._predictions(step, size) for step in steps)
+        maps = []
+        for index, step in enumerate(steps):
+            with in_step(index):
+                maps.append(self._predictions(step, size))
+        *exits, last = maps
         selections = {
             f"loop_{loop}": step.weights for loop, step in enumerate(steps) if step.weights is not None
         }

@@ -15,11 +15,14 @@ from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.cli.flops import parts_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named, named_leaves
-from dynpix_jax.evaluation.runner import dense_report
+from dynpix_jax.evaluation.stepwise import StepPredictor
+from dynpix_jax.flops import dense_report, system_macs, variable_shapes
 from dynpix_jax.nn.gates import ConfidenceOptions, TopKOptions
 from dynpix_jax.papers import build
 from dynpix_jax.papers.anytime.system import AdaptivityConfig, Anytime, AnytimeConfig, HeadConfig
+from tests.papers.anytime import layers_counted
 
 SIZE = (64, 96)
 CELLS = (16, 24)
@@ -186,7 +189,7 @@ def test_macs_of_table_1(case):
     system = Anytime(
         AnytimeConfig("anytime", "segmentation", dict(classes=19), HRNetConfig(arch), heads=heads)
     )
-    steps = list(itertools.accumulate(system.step_macs((1024, 2048))))
+    steps = system_macs(system, (1024, 2048)).up_to_predictions({})
     assert [macs / 2**30 for macs in steps] == pytest.approx(GOLDEN[case], abs=0.06)
 
 
@@ -198,15 +201,16 @@ def test_parts_of_the_network():
     assert parts["backbone/stem"] == 32 * 48 * 27 * 64 + 16 * 24 * 9 * 64 * 64
     steps = [parts[f"backbone/stage{number}"] + parts[f"exit{number}"] for number in (1, 2, 3, 4)]
     steps[0] += parts["backbone/stem"]
-    assert steps == list(tiny().step_macs(SIZE))
+    assert steps == list(system_macs(tiny(), SIZE).steps)
     assert len(parts) == 9
 
 
 def test_macs_that_masks_leave():
     """Section 5.4's count of the released code, by hand for one resolution."""
     system = tiny()
-    full = system.gated_macs(SIZE)
-    assert sum(full.values()) <= sum(system.step_macs(SIZE)[1:])
+    macs = system_macs(system, SIZE)
+    full = macs.gated
+    assert sum(full.values()) <= sum(macs.steps[1:])
     mask = np.zeros((1, *CELLS), np.float32)
     mask[:, ::2] = 1.0
     gates = {f"stage{number}": jnp.asarray(mask) for number in (2, 3, 4)}
@@ -214,12 +218,36 @@ def test_macs_that_masks_leave():
     shares = system.executed_shares(outputs)
     assert set(shares) == set(full)
     # At an eighth the top-left positions are those of even rows: all are computed, none is interpolated.
-    assert float(shares["stage3_8x12"][0]) == 1.0
+    assert float(shares["stage3_stride8"][0]) == 1.0
     # Stage 4 at a quarter: two 3x3 of 4 channels, the head's 1x1 of 60 to 60 and of 60 to 5.
-    macs = 16 * 24 * (2 * 9 * 4 * 4 + 60 * 60 + 60 * 5)
-    assert full["stage4_16x24"] == macs
-    interpolated = 0.5 * 0.5 * 49 * 16 * 24 * (2 * 4 + 60 + 5)
-    assert float(shares["stage4_16x24"][0]) == pytest.approx(0.5 + interpolated / macs)
+    by_hand = dict(stage4_stride4=(2 * 9 * 4 * 4, 2 * 4), exit4_stride4=(60 * 60 + 60 * 5, 60 + 5))
+    for name, (products, features) in by_hand.items():
+        assert full[name] == 16 * 24 * products
+        assert float(shares[name][0]) == pytest.approx(0.5 + 0.5 * 0.5 * 49 * features / products)
+
+
+@pytest.mark.parametrize("exits", [(1, 2, 3, 4), (1, 3, 4)])
+@pytest.mark.parametrize("size", [(64, 96), (61, 93)])
+@pytest.mark.parametrize("kind", ["redesigned", "plain"])
+def test_scopes_hold_what_layers_compute(exits, size, kind):
+    """Against a count of every convolution as it is called, grouped by the resolution of what it gives."""
+    heads = dataclasses.replace(TINY.heads, kind=kind)
+    config = dataclasses.replace(TINY, heads=heads, exits=exits, weights=(1.0,) * len(exits))
+    system = Anytime(config)
+    steps, groups = layers_counted.step_macs(config, 5, variable_shapes(system), size)
+    macs = system_macs(system, size)
+    assert macs.steps == steps
+    cells = (1, -(-size[0] // 4), -(-size[1] // 4))
+    mask = jnp.asarray(np.random.default_rng(0).random(cells) < 0.4, jnp.float32)
+    masks = {f"stage{number}": mask for number in range(exits[0] + 1, 5)}
+    shares = system.executed_shares(Outputs({}, masks))
+    expected = layers_counted.shares(groups, masks)
+    for stage in masks:
+        own = [group for group in groups if group.gate == stage]
+        mine = [name for name in macs.gated if name.split("_")[0] in (stage, stage.replace("stage", "exit"))]
+        assert sum(macs.gated[name] for name in mine) == sum(group.macs for group in own)
+        left = sum(macs.gated[name] * float(shares[name][0]) for name in mine)
+        assert left == pytest.approx(sum(group.macs * float(expected[group.name][0]) for group in own))
 
 
 @pytest.mark.slow
@@ -228,15 +256,16 @@ def test_predictions_on_the_way_are_those_of_apply():
     arguments = (variables(), jnp.asarray(IMAGES), {}, Routing(masks=given))
     outputs = compiled(system.apply, *arguments)(*arguments)
     expected = [*outputs.exits, outputs.predictions]
-    steps = list(system.predict_iter(*arguments))
+    predictor = StepPredictor(system, arguments[0])
+    steps = list(predictor.run(*arguments[1:]))
     assert [step.index for step in steps] == [0, 1, 2, 3]
     for step, exit_ in zip(steps, expected, strict=True):
         np.testing.assert_allclose(step.predictions["segmentation"], exit_["segmentation"], atol=1e-4)
         assert step.confidence.shape == (2, *CELLS)
-    full = list(itertools.accumulate(system.step_macs(SIZE)))
+    full = system_macs(system, SIZE).up_to_predictions({})
     assert steps[0].total_macs == full[0]
     assert all(step.total_macs < macs for step, macs in zip(steps[1:], full[1:], strict=True))
-    stopped = system.predict(*arguments, budget_macs=full[1])
+    stopped = predictor.predict(*arguments[1:], budget_macs=full[1])
     assert stopped.index == max(step.index for step in steps if step.total_macs <= full[1])
 
 

@@ -17,7 +17,7 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.evaluation.runner import dense_report, variable_shapes
+from dynpix_jax.flops import dense_report, variable_shapes
 from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient, unit_gradient
 from dynpix_jax.papers.astmt.reversal import reversal_strength, reverse_gradient
 from dynpix_jax.training.optim import Flat

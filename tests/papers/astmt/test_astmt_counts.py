@@ -11,7 +11,7 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.backbones import mobilenet
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.evaluation.runner import dense_report, variable_shapes
+from dynpix_jax.flops import dense_report, variable_shapes
 
 Count = np.ndarray
 """[parameters, MACs] of an image of 64 x 64 pixels."""

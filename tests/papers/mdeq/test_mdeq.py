@@ -12,23 +12,19 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.cli.flops import parts_of
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named, named_leaves
-from dynpix_jax.evaluation.runner import dense_report, executed_macs, variable_shapes
+from dynpix_jax.evaluation.stepwise import StepPredictor
 from dynpix_jax.evaluation.table_files import read_tables
+from dynpix_jax.flops import dense_report, gated_macs, system_macs, variable_shapes
 from dynpix_jax.papers.mdeq import weight_names
 from dynpix_jax.papers.mdeq.config import CellConfig
-from dynpix_jax.papers.mdeq.macs import (
-    cell_macs,
-    counted_macs,
-    head_macs,
-    published_macs,
-    stem_macs,
-)
 from dynpix_jax.papers.mdeq.network import Cell
 from dynpix_jax.papers.mdeq.weight_norm import WeightNormConv, weight_normed
 from dynpix_jax.weights import importer
 from dynpix_jax.weights.importer import import_weights
 from tests.papers.mdeq.cells import CELLS
+from tests.papers.mdeq.formulas import cell_macs, counted_macs, head_macs, published_macs, stem_macs
 from tests.papers.mdeq.reference import cell as reference_cell
 from tests.papers.mdeq.reference import random_tensors
 
@@ -117,22 +113,29 @@ def test_the_program_costs_what_is_said():
         "cell": 28 * cell_macs(CellConfig(), size),
         "head": head_macs(CellConfig(), 19, size),
     }
-    assert system.gated_macs(size) == {"iterations": 27 * cell_macs(CellConfig(), size)}
+    f = cell_macs(CellConfig(), size)
+    assert gated_macs(system, size) == {"iterations_27": 27 * f}
     exits = papers.build(section | dict(anytime=dict(iterations=(4, 6, 8, 10))))
-    assert sum(exits.step_macs(size)) == dense_report(exits, size).total
-    assert exits.step_macs(size)[0] == counted_macs(CellConfig(), 19, size, 4)
+    macs = system_macs(exits, size)
+    assert sum(macs.steps) == macs.report.total
+    assert macs.steps[0] == counted_macs(CellConfig(), 19, size, 4)
+    assert macs.gated == {
+        f"iterations_{n}": more * f for n, more in {4: 4, 6: 2, 8: 2, 10: 2, 27: 17}.items()
+    }
     once = exits.alternatives["iterations_10"]
     assert dense_report(once, size).total == counted_macs(CellConfig(), 19, size, 10)
-    ended = exits.prediction_macs(size, {"iterations": 7 / 27})
-    saved = [0, 0, 1, 3, 20]
-    full = np.cumsum(exits.step_macs(size))
-    np.testing.assert_allclose(ended, full - np.array(saved) * cell_macs(CellConfig(), size))
+    # A search that ended after 7 iterations.
+    shares = exits.executed_shares(Outputs({}, measures={"iterations": jnp.array([7.0])}))
+    assert {name: float(share[0]) for name, share in shares.items()} == dict(
+        iterations_4=1, iterations_6=1, iterations_8=0.5, iterations_10=0, iterations_27=0
+    )
+    ended = [float(up_to[0]) for up_to in np.broadcast_arrays(*macs.up_to_predictions(shares))]
+    np.testing.assert_allclose(ended, np.cumsum(macs.steps) - np.array([0, 0, 1, 3, 20]) * f)
     unrolled = papers.build(section | dict(unrolled=3))
     assert dense_report(unrolled, size).total == counted_macs(CellConfig(), 19, size, 2)
-    assert unrolled.gated_macs(size) == unrolled.alternatives == {}
+    assert gated_macs(unrolled, size) == unrolled.alternatives == {}
     # A search that ended after 9 of 27 iterations.
-    gated = system.gated_macs(size)
-    left = executed_macs(dense_report(system, size).total, gated, {"iterations": 9 / 27})
+    left = system_macs(system, size).executed({"iterations_27": 9 / 27})
     assert left == pytest.approx(counted_macs(CellConfig(), 19, size, 9))
 
 
@@ -208,14 +211,15 @@ def test_predictions_on_the_way():
     last = outputs.predictions["segmentation"]
     gaps = [float(np.abs(one["segmentation"] - last).max()) for one in outputs.exits]
     assert gaps == sorted(gaps, reverse=True)
-    steps = list(system.predict_iter(variables, batch()["image"]))
+    predictor = StepPredictor(system, variables)
+    steps = list(predictor.run(batch()["image"]))
     for step, one in zip(steps, (*outputs.exits, outputs.predictions), strict=True):
         np.testing.assert_allclose(step.predictions["segmentation"], one["segmentation"], atol=1e-3)
         assert step.confidence.shape == (2, 5, 6)
         assert ((step.confidence > 1 / 3 - 1e-6) & (step.confidence <= 1)).all()
-    assert steps[-1].total_macs == sum(system.step_macs(SIZE))
-    budget = sum(system.step_macs(SIZE)[:2])
-    assert system.predict(variables, batch()["image"], budget_macs=budget).index == 1
+    macs = system_macs(system, SIZE).steps
+    assert steps[-1].total_macs == sum(macs)
+    assert predictor.predict(batch()["image"], budget_macs=sum(macs[:2])).index == 1
 
 
 def test_alternatives_are_the_exits():

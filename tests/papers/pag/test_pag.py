@@ -16,7 +16,7 @@ from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
-from dynpix_jax.evaluation.runner import dense_report, executed_macs
+from dynpix_jax.flops import dense_report, executed_macs, gated_macs
 from dynpix_jax.nn.gates import COMPUTE
 from dynpix_jax.papers.pag.system import (
     GateConfig,
@@ -26,6 +26,7 @@ from dynpix_jax.papers.pag.system import (
     gated_blocks,
 )
 from dynpix_jax.tasks import boundaries
+from tests.papers.pag import formulas
 
 SIZE = (33, 49)
 BACKBONE = ResNetConfig(depth=26, width=8)
@@ -132,7 +133,8 @@ def test_executed_macs_by_hand(scope):
     """33x49: Res2 has 9x13 positions, the rest 5x7. Widths 8 16 32 64 in the 3x3, four times that outside."""
     gate = GateConfig("layer") if scope == "layer" else GateConfig("pixel", scope)
     system = Pag(PagConfig("pag", "boundaries", BACKBONE, gate, POOL))
-    gated = system.gated_macs(SIZE)
+    gated = gated_macs(system, SIZE)
+    assert gated == formulas.gated_macs(system.config, SIZE)
     sizes = {"res2": 9 * 13, "res3": 35, "res4": 35, "res5": 35}
     inputs = dict(res2_1=8, res2_2=32, res3_1=32, res3_2=64, res4_1=64, res5_1=128, res5_2=256)
     for (name, in_features), width in zip(inputs.items(), (8, 8, 16, 16, 32, 64, 64), strict=True):
@@ -147,7 +149,7 @@ def test_executed_macs_by_hand(scope):
 def test_executed_macs_between_all_open_and_all_shut():
     base = Pag(replace(CONFIGS["residual"], gate=GateConfig()))
     system, _, outputs, _ = ran("residual")
-    dense, gated = dense_report(system, SIZE).total, system.gated_macs(SIZE)
+    dense, gated = dense_report(system, SIZE).total, gated_macs(system, SIZE)
     # Gates are 1x1 convolutions to two logits, and the only difference to the ungated network.
     gates = 2 * (117 * (8 + 32) + 35 * (32 + 64 + 64 + 128 + 256))
     assert dense - dense_report(base, SIZE).total == gates

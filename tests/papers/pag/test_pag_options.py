@@ -15,7 +15,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named
-from dynpix_jax.evaluation.runner import dense_report, variable_shapes
+from dynpix_jax.flops import dense_report, gated_macs, variable_shapes
 from dynpix_jax.papers.pag.sparsity import mild_divergence
 from dynpix_jax.papers.pag.system import GateConfig, MultiPoolConfig, Pag, PagConfig, gated_blocks
 
@@ -64,7 +64,7 @@ def test_several_multipools_at_once_start_from_the_base_network(variables):
         sparse.predictions["boundaries"], dense.predictions["boundaries"], atol=1e-4, rtol=1e-4
     )
     shares = {name: float(share.mean()) for name, share in system.executed_shares(dense).items()}
-    assert set(shares) == set(system.gated_macs(SIZE))
+    assert set(shares) == set(system.gated)
 
 
 def test_bare_weights_leave_res6_fresh(variables):
@@ -81,7 +81,7 @@ def test_res6_is_counted():
     plain = replace(base, res6=True)
     more = dense_report(Pag(plain), SIZE).total - dense_report(Pag(base), SIZE).total
     assert more == 35 * (9 * 256 * 64 + 9 * 64 * 64 - (256 - 64) * 4)
-    macs = Pag(CONFIG).gated_macs(SIZE)
+    macs = gated_macs(Pag(CONFIG), SIZE)
     assert {name: n for name, n in macs.items() if name.startswith("res6")} == {
         f"res6/dilation_{d}": 35 * 9 * 64 * 64 for d in (1, 4)
     }

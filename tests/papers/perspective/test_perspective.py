@@ -12,19 +12,16 @@ import pytest
 
 from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
+from dynpix_jax.core.capabilities import density
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named, named_leaves
-from dynpix_jax.evaluation.runner import (
-    ImageResult,
-    dense_report,
-    earlier_predictions,
-    executed_macs,
-    variable_shapes,
-)
-from dynpix_jax.papers.perspective.macs import step_macs
+from dynpix_jax.evaluation.runner import ImageResult, earlier_predictions
+from dynpix_jax.evaluation.stepwise import StepPredictor
+from dynpix_jax.flops import dense_report, system_macs, variable_shapes
 from dynpix_jax.papers.perspective.system import to_pixels
+from tests.papers.perspective import formulas
 
 SIZE = (33, 41)
 SECTION = dict(
@@ -139,18 +136,19 @@ def test_sparse_equals_dense_and_pays_for_one_branch():
     chosen = np.asarray(dense.selections["loop_0"])
     np.testing.assert_array_equal(chosen.sum(-1), 1.0)
     assert (chosen.mean((0, 1, 2)) > 0).sum() >= 3  # different pooling sizes are chosen
-    gated = system.gated_macs(SIZE)
-    assert gated == {f"loop_{k}/dilation_{d}": 9 * 30 * 64 for k in range(3) for d in (1, 2, 4, 8, 16)}
-    assert not any(system.is_gate(name) for name in gated)
+    macs = system_macs(system, SIZE)
+    assert macs.gated == {f"loop_{k}/dilation_{d}": 9 * 30 * 64 for k in range(3) for d in (1, 2, 4, 8, 16)}
+    assert {layer.kind for layer in system.gated.values()} == {"branch"}
+    assert density(system, macs.gated) is None
     shares = {name: float(share[0]) for name, share in system.executed_shares(dense).items()}
-    executed = executed_macs(dense_report(system, SIZE).total, gated, shares)
+    executed = macs.executed(shares)
     soft = build(depth={})
-    assert soft.gated_macs(SIZE) == soft.executed_shares(dense) == {}
-    steps = list(system.predict_iter(variables, batch()["image"], routing=Routing(mode="sparse")))
+    assert soft.gated == soft.executed_shares(dense) == {}
+    steps = list(StepPredictor(system, variables).run(batch()["image"], routing=Routing(mode="sparse")))
     np.testing.assert_allclose(steps[-1].total_macs, executed, rtol=1e-6)
     # What evaluation says of each loop, by the shares of all branches, is what the steps executed.
-    up_to = system.prediction_macs(
-        SIZE, {name: np.asarray(s) for name, s in system.executed_shares(dense).items()}
+    up_to = macs.up_to_predictions(
+        {name: np.asarray(s, np.float64) for name, s in system.executed_shares(dense).items()}
     )
     assert all(macs.shape == (2,) for macs in up_to)
     np.testing.assert_allclose([macs[0] for macs in up_to], [step.total_macs for step in steps], rtol=1e-6)
@@ -164,7 +162,8 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
     system, variables, run = predicted()
     images = batch()["image"]
     outputs = run(variables, images)
-    steps = list(system.predict_iter(variables, images))
+    predictor = StepPredictor(system, variables)
+    steps = list(predictor.run(images))
     assert [step.index for step in steps] == [0, 1, 2]
     for step, expected in zip(steps, (*outputs.exits, outputs.predictions), strict=True):
         for name, value in expected.items():
@@ -173,15 +172,16 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
         assert step.milliseconds > 0
     assert steps[1].macs == steps[2].macs
     assert sum(step.macs for step in steps) == steps[-1].total_macs == dense_report(system, SIZE).total
-    assert system.step_macs(SIZE) == tuple(step.macs for step in steps)
+    assert system_macs(system, SIZE).steps == tuple(step.macs for step in steps)
+    assert tuple(step.macs for step in steps[:2]) == formulas.step_macs(system.config, 3, SIZE)
     assert steps[-1].total_milliseconds == pytest.approx(sum(step.milliseconds for step in steps))
     # It is there as soon as it is asked for: what follows is not computed.
-    assert next(system.predict_iter(variables, images)).total_macs == steps[0].macs
+    assert next(predictor.run(images)).total_macs == steps[0].macs
     # A budget of MACs that the second loop would exceed.
-    once = system.predict(variables, images, budget_macs=steps[1].total_macs + 1)
+    once = predictor.predict(images, budget_macs=steps[1].total_macs + 1)
     assert once.index == 1
     np.testing.assert_array_equal(once.predictions["depth"], steps[1].predictions["depth"])
-    assert system.alternatives["loop_0"].predict(variables, images).index == 0
+    assert StepPredictor(system.alternatives["loop_0"], variables).predict(images).index == 0
 
 
 def test_the_report_gets_the_prediction_of_each_loop():
@@ -189,7 +189,7 @@ def test_the_report_gets_the_prediction_of_each_loop():
     system = build(pooling=dict(signal="attention"))
     steps = [{"segmentation": np.eye(3)[np.full((1, *SIZE), step)]} for step in range(3)]
     outputs = Outputs(steps[2], gates={}, selections={}, exits=tuple(steps[:2]))
-    result = ImageResult(outputs, {}, 0.0, 0.0, 0.0, SIZE)
+    result = ImageResult(outputs, {}, 0.0, 0.0, 0.0, SIZE, exit_macs=(1.0, 2.0, 3.0))
     earlier = earlier_predictions(system, result, SIZE)
     assert [set(one["segmentation"].ravel()) for one in earlier] == [{0}, {1}]
     assert earlier[0]["segmentation"].shape == SIZE
@@ -332,7 +332,7 @@ def test_multiscale(tied):
     outputs = jax.eval_shape(system.apply, shapes, batch()["image"])
     assert outputs.predictions["segmentation"].shape == (2, *SIZE, 3)
     assert outputs.selections["loop_0"].shape == (2, 5, 6, 2)
-    assert step_macs(system.config, 3, SIZE) == (dense_report(system, SIZE).total, 0.0)
+    assert formulas.step_macs(system.config, 3, SIZE) == (dense_report(system, SIZE).total, 0.0)
     if not tied:
         start = fresh(system, 3)
         adapted = system.adapt({c: {"backbone": tree["backbone"]} for c, tree in start.items()}, start)

@@ -14,8 +14,7 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
-from dynpix_jax.evaluation.runner import variable_shapes
-from dynpix_jax.flops import count_macs
+from dynpix_jax.flops import count_macs, variable_shapes
 from dynpix_jax.papers.pixelnet.sampling import hypercolumns
 
 FIVE = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")

@@ -1,7 +1,4 @@
-"""What the anytime system computes: MACs of each step, and what masks leave of them.
-
-Convolutions only, as in the HRNet family's papers: resizing is not counted.
-"""
+"""The MACs of the anytime system layer by layer, as each convolution is called: another way to count."""
 
 from __future__ import annotations
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from dynpix_jax.core.progressive import Pace, Prediction, Step, StepResult, run_steps
-from tests.stepwise import OnlySteps
+from dynpix_jax.core.progressive import Step, StepResult
+from dynpix_jax.evaluation.stepwise import Pace, Prediction, StepPredictor
+from tests.stepwise import count
 
 TAKES = (0.010, 0.020, 0.100, 0.070)  # seconds
 MACS = (1.0, 2.0, 10.0, 7.0)
@@ -19,12 +22,16 @@ class Toy:
     def __init__(self):
         self.now = 0.0
         self.ran: list[int] = []
-        self.pace = Pace()
+        # All of a step's work is gated: at a share of 1.4 it is 1.4 times as much.
+        counted = count(MACS, {"work": MACS})
+        self.predictor = StepPredictor(self, {}, count=counted, clock=self.clock)
 
     def clock(self) -> float:
         return self.now
 
-    def steps(self, factor: float = 1.0) -> list[Step[int]]:
+    def steps(self, variables, images, inputs, routing) -> tuple[list[Step[int]], int]:
+        factor = float(images[0, 0, 0, 0])
+
         def step(index: int) -> Step[int]:
             def run(state: int) -> tuple[int, StepResult]:
                 assert state == index
@@ -32,12 +39,15 @@ class Toy:
                 self.ran.append(index)
                 return state + 1, StepResult({"toy": jnp.full((1, 2, 2, 1), float(index))})
 
-            return Step(run, lambda state: factor * MACS[index])
+            return Step(run, lambda state: {"work": factor})
 
-        return [step(index) for index in range(len(TAKES))]
+        return [step(index) for index in range(len(TAKES))], 0
+
+    def begin(self, factor: float = 1.0, **budgets: float) -> Iterator[Prediction]:
+        return self.predictor.run(jnp.full((1, 2, 2, 3), factor), **budgets)
 
     def run(self, factor: float = 1.0, **budgets: float) -> list[Prediction]:
-        return list(run_steps(self.steps(factor), 0, pace=self.pace, key="toy", clock=self.clock, **budgets))
+        return list(self.begin(factor, **budgets))
 
     def warmed(self) -> Toy:
         self.run(), self.run()
@@ -57,7 +67,7 @@ def test_all_steps_run_in_order_and_are_measured():
 
 def test_nothing_runs_before_it_is_asked_for_nor_after_closing():
     toy = Toy()
-    steps = run_steps(toy.steps(), 0, pace=toy.pace, key="toy", clock=toy.clock)
+    steps = toy.begin()
     assert toy.ran == []
     next(steps)
     assert toy.ran == [0]
@@ -78,7 +88,7 @@ def test_a_step_starts_only_if_it_ends_within_the_budget(budget: float, last: in
 
 def test_what_the_caller_does_between_steps_counts():
     toy = Toy().warmed()
-    steps = run_steps(toy.steps(), 0, pace=toy.pace, key="toy", budget_ms=131, clock=toy.clock)
+    steps = toy.begin(budget_ms=131)
     next(steps)
     toy.now += 0.002
     assert [result.index for result in steps] == [1]
@@ -92,14 +102,14 @@ def test_budget_of_macs(budget: float, last: int):
 
 
 def test_the_first_run_of_a_step_is_not_its_time():
-    toy = Toy()
-    toy.run()
-    assert not toy.pace.knows("toy", 0)
-    toy.run()
-    assert toy.pace.expected("toy", 2, 10.0) == pytest.approx(100)
-    assert not toy.pace.knows("another size", 0)
+    pace = Pace()
+    pace.record("toy", 2, 10.0, 1100.0)
+    assert not pace.knows("toy", 2)
+    pace.record("toy", 2, 10.0, 100.0)
+    assert pace.expected("toy", 2, 10.0) == pytest.approx(100)
+    assert not pace.knows("another size", 2)
     with pytest.raises(KeyError, match="never measured"):
-        toy.pace.expected("another size", 0, 1.0)
+        pace.expected("another size", 2, 1.0)
 
 
 def test_more_macs_are_expected_to_take_longer_fewer_not_less():
@@ -121,31 +131,25 @@ def test_heavier_images_stop_earlier():
     assert toy.run(1.4, budget_ms=150)[-1].index == 1
 
 
-class Doubling(OnlySteps):
-    """Three steps of one jitted function; apply and the rest are of no interest."""
-
-    name = "doubling"
-
-    def __init__(self):
-        self.traced = 0
+class Doubling:
+    """Three steps of one jitted function."""
 
     def steps(self, variables, images, inputs, routing):
         @jax.jit
         def double(x):
-            self.traced += 1
             return 2 * x, StepResult({"toy": 2 * x})
 
-        return [Step(double, lambda state: 1.0)] * 3, images
+        return [Step(double)] * 3, images
 
 
 def test_a_system_predicts_within_budgets():
-    system, images = Doubling(), jnp.ones((1, 4, 4, 3))
-    assert [float(p.predictions["toy"].max()) for p in system.predict_iter({}, images)] == [2, 4, 8]
-    assert system.predict({}, images).index == 2
-    assert system.predict({}, images, budget_macs=2).index == 1
-    assert system.predict({}, images, budget_ms=1e6).index == 2
+    predictor, images = StepPredictor(Doubling(), {}, count=count((1.0,) * 3)), jnp.ones((1, 4, 4, 3))
+    assert [float(p.predictions["toy"].max()) for p in predictor.run(images)] == [2, 4, 8]
+    assert predictor.predict(images).index == 2
+    assert predictor.predict(images, budget_macs=2).index == 1
+    assert predictor.predict(images, budget_ms=1e6).index == 2
     # Never measured at this size: it runs twice first, and then knows that nothing fits beyond the first.
-    assert system.predict({}, images[:, :2], budget_ms=1e-6).index == 0
+    assert predictor.predict(images[:, :2], budget_ms=1e-6).index == 0
     for budget in (0, -1.0):
         with pytest.raises(ValueError, match="budget_ms"):
-            system.predict({}, images, budget_ms=budget)
+            predictor.predict(images, budget_ms=budget)

@@ -1,4 +1,4 @@
-"""What the perspective system computes: MACs of each step, and what arg-max gating leaves of the branches."""
+"""The MACs of the perspective system's steps by closed formulas, against which the counted ones are held."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from typing import cast
 
 from dynpix_jax.backbones.resnet import ResNetConfig
-from dynpix_jax.core.system import Outputs
-from dynpix_jax.core.typing import Array
 from dynpix_jax.papers.perspective.config import PerspectiveConfig, Signal
 
 Size = tuple[int, int]
@@ -94,17 +92,6 @@ def gated_macs(config: PerspectiveConfig, size: Size) -> dict[str, float]:
         for loop in range(config.loops + 1)
         if config.signals[min(loop, 1)] not in ("none", "average")
         for dilation in config.pooling.dilations
-    }
-
-
-def executed_shares(config: PerspectiveConfig, outputs: Outputs) -> dict[str, Array]:
-    """Share of positions (B,) at which each branch of ``gated_macs`` was executed."""
-    if config.pooling.gate != "argmax":
-        return {}
-    return {
-        f"{name}/dilation_{dilation}": weights[..., index].mean((1, 2))
-        for name, weights in outputs.selections.items()
-        for index, dilation in enumerate(config.pooling.dilations)
     }
 
 

@@ -1,15 +1,10 @@
-"""What PAG's gates and pooling choices save, and where they computed: MACs, executed shares, ponder maps."""
+"""The MACs of PAG's gated layers by closed formulas, against which those counted by scopes are held."""
 
 from __future__ import annotations
 
 import math
 
-import jax.numpy as jnp
-
-from dynpix_jax.core.system import Outputs
-from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.residual import BlockSpec
-from dynpix_jax.ops.resize import cells_to_pixels
 from dynpix_jax.papers.pag.config import PagConfig, gated_blocks, kept_specs
 
 
@@ -40,27 +35,3 @@ def gated_macs(config: PagConfig, size: tuple[int, int]) -> dict[str, float]:
         # It has the resolution and the width of the backbone's last block.
         macs |= branches("res6", kept_specs(config)[-1])
     return macs
-
-
-def executed_shares(config: PagConfig, outputs: Outputs) -> dict[str, Array]:
-    """Share of positions (B,) at which each layer of ``gated_macs`` was executed."""
-    shares = {name: mask.mean((1, 2)) for name, mask in outputs.gates.items()}
-    pool = config.multipool
-    for name, selection in outputs.selections.items():
-        for index, dilation in enumerate(pool.dilations):
-            if dilation and pool.selection == "pag":
-                shares[f"{name}/dilation_{dilation}"] = selection[..., index].mean((1, 2))
-    return shares
-
-
-def ponder_maps(config: PagConfig, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-    """Accumulated masks, as shares in [0, 1]: one (B, H, W) map a macro block and ``total`` (section 3.3)."""
-    strides = {stage.name: stage.stride for stage in config.backbone.stages}
-    stages = {spec.name: spec.stage for spec in kept_specs(config)}
-    groups: dict[str, list[Array]] = {}
-    for name, mask in outputs.gates.items():
-        stage = stages[name]
-        pixels = cells_to_pixels(mask, size, strides[stage])
-        groups.setdefault(stage, []).append(pixels)
-        groups.setdefault("total", []).append(pixels)
-    return {group: jnp.stack(masks).mean(0) for group, masks in groups.items()}

@@ -1,0 +1,107 @@
+"""Which convolutions a mask skips, by stage and resolution, and what of them it leaves.
+
+Convolutions only, as in the HRNet family's papers: resizing is not counted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dynpix_jax.core.capabilities import GatedLayer
+from dynpix_jax.core.progressive import STEP_SCOPE
+from dynpix_jax.core.trees import named_leaves
+from dynpix_jax.core.typing import Array, Params
+from dynpix_jax.ops.resize import resize_nearest
+from dynpix_jax.papers.anytime.config import AnytimeConfig
+from dynpix_jax.papers.anytime.network import spans
+
+
+@dataclass(frozen=True)
+class MaskedConvs:
+    """The convolutions of a stage, or of the exit after it, whose outputs have one resolution.
+
+    Attributes:
+        mask: name of their mask, "stage3".
+        halvings: how often their outputs are half the mask's size.
+        rounds_up: whether an odd side gains a cell when it is halved (strides) or loses one (pooling).
+        interpolation: MACs of interpolation for each of a convolution, where both are done.
+        scopes: see GatedLayer.
+    """
+
+    mask: str
+    halvings: int
+    rounds_up: bool
+    interpolation: float
+    scopes: tuple[str, ...]
+
+    @property
+    def layer(self) -> GatedLayer:
+        """How MACs are counted."""
+        return GatedLayer(self.scopes)
+
+    def share(self, mask: Array) -> Array:
+        """Share (B,) of the MACs that a mask (B, h, w) leaves.
+
+        p + p (1 - p) times 49 MACs a feature (with a radius of 3), where p is the density of the mask at
+        their resolution: the released code's count of convolutions and the interpolation of what they skip,
+        each skipped position reading its computed neighbours only.
+        """
+        height, width = mask.shape[1], mask.shape[2]
+        for _ in range(self.halvings):
+            height, width = ((side + self.rounds_up) // 2 for side in (height, width))
+        p = resize_nearest(mask, (height, width)).mean((1, 2))
+        return p + p * (1 - p) * self.interpolation
+
+
+def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs]:
+    """Those of all stages after the first exit, by names like "stage3_stride8" and "exit3_stride16".
+
+    Args:
+        config: of the network.
+        params: its parameters, or their shapes.
+    """
+    if config.adaptivity is None:
+        return {}
+    window = (2 * config.adaptivity.radius + 1) ** 2
+    kernels = {path: leaf.shape for path, leaf in named_leaves(params) if path.endswith("/kernel")}
+    found: dict[str, MaskedConvs] = {}
+
+    def note(number: int, place: str, halvings: int, pattern: str) -> None:
+        shapes = [shape for path, shape in kernels.items() if re.fullmatch(pattern, path)]
+        if shapes:
+            # Of one output position: a MAC for each weight of a convolution, a window for each feature.
+            macs = sum(rows * columns * below * above for rows, columns, below, above in shapes)
+            interpolation = window * sum(shape[-1] for shape in shapes) / macs
+            scopes = (rf"{STEP_SCOPE}\d+/{pattern}",)
+            name = f"{place}{number}_stride{4 * 2**halvings}"
+            found[name] = MaskedConvs(f"stage{number}", halvings, place == "stage", interpolation, scopes)
+
+    for number in (number for span in spans(config.exits)[1:] for number in span):
+        for branch in range(4):
+            note(number, "stage", branch, _of_branch(number, branch))
+        if number in config.exits:
+            for halvings in range(4):
+                note(number, "exit", halvings, _of_head(config, number, halvings))
+    return found
+
+
+def _of_branch(number: int, branch: int) -> str:
+    """Regex of the convolutions of a stage whose outputs have that branch's resolution."""
+    fused = [rf"fuse_\d_{branch}"]  # from it, before they are enlarged
+    fused += [rf"fuse_\d_{source}_{branch - source - 1}" for source in range(branch)]  # on the way down
+    inside = rf"stage{number}_\d+/(branch{branch}_\d+|{'|'.join(fused)})"
+    # Scopes name the stage above its modules; parameters do not.
+    return rf"backbone/(stage{number}/)?(transition{number - 1}_{branch}|{inside})/.*"
+
+
+def _of_head(config: AnytimeConfig, number: int, halvings: int) -> str:
+    """Regex of the convolutions of an exit's head whose inputs were pooled so often."""
+    if number == 4 or config.heads.kind == "plain":
+        units = ["unit", "classify"] if halvings == 0 else []
+    else:
+        depth = config.heads.downsampling[number - 1]
+        units = [f"down_{halvings - 1}"] if 0 < halvings <= depth else []
+        units += [f"up_{depth - 1 - halvings}"] if 0 < halvings < depth else []
+        units += ["classify"] if halvings == 0 else []
+    return rf"exit{number}/({'|'.join(units) or '(?!)'})/.*"
