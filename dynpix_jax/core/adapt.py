@@ -2,14 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.core.typing import Variables
 
+_BACKBONE = "backbone/"
+_COLLECTIONS = ("params", "batch_stats")  # moments too: a frozen norm would go by mean 0 and variance 1
 
-def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], list[str]]) -> Variables:
+
+def _no_other_names(path: str) -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """What a system takes over from an earlier stage, or from the bare weights of its backbone.
+
+    Attributes:
+        architecture: of the backbone, for messages.
+        blocks: names of its blocks, within the backbone ("res2_1"). Weights with another block of such a name
+            ("res2_9") are refused. Empty: not checked.
+        renames: path of a leaf -> other paths under which weights may hold it, best first.
+        stays_fresh: regex of paths within the backbone that weights need not hold.
+    """
+
+    architecture: str = "network"
+    blocks: Collection[str] = ()
+    renames: Callable[[str], Sequence[str]] = _no_other_names
+    stays_fresh: str = "(?!)"
+
+    def sources(self, path: str) -> list[str]:
+        """Paths under which weights may hold a leaf, best first; a bare backbone's have no prefix."""
+        names = [path, *self.renames(path)]
+        return list(dict.fromkeys([*names, *(name.removeprefix(_BACKBONE) for name in names)]))
+
+
+def take_over(given: Variables, fresh: Variables, rules: TakeOver) -> Variables:
+    """``fresh`` with all that ``given`` knows; what is above the backbone may stay fresh.
+
+    Raises:
+        UserError: a backbone of another architecture (missing or additional blocks, other shapes), or none.
+    """
+    foreign = _foreign_blocks(given, rules.blocks)
+    if foreign:
+        raise UserError(
+            f"weights: they hold {foreign[0]}, this {rules.architecture} has no such block; "
+            "were they made for another architecture?"
+        )
+    adapted = copy_matching(given, fresh, rules.sources)
+    for collection in _COLLECTIONS:
+        have = {path for path, _ in named_leaves(given.get(collection, {}))}
+        for path, _ in named_leaves(fresh.get(collection, {}).get("backbone", {})):
+            known = have.intersection(rules.sources(_BACKBONE + path))
+            if not known and not re.fullmatch(rules.stays_fresh, path):
+                raise UserError(
+                    f"weights: no {path} among their {collection} for this {rules.architecture}; "
+                    "were they made for another architecture?"
+                )
+    return adapted
+
+
+def _foreign_blocks(given: Variables, blocks: Collection[str]) -> list[str]:
+    """Blocks of ``given`` that have a name like those of ``blocks``, but another number."""
+    if not blocks:
+        return []
+    alike = re.compile("|".join(sorted({re.sub(r"\d+", r"\\d+", name) for name in blocks}, reverse=True)))
+    paths = (path.removeprefix(_BACKBONE) for path, _ in named_leaves(given.get("params", {})))
+    found = {match[0] for path in paths if (match := alike.match(path)) and path.startswith("/", match.end())}
+    return sorted(found - set(blocks))
+
+
+def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], Sequence[str]]) -> Variables:
     """``fresh`` with every leaf replaced that ``given`` has under a name in ``source(path)``, best first.
 
     Paths are within a collection ("backbone/res2_1/conv1/kernel").
@@ -22,18 +90,18 @@ def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], li
     for collection, tree in fresh.items():
         known = dict(named_leaves(given.get(collection, {})))
 
-        def pick(path: str, leaf: object, known: dict = known, collection: str = collection) -> object:
+        def pick(path: str, leaf: Any, known: dict[str, Any] = known, collection: str = collection) -> Any:
             nonlocal matched
-            for name in source(path):
-                if name in known:
-                    if known[name].shape != leaf.shape:  # type: ignore[attr-defined]
-                        raise UserError(
-                            f"weights: {collection}/{name} has shape {known[name].shape}; "
-                            f"{collection}/{path} expects {leaf.shape}"  # type: ignore[attr-defined]
-                        )
-                    matched += 1
-                    return known[name]
-            return leaf
+            name = next((name for name in source(path) if name in known), None)
+            if name is None:
+                return leaf
+            if known[name].shape != leaf.shape:
+                raise UserError(
+                    f"weights: {collection}/{name} has shape {known[name].shape}; "
+                    f"{collection}/{path} expects {leaf.shape}"
+                )
+            matched += 1
+            return known[name]
 
         result[collection] = map_named(pick, tree)
     if not matched:

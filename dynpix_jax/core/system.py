@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.core.adapt import TakeOver, take_over
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
@@ -132,6 +133,15 @@ class System(ABC):
         """Scheduled scalars (temperature, rho, ...) at ``step`` (may be traced) of a stage's ``steps``."""
         return {}
 
-    @abstractmethod
+    @property
+    def taken_over(self) -> TakeOver:
+        """What `adapt` carries over, and under which names."""
+        return TakeOver()
+
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """``fresh`` with all that a previous stage, or a pretrained backbone, already knows."""
+        """``fresh`` with all that a previous stage, or a pretrained backbone, already knows.
+
+        Raises:
+            UserError: the weights were made for another architecture.
+        """
+        return take_over(given, fresh, self.taken_over)

@@ -7,6 +7,7 @@ exit carries its prediction over (3.4, eq. 1 to 4).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -15,21 +16,27 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
+from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.progressive import Step, StepResult
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
+from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.nn.gates import ConfidenceOptions
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.ops.confidence import Measure, confidence
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear
-from dynpix_jax.papers.anytime import adapt as anytime_weights
 from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
 from dynpix_jax.papers.anytime.gating import MaskedConvs, masked_convs
+from dynpix_jax.papers.anytime.initial import initial_variables
 from dynpix_jax.papers.anytime.network import AnytimeNetwork, Progress, Span, spans
 
 __all__ = ["AdaptivityConfig", "Anytime", "AnytimeConfig", "AnytimeNetwork", "HeadConfig"]
+
+
+_BLOCK = re.compile(r"(layer1|stage[234])_\d+(/branch\d_\d+)?")
+"""Names of an HRNet's blocks, within the backbone."""
 
 
 class Anytime(System):
@@ -57,7 +64,7 @@ class Anytime(System):
         All kernels are parts of one draw: a program that draws each of hundreds on its own takes minutes to
         compile.
         """
-        return anytime_weights.init(self._shapes, key, heatmaps=self.task.stride > 1)
+        return initial_variables(self._shapes, key, heatmaps=self.task.stride > 1)
 
     def apply(
         self,
@@ -165,9 +172,12 @@ class Anytime(System):
         start = self.config.adaptivity.start if self.config.adaptivity else 0.0
         return {"adapt_now": jnp.asarray(step, jnp.float32) >= start * steps}
 
-    def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """See anytime_weights.adapt."""
-        return anytime_weights.adapt(self.config, given, fresh)
+    @property
+    def taken_over(self) -> TakeOver:
+        """Exits that the weights lack stay fresh, and so does what interpolation learns (``lam``)."""
+        names = (path for path, _ in named_leaves(self._shapes["params"]["backbone"]))
+        blocks = frozenset(match[0] for name in names if (match := _BLOCK.match(name)))
+        return TakeOver(f"HRNet {self.config.backbone.arch}", blocks, stays_fresh=".*/lam")
 
     @property
     def gated(self) -> dict[str, GatedLayer]:

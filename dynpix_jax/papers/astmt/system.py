@@ -16,10 +16,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
+from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
-from dynpix_jax.papers.astmt import adapt as astmt_weights
 from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient
 from dynpix_jax.papers.astmt.config import (
     AdversarialConfig,
@@ -169,9 +169,19 @@ class Astmt(System):
         task = self.tasks[name]
         return task.labelled(batch[task.target]) & batch["valid"][:, None, None]
 
-    def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """See astmt_weights.adapt."""
-        return astmt_weights.adapt(self.config, given, fresh)
+    @property
+    def taken_over(self) -> TakeOver:
+        """Every task's own norm or SE starts from the shared one.
+
+        Adapters stay fresh, and SE that the weights lack (torchvision's MobileNetV2 has none).
+        """
+        backbone = self.config.backbone
+
+        def renames(path: str) -> list[str]:
+            return ["/".join(part for part in path.split("/") if part not in self.config.tasks)]
+
+        blocks = frozenset(spec.name for spec in backbone.block_specs)
+        return TakeOver(backbone.name, blocks, renames, stays_fresh=".*/(se|adapter)/.*")
 
     def _run(self, *arguments: Any, **options: Any) -> Any:
         # Untyped: what a Flax method returns depends on what may change in it.

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax import tasks
-from dynpix_jax.core.adapt import copy_matching
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.progressive import STEP_SCOPE, Step, StepResult, in_step
 from dynpix_jax.core.routing import Routing
@@ -184,10 +183,6 @@ class Mdeq(System):
             terms |= {name: numbers[name].mean() for name in ("iterations", "residual")}
             terms["diverged"] = numbers["diverged"].sum()
         return total, LossAux(terms, updates)
-
-    def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """All that has the same name: another stage, or an official checkpoint, whose head may be missing."""
-        return copy_matching(given, fresh, lambda path: [path])
 
     @cached_property
     def alternatives(self) -> Mapping[str, Mdeq]:

@@ -15,6 +15,7 @@ from typing import cast
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
+from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
@@ -22,7 +23,6 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import LayerOptions, layer_rate_loss
 from dynpix_jax.ops.resize import cells_to_pixels
-from dynpix_jax.papers.pag import adapt as pag_weights
 from dynpix_jax.papers.pag.config import (
     GateConfig,
     MultiPoolConfig,
@@ -152,9 +152,21 @@ class Pag(System):
             "inserted": inserted,
         }
 
-    def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """See pag_weights.adapt."""
-        return pag_weights.adapt(self.config, given, fresh)
+    @property
+    def taken_over(self) -> TakeOver:
+        """Branches of a MultiPool start from the 3x3 that they replace."""
+        backbone = self.config.backbone
+        pooled = {name if name == "res6" else f"backbone/{name}" for name in self.config.multipool.blocks}
+
+        def renames(path: str) -> list[str]:
+            block, _, layer = path.partition("/multipool/dilation_")
+            if not layer or block not in pooled:
+                return []
+            layer = layer.partition("/")[2].replace("conv/", "conv2/").replace("bn/", "bn2/")
+            return [f"{block}/{layer}"]
+
+        blocks = frozenset(spec.name for spec in backbone.block_specs)
+        return TakeOver(backbone.name, blocks, renames, stays_fresh=".*/(gate|multipool)/.*")
 
     @property
     def gated(self) -> dict[str, GatedLayer]:

@@ -8,6 +8,7 @@ Every pass predicts classes and depth, and training supervises all of them (eq. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax import tasks
+from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import STEP_SCOPE, Step, StepResult, in_step
@@ -25,7 +27,6 @@ from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
-from dynpix_jax.papers.perspective import adapt as perspective_weights
 from dynpix_jax.papers.perspective import refinement
 from dynpix_jax.papers.perspective.config import (
     Gate,
@@ -189,9 +190,20 @@ class Perspective(System):
         total = sum(terms.values(), jnp.zeros(()))
         return total, LossAux(terms, updates)
 
-    def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """See perspective_weights.adapt."""
-        return perspective_weights.adapt(self.config, given, fresh)
+    @property
+    def taken_over(self) -> TakeOver:
+        """In the order of the supplement's section 1.
+
+        Branches start from the kernel that was tied over them, or from the convolution in their place;
+        backbones of further scales start from that of the image itself.
+        """
+        backbone = self.config.backbone
+
+        def renames(path: str) -> list[str]:
+            tied = re.sub(r"/pool/(dilation|scale)_\d+/", "/pool/shared/", path)
+            return [tied, re.sub(r"^(backbone|res6)_\d+/", r"\1/", path)]
+
+        return TakeOver(backbone.name, frozenset(spec.name for spec in backbone.block_specs), renames)
 
     @property
     def gated(self) -> dict[str, GatedLayer]:

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
-from dynpix_jax.core.adapt import copy_matching
+from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
-from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.papers.pixelnet.config import (
     HypercolumnConfig,
@@ -140,22 +139,10 @@ class PixelNet(System):
             return random_points(key, mask, sampling.pixels)
         return biased_points(key, mask, self.task.rare(target), sampling.pixels, sampling.rare_share)
 
-    def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """Weights of an earlier stage, or of a bare VGG-16; the MLP and its norms may stay fresh.
-
-        Raises:
-            UserError: a layer of the backbone is missing, or has another shape.
-        """
-        adapted = copy_matching(given, fresh, lambda path: [path, path.removeprefix("backbone/")])
-        for collection in ("params", "batch_stats"):
-            have = {path.removeprefix("backbone/") for path, _ in named_leaves(given.get(collection, {}))}
-            for path, _ in named_leaves(fresh.get(collection, {}).get("backbone", {})):
-                if path not in have:
-                    raise UserError(
-                        f"weights: no {path} among their {collection}; expected a VGG-16's, with every "
-                        "layer up to the highest of model.hypercolumn.layers"
-                    )
-        return adapted
+    @property
+    def taken_over(self) -> TakeOver:
+        """The MLP and its norms may stay fresh."""
+        return TakeOver(f"{self.config.backbone.name} up to the highest of model.hypercolumn.layers")
 
 
 def at_points(target: Array, points: Array) -> Array:
