@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from statistics import median
 from typing import Any
 
-import jax
 import numpy as np
 
 from dynpix_jax.core.capabilities import density, gated_layers, inputs_of
@@ -17,35 +14,22 @@ from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import FieldSpec, Source
 from dynpix_jax.core.system import System
-from dynpix_jax.core.typing import Array, Variables
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
-from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.results import delta_scores
 from dynpix_jax.evaluation.runner import ImageResult, Runner
-from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores, make_scorer, truth
+from dynpix_jax.evaluation.scorers import TaskScores, flatten_scores, make_scorer, truth
+from dynpix_jax.evaluation.totals import (
+    Decoder,
+    Differences,
+    ExitScores,
+    ExitTotals,
+    ImageNumbers,
+    ModeScores,
+    ModeTotals,
+    Scorers,
+)
 from dynpix_jax.tasks import Task, check_labels
-
-
-@dataclass(frozen=True)
-class ModeScores:
-    """One mode on all images: scores by task, median milliseconds and spread (10th to 90th percentile)."""
-
-    scores: dict[str, TaskScores]
-    milliseconds: float
-    milliseconds_spread: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class ExitScores:
-    """A prediction that is made on the way: its scores by task, and mean MACs an image up to it."""
-
-    scores: dict[str, TaskScores]
-    macs: float
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """The scores under the names of `tasks.all_scores`."""
-        return flatten_scores({name: scores.numbers for name, scores in self.scores.items()})
 
 
 @dataclass(frozen=True)
@@ -142,98 +126,55 @@ def evaluate_system(
         UserError: the source has no such labels or inputs, or other classes, an image cannot be read, or a
             batch has images of different sizes.
     """
-    tasks, spec = system.tasks, source.spec
-    check_labels(tasks, {name: spec.fields[name].classes for name in spec.labels}, f"source {spec.name}")
-    check_inputs(system, source)
+    tasks = system.tasks
+    check_source(system, source)
     runner = Runner(system, variables, settings.inference, implementation)
     count = min(settings.limit or len(source), len(source))
     # Where nothing is gated both modes are the same program: one run stands for both.
     modes = settings.modes if gated_layers(system) else settings.modes[:1]
-    scorers = {
-        mode: {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
-        for mode in modes
-    }
-    labels = tuple(dict.fromkeys(label for scorer in scorers[modes[0]].values() for label in scorer.labels))
 
-    @jax.jit
-    def decode(logits: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: task.decode(logits[name]) for name, task in tasks.items()}
+    def make() -> Scorers:
+        return {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
 
-    @jax.jit
-    def apart(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: task.difference(first[name], second[name]) for name, task in tasks.items()}
-
-    @partial(jax.jit, static_argnames="size")
-    def decode_exit(logits: Mapping[str, Array], size: tuple[int, int]) -> dict[str, Array]:
-        return decode(resize_logits(logits, tasks, size))
-
-    exit_scorers: list[dict[str, Scorer]] = []
-    exit_macs: list[list[float]] = []
-    milliseconds: dict[Mode, list[float]] = {mode: [] for mode in modes}
+    totals, exits = {mode: ModeTotals(make()) for mode in modes}, ExitTotals(make)
+    differences, decoder = Differences(dict.fromkeys(tasks)), Decoder(tasks)
+    images: list[ImageNumbers] = []
     seen: list[tuple[str, dict[Mode, ImageResult]]] = []
-    macs, macs_open, shares, measures = [], [], [], []
-    differences: dict[str, list[float]] = {name: [] for name in tasks}
+    labels = [label for scorer in totals[modes[0]].scorers.values() for label in scorer.labels]
     fields = tuple(dict.fromkeys((*labels, *inputs_of(system))))
     for batch in _batches(source, count, settings.batch_size, fields):
         inputs = {name: batch[name] for name in inputs_of(system)}
         results = {mode: runner.batch(batch["image"], mode, **inputs) for mode in modes}
-        predictions = {mode: decode(results[mode].outputs.predictions) for mode in modes}
+        predictions = {mode: decoder.decode(results[mode].outputs.predictions) for mode in modes}
         for mode in modes:
-            for name, scorer in scorers[mode].items():
-                scorer.add(predictions[mode][name], batch)
-            milliseconds[mode] += [results[mode].milliseconds] * int(batch["valid"].sum())
-        for name, gap in (apart(*predictions.values()) if len(modes) == 2 else {}).items():
-            differences[name].append(float(gap))
-        first = results[modes[0]]
+            totals[mode].add(predictions[mode], batch, results[mode].milliseconds)
+        if len(modes) == 2:
+            differences.add(decoder.difference(*predictions.values()))
+        first, size = results[modes[0]], (batch["image"].shape[1], batch["image"].shape[2])
         on_the_way = first.outputs.exits if first.exit_macs else ()
-        exit_scorers = exit_scorers or [
-            {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
-            for _ in on_the_way
-        ]
-        for logits, of_exit in zip(on_the_way, exit_scorers, strict=True):
-            found = decode_exit(logits, batch["image"].shape[1:3])
-            for name, scorer in of_exit.items():
-                scorer.add(found[name], batch)
+        exits.add([decoder.decode_at(logits, size) for logits in on_the_way], batch)
         for place in range(int(batch["valid"].sum())):
-            macs.append(first.macs[place])
-            macs_open.append(first.macs_open[place])
-            exit_macs.append([float(up_to[place]) for up_to in first.exit_macs])
-            shares.append({name: share[place] for name, share in first.shares.items()})
-            measures.append({name: float(value[place]) for name, value in first.outputs.measures.items()})
-            name = source.name(len(macs) - 1)
+            name = source.name(len(images))
+            images.append(ImageNumbers.of(first, place))
             if len(seen) < settings.pictures:
                 seen.append((name, {mode: result.image(place) for mode, result in results.items()}))
             if progress is not None:
-                progress(len(macs), name)
+                progress(len(images), name)
 
-    scored: dict[Mode, ModeScores] = {}
-    for mode in modes:
-        low, high = np.percentile(milliseconds[mode], (10, 90))
-        times = median(milliseconds[mode]), (float(low), float(high))
-        finished = {name: scorer.finish(progress) for name, scorer in scorers[mode].items()}
-        scored[mode] = ModeScores(finished, *times)
-    exits = [
-        ExitScores(
-            {name: scorer.finish(progress) for name, scorer in of_exit.items()},
-            float(np.mean([up_to[index] for up_to in exit_macs])),
-        )
-        for index, of_exit in enumerate(exit_scorers)
-    ]
-    if exits:
-        exits.append(ExitScores(scored[modes[0]].scores, float(np.mean(macs))))
-    means = {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}
+    scored = {mode: total.finish(progress) for mode, total in totals.items()}
+    means = ImageNumbers.mean(images)
     return Evaluation(
         tasks=tasks,
         images=count,
         modes={mode: scored.get(mode, scored[modes[0]]) for mode in settings.modes},
-        macs=float(np.mean(macs)),
-        macs_open=float(np.mean(macs_open)),
-        shares=means,
-        density=density(system, means),
-        mode_difference={name: max(gaps, default=None) for name, gaps in differences.items()},
-        measures={name: float(np.mean([one[name] for one in measures])) for name in measures[0]},
+        macs=means.macs,
+        macs_open=means.macs_open,
+        shares=means.shares,
+        density=density(system, means.shares),
+        mode_difference=differences.greatest,
+        measures=means.measures,
         seen=seen,
-        exits=exits,
+        exits=exits.finish(means.exit_macs, scored[modes[0]].scores, progress),
     )
 
 
@@ -279,12 +220,15 @@ def evaluate(
     return logged
 
 
-def check_inputs(system: System, source: Source) -> None:
-    """Raises UserError where the source has not what the system takes beside the images."""
+def check_source(system: System, source: Source) -> None:
+    """Raises UserError where the source has not the labels and inputs of the system, or other classes."""
+    spec = source.spec
+    classes = {name: spec.fields[name].classes for name in spec.labels}
+    check_labels(system.tasks, classes, f"source {spec.name}")
     for name in inputs_of(system):
-        if name not in source.spec.fields:
+        if name not in spec.fields:
             raise UserError(
-                f"source {source.spec.name}: no '{name}', which the network takes beside the image; "
+                f"source {spec.name}: no '{name}', which the network takes beside the image; "
                 "set fields of config.data.eval.source"
             )
 

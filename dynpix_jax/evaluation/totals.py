@@ -1,0 +1,166 @@
+"""What an evaluation adds up over batches: scores of each mode and exit, differences, numbers of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dynpix_jax.core.typing import Array
+from dynpix_jax.evaluation.inference import resize_logits
+from dynpix_jax.evaluation.runner import BatchResult
+from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores
+from dynpix_jax.tasks import Task
+
+Progress = Callable[[int, str], None]
+Batch = Mapping[str, np.ndarray]
+Scorers = dict[str, Scorer]
+"""By task."""
+
+
+@dataclass(frozen=True)
+class ModeScores:
+    """One mode on all images: scores by task, median milliseconds and spread (10th to 90th percentile)."""
+
+    scores: dict[str, TaskScores]
+    milliseconds: float
+    milliseconds_spread: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ExitScores:
+    """A prediction that is made on the way: its scores by task, and mean MACs an image up to it."""
+
+    scores: dict[str, TaskScores]
+    macs: float
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The scores under the names of `tasks.all_scores`."""
+        return flatten_scores({name: scores.numbers for name, scores in self.scores.items()})
+
+
+class Decoder:
+    """Compiled functions of the logits of several tasks.
+
+    Attributes:
+        decode: logits -> predictions.
+        decode_at: (logits, size) -> predictions of logits that are brought to a size (H, W) first.
+        difference: how far two predictions are apart, see `Task.difference`.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]):
+        def decode(logits: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: task.decode(logits[name]) for name, task in tasks.items()}
+
+        def decode_at(logits: Mapping[str, Array], size: tuple[int, int]) -> dict[str, Array]:
+            return decode(resize_logits(logits, tasks, size))
+
+        def difference(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: task.difference(first[name], second[name]) for name, task in tasks.items()}
+
+        self.decode, self.difference = jax.jit(decode), jax.jit(difference)
+        self.decode_at = jax.jit(decode_at, static_argnums=1)
+
+
+@dataclass
+class ModeTotals:
+    """One mode: scores by task, and how long it took."""
+
+    scorers: Scorers
+    milliseconds: list[float] = field(default_factory=list)
+
+    def add(self, predictions: Mapping[str, Array], batch: Batch, milliseconds: float) -> None:
+        """Adds a batch; milliseconds are those of an image."""
+        _score(self.scorers, predictions, batch)
+        self.milliseconds += [milliseconds] * int(batch["valid"].sum())
+
+    def finish(self, progress: Progress | None) -> ModeScores:
+        """The scores."""
+        low, high = np.percentile(self.milliseconds, (10, 90))
+        scores = _finish(self.scorers, progress)
+        return ModeScores(scores, median(self.milliseconds), (float(low), float(high)))
+
+
+@dataclass
+class ExitTotals:
+    """Scores of the predictions on the way, for which ``make`` makes scorers."""
+
+    make: Callable[[], Scorers]
+    scorers: list[Scorers] = field(default_factory=list)
+
+    def add(self, exits: Sequence[Mapping[str, Array]], batch: Batch) -> None:
+        """Adds the predictions of a batch, exit by exit."""
+        self.scorers = self.scorers or [self.make() for _ in exits]
+        for scorers, predictions in zip(self.scorers, exits, strict=True):
+            _score(scorers, predictions, batch)
+
+    def finish(
+        self, macs: Sequence[float], last: Mapping[str, TaskScores], progress: Progress | None
+    ) -> list[ExitScores]:
+        """The scores of each exit and of the last prediction, with MACs up to them; [] without exits."""
+        if not self.scorers:
+            return []
+        found = [*(_finish(scorers, progress) for scorers in self.scorers), dict(last)]
+        return [ExitScores(scores, up_to) for scores, up_to in zip(found, macs, strict=True)]
+
+
+@dataclass
+class Differences:
+    """The greatest difference of two modes over batches, by task."""
+
+    greatest: dict[str, float | None]
+
+    def add(self, gaps: Mapping[str, Array]) -> None:
+        """Adds those of a batch."""
+        for name, gap in gaps.items():
+            before = self.greatest[name]
+            self.greatest[name] = float(gap) if before is None else max(before, float(gap))
+
+
+class ImageNumbers(NamedTuple):
+    """Numbers of an image, or their means over images; see BatchResult.
+
+    Attributes:
+        macs: executed.
+        macs_open: had every gate been open.
+        exit_macs: up to each exit and the last prediction.
+        shares: executed share of each gated layer.
+        measures: of `Outputs.measures`.
+    """
+
+    macs: float
+    macs_open: float
+    exit_macs: tuple[float, ...]
+    shares: dict[str, float]
+    measures: dict[str, float]
+
+    @classmethod
+    def of(cls, result: BatchResult, place: int) -> ImageNumbers:
+        """Those of one image of a batch."""
+        return cls(
+            float(result.macs[place]),
+            float(result.macs_open[place]),
+            tuple(float(up_to[place]) for up_to in result.exit_macs),
+            {name: float(share[place]) for name, share in result.shares.items()},
+            {name: float(value[place]) for name, value in result.outputs.measures.items()},
+        )
+
+    @classmethod
+    def mean(cls, images: Sequence[ImageNumbers]) -> ImageNumbers:
+        """The mean of each number."""
+        means: ImageNumbers = jax.tree.map(lambda *numbers: float(np.mean(numbers)), *images)
+        return means
+
+
+def _score(scorers: Scorers, predictions: Mapping[str, Array], batch: Batch) -> None:
+    for name, scorer in scorers.items():
+        scorer.add(predictions[name], batch)
+
+
+def _finish(scorers: Scorers, progress: Progress | None) -> dict[str, TaskScores]:
+    return {name: scorer.finish(progress) for name, scorer in scorers.items()}
