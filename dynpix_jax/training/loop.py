@@ -16,25 +16,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.rng import stream
-from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.system import System
-from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import Checkpoints, Progress
-from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
-from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
-from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
+from dynpix_jax.training.sharding import make_mesh, put_batch
 from dynpix_jax.training.signals import StopRequest
 from dynpix_jax.training.snapshots import check_same_run, write_config
-from dynpix_jax.training.state import TrainState, new_state
-from dynpix_jax.training.step import StepFn, make_step
+from dynpix_jax.training.stages import Stage, make_stage
+from dynpix_jax.training.state import TrainState
 from dynpix_jax.training.writers import (
     ConsoleWriter,
     JsonlWriter,
@@ -63,24 +57,6 @@ class Result:
     finished: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stage:
-    """What is built for one stage."""
-
-    index: int
-    start: int
-    config: StageConfig
-    system: System
-    optimizer: StageOptimizer
-    abstract: TrainState
-    init: Callable[[Variables | None], TrainState]
-    step: StepFn
-
-    @property
-    def end(self) -> int:
-        return self.start + self.config.steps
-
-
 def train(
     run: RunConfig,
     workdir: str | Path,
@@ -105,131 +81,156 @@ def train(
         KeyboardInterrupt: by Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: the loss stopped being finite; the last checkpoint is from before that.
     """
-    settings = run.training
-    mesh = make_mesh(settings.mesh, settings.batch_size)
-    workdir = Path(workdir)
-    _make_workdir(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
-    saved = checkpoints.newest()
-    readers = [jax.process_count(), settings.workers]
-    if saved is not None:
-        check_same_run(saved.config, run, workdir, "give another --workdir or remove this one")
-    checkpoints.clean()
-
-    iterator = iter(batches)
-    image_shape = _image_shape(iterator)
-    stages = range(saved.stage if saved else 0, len(settings.stages))
-    stage = _make_stage(run, stages.start, mesh, image_shape)
-    if saved is not None:
-        same_readers = saved.readers == readers
-        state = checkpoints.restore(saved, stage.abstract, iterator if same_readers else None)
-        for _ in range(0 if same_readers else saved.step):
-            next(
-                iterator
-            )  # another number of readers keeps its place in another form; the batches are the same
-    else:
-        state = stage.init(initial_variables(settings.init_from))
-
-    out = Writers(_usual_writers(workdir, run, saved) if writers is None else writers)
-    if saved is not None:
-        out.note(
-            f"continuing from {checkpoints.path(saved.step)} (step {saved.step} of {settings.total_steps})"
-        )
-    meter = Meter(out, settings.log_every, settings.batch_size, saved.window if saved else None)
-    step, saved_step, evaluated = (saved.step, saved.step, saved.evaluated) if saved else (0, -1, False)
-
-    def save() -> None:
-        nonlocal saved_step
-        if step > saved_step:
-            meter.flush()
-            name = stage.config.name
-            progress = Progress(step, stage.index, name, run.given, evaluated, meter.window, readers)
-            checkpoints.save(state, iterator, progress)
-            saved_step = step
-
+    at = _Run(run, Path(workdir), batches, writers)
     try:
         with StopRequest() as stop:
-            for index in stages:
-                if index != stage.index:
-                    stage = _make_stage(run, index, mesh, image_shape)
-                    state = stage.init(state.variables)
-                out.note(_describe(stage, state))
+            for index in range(at.stage.index, len(run.stages)):
+                at.begin(index)
                 while True:
-                    stopping, at_end = stop.at(step), step == stage.end
-                    last = settings.eval_every > 0 and step == settings.total_steps
-                    evaluating = bool(evaluate_fn) and (last or _at(step, settings.eval_every))
-                    # Save.
-                    due = stopping or at_end or evaluating or _at(step, settings.checkpoint_every)
-                    if due:
-                        save()
-                    # Evaluate. Not when stopping: the next run does it.
-                    if evaluate_fn and evaluating and not evaluated and not stopping:
-                        values = evaluate_fn(stage.system, state.variables)
-                        out.write(step, "eval", {"stage": stage.config.name, **values})
-                        checkpoints.mark_evaluated(step)
-                        evaluated = True
+                    stopping, evaluating = stop.at(at.step), bool(evaluate_fn) and at.evaluation_due
+                    if stopping or at.stage_done or evaluating or at.checkpoint_due:
+                        at.save()
+                    # Not when stopping: the next run does it.
+                    if evaluate_fn and evaluating and not at.evaluated and not stopping:
+                        at.evaluate(evaluate_fn)
                     if stopping:
-                        out.note(f"stopped by {stop.signal} at step {step}; the same command continues")
+                        at.out.note(f"stopped by {stop.signal} at step {at.step}; the same command continues")
                         if stop.signal == "SIGINT":
                             raise KeyboardInterrupt
-                        return Result(state, index, finished=False)
-                    if at_end:
+                        return Result(at.state, index, finished=False)
+                    if at.stage_done:
                         break
-                    # Next batch.
-                    try:
-                        batch = next(iterator, None)
-                    except UserError:
-                        # An unreadable file. The steps so far are sound, and so is the position of an
-                        # iterator in this process: on the element that could not be read.
-                        if readers == [1, 0]:
-                            save()
-                        raise
-                    if batch is None:
-                        raise UserError(
-                            f"config.data.train: no more elements at step {step}; the loader must repeat"
-                        )
-                    # Step.
-                    state, metrics = stage.step(state, put_batch(batch, mesh))
-                    step, evaluated = step + 1, False
-                    # Write (what the step before has measured).
-                    meter.push(step, stage.config.name, metrics, np.asarray(batch["index"]))
-                    out.tick(step, stage.config.name)
-                meter.flush()
-        return Result(state, stages.stop - 1, finished=True)
+                    at.take_step(at.next_batch())
+                at.meter.flush()
+        return Result(at.state, len(run.stages) - 1, finished=True)
     finally:
-        out.close()
+        at.out.close()
 
 
-def _make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, ...]) -> _Stage:
-    """System, optimizer, shardings and compiled functions of stage `index`."""
-    settings, stage, start = run.training, run.stages[index], run.training.stage_start(index)
-    system = stage_system(stage)
-    example = {"image": np.zeros((1, *image_shape), np.uint8)}
-    key = stream(run.seed, "params", index)
-    shapes = jax.eval_shape(system.init, key, example)
-    optimizer = stage_optimizer(shapes["params"], settings, stage, system)
-    abstract = jax.eval_shape(
-        lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes
-    )
-    shardings = state_shardings(abstract, optimizer, mesh, settings.mesh)
-    abstract = jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, shardings
-    )
-    everywhere = NamedSharding(mesh, PartitionSpec())
+class _Run:
+    """Where a run stands, and what is done with it: save, evaluate, next batch, step, write.
 
-    def init(previous: Variables | None) -> TrainState:
-        variables = jax.jit(system.init, out_shardings=everywhere)(key, example)
-        if previous is not None:
-            variables = system.adapt(previous, variables)
-        return jax.device_put(new_state(variables, optimizer.tx, optimizer.pick, start), shardings)
+    Made from the newest checkpoint in its workdir, or fresh.
 
-    step = jax.jit(
-        make_step(system, optimizer, seed=run.seed, stage_start=start, stage_steps=stage.steps),
-        in_shardings=(shardings, None),
-        out_shardings=(shardings, everywhere),
-        donate_argnums=0,
-    )
-    return _Stage(index, start, stage, system, optimizer, abstract, init, step)
+    Attributes:
+        stage: the current one.
+        state: after `step` updates.
+        step: updates done, over all stages.
+        evaluated: whether the state was.
+        out: writes numbers and notes.
+        meter: numbers of the steps since the last line.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        workdir: Path,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        writers: Sequence[Writer] | None,
+    ):
+        settings = config.training
+        self._config = config
+        self._mesh = make_mesh(settings.mesh, settings.batch_size)
+        self._readers = [jax.process_count(), settings.workers]
+        _make_workdir(workdir)
+        self._checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
+        saved = self._checkpoints.newest()
+        if saved is not None:
+            check_same_run(saved.config, config, workdir, "give another --workdir or remove this one")
+        self._checkpoints.clean()
+        self._iterator: Any = iter(batches)
+        self._image_shape = _image_shape(self._iterator)
+        self.stage = self._make_stage(saved.stage if saved else 0)
+        self.step, self.evaluated = (saved.step, saved.evaluated) if saved else (0, False)
+        self._saved_step = saved.step if saved else -1
+        if saved is None:
+            self.state = self.stage.init(initial_variables(settings.init_from))
+        else:
+            self.state = self._restore(saved)
+        self.out = Writers(_usual_writers(workdir, config, saved) if writers is None else writers)
+        if saved is not None:
+            path, total = self._checkpoints.path(saved.step), settings.total_steps
+            self.out.note(f"continuing from {path} (step {saved.step} of {total})")
+        window = saved.window if saved else None
+        self.meter = Meter(self.out, settings.log_every, settings.batch_size, window)
+
+    @property
+    def stage_done(self) -> bool:
+        """Whether all steps of the stage are done."""
+        return self.step == self.stage.end
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether this step is one of those that are evaluated."""
+        settings = self._config.training
+        last = settings.eval_every > 0 and self.step == settings.total_steps
+        return last or _at(self.step, settings.eval_every)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether this step is one of those that are saved whatever happens."""
+        return _at(self.step, self._config.training.checkpoint_every)
+
+    def begin(self, index: int) -> None:
+        """Goes over to a stage, unless it is the current one."""
+        if index != self.stage.index:
+            self.stage = self._make_stage(index)
+            self.state = self.stage.init(self.state.variables)
+        self.out.note(self.stage.describe(self.state))
+
+    def save(self) -> None:
+        """Takes a checkpoint, unless this step has one."""
+        if self.step > self._saved_step:
+            self.meter.flush()
+            name, given = self.stage.config.name, self._config.given
+            window, readers = self.meter.window, self._readers
+            progress = Progress(self.step, self.stage.index, name, given, self.evaluated, window, readers)
+            self._checkpoints.save(self.state, self._iterator, progress)
+            self._saved_step = self.step
+
+    def evaluate(self, evaluate_fn: EvaluateFn) -> None:
+        """Evaluates the state and writes what is found."""
+        values = evaluate_fn(self.stage.system, self.state.variables)
+        self.out.write(self.step, "eval", {"stage": self.stage.config.name, **values})
+        self._checkpoints.mark_evaluated(self.step)
+        self.evaluated = True
+
+    def next_batch(self) -> Mapping[str, np.ndarray]:
+        """The next batch of the loader."""
+        try:
+            batch: Mapping[str, np.ndarray] | None = next(self._iterator, None)
+        except UserError:
+            # An unreadable file. The steps so far are sound, and so is the position of an iterator in this
+            # process: on the element that could not be read.
+            if self._readers == [1, 0]:
+                self.save()
+            raise
+        if batch is None:
+            raise UserError(
+                f"config.data.train: no more elements at step {self.step}; the loader must repeat"
+            )
+        return batch
+
+    def take_step(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Updates the state and writes what the step before has measured."""
+        self.state, metrics = self.stage.step(self.state, put_batch(batch, self._mesh))
+        self.step, self.evaluated = self.step + 1, False
+        self.meter.push(self.step, self.stage.config.name, metrics, np.asarray(batch["index"]))
+        self.out.tick(self.step, self.stage.config.name)
+
+    def _make_stage(self, index: int) -> Stage:
+        return make_stage(self._config, index, self._mesh, self._image_shape)
+
+    def _restore(self, saved: Progress) -> TrainState:
+        """The saved state; the iterator goes to where it was."""
+        same_readers = saved.readers == self._readers
+        iterator = self._iterator if same_readers else None
+        state = self._checkpoints.restore(saved, self.stage.abstract, iterator)
+        if not same_readers:
+            # Another number of readers keeps its place in another form; the batches are the same.
+            for _ in range(saved.step):
+                next(self._iterator)
+        return state
 
 
 def _at(step: int, every: int) -> bool:
@@ -265,12 +266,3 @@ def _usual_writers(workdir: Path, run: RunConfig, saved: Progress | None) -> lis
         TensorBoardWriter(workdir / "tensorboard", at),
         ConsoleWriter(run.training.total_steps),
     ]
-
-
-def _describe(stage: _Stage, state: TrainState) -> str:
-    count = sum(leaf.size for _, leaf in named_leaves(state.params))
-    trained = sum(leaf.size for leaf in stage.optimizer.pick(state.params).values())
-    return (
-        f"stage '{stage.config.name}': steps {stage.start} to {stage.end}, {count:,} parameters,"
-        f" {trained:,} trained, learning rate {stage.config.learning_rate:g}"
-    )

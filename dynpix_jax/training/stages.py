@@ -1,0 +1,93 @@
+"""What is built for one stage of training: system, optimizer, shardings and compiled functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.rng import stream
+from dynpix_jax.core.settings import StageConfig
+from dynpix_jax.core.system import System
+from dynpix_jax.core.trees import named_leaves
+from dynpix_jax.core.typing import Variables
+from dynpix_jax.training.checks import stage_system
+from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
+from dynpix_jax.training.sharding import state_shardings
+from dynpix_jax.training.state import TrainState, new_state
+from dynpix_jax.training.step import StepFn, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What is built for one stage.
+
+    Attributes:
+        index: in the run.
+        start: global step at which it begins.
+        config: its settings.
+        system: its network.
+        optimizer: of its trained leaves.
+        abstract: shapes, dtypes and shardings of its state.
+        init: variables of the stage before, or None, -> the state that it begins with.
+        step: the compiled training step; donates the state.
+    """
+
+    index: int
+    start: int
+    config: StageConfig
+    system: System
+    optimizer: StageOptimizer
+    abstract: TrainState
+    init: Callable[[Variables | None], TrainState]
+    step: StepFn
+
+    @property
+    def end(self) -> int:
+        """Global step at which it ends."""
+        return self.start + self.config.steps
+
+    def describe(self, state: TrainState) -> str:
+        """A line for the log."""
+        count = sum(leaf.size for _, leaf in named_leaves(state.params))
+        trained = sum(leaf.size for leaf in self.optimizer.pick(state.params).values())
+        return (
+            f"stage '{self.config.name}': steps {self.start} to {self.end}, {count:,} parameters,"
+            f" {trained:,} trained, learning rate {self.config.learning_rate:g}"
+        )
+
+
+def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, ...]) -> Stage:
+    """Builds stage `index` of a run whose images have that shape (H, W, 3)."""
+    settings, stage, start = run.training, run.stages[index], run.training.stage_start(index)
+    system = stage_system(stage)
+    example = {"image": np.zeros((1, *image_shape), np.uint8)}
+    key = stream(run.seed, "params", index)
+    shapes = jax.eval_shape(system.init, key, example)
+    optimizer = stage_optimizer(shapes["params"], settings, stage, system)
+    abstract = jax.eval_shape(
+        lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes
+    )
+    shardings = state_shardings(abstract, optimizer, mesh, settings.mesh)
+    abstract = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, shardings
+    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def init(previous: Variables | None) -> TrainState:
+        variables = jax.jit(system.init, out_shardings=everywhere)(key, example)
+        if previous is not None:
+            variables = system.adapt(previous, variables)
+        return jax.device_put(new_state(variables, optimizer.tx, optimizer.pick, start), shardings)
+
+    step = jax.jit(
+        make_step(system, optimizer, seed=run.seed, stage_start=start, stage_steps=stage.steps),
+        in_shardings=(shardings, None),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    return Stage(index, start, stage, system, optimizer, abstract, init, step)
