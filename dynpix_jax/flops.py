@@ -117,10 +117,10 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
         name = eqn.primitive.name
         # Inside a call names start anew: its caller's stand before them.
         scope = "/".join(filter(None, (prefix, str(eqn.source_info.name_stack))))
-        if name in ("dot_general", "conv_general_dilated"):
-            macs = times * (_dot_macs(eqn) if name == "dot_general" else _conv_macs(eqn))
-            counts.append((name, scope, macs))
-            total += macs
+        if (product := _product_macs(eqn)) is not None:
+            kind, macs = product
+            counts.append((kind, scope, times * macs))
+            total += times * macs
         elif name == "scan":
             total += _count(eqn.params["jaxpr"].jaxpr, times * eqn.params["length"], scope, counts)
         elif name == "cond":
@@ -131,10 +131,6 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
                 raise UnknownPrimitiveError(
                     "while: how often it runs is known at run time only; count the dense program instead"
                 )
-        elif name == "jit" and eqn.params["name"] == SHIFTED:
-            macs = times * shifted_macs(eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape)
-            counts.append((SHIFTED, scope, macs))
-            total += macs
         elif name in _CALLS:
             inner = [
                 value for value in eqn.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)
@@ -148,6 +144,18 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
                 "a call, or a primitive that multiplies no matrices"
             )
     return total
+
+
+def _product_macs(eqn: Any) -> tuple[str, float] | None:
+    """(its kind, MACs) of a product; None of what is none, or a program of several."""
+    name = eqn.primitive.name
+    if name == "dot_general":
+        return name, _dot_macs(eqn)
+    if name == "conv_general_dilated":
+        return name, _conv_macs(eqn)
+    if name == "jit" and eqn.params["name"] == SHIFTED:
+        return SHIFTED, shifted_macs(eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape)
+    return None
 
 
 def _count_cond(eqn: Any, times: float, scope: str, counts: list[tuple[str, str, float]]) -> float:

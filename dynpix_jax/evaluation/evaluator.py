@@ -19,16 +19,7 @@ from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.results import delta_scores
 from dynpix_jax.evaluation.runner import ImageResult, Runner
 from dynpix_jax.evaluation.scorers import TaskScores, flatten_scores, make_scorer, truth
-from dynpix_jax.evaluation.totals import (
-    Decoder,
-    Differences,
-    ExitScores,
-    ExitTotals,
-    ImageNumbers,
-    ModeScores,
-    ModeTotals,
-    Scorers,
-)
+from dynpix_jax.evaluation.totals import ExitScores, ImageNumbers, ModeScores, Scorers, Totals
 from dynpix_jax.tasks import Task, check_labels
 
 
@@ -136,33 +127,14 @@ def evaluate_system(
     def make() -> Scorers:
         return {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
 
-    totals, exits = {mode: ModeTotals(make()) for mode in modes}, ExitTotals(make)
-    differences, decoder = Differences(dict.fromkeys(tasks)), Decoder(tasks)
-    images: list[ImageNumbers] = []
-    seen: list[tuple[str, dict[Mode, ImageResult]]] = []
-    labels = [label for scorer in totals[modes[0]].scorers.values() for label in scorer.labels]
-    fields = tuple(dict.fromkeys((*labels, *inputs_of(system))))
+    totals = Totals(tasks, modes, make, source.name, settings.pictures, progress)
+    fields = tuple(dict.fromkeys((*totals.labels, *inputs_of(system))))
     for batch in _batches(source, count, settings.batch_size, fields):
         inputs = {name: batch[name] for name in inputs_of(system)}
-        results = {mode: runner.batch(batch["image"], mode, **inputs) for mode in modes}
-        predictions = {mode: decoder.decode(results[mode].outputs.predictions) for mode in modes}
-        for mode in modes:
-            totals[mode].add(predictions[mode], batch, results[mode].milliseconds)
-        if len(modes) == 2:
-            differences.add(decoder.difference(*predictions.values()))
-        first, size = results[modes[0]], (batch["image"].shape[1], batch["image"].shape[2])
-        on_the_way = first.outputs.exits if first.exit_macs else ()
-        exits.add([decoder.decode_at(logits, size) for logits in on_the_way], batch)
-        for place in range(int(batch["valid"].sum())):
-            name = source.name(len(images))
-            images.append(ImageNumbers.of(first, place))
-            if len(seen) < settings.pictures:
-                seen.append((name, {mode: result.image(place) for mode, result in results.items()}))
-            if progress is not None:
-                progress(len(images), name)
+        totals.add({mode: runner.batch(batch["image"], mode, **inputs) for mode in modes}, batch)
 
-    scored = {mode: total.finish(progress) for mode, total in totals.items()}
-    means = ImageNumbers.mean(images)
+    scored = {mode: total.finish(progress) for mode, total in totals.modes.items()}
+    means = ImageNumbers.mean(totals.images)
     return Evaluation(
         tasks=tasks,
         images=count,
@@ -171,10 +143,10 @@ def evaluate_system(
         macs_open=means.macs_open,
         shares=means.shares,
         density=density(system, means.shares),
-        mode_difference=differences.greatest,
+        mode_difference=totals.differences.greatest,
         measures=means.measures,
-        seen=seen,
-        exits=exits.finish(means.exit_macs, scored[modes[0]].scores, progress),
+        seen=totals.seen,
+        exits=totals.exits.finish(means.exit_macs, scored[modes[0]].scores, progress),
     )
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.typing import Array
 from dynpix_jax.evaluation.inference import resize_logits
-from dynpix_jax.evaluation.runner import BatchResult
+from dynpix_jax.evaluation.runner import BatchResult, ImageResult
 from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores
 from dynpix_jax.tasks import Task
 
@@ -155,6 +156,60 @@ class ImageNumbers(NamedTuple):
         """The mean of each number."""
         means: ImageNumbers = jax.tree.map(lambda *numbers: float(np.mean(numbers)), *images)
         return means
+
+
+class Totals:
+    """All that is added up over the batches of an evaluation.
+
+    Args:
+        tasks: what is scored.
+        modes: that are run, the one that is reported first first.
+        make: makes scorers.
+        name: of an image by its index.
+        pictures: how many images' results are kept.
+        progress: called with the number of images done and a name.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        modes: Sequence[Mode],
+        make: Callable[[], Scorers],
+        name: Callable[[int], str],
+        pictures: int,
+        progress: Progress | None,
+    ):
+        self.modes = {mode: ModeTotals(make()) for mode in modes}
+        self.exits, self.differences = ExitTotals(make), Differences(dict.fromkeys(tasks))
+        self.images: list[ImageNumbers] = []
+        self.seen: list[tuple[str, dict[Mode, ImageResult]]] = []
+        self._decoder, self._name = Decoder(tasks), name
+        self._pictures, self._progress = pictures, progress
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that scorers read."""
+        scorers = next(iter(self.modes.values())).scorers.values()
+        return tuple(dict.fromkeys(label for scorer in scorers for label in scorer.labels))
+
+    def add(self, results: Mapping[Mode, BatchResult], batch: Batch) -> None:
+        """Adds a batch that was run in all modes."""
+        logits = {mode: result.outputs.predictions for mode, result in results.items()}
+        predictions = {mode: self._decoder.decode(one) for mode, one in logits.items()}
+        for mode, total in self.modes.items():
+            total.add(predictions[mode], batch, results[mode].milliseconds)
+        if len(predictions) == 2:
+            self.differences.add(self._decoder.difference(*predictions.values()))
+        first, size = next(iter(results.values())), (batch["image"].shape[1], batch["image"].shape[2])
+        on_the_way = first.outputs.exits if first.exit_macs else ()
+        self.exits.add([self._decoder.decode_at(one, size) for one in on_the_way], batch)
+        for place in range(int(batch["valid"].sum())):
+            name = self._name(len(self.images))
+            self.images.append(ImageNumbers.of(first, place))
+            if len(self.seen) < self._pictures:
+                self.seen.append((name, {mode: result.image(place) for mode, result in results.items()}))
+            if self._progress is not None:
+                self._progress(len(self.images), name)
 
 
 def _score(scorers: Scorers, predictions: Mapping[str, Array], batch: Batch) -> None:
