@@ -55,7 +55,8 @@ class Registry(Generic[T]):
                 f"{path}: there is no {self.kind} {name!r}; {suggest(name, self._entries)}; "
                 "your own is named package.module:Name"
             )
-        return _imported(entry, path) if isinstance(entry, str) else entry
+        found: T = _imported(entry, path) if isinstance(entry, str) else entry
+        return found
 
 
 def _imported(entry: str, path: str) -> Any:

@@ -153,7 +153,8 @@ class Task(ABC):
         """
         if label.shape[1:3] == size:
             return label
-        return jax.image.resize(label, (len(label), *size, *label.shape[3:]), "nearest")
+        resized: Array = jax.image.resize(label, (len(label), *size, *label.shape[3:]), "nearest")
+        return resized
 
     def mix(self, logits: Array) -> Array:
         """Logits -> the values, of the same shape, that are averaged over views."""

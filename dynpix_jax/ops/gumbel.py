@@ -95,7 +95,8 @@ def _straight_through_fwd(noisy: Array, temperature: Array, axis: int) -> tuple[
 
 def _straight_through_bwd(axis: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     _, vjp = jax.vjp(partial(_relaxed, axis=axis), *residuals)
-    return vjp(cotangent)
+    gradients: tuple[Array, Array] = vjp(cotangent)
+    return gradients
 
 
 _straight_through.defvjp(_straight_through_fwd, _straight_through_bwd)

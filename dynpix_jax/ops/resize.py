@@ -112,7 +112,8 @@ def _nearest_index(old: int, new: int) -> np.ndarray:
     if new == 2 * old:
         return np.arange(new) // 2
     scale = np.float32(old) / np.float32(new)
-    return np.minimum(np.floor(np.arange(new, dtype=np.float32) * scale).astype(np.int32), old - 1)
+    index: np.ndarray = np.floor(np.arange(new, dtype=np.float32) * scale).astype(np.int32)
+    return index.clip(max=old - 1)
 
 
 def _check(name: str, x: Array, size: tuple[int, int], ranks: tuple[int, ...] = (4,)) -> None:

@@ -60,9 +60,9 @@ class StageOptimizer:
 
 def merge(*parts: Flat) -> Params:
     """The nested params of several flat dicts."""
-    return flax.traverse_util.unflatten_dict(
-        {path: leaf for part in parts for path, leaf in part.items()}, sep="/"
-    )
+    leaves = {path: leaf for part in parts for path, leaf in part.items()}
+    nested: Params = flax.traverse_util.unflatten_dict(leaves, sep="/")
+    return nested
 
 
 def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: int) -> optax.Schedule:

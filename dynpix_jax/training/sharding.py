@@ -67,7 +67,8 @@ def state_shardings(
     def follow(path: tuple[Any, ...], _: Any) -> NamedSharding:
         # What belongs to a parameter stands in a flat dict under its path.
         name = str(path[-1].key) if isinstance(path[-1], DictKey) else ""
-        return of_leaves.get(name, everywhere)
+        placed: NamedSharding = of_leaves.get(name, everywhere)
+        return placed
 
     opt_state = jax.tree_util.tree_map_with_path(follow, abstract.opt_state)
     step: Any = everywhere  # a sharding stands where the array will

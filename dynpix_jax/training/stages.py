@@ -82,7 +82,9 @@ def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, .
         variables = jax.jit(system.init, out_shardings=everywhere)(key, example)
         if previous is not None:
             variables = system.adapt(previous, variables)
-        return jax.device_put(new_state(variables, optimizer.tx, optimizer.pick, start), shardings)
+        state = new_state(variables, optimizer.tx, optimizer.pick, start)
+        placed: TrainState = jax.device_put(state, shardings)
+        return placed
 
     step = jax.jit(
         make_step(system, optimizer, seed=run.seed, stage_start=start, stage_steps=stage.steps),
