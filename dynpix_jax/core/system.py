@@ -95,6 +95,23 @@ class System(ABC):
         variables = self.network.init({"params": params, "gumbel": gumbel}, images)
         return dict(variables)
 
+    def call(
+        self,
+        variables: Variables,
+        *arguments: Any,
+        method: str = "__call__",
+        rngs: Mapping[str, PRNGKey] | None = None,
+        moving: bool = False,
+        **options: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """What a method of the network gives, and the new ``batch_stats``: {} unless they are ``moving``."""
+        if not moving:
+            return self.network.apply(variables, *arguments, method=method, **options), {}
+        result, updates = self.network.apply(
+            variables, *arguments, method=method, rngs=dict(rngs or {}), mutable=["batch_stats"], **options
+        )
+        return result, dict(updates)
+
     @abstractmethod
     def apply(
         self,

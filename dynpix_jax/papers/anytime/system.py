@@ -102,10 +102,8 @@ class Anytime(System):
         key = (rngs or {}).get("gumbel") if train else None
         arguments = (images, self._decider(given, key, adapt_now), routing)
         size = (images.shape[1], images.shape[2])
-        if not train:
-            return self._outputs(self._run(variables, *arguments), size)
-        after, updates = self._run(variables, *arguments, mutable=["batch_stats"])
-        return self._outputs(after, size, dict(updates))
+        after, updates = self.call(variables, *arguments, moving=train)
+        return self._outputs(after, size, updates)
 
     def steps(
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
@@ -137,7 +135,7 @@ class Anytime(System):
         size: tuple[int, int],
     ) -> tuple[Progress, StepResult]:
         decide = self._decider(routing.masks, None, True)
-        after = self._run(variables, span, before, decide, routing, method="advance")
+        after, _ = self.call(variables, span, before, decide, routing, method="advance")
         gates = {} if before.mask is None else dict.fromkeys(_masks(span), before.mask)
         result = StepResult(
             {self.task.name: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
@@ -218,10 +216,6 @@ class Anytime(System):
     def _masked(self) -> dict[str, MaskedConvs]:
         return masked_convs(self.config, self._shapes["params"])
 
-    def _run(self, *arguments: Any, **options: Any) -> Any:
-        # Untyped: what a Flax method returns depends on what may change in it.
-        return self.network.apply(*arguments, **options)
-
     def _check(self, routing: Routing, images: Array) -> Mapping[str, Mask]:
         """The given masks by the first stage that they mask; all stages from exit to exit share one."""
         given = routing.masks_of(self._gates)
@@ -259,15 +253,13 @@ class Anytime(System):
         """Logits as the task wants them: at the image's resolution, or the network's own (heatmaps)."""
         return resize_bilinear(logits, self.task.logits_size(size))
 
-    def _outputs(
-        self, after: Sequence[Progress], size: tuple[int, int], updates: dict[str, Any] | None = None
-    ) -> Outputs:
+    def _outputs(self, after: Sequence[Progress], size: tuple[int, int], updates: dict[str, Any]) -> Outputs:
         *exits, last = ({self.task.name: self._to_image(one.logits, size)} for one in after)
         gates: dict[str, Array] = {}
         for span, before in zip(spans(self.config.exits)[1:], after, strict=False):
             if before.mask is not None:
                 gates |= dict.fromkeys(_masks(span), before.mask.astype(jnp.float32))
-        return Outputs(last, gates, exits=tuple(exits), updates=updates or {})
+        return Outputs(last, gates, exits=tuple(exits), updates=updates)
 
 
 def _masks(span: Span) -> tuple[str, ...]:

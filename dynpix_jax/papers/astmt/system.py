@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -78,10 +77,9 @@ class Astmt(System):
         goes task by task (`turn_loss`); here the norms of all tasks move.
         """
         routing.masks_of(())
-        if not routing.train:
-            return Outputs(self._run(variables, images))
-        predictions, updates = self._run(variables, images, train=True, mutable=["batch_stats"])
-        return Outputs(predictions, updates=dict(updates))
+        train = routing.train
+        predictions, updates = self.call(variables, images, moving=train, train=train)
+        return Outputs(predictions, updates=updates)
 
     def loss(
         self,
@@ -115,16 +113,13 @@ class Astmt(System):
         task, weight = self.tasks[turn], float(self.config.task_weights.get(turn, 1.0))
         images, size = batch["image"], (batch["image"].shape[1], batch["image"].shape[2])
         features: Features
-        features, updates = self._run(
-            variables, images, turn, train=True, method="features", mutable=["batch_stats"]
-        )
+        features, updates = self.call(variables, images, turn, method="features", moving=True, train=True)
         moved = {**variables, **updates}
 
         def read(first: Array) -> tuple[Array, Any]:
-            logits, updates = self._run(
-                moved, (first, features[1]), turn, size, train=True, method="read", mutable=["batch_stats"]
-            )
-            return weight * task.loss(logits, batch[task.target], batch["valid"]), dict(updates)
+            arguments = ((first, features[1]), turn, size)
+            logits, updates = self.call(moved, *arguments, method="read", moving=True, train=True)
+            return weight * task.loss(logits, batch[task.target], batch["valid"]), updates
 
         adversarial = self.config.adversarial
         # Without a weight there is nothing to add: the program is the plain one, bit for bit.
@@ -132,7 +127,11 @@ class Astmt(System):
             loss, updates = read(features[0])
             return loss, LossAux({turn: loss}, updates)
         loss, updates, gradient = loss_and_gradient(read, features[0])
-        discriminate = partial(self._run, variables, method="discriminate")
+
+        def discriminate(gradient: Array) -> Array:
+            tasks: Array = self.call(variables, gradient, method="discriminate")[0]
+            return tasks
+
         labelled, index = self._labelled(batch, turn), self.config.tasks.index(turn)
         told = discriminator_loss(discriminate, gradient, labelled, index, controls["reversal"])
         loss, told = (1.0 - adversarial.weight) * loss, adversarial.weight * told
@@ -182,7 +181,3 @@ class Astmt(System):
 
         blocks = frozenset(spec.name for spec in backbone.block_specs)
         return TakeOver(backbone.name, blocks, renames, stays_fresh=".*/(se|adapter)/.*")
-
-    def _run(self, *arguments: Any, **options: Any) -> Any:
-        # Untyped: what a Flax method returns depends on what may change in it.
-        return self.network.apply(*arguments, **options)

@@ -224,26 +224,24 @@ class Mdeq(System):
     ) -> tuple[Maps, solvers.Stats | None, dict[str, Any], Array]:
         """(z, how it was found, new batch_stats, Jacobian penalty or 0)."""
         config, nothing = self.config, jnp.zeros(())
-        x, updates = self.network.apply(
-            variables, images, train=True, method="inject", mutable=["batch_stats"]
-        )
+        x, updates = self.call(variables, images, method="inject", moving=True, train=True)
         drawn = config.cell.dropout > 0 or config.jacobian.weight > 0
         key = rngs["dropout"] if drawn else None
         f, theta, z = self._problem(variables, x, key)
         if config.unrolled:
             z = solvers.unrolled(partial(f, theta), z, config.unrolled)
-            return self._maps(theta, z), None, dict(updates), nothing
+            return self._maps(theta, z), None, updates, nothing
         z, how = solvers.fixed_point(f, theta, z, config.forward, config.backward)
         jacobian = config.jacobian
         if key is None or not jacobian.weight:
-            return self._maps(theta, z), how, dict(updates), nothing
+            return self._maps(theta, z), how, updates, nothing
         key, draw = jax.random.split(jax.random.fold_in(key, 1))
         penalty = lax.cond(
             jax.random.uniform(draw) < jacobian.frequency,
             lambda: solvers.jacobian_penalty(partial(f, theta), z, key, jacobian.probes),
             lambda: nothing,
         )
-        return self._maps(theta, z), how, dict(updates), penalty
+        return self._maps(theta, z), how, updates, penalty
 
     def _problem(
         self, variables: Variables, x: Array, dropout: PRNGKey | None
@@ -298,10 +296,7 @@ class Mdeq(System):
         self, variables: Variables, updates: Mapping[str, Any], z: Maps
     ) -> tuple[Array, dict[str, Any]]:
         """(logits, new batch_stats) after the stem's."""
-        logits, updates = self.network.apply(
-            {**variables, **updates}, z, train=True, method="decode", mutable=["batch_stats"]
-        )
-        return logits, dict(updates)
+        return self.call({**variables, **updates}, z, method="decode", moving=True, train=True)
 
     def _at(self, logits: Array, images: Array) -> dict[str, Array]:
         return self._full(logits, (images.shape[1], images.shape[2]))

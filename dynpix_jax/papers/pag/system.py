@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import cast
 
 import jax.numpy as jnp
 
@@ -83,12 +82,9 @@ class Pag(System):
         rngs: Mapping[str, PRNGKey] | None = None,
     ) -> Outputs:
         """`apply` with so many gates in force; see PagNetwork."""
-        if not routing.train:
-            return cast(Outputs, self.network.apply(variables, images, routing, inserted))
-        outputs, updates = self.network.apply(
-            variables, images, routing, inserted, rngs=dict(rngs or {}), mutable=["batch_stats"]
-        )
-        return cast(Outputs, dataclasses.replace(outputs, updates=dict(updates)))
+        outputs: Outputs
+        outputs, updates = self.call(variables, images, routing, inserted, rngs=rngs, moving=routing.train)
+        return dataclasses.replace(outputs, updates=updates)
 
     def loss(
         self,

@@ -125,7 +125,7 @@ class Perspective(System):
         self, variables: Variables, images: Array, truth: Array | None, routing: Routing
     ) -> tuple[State, dict[str, Array], Array | None]:
         arguments = (images, routing, truth, self._one_hot(routing))
-        x, step = self._run(variables, *arguments, method="start")
+        (x, step), _ = self.call(variables, *arguments, method="start")
         size = (images.shape[1], images.shape[2])
         return (x, step.feature), self._predictions(step, size), step.weights
 
@@ -140,7 +140,7 @@ class Perspective(System):
     ) -> tuple[State, dict[str, Array], Array | None]:
         x, previous = state
         arguments = (x, previous, routing, truth, self._one_hot(routing))
-        step = self._run(variables, *arguments, method="refine")
+        step, _ = self.call(variables, *arguments, method="refine")
         return (x, step.feature), self._predictions(step, size), step.weights
 
     def loss(
@@ -270,10 +270,6 @@ class Perspective(System):
             found[f"loop_{loops}"] = replace(config, loops=loops, pooling=fewer)
         return {name: Perspective(changed) for name, changed in found.items()}
 
-    def _run(self, *arguments: Any, **options: Any) -> Any:
-        # Untyped: what a Flax method returns depends on what may change in it.
-        return self.network.apply(*arguments, **options)
-
     def _forward(
         self,
         variables: Variables,
@@ -284,10 +280,7 @@ class Perspective(System):
     ) -> tuple[tuple[refinement.Step, ...], dict[str, Any]]:
         """(all steps, new batch_stats)."""
         arguments = (images, routing, self._truth(images, inputs), self._one_hot(routing))
-        if not routing.train:
-            return self._run(variables, *arguments), {}
-        steps, updates = self._run(variables, *arguments, rngs=dict(rngs or {}), mutable=["batch_stats"])
-        return steps, dict(updates)
+        return self.call(variables, *arguments, rngs=rngs, moving=routing.train)
 
     def _one_hot(self, routing: Routing) -> bool:
         return not routing.train and self.config.pooling.gate == "argmax"
