@@ -57,8 +57,13 @@ def pool_dilated(
       routing: in sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only.
       one_hot: whether each pixel has one weight of 1, the others 0.
     """
+
+    def everywhere(dilation: int) -> Array:
+        with jax.named_scope(f"branch_{dilation}"):  # kernels may be tied: it tells their products apart
+            return branch(dilation)(x, dilation, train=routing.train)
+
     if weights is None or not one_hot or routing.mode == "dense":
-        pooled = (branch(d)(x, d, train=routing.train) if d else x for d in dilations)
+        pooled = (everywhere(dilation) if dilation else x for dilation in dilations)
         return weighted_sum(pooled, weights, len(dilations))
     # A pixel that copies its input keeps it; without a copy branch every position is written once.
     out = x if 0 in dilations else None

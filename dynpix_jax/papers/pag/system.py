@@ -170,7 +170,7 @@ class Pag(System):
         layers = {name: GatedLayer((f"backbone/{name}/{GATED}",)) for name in gated_blocks(self.config)}
         for name, dilation, _ in self._branches:
             place = name if name == "res6" else f"backbone/{name}"
-            scopes = (f"{place}/multipool/dilation_{dilation}",)
+            scopes = (f"{place}/multipool/branch_{dilation}",)
             layers[f"{name}/dilation_{dilation}"] = GatedLayer(scopes, "branch", name)
         return layers
 
