@@ -106,16 +106,6 @@ def anytime_config(
     """
     exits = (4,) if args.variant == "hrnet" else (1, 2, 3, 4)
     redesigned = args.variant == "rh" or (args.variant == "ca" and args.heads == "redesigned")
-    own = args.threshold or (threshold if args.criterion == "max_probability" else THRESHOLDS[args.criterion])
-    by_share = args.criterion in ("top_k", "random")
-    adaptivity = dict(
-        kind=args.criterion if by_share else "confidence",
-        # Of the positions, "threshold" is the share that is skipped.
-        options=dict(density=1.0 - own) if by_share else dict(measure=args.criterion, threshold=own),
-        start=0.0,
-        radius=3,
-        normalize=args.normalize,
-    )
     config = ml_collections.ConfigDict()
     config.name = f"anytime_{dataset}_{args.arch}_{args.variant}"
     config.model = dict(
@@ -134,7 +124,7 @@ def anytime_config(
         exits=exits,
         weights=(1.0,) * len(exits),
         heads=_heads(args, redesigned),
-        adaptivity=adaptivity if args.variant == "ca" else None,
+        adaptivity=_adaptivity(args, threshold) if args.variant == "ca" else None,
     )
     config.training = dict(
         batch_size=batch_size,
@@ -153,6 +143,19 @@ def anytime_config(
         inference=dict(scales=(scale,)),
     )
     return config
+
+
+def _adaptivity(args: ml_collections.ConfigDict, threshold: float) -> dict[str, Any]:
+    own = args.threshold or (threshold if args.criterion == "max_probability" else THRESHOLDS[args.criterion])
+    by_share = args.criterion in ("top_k", "random")
+    return dict(
+        kind=args.criterion if by_share else "confidence",
+        # Of the positions, "threshold" is the share that is skipped.
+        options=dict(density=1.0 - own) if by_share else dict(measure=args.criterion, threshold=own),
+        start=0.0,
+        radius=3,
+        normalize=args.normalize,
+    )
 
 
 def _heads(args: ml_collections.ConfigDict, redesigned: bool) -> dict[str, Any]:

@@ -99,6 +99,27 @@ def check_number(name: str, value: int, choices: tuple[int, ...]) -> None:
         raise UserError(f"config argument {name}={value}: expected one of {', '.join(map(str, choices))}")
 
 
+# A short training from ImageNet's weights, against the paper's.
+CPU = dict(
+    optimizer="adamw",
+    weight_decay=1e-4,
+    poly_power=0.9,
+    warmup_steps=50,
+    grad_clip=1.0,
+    checkpoint_every=250,
+    workers=0,
+)
+GPU = dict(
+    optimizer="sgd",
+    weight_decay=5e-4,
+    poly_power=0.0,
+    warmup_steps=0,
+    grad_clip=0.0,
+    checkpoint_every=1000,
+    workers=8,
+)
+
+
 def pixelnet_config(
     args: ml_collections.ConfigDict,
     name: str,
@@ -144,14 +165,8 @@ def pixelnet_config(
     config.training = dict(
         batch_size=args.images or (cpu_images if cpu else 5),
         stages=_stages(args, length),
-        optimizer="adamw" if cpu else "sgd",
-        weight_decay=1e-4 if cpu else 5e-4,
-        poly_power=0.9 if cpu else 0.0,
-        warmup_steps=50 if cpu else 0,
-        grad_clip=1.0 if cpu else 0.0,
-        checkpoint_every=250 if cpu else 1000,
         init_from=args.continue_from or args.weights,
-        workers=0 if cpu else 8,
+        **(CPU if cpu else GPU),
     )
     config.evaluation = dict(
         mode="dense",

@@ -93,18 +93,18 @@ def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
         heads += [*(f"{label} here" for label in (*labels, *delta)), f"{name} here", "measured on"]
     lines = []
     for row in table.rows:
-        values = [score_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
-        if delta:
-            values += [score_text(DELTA_M, table.paper_delta(row)), score_text(DELTA_M, row.printed)]
-        line = [
-            row.network,
-            *values,
-            *(macs_text(table, one) for one in (row.macs, row.counted)[: len(macs)]),
-        ]
-        if runs is not None:
-            line += _measured(table, row, runs)
-        lines.append([*line, table.spec(row)])
+        measured = [] if runs is None else _measured(table, row, runs)
+        costs = [macs_text(table, one) for one in (row.macs, row.counted)[: len(macs)]]
+        lines.append([row.network, *_printed(table, row), *costs, *measured, table.spec(row)])
     return [*heads, "config"], lines
+
+
+def _printed(table: Table, row: Row) -> list[str]:
+    """The paper's scores of a row."""
+    values = [score_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
+    if table.has_delta:
+        values += [score_text(DELTA_M, table.paper_delta(row)), score_text(DELTA_M, row.printed)]
+    return values
 
 
 def _measured(table: Table, row: Row, runs: Runs) -> list[str]:

@@ -110,12 +110,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Labels the photos and prints a line each; returns 0."""
-    if args.max_side and args.max_side < 16:
-        raise UserError(f"--max-side {args.max_side}: expected at least 16 pixels, or 0 for no limit")
     budgets = {"budget_ms": args.budget_ms, "budget_macs": args.budget_macs}
-    for name, budget in budgets.items():
-        if budget is not None and not 0 < budget < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {budget:g}: expected a number above 0")
+    _check_numbers(args, budgets)
     photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
     names = result_names(photos)
     _check_output(args.out, photos, names)
@@ -132,11 +128,8 @@ def run(args: argparse.Namespace) -> int:
     bounded = any(budget is not None for budget in budgets.values())
     predict = partial(runner.within, **budgets) if bounded else runner
     crop = settings.data.eval.source.crop
-    if args.box is not None:
-        if crop is None:
-            raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
-        if min(args.box[2:]) <= 0:
-            raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
+    if args.box is not None and crop is None:
+        raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
     results = []
     try:
         for photo in read_photos(photos, names, args.max_side):
@@ -150,6 +143,16 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(results, indent=2))
     return 0
+
+
+def _check_numbers(args: argparse.Namespace, budgets: Mapping[str, float | None]) -> None:
+    if args.max_side and args.max_side < 16:
+        raise UserError(f"--max-side {args.max_side}: expected at least 16 pixels, or 0 for no limit")
+    for name, budget in budgets.items():
+        if budget is not None and not 0 < budget < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {budget:g}: expected a number above 0")
+    if args.box is not None and min(args.box[2:]) <= 0:
+        raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
 
 
 def result_names(photos: Iterable[Path]) -> dict[Path, str]:

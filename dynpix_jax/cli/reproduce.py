@@ -9,7 +9,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from types import FrameType
@@ -23,6 +24,9 @@ from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_steps, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
+
+Column = tuple[str, Callable[[Reached], str]]
+"""Of a table: its head, and the cell of a row."""
 
 _EXAMPLE = """\
 example:
@@ -155,42 +159,61 @@ def cells(table: Table, rows: Sequence[Reached]) -> tuple[list[str], list[list[s
 
     Columns of what the paper prints of none of the rows are left out.
     """
-    shown = [
-        any(value is not None for value in one) for one in zip(*(row.row.paper for row in rows), strict=True)
+    columns: list[Column] = [
+        ("network", lambda reached: reached.row.network),
+        *_score_columns(table, rows),
+        *_cost_columns(table, rows),
+        ("runs", lambda reached: str(len(reached.results))),
     ]
-    has_delta = any(reached.row.printed is not None for reached in rows)
-    printed = any(reached.row.macs is not None for reached in rows)
-    gated = any(one.density is not None for reached in rows for one in reached.results)
-    times = [one.milliseconds for reached in rows for one in reached.results]
-    modes = list(dict.fromkeys(mode for one in times for mode in one))
-    unit = "MACs/2^30" if table.gibi else "MACs"
-    heads = ["network"]
-    for score, also in zip(table.scores, shown, strict=True):
-        heads += [*([f"{score.label} paper"] if also else []), score.label]
+    return [head for head, _ in columns], [[cell(reached) for _, cell in columns] for reached in rows]
+
+
+def _score_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
+    for index, score in enumerate(table.scores):
+        if any(reached.row.paper[index] is not None for reached in rows):
+            yield f"{score.label} paper", partial(_paper_score, score, index)
+        yield score.label, partial(_own_score, table, score)
     if table.has_delta:
-        heads += [*([f"{DELTA_M.label} paper"] if has_delta else []), DELTA_M.label]
-    heads += [*([f"{unit} paper"] if printed else []), unit, *(["density"] if gated else [])]
-    heads += [*(f"{mode} ms" for mode in modes), "runs"]
-    lines = []
-    for reached in rows:
-        line = [reached.row.network]
-        for score, value, also in zip(table.scores, reached.row.paper, shown, strict=True):
-            line += [score_text(score, value)] if also else []
-            line.append(_spread(score, _values(table, reached, score.name)))
-        if table.has_delta:
-            line += [score_text(DELTA_M, reached.row.printed)] if has_delta else []
-            line.append(_spread(DELTA_M, reached.drops))
-        line += [macs_text(table, reached.row.macs)] if printed else []
-        results = reached.results
-        line.append(macs_text(table, mean(one.macs for one in results) if results else None))
-        if gated:
-            densities = [one.density for one in results if one.density is not None]
-            line.append(f"{mean(densities):.3f}" if densities else "-")
-        for mode in modes:
-            own = [one.milliseconds[mode] for one in results if mode in one.milliseconds]
-            line.append(f"{mean(own):.1f}" if own else "-")
-        lines.append([*line, str(len(results))])
-    return heads, lines
+        if any(reached.row.printed is not None for reached in rows):
+            yield f"{DELTA_M.label} paper", lambda reached: score_text(DELTA_M, reached.row.printed)
+        yield DELTA_M.label, lambda reached: _spread(DELTA_M, reached.drops)
+
+
+def _cost_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
+    unit = "MACs/2^30" if table.gibi else "MACs"
+    if any(reached.row.macs is not None for reached in rows):
+        yield f"{unit} paper", lambda reached: macs_text(table, reached.row.macs)
+    yield unit, lambda reached: macs_text(table, _mean(one.macs for one in reached.results))
+    results = [one for reached in rows for one in reached.results]
+    if any(one.density is not None for one in results):
+        yield "density", _density
+    for mode in dict.fromkeys(mode for one in results for mode in one.milliseconds):
+        yield f"{mode} ms", partial(_milliseconds, mode)
+
+
+def _paper_score(score: Score, index: int, reached: Reached) -> str:
+    return score_text(score, reached.row.paper[index])
+
+
+def _own_score(table: Table, score: Score, reached: Reached) -> str:
+    return _spread(score, _values(table, reached, score.name))
+
+
+def _density(reached: Reached) -> str:
+    found = _mean(one.density for one in reached.results if one.density is not None)
+    return "-" if found is None else f"{found:.3f}"
+
+
+def _milliseconds(mode: str, reached: Reached) -> str:
+    times = [one.milliseconds for one in reached.results]
+    found = _mean(one[mode] for one in times if mode in one)
+    return "-" if found is None else f"{found:.1f}"
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """The mean; None of nothing."""
+    numbers = list(values)
+    return mean(numbers) if numbers else None
 
 
 def _values(table: Table, reached: Reached, metric: str) -> list[float]:

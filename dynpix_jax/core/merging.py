@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from dynpix_jax.core.sections import (
-    annotations,
+    annotated_types,
     choice_of,
     field_types,
     is_settings,
@@ -77,5 +77,5 @@ def default_of(kind: Any, keys: Sequence[str]) -> Any:
         if depth == len(keys) - 1:
             factory = field.default_factory
             return to_json(field.default if factory is dataclasses.MISSING else factory())
-        kind = annotations(kind)[key]
+        kind = annotated_types(kind)[key]
     return dataclasses.MISSING

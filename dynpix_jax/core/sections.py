@@ -135,14 +135,14 @@ def from_config(
 
 
 @functools.cache
-def annotations(cls: type) -> Mapping[str, Any]:
+def annotated_types(cls: type) -> Mapping[str, Any]:
     """The types of a dataclass's fields as they are written, with `OneOf`."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def field_types(cls: type, section: Section, path: str) -> dict[str, Any]:
     """The types of a dataclass's fields in `section`, where a key may name the class of a field beside it."""
-    hints = dict(annotations(cls))
+    hints = dict(annotated_types(cls))
     defaults = {field.name: field.default for field in settings_fields(cls)}
     for name in defaults:
         choice = choice_of(hints[name])

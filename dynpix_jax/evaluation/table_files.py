@@ -157,6 +157,11 @@ def _table(given: Mapping[str, Any], path: str) -> Table:
     if missing := [name for name in ("network", "argument") if name not in section.columns]:
         raise UserError(f"{path}.columns: {' and '.join(missing)} missing")
     rows = tuple(_row(empty, section.columns, cells, path) for cells in section.rows)
+    _check_names(rows, path)
+    return dataclasses.replace(empty, rows=rows)
+
+
+def _check_names(rows: Sequence[Row], path: str) -> None:
     names = [row.network for row in rows]
     for row in rows:
         if names.count(row.network) > 1:
@@ -166,7 +171,6 @@ def _table(given: Mapping[str, Any], path: str) -> Table:
                 f"{path}, row {row.network!r}: reference: no row {row.reference!r};"
                 f" {suggest(row.reference, names)}"
             )
-    return dataclasses.replace(empty, rows=rows)
 
 
 def _row(table: Table, columns: Sequence[str], cells: Sequence[Any], path: str) -> Row:

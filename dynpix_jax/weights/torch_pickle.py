@@ -288,20 +288,22 @@ def _plain(path: Path, value: Any, name: str, depth: int, done: dict[int, Any]) 
     if depth > _MAX_DEPTH:
         raise UserError(f"{path}: nested too deeply to be a file of weights")
     if id(value) not in done:
-        prefix = f"{name}." if name else ""
+        place = name or "(root)"
+
+        def inside(key: Any, item: Any) -> Any:
+            return _plain(path, item, f"{name}.{key}" if name else str(key), depth + 1, done)
+
         if isinstance(value, dict):
-            if strange := [key for key in value if not isinstance(key, (str, int, float))]:
-                raise UserError(f"{path}: refused: {name or '(root)'} has the key {strange[0]!r:.100}")
-            done[id(value)] = {
-                key: _plain(path, item, f"{prefix}{key}", depth + 1, done) for key, item in value.items()
-            }
+            _check_keys(path, value, place)
+            done[id(value)] = {key: inside(key, item) for key, item in value.items()}
         elif isinstance(value, (list, tuple)):
-            done[id(value)] = [
-                _plain(path, item, f"{prefix}{i}", depth + 1, done) for i, item in enumerate(value)
-            ]
+            done[id(value)] = [inside(index, item) for index, item in enumerate(value)]
         else:
             kind = value.name if isinstance(value, _StandIn) else type(value).__name__.strip("_").lower()
-            raise UserError(
-                f"{path}: refused: entry {name or '(root)'} is {kind}, not a tensor, dict, list or scalar"
-            )
+            raise UserError(f"{path}: refused: entry {place} is {kind}, not a tensor, dict, list or scalar")
     return done[id(value)]
+
+
+def _check_keys(path: Path, value: dict[Any, Any], place: str) -> None:
+    if strange := [key for key in value if not isinstance(key, (str, int, float))]:
+        raise UserError(f"{path}: refused: {place} has the key {strange[0]!r:.100}")

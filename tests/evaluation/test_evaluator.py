@@ -193,5 +193,5 @@ def test_mistakes(system, variables, source, message):
 
 
 def test_settings():
-    with pytest.raises(ValueError, match="batch_size: 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         EvaluationConfig(batch_size=0)

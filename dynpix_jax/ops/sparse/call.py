@@ -125,14 +125,24 @@ def bind(
 
 
 def _check_chain(call: Call) -> None:
-    x = call.x
+    _check_layers(call)
+    _check_weights(call)
+    _check_maps(call)
+
+
+def _check_layers(call: Call) -> None:
+    """A convolution, then functions of single positions."""
     if not call.layers or not isinstance(call.layers[0], Convolution | Depthwise):
         raise _wrong("layers", "a chain that begins with a convolution", _names(call))
     for layer in call.layers[1:]:
         single = layer.pointwise if isinstance(layer, Convolution) else callable(layer)
         if not single:
             raise _wrong("layers", "functions of single positions after the first", _names(call))
-    first, channels = call.first, x.shape[-1]
+
+
+def _check_weights(call: Call) -> None:
+    """Of the convolution: kernel, bias, strides, dilation."""
+    first, x, channels = call.first, call.x, call.x.shape[-1]
     for name, pair in (("strides", first.strides), ("dilation", first.dilation)):
         if isinstance(pair, int) or len(pair) != 2 or min(pair) < 1:
             raise _wrong(name, "two positive integers", pair)
@@ -143,6 +153,11 @@ def _check_chain(call: Call) -> None:
     bias = first.bias if isinstance(first, Convolution) else None
     if bias is not None and bias.shape != first.kernel.shape[-1:]:
         raise _wrong("bias", f"{first.kernel.shape[-1:]}", bias.shape)
+
+
+def _check_maps(call: Call) -> None:
+    """The mask, and where results go."""
+    first, x = call.first, call.x
     geometry = f"x {x.shape}, window {first.window}, strides {first.strides}, dilation {first.dilation}"
     shape = (
         x.shape[0],

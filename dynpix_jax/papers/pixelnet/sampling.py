@@ -230,19 +230,22 @@ def _check(
     if len(strides) != len(maps) or any(stride < 1 for stride in strides):
         raise ValueError(f"{name}: strides {list(strides)} of {len(maps)} maps; expected one >= 1 each")
     if points is not None:
-        batched = points.ndim == 3 and points.shape[::2] == (maps[0].shape[0], 2)
-        if not batched and not (points.ndim == 2 and points.shape[1] == 3):
-            raise ValueError(
-                f"{name}: points must be ({maps[0].shape[0]}, N, 2), rows (y, x), or (N, 3), rows (image, y, "
-                f"x), got {points.shape}"
-            )
+        _check_points(name, points, maps[0].shape[0])
     if kernels is not None:
-        fits = len(kernels) == len(maps) and all(
-            kernel.ndim == 2 and kernel.shape == (features.shape[-1], kernels[0].shape[1])
-            for features, kernel in zip(maps, kernels, strict=False)
+        _check_kernels(name, kernels, [features.shape[-1] for features in maps])
+
+
+def _check_points(name: str, points: Array, images: int) -> None:
+    batched = points.ndim == 3 and points.shape[::2] == (images, 2)
+    if not batched and not (points.ndim == 2 and points.shape[1] == 3):
+        raise ValueError(
+            f"{name}: points must be ({images}, N, 2), rows (y, x), or (N, 3), rows (image, y, x), "
+            f"got {points.shape}"
         )
-        if not fits:
-            raise ValueError(
-                f"{name}: kernels of shapes {[kernel.shape for kernel in kernels]} for maps with "
-                f"{[features.shape[-1] for features in maps]} channels"
-            )
+
+
+def _check_kernels(name: str, kernels: Sequence[Array], channels: Sequence[int]) -> None:
+    shapes = [kernel.shape for kernel in kernels]
+    features = shapes[0][-1] if shapes else 0
+    if shapes != [(below, features) for below in channels]:
+        raise ValueError(f"{name}: kernels of shapes {shapes} for maps with {list(channels)} channels")
