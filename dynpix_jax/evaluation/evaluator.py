@@ -27,15 +27,20 @@ from dynpix_jax.tasks import Task, check_labels
 class Evaluation:
     """A system on a source.
 
-    tasks: what was scored, by name. modes: scores by mode.
-    macs: mean per image, executed. macs_open: mean per image with every gate open.
-    shares: mean executed share of each gated layer.
-    density: mean over gates, weighted equally; None without gates.
-    mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference`` measures
-    it, the greatest over batches; None with one mode.
-    measures: means over images of `Outputs.measures`; {} where images are predicted from several views.
-    exits: of a network that predicts in steps each prediction, the last one too, in the mode that was run
-    first; empty otherwise.
+    Attributes:
+        tasks: what was scored, by name.
+        images: how many.
+        modes: scores by mode.
+        macs: executed, mean of an image.
+        macs_open: with every gate open, mean of an image.
+        shares: mean executed share of each gated layer.
+        density: mean over gates, weighted equally; None without gates.
+        mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference``
+            measures it, the greatest over batches; None with one mode.
+        measures: means over images of `Outputs.measures`; {} where images are predicted from several views.
+        seen: (name, results by mode) of the first images.
+        exits: of a network that predicts in steps each prediction, the last one too, in the mode that was run
+            first; empty otherwise.
     """
 
     tasks: Mapping[str, Task]

@@ -37,12 +37,15 @@ from dynpix_jax.tasks import Task
 class ImageResult:
     """One image through one mode.
 
-    outputs: as numpy arrays, batch of one. shares: executed share of each gated layer. macs: executed MACs.
-    macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
-    milliseconds: of the compiled forward pass, input already on the device.
-    seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
-    prediction: of one within a budget, which of how many it is, from 1; None without a budget.
-    exit_macs: MACs up to each exit and the last prediction; () of a network that predicts at once.
+    Attributes:
+        outputs: as numpy arrays, batch of one.
+        shares: executed share of each gated layer.
+        macs: executed MACs.
+        macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
+        milliseconds: of the compiled forward pass, input already on the device.
+        seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
+        prediction: of one within a budget, which of how many it is, from 1; None without a budget.
+        exit_macs: MACs up to each exit and the last prediction; () of a network that predicts at once.
     """
 
     outputs: Outputs
@@ -57,10 +60,16 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """A batch through one mode: outputs on the device; shares, macs, macs_open (B,) as those of ImageResult.
+    """A batch through one mode.
 
-    milliseconds: an image, the batch's divided by its size.
-    exit_macs: (B,) MACs up to each exit and the last prediction; () of a network that predicts at once.
+    Attributes:
+        outputs: on the device.
+        shares: (B,) executed share of each gated layer.
+        macs: (B,) executed MACs.
+        macs_open: (B,) MACs had every gate been open; a pixel's choice of pooling size stays.
+        milliseconds: an image, the batch's divided by its size.
+        seen: (H, W) at which the network saw the images.
+        exit_macs: (B,) MACs up to each exit and the last prediction; () of a network that predicts at once.
     """
 
     outputs: Outputs

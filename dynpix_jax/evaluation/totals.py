@@ -25,7 +25,13 @@ Scorers = dict[str, Scorer]
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One mode on all images: scores by task, median milliseconds and spread (10th to 90th percentile)."""
+    """One mode on all images.
+
+    Attributes:
+        scores: by task.
+        milliseconds: median of an image.
+        milliseconds_spread: 10th and 90th percentile.
+    """
 
     scores: dict[str, TaskScores]
     milliseconds: float
@@ -34,7 +40,12 @@ class ModeScores:
 
 @dataclass(frozen=True)
 class ExitScores:
-    """A prediction that is made on the way: its scores by task, and mean MACs an image up to it."""
+    """A prediction that is made on the way.
+
+    Attributes:
+        scores: by task.
+        macs: up to it, mean of an image.
+    """
 
     scores: dict[str, TaskScores]
     macs: float
@@ -70,7 +81,12 @@ class Decoder:
 
 @dataclass
 class ModeTotals:
-    """One mode: scores by task, and how long it took."""
+    """One mode.
+
+    Attributes:
+        scorers: by task.
+        milliseconds: of each image.
+    """
 
     scorers: Scorers
     milliseconds: list[float] = field(default_factory=list)
@@ -89,7 +105,12 @@ class ModeTotals:
 
 @dataclass
 class ExitTotals:
-    """Scores of the predictions on the way, for which ``make`` makes scorers."""
+    """Scores of the predictions on the way.
+
+    Attributes:
+        make: makes the scorers of one of them.
+        scorers: of each; [] until the first batch tells how many there are.
+    """
 
     make: Callable[[], Scorers]
     scorers: list[Scorers] = field(default_factory=list)
@@ -112,7 +133,11 @@ class ExitTotals:
 
 @dataclass
 class Differences:
-    """The greatest difference of two modes over batches, by task."""
+    """How far the predictions of two modes are apart.
+
+    Attributes:
+        greatest: over batches, by task; None before the first.
+    """
 
     greatest: dict[str, float | None]
 
