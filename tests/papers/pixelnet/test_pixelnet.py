@@ -238,7 +238,7 @@ def test_weights_of_a_bare_vgg_and_of_an_earlier_run():
         again["params"]["backbone"]["conv2_1"]["bias"], vgg["params"]["conv2_1"]["bias"]
     )
     del vgg["params"]["conv2_1"]
-    with pytest.raises(UserError, match=r"no conv2_1/.*for this vgg up to the highest of"):
+    with pytest.raises(UserError, match=r"no conv2_1/.*for this vgg16 up to the highest of"):
         system.adapt(vgg, fresh)
     vgg["params"]["conv1_1"]["bias"] = np.zeros(3, np.float32)
     with pytest.raises(UserError, match="has shape"):
