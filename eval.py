@@ -46,8 +46,9 @@ from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.tasks import all_scores
 from dynpix_jax.training.inputs import data_source
+from dynpix_jax.visualization.example import Example, Prediction
 from dynpix_jax.visualization.exits import Exit
-from dynpix_jax.visualization.report import Answer, Budget, Example, write_report
+from dynpix_jax.visualization.report import Budget, write_report
 from dynpix_jax.visualization.task_pictures import task_pictures
 
 _EXAMPLE = """\
@@ -206,22 +207,22 @@ def make_examples(
     evaluations: Sequence[Evaluation],
     settings: EvaluationConfig,
 ) -> Iterator[Example]:
-    """The pictures of the report: the first images, with the answers of all rows."""
+    """The pictures of the report: the first images, with the predictions of all rows."""
     tasks = evaluations[0].tasks
     for index, (name, _) in enumerate(evaluations[0].seen):
         photo = source[index]["image"]
-        answers = []
+        predictions = []
         for run, label, evaluation in zip(runs, labels, evaluations, strict=True):
             result = evaluation.seen[index][1][settings.modes[0]]
             outputs = result.outputs
-            predictions = {
+            by_task = {
                 task: np.asarray(decoder.decode(outputs.predictions[task])[0])
                 for task, decoder in tasks.items()
             }
-            answers.append(
-                Answer(
+            predictions.append(
+                Prediction(
                     label,
-                    predictions,
+                    by_task,
                     ponder_maps(run.system, result, photo.shape[:2]),
                     {block: np.asarray(mask[0]) for block, mask in outputs.gates.items()},
                     earlier_predictions(run.system, result, photo.shape[:2]),
@@ -233,7 +234,7 @@ def make_examples(
         # Stages before the one that brought them have none.
         system = next((run.system for run in runs if choices_of(run.system)), runs[0].system)
         yield Example(
-            name, photo, labelled, answers, choices_of(system), _true_choices(system, source[index])
+            name, photo, labelled, predictions, choices_of(system), _true_choices(system, source[index])
         )
 
 

@@ -95,15 +95,15 @@ def test_steps_and_choices_of_the_report(scale):
     element = scenes()[0]
     assert example.choices == ("small", "wide")
     np.testing.assert_array_equal(example.true_choices, element["depth"] < 3.0)
-    whole, fewer = example.answers
-    assert [len(answer.earlier) for answer in (whole, fewer)] == [2, 1]
+    whole, fewer = example.predictions
+    assert [len(prediction.earlier) for prediction in (whole, fewer)] == [2, 1]
     shapes = {step["segmentation"].shape for step in (*whole.earlier, *fewer.earlier)}
     assert shapes == {whole.choices["first"].shape} == {(96, 128)}
     if scale == 1.0:
         red = element["image"][..., 0]
         np.testing.assert_array_equal(whole.earlier[1]["segmentation"], np.where(red > 50, 1, 0))
-        np.testing.assert_array_equal(whole.predictions["segmentation"], np.where(red > 100, 2, 0))
-        np.testing.assert_array_equal(fewer.predictions["segmentation"], whole.earlier[1]["segmentation"])
+        np.testing.assert_array_equal(whole.by_task["segmentation"], np.where(red > 100, 2, 0))
+        np.testing.assert_array_equal(fewer.by_task["segmentation"], whole.earlier[1]["segmentation"])
         np.testing.assert_array_equal(whole.choices["first"][::4, ::4], red[::4, ::4] > 127)
     field = scenes().spec.fields["segmentation"]
     pictures = {"segmentation": ClassPictures(field.classes, field.palette)}
@@ -114,5 +114,5 @@ def test_steps_and_choices_of_the_report(scale):
 
 def test_several_views_have_steps_but_no_choices():
     _, _, (example,) = examples(replace(InferenceConfig(), flip=True))
-    assert [len(answer.earlier) for answer in example.answers] == [2, 1]
-    assert not any(answer.choices for answer in example.answers)
+    assert [len(prediction.earlier) for prediction in example.predictions] == [2, 1]
+    assert not any(prediction.choices for prediction in example.predictions)

@@ -35,11 +35,12 @@ WHERE_TO_GET = (
 class BSDS500Config:
     """Options of the source.
 
-    root: the archive's `data` folder, or one of its parents.
-    label: `consensus`: 1 where enough annotators mark the pixel, 0 where none does, -1 (ignore) between;
-      `soft`: the mean over the annotators.
-    consensus: up to 1: the share of the annotators that is enough (1 = all; 0.3 means 2 of 5);
-      above 1: their number, a whole one.
+    Attributes:
+        root: The archive's `data` folder, or one of its parents.
+        label: `consensus`: 1 where enough annotators mark the pixel, 0 where none does, -1 (ignore) between;
+            `soft`: the mean over the annotators.
+        consensus: Up to 1: the share of the annotators that is enough (1 = all; 0.3 means 2 of 5); above 1:
+            their number, a whole one.
     """
 
     root: str
@@ -102,7 +103,7 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
     """Reads the annotators' boundary maps, bool (H, W) each, of a BSDS .mat file.
 
     Raises:
-      UserError: missing or corrupt file, or one without `groundTruth{k}.Boundaries`.
+        UserError: Missing or corrupt file, or one without `groundTruth{k}.Boundaries`.
     """
     path = Path(path)
     if not path.is_file():

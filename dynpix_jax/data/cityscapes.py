@@ -58,8 +58,9 @@ BASELINE, FOCAL = 0.209313, 2262.52
 class CityscapesConfig:
     """Options of the source.
 
-    root: the folder that holds `leftImg8bit` and the others.
-    fields: the labels to read, of `segmentation`, `depth` and `instances`.
+    Attributes:
+        root: The folder that holds `leftImg8bit` and the others.
+        fields: The labels to read, of `segmentation`, `depth` and `instances`.
     """
 
     root: str

@@ -42,12 +42,12 @@ def sample_pose(rng: np.random.Generator, height: float, yaw: float) -> dict[str
     """Draws the joints of a standing figure.
 
     Args:
-      height: metres.
-      yaw: radians about the vertical; 0 faces the camera.
+        height: Metres.
+        yaw: Radians about the vertical; 0 faces the camera.
 
     Returns:
-      Each joint's (3,) place relative to the floor below the pelvis, world axes (x right, y down), besides
-      the centre of the head, `head`, and the toes, `left toe` and `right toe`.
+        Each joint's (3,) place relative to the floor below the pelvis, world axes (x right, y down), besides
+        the centre of the head, `head`, and the toes, `left toe` and `right toe`.
     """
     joints: dict[str, np.ndarray] = {"pelvis": np.zeros(3)}
     lean = rng.uniform(-0.12, 0.12)

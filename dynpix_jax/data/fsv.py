@@ -45,9 +45,10 @@ TEST_IMAGES = 5000
 class FsvConfig:
     """Options of the source.
 
-    root: the folder that holds gt_sets, gta_train and gta_test.
-    fields: the labels to read, names of `FIELDS`.
-    every_test_image: all of them; else every n-th, n such that about 5000 are left.
+    Attributes:
+        root: The folder that holds gt_sets, gta_train and gta_test.
+        fields: The labels to read, names of `FIELDS`.
+        every_test_image: All of them; else every n-th, n such that about 5000 are left.
     """
 
     root: str

@@ -26,9 +26,10 @@ FILL = (124, 116, 104)
 class Geometry:
     """Mirror, then rotate (degrees, counter-clockwise as seen), then scale, then crop.
 
-    origin: (y, x) of the output's top left pixel on the canvas; size: (H, W) of the output, None for all the
-    canvas.
-    about: (x, y) of the source that comes to lie at (W / 2, H / 2) of the output, in place of a canvas.
+    Attributes:
+        origin: (y, x) of the output's top left pixel on the canvas.
+        size: (H, W) of the output, None for all the canvas.
+        about: (x, y) of the source that comes to lie at (W / 2, H / 2) of the output, in place of a canvas.
     """
 
     scale: float = 1.0

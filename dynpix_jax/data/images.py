@@ -19,11 +19,11 @@ def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
     stderr.
 
     Args:
-      upright: obey the camera's orientation tag. Right for photos of users; wrong for data sets, whose labels
-        are aligned with the pixels as stored.
+        upright: Obey the camera's orientation tag. Right for photos of users; wrong for data sets, whose
+            labels are aligned with the pixels as stored.
 
     Raises:
-      UserError: missing, unreadable or truncated file.
+        UserError: Missing, unreadable or truncated file.
     """
     with _opened(Path(path)) as picture:
         picture_upright = ImageOps.exif_transpose(picture) if upright else picture
@@ -34,14 +34,14 @@ def read_map(path: str | Path, dtype: str, what: str) -> np.ndarray:
     """Reads a picture of one channel whose values are numbers, not colours: labels, depth, disparity.
 
     Args:
-      dtype: `uint8` for 8 bits (grey or indices into a palette, which is not looked at), `uint16` for 16.
-      what: the file is, for messages: "labels".
+        dtype: `uint8` for 8 bits (grey or indices into a palette, which is not looked at), `uint16` for 16.
+        what: The file is, for messages: "labels".
 
     Returns:
-      (H, W) of `dtype`, the values as stored.
+        (H, W) of `dtype`, the values as stored.
 
     Raises:
-      UserError: missing or unreadable file, or one of another form.
+        UserError: Missing or unreadable file, or one of another form.
     """
     path = Path(path)
     with _opened(path) as picture:

@@ -28,9 +28,10 @@ SPLITS = ("train", "val", "test")
 class JointConfig:
     """Options of the source.
 
-    sources: sections of its parts, each with `name` and the part's own options; one may have a `split` of its
-      own, which then stands for the joint one.
-    weights: how often a training batch is of each part, in any unit; () all equally often.
+    Attributes:
+        sources: Sections of its parts, each with `name` and the part's own options; one may have a `split` of
+            its own, which then stands for the joint one.
+        weights: How often a training batch is of each part, in any unit; () all equally often.
     """
 
     sources: tuple[dict[str, Any], ...]

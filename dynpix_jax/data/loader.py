@@ -31,10 +31,11 @@ class Loader:
     `iter(loader)` is a grain iterator: `get_state()` and `set_state(state)` save and restore its place
     exactly.
 
-    steps_per_epoch: batches in one pass over the source: for training rounded down (at least 1), for
-    evaluation up.
-    spec: what the elements hold, less the dropped labels. Batches have besides `valid` bool (B,), False for
-      padding, and `size` int32 (B, 2), the (H, W) of each image before `pad_to`.
+    Attributes:
+        steps_per_epoch: Batches in one pass over the source: for training rounded down (at least 1), for
+            evaluation up.
+        spec: What the elements hold, less the dropped labels. Batches have besides `valid` bool (B,), False
+            for padding, and `size` int32 (B, 2), the (H, W) of each image before `pad_to`.
     """
 
     dataset: grain.IterDataset
@@ -62,24 +63,25 @@ def make_loader(
     """Builds the loader of a source.
 
     Args:
-      source: elements to load. A training batch is of one of its groups (`core.source.groups_of`).
-      batch_size: elements in a batch of all processes together; this process loads its `batch_size /
-        process_count`, the `process_index`-th contiguous part.
-      seed: of the order and the augmentation.
-      train: True shuffles and repeats without end. False goes through the source once, in order; the last
-        batch is filled up with elements that have `valid` False, index -1 and nothing but ignored labels.
-      augment: ranges of the joint geometry and of the colours; None leaves elements as they are.
-      workers: processes that load batches; 0 loads with threads in this one.
-      pad_to: (H, W) to which smaller images are padded at the bottom and right (image: border repeated,
-        labels: ignored). Needed where a batch has images of different sizes.
-      drop_labels: names of fields not to hand out.
-      process_index, process_count: this process's place in a job of several hosts.
-      threads: that read batches ahead.
+        source: Elements to load. A training batch is of one of its groups (`core.source.groups_of`).
+        batch_size: Elements in a batch of all processes together; this process loads its `batch_size /
+            process_count`, the `process_index`-th contiguous part.
+        seed: Random seed of the order and the augmentation.
+        train: True shuffles and repeats without end. False goes through the source once, in order; the last
+            batch is filled up with elements that have `valid` False, index -1 and nothing but ignored labels.
+        augment: Ranges of the joint geometry and of the colours; None leaves elements as they are.
+        workers: Processes that load batches; 0 loads with threads in this one.
+        pad_to: (H, W) to which smaller images are padded at the bottom and right (image: border repeated,
+            labels: ignored). Needed where a batch has images of different sizes.
+        drop_labels: Names of fields not to hand out.
+        process_index: This process's place in a job of several hosts.
+        process_count: Number of processes of the job.
+        threads: Number of threads that read batches ahead.
 
     Raises:
-      UserError: a batch size that does not divide, an empty source, an unknown label to drop; while
-        iterating, images of different sizes in a batch or larger than `pad_to`, and whatever the source
-        raises.
+        UserError: A batch size that does not divide, an empty source, an unknown label to drop; while
+            iterating, images of different sizes in a batch or larger than `pad_to`, and whatever the source
+            raises.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -139,7 +141,8 @@ def _shuffled(groups: tuple[tuple[int, float], ...], seed: int, batch_size: int)
 @dataclasses.dataclass(frozen=True)
 class _Place:
     """Turns (position in the stream, element id) into (epoch, id), with id -1 for what is beyond the
-    source."""
+    source.
+    """
 
     size: int
     train: bool
@@ -194,7 +197,7 @@ def pad_element(element: Element, spec: SourceSpec, size: tuple[int, int]) -> El
     """Pads the fields of an element to (H, W) at the bottom and right: image repeated, labels ignored.
 
     Raises:
-      UserError: the image is larger than `size`.
+        UserError: The image is larger than `size`.
     """
     height, width = element["image"].shape[:2]
     bottom, right = size[0] - height, size[1] - width

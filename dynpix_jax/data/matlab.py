@@ -19,7 +19,7 @@ def read_mat(path: Path, names: tuple[str, ...], source: str, where_to_get: str)
     """The variables `names` of a .mat file before version 7.3, as SciPy gives them.
 
     Raises:
-      UserError: missing or corrupt file, or one without these variables.
+        UserError: Missing or corrupt file, or one without these variables.
     """
     need_file(path, source, where_to_get)
     try:
@@ -40,7 +40,7 @@ def open_v73(path: Path, names: tuple[str, ...], source: str, where_to_get: str)
     Arrays have their axes in reverse: h5py's [n, x, y] is MATLAB's (y, x, n).
 
     Raises:
-      UserError: missing or corrupt file, or one without these variables.
+        UserError: Missing or corrupt file, or one without these variables.
     """
     need_file(path, source, where_to_get)
     try:

@@ -50,9 +50,10 @@ LOWER, LARGER = 15.0, 1.25
 class MpiiConfig:
     """Options of the source.
 
-    root: the folder that holds `images` and `annot`.
-    crop: (H, W) of crops around the people, which evaluation needs; None for whole images, for training with
-      `augment.box`.
+    Attributes:
+        root: The folder that holds `images` and `annot`.
+        crop: (H, W) of crops around the people, which evaluation needs; None for whole images, for training
+            with `augment.box`.
     """
 
     root: str

@@ -16,9 +16,9 @@ def backproject(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """Points (H, W, 3) in the camera frame (x right, y down, z forward), metres.
 
     Args:
-      depth: (H, W), z in metres.
-      intrinsics: (3, 3), focal lengths and principal point in pixels; (0, 0) is the centre of the top left
-        pixel.
+        depth: (H, W), z in metres.
+        intrinsics: (3, 3), focal lengths and principal point in pixels; (0, 0) is the centre of the top left
+            pixel.
     """
     v, u = np.indices(depth.shape, dtype=depth.dtype)
     x = (u - intrinsics[0, 2]) / intrinsics[0, 0]
@@ -44,8 +44,8 @@ def normals_from_depth(
     ECCV 2012, whose choice of points this is.
 
     Args:
-      depth: float (H, W), z in metres, 0 = invalid.
-      intrinsics: (3, 3); see `backproject`.
+        depth: float (H, W), z in metres, 0 = invalid.
+        intrinsics: (3, 3); see `backproject`.
     """
     height, width = depth.shape
     points = backproject(depth.astype(np.float32), intrinsics.astype(np.float32))
@@ -99,7 +99,8 @@ def _least_direction(square: np.ndarray, mixed: np.ndarray) -> np.ndarray:
     """Unit eigenvectors (3, ...) of the least eigenvalue of symmetric 3 x 3 matrices; zero where not unique.
 
     Args:
-      square: (3, ...), the diagonals; mixed: (3, ...), the elements 01, 02, 12.
+        square: (3, ...), the diagonals.
+        mixed: (3, ...), the elements 01, 02, 12.
     """
     # In closed form, with the angle of the characteristic cubic: `np.linalg.eigh` takes ten times as long.
     third = square.sum(0) / 3

@@ -48,8 +48,10 @@ FILES = {
 class NyudMultitaskConfig:
     """Options of the source.
 
-    root: the folder NYUD_MT. fields: the labels to read, names of `FILES`.
-    classes: 41 counts the background as a class, as ASTMT does; 40 ignores it, as most others do.
+    Attributes:
+        root: The folder NYUD_MT.
+        fields: The labels to read, names of `FILES`.
+        classes: 41 counts the background as a class, as ASTMT does; 40 ignores it, as most others do.
     """
 
     root: str

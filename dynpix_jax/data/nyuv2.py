@@ -58,11 +58,12 @@ INTRINSICS = np.array([[518.8579, 0, 324.58245], [0, 519.46961, 252.73617], [0, 
 class NYUv2Config:
     """Options of the source.
 
-    root: the folder with the .mat files, or that of the extracted images.
-    fields: the labels to make, of `segmentation`, `depth` and `normals`.
-    crop: cut the white border off: 425 x 560 pixels instead of 480 x 640.
-    depth: of the .mat file: `raw`, what the sensor measured, 0 where it did not, or `filled` in by the
-      authors. Normals are fitted to the same.
+    Attributes:
+        root: The folder with the .mat files, or that of the extracted images.
+        fields: The labels to make, of `segmentation`, `depth` and `normals`.
+        crop: Cut the white border off: 425 x 560 pixels instead of 480 x 640.
+        depth: Of the .mat file: `raw`, what the sensor measured, 0 where it did not, or `filled` in by the
+            authors. Normals are fitted to the same.
     """
 
     root: str

@@ -50,9 +50,12 @@ class Shard:
 class Manifest:
     """What is in a folder of shards.
 
-    source: the config section that the source was built from; split: of it.
-    spec: of its elements. names: of the elements, in order.
-    annotated: whether the records hold the annotators' boundaries.
+    Attributes:
+        source: The config section that the source was built from.
+        split: The source's split.
+        spec: Declares its elements.
+        names: Names of the elements, in order.
+        annotated: Whether the records hold the annotators' boundaries.
     """
 
     source: dict[str, Any]
@@ -71,7 +74,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder.
 
     Raises:
-      UserError: none there, or one that cannot be read.
+        UserError: None there, or one that cannot be read.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -109,10 +112,10 @@ def verify(folder: Path, progress: Callable[[str], None] = lambda file: None) ->
     """Reads every shard of a folder and compares its digest; gives the manifest.
 
     Args:
-      progress: called with the name of each shard that is right.
+        progress: Called with the name of each shard that is right.
 
     Raises:
-      UserError: a shard that is missing or not as it was written, by name.
+        UserError: A shard that is missing or not as it was written, by name.
     """
     manifest = read_manifest(folder)
     for shard in manifest.shards:
@@ -174,11 +177,12 @@ def decode(record: bytes, names: tuple[str, ...]) -> Element:
 class PackedConfig:
     """Options of the source.
 
-    root: the folder that `dynpix prepare` wrote, which holds a folder for each split.
-    fields: the labels to read; () for all that were packed.
-    options: of the source, what it must have been packed with, such as {"depth": "filled"}.
-    verify: compare the digests of all shards before the first element, which reads them once from end to end.
-      Without, a damaged element is found when it is read.
+    Attributes:
+        root: The folder that `dynpix prepare` wrote, which holds a folder for each split.
+        fields: The labels to read; () for all that were packed.
+        options: Options that the source must have been packed with, such as {"depth": "filled"}.
+        verify: Compare the digests of all shards before the first element, which reads them once from end to
+            end. Without, a damaged element is found when it is read.
     """
 
     root: str

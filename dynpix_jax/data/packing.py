@@ -56,17 +56,17 @@ def pack(
     """Writes all elements of `source` into `folder`, or what is missing there of an earlier run.
 
     Args:
-      source: what to pack; picklable if there are workers.
-      section: the config section that it was built from, for the manifest.
-      split: of the source.
-      folder: where to; made if need be.
-      workers: processes that write shards; 0 writes them in this one.
-      shard_megabytes: about the size of the records of a shard before compression.
-      progress: called with the elements done and all, at the start and after each shard.
+        source: What to pack; picklable if there are workers.
+        section: The config section that it was built from, for the manifest.
+        split: The source's split.
+        folder: Where to; made if need be.
+        workers: Processes that write shards; 0 writes them in this one.
+        shard_megabytes: About the size of the records of a shard before compression.
+        progress: Called with the elements done and all, at the start and after each shard.
 
     Raises:
-      UserError: the folder holds something else, another run is writing there, a shard of an earlier run is
-        damaged; whatever the source raises.
+        UserError: The folder holds something else, another run is writing there, a shard of an earlier run is
+            damaged; whatever the source raises.
     """
     if not len(source):
         raise UserError(f"source {source.spec.name!r} has no elements")

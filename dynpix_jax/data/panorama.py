@@ -21,9 +21,10 @@ LEVEL, VERTICAL = (0, 2), 1
 class Axes:
     """What the stored axes are.
 
-    up: 1 if the vertical channel is positive on a floor, -1 if on a ceiling.
-    turn: 1 if the second level axis is a quarter turn to the left of the first, seen from above; -1 to the
-      right.
+    Attributes:
+        up: 1 if the vertical channel is positive on a floor, -1 if on a ceiling.
+        turn: 1 if the second level axis is a quarter turn to the left of the first, seen from above; -1 to
+            the right.
     """
 
     up: int = 1
@@ -42,7 +43,7 @@ def detect_axes(normals: np.ndarray) -> Axes:
     """What the stored axes must be, given that floors are below, and that what is seen faces the viewer.
 
     Args:
-      normals: (H, W, 3) stored unit normals, zero = invalid.
+        normals: (H, W, 3) stored unit normals, zero = invalid.
     """
     third = normals.shape[0] // 3
     up = normals[-third:, :, VERTICAL].sum() - normals[:third, :, VERTICAL].sum()
@@ -59,11 +60,11 @@ def point_angle(normals: np.ndarray, point: tuple[int, int], axes: Axes, *, radi
     """The angle of column 0, radians, for which the surface at the canonical point faces the viewer.
 
     Args:
-      normals: (H, W, 3) stored unit normals, zero = invalid.
-      point: (x, y), column and row. The mean over `radius` pixels around it is taken.
+        normals: (H, W, 3) stored unit normals, zero = invalid.
+        point: (x, y), column and row. The mean over `radius` pixels around it is taken.
 
     Raises:
-      ValueError: no upright surface there.
+        ValueError: No upright surface there.
     """
     x, y = point
     height, width = normals.shape[:2]
@@ -79,8 +80,8 @@ def local_normals(normals: np.ndarray, angle: float, axes: Axes) -> np.ndarray:
     """Eq. 11: normals float32 (H, W, 3) in the viewer's axes of their column, x right, y down, z forward.
 
     Args:
-      normals: (H, W, 3) stored unit normals, zero = invalid.
-      angle: of column 0, radians; `point_angle` or `estimate_angle` or `depth_angle`.
+        normals: (H, W, 3) stored unit normals, zero = invalid.
+        angle: Direction of column 0, radians; `point_angle` or `estimate_angle` or `depth_angle`.
     """
     width = normals.shape[1]
     theta = angle + axes.turn * 2 * math.pi * np.arange(width) / width
@@ -98,12 +99,13 @@ def depth_angle(normals: np.ndarray, depth: np.ndarray, axes: Axes, *, top: int 
     This finds the canonical points without a click; the paper clicks them.
 
     Args:
-      normals: (H, W, 3) stored unit normals, zero = invalid.
-      depth: (H, W) distances from the camera, metres, 0 = invalid.
-      top: rows cut off above; full: height of the whole panorama, 0 = W / 2.
+        normals: (H, W, 3) stored unit normals, zero = invalid.
+        depth: (H, W) distances from the camera, metres, 0 = invalid.
+        top: Rows cut off above.
+        full: Height of the whole panorama, 0 = W / 2.
 
     Raises:
-      ValueError: no surface that has both.
+        ValueError: No surface that has both.
     """
     height, width = depth.shape
     directions = panorama_rays(height, width, top=top, full=full)
@@ -138,7 +140,8 @@ def panorama_rays(height: int, width: int, *, top: int = 0, full: int = 0) -> np
     """Unit directions (height, width, 3), x right, y down, z forward as seen from column 0.
 
     Args:
-      top: rows cut off above; full: height of the whole panorama, 0 = width / 2.
+        top: Rows cut off above.
+        full: Height of the whole panorama, 0 = width / 2.
     """
     full = full or width // 2
     azimuth = 2 * np.pi * np.arange(width) / width

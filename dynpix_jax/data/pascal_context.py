@@ -50,8 +50,10 @@ CLASSES = {59: CLASSES_59, 33: CLASSES_33}
 class PascalContextConfig:
     """Options of the source.
 
-    root: the folder VOC2010, or one of its two parents. label_root: the folder of the labels; "" is root.
-    classes: 59 or 33.
+    Attributes:
+        root: The folder VOC2010, or one of its two parents.
+        label_root: The folder of the labels; "" is root.
+        classes: 59 or 33.
     """
 
     root: str

@@ -28,7 +28,7 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
     lies outside of the image the tool that these files are for leaves out as well.
 
     Raises:
-      UserError: missing or corrupt file, or one without these arrays.
+        UserError: Missing or corrupt file, or one without these arrays.
     """
     if path.suffix == ".mat":
         content = read_mat(path, ("pos_gt_src", "jnt_missing"), "pckh", FORMS)
@@ -49,7 +49,7 @@ def read_predictions(path: Path) -> np.ndarray:
     """Joints (N, 16, 2), float64, pixels.
 
     Raises:
-      UserError: missing or corrupt file, or one without `preds`.
+        UserError: Missing or corrupt file, or one without `preds`.
     """
     if path.suffix == ".mat":
         preds = read_mat(path, ("preds",), "pckh", FORMS)["preds"]

@@ -18,15 +18,15 @@ class RayCaster:
     """Casts solids one by one and keeps the nearest hit of every pixel.
 
     Args:
-      size: (H, W) of the picture.
-      focal: focal length in pixels; the principal point is the middle of the picture.
-      rotation: (3, 3), world to camera.
+        size: (H, W) of the picture.
+        focal: Focal length in pixels; the principal point is the middle of the picture.
+        rotation: (3, 3), world to camera.
 
     Attributes:
-      depth: float64 (H, W), camera z in metres, inf where nothing was hit.
-      surface: int32 (H, W), the id given with the nearest solid, -1 where nothing was hit.
-      normal: float64 (H, W, 3), unit, world frame, towards the camera.
-      uv: float64 (H, W, 2), metres along the surface, for textures.
+        depth: float64 (H, W), camera z in metres, inf where nothing was hit.
+        surface: int32 (H, W), the id given with the nearest solid, -1 where nothing was hit.
+        normal: float64 (H, W, 3), unit, world frame, towards the camera.
+        uv: float64 (H, W, 2), metres along the surface, for textures.
     """
 
     def __init__(self, size: tuple[int, int], focal: float, rotation: np.ndarray) -> None:

@@ -44,10 +44,13 @@ LABELS = {
 class ScenesConfig:
     """Options of the source.
 
-    size: (H, W) in pixels. length: number of scenes. seed: of the whole set.
-    fields: the labels to make, names of `LABELS`.
-    crop: (H, W) of crops around the figure, as MPII's are evaluated; needs the field `box`. None for whole
-      scenes.
+    Attributes:
+        size: (H, W) in pixels.
+        length: Number of scenes.
+        seed: Random seed of the whole set.
+        fields: The labels to make, names of `LABELS`.
+        crop: (H, W) of crops around the figure, as MPII's are evaluated; needs the field `box`. None for
+            whole scenes.
     """
 
     size: tuple[int, int] = (128, 160)

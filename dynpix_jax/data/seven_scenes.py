@@ -52,11 +52,12 @@ _COLOURS = ("frame-*.color.png", "frame-*.color.jpg")
 class SevenScenesConfig:
     """Options of the source.
 
-    root: the folder of all scenes, of one scene, or of frames in split folders.
-    fields: the labels to make, of `depth` and `normals`.
-    every: take each `every`-th frame of a sequence; neighbouring frames of a video are nearly the same.
-    align: move the depth from its own camera to that of the picture, or leave it as it is stored, which is up
-      to 30 pixels off.
+    Attributes:
+        root: The folder of all scenes, of one scene, or of frames in split folders.
+        fields: The labels to make, of `depth` and `normals`.
+        every: Take each `every`-th frame of a sequence; neighbouring frames of a video are nearly the same.
+        align: Move the depth from its own camera to that of the picture, or leave it as it is stored, which
+            is up to 30 pixels off.
     """
 
     root: str
@@ -127,8 +128,10 @@ def align_depth(
     """Depth as another camera at another place sees it: float32 (H, W), metres, 0 where it sees nothing.
 
     Args:
-      depth: float32 (H, W), metres, 0 = invalid; intrinsics: (3, 3), of its camera.
-      target: (3, 3), the other camera; motion: (3, 4), the map from points of the one to points of the other.
+        depth: float32 (H, W), metres, 0 = invalid.
+        intrinsics: (3, 3), of its camera.
+        target: (3, 3), the other camera.
+        motion: (3, 4), the map from points of the one to points of the other.
     """
     height, width = depth.shape
     points = backproject(depth.astype(np.float64), intrinsics)[depth > 0] @ motion[:, :3].T + motion[:, 3]

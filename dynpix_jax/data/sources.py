@@ -48,8 +48,8 @@ def read_source(section: Mapping[str, Any], path: str, split: str | None = None)
     """Parses a config's section of a source.
 
     Args:
-        section: `name`, `split` and the source's own options, e.g.
-            ``{"name": "bsds500", "split": "train", "root": "DIR", "consensus": 0.3}``.
+        section: `name`, `split` and the source's own options, e.g. ``{"name": "bsds500", "split": "train",
+            "root": "DIR", "consensus": 0.3}``.
         path: Full name of the section, for messages.
         split: Replaces the section's.
 

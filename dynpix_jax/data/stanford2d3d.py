@@ -66,10 +66,11 @@ FILES = {"rgb": ("rgb",), "semantic": ("semantic",), "depth": ("depth",), "norma
 class Stanford2D3DConfig:
     """Options of the source.
 
-    root: the folder that holds the areas.
-    fields: the labels to read, of `segmentation`, `depth` and `normals`.
-    points: the file of `tools.annotate_panorama`, for `normals`; "" finds each panorama's north by its
-      depth.
+    Attributes:
+        root: The folder that holds the areas.
+        fields: The labels to read, of `segmentation`, `depth` and `normals`.
+        points: The file of `tools.annotate_panorama`, for `normals`; "" finds each panorama's north by its
+            depth.
     """
 
     root: str
@@ -142,7 +143,9 @@ class Stanford2D3D(FileSource[Stanford2D3DConfig]):
 class Panorama:
     """The files of one panorama.
 
-    name: such as "area_3/camera_0fd..._office_1". stem: path of the rgb file without "rgb.png".
+    Attributes:
+        name: Such as "area_3/camera_0fd..._office_1".
+        stem: Path of the rgb file without "rgb.png".
     """
 
     name: str
@@ -189,8 +192,9 @@ def clicked_angle(picture: np.ndarray, point: tuple[int, int], axes: Axes, *, ra
     """The angle of column 0, radians, for a point of `tools.annotate_panorama`; see `point_angle`.
 
     Args:
-      picture: stored normals, uint8 (H, W, 3), at half of the panorama's size; only the rows around the point
-        are decoded. point: (x, y) at its full size.
+        picture: Stored normals, uint8 (H, W, 3), at half of the panorama's size; only the rows around the
+            point are decoded.
+        point: (x, y) at its full size.
     """
     x, y = point[0] // 2, point[1] // 2
     top = max(y - radius, 0)
@@ -210,7 +214,7 @@ def decode_semantic(picture: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Class ids int32 (H, W), 255 = unknown, of a picture uint8 (H, W, 3) of 24-bit numbers of labels.
 
     Args:
-      classes: int32 (N,), the class of each label; see `read_label_classes`.
+        classes: int32 (N,), the class of each label; see `read_label_classes`.
     """
     red, green, blue = np.moveaxis(picture.astype(np.int32), -1, 0)
     numbers = (red << 16) + (green << 8) + blue
@@ -236,7 +240,7 @@ def read_points(path: Path) -> dict[str, tuple[int, int]]:
     """The canonical points (x, y) in pixels of the full panoramas, by name, of an annotation file.
 
     Raises:
-      UserError: no such file, or not one of `tools.annotate_panorama`.
+        UserError: No such file, or not one of `tools.annotate_panorama`.
     """
     if not path.is_file():
         raise UserError(

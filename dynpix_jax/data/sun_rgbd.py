@@ -36,9 +36,10 @@ PREFIX = "/n/fs/sun3d/data/"
 class SunRGBDConfig:
     """Options of the source.
 
-    root: the folder that holds `SUNRGBD` and `SUNRGBDtoolbox`.
-    fields: the labels to read, of `segmentation` and `depth`.
-    depth: `raw`, what the sensor measured, or `filled`, the authors' improved depth (depth_bfx).
+    Attributes:
+        root: The folder that holds `SUNRGBD` and `SUNRGBDtoolbox`.
+        fields: The labels to read, of `segmentation` and `depth`.
+        depth: `raw`, what the sensor measured, or `filled`, the authors' improved depth (depth_bfx).
     """
 
     root: str

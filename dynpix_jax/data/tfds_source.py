@@ -27,7 +27,9 @@ _TFDS_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 class TfdsConfig:
     """Options of the source.
 
-    root: the `data_dir` of TFDS. dataset: which of its data sets.
+    Attributes:
+        root: The `data_dir` of TFDS.
+        dataset: Which of its data sets.
     """
 
     root: str

@@ -55,8 +55,9 @@ FIELDS = {"segmentation": segmentation(CLASSES, palette(len(CLASSES)))}
 class VOC2012Config:
     """Options of the source.
 
-    root: the folder VOC2012, or one of its two parents. sbd: the folder `dataset` of SBD's archive, for split
-    `trainaug`; "" reads SegmentationClassAug.
+    Attributes:
+        root: The folder VOC2012, or one of its two parents.
+        sbd: The folder `dataset` of SBD's archive, for split `trainaug`; "" reads SegmentationClassAug.
     """
 
     root: str

@@ -60,8 +60,8 @@ def multi_scale(
     Images are resized bilinearly, blurred when made smaller; logits bilinearly.
 
     Args:
-        scales: relative sizes. One alone, such as 0.5, is a network that runs at another resolution.
-        multiple: sides of resized images are rounded to multiples of it, at least one.
+        scales: Relative sizes. One alone, such as 0.5, is a network that runs at another resolution.
+        multiple: Sides of resized images are rounded to multiples of it, at least one.
     """
 
     def at_scales(images: Array, **inputs: Any) -> tuple[Mapping[str, Array], Costs]:
@@ -126,11 +126,11 @@ def sliding_window(
 
     Args:
         window: (H, W); a side that is longer than the image's is cut to it.
-        stride: steps in y and x; None is two thirds of the window. The last window of a row or column is
+        stride: Steps in y and x; None is two thirds of the window. The last window of a row or column is
             moved back so that it ends with the image.
 
     Raises:
-        UserError: a task whose logits are not at the image's resolution.
+        UserError: A task whose logits are not at the image's resolution.
     """
     for task in tasks.values():
         if task.stride != 1:

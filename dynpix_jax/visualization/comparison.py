@@ -15,8 +15,8 @@ def comparison(
     """Photo, prediction and label from left to right.
 
     Args:
-        task: Of the prediction.
-        field: Of the source, which holds the label.
+        task: The predicted task.
+        field: The source's field of the label.
         photo: (H, W, 3) uint8.
         prediction: Decoded.
         label: In the form of a prediction.

@@ -48,9 +48,11 @@ class CurveScores(Protocol):
 class CostPoint:
     """One point of the accuracy against computation curve.
 
-    label: written beside it, such as "gates, rho 0.7". macs: multiply-accumulates an image. accuracy: the
-    score that rows are compared by.
-    gated: False for a network without gates, which is drawn as a square.
+    Attributes:
+        label: Written beside it, such as "gates, rho 0.7".
+        macs: Multiply-accumulates an image.
+        accuracy: The score that rows are compared by.
+        gated: False for a network without gates, which is drawn as a square.
     """
 
     label: str
@@ -63,7 +65,7 @@ def pr_figure(scores: CurveScores | Mapping[str, CurveScores]) -> Figure:
     """Precision against recall of the whole data set over lines of equal F; dots mark ODS.
 
     Args:
-      scores: of one system, or of several by label.
+        scores: Scores of one system, or of several by label.
     """
     curves = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     figure = new_figure(5, 5)
@@ -100,8 +102,8 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
     Gated points are joined in the order of their MACs; each point has its label.
 
     Args:
-      points: at least one.
-      score: what the accuracy is, for the axis.
+        points: At least one.
+        score: What the accuracy is, for the axis.
     """
     if not points:
         raise ValueError("accuracy_macs_figure: no points")
@@ -144,7 +146,7 @@ def plot_pr_curve(scores: CurveScores, path: str | Path) -> None:
     """Writes `pr_figure` as a picture; the suffix of `path` says in which format (.png, .svg, .pdf, ...).
 
     Raises:
-      UserError: a format that matplotlib does not write, or a place where no file can be written.
+        UserError: A format that matplotlib does not write, or a place where no file can be written.
     """
     path = Path(path)
     try:

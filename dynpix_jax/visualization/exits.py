@@ -20,8 +20,11 @@ RIGHT, WRONG, SKIPPED, UNKNOWN = (255, 255, 255), (0, 0, 0), (60, 180, 75), (128
 class Exit:
     """One exit and an image.
 
-    confidence: (H, W), larger is surer. skipped: bool (H, W), where nothing is computed from here on; None
-    after the last exit, or without adaptivity. macs: up to it.
+    Attributes:
+        confidence: (H, W), larger is surer.
+        skipped: bool (H, W), where nothing is computed from here on; None after the last exit, or without
+            adaptivity.
+        macs: Up to it.
     """
 
     confidence: np.ndarray
@@ -41,8 +44,10 @@ def correctness_picture(
     """Figure 5's bottom row, uint8 (H, W, 3): right white, wrong black, skipped from here on green.
 
     Args:
-      prediction, truth: classes (H, W). ignored: bool (H, W), without a label: grey.
-      skipped: bool (H, W) or None.
+        prediction: Classes (H, W).
+        truth: Classes (H, W).
+        ignored: bool (H, W), without a label: grey.
+        skipped: bool (H, W) or None.
     """
     picture = np.where((prediction == truth)[..., None], _colour(RIGHT), _colour(WRONG))
     picture = np.where(ignored[..., None], _colour(UNKNOWN), picture)
@@ -64,11 +69,14 @@ def player_gif(
     """An animated GIF: the photo, then each prediction when its MACs are done, again and again.
 
     Args:
-      photo, predictions: uint8 (H, W, 3), of one size.
-      macs: up to each prediction. seconds: until the last one. hold: how long that stays, in seconds.
+        photo: uint8 (H, W, 3).
+        predictions: Pictures of them, of the photo's size.
+        macs: Up to each prediction.
+        seconds: Until the last one.
+        hold: How long that stays, in seconds.
 
     Raises:
-      ValueError: another number of MACs than predictions, or none.
+        ValueError: Another number of MACs than predictions, or none.
     """
     if len(predictions) != len(macs) or not macs:
         counts = f"{len(predictions)} predictions and {len(macs)} MACs"

@@ -45,8 +45,8 @@ def boundary_overlay(photo: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Boundaries in red on a photo: uint8 (H, W, 3), the more probable the more opaque.
 
     Args:
-      photo: uint8 (H, W, 3) RGB.
-      probability: (H, W) in [0, 1].
+        photo: uint8 (H, W, 3) RGB.
+        probability: (H, W) in [0, 1].
     """
     _check_pair("boundary_overlay", photo, probability)
     weight = np.clip(probability, 0, 1)[..., None]
@@ -57,8 +57,8 @@ def heat_overlay(photo: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """A ponder map in colours (`HEAT`) on the grey photo: uint8 (H, W, 3).
 
     Args:
-      photo: uint8 (H, W, 3) RGB.
-      shares: (H, W) in [0, 1], the share of layers that computed at each pixel.
+        photo: uint8 (H, W, 3) RGB.
+        shares: (H, W) in [0, 1], the share of layers that computed at each pixel.
     """
     _check_pair("heat_overlay", photo, shares)
     colours = 255 * matplotlib.colormaps[HEAT](np.clip(shares, 0, 1))[..., :3]
@@ -76,8 +76,8 @@ def masks_figure(masks: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure
     """The masks of all gated blocks of one image in a grid, each titled with its block and density.
 
     Args:
-      masks: block ("res2_1") -> (h, w), bool or 0/1, at least one; sizes may differ.
-      columns: most pictures side by side.
+        masks: Block ("res2_1") -> (h, w), bool or 0/1, at least one; sizes may differ.
+        columns: Most pictures side by side.
     """
     if not masks:
         raise ValueError("masks_figure: no masks")
@@ -96,9 +96,9 @@ def ponder_figure(photo: np.ndarray, maps: Mapping[str, np.ndarray], *, columns:
     """Ponder maps on the photo, one for each macro stage and in total, with one colour bar for all.
 
     Args:
-      photo: uint8 (H, W, 3) RGB.
-      maps: stage ("res2", ..., "total") -> (H, W) in [0, 1], at least one.
-      columns: most pictures side by side.
+        photo: uint8 (H, W, 3) RGB.
+        maps: Stage ("res2", ..., "total") -> (H, W) in [0, 1], at least one.
+        columns: Most pictures side by side.
     """
     if not maps:
         raise ValueError("ponder_figure: no maps")
@@ -134,7 +134,7 @@ def save_png(picture: np.ndarray | Figure, path: str | Path) -> None:
     """Writes `png_bytes`; makes the folder.
 
     Raises:
-      UserError: a place where no file can be written.
+        UserError: A place where no file can be written.
     """
     path = Path(path)
     try:

@@ -20,7 +20,7 @@ def skeleton_of(joints: np.ndarray) -> Skeleton:
     """The set of joints that (J, 3) is of, by their number.
 
     Raises:
-      ValueError: no set has so many.
+        ValueError: No set has so many.
     """
     for skeleton in SKELETONS.values():
         if joints.shape == (len(skeleton.joints), 3):
@@ -37,12 +37,12 @@ def draw_joints(photo: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """Joints and the bones between them on a photo.
 
     Args:
-      photo: uint8 (H, W, 3) RGB.
-      joints: (J, 3) x, y in pixels, and the height of the peak or how visible the joint is; what is below
-        `LEAST` is left out.
+        photo: uint8 (H, W, 3) RGB.
+        joints: (J, 3) x, y in pixels, and the height of the peak or how visible the joint is; what is below
+            `LEAST` is left out.
 
     Returns:
-      uint8 (H, W, 3).
+        uint8 (H, W, 3).
     """
     skeleton = skeleton_of(joints)
     drawn = np.ascontiguousarray(photo).copy()

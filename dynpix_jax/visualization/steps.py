@@ -47,8 +47,11 @@ def change_picture(
     Classes: white where another one is predicted. Everything else: how far its pictures' colours are apart.
 
     Args:
-      before, after: decoded predictions of an image.
-      pictures: how the task is drawn. reference, photo: see `TaskPictures.picture`.
+        before: Decoded prediction of an image.
+        after: The prediction of the next step.
+        pictures: How the task is drawn.
+        reference: See `TaskPictures.picture`.
+        photo: The image, (H, W, 3) uint8.
     """
     if np.issubdtype(before.dtype, np.integer):
         changed = before != after

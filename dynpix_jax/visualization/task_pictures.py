@@ -85,7 +85,7 @@ class TaskPictures(ABC):
         """A prediction for a crop as one for the whole image.
 
         Args:
-            prediction: Of the crop.
+            prediction: The crop's.
             matrix: (2, 3), from pixels (x, y, 1) of the image to those of the crop.
             size: (H, W) of the image.
 

@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import eval as eval_program
 import train
-from dynpix_jax import tasks
+from dynpix_jax import papers, tasks
 from dynpix_jax.data.loader import make_loader
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
 from tests.data.spec_check import check_source
+from tests.papers.astmt.tiny import section as astmt_section
 from tests.tiny import TINY_CONFIG
 
 FOLDER = Path(__file__).parent
@@ -71,6 +73,18 @@ def test_edges() -> None:
     assert float(task.loss(logits, target, valid)) < 1e-6
     assert float(task.loss(-logits, target, valid)) == pytest.approx(10.0)
     assert float(task.loss(jnp.zeros((1, 2, 3, 1)), target, valid)) == pytest.approx(np.log(2) / 2)
+
+
+def test_beside_other_tasks() -> None:
+    """In a network for several tasks it has its own name."""
+    mine = "my_tasks:InstanceEdges"
+    section = astmt_section(tasks=(mine, "depth"), task_weights={mine: 2.0})
+    system = papers.build(section)
+    assert list(system.tasks) == ["instance_edges", "depth"]
+    images = jnp.zeros((1, 16, 16, 3))
+    variables = jax.eval_shape(lambda key: system.init(key, {"image": images}), jax.random.key(0))
+    outputs = jax.eval_shape(system.apply, variables, images)
+    assert outputs.predictions["instance_edges"].shape == (1, 16, 16, 1)
 
 
 def test_trained_evaluated_and_drawn(root: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.boundary import BoundaryScores, Score
 from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
+from dynpix_jax.visualization.example import Example, Prediction
 from dynpix_jax.visualization.pictures import png_bytes
-from dynpix_jax.visualization.report import Answer, Budget, Example, report_html, write_report
+from dynpix_jax.visualization.report import Budget, report_html, write_report
 from dynpix_jax.visualization.task_pictures import BoundaryPictures, ClassPictures, NormalPictures
 
 TASKS = {"boundaries": tasks.build("boundaries", {}, "")}
@@ -47,8 +48,11 @@ def example() -> Example:
     photo, half = np.zeros((12, 16, 3), np.uint8), np.full((12, 16), 0.5)
     masks = {"res2_1": np.ones((3, 4)), "res3_1": np.zeros((3, 4))}
     maps = {"boundaries": half}
-    answers = [Answer("base", maps, {}, {}), Answer("gates", maps, {"res2": half, "total": half}, masks)]
-    return Example("100 & 75", photo, maps, answers)
+    predictions = [
+        Prediction("base", maps, {}, {}),
+        Prediction("gates", maps, {"res2": half, "total": half}, masks),
+    ]
+    return Example("100 & 75", photo, maps, predictions)
 
 
 def test_accuracy_macs_figure_has_every_point_labelled():
@@ -127,7 +131,7 @@ def test_report_of_classes():
     row = Budget("base", 1.0, None, 2e9, 2e9, numbers, {}, per_class={"iou": [0.5, None]})
     truth = np.array([[0, 1], [255, 1]], np.int32)
     labels = {"segmentation": truth}
-    picture = Example("x", np.zeros((2, 2, 3), np.uint8), labels, [Answer("base", labels, {}, {})])
+    picture = Example("x", np.zeros((2, 2, 3), np.uint8), labels, [Prediction("base", labels, {}, {})])
     pictures = {"segmentation": ClassPictures(("a & b", "c"))}
     text = report_html("t", {}, {"segmentation": task}, [row], [picture], pictures)
     assert "Precision against recall" not in text

@@ -17,8 +17,11 @@ import numpy as np
 class ImageCounts:
     """What the matching found on one image: integer arrays (T,), one entry a threshold.
 
-    matched_truth, truth: annotated pixels that are matched, and all, summed over the annotators (recall).
-    matched_predicted, predicted: predicted pixels that match any annotator, each once, and all (precision).
+    Attributes:
+        matched_truth: Annotated pixels that are matched, summed over the annotators.
+        truth: All annotated pixels, summed over the annotators (recall).
+        matched_predicted: Predicted pixels that match any annotator, each once.
+        predicted: All predicted pixels (precision).
     """
 
     name: str
@@ -53,11 +56,13 @@ class ImageScore(Score):
 class BoundaryScores:
     """A row of the papers' tables, and what it was made from.
 
-    ods: F at the one threshold that is best for the whole data set (`ods_threshold`, `ods_recall`,
-    `ods_precision`).
-    ois: F with the best threshold of each image (`ois_recall`, `ois_precision`).
-    ap: average precision, the area under the curve.
-    per_image: best score of each image. per_threshold: scores of the whole data set, by ascending threshold.
+    Attributes:
+        ods: F at the one threshold that is best for the whole data set (`ods_threshold`, `ods_recall`,
+            `ods_precision`).
+        ois: F with the best threshold of each image (`ois_recall`, `ois_precision`).
+        ap: Average precision, the area under the curve.
+        per_image: Best score of each image.
+        per_threshold: Scores of the whole data set, by ascending threshold.
     """
 
     ods: float

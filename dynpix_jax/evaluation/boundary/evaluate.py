@@ -43,14 +43,14 @@ def evaluate_image(
     """Counts matched boundary pixels of one image at every threshold.
 
     Args:
-      prediction: (H, W) floats in [0, 1].
-      annotators: one bool (H, W) each, at least one.
-      thresholds: their number; see `threshold_values`. Binary = (map >= threshold), then thinned.
-      max_dist: largest distance of a match, as a fraction of the image diagonal.
-      nms: thin the soft map to its ridges first; `smooth` as in `non_maximum_suppression`.
+        prediction: (H, W) floats in [0, 1].
+        annotators: One bool (H, W) each, at least one.
+        thresholds: Their number; see `threshold_values`. Binary = (map >= threshold), then thinned.
+        max_dist: Largest distance of a match, as a fraction of the image diagonal.
+        nms: Thin the soft map to its ridges first; `smooth` as in `non_maximum_suppression`.
 
     Raises:
-      UserError: sizes that differ, no annotator, values not finite or outside [0, 1]; names the image.
+        UserError: Sizes that differ, no annotator, values not finite or outside [0, 1]; names the image.
     """
     _check(name, prediction, annotators)
     soft = np.asarray(prediction, np.float64)
@@ -89,14 +89,15 @@ def evaluate_boundaries(
     """Scores soft boundary maps against several annotators an image: ODS, OIS, AP.
 
     Args:
-      predictions: (name, map (H, W) of floats in [0, 1]), read as needed, so a generator keeps memory small.
-      annotators: the masks, bool (H, W), by name of the image. Images without a prediction do no harm.
-      workers: processes; None: one a CPU core; 1 or less: none, all is done in this process.
-      progress: called after every image with the number of images done and the name.
-      The others are those of `evaluate_image`.
+        predictions: (name, map (H, W) of floats in [0, 1]), read as needed, so a generator keeps memory
+            small.
+        annotators: The masks, bool (H, W), by name of the image. Images without a prediction do no harm.
+        workers: Processes; None: one a CPU core; 1 or less: none, all is done in this process.
+        progress: Called after every image with the number of images done and the name.
+        The others are those of `evaluate_image`.
 
     Raises:
-      UserError: a prediction without ground truth, no prediction at all, and what `evaluate_image` raises.
+        UserError: A prediction without ground truth, no prediction at all, and what `evaluate_image` raises.
     """
     if not max_dist > 0:
         raise ValueError(f"evaluate_boundaries: max_dist must be above 0, got {max_dist}")
