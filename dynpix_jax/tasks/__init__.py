@@ -7,7 +7,7 @@ from typing import Any
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.registry import Registry
-from dynpix_jax.core.sections import from_config
+from dynpix_jax.core.sections import BESIDE, from_config
 from dynpix_jax.core.task import PixelTask, Score, Task, all_scores, check_labels, prefixes
 from dynpix_jax.tasks.albedo import Albedo
 from dynpix_jax.tasks.boundaries import Boundaries
@@ -49,8 +49,8 @@ def task_class(name: str, key: str = "task") -> type[Task]:
         raise ValueError(str(error)) from error
 
 
-def build(name: str, options: Mapping[str, Any], path: str) -> Task:
-    """The task of that name with its options.
+def build(name: str, options: Mapping[str, Any] | Task, path: str) -> Task:
+    """The task of that name with its options, or what a parsed config has made of them.
 
     Args:
         name: In `TASKS`, or ``package.module:Name``.
@@ -60,4 +60,6 @@ def build(name: str, options: Mapping[str, Any], path: str) -> Task:
     Raises:
         UserError: There is no such task, or an option is unknown, missing or wrong.
     """
-    return from_config(TASKS.resolve(name, path), options, path)
+    if isinstance(options, Task):
+        return options
+    return from_config(TASKS.resolve(name, path), {} if options is BESIDE else options, path)

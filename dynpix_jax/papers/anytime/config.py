@@ -10,8 +10,7 @@ from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.nn.gates import GATES, ConfidenceOptions, GateOptions, TopKOptions
 from dynpix_jax.ops.interpolation import Normalize
-
-TASKS = ("segmentation", "pose")
+from dynpix_jax.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class AnytimeConfig:
 
     system: str
     task: Literal["segmentation", "pose"]
-    task_options: dict[str, Any] = field(default_factory=dict)
+    task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
     backbone: HRNetConfig = field(default_factory=HRNetConfig)
     exits: tuple[int, ...] = (1, 2, 3, 4)
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)

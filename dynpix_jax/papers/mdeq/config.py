@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.papers.mdeq.fixed_point import SolverConfig
-from dynpix_jax.tasks import task_class
+from dynpix_jax.tasks import TASKS, task_class
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class MdeqConfig:
 
     system: str
     task: str = "segmentation"
-    task_options: dict[str, Any] = field(default_factory=dict)
+    task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
     cell: CellConfig = field(default_factory=CellConfig)
     forward: SolverConfig = field(default_factory=SolverConfig)
     backward: SolverConfig = field(default_factory=lambda: SolverConfig(iterations=30, tolerance=2e-10))

@@ -13,7 +13,7 @@ from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.nn.gates import GATES, GateOptions, LayerOptions, NoGate
 from dynpix_jax.nn.residual import BlockSpec
-from dynpix_jax.tasks import task_class
+from dynpix_jax.tasks import TASKS, task_class
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class PagConfig:
     head_features: int = 16
     drop_blocks: int = 0
     res6: bool = False
-    task_options: dict[str, Any] = field(default_factory=dict)
+    task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
 
     def __post_init__(self) -> None:
         task_class(self.task)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from dynpix_jax.backbones import BACKBONES
 from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.sections import OneOf
 from dynpix_jax.papers.perspective.depth_bins import DepthBins
+from dynpix_jax.tasks.depth import Depth
+from dynpix_jax.tasks.segmentation import Segmentation
 
 Signal = Literal["none", "average", "gt_depth", "attention", "pred_depth"]
 Gate = Literal["softmax", "argmax"]
@@ -96,8 +98,8 @@ class PerspectiveConfig:
     """
 
     system: str
-    segmentation: dict[str, Any] | None = None
-    depth: dict[str, Any] | None = None
+    segmentation: Segmentation | None = None
+    depth: Depth | None = None
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
         default_factory=ResNetConfig
     )

@@ -10,8 +10,8 @@ from dynpix_jax.backbones import BACKBONES
 from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.vgg import VGGConfig
 from dynpix_jax.core.errors import suggest
-from dynpix_jax.core.sections import OneOf
-from dynpix_jax.tasks import task_class
+from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.tasks import TASKS, task_class
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class PixelNetConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     pad: int = 0
     chunk: int = 4096
-    task_options: dict[str, Any] = field(default_factory=dict)
+    task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.backbone.stages]

@@ -45,7 +45,7 @@ class PixelNet(System):
                 f"config.model.task_options: this loss of {config.task} needs whole images, PixelNet samples "
                 "pixels"
             )
-        if config.sampling.strategy == "uniform" and config.task_options.get("scale_invariance"):
+        if config.sampling.strategy == "uniform" and getattr(self.task, "scale_invariance", False):
             raise UserError(
                 "config.model.sampling.strategy: 'uniform' mixes the pixels of images, whose scales the loss "
                 "takes off one by one; expected 'stratified'"
