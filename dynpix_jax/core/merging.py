@@ -13,7 +13,6 @@ from dynpix_jax.core.sections import (
     is_settings,
     settings_fields,
     to_json,
-    types_of_fields,
 )
 
 

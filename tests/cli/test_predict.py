@@ -106,7 +106,7 @@ def test_mistakes_are_one_line_and_2(tiny_run, tmp_path, capsys):
         ((photo, "--max-side=3"), "--max-side 3"),
         ((photo, "--budget-macs=0"), "--budget-macs 0: expected a number above 0"),
         ((photo, "--budget-ms=5"), "networks of the system 'pag' predict once"),
-        ((photo, "--set", "model.gate.rho=0.5"), "config.model.gate.rho is 1.0 there and 0.5 here"),
+        ((photo, "--set", "model.head_features=8"), "config.model.head_features is 4 there and 8 here"),
         ((photo, other, f"--out={tmp_path}"), "would be overwritten"),
         ((photo, f"--out={photo}"), "is not a folder"),
     ):
