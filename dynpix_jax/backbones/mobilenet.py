@@ -176,7 +176,7 @@ class MobileNetV2(BlockBackbone):
     def setup_stem(self) -> None:
         width = self.config.block_specs[0].in_features
         self.stem_conv = Conv(3, width, 3, 2)
-        self.stem_bn = BatchNorm(width, self.config.frozen_norm)
+        self.stem_bn = BatchNorm(width, frozen=self.config.frozen_norm)
 
     def stem(self, images: Array, *, train: bool) -> Array:
         return jax.nn.relu6(self.stem_bn(self.stem_conv(images), train=train))

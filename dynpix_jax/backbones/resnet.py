@@ -141,7 +141,7 @@ class ResNet(BlockBackbone):
     def setup_stem(self) -> None:
         width = self.config.width
         self.stem_conv = Conv(3, width, 7, 2)
-        self.stem_bn = BatchNorm(width, self.config.frozen_norm)
+        self.stem_bn = BatchNorm(width, frozen=self.config.frozen_norm)
         if self.classes is not None:
             self.fc = nn.Dense(self.classes)
 

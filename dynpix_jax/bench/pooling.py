@@ -24,7 +24,7 @@ from dynpix_jax.bench.report import run_jobs
 from dynpix_jax.bench.timed import Job, Program, Settings
 from dynpix_jax.core.routing import MODES, Mode, Routing
 from dynpix_jax.core.typing import Array, Variables
-from dynpix_jax.papers.perspective.gated_pooling import GatedPooling
+from dynpix_jax.papers.perspective.layers import GatedPooling
 
 SPECS = arg_specs.PERSPECTIVE_POOLING
 """The module's places, by one of its branches."""

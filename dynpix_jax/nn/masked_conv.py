@@ -188,7 +188,7 @@ class ConvNorm(nn.Module):
         self.conv = MaskedConv(
             self.in_features, self.features, self.kernel_size, self.strides, self.use_bias, self.adaptive
         )
-        self.bn = BatchNorm(self.features, self.frozen_norm, self.momentum)
+        self.bn = BatchNorm(self.features, frozen=self.frozen_norm, momentum=self.momentum)
 
     def layers(self, normalize: Normalize) -> tuple[Layer, ...]:
         """The same as layers of `ops.sparse_block`, on rows that share a mask."""

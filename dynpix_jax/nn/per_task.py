@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,8 +20,11 @@ Activation = Callable[[Array], Array]
 class Modulation:
     """Which modules of an encoder or decoder are each task's own.
 
-    tasks: names of the tasks that share the rest. se, norm: squeeze-and-excitation, batch norm, one a task.
-    adapters: 1x1 convolutions, one a task, beside those that are shared.
+    Attributes:
+        tasks: names of the tasks that share the rest.
+        se: squeeze-and-excitation, one a task.
+        norm: batch norm, one a task.
+        adapters: 1x1 convolutions, one a task, beside those that are shared.
     """
 
     tasks: tuple[str, ...] = ()
@@ -67,7 +71,8 @@ def task_norm(
     modulation: Modulation, features: int, frozen: bool = False, momentum: float = 0.9
 ) -> nn.Module:
     """Batch norm, one a task where ``modulation.norm``."""
-    return per_task(modulation.norm, modulation.tasks, lambda: BatchNorm(features, frozen, momentum))
+    norm = partial(BatchNorm, features, frozen=frozen, momentum=momentum)
+    return per_task(modulation.norm, modulation.tasks, norm)
 
 
 class SqueezeExcite(nn.Module):

@@ -27,7 +27,7 @@ class DilatedBranch(nn.Module):
 
     def setup(self) -> None:
         self.conv = Conv(self.in_features, self.features, 3)
-        self.bn = BatchNorm(self.features, self.frozen_norm)
+        self.bn = BatchNorm(self.features, frozen=self.frozen_norm)
 
     def __call__(self, x: Array, dilation: int, *, train: bool) -> Array:
         y = conv(x, self.conv.kernel.astype(x.dtype), dilation=(dilation, dilation))

@@ -12,7 +12,7 @@ import jax
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
-from dynpix_jax.nn.per_task import SHARED, Modulation, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.nn.per_task import SHARED, Modulation, PerTask, SqueezeExcite, of_task, per_task, task_norm
 from dynpix_jax.ops.sparse import Layer, Relu, Shortcut
 from dynpix_jax.ops.sparse.layers import cast, everywhere
 
@@ -143,8 +143,8 @@ class Bottleneck(Block):
         self.adapts = own.adapters and bool(own.tasks)
         if self.adapts:
             zero = nn.initializers.zeros_init()
-            self.adapter = per_task(
-                True, own.tasks, lambda: Conv(spec.features, spec.features, 1, second, kernel_init=zero)
+            self.adapter = PerTask(
+                own.tasks, lambda: Conv(spec.features, spec.features, 1, second, kernel_init=zero)
             )
         self.bn2 = norm(spec.features)
         self.conv3 = Conv(spec.features, spec.out_features, 1)
@@ -205,13 +205,14 @@ class BasicBlock(Block):
 
     def setup(self) -> None:
         spec = self.spec
+        norm = partial(BatchNorm, spec.features, frozen=spec.frozen_norm, momentum=spec.momentum)
         self.conv1 = Conv(spec.in_features, spec.features, 3, spec.strides, spec.dilation)
-        self.bn1 = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
+        self.bn1 = norm()
         self.conv2 = Conv(spec.features, spec.features, 3, 1, spec.stage_dilation)
-        self.bn2 = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
+        self.bn2 = norm()
         if spec.needs_projection:
             self.projection = Conv(spec.in_features, spec.features, 1, spec.strides)
-            self.projection_bn = BatchNorm(spec.features, spec.frozen_norm, spec.momentum)
+            self.projection_bn = norm()
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         y = jax.nn.relu(self.bn1(self.conv1(x), train=train))

@@ -13,7 +13,7 @@ from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.papers.perspective.depth_bins import CITYSCAPES_EDGES, NYU_EDGES
+from dynpix_jax.papers.perspective.config import CITYSCAPES_EDGES, NYU_EDGES
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source

@@ -47,12 +47,14 @@ class AdaptivityConfig:
 class HeadConfig:
     """Section ``model.heads``.
 
-    kind: of all exits but that after stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
-    encoder-decoders, section 3.3). That after stage 4 is always plain.
-    plain: ``two_layers`` (1x1 convolution, norm, ReLU, 1x1 convolution) or ``single`` (pose).
-    inputs: what a head reads, all branches enlarged to the ``highest`` and joined (``concat``), or that
-    branch alone. The paper's pose rows are EE on the highest, RH on all.
-    features: width of redesigned heads. downsampling: D of section 3.3, of the exits after stages 1, 2, 3.
+    Attributes:
+        kind: of all exits but that after stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
+            encoder-decoders, section 3.3). That after stage 4 is always plain.
+        plain: ``two_layers`` (1x1 convolution, norm, ReLU, 1x1 convolution) or ``single`` (pose).
+        inputs: what a head reads, all branches enlarged to the ``highest`` and joined (``concat``), or that
+            branch alone. The paper's pose rows are EE on the highest, RH on all.
+        features: width of redesigned heads.
+        downsampling: D of section 3.3, of the exits after stages 1, 2, 3.
     """
 
     kind: Literal["plain", "redesigned"] = "redesigned"
@@ -77,10 +79,14 @@ class HeadConfig:
 class AnytimeConfig:
     """Section ``model`` of an anytime config.
 
-    exits: stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
-    weights: of the exits' losses, one each.
-    adaptivity: None computes everything.
-    task: ``segmentation`` or ``pose``; task_options: its fields.
+    Attributes:
+        task: ``segmentation`` or ``pose``.
+        task_options: fields of the task.
+        backbone: an HRNet.
+        exits: stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
+        weights: of the exits' losses, one each.
+        heads: of the exits.
+        adaptivity: None computes everything.
     """
 
     system: str

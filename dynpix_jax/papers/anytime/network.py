@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,21 +14,22 @@ from dynpix_jax.backbones.hrnet import HRNet
 from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
-from dynpix_jax.nn.masked_conv import Masking
+from dynpix_jax.nn.masked_conv import ConvNorm, Masking
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.anytime.config import AnytimeConfig
-from dynpix_jax.papers.anytime.heads import PlainHead, RedesignedHead
+from dynpix_jax.papers.anytime.layers import PlainHead, RedesignedHead
 
 Span = tuple[int, ...]
-Decide = Callable[[str, Array, Mask | None], Mask]
 
 
 @flax.struct.dataclass
 class Progress:
     """What is known after an exit.
 
-    maps: of its stage. logits: (B, h, w, K) at a quarter of the image's resolution; None before the first
-    exit. mask: bool (B, h, w), where to compute from here on; None: everywhere.
+    Attributes:
+        maps: of its stage.
+        logits: (B, h, w, K) at a quarter of the image's resolution; None before the first exit.
+        mask: bool (B, h, w), where to compute from here on; None: everywhere.
     """
 
     maps: tuple[Array, ...]
@@ -46,18 +48,38 @@ class AnytimeNetwork(nn.Module):
         adaptive = config.adaptivity is not None
         # Before the first exit nothing has decided yet.
         self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5)
-        norm = (config.backbone.frozen_norm, config.backbone.momentum)
+        norm = partial(ConvNorm, frozen_norm=config.backbone.frozen_norm, momentum=config.backbone.momentum)
+        exits: dict[int, nn.Module] = {}
         for index, stage in enumerate(config.exits):
             branches = config.backbone.branch_channels(stage)
             features = sum(branches) if heads.inputs == "concat" else branches[0]
-            masked = adaptive and index > 0
+            adapts = adaptive and index > 0
+            unit = partial(norm, kernel_size=1, use_bias=True, adaptive=adapts)
             head: nn.Module
             if stage == 4 or heads.kind == "plain":
-                head = PlainHead(features, self.channels, heads.plain == "single", *norm, masked)
+                head = PlainHead(
+                    features,
+                    self.channels,
+                    unit,
+                    single=heads.plain == "single",
+                    adaptive=adapts,
+                    name=f"exit{stage}",
+                )
             else:
                 depth = heads.downsampling[stage - 1]
-                head = RedesignedHead(features, self.channels, heads.features, depth, *norm, masked)
-            setattr(self, f"exit{stage}", head)
+                head = RedesignedHead(
+                    features,
+                    self.channels,
+                    unit,
+                    heads.features,
+                    depth,
+                    adaptive=adapts,
+                    name=f"exit{stage}",
+                )
+            exits[stage] = head
+        self.exits = exits
+        if config.adaptivity is not None:
+            self.gate = config.adaptivity.options.build("logits", self.channels)
 
     def stage(
         self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False
@@ -75,13 +97,19 @@ class AnytimeNetwork(nn.Module):
         if self.config.heads.inputs == "concat" and len(maps) > 1:
             size, corners = (top.shape[1], top.shape[2]), self.config.backbone.align_corners
             top = jnp.concatenate([top, *(resize_bilinear(x, size, corners) for x in maps[1:])], -1)
-        logits: Array = getattr(self, f"exit{number}")(top, masking, train=train)
+        logits: Array = self.exits[number](top, masking, train=train)
         return logits
 
-    def advance(self, span: Span, progress: Progress, decide: Decide | None, routing: Routing) -> Progress:
+    def advance(
+        self, span: Span, progress: Progress, routing: Routing, adapt_now: Array | bool = True
+    ) -> Progress:
         """The stages of ``span`` and the exit after them; positions that are skipped keep their logits.
 
-        decide: (name of the next stage, logits, mask before) -> where to compute on; None: everywhere.
+        Args:
+            span: the stages.
+            progress: what is known before them.
+            routing: how the pass is run.
+            adapt_now: whether the gate skips anything at all, scalar; given masks do.
         """
         config, maps, masking = self.config, progress.maps, None
         if progress.mask is not None and config.adaptivity is not None:
@@ -95,18 +123,22 @@ class AnytimeNetwork(nn.Module):
         if masking is not None:  # eq. 4
             logits = jnp.where(masking.mask[..., None], logits, progress.logits)
         mask = None
-        if decide is not None and span[-1] != 4:
-            mask = decide(f"stage{span[-1] + 1}", logits, progress.mask)
+        if config.adaptivity is not None and span[-1] != 4:
+            mask, before = routing.masks.get(f"stage{span[-1] + 1}"), progress.mask
+            if mask is None:
+                mask = (self.gate(logits, routing, before=before).mask > 0.5) | ~jnp.asarray(adapt_now)
+            elif before is not None:
+                mask = mask & before
         return Progress(maps, logits, mask)
 
     def __call__(
-        self, images: Array, decide: Decide | None = None, routing: Routing = Routing()
+        self, images: Array, routing: Routing = Routing(), adapt_now: Array | bool = True
     ) -> tuple[Progress, ...]:
-        """(B, H, W, 3) RGB in 0..255 -> what is known after each exit."""
+        """(B, H, W, 3) RGB in 0..255 -> what is known after each exit; ``adapt_now`` as in `advance`."""
         after = [Progress((images,))]
         for index, span in enumerate(spans(self.config.exits)):
             with in_step(index):
-                after.append(self.advance(span, after[-1], decide, routing))
+                after.append(self.advance(span, after[-1], routing, adapt_now))
         return tuple(after[1:])
 
 

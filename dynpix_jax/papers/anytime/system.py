@@ -98,11 +98,9 @@ class Anytime(System):
         train = routing.train
         if train and routing.mode == "sparse":
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
-        given = self._check(routing, images)
-        key = (rngs or {}).get("gumbel") if train else None
-        arguments = (images, self._decider(given, key, adapt_now), routing)
+        self._check(routing, images)
         size = (images.shape[1], images.shape[2])
-        after, updates = self.call(variables, *arguments, moving=train)
+        after, updates = self.call(variables, images, routing, adapt_now, moving=train, rngs=rngs)
         return self._outputs(after, size, updates)
 
     def steps(
@@ -134,8 +132,7 @@ class Anytime(System):
         span: Span,
         size: tuple[int, int],
     ) -> tuple[Progress, StepResult]:
-        decide = self._decider(routing.masks, None, True)
-        after, _ = self.call(variables, span, before, decide, routing, method="advance")
+        after, _ = self.call(variables, span, before, routing, method="advance")
         gates = {} if before.mask is None else dict.fromkeys(_masks(span), before.mask)
         result = StepResult(
             {self.task.name: self._to_image(after.logits, size)}, self._confidence(after.logits), gates
@@ -225,22 +222,6 @@ class Anytime(System):
                 got = f"{mask.dtype} {mask.shape}"
                 raise ValueError(f"{name}: a given mask must be bool {shape}, True = compute; got {got}")
         return given
-
-    def _decider(self, given: Mapping[str, Mask], key: PRNGKey | None, adapt_now: Array | bool) -> Any:
-        """What AnytimeNetwork asks where to compute on; None without adaptivity."""
-        how = self.config.adaptivity
-        if how is None:
-            return None
-        gate = how.options.build("logits", self.task.channels)
-
-        def decide(stage: str, logits: Array, before: Mask | None) -> Mask:
-            if stage in given:
-                return given[stage] if before is None else given[stage] & before
-            rngs = {} if key is None else {"gumbel": key}
-            decision: Any = gate.apply({}, logits, Routing(train=key is not None), before=before, rngs=rngs)
-            return (decision.mask > 0.5) | ~jnp.asarray(adapt_now)
-
-        return decide
 
     def _confidence(self, logits: Array) -> Array:
         options = self.config.adaptivity.options if self.config.adaptivity else None

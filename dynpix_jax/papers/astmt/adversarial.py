@@ -14,10 +14,35 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.resize import resize_nearest
-from dynpix_jax.papers.astmt.reversal import reverse_gradient
 
 TINY = 1e-20
 """Added to the squared norm: a gradient of zero stays zero, and so does what flows back through it."""
+
+
+@jax.custom_vjp
+def reverse_gradient(x: Array, strength: Array) -> Array:
+    """``x`` itself; its cotangent comes back multiplied by ``-strength``, a scalar >= 0.
+
+    Gradient reversal (Ganin and Lempitsky, ICML 2015), for adversarial training in a single pass.
+    """
+    return x
+
+
+def _forward(x: Array, strength: Array) -> tuple[Array, Array]:
+    return x, strength
+
+
+def _backward(strength: Array, cotangent: Array) -> tuple[Array, Array]:
+    strength = jnp.asarray(strength)
+    return -strength.astype(cotangent.dtype) * cotangent, jnp.zeros_like(strength)
+
+
+reverse_gradient.defvjp(_forward, _backward)
+
+
+def reversal_strength(epoch: Array, epochs: int) -> Array:
+    """2 / (1 + exp(-10 (epoch + 1) / epochs)) - 1: from nearly 0 in the first epoch, 0, to 1 in the last."""
+    return 2.0 / (1.0 + jnp.exp(-10.0 * (epoch + 1.0) / epochs)) - 1.0
 
 
 def loss_and_gradient(

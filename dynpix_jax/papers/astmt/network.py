@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax
 
 from dynpix_jax.backbones.base import BuildOptions
 from dynpix_jax.core.typing import Array
@@ -13,8 +12,7 @@ from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.per_task import Modulation
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.astmt.config import AstmtConfig
-from dynpix_jax.papers.astmt.deeplab import DeepLabDecoder
-from dynpix_jax.papers.astmt.uber import SMALL, UberHead
+from dynpix_jax.papers.astmt.layers import SMALL, DeepLabDecoder, Discriminator, UberHead
 
 Features = tuple[Array, Array | None]
 """What a task's head reads: the map whose gradient the discriminator sees, and what else (UberNet's low)."""
@@ -23,21 +21,6 @@ Features = tuple[Array, Array | None]
 def head_name(task: str) -> str:
     """The module that is the task's own in every network."""
     return f"head_{task}"
-
-
-class Discriminator(nn.Module):
-    """(B, h, w, features) -> logits of the tasks (B, h, w, tasks): two convolutions, a ReLU between."""
-
-    features: int
-    tasks: int
-    kernel: int = 1
-
-    def setup(self) -> None:
-        self.conv1 = Conv(self.features, self.features, self.kernel)
-        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=SMALL)
-
-    def __call__(self, x: Array) -> Array:
-        return self.conv2(jax.nn.relu(self.conv1(x)))
 
 
 class AstmtNetwork(nn.Module):

@@ -19,7 +19,7 @@ from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
-from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient
+from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient, reversal_strength
 from dynpix_jax.papers.astmt.config import (
     AdversarialConfig,
     AstmtConfig,
@@ -27,7 +27,6 @@ from dynpix_jax.papers.astmt.config import (
     EncoderConfig,
 )
 from dynpix_jax.papers.astmt.network import AstmtNetwork, Features, head_name
-from dynpix_jax.papers.astmt.reversal import reversal_strength
 
 __all__ = [
     "AdversarialConfig",

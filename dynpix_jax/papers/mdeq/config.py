@@ -15,11 +15,15 @@ from dynpix_jax.tasks import TASKS, task_class
 class CellConfig:
     """Section ``model.cell``: f, which is applied until nothing changes. The defaults are those of "small".
 
-    channels: of the branches, from the highest resolution (a quarter of the image's) down, each half the one
-    before. expansion: width of the block inside a branch, relative to its channels. groups: of its group
-    norms; the norm after the fusion has half as many. dropout: share of a block's channels that are left out
-    in training, the same ones in all iterations of a forward pass. weight_norm: kernels of blocks and after
-    the fusion as direction times length (Salimans and Kingma, NeurIPS 2016).
+    Attributes:
+        channels: of the branches, from the highest resolution (a quarter of the image's) down, each half the
+            one before.
+        expansion: width of the block inside a branch, relative to its channels.
+        groups: of its group norms; the norm after the fusion has half as many.
+        dropout: share of a block's channels that are left out in training, the same ones in all iterations of
+            a forward pass.
+        weight_norm: kernels of blocks and after the fusion as direction times length (Salimans and Kingma,
+            NeurIPS 2016).
     """
 
     channels: tuple[int, ...] = (32, 64, 128, 256)
@@ -45,8 +49,10 @@ class CellConfig:
 class JacobianConfig:
     """Section ``model.jacobian``: the penalty on f's Jacobian at the fixed point (Bai et al., ICML 2021).
 
-    weight: of the penalty; 0 leaves it out. frequency: share of the steps that have it. probes: random
-    vectors that estimate it.
+    Attributes:
+        weight: of the penalty; 0 leaves it out.
+        frequency: share of the steps that have it.
+        probes: random vectors that estimate it.
     """
 
     weight: float = 0.0
@@ -70,9 +76,11 @@ class JacobianConfig:
 class AnytimeConfig:
     """Section ``model.anytime``: predictions from iterates on the way to the fixed point.
 
-    iterations: after which to decode, rising; those from the solver's limit on are left out, for its end is
-    decoded anyway. iterate: the ``best`` so far, as a solver that ends there would return it, or the
-    ``latest``; the paper does not say which. In the first iterations they are the same as a rule.
+    Attributes:
+        iterations: after which to decode, rising; those from the solver's limit on are left out, for its end
+            is decoded anyway.
+        iterate: the ``best`` so far, as a solver that ends there would return it, or the ``latest``; the
+            paper does not say which. In the first iterations they are the same as a rule.
     """
 
     iterations: tuple[int, ...] = (4, 6, 8, 10)
@@ -87,9 +95,17 @@ class AnytimeConfig:
 class MdeqConfig:
     """Section ``model`` of an MDEQ config.
 
-    task, task_options: what is predicted; see tasks. cell: f. forward, backward: the searches for the fixed
-    point and, in training, for its gradient. unrolled: 0 seeks the fixed point; n applies f n times instead
-    and differentiates through that: pretraining. norm_momentum: of the moving averages of stem and head.
+    Attributes:
+        task: what is predicted; see tasks.
+        task_options: fields of that task's class.
+        cell: f.
+        forward: the search for the fixed point.
+        backward: the search for its gradient, in training.
+        unrolled: 0 seeks the fixed point; n applies f n times instead and differentiates through that:
+            pretraining.
+        jacobian: the penalty.
+        anytime: predictions on the way.
+        norm_momentum: of the moving averages of stem and head.
     """
 
     system: str

@@ -39,7 +39,7 @@ class Stem(nn.Module):
     momentum: float
 
     def setup(self) -> None:
-        norm = partial(BatchNorm, self.features, False, self.momentum)
+        norm = partial(BatchNorm, self.features, momentum=self.momentum)
         self.conv1 = Conv(3, self.features, 3, 2, kernel_init=_normal)
         self.bn1 = norm()
         self.conv2 = Conv(self.features, self.features, 3, 2, kernel_init=_normal)
@@ -160,7 +160,7 @@ class Head(nn.Module):
 
     def setup(self) -> None:
         self.conv1 = Conv(self.features, self.features, 1, use_bias=True, kernel_init=_normal)
-        self.bn1 = BatchNorm(self.features, False, self.momentum)
+        self.bn1 = BatchNorm(self.features, momentum=self.momentum)
         self.conv2 = Conv(self.features, self.channels, 1, use_bias=True, kernel_init=_normal)
 
     def __call__(self, z: Maps, *, train: bool) -> Array:

@@ -1,7 +1,7 @@
-"""PAG residual blocks (Kong and Fowlkes, section 3.1, eq. 2): blocks that compute where gates are on.
+"""PAG's layers (sections 3.1 and 3.4): MultiPool, blocks that compute where their gates are on, Res6.
 
-Each wraps a block of any backbone and shares its scope: the block's parameters keep their names, and the gate
-or the MultiPool stands beside them ("res4_2/conv1", "res4_2/gate", "res4_2/multipool").
+A PAG block wraps a block of any backbone and shares its scope: the block's parameters keep their names, and
+the gate or the MultiPool stands beside them ("res4_2/conv1", "res4_2/gate", "res4_2/multipool").
 """
 
 from __future__ import annotations
@@ -16,11 +16,85 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array
-from dynpix_jax.nn.gates import GateOptions, LayerOptions, PixelOptions
-from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
+from dynpix_jax.nn.conv import Conv
+from dynpix_jax.nn.gates import GateOptions, LayerOptions, PixelOptions, choose, constants
+from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
+from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated
 from dynpix_jax.nn.residual import Block
 from dynpix_jax.ops.sparse import ImplementationUnavailable, active_set, sparse_block
-from dynpix_jax.papers.pag.multipool import MultiPool
+
+Selection = Literal["pag", "average"]
+
+
+class PoolGate(nn.Module):
+    """Logits of the pooling sizes: 1x1 to 128, 3x3 to 32, 1x1 to P; norm and ReLU between (as released)."""
+
+    in_features: int
+    choices: int
+    bias: tuple[float, ...]
+
+    def setup(self) -> None:
+        def normal(features: int) -> nn.initializers.Initializer:
+            return nn.initializers.normal((2.0 / features) ** 0.5)
+
+        self.conv1 = Conv(self.in_features, 128, 1, kernel_init=normal(128))
+        self.bn1 = BatchNorm(128)
+        self.conv2 = Conv(128, 32, 3, kernel_init=normal(32))
+        self.bn2 = BatchNorm(32)
+        self.conv3 = Conv(
+            32,
+            self.choices,
+            1,
+            use_bias=True,
+            kernel_init=normal(self.choices),
+            bias_init=constants(*self.bias),
+        )
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        x = jax.nn.relu(self.bn1(self.conv1(x), train=train))
+        x = jax.nn.relu(self.bn2(self.conv2(x), train=train))
+        return self.conv3(x)
+
+
+class MultiPool(nn.Module):
+    """O = sum_i W_i M_i over pooling sizes M_i; dilation 0 copies the input.
+
+    (B, H, W, features) -> ((B, H, W, features), W of (B, H, W, P)). ``pag``: W is one-hot (eq. 4 by
+    straight-through), so in sparse mode a pixel runs in its own branch only. ``average``: W is a softmax and
+    every branch runs everywhere, in both modes ("wAvg", the weighted average the paper compares with).
+
+    Attributes:
+        original_dilation: that of the convolution replaced.
+        original_bias: initial logit in favour of it.
+    """
+
+    features: int
+    dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)
+    selection: Selection = "pag"
+    frozen_norm: bool = True
+    original_dilation: int = 1
+    original_bias: float = 0.0
+
+    def setup(self) -> None:
+        self.branches = {
+            dilation: DilatedBranch(
+                self.features, self.features, frozen_norm=self.frozen_norm, name=f"dilation_{dilation}"
+            )
+            for dilation in self.dilations
+            if dilation
+        }
+        bias = tuple(self.original_bias if d == self.original_dilation else 0.0 for d in self.dilations)
+        self.gate = PoolGate(self.features, len(self.dilations), bias)
+
+    def __call__(self, x: Array, routing: Routing) -> tuple[Array, Array]:
+        logits = self.gate(x, train=routing.train)
+        average = self.selection == "average"
+        selection = jax.nn.softmax(logits) if average else choose(self, logits, routing)
+        pooled = pool_dilated(
+            x, selection, self.dilations, self.branches.__getitem__, routing, one_hot=not average
+        )
+        return pooled, selection
+
 
 GateScope = Literal["conv3x3", "residual"]
 
@@ -218,3 +292,41 @@ class MultiPoolBlock(PagBlock):
         pooled, selection = self.multipool(block.reduce(x, train=train), routing)
         out = block.join(block.shortcut(x, train=train), block.expand(pooled, train=train))
         return out, BlockOutputs(selection=selection)
+
+
+class Res6(nn.Module):
+    """Two 3x3 convolutions with norm and ReLU: (B, H, W, in_features) -> ((B, H, W, features), selection).
+
+    With ``pooled`` the second is a MultiPool and the selection is (B, H, W, P); else it is None. No
+    pretrained network has these layers, so their norms learn moments even where the backbone's are frozen.
+    """
+
+    in_features: int
+    features: int
+    pooled: bool = False
+    dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)
+    selection: Selection = "pag"
+    original_bias: float = 0.0
+
+    def setup(self) -> None:
+        self.conv1 = Conv(self.in_features, self.features, 3)
+        self.bn1 = BatchNorm(self.features)
+        if self.pooled:
+            self.multipool = MultiPool(
+                self.features,
+                dilations=self.dilations,
+                selection=self.selection,
+                frozen_norm=False,
+                original_bias=self.original_bias,
+            )
+        else:
+            self.conv2 = Conv(self.features, self.features, 3)
+            self.bn2 = BatchNorm(self.features)
+
+    def __call__(self, x: Array, routing: Routing) -> tuple[Array, Array | None]:
+        train = routing.train
+        x = jax.nn.relu(self.bn1(self.conv1(x), train=train))
+        if self.pooled:
+            pooled, selection = self.multipool(x, routing)
+            return pooled, selection
+        return jax.nn.relu(self.bn2(self.conv2(x), train=train)), None

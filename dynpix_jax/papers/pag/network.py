@@ -1,4 +1,4 @@
-"""The network of PAG: a backbone whose blocks have gates or MultiPools, Res6, and a head."""
+"""The network of PAG: a backbone whose blocks have gates or MultiPools, Res6, and heads by deconvolution."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dynpix_jax.backbones.base import BuildOptions, Stage
@@ -13,12 +14,122 @@ from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.residual import Block, BlockSpec
-from dynpix_jax.papers.pag.boundary_head import BoundaryHead
+from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.papers.pag.config import PagConfig, gated_blocks, kept_specs, kept_stages
-from dynpix_jax.papers.pag.decoder import TopHead
-from dynpix_jax.papers.pag.layers import GatedBlock, MultiPoolBlock, PagBlock, SkippedBlock
-from dynpix_jax.papers.pag.res6 import Res6
+from dynpix_jax.papers.pag.layers import GatedBlock, MultiPoolBlock, PagBlock, Res6, SkippedBlock
+
+
+def bilinear_taps(stride: int) -> Array:
+    """(2 * stride,) triangle of width 2 * stride - 1 and a zero; its peak, 1, lies on the input cell."""
+    return jnp.maximum(1.0 - jnp.abs(jnp.arange(2 * stride) - (stride - 1.0)) / stride, 0.0)
+
+
+class Deconv(nn.Module):
+    """Transposed convolution by ``stride``: (B, h, w, features) -> (B, H, W, features) for ``size`` = (H, W).
+
+    The kernel has 2 * stride taps a side and starts as bilinear interpolation of every channel. Output pixel
+    ``stride * i`` lies on input cell ``i``, which is where a ResNet's padding puts its features (a centred
+    deconvolution would shift the map by (stride - 1) / 2 pixels). Beyond the last cell, pixels from
+    ``stride * (h - 1) + 1`` on, the last cell is repeated: zeros would let the features fade out.
+    Written as a matrix product over 2x2 input cells: no zero-stuffed convolution, which is slow on a CPU.
+    """
+
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array, size: tuple[int, int]) -> Array:
+        s, c = self.stride, self.features
+        if s * x.shape[1] < size[0] or s * x.shape[2] < size[1]:
+            raise ValueError(f"size: {size} is more than stride {s} times the input {x.shape[1:3]}")
+
+        def bilinear(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+            taps = bilinear_taps(s).astype(dtype)
+            return jnp.einsum("y,x,io->yxio", taps, taps, jnp.eye(c, dtype=dtype))
+
+        kernel = self.param("kernel", bilinear, (2 * s, 2 * s, c, c), jnp.float32).astype(x.dtype)
+        # Every s x s block of the output sees 2 x 2 input cells: one matrix product over their channels.
+        b, h, w, _ = x.shape
+        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
+        padded = jnp.pad(padded, ((0, 0), (1, 0), (1, 0), (0, 0)))
+        cells = [padded[:, 1 - i : h + 2 - i, 1 - j : w + 2 - j] for i in (0, 1) for j in (0, 1)]
+        # (y block, y in block, x block, x in block, in, out) -> (y block, x block, in), (y, x, out)
+        matrix = kernel.reshape(2, s, 2, s, c, c).transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, s * s * c)
+        blocks = pointwise(jnp.concatenate(cells, axis=-1), matrix).reshape(b, h + 1, w + 1, s, s, c)
+        full = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h + 1) * s, (w + 1) * s, c)
+        return full[:, s - 1 : s - 1 + size[0], s - 1 : s - 1 + size[1]]
+
+
+class DeconvDecoder(nn.Module):
+    """Deconvolution first, then convolutions at full resolution (section 4).
+
+    (B, h, w, in_features) at ``stride`` -> (B, H, W, out_features) logits.
+
+    1x1 reduction to ``features`` with ReLU, deconvolution by ``stride``, 3x3 convolution with ReLU, 3x3
+    convolution to the logits: two convolutions after the up-sampling, so that they see the fine details.
+    """
+
+    in_features: int
+    features: int
+    out_features: int
+    stride: int
+
+    def setup(self) -> None:
+        self.reduce = Conv(self.in_features, self.features, 1, use_bias=True)
+        self.deconv = Deconv(self.features, self.stride)
+        self.conv = Conv(self.features, self.features, 3, use_bias=True)
+        self.logits = Conv(
+            self.features, self.out_features, 3, use_bias=True, kernel_init=nn.initializers.normal(0.01)
+        )
+
+    def __call__(self, x: Array, size: tuple[int, int]) -> Array:
+        x = self.deconv(jax.nn.relu(self.reduce(x)), size)
+        return self.logits(jax.nn.relu(self.conv(x)))
+
+
+class TopHead(nn.Module):
+    """One decoder above the last stage, without side outputs.
+
+    ({stage: features}, (H, W)) -> (logits (B, H, W, out_features), ()).
+    """
+
+    stage: Stage
+    features: int
+    out_features: int
+
+    def setup(self) -> None:
+        stage = self.stage
+        self.decoder = DeconvDecoder(stage.channels, self.features, self.out_features, stage.stride)
+
+    def __call__(self, features: dict[str, Array], size: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
+        return self.decoder(features[self.stage.name], size), ()
+
+
+class BoundaryHead(nn.Module):
+    """One decoder a macro block (Res2 ... Res5) and a 1x1 fusion that starts as their mean.
+
+    ({stage: features}, (H, W)) -> (fused logits (B, H, W, 1), side logits, one (B, H, W, 1) a stage).
+    """
+
+    stages: tuple[Stage, ...]
+    features: int = 16
+
+    def setup(self) -> None:
+        self.decoders = [
+            DeconvDecoder(stage.channels, self.features, 1, stage.stride, name=stage.name)
+            for stage in self.stages
+        ]
+        share = 1.0 / len(self.stages)
+        self.fusion = Conv(len(self.stages), 1, 1, use_bias=True, kernel_init=nn.initializers.constant(share))
+
+    def __call__(self, features: dict[str, Array], size: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
+        sides = tuple(
+            decoder(features[stage.name], size)
+            for decoder, stage in zip(self.decoders, self.stages, strict=True)
+        )
+        return self.fusion(jnp.concatenate(sides, axis=-1)), sides
 
 
 def pag_block(config: PagConfig, spec: BlockSpec, make: Callable[..., Block]) -> PagBlock:

@@ -1,18 +1,115 @@
-"""Config section of the perspective system (recurrent scene parsing)."""
+"""Config section of the perspective system (recurrent scene parsing), and depth in a few bins."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
 
 from dynpix_jax.backbones import BACKBONES
 from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.sections import OneOf
-from dynpix_jax.papers.perspective.depth_bins import DepthBins
+from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.tasks.segmentation import Segmentation
+
+NO_BIN = 255
+"""Class of a pixel without a depth."""
+
+NYU_EDGES = (0.001, 1.5, 2.1, 3.0, 4.7, 100.0)
+"""Metres (released code): bins of about equal population."""
+
+CITYSCAPES_EDGES = (0.0, 11.0, 12.5, 13.2, 13.9, 20.0)
+"""Of log2 of a 16-bit disparity (released code)."""
+
+CITYSCAPES_FOCAL_BASELINE = 0.209313 * 2262.52
+"""Metres times pixels: depth in metres = this / disparity in pixels."""
+
+
+def quantize(values: Array, edges: tuple[float, ...]) -> Array:
+    """Bin k, from 1, holds the values above ``edges[k - 1]`` up to and including ``edges[k]``; 0 is outside.
+
+    Args:
+      values: any shape.
+      edges: rising.
+
+    Returns:
+      int32 of the shape of ``values``.
+    """
+    above = (values[..., None] > jnp.asarray(edges, values.dtype)).sum(-1, dtype=jnp.int32)
+    return jnp.where(above < len(edges), above, 0)
+
+
+def log_disparity(stored: Array) -> Array:
+    """log2 of a disparity as Cityscapes stores it, 256 * pixels + 1; 0 (no bin) up to 10, as released."""
+    return jnp.log2(jnp.where(stored > 10, stored, 1).astype(jnp.float32))
+
+
+@dataclass(frozen=True)
+class DepthBins:
+    """Section ``model.bins``. Classes count from the farthest bin, 0, to the nearest.
+
+    Attributes:
+        edges: rising; one more than bins.
+        of: what they are edges of, ``depth`` in metres or ``disparity``: log2 of what Cityscapes' files hold,
+            found from the metres by focal_baseline.
+        focal_baseline: metres times pixels.
+    """
+
+    edges: tuple[float, ...] = NYU_EDGES
+    of: Literal["depth", "disparity"] = "depth"
+    focal_baseline: float = CITYSCAPES_FOCAL_BASELINE
+
+    def __post_init__(self) -> None:
+        if len(self.edges) < 3 or any(low >= high for low, high in pairwise(self.edges)):
+            raise ValueError(f"edges: {self.edges}; expected at least three rising numbers")
+        if not self.focal_baseline > 0:
+            raise ValueError(f"focal_baseline: {self.focal_baseline}; expected a positive number")
+
+    @property
+    def count(self) -> int:
+        """Number of bins."""
+        return len(self.edges) - 1
+
+    def classes(self, depth: Array) -> Array:
+        """Metres (B, H, W), 0 or not finite = missing -> int32 classes, NO_BIN where missing or outside."""
+        known = (depth > 0) & jnp.isfinite(depth)
+        depth = jnp.where(known, depth, 1.0).astype(jnp.float32)
+        if self.of == "disparity":
+            bins = quantize(log_disparity(1.0 + 256.0 * self.focal_baseline / depth), self.edges)
+            rank = bins - 1  # the least disparity is the farthest
+        else:
+            bins = quantize(depth, self.edges)
+            rank = self.count - bins
+        return jnp.where(known & (bins > 0), rank, NO_BIN)
+
+    def weights(self, depth: Array, stride: int) -> Array:
+        """Weights of the bins in the cells of a network's map.
+
+        A pixel's weights are one-hot, and equal where its depth is missing; a cell takes the mean of its
+        ``stride`` x ``stride`` pixels.
+
+        Args:
+          depth: (B, H, W) metres, 0 or not finite = missing.
+
+        Returns:
+          (B, ceil(H / stride), ceil(W / stride), bins) float32, summing to 1.
+        """
+        classes = self.classes(depth)
+        one_hot = jax.nn.one_hot(classes, self.count)  # all 0 for NO_BIN
+        weights = jnp.where((classes == NO_BIN)[..., None], 1.0 / self.count, one_hot)
+        height, width = depth.shape[1:3]
+        rows, columns = math.ceil(height / stride), math.ceil(width / stride)
+        pad = ((0, 0), (0, rows * stride - height), (0, columns * stride - width), (0, 0))
+        padded = jnp.pad(weights, pad, mode="edge")
+        return padded.reshape(-1, rows, stride, columns, stride, self.count).mean((2, 4))
+
 
 Signal = Literal["none", "average", "gt_depth", "attention", "pred_depth"]
 Gate = Literal["softmax", "argmax"]
@@ -22,17 +119,19 @@ Gate = Literal["softmax", "argmax"]
 class PoolingConfig:
     """Section ``model.pooling``: the second layer above the backbone, and that of the loops.
 
-    signal: what weighs the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average`` (all
-    alike), ``gt_depth`` (the bins of a depth that is given), ``attention`` (learned without a depth),
-    ``pred_depth`` (the bins that the depth branch predicts).
-    loop_signal: the same for the loops; ``same`` takes that of ``signal``.
-    kind: ``multipool`` (dilations of one feature map) or ``multiscale`` (the image at several sizes, each
-    with its own backbone unless tied).
-    tied: one kernel for all pooling sizes. dilations: from the farthest bin's to the nearest's.
-    scales: of ``multiscale``, sizes relative to the image, the first of them 1; in the order of the
-    dilations, in whose place they stand.
-    gate: how the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax`` (the
-    branch with the largest weight alone, which sparse mode runs alone).
+    Attributes:
+        signal: what weighs the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average`` (all
+            alike), ``gt_depth`` (the bins of a depth that is given), ``attention`` (learned without a depth),
+            ``pred_depth`` (the bins that the depth branch predicts).
+        loop_signal: the same for the loops; ``same`` takes that of ``signal``.
+        kind: ``multipool`` (dilations of one feature map) or ``multiscale`` (the image at several sizes, each
+            with its own backbone unless tied).
+        tied: one kernel for all pooling sizes.
+        dilations: from the farthest bin's to the nearest's.
+        scales: of ``multiscale``, sizes relative to the image, the first of them 1; in the order of the
+            dilations, in whose place they stand.
+        gate: how the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax``
+            (the branch with the largest weight alone, which sparse mode runs alone).
     """
 
     signal: Signal = "pred_depth"
@@ -64,10 +163,13 @@ class PoolingConfig:
 class LossConfig:
     """Section ``model.loss``, the weights of eq. 1.
 
-    segmentation: lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
-    follow. depth_class: lambda_c. depth: lambda_r. The final stage sets both to 0.
-    at: where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's map
-    (labels of the pixels in their middles), as the code released for NYU does.
+    Attributes:
+        segmentation: lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
+            follow.
+        depth_class: lambda_c; 0 in the final stage.
+        depth: lambda_r; 0 in the final stage.
+        at: where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's
+            map (labels of the pixels in their middles), as the code released for NYU does.
     """
 
     segmentation: tuple[float, ...] = (1.0,)
@@ -87,14 +189,21 @@ class LossConfig:
 class PerspectiveConfig:
     """Section ``model`` of a perspective config.
 
-    segmentation, depth: options of the two tasks; None leaves that one out. A depth is what the regression of
-    the depth branch predicts.
-    loops: times that the refinement module runs after the feed-forward pass. Its parameters do not depend on
-    how often, only on whether there is a loop at all.
-    features: width of everything above the backbone. depth_features, depth_kernel: of the depth branch, see
-    DepthBranch. dropout: before the classes.
-    frozen_norm: stored moments in training too, for the layers above the backbone (``backbone.frozen_norm``
-    says it for the backbone). No pretrained network has these layers: train them before they are frozen.
+    Attributes:
+        segmentation: options of that task; None leaves it out.
+        depth: options of that task, the regression of the depth branch; None leaves it out.
+        backbone: see backbones; its last stage is read.
+        pooling: the gated layers.
+        bins: of the depth.
+        loss: weights of eq. 1.
+        loops: times that the refinement module runs after the feed-forward pass. Its parameters do not depend
+            on how often, only on whether there is a loop at all.
+        features: width of everything above the backbone.
+        depth_features: of the depth branch, see DepthBranch.
+        depth_kernel: of the depth branch.
+        dropout: before the classes.
+        frozen_norm: stored moments in training too, for the layers above the backbone. No pretrained network
+            has these layers: train them before they are frozen.
     """
 
     system: str

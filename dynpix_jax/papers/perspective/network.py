@@ -16,9 +16,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.papers.perspective.config import PerspectiveConfig, Signal
-from dynpix_jax.papers.perspective.depth_branch import DepthBranch
-from dynpix_jax.papers.perspective.gated_pooling import GatedPooling, MultiScalePooling
-from dynpix_jax.papers.perspective.refinement import Pass, Step
+from dynpix_jax.papers.perspective.layers import DepthBranch, GatedPooling, MultiScalePooling, Pass, Step
 
 
 class Res6(nn.Module):
@@ -30,7 +28,7 @@ class Res6(nn.Module):
 
     def setup(self) -> None:
         self.conv = Conv(self.in_features, self.features, 3)
-        self.bn = BatchNorm(self.features, self.frozen_norm)
+        self.bn = BatchNorm(self.features, frozen=self.frozen_norm)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
         return jax.nn.relu(self.bn(self.conv(x), train=train))
@@ -48,11 +46,11 @@ class PerspectiveNetwork(nn.Module):
         options = BuildOptions(taps=(self.top.name,))
         top = self.top.channels
         self.backbone = config.backbone.build(options)
-        self.res6 = Res6(top, config.features, config.frozen_norm)
+        self.res6 = Res6(top, config.features, frozen_norm=config.frozen_norm)
         if config.pooling.kind == "multiscale" and not config.pooling.tied:
             for index in range(1, len(config.pooling.scales)):
                 setattr(self, f"backbone_{index}", config.backbone.build(options))
-                setattr(self, f"res6_{index}", Res6(top, config.features, config.frozen_norm))
+                setattr(self, f"res6_{index}", Res6(top, config.features, frozen_norm=config.frozen_norm))
         self.feedforward = self._pass(config.signals[0], recurrent=False)
         if config.loops:
             self.loop = self._pass(config.signals[1], recurrent=True)
@@ -61,12 +59,22 @@ class PerspectiveNetwork(nn.Module):
         config, pooling = self.config, self.config.pooling
         make: Any
         if signal == "none":
-            make = partial(GatedPooling, config.features, (1,), True, config.frozen_norm)
+            make = partial(GatedPooling, config.features, (1,), tied=True, frozen_norm=config.frozen_norm)
         elif pooling.kind == "multipool":
-            make = partial(GatedPooling, config.features, pooling.dilations, pooling.tied, config.frozen_norm)
+            make = partial(
+                GatedPooling,
+                config.features,
+                pooling.dilations,
+                tied=pooling.tied,
+                frozen_norm=config.frozen_norm,
+            )
         else:
             make = partial(
-                MultiScalePooling, config.features, len(pooling.scales), pooling.tied, config.frozen_norm
+                MultiScalePooling,
+                config.features,
+                len(pooling.scales),
+                tied=pooling.tied,
+                frozen_norm=config.frozen_norm,
             )
         branch = partial(
             DepthBranch,
@@ -74,9 +82,9 @@ class PerspectiveNetwork(nn.Module):
             len(pooling.dilations),
             config.depth_features,
             config.depth_kernel,
-            config.depth is not None,
-            config.dropout,
-            config.frozen_norm,
+            regression=config.depth is not None,
+            dropout=config.dropout,
+            frozen_norm=config.frozen_norm,
         )
         return Pass(
             config.features,
@@ -84,9 +92,9 @@ class PerspectiveNetwork(nn.Module):
             signal,
             make,
             branch if signal in ("attention", "pred_depth") else None,
-            recurrent,
-            config.dropout,
-            config.frozen_norm,
+            recurrent=recurrent,
+            dropout=config.dropout,
+            frozen_norm=config.frozen_norm,
         )
 
     def start(

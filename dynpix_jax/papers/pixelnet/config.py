@@ -41,8 +41,10 @@ class HypercolumnConfig:
 class MLPConfig:
     """Section ``model.mlp``.
 
-    hidden: widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
-    dropout: after each hidden layer. init_std: of the Gaussian that kernels start from; None is He's.
+    Attributes:
+        hidden: widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
+        dropout: after each hidden layer.
+        init_std: of the Gaussian that kernels start from; None is He's.
     """
 
     hidden: tuple[int, ...] = (4096, 4096)
@@ -65,10 +67,11 @@ class MLPConfig:
 class SamplingConfig:
     """Section ``model.sampling``: the pixels that training sees.
 
-    pixels: of an image (2000 in the paper); for ``uniform`` a mean.
-    strategy: ``stratified``, so many random ones of each image; ``uniform``, so many times the images, of all
-    images together; ``biased``, as stratified, with a fixed share of rare ones.
-    rare_share: that share, for ``biased``. Rare are boundaries, or all classes but the first.
+    Attributes:
+        pixels: of an image (2000 in the paper); for ``uniform`` a mean.
+        strategy: ``stratified``, so many random ones of each image; ``uniform``, so many times the images, of
+            all images together; ``biased``, as stratified, with a fixed share of rare ones.
+        rare_share: that share, for ``biased``. Rare are boundaries, or all classes but the first.
     """
 
     pixels: int = 2000
@@ -90,9 +93,15 @@ class SamplingConfig:
 class PixelNetConfig:
     """Section ``model`` of a PixelNet config.
 
-    task: what is predicted, a name of ``tasks.TASKS``. task_options: fields of that task's class.
-    pad: pixels of the mean colour around the image, 100 as released for 224 x 224 images.
-    chunk: pixels that dense prediction works on at a time.
+    Attributes:
+        task: what is predicted, a name of ``tasks.TASKS``.
+        task_options: fields of that task's class.
+        backbone: see backbones; the paper's is VGG-16.
+        hypercolumn: what a pixel's features are.
+        mlp: above them.
+        sampling: of pixels in training.
+        pad: pixels of the mean colour around the image, 100 as released for 224 x 224 images.
+        chunk: pixels that dense prediction works on at a time.
     """
 
     system: str

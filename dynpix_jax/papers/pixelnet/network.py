@@ -38,9 +38,10 @@ class PixelNetNetwork(nn.Module):
         widths = (sum(info.channels for info in self.infos), *config.mlp.hidden, self.channels)
         std = config.mlp.init_std
         init = nn.initializers.he_normal() if std is None else nn.initializers.normal(std)
-        for index, (below, above) in enumerate(itertools.pairwise(widths), 1):
-            setattr(self, f"mlp{index}", Conv(below, above, 1, use_bias=True, kernel_init=init))
-        self.depth = len(widths) - 1
+        self.mlp = [
+            Conv(below, above, kernel_size=1, use_bias=True, kernel_init=init, name=f"mlp{index}")
+            for index, (below, above) in enumerate(itertools.pairwise(widths), 1)
+        ]
         if column.normalize == "batch":
             self.norms = {info.name: BatchNorm(info.channels) for info in self.infos}
         self.drop_column = nn.Dropout(column.dropout)
@@ -104,7 +105,7 @@ class PixelNetNetwork(nn.Module):
 
     def _first(self, train: bool) -> tuple[tuple[Array, ...], Array]:
         """The first layer as a kernel for each map and a bias. Outside of training, norms are part of it."""
-        layer: Conv = self.mlp1
+        layer = self.mlp[0]
         ends = [sum(info.channels for info in self.infos[:index]) for index in range(1, len(self.infos))]
         kernels, bias = jnp.split(layer.kernel[0, 0], ends), layer.bias
         assert bias is not None
@@ -117,8 +118,7 @@ class PixelNetNetwork(nn.Module):
 
     def _layers(self) -> list[tuple[Array, Array]]:
         """(kernel, bias) of the layers above the first."""
-        layers: list[Conv] = [getattr(self, f"mlp{index}") for index in range(2, self.depth + 1)]
-        return [(layer.kernel[0, 0], layer.bias) for layer in layers if layer.bias is not None]
+        return [(layer.kernel[0, 0], layer.bias) for layer in self.mlp[1:] if layer.bias is not None]
 
     def _rest(self, x: Array, train: bool) -> Array:
         for kernel, offset in self._layers():

@@ -18,8 +18,13 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.flops import dense_report, variable_shapes
-from dynpix_jax.papers.astmt.adversarial import discriminator_loss, loss_and_gradient, unit_gradient
-from dynpix_jax.papers.astmt.reversal import reversal_strength, reverse_gradient
+from dynpix_jax.papers.astmt.adversarial import (
+    discriminator_loss,
+    loss_and_gradient,
+    reversal_strength,
+    reverse_gradient,
+    unit_gradient,
+)
 from dynpix_jax.training.optim import Flat
 from tests.one_step import QUICKLY
 from tests.papers.astmt.tiny import (

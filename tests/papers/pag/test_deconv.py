@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.papers.pag.deconv import Deconv
+from dynpix_jax.papers.pag.network import Deconv
 
 
 def transposed_conv(x: np.ndarray, kernel: np.ndarray, stride: int, size: tuple[int, int]) -> np.ndarray:

@@ -10,8 +10,7 @@ import pytest
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.nn.gates import choose
 from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
-from dynpix_jax.papers.pag.layers import MultiPoolBlock
-from dynpix_jax.papers.pag.multipool import MultiPool
+from dynpix_jax.papers.pag.layers import MultiPool, MultiPoolBlock
 
 DILATIONS = (0, 1, 3)
 

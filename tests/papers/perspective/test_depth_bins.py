@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.papers.perspective.depth_bins import (
+from dynpix_jax.papers.perspective.config import (
     CITYSCAPES_EDGES,
     CITYSCAPES_FOCAL_BASELINE,
     NO_BIN,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import correlate
 
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.papers.perspective.gated_pooling import GatedPooling, MultiScalePooling
+from dynpix_jax.papers.perspective.layers import GatedPooling, MultiScalePooling
 
 DILATIONS = (1, 2, 4)
 SHAPE = (2, 6, 7, 4)

@@ -12,9 +12,7 @@ import pytest
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.flops import count_macs
-from dynpix_jax.papers.perspective.depth_branch import DepthBranch
-from dynpix_jax.papers.perspective.gated_pooling import GatedPooling
-from dynpix_jax.papers.perspective.refinement import Pass
+from dynpix_jax.papers.perspective.layers import DepthBranch, GatedPooling, Pass
 
 CELLS = 5 * 6
 MAP = jax.ShapeDtypeStruct((1, 5, 6, 512), jnp.float32)

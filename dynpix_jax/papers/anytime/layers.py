@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 
 from dynpix_jax.core.typing import Array
@@ -10,25 +12,33 @@ from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.ops.sparse import Relu
 
 
+def _classifier(in_features: int, channels: int, adaptive: bool) -> MaskedConv:
+    """The 1x1 convolution to the logits; nothing reads what it gives at skipped positions."""
+    return MaskedConv(
+        in_features, channels, kernel_size=1, use_bias=True, adaptive=adaptive, interpolated=False
+    )
+
+
 class PlainHead(nn.Module):
     """1x1 convolution, norm, ReLU (unless ``single``), 1x1 convolution: (B, h, w, C) -> (B, h, w, channels).
 
     Under a mask the result means nothing where the mask is False.
+
+    Attributes:
+        make_unit: makes a 1x1 convolution with norm and ReLU.
+        adaptive: whether it takes masks.
     """
 
     in_features: int
     channels: int
+    make_unit: Callable[..., ConvNorm]
     single: bool = False
-    frozen_norm: bool = False
-    momentum: float = 0.9
     adaptive: bool = False
 
     def setup(self) -> None:
-        c = self.in_features
         if not self.single:
-            norm = (self.frozen_norm, self.momentum)
-            self.unit = ConvNorm(c, c, 1, 1, True, True, *norm, self.adaptive)
-        self.classify = MaskedConv(c, self.channels, 1, 1, True, self.adaptive, False)
+            self.unit = self.make_unit(self.in_features, self.in_features)
+        self.classify = _classifier(self.in_features, self.channels, self.adaptive)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         if masking is not None and masking.mode == "sparse":
@@ -45,21 +55,24 @@ class RedesignedHead(nn.Module):
 
     All but the last convolution give ``features`` channels and are followed by norm and ReLU. Sides that
     pooling does not divide evenly are enlarged to what they were.
+
+    Attributes:
+        make_unit: makes a 1x1 convolution with norm and ReLU.
+        adaptive: whether it takes masks.
     """
 
     in_features: int
     channels: int
+    make_unit: Callable[..., ConvNorm]
     features: int
     depth: int
-    frozen_norm: bool = False
-    momentum: float = 0.9
     adaptive: bool = False
 
     def setup(self) -> None:
-        m, rest = self.features, (1, 1, True, True, self.frozen_norm, self.momentum, self.adaptive)
-        self.down = [ConvNorm(self.in_features if step == 0 else m, m, *rest) for step in range(self.depth)]
-        self.up = [ConvNorm(m, m, *rest) for _ in range(self.depth - 1)]
-        self.classify = MaskedConv(m, self.channels, 1, 1, True, self.adaptive, False)
+        m = self.features
+        self.down = [self.make_unit(m if step else self.in_features, m) for step in range(self.depth)]
+        self.up = [self.make_unit(m, m) for _ in range(self.depth - 1)]
+        self.classify = _classifier(m, self.channels, self.adaptive)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         sizes = []

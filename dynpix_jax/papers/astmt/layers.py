@@ -1,4 +1,7 @@
-"""The DeepLabv3+ decoder (Chen et al., ECCV 2018) as in ASTMT: narrow, with modules of each task's own."""
+"""Layers of ASTMT: a DeepLabv3+ decoder (Chen et al., ECCV 2018), UberNet's head, and the discriminator.
+
+The decoder is narrow, and has modules of each task's own.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,21 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
-from dynpix_jax.nn.per_task import Modulation, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.per_task import Modulation, PerTask, SqueezeExcite, of_task, per_task, task_norm
 from dynpix_jax.ops.resize import resize_bilinear
+
+SMALL = nn.initializers.normal(0.01)
+"""Of what predicts: by its fan-out, a single channel would start at 1.4."""
 
 
 class Unit(nn.Module):
     """Convolution -> norm -> ReLU -> SE: (B, H, W, in_features) -> (B, H, W, features).
 
-    separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
-    reduction: of the SE. adapted: False keeps adapters away (the branch of the image's mean).
+    Attributes:
+        separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
+        reduction: of the SE.
+        adapted: False keeps adapters away (the branch of the image's mean).
     """
 
     in_features: int
@@ -34,17 +43,17 @@ class Unit(nn.Module):
         own, shape = self.modulation, (self.in_features, self.features)
         if self.separable and self.kernel_size > 1:
             self.depthwise = DepthwiseConv(self.in_features, self.kernel_size, dilation=self.dilation)
-            self.conv = Conv(*shape, 1)
+            self.conv = Conv(*shape, kernel_size=1)
         else:
             self.conv = Conv(*shape, self.kernel_size, dilation=self.dilation)
         self.adapts = own.adapters and bool(own.tasks) and self.adapted
         if self.adapts:
             zero = nn.initializers.zeros_init()
-            self.adapter = per_task(True, own.tasks, lambda: Conv(*shape, 1, kernel_init=zero))
+            self.adapter = PerTask(own.tasks, lambda: Conv(*shape, kernel_size=1, kernel_init=zero))
         self.bn = task_norm(own, self.features)
         if own.se:
             excite = partial(SqueezeExcite, self.features, self.reduction, self._activation)
-            self.se = per_task(True, own.tasks, excite)
+            self.se = per_task(own.se, own.tasks, excite)
 
     def _activation(self, x: Array) -> Array:
         return jax.nn.relu6(x) if self.separable else jax.nn.relu(x)
@@ -88,8 +97,12 @@ class ASPP(nn.Module):
 class DeepLabDecoder(nn.Module):
     """Encoder features of two strides -> what all tasks' predictions are read from.
 
-    low: channels of the map at stride 4, reduced to 48/256 of ``features``. high: of the last map, which goes
-    through an ASPP and is resized to the low one. Then two 3x3 units.
+    The low map is reduced to 48/256 of ``features``; the high one goes through an ASPP and is resized to the
+    low one. Then two 3x3 units.
+
+    Attributes:
+        low: channels of the map at stride 4.
+        high: channels of the last map.
     """
 
     low: int
@@ -103,8 +116,14 @@ class DeepLabDecoder(nn.Module):
     def setup(self) -> None:
         unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
         reduced = max(48 * self.features // 256, 1)
-        form = self.modulation, self.separable, self.reduction
-        self.aspp = ASPP(self.high, self.features, self.rates, *form)
+        self.aspp = ASPP(
+            self.high,
+            self.features,
+            self.rates,
+            self.modulation,
+            separable=self.separable,
+            reduction=self.reduction,
+        )
         self.reduce = unit(self.low, reduced, reduction=4)
         self.join = unit(self.features + reduced, self.features, kernel_size=3)
         self.process = unit(self.features, self.features, kernel_size=3)
@@ -115,3 +134,43 @@ class DeepLabDecoder(nn.Module):
         high = resize_bilinear(high, (low.shape[1], low.shape[2]))
         x = jnp.concatenate([high, self.reduce(low, task, train=train)], axis=-1)
         return self.process(self.join(x, task, train=train), task, train=train)
+
+
+class UberHead(nn.Module):
+    """One task's logits from encoder features of two strides (UberNet; Kokkinos, CVPR 2017; appendix B).
+
+    (B, h, w, low) and (B, h', w', high) are reduced to ``channels`` (1x1, norm, ReLU), the high one is
+    resized to the low one, and a 1x1 reads both: (B, h, w, channels).
+    """
+
+    low: int
+    high: int
+    channels: int
+
+    def setup(self) -> None:
+        self.low_conv = Conv(self.low, self.channels, kernel_size=1)
+        self.low_bn = BatchNorm(self.channels)
+        self.high_conv = Conv(self.high, self.channels, kernel_size=1)
+        self.high_bn = BatchNorm(self.channels)
+        self.logits = Conv(2 * self.channels, self.channels, kernel_size=1, use_bias=True, kernel_init=SMALL)
+
+    def __call__(self, low: Array, high: Array, *, train: bool) -> Array:
+        low = jax.nn.relu(self.low_bn(self.low_conv(low), train=train))
+        high = jax.nn.relu(self.high_bn(self.high_conv(high), train=train))
+        high = resize_bilinear(high, (low.shape[1], low.shape[2]))
+        return self.logits(jnp.concatenate([low, high], axis=-1))
+
+
+class Discriminator(nn.Module):
+    """(B, h, w, features) -> logits of the tasks (B, h, w, tasks): two convolutions, a ReLU between."""
+
+    features: int
+    tasks: int
+    kernel: int = 1
+
+    def setup(self) -> None:
+        self.conv1 = Conv(self.features, self.features, self.kernel)
+        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=SMALL)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv2(jax.nn.relu(self.conv1(x)))
