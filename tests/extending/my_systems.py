@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 import flax.linen as nn
 
-from dynpix_jax import tasks
 from dynpix_jax.backbones import BACKBONES, BackboneConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.sections import OneOf
+from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.ops.resize import resize_bilinear
+from dynpix_jax.tasks import TASKS, build
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LinearConfig:
 
     system: str
     task: str
-    task_options: dict[str, Any] = field(default_factory=dict)
+    task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
         default_factory=ResNetConfig
     )
@@ -58,7 +58,7 @@ class Linear(System):
 
     def __init__(self, config: LinearConfig):
         self.config = config
-        self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
+        self.task = build(config.task, config.task_options, "config.model.task_options")
         self.tasks = {self.task.name: self.task}
         self.network = LinearNetwork(config, self.task.channels)
 
