@@ -37,14 +37,12 @@ def model(
         kind="confidence",
         options=dict(measure="max_value", threshold=threshold),
         start=start,
-        radius=3,
-        normalize="full",
     )
     return dict(
         system="anytime",
         task="pose",
         task_options=dict(sigma=sigma),
-        backbone=dict(name="hrnet", arch=arch, width=0, form="pose", align_corners=False, frozen_norm=False),
+        backbone=dict(arch=arch, form="pose"),
         exits=exits,
         weights=(1.0,) * len(exits),
         heads=dict(kind="redesigned", plain="single", features=FEATURES)

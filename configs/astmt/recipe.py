@@ -155,25 +155,19 @@ def model(
         encoder=dict(se=encoder, norm=own.get(args.norm, encoder or adapters), adapters=adapters),
         decoder=dict(
             kind=args.decoder,
-            features=64,
-            rates=(6, 12, 18),
-            separable=args.backbone == "mobilenet",
+            separable=args.backbone == "mobilenet" and args.decoder != "uber",
             se=decoder,
             norm=args.decoder != "uber" and own.get(args.norm, decoder or adapters),
             adapters=adapters and args.decoder != "uber",
         ),
-        adversarial=dict(weight=args.w_d, epochs=epochs, kernel=1) if args.variant == "adversarial" else None,
+        adversarial=dict(weight=args.w_d, epochs=epochs) if args.variant == "adversarial" else None,
     )
     if args.backbone == "mobilenet":
-        sections["backbone"] = dict(
-            name="mobilenetv2", width=1.0, output_stride=16, frozen_norm=False, se=True
-        )
+        sections["backbone"] = dict(name="mobilenetv2")
     else:
         sections["backbone"] = dict(
-            name="resnet",
             se=True,
             depth=BACKBONES[args.backbone],
-            width=64,
             output_stride=16,
             stride_in_1x1=False,
             frozen_norm=False,

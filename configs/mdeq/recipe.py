@@ -32,7 +32,13 @@ BUDGETS = ("cpu", "gpu")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One size. cell: section ``model.cell``. forward, backward: iterations of the two searches."""
+    """One size.
+
+    Attributes:
+        cell: what of ``model.cell`` is not that of small.
+        forward: iterations of the search for the fixed point.
+        backward: iterations of the search for the gradient.
+    """
 
     cell: dict[str, Any]
     forward: int
@@ -40,13 +46,9 @@ class Variant:
 
 
 VARIANTS = {
-    "small": Variant(
-        dict(channels=(32, 64, 128, 256), expansion=5, groups=8, dropout=0.05, weight_norm=True), 27, 30
-    ),
-    "xl": Variant(
-        dict(channels=(88, 176, 352, 704), expansion=6, groups=8, dropout=0.04, weight_norm=True), 26, 26
-    ),
-    "tiny": Variant(dict(channels=(24, 48, 96), expansion=2, groups=8, dropout=0.0, weight_norm=True), 8, 8),
+    "small": Variant({}, 27, 30),
+    "xl": Variant(dict(channels=(88, 176, 352, 704), expansion=6, dropout=0.04), 26, 26),
+    "tiny": Variant(dict(channels=(24, 48, 96), expansion=2, dropout=0.0), 8, 8),
 }
 
 
@@ -119,7 +121,6 @@ def mdeq_config(
             method=args.solver,
             iterations=forward,
             tolerance=1e-3 if tiny else 1e-5,
-            error="absolute",
             memory=_memory(args.solver, forward),
         ),
         # Relative: a gradient is as small as the loss and the number of pixels make it.
@@ -130,9 +131,8 @@ def mdeq_config(
             error="relative",
             memory=_memory(args.solver, variant.backward),
         ),
-        unrolled=0,
-        jacobian=dict(weight=args.jacobian, frequency=1.0, probes=2),
-        anytime=dict(iterations=tuple(args.read_out), iterate="best"),
+        jacobian=dict(weight=args.jacobian),
+        anytime=dict(iterations=tuple(args.read_out)),
         norm_momentum=0.9 if tiny else 0.99,
     )
     config.training = dict(

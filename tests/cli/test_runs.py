@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import eval as eval_program
-from dynpix_jax.cli.runs import Trained, with_alternatives
+from dynpix_jax.cli.runs import Trained, add_run_arguments, run_of, with_alternatives
+from dynpix_jax.core.config import differences
 from dynpix_jax.core.errors import UserError
+from tests.training import toy
 
 SOFT = SimpleNamespace(alternatives={"argmax": "hard", "loop_0": "short"})
 PLAIN = SimpleNamespace(alternatives={})
@@ -37,3 +41,21 @@ def test_each_stage_is_followed_by_its_alternatives():
 def test_one_that_there_is_not(system, message):
     with pytest.raises(UserError, match=message):
         with_alternatives([run("base", SOFT), run("gating", system)], ("argmx",))
+
+
+def test_the_workdir_knows_its_config(tmp_path):
+    run = toy.run({"scale": 2.0})
+    folder = tmp_path / "checkpoints" / "00000006"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"config": run.given}))
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    arguments = [f"--workdir={tmp_path}", "--set", "evaluation.limit=3", "--implementation=gather"]
+    found = run_of(parser.parse_args(arguments))
+    assert found.stages == run.stages
+    assert (found.evaluation.limit, found.execution.implementation) == (3, "gather")
+    assert not differences(run, found)
+    with pytest.raises(UserError, match="holds no checkpoint, which would hold the config"):
+        run_of(parser.parse_args([f"--workdir={folder}"]))
+    with pytest.raises(UserError, match="workdir not found"):
+        run_of(parser.parse_args([f"--workdir={tmp_path / 'none'}"]))
