@@ -145,7 +145,7 @@ def make_reference(runs: Sequence[Path]) -> Reference:
     """
     found: dict[str, list[Measured]] = {}
     for run in runs:
-        result = read_results(run / "eval.json" if run.is_dir() else run)[-1].measured
+        result = read_results(run / "eval.json" if run.is_dir() else run)[-1]
         if len(result.tasks) != 1:
             raise UserError(
                 f"{result.file}: a run of {', '.join(result.tasks)}; expected one of a single task"

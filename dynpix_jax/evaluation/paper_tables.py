@@ -16,7 +16,14 @@ from pathlib import Path
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m
-from dynpix_jax.evaluation.results import Identity, Measured, delta_scores, identity_of, read_results
+from dynpix_jax.evaluation.results import (
+    Identity,
+    Measured,
+    delta_scores,
+    evaluated_run,
+    identity_of,
+    read_results,
+)
 from dynpix_jax.run_config import read_run
 from dynpix_jax.tasks import TASKS, Score
 
@@ -163,8 +170,10 @@ def read_runs(folder: Path) -> Runs:
         raise UserError(f"folder of runs not found: {folder.absolute()}")
     runs: dict[Identity, Measured] = {}
     for file in sorted(folder.rglob("eval.json"), key=lambda path: path.stat().st_mtime):
-        for one in read_results(file, alternatives=True):
-            runs[one.identity] = one.measured
+        measured, run = read_results(file, alternatives=True), evaluated_run(file)
+        stages = {stage.name: stage for stage in run.stages}
+        for one in measured:
+            runs[identity_of(run, stages[one.stage], one.source, one.alternative)] = one
     return runs
 
 

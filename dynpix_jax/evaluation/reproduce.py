@@ -22,7 +22,7 @@ from dynpix_jax.core.config import DataConfig, RunConfig, differences
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.evaluation.paper_tables import EACH_TASK, Row, Table, combined
-from dynpix_jax.evaluation.results import Measured, read_results
+from dynpix_jax.evaluation.results import Measured, evaluated_run, read_results
 from dynpix_jax.evaluation.table_files import PaperTables
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checkpoints import Checkpoints
@@ -83,8 +83,11 @@ class Step:
         wanted = read_run(self.spec, self.overrides)
         if self.out is None:
             return wanted.stages[-1].name in Checkpoints(self.workdir / "checkpoints").stage_ends()
-        saved = _evaluated(self.out / "eval.json", wanted.training.total_steps)
-        return saved is not None and not differences(saved, wanted) and _views(saved) == _views(wanted)
+        try:
+            saved = evaluated_run(self.out / "eval.json", wanted.training.total_steps)
+        except UserError:
+            return False
+        return not differences(saved, wanted) and _views(saved) == _views(wanted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,7 @@ class Plan:
         self.options = options
         self._tables = tables
         self._entries: dict[str, dict[str, _Entry]] = {}
+        self._refused: dict[tuple[str, str], UserError] = {}
 
     def seeds(self, table: Table) -> tuple[int | None, ...]:
         """Those that a table's rows are trained with; None for that of the config."""
@@ -171,8 +175,8 @@ class Plan:
                 entry = self._entry(table.config, argument)
                 file = self._folder(table.config, entry.evaluation, seed) / "eval.json"
                 for result in read_results(file, alternatives=True) if file.exists() else ():
-                    if result.identity.alternative == row.alternative:
-                        by_task[task] = result.measured
+                    if result.alternative == row.alternative:
+                        by_task[task] = result
             one = combined(by_task) if EACH_TASK in row.argument else next(iter(by_task.values()), None)
             found += [one] if one is not None else []
         return tuple(found)
@@ -234,11 +238,8 @@ class Plan:
     def _entry(self, config: str, argument: str) -> _Entry:
         found = self._known(config).get(argument)
         if found is None:
-            try:
-                self._config(config, argument, "")
-            except UserError as error:
-                raise UserError(f"{config}:{argument}: {error}") from error
-            raise ValueError(f"{config}:{argument} is not of these tables")
+            error = self._refused[config, argument]
+            raise UserError(f"{config}:{argument}: {error}") from error
         return found
 
     def _known(self, config: str) -> Mapping[str, _Entry]:
@@ -253,7 +254,8 @@ class Plan:
                         continue
                     try:
                         settings = self._config(config, argument, row.after)
-                    except UserError:
+                    except UserError as error:
+                        self._refused[config, argument] = error
                         continue
                     found[argument] = _grouped(argument, row.after, settings, found.values())
         self._entries[config] = found
@@ -358,12 +360,3 @@ def _spec(config: str, argument: str, more: str, after: str) -> str:
 
 def _views(run: RunConfig) -> tuple[EvaluationConfig, DataConfig]:
     return run.evaluation, run.data.eval
-
-
-def _evaluated(file: Path, steps: int) -> RunConfig | None:
-    """The run of an eval.json, if there is one after so many steps."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return read_run(content["config"]) if content["rows"][-1]["step"] == steps else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError, UserError):
-        return None

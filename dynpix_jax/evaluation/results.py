@@ -50,6 +50,7 @@ class Measured:
         density: share of positions that gates compute; None without gates.
         milliseconds: mode -> median per image.
         delta_scores: task -> the score by which it counts in Δm.
+        alternative: of the network; "" for itself.
     """
 
     scores: dict[str, float]
@@ -61,6 +62,12 @@ class Measured:
     density: float | None = None
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     delta_scores: Mapping[str, DeltaScore] = field(default_factory=dict)
+    alternative: str = ""
+
+    @property
+    def source(self) -> str:
+        """Name of the data set."""
+        return self.data.split(",")[0].split()[0]
 
     def score(self, name: str) -> float | None:
         """A score by its name, or by task and name ("depth/rmse") whichever task comes first; None for one
@@ -88,15 +95,7 @@ class Identity:
     alternative: str = ""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A row of an eval.json with what it is the result of."""
-
-    measured: Measured
-    identity: Identity
-
-
-def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
+def read_results(file: Path, *, alternatives: bool = False) -> list[Measured]:
     """The rows of an eval.json, one a stage, and with ``alternatives`` those of other ways to run it, and of
     its exits.
 
@@ -109,7 +108,7 @@ def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
         for row in content["rows"]:
             own = not row.get("alternative")
             if own or alternatives:
-                found.append(_result(file, content, row))
+                found.append(_measured(file, content, row))
             if own and alternatives:
                 found += _exits(found[-1], row.get("exits") or ())
         return found
@@ -117,6 +116,29 @@ def read_results(file: Path, *, alternatives: bool = False) -> list[Result]:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None
+
+
+def evaluated_run(file: Path, step: int | None = None) -> RunConfig:
+    """The settings that an eval.json has.
+
+    Args:
+        file: see `read_results`.
+        step: of training, at which its last row must have been evaluated.
+
+    Raises:
+        UserError: no such file, of another step, or settings that this version does not read.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found, config = content["rows"][-1].get("step"), content["config"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None
+    if step not in (None, found):
+        raise UserError(f"{file} is of step {found}; expected {step}")
+    try:
+        return read_run(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def identity_of(run: RunConfig, stage: StageConfig, source: str, alternative: str = "") -> Identity:
@@ -130,11 +152,9 @@ def identity_of(run: RunConfig, stage: StageConfig, source: str, alternative: st
     return Identity(source, network, trained, views, alternative)
 
 
-def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Result:
-    run = read_run(content["config"])
-    stages = {stage.name: stage for stage in run.stages}
+def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Measured:
     first = next(iter(row["modes"].values()))
-    measured = Measured(
+    return Measured(
         {name: float(value) for name, value in first.items() if isinstance(value, int | float)},
         float(row["macs_per_image"]),
         content["data"],
@@ -144,13 +164,11 @@ def _result(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> R
         row.get("density"),
         {mode: one["milliseconds"] for mode, one in row["modes"].items() if "milliseconds" in one},
         {task: DeltaScore(**entry) for task, entry in row.get("delta_scores", {}).items()},
+        row.get("alternative") or "",
     )
-    source = content["data"].split(",")[0].split()[0]
-    alternative = row.get("alternative") or ""
-    return Result(measured, identity_of(run, stages[row["stage"]], source, alternative))
 
 
-def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
+def _exits(last: Measured, exits: Sequence[Mapping[str, float]]) -> list[Measured]:
     """Predictions on the way as alternatives "exit_1", ..., and "exit_mean", the means over all of them."""
     rows = {f"exit_{number}": dict(one) for number, one in enumerate(exits, 1)}
     if rows:
@@ -159,6 +177,5 @@ def _exits(last: Result, exits: Sequence[Mapping[str, float]]) -> list[Result]:
     found = []
     for name, scores in rows.items():
         macs = scores.pop("macs_per_image")
-        measured = replace(last.measured, macs=macs, scores=scores, density=None, milliseconds={})
-        found.append(Result(measured, replace(last.identity, alternative=name)))
+        found.append(replace(last, macs=macs, scores=scores, density=None, milliseconds={}, alternative=name))
     return found

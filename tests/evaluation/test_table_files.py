@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.paper_tables import EACH_TASK
 from dynpix_jax.evaluation.results import Identity, identity_of
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
+from dynpix_jax.run_config import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
@@ -110,7 +109,6 @@ def test_rows_of_a_table_are_told_apart(paper, monkeypatch):
             for row in table.rows:
                 arguments = [row.argument.replace(EACH_TASK, table.tasks[0]), budget and f"budget={budget}"]
                 spec = f"{table.config}:{','.join(filter(None, arguments))}"
-                config = json.loads(json.dumps(load_config(spec).to_dict()))
-                stage = config["training"]["stages"][-1]
-                identity = identity_of(config, stage, table.source, row.alternative)
+                run = read_run(spec)
+                identity = identity_of(run, run.stages[-1], table.source, row.alternative)
                 assert rows.setdefault(identity, row.argument) == row.argument
