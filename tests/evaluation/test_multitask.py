@@ -11,12 +11,14 @@ import pytest
 
 from dynpix_jax.cli.common import call
 from dynpix_jax.cli.main import main
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m, make_reference, read_reference
 from dynpix_jax.evaluation.paper_tables import Row, Table
 from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.tasks import TASKS
+from tests.tiny import TINY_CONFIG
 
 TABLES = read_tables("astmt").tables
 # What the paper's scores cannot give: with 0.068 for 0.078 this row is 7.35, and 7.04 within rounding.
@@ -102,7 +104,8 @@ def test_what_counts_of_each_task():
 def evaluated(folder: Path, tasks: list[str], data: str = "scenes val, 4 images", **scores: float) -> Path:
     """A workdir with an eval.json, of two stages."""
     folder.mkdir(parents=True)
-    config = {"model": {"system": "x"}, "training": {"stages": [{"name": "one"}, {"name": "two"}]}}
+    (folder / "tiny.py").write_text(TINY_CONFIG)
+    config = load_config(folder / "tiny.py").to_dict()
     rows = [
         {
             "stage": stage,
@@ -111,7 +114,7 @@ def evaluated(folder: Path, tasks: list[str], data: str = "scenes val, 4 images"
             "macs_per_image": 1.0,
             "modes": {"dense": {"milliseconds": 1.0, **more}},
         }
-        for stage, more in (("one", dict.fromkeys(scores, 9.0)), ("two", scores))
+        for stage, more in (("base", dict.fromkeys(scores, 9.0)), ("gates", scores))
     ]
     (folder / "eval.json").write_text(json.dumps({"config": config, "data": data, "rows": rows}))
     return folder
