@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
@@ -19,16 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax.bench.arguments import add_timing, read_settings
+from dynpix_jax.bench.conv import AUTO
 from dynpix_jax.bench.masks import Kind, make_mask
 from dynpix_jax.bench.network import add_network, read_network
 from dynpix_jax.bench.report import run_jobs
 from dynpix_jax.bench.timed import Job, Program, Settings
 from dynpix_jax.core.capabilities import TakesMasks, executed_shares
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.routing import MODES, Mode, Routing
+from dynpix_jax.core.routing import Mode, Routing
 from dynpix_jax.core.system import Inputs, Outputs, System
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
 from dynpix_jax.flops import input_shapes, system_macs, variable_shapes
+from dynpix_jax.ops.sparse import ImplementationUnavailable, implementations
 
 UNGATED = "ungated"
 
@@ -36,6 +38,14 @@ UNGATED = "ungated"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
     add_network(parser)
+    parser.add_argument(
+        "--implementation",
+        nargs="+",
+        choices=[AUTO, *implementations()],
+        default=[AUTO],
+        metavar="NAME",
+        help=f"of the sparse mode: {', '.join(implementations())}, or {AUTO} (default), what None picks",
+    )
     add_timing(parser, densities=(0.3, 0.5, 0.7, 0.9))
 
 
@@ -54,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     job = Job(
         args.config,
         f"{network.name}, images of {height}x{width} pixels (height x width)",
-        partial(programs, network.system, network.size, settings),
+        partial(programs, network.system, network.size, settings, args.implementation),
         calls=1,
     )
     return run_jobs([job], settings, as_json=args.json)
@@ -72,7 +82,9 @@ def gate_shapes(system: System, size: tuple[int, int], batch: int = 1) -> dict[s
     return {name: mask.shape for name, mask in outputs.gates.items()}
 
 
-def programs(system: System, size: tuple[int, int], settings: Settings) -> list[Program]:
+def programs(
+    system: System, size: tuple[int, int], settings: Settings, names: Sequence[str] = (AUTO,)
+) -> list[Program]:
     """The ungated network, then the gated one in both modes at each density; random weights and images.
 
     All gates get masks of the same density, drawn one by one (nested ones: see `draw_masks`), and are
@@ -84,10 +96,12 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
       system: with gates.
       size: (H, W) of the images in pixels.
       settings: how it is measured, forward passes only.
+      names: implementations of the sparse mode, or AUTO.
 
     Raises:
       ValueError: the network has no gates.
-      UserError: its gates decide for a whole image and cannot follow the masks.
+      UserError: its gates decide for a whole image and cannot follow the masks, or an implementation cannot
+        run the network here.
     """
     images = jax.random.randint(jax.random.key(0), (settings.batch, *size, 3), 0, 256, jnp.uint8)
     shapes = gate_shapes(system, size, settings.batch)
@@ -103,29 +117,39 @@ def programs(system: System, size: tuple[int, int], settings: Settings) -> list[
         outputs = system.apply(variables, images, inputs, Routing(masks=masks))
         return dataclasses.replace(outputs, gates={}, probabilities={})
 
-    @partial(jax.jit, static_argnames="mode")
+    @partial(jax.jit, static_argnames=("mode", "implementation"))
     def gated(
         variables: Variables,
         images: Array,
         inputs: Inputs,
         masks: Mapping[str, Mask],
         mode: Mode,
+        implementation: str | None = None,
     ) -> Outputs:
         # What the gates say themselves is among the outputs: they are not removed.
-        return system.apply(variables, images, inputs, Routing(mode=mode, masks=masks))
+        routing = Routing(mode=mode, masks=masks, implementation=implementation)
+        return system.apply(variables, images, inputs, routing)
 
     listed = [Program(UNGATED, partial(ungated, variables, images, inputs))]
     macs = system_macs(system, size)
     for index, density in enumerate(settings.densities):
         key = jax.random.fold_in(jax.random.key(2), index)
         masks = draw_masks(system, settings.mask, key, shapes, density)
-        outputs = gated(variables, images, inputs, masks, "sparse")
+        arguments = (variables, images, inputs, masks)
+        outputs = gated(*arguments, "sparse")
         share = common_density(masks, outputs)
         shares = {name: float(value.mean()) for name, value in executed_shares(system, outputs).items()}
         mac_ratio = macs.executed(shares) / macs.report.total
-        for mode in MODES:
-            run = partial(gated, variables, images, inputs, masks, mode)
-            listed.append(Program(mode, run, share, mac_ratio))
+        listed.append(Program("dense", partial(gated, *arguments, "dense"), share, mac_ratio))
+        for name in names:
+            implementation = None if name == AUTO else name
+            run = partial(gated, *arguments, "sparse", implementation)
+            try:
+                jax.eval_shape(run)
+            except ImplementationUnavailable as reason:
+                raise UserError(f"--implementation {name}: {reason}") from None
+            label = "sparse" if implementation is None else f"sparse, {name}"
+            listed.append(Program(label, run, share, mac_ratio))
     return listed
 
 

@@ -149,6 +149,17 @@ def test_networks_in_both_modes():
     assert np.abs(logits[0] - logits[1]).max() > 1e-3 * np.abs(logits[1]).max()
 
 
+def test_networks_by_named_implementations():
+    pag, size, settings = system("pixel"), (17, 25), Settings((18 / 35,), "blobs")
+    *_, auto, gather, masked = model.programs(pag, size, settings, ["auto", "gather", "masked"])
+    assert [one.label for one in (auto, gather, masked)] == ["sparse", "sparse, gather", "sparse, masked"]
+    logits = [np.asarray(one.run().predictions["boundaries"]) for one in (auto, gather, masked)]
+    for found in logits[1:]:
+        np.testing.assert_allclose(found, logits[0], atol=1e-4 * np.abs(logits[0]).max())
+    with pytest.raises(UserError, match=r"--implementation pallas_tpu: .* cannot run"):
+        model.programs(pag, size, settings, ["pallas_tpu"])
+
+
 def test_gates_of_whole_images_cannot_follow_a_mask():
     masks = {"res2_1": jnp.asarray([[[True, False]]]), "res2_2": jnp.ones((1, 1, 2), bool)}
     gates = {name: mask.astype(jnp.float32) for name, mask in masks.items()}

@@ -89,14 +89,15 @@ def test_by_default_all_that_can_run_here(capsys):
 def test_networks(tiny, capsys, monkeypatch):
     """The command gives system, size and settings to `model.programs`, which has a test of its own."""
 
-    def programs(system, size, settings):
+    def programs(system, size, settings, names):
         assert system.config.gate.kind == "pixel"
         assert (size, settings) == ((32, 48), Settings((0.5,), "blobs", batch=2, runs=1))
+        assert names == ["auto", "gather"]
         return [Program("ungated", lambda: None), Program("sparse", lambda: None, 0.5, 0.25)]
 
     monkeypatch.setattr(model, "programs", programs)
     options = [f"--config={tiny}", "--size=32x48", "--density", ".5", "--mask=blobs"]
-    got = numbers(capsys, "model", *options, "--batch=2", "--runs=1")
+    got = numbers(capsys, "model", *options, "--batch=2", "--runs=1", "--implementation", "auto", "gather")
     assert [row["label"] for row in got["rows"]] == ["ungated", "sparse"]
     assert got["rows"][1]["layer"] == tiny
     assert got["rows"][1]["time_over_macs"] == pytest.approx(4 * got["rows"][1]["time_ratio"])
