@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "evaluation": FLOORS_0_4 | {"run_config"},
     "evaluation.reproduce": FLOORS_0_4 | {"training", "run_config"},
     "visualization": FLOORS_0_4,
-    "bench": FLOORS_0_4 | {"run_config", "training", "evaluation", "cli"},
+    "bench": FLOORS_0_4 | {"run_config", "training", "evaluation"},
     "cli": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization"},
 }
 EVERYTHING = {name for name in MAY_IMPORT if "." not in name}

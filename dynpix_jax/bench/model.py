@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--implementation",
         nargs="+",
         choices=[AUTO, *implementations()],
-        default=[AUTO],
         metavar="NAME",
-        help=f"of the sparse mode: {', '.join(implementations())}, or {AUTO} (default), what None picks",
+        help=f"of the sparse mode: {', '.join(implementations())}, or {AUTO}, what None picks "
+        "(default: execution.implementation of the config)",
     )
     add_timing(parser, densities=(0.3, 0.5, 0.7, 0.9))
 
@@ -60,11 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if not gate_shapes(network.system, network.size):
         raise UserError(f"{network.name}: its network has no gates to measure")
     height, width = network.size
+    names = args.implementation or [network.implementation or AUTO]
     # A network takes much longer than its dispatch, and its results take more memory than a layer's.
     job = Job(
         args.config,
         f"{network.name}, images of {height}x{width} pixels (height x width)",
-        partial(programs, network.system, network.size, settings, args.implementation),
+        partial(programs, network.system, network.size, settings, names),
         calls=1,
     )
     return run_jobs([job], settings, as_json=args.json)

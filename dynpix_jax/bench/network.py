@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from dynpix_jax.cli.flops import find_stage
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.run_config import read_run
@@ -20,11 +19,13 @@ class Network:
       name: config and stage, for people.
       system: the network.
       size: (H, W) of the images in pixels.
+      implementation: of the sparse mode, as the config names it; None: the engine decides.
     """
 
     name: str
     system: System
     size: tuple[int, int]
+    implementation: str | None
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -44,5 +45,7 @@ def read_network(args: argparse.Namespace) -> Network:
       UserError: whatever is wrong with the config, the size or the name of the stage.
     """
     size = parse_size(args.size)
-    stage = find_stage(read_run(args.config, args.set).stages, args.stage)
-    return Network(f"{args.config}, stage '{stage.name}'", stage_system(stage), size)
+    run = read_run(args.config, args.set)
+    stage = run.stage(args.stage)
+    name = f"{args.config}, stage '{stage.name}'"
+    return Network(name, stage_system(stage), size, run.execution.implementation)

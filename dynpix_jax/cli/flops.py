@@ -10,9 +10,7 @@ from typing import Any
 
 from dynpix_jax.cli.runs import target_density
 from dynpix_jax.core.capabilities import GatedLayer, gated_layers
-from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.progressive import STEP_SCOPE
-from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.flops import MacReport, module_path, system_macs, variable_shapes
@@ -54,7 +52,7 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
       UserError: whatever is wrong with the config, the size or the name of the stage.
     """
     height, width = parse_size(size)
-    settings = find_stage(read_run(spec, overrides).stages, stage)
+    settings = read_run(spec, overrides).stage(stage)
     system = stage_system(settings)
     macs = system_macs(system, (height, width))
     report, layers = macs.report, gated_layers(system)
@@ -88,20 +86,6 @@ def run(args: argparse.Namespace) -> int:
     counts = count(args.config, args.size, args.stage, args.set)
     print(json.dumps(counts, indent=2) if args.json else _describe(counts))
     return 0
-
-
-def find_stage(stages: Sequence[StageConfig], name: str | None) -> StageConfig:
-    """The stage of that name; None gives the last.
-
-    Raises:
-      UserError: no such stage.
-    """
-    named = {stage.name: stage for stage in stages}
-    if name is None:
-        return stages[-1]
-    if name not in named:
-        raise UserError(f"--stage {name}: the config has no such stage; {suggest(name, named)}")
-    return named[name]
 
 
 def target_shares(layers: Mapping[str, GatedLayer], rho: float) -> dict[str, float]:

@@ -96,6 +96,17 @@ class RunConfig:
         """Those of `training`."""
         return self.training.stages
 
+    def stage(self, name: str | None) -> StageConfig:
+        """The stage of that name; None gives the last.
+
+        Raises:
+            UserError: no such stage.
+        """
+        named = {stage.name: stage for stage in self.stages}
+        if name is not None and name not in named:
+            raise UserError(f"--stage {name}: the config has no such stage; {suggest(name, named)}")
+        return self.stages[-1] if name is None else named[name]
+
 
 def parse_run(
     config: Mapping[str, Any] | ml_collections.ConfigDict, systems: Registry[Any], read_source: ReadSource

@@ -222,7 +222,7 @@ class EvaluationConfig:
         nms: of the boundary benchmark: predictions are thinned.
         smooth: of the boundary benchmark: predictions are smoothed before they are thinned.
         workers: processes that match boundaries.
-        pictures: images shown in the report.
+        pictures: images shown in the report, and in TensorBoard at each evaluation of a training run.
         limit: images that are evaluated; 0 = all.
         batch_size: images that are run together; above 1 they must be of one size.
         inference: views that each image is predicted from; the default is the image alone.
