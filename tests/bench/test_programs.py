@@ -130,7 +130,7 @@ def test_networks_in_both_modes():
     ungated, dense, sparse = model.programs(pag, size, Settings((18 / 35,), "blobs", batch=2))
     assert [program.label for program in (ungated, dense, sparse)] == ["ungated", "dense", "sparse"]
     # 8 channels in the 3x3, 32 outside: of each skipped position F2 and F3 are saved.
-    total = model.dense_report(pag, size).total
+    total = model.system_macs(pag, size).report.total
     saved = 2 * 17 * (9 * 8 * 8 + 8 * 32)
     assert (ungated.mac_ratio, ungated.density) == (1.0, 1.0)
     assert dense.mac_ratio == sparse.mac_ratio == pytest.approx((total - saved) / total)
