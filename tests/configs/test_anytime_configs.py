@@ -43,7 +43,8 @@ def shrunk(spec: str) -> ml_collections.ConfigDict:
     config = load(spec)
     with config.unlocked():
         config.model.backbone.update(arch="w18s1", width=4, blocks=1)
-        config.model.heads.features = 8
+        if config.model.heads.kind == "redesigned":
+            config.model.heads.features = 8
         config.training.batch_size = 2
         if config.data.train.augment.get("crop"):
             config.data.train.augment.crop = (32, 64)
