@@ -18,9 +18,14 @@ EXIT_INTERRUPTED = 130
 def call(prog: str, fn: Callable[[], int | None]) -> int:
     """Run `fn` and give its exit status (None counts as 0).
 
+    Modules of the current folder can be imported, last: configs name users' classes as "module:Name".
+
     A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a fault of
     ours and passes through with its traceback.
     """
+    folder = os.getcwd()
+    if not {"", folder} & set(sys.path):
+        sys.path.append(folder)
     try:
         return fn() or 0
     except UserError as error:

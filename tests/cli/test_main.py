@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -126,3 +127,12 @@ def test_a_closed_pipe_is_no_error():
     )
     os.close(write)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "my_own_module.py").write_text("STATUS = 4\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    assert common.call("train.py", lambda: importlib.import_module("my_own_module").STATUS) == 4
+    assert sys.path[-1] == str(tmp_path)
