@@ -125,7 +125,7 @@ def cases():
             yield pytest.param(name, implementation, marks=marks, id=f"{name}-{implementation}")
 
 
-@pytest.mark.parametrize(("name", "implementation"), cases())
+@pytest.mark.parametrize(("name", "implementation"), list(cases()))
 def test_sparse_equals_dense(name, implementation):
     with interpreted():
         if message := REFUSED.get((name, implementation)):
