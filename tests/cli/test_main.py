@@ -133,6 +133,6 @@ def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
     (tmp_path / "my_own_module.py").write_text("STATUS = 4\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     assert common.call("train.py", lambda: importlib.import_module("my_own_module").STATUS) == 4
     assert sys.path[-1] == str(tmp_path)
+    del sys.modules["my_own_module"]
