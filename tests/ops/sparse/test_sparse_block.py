@@ -1,0 +1,126 @@
+"""Chains of layers at active positions: every implementation against the definition, inputs of both signs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax.tree_util import Partial
+
+from dynpix_jax.ops.sparse import (
+    Affine,
+    Convolution,
+    Depthwise,
+    ImplementationUnavailable,
+    Interpolation,
+    Relu,
+    Shortcut,
+    active_set,
+    interpreted,
+    sparse_block,
+    sparse_block_reference,
+)
+
+SHAPE, CHANNELS, FEATURES = (2, 5, 7), 4, 6
+WEIGHTS = np.random.default_rng(0).standard_normal((*SHAPE, FEATURES))
+IMPLEMENTATIONS = (None, "masked", "gather", "pallas_tpu", "pallas_gpu")
+COMBINES = {
+    "set": lambda affine: None,
+    "residual": lambda affine: Shortcut(),
+    "projected": lambda affine: Shortcut(affine),
+    "linear": lambda affine: Shortcut(relu=False),
+    "rectified": lambda affine: Shortcut(rectified=True),
+}
+
+
+def arrays(seed: int, *shapes: tuple[int, ...]) -> list[jax.Array]:
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def given_arrays(seed: int):
+    """x, the layers of a bottleneck's inside, init, the affine map of a shortcut."""
+    c, f = CHANNELS, FEATURES
+    x, first, bias, *affine = arrays(seed, (*SHAPE, c), (3, 3, c, c), (c,), (c,), (c,))
+    last, init, *shortcut = arrays(seed + 1, (1, 1, c, f), (*SHAPE, f), (f,), (f,))
+    return x, (Convolution(first, bias), Affine(*affine), Relu(), Convolution(last)), init, Affine(*shortcut)
+
+
+def with_gradients(run, combine: str):
+    def loss(x, layers, init, affine, mask):
+        init = jnp.abs(init) if combine == "rectified" else init
+        y = run(x, mask, layers, combine=COMBINES[combine](affine), init=init)
+        return (y * WEIGHTS).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_values_and_gradients_are_those_of_the_definition(implementation, combine):
+    run = with_gradients(partial(sparse_block, implementation=implementation), combine)
+    definition = with_gradients(sparse_block_reference, combine)
+
+    @settings(max_examples=4)
+    @given(st.integers(0, 99), st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([0.01, 1.0, 10.0]))
+    def check(seed, density, scale):
+        x, *others = given_arrays(seed)
+        mask = jnp.asarray(np.random.default_rng(seed).random(SHAPE) < density)
+        with interpreted():
+            found = run(scale * x, *others, mask)
+        expected = definition(scale * x, *others, mask)
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+        close = partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-5 * largest)
+        jax.tree.map(close, found, expected)
+
+    check()
+
+
+@pytest.mark.parametrize("implementation", [None, "masked", "gather"])
+def test_depthwise_and_functions_of_positions(implementation):
+    """What a ConvNeXt's block is made of; written out per position here."""
+    c = CHANNELS
+    x, kernel, widen, scale, init = arrays(3, (*SHAPE, c), (3, 3, 1, c), (1, 1, c, c), (c,), (*SHAPE, c))
+    mask = jnp.asarray(np.random.default_rng(0).random(SHAPE) < 0.5)
+
+    def normalise(scale, x):
+        return scale * x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1)
+
+    layers = (Depthwise(kernel), Partial(normalise, scale), Convolution(widen), Partial(jax.nn.gelu))
+    run = jax.jit(partial(sparse_block, implementation=implementation))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = sum(
+        padded[:, i : i + SHAPE[1], j : j + SHAPE[2]] * kernel[i, j, 0] for i in range(3) for j in range(3)
+    )
+    y = jax.nn.gelu(normalise(scale, y) @ widen[0, 0])
+    for combine, skipped in ((None, init), (Shortcut(relu=False), init), (Shortcut(), jnp.maximum(init, 0))):
+        active = y if combine is None else init + y if not combine.relu else jnp.maximum(init + y, 0)
+        expected = jnp.where(mask[..., None], active, skipped)
+        np.testing.assert_allclose(
+            run(x, active_set(mask), layers, combine=combine, init=init), expected, atol=1e-4
+        )
+
+
+def test_what_cannot_run_is_named():
+    x, layers, init, _ = given_arrays(0)
+    mask = jnp.ones(SHAPE, bool)
+    depthwise = (Depthwise(jnp.ones((3, 3, 1, CHANNELS))),)
+    with interpreted(), pytest.raises(ImplementationUnavailable, match="this one is depthwise"):
+        sparse_block(x, mask, depthwise, implementation="pallas_tpu")
+    for wrong, message in (
+        ((), "begins with a convolution, got none"),
+        (layers[1:], "begins with a convolution, got Affine"),
+        ((layers[0], layers[0]), "functions of single positions after the first"),
+        ((layers[0], Interpolation(jnp.float32(1))), "functions of single positions after the first"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sparse_block(x, mask, wrong)
+    with pytest.raises(ValueError, match=r"init must be \(2, 5, 7, 6\), got \(2, 5, 7, 5\)"):
+        sparse_block(x, mask, layers, init=init[..., 1:])
+    with pytest.raises(ValueError, match="init must be the map that a shortcut comes from"):
+        sparse_block(x, mask, layers, combine=Shortcut())
