@@ -36,9 +36,9 @@ class Stage:
     """A feature that a backbone gives.
 
     Attributes:
-        name: its key in what the network returns.
-        channels: of the feature.
-        stride: relative to the image; a side of n pixels has ceil(n / stride) cells.
+        name: Its key in what the network returns.
+        channels: Of the feature.
+        stride: Relative to the image; a side of n pixels has ceil(n / stride) cells.
     """
 
     name: str
@@ -50,7 +50,7 @@ def at_stride(stages: Sequence[Stage], stride: int) -> Stage:
     """The highest stage with that stride.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     found = [stage for stage in stages if stage.stride == stride]
     if not found:
@@ -99,11 +99,11 @@ class BuildOptions:
     """What a system asks of the network that a backbone builds.
 
     Attributes:
-        taps: names of the stages whose features it reads; what lies above the highest of them is not built.
+        taps: Names of the stages whose features it reads; what lies above the highest of them is not built.
             None: all.
-        hook: makes the blocks; a backbone without blocks never calls it.
-        drop_blocks: blocks left out at the top; a stage that is left without blocks gives no feature.
-        own: which modules each task has for itself; none but those of `BackboneConfig.per_task`.
+        hook: Makes the blocks; a backbone without blocks never calls it.
+        drop_blocks: Blocks left out at the top; a stage that is left without blocks gives no feature.
+        own: Which modules each task has for itself; none but those of `BackboneConfig.per_task`.
     """
 
     taps: tuple[str, ...] | None = None
@@ -152,7 +152,7 @@ def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpe
     """The blocks that are built.
 
     Raises:
-        ValueError: more blocks are dropped than there are.
+        ValueError: More blocks are dropped than there are.
     """
     blocks = config.block_specs
     if options.taps is not None:

@@ -31,10 +31,10 @@ class Arch(NamedTuple):
     """The numbers of an architecture.
 
     Attributes:
-        width: channels of the highest branch.
-        layer1: bottlenecks of stage 1 and their width.
-        modules: of stages 2, 3, 4.
-        blocks: residual blocks of a branch in one module.
+        width: Channels of the highest branch.
+        layer1: Bottlenecks of stage 1 and their width.
+        modules: Of stages 2, 3, 4.
+        blocks: Residual blocks of a branch in one module.
     """
 
     width: int
@@ -58,13 +58,13 @@ class HRNetConfig(BackboneConfig):
     """Section ``model.backbone`` of an HRNet.
 
     Attributes:
-        arch: one of ARCHITECTURES.
-        width: in place of the architecture's own; 0 keeps that.
-        blocks: in place of the architecture's own; 0 keeps that.
+        arch: One of ARCHITECTURES.
+        width: In place of the architecture's own; 0 keeps that.
+        blocks: In place of the architecture's own; 0 keeps that.
         form: ``segmentation`` (maps are enlarged bilinearly, running averages of norms move by .01) or
             ``pose`` (nearest, by .1, and the last module gives its highest branch alone).
-        align_corners: of the bilinear resizing; True in the weights of the OCR branch.
-        frozen_norm: stored moments in training too.
+        align_corners: Of the bilinear resizing; True in the weights of the OCR branch.
+        frozen_norm: Stored moments in training too.
     """
 
     arch: str = "w48"
@@ -126,7 +126,7 @@ class BranchBlock(nn.Module):
     """Residual block of two 3x3 convolutions, ReLU(x + F2(F1(x))); (B, H, W, features) to the same.
 
     Attributes:
-        unit: makes a ConvNorm of the network's norms.
+        unit: Makes a ConvNorm of the network's norms.
     """
 
     features: int
@@ -145,7 +145,7 @@ class Module(nn.Module):
     """Residual blocks on every branch, then their fusion into the first ``outputs`` branches.
 
     Attributes:
-        unit: makes a ConvNorm of the network's norms.
+        unit: Makes a ConvNorm of the network's norms.
     """
 
     config: HRNetConfig
@@ -211,7 +211,7 @@ class HRNet(nn.Module):
     `first` and `stage` run it piece by piece.
 
     Attributes:
-        adaptive_from: the convolutions of that stage (2, 3 or 4) and those after it take masks; 5: none do.
+        adaptive_from: The convolutions of that stage (2, 3 or 4) and those after it take masks; 5: none do.
     """
 
     config: HRNetConfig

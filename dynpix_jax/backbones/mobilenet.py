@@ -34,10 +34,10 @@ class MobileNetConfig(BackboneConfig):
     """Section ``model.backbone`` of a MobileNetV2.
 
     Attributes:
-        width: channels relative to the published network's.
+        width: Channels relative to the published network's.
         output_stride: 8, 16 or 32.
-        frozen_norm: stored moments in training too.
-        se: squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT pretrains); torchvision's
+        frozen_norm: Stored moments in training too.
+        se: Squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT pretrains); torchvision's
             weights have none.
     """
 

@@ -25,9 +25,9 @@ class Target:
     """Where a tensor goes.
 
     Attributes:
-      name: our flat name, such as "params/stem_conv/kernel".
-      ndim: number of axes that the tensor must have; -1 for any.
-      convert: change of layout.
+        name: Our flat name, such as "params/stem_conv/kernel".
+        ndim: Number of axes that the tensor must have; -1 for any.
+        convert: Change of layout.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Architecture:
     """A network of which weights are published.
 
     Attributes:
-      model: the network of all tensors that can be imported, with so many classes.
-      translate: a tensor's name in the file -> its place with us; None for a name that it does not have.
-      example: names that files have, for messages.
-      classifier: (name in the file, our name) of the kernel that has as many outputs as there are classes.
-      is_dropped: whether a name has no counterpart on purpose.
-      prepare: brings a file's names into the form that ``translate`` reads, where there are several. Raises
-        UserError, without the file's name, for the tensors of another architecture.
+        model: The network of all tensors that can be imported, with so many classes.
+        translate: A tensor's name in the file -> its place with us; None for a name that it does not have.
+        example: Names that files have, for messages.
+        classifier: (name in the file, our name) of the kernel that has as many outputs as there are classes.
+        is_dropped: Whether a name has no counterpart on purpose.
+        prepare: Brings a file's names into the form that ``translate`` reads, where there are several. Raises
+            UserError, without the file's name, for the tensors of another architecture.
     """
 
     model: Callable[[int], nn.Module]

@@ -39,13 +39,13 @@ class ResNetConfig(BackboneConfig):
 
     Attributes:
         depth: 18, 26, 34, 50 or 101.
-        width: channels of the stem (64 in the published networks).
+        width: Channels of the stem (64 in the published networks).
         output_stride: 8, 16 or 32.
-        stride_in_1x1: stride on a bottleneck's first 1x1 (Caffe) or its 3x3 (torchvision).
-        frozen_norm: stored moments in training too.
-        preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
+        stride_in_1x1: Stride on a bottleneck's first 1x1 (Caffe) or its 3x3 (torchvision).
+        frozen_norm: Stored moments in training too.
+        preprocessing: What the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
             std); ``none``: raw RGB, as ASTMT's released networks have it.
-        se: squeeze-and-excitation in every bottleneck (SE-ResNet).
+        se: Squeeze-and-excitation in every bottleneck (SE-ResNet).
     """
 
     depth: int = 50

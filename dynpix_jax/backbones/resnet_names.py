@@ -92,7 +92,7 @@ def check_layout(name: str, tensors: Tensors) -> Tensors:
     """The tensors as they are: a deeper network contains a shallower one's names, so blocks are compared.
 
     Raises:
-      UserError: the tensors' blocks are those of another depth.
+        UserError: The tensors' blocks are those of another depth.
     """
     blocks: dict[int, set[int]] = {stage: set() for stage in range(1, 5)}
     bottleneck = False

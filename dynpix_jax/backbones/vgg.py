@@ -30,15 +30,15 @@ class VGGConfig(BackboneConfig):
     """Section ``model.backbone`` of a VGG-16.
 
     Attributes:
-        width: channels of conv1 (64 as published).
-        fc_features: of fc6 and fc7 (4096 as published).
-        pooling: what 2x2 pooling does with the last row or column of an odd size: ``ceil`` pools it alone
+        width: Channels of conv1 (64 as published).
+        fc_features: Of fc6 and fc7 (4096 as published).
+        pooling: What 2x2 pooling does with the last row or column of an odd size: ``ceil`` pools it alone
             (Caffe), ``floor`` drops it (torchvision).
-        batch_norm: a norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
-        dropout: after fc6 and fc7, in training.
-        preprocessing: what the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
+        batch_norm: A norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
+        dropout: After fc6 and fc7, in training.
+        preprocessing: What the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
             std).
-        tap: a layer's feature is what its ReLU gives (``relu``) or reads (``conv``).
+        tap: A layer's feature is what its ReLU gives (``relu``) or reads (``conv``).
     """
 
     width: int = 64

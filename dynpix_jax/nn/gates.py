@@ -38,7 +38,7 @@ class Decision:
     Attributes:
         mask: float (B, h, w) in {0, 1}, 1 = compute; (B,) of a gate that decides for whole images. In
             training it may be a sample, with straight-through gradients.
-        probability: of computing, in [0, 1], of the same shape; what a sample is drawn from.
+        probability: Of computing, in [0, 1], of the same shape; what a sample is drawn from.
     """
 
     mask: Array
@@ -53,7 +53,7 @@ class Gate(nn.Module):
 
         Args:
             x: (B, H, W, C) features or logits.
-            routing: how the pass is run.
+            routing: How the pass is run.
             before: bool (B, h, w), the decision before this one, if what it skips stays skipped.
         """
         raise NotImplementedError
@@ -64,8 +64,8 @@ class GateOptions(ABC):
     """What a config may tell a gate, ``options`` beside its ``kind``.
 
     Attributes:
-        reads: what such a gate can decide on.
-        whole_images: whether it keeps or skips a layer for whole images.
+        reads: What such a gate can decide on.
+        whole_images: Whether it keeps or skips a layer for whole images.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features", "logits")
@@ -76,9 +76,9 @@ class GateOptions(ABC):
         """The gate.
 
         Args:
-            reads: what it will get.
-            features: channels of that.
-            strides: of its mask, relative to what it gets.
+            reads: What it will get.
+            features: Channels of that.
+            strides: Of its mask, relative to what it gets.
         """
 
 
@@ -123,9 +123,9 @@ class PixelOptions(GateOptions):
     """Kind ``pixel``: see PixelGate.
 
     Attributes:
-        blur: average the logits over 3x3 pixels first (an option of the released code).
-        init_std: of the kernel.
-        open_bias: initial logit in favour of computing.
+        blur: Average the logits over 3x3 pixels first (an option of the released code).
+        init_std: Of the kernel.
+        open_bias: Initial logit in favour of computing.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features",)
@@ -227,7 +227,7 @@ class ConfidenceOptions(GateOptions):
         measure: ``max_probability``: compute where the largest class probability is at most the threshold;
             ``entropy``: where that of the probabilities is at least the threshold, in nats; ``max_value``:
             where the largest output is at least the threshold (pose: a joint may be there).
-        threshold: of the measure.
+        threshold: Of the measure.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("logits",)
@@ -261,7 +261,7 @@ class TopKOptions(GateOptions):
     """Kind ``top_k``: compute at a fixed share of each image's positions.
 
     Attributes:
-        density: that share; the positions of the least largest class probability (logits), or of the largest
+        density: That share; the positions of the least largest class probability (logits), or of the largest
             score, which a 1x1 convolution learns (features).
     """
 
@@ -280,8 +280,8 @@ class TopK(Gate):
     Scores of features are learned: the mask has the gradient of their sigmoid (straight-through).
 
     Attributes:
-        in_features: of the features; 0 for logits, whose scores are their uncertainty.
-        strides: of the mask.
+        in_features: Of the features; 0 for logits, whose scores are their uncertainty.
+        strides: Of the mask.
     """
 
     options: TopKOptions = TopKOptions()
@@ -309,7 +309,7 @@ class RandomOptions(GateOptions):
     """Kind ``random``: compute at a share of each image's positions drawn at random, a baseline.
 
     Attributes:
-        density: that share.
+        density: That share.
     """
 
     density: float = 0.5
@@ -366,9 +366,9 @@ def layer_rate_loss(
     part in it: a gate may run some images for sure and skip others for sure.
 
     Args:
-        rates: one scalar a layer, the moving average of ``relaxed``.
+        rates: One scalar a layer, the moving average of ``relaxed``.
         relaxed: (B,) a layer, the probabilities of a LayerGate's decisions.
-        rho: target in [0, 1].
+        rho: Target in [0, 1].
         valid: bool (B,); images that count.
         in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.
     """

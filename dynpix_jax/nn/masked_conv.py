@@ -43,11 +43,11 @@ class Masking:
     mask before it in the network did.
 
     Args:
-      mask: bool (B, h, w) at the resolution of the exits, True = compute.
-      radius: of the interpolation, see ops.interpolate_masked.
-      normalize: of the interpolation, too.
-      mode: "dense" computes everywhere, "sparse" at active positions only.
-      implementation: of the sparse mode, see ops.sparse_block.
+        mask: bool (B, h, w) at the resolution of the exits, True = compute.
+        radius: Of the interpolation, see ops.interpolate_masked.
+        normalize: Of the interpolation, too.
+        mode: "dense" computes everywhere, "sparse" at active positions only.
+        implementation: Of the sparse mode, see ops.sparse_block.
     """
 
     def __init__(

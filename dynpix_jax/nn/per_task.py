@@ -21,9 +21,9 @@ class Modulation:
     """Which modules of an encoder or decoder are each task's own.
 
     Attributes:
-        tasks: names of the tasks that share the rest.
-        se: squeeze-and-excitation, one a task.
-        norm: batch norm, one a task.
+        tasks: Names of the tasks that share the rest.
+        se: Squeeze-and-excitation, one a task.
+        norm: Batch norm, one a task.
         adapters: 1x1 convolutions, one a task, beside those that are shared.
     """
 

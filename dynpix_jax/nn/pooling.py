@@ -50,12 +50,12 @@ def pool_dilated(
     """sum_i W_i M_i over pooling sizes M_i; dilation 0 copies the input.
 
     Args:
-      x: (B, H, W, C).
-      weights: (B, H, W, P), P dilations; None weighs all alike.
-      dilations: in the order of the weights.
-      branch: the branch of a dilation above 0, C to C.
-      routing: in sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only.
-      one_hot: whether each pixel has one weight of 1, the others 0.
+        x: (B, H, W, C).
+        weights: (B, H, W, P), P dilations; None weighs all alike.
+        dilations: In the order of the weights.
+        branch: The branch of a dilation above 0, C to C.
+        routing: In sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only.
+        one_hot: Whether each pixel has one weight of 1, the others 0.
     """
 
     def everywhere(dilation: int) -> Array:

@@ -22,16 +22,16 @@ class BlockSpec:
     """What everybody may know of a block of a backbone.
 
     Attributes:
-        name: of its module, unique in the network: ``res4_2`` is the second block of the stage ``res4``.
-        stage: name of the stage that it belongs to.
-        in_features: channels of its input.
-        features: channels of its spatial part: of X and Y in PAG's eq. 2.
-        out_features: channels of its output.
-        strides: of the whole block.
-        dilation: of its spatial part.
-        splits: whether its spatial part keeps the resolution and can run at single positions; see Block.
-        rectified: its input comes from a ReLU.
-        frozen_norm: its norms take no statistics of the batch: in training, too, positions can run alone.
+        name: Of its module, unique in the network: ``res4_2`` is the second block of the stage ``res4``.
+        stage: Name of the stage that it belongs to.
+        in_features: Channels of its input.
+        features: Channels of its spatial part: of X and Y in PAG's eq. 2.
+        out_features: Channels of its output.
+        strides: Of the whole block.
+        dilation: Of its spatial part.
+        splits: Whether its spatial part keeps the resolution and can run at single positions; see Block.
+        rectified: Its input comes from a ReLU.
+        frozen_norm: Its norms take no statistics of the batch: in training, too, positions can run alone.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Block(nn.Module):
     norms take no statistics of the batch need not define `spatial` and `expand` beside them.
 
     Attributes:
-        relu: whether a ReLU follows the sum.
+        relu: Whether a ReLU follows the sum.
     """
 
     spec: BlockSpec
@@ -110,11 +110,11 @@ class ResidualSpec(BlockSpec):
     """What a block of a ResNet (He et al., CVPR 2016) must know beside.
 
     Attributes:
-        stage_dilation: dilation of the stage's later layers, which a BasicBlock's second 3x3 already has.
-        stride_in_1x1: a bottleneck's stride stands on its first 1x1 (the Caffe networks of the papers), or on
+        stage_dilation: Dilation of the stage's later layers, which a BasicBlock's second 3x3 already has.
+        stride_in_1x1: A bottleneck's stride stands on its first 1x1 (the Caffe networks of the papers), or on
             its 3x3 (torchvision).
-        momentum: of the norms' running averages.
-        se: squeeze-and-excitation after the last norm.
+        momentum: Of the norms' running averages.
+        se: Squeeze-and-excitation after the last norm.
     """
 
     stage_dilation: int = 1

@@ -12,11 +12,11 @@ def gaussian_blur(x: Array, sigma: float) -> Array:
     """Smooths along rows and columns; beyond the border a map goes on as it ends there.
 
     Args:
-      x: (B, H, W, C), floating.
-      sigma: standard deviation in pixels; the weights end at 4 sigma. 0 leaves the map as it is.
+        x: (B, H, W, C), floating.
+        sigma: Standard deviation in pixels; the weights end at 4 sigma. 0 leaves the map as it is.
 
     Raises:
-      ValueError: another number of dimensions, or a negative sigma.
+        ValueError: Another number of dimensions, or a negative sigma.
     """
     if x.ndim != 4 or sigma < 0:
         raise ValueError(f"gaussian_blur: expected (B, H, W, C) and sigma >= 0, got {x.shape} and {sigma}")

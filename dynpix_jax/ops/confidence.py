@@ -29,8 +29,8 @@ def top_share(score: Array, density: float, before: Mask | None = None) -> Mask:
     """The positions of each image that have the largest scores: bool (B, h, w) of float (B, h, w).
 
     Args:
-        score: of every position; of equal ones the first is taken.
-        density: share of all positions that is taken, in [0, 1].
+        score: Of every position; of equal ones the first is taken.
+        density: Share of all positions that is taken, in [0, 1].
         before: bool (B, h, w); only positions where it is True are taken, so perhaps fewer.
     """
     allowed = jnp.ones(score.shape, jnp.bool_) if before is None else before

@@ -48,19 +48,19 @@ def conv(
     Differentiable in reverse mode, any number of times.
 
     Args:
-      x: (B, H, W, Cin).
-      kernel: (kh, kw, Cin, Cout).
-      strides: of rows and columns.
-      dilation: of the kernel's rows and columns.
-      padding: ((top, bottom), (left, right)) zeros; None: ``dilation * (k // 2)`` on every side, as PyTorch
-        models pad (XLA's "SAME" pads asymmetrically at stride 2).
-      bias: (Cout,) or None.
+        x: (B, H, W, Cin).
+        kernel: (kh, kw, Cin, Cout).
+        strides: Of rows and columns.
+        dilation: Of the kernel's rows and columns.
+        padding: ((top, bottom), (left, right)) zeros; None: ``dilation * (k // 2)`` on every side, as PyTorch
+            models pad (XLA's "SAME" pads asymmetrically at stride 2).
+        bias: (Cout,) or None.
 
     Returns:
-      (B, Ho, Wo, Cout) of the dtype of ``x``.
+        (B, Ho, Wo, Cout) of the dtype of ``x``.
 
     Raises:
-      ValueError: the shapes do not fit.
+        ValueError: The shapes do not fit.
     """
     if x.ndim != 4:
         raise ValueError(f"conv: x must be (B, H, W, Cin), got shape {x.shape}")

@@ -23,15 +23,15 @@ def depthwise_conv(x: Array, kernel: Array, *, strides: Pair = (1, 1), dilation:
     gradient up to ten times as long there. Differentiable in reverse mode.
 
     Args:
-      x: (B, H, W, C).
-      kernel: (kh, kw, 1, C), kh and kw odd.
-      strides, dilation: of rows and columns.
+        x: (B, H, W, C).
+        kernel: (kh, kw, 1, C), kh and kw odd.
+        strides, dilation: Of rows and columns.
 
     Returns:
-      (B, ceil(H / strides[0]), ceil(W / strides[1]), C).
+        (B, ceil(H / strides[0]), ceil(W / strides[1]), C).
 
     Raises:
-      ValueError: the shapes do not fit.
+        ValueError: The shapes do not fit.
     """
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2:] != (1, x.shape[-1]):
         raise ValueError(

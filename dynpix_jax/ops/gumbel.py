@@ -21,11 +21,11 @@ def argmax_one_hot(logits: Array, axis: int = -1) -> Array:
     The lowest index wins a tie. No gradient flows to ``logits``.
 
     Args:
-      logits: any shape; floating.
-      axis: the axis of the alternatives.
+        logits: Any shape; floating.
+        axis: The axis of the alternatives.
 
     Returns:
-      One-hot array of the shape and dtype of ``logits``.
+        One-hot array of the shape and dtype of ``logits``.
     """
     return jax.nn.one_hot(jnp.argmax(logits, axis=axis), logits.shape[axis], axis=axis, dtype=logits.dtype)
 
@@ -37,13 +37,13 @@ def gumbel_softmax(key: Array, logits: Array, temperature: Array | float, *, axi
     :func:`gumbel_softmax_st`.
 
     Args:
-      key: PRNG key.
-      logits: any shape; floating; unnormalised log-probabilities along ``axis``.
-      temperature: above 0; scalar (may be traced) or broadcastable to ``logits``.
-      axis: the axis of the alternatives.
+        key: PRNG key.
+        logits: Any shape; floating; unnormalised log-probabilities along ``axis``.
+        temperature: Above 0; scalar (may be traced) or broadcastable to ``logits``.
+        axis: The axis of the alternatives.
 
     Returns:
-      Non-negative array of the shape and dtype of ``logits``, summing to 1 along ``axis``.
+        Non-negative array of the shape and dtype of ``logits``, summing to 1 along ``axis``.
     """
     noisy = _add_noise(key, logits)
     return _relaxed(noisy, jnp.asarray(temperature, noisy.dtype), axis).astype(logits.dtype)
@@ -60,13 +60,13 @@ def gumbel_softmax_st(key: Array, logits: Array, temperature: Array | float, *, 
     learn it). The key has none (float0). Forward-mode differentiation is not defined.
 
     Args:
-      key: PRNG key.
-      logits: any shape; floating; unnormalised log-probabilities along ``axis``.
-      temperature: above 0; scalar (may be traced) or broadcastable to ``logits``.
-      axis: the axis of the alternatives.
+        key: PRNG key.
+        logits: Any shape; floating; unnormalised log-probabilities along ``axis``.
+        temperature: Above 0; scalar (may be traced) or broadcastable to ``logits``.
+        axis: The axis of the alternatives.
 
     Returns:
-      One-hot array of the shape and dtype of ``logits``.
+        One-hot array of the shape and dtype of ``logits``.
     """
     noisy = _add_noise(key, logits)
     return _straight_through(noisy, jnp.asarray(temperature, noisy.dtype), axis).astype(logits.dtype)

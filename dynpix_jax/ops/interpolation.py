@@ -44,18 +44,18 @@ def interpolate_masked(
     where the mask is False does not matter.
 
     Args:
-      x: (B, H, W, C), floating, finite.
-      mask: bool (B, H, W), True = computed.
-      lam: scalar; weights are exp(-lam^2 d^2), d in pixels.
-      radius: of the square window, at least 1.
-      normalize: "full" divides by the kernel's sum, "present" by the sum over computed neighbours, either
-        plus 1e-5.
+        x: (B, H, W, C), floating, finite.
+        mask: bool (B, H, W), True = computed.
+        lam: Scalar; weights are exp(-lam^2 d^2), d in pixels.
+        radius: Of the square window, at least 1.
+        normalize: "full" divides by the kernel's sum, "present" by the sum over computed neighbours, either
+            plus 1e-5.
 
     Returns:
-      (B, H, W, C) of the dtype of ``x``.
+        (B, H, W, C) of the dtype of ``x``.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, a radius below 1, an unknown ``normalize``.
+        ValueError: Shapes or dtypes that do not fit, a radius below 1, an unknown ``normalize``.
     """
     if x.ndim != 4 or mask.shape != x.shape[:3] or mask.dtype != jnp.bool_:
         raise ValueError(

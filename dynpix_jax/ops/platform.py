@@ -22,11 +22,11 @@ def by_platform(*, cpu: Bilinear, default: Bilinear) -> Bilinear:
     choose anew: what JAX would make of the choice keeps what the derivatives of both programs need.
 
     Args:
-      cpu: the program for a CPU.
-      default: the program for all others.
+        cpu: The program for a CPU.
+        default: The program for all others.
 
     Returns:
-      (x, kernel, *geometry) -> y; differentiable in reverse mode, any number of times.
+        (x, kernel, *geometry) -> y; differentiable in reverse mode, any number of times.
     """
 
     def choose(geometry: tuple[Any, ...]) -> Callable[[Array, Array], Array]:

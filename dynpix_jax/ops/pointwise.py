@@ -14,16 +14,16 @@ def pointwise(x: Array, kernel: Array, bias: Array | None = None, strides: tuple
     kernel is several times slower than that of the product; a stride takes every n-th row and column first.
 
     Args:
-      x: (B, H, W, Cin).
-      kernel: (1, 1, Cin, Cout) or (Cin, Cout).
-      bias: (Cout,) or None.
-      strides: of rows and columns.
+        x: (B, H, W, Cin).
+        kernel: (1, 1, Cin, Cout) or (Cin, Cout).
+        bias: (Cout,) or None.
+        strides: Of rows and columns.
 
     Returns:
-      (B, ceil(H / strides[0]), ceil(W / strides[1]), Cout).
+        (B, ceil(H / strides[0]), ceil(W / strides[1]), Cout).
 
     Raises:
-      ValueError: the shapes do not fit.
+        ValueError: The shapes do not fit.
     """
     if x.ndim != 4:
         raise ValueError(f"pointwise: x must be (B, H, W, Cin), got shape {x.shape}")

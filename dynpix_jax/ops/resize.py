@@ -26,15 +26,15 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
     of a row or column enters with a weight, if 0: the input must be finite.
 
     Args:
-      x: (B, H, W, C), floating.
-      size: (H', W') of the result.
-      align_corners: the corner pixels' centres (True) or their outer corners (False) coincide.
+        x: (B, H, W, C), floating.
+        size: (H', W') of the result.
+        align_corners: The corner pixels' centres (True) or their outer corners (False) coincide.
 
     Returns:
-      (B, H', W', C) of the dtype of ``x``; low precision is computed in float32.
+        (B, H', W', C) of the dtype of ``x``; low precision is computed in float32.
 
     Raises:
-      ValueError: not four-dimensional, not floating, or an empty size.
+        ValueError: Not four-dimensional, not floating, or an empty size.
     """
     _check("resize_bilinear", x, size)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -55,14 +55,14 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
     H'.
 
     Args:
-      x: (B, H, W, C) or (B, H, W), any dtype.
-      size: (H', W') of the result.
+        x: (B, H, W, C) or (B, H, W), any dtype.
+        size: (H', W') of the result.
 
     Returns:
-      (B, H', W', C) or (B, H', W').
+        (B, H', W', C) or (B, H', W').
 
     Raises:
-      ValueError: of another rank, or an empty size.
+        ValueError: Of another rank, or an empty size.
     """
     _check("resize_nearest", x, size, ranks=(3, 4))
     for axis, new in zip((1, 2), size, strict=True):
@@ -87,12 +87,12 @@ def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
     it by up to half a cell.
 
     Args:
-      x: (B, h, w) or (B, h, w, C); any dtype.
-      size: (H, W), of the image.
-      stride: pixels from cell to cell.
+        x: (B, h, w) or (B, h, w, C); any dtype.
+        size: (H, W), of the image.
+        stride: Pixels from cell to cell.
 
     Returns:
-      (B, H, W[, C]). Pixels beyond the last cell take the last; midway the later cell wins.
+        (B, H, W[, C]). Pixels beyond the last cell take the last; midway the later cell wins.
     """
     _check("cells_to_pixels", x, size, ranks=(3, 4))
     for axis, new in zip((1, 2), size, strict=True):

@@ -43,7 +43,7 @@ def build(config: ModelConfig | Mapping[str, Any] | ConfigDict) -> System:
     """The system of a model section, typed (an object of the system's ``Config``) or not yet (see `parse`).
 
     Raises:
-        UserError: no such system, or settings that it cannot be built with.
+        UserError: No such system, or settings that it cannot be built with.
     """
     typed = parse(config) if isinstance(config, Mapping | ConfigDict) else config
     return SYSTEMS.resolve(typed.system, f"{_PATH}.system")(typed)
@@ -53,7 +53,7 @@ def parse(section: Mapping[str, Any] | ConfigDict) -> ModelConfig:
     """The typed settings of a config's ``model`` section, whose class its ``system`` names.
 
     Raises:
-        UserError: unknown system, or an unknown, missing or wrong key of its section, with the full path.
+        UserError: Unknown system, or an unknown, missing or wrong key of its section, with the full path.
     """
     name = dict(section).get("system")
     if not isinstance(name, str):

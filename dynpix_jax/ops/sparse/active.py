@@ -17,9 +17,9 @@ class ActiveSet:
     """The active positions of a mask; a pytree, made by :func:`active_set`.
 
     Attributes:
-      mask: bool (B, H, W); True = compute.
-      indices: int32 (B*H*W,); flat indices of the active positions, ascending, then B*H*W as filling.
-      count: int32 scalar; how many there are.
+        mask: bool (B, H, W); True = compute.
+        indices: int32 (B*H*W,); flat indices of the active positions, ascending, then B*H*W as filling.
+        count: int32 scalar; how many there are.
     """
 
     mask: Mask
@@ -38,10 +38,10 @@ def active_set(mask: Mask) -> ActiveSet:
     mask.
 
     Args:
-      mask: bool (B, H, W); True = compute.
+        mask: bool (B, H, W); True = compute.
 
     Raises:
-      ValueError: not bool or not three-dimensional.
+        ValueError: Not bool or not three-dimensional.
     """
     if mask.ndim != 3 or mask.dtype != jnp.bool_:
         raise ValueError(f"active_set: mask must be bool (B, H, W), got {mask.dtype} {mask.shape}")

@@ -37,9 +37,9 @@ class Implementation:
     """One way to run a call.
 
     Attributes:
-      run: the program.
-      platforms: of ``jax.default_backend()``, where arrays lie unless they were put elsewhere; empty: all.
-      refuses: the reason why it cannot run a call of a convolution alone, or "".
+        run: The program.
+        platforms: Of ``jax.default_backend()``, where arrays lie unless they were put elsewhere; empty: all.
+        refuses: The reason why it cannot run a call of a convolution alone, or "".
     """
 
     run: Run
@@ -130,29 +130,29 @@ def sparse_block(
     reverse mode with respect to ``x``, ``init`` and the arrays of the layers.
 
     Args:
-      x: (B, H, W, Cin), floating.
-      active: where to compute: a mask bool (B, Ho, Wo), its ``active_set`` (one mask, several calls), or the
-        ``active_rows`` of a mask (several blocks that share it).
-      layers: a :class:`Convolution` or :class:`Depthwise`, then 1x1 convolutions, :class:`Affine`,
-        :class:`Relu` and other functions of single positions that are pytrees, in any order. On rows:
-        :class:`ResidualBlock`, whose 3x3 convolutions keep the channels of ``x`` and are each followed by
-        their :class:`Interpolation`.
-      combine: None: the result takes the place of what ``init`` holds. :class:`Shortcut`: a residual block,
-        ReLU(I + y) at active positions and ReLU(I) at the others.
-      init: (B, Ho, Wo, Cout), None: zeros.
-      implementation: "masked" (dense, then masked), "gather" (active positions only, XLA), "pallas_tpu",
-        "pallas_gpu" (a kernel for the convolutions that read windows). A named one runs or raises; there is
-        no silent fallback. None decides: on a CPU ``gather``, or ``masked`` where the density and the
-        channels make it faster, which is known when the program runs (under ``vmap`` both run: give a batch
-        as B); elsewhere ``masked``.
+        x: (B, H, W, Cin), floating.
+        active: Where to compute: a mask bool (B, Ho, Wo), its ``active_set`` (one mask, several calls), or
+            the ``active_rows`` of a mask (several blocks that share it).
+        layers: A :class:`Convolution` or :class:`Depthwise`, then 1x1 convolutions, :class:`Affine`,
+            :class:`Relu` and other functions of single positions that are pytrees, in any order. On rows:
+            :class:`ResidualBlock`, whose 3x3 convolutions keep the channels of ``x`` and are each followed by
+            their :class:`Interpolation`.
+        combine: None: the result takes the place of what ``init`` holds. :class:`Shortcut`: a residual block,
+            ReLU(I + y) at active positions and ReLU(I) at the others.
+        init: (B, Ho, Wo, Cout), None: zeros.
+        implementation: "masked" (dense, then masked), "gather" (active positions only, XLA), "pallas_tpu",
+            "pallas_gpu" (a kernel for the convolutions that read windows). A named one runs or raises; there
+            is no silent fallback. None decides: on a CPU ``gather``, or ``masked`` where the density and the
+            channels make it faster, which is known when the program runs (under ``vmap`` both run: give a
+            batch as B); elsewhere ``masked``.
 
     Returns:
-      (B, Ho, Wo, Cout) of the dtype of ``init``, else of x. On rows: x with the layers applied where the
-      rows are needed; elsewhere anything finite.
+        (B, Ho, Wo, Cout) of the dtype of ``init``, else of x. On rows: x with the layers applied where the
+        rows are needed; elsewhere anything finite.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, a chain that cannot be run so, or an unknown name.
-      ImplementationUnavailable: the named implementation cannot run here.
+        ValueError: Shapes or dtypes that do not fit, a chain that cannot be run so, or an unknown name.
+        ImplementationUnavailable: The named implementation cannot run here.
     """
     call = bind(x, active, tuple(layers), combine, init)
     if implementation is None:
@@ -187,16 +187,16 @@ def perforated_conv(
     `sparse_block` of one layer, whose arguments and errors it shares.
 
     Args:
-      x: (B, H, W, Cin), floating; padded with ``dilation * (k // 2)`` zeros on every side.
-      kernel: (kh, kw, Cin, Cout) of x's dtype.
-      active: bool (B, Ho, Wo), True = compute, or its ``active_set``.
-      bias: (Cout,) or None.
-      strides: of rows and columns.
-      dilation: of the kernel's rows and columns.
-      implementation: see `sparse_block`.
+        x: (B, H, W, Cin), floating; padded with ``dilation * (k // 2)`` zeros on every side.
+        kernel: (kh, kw, Cin, Cout) of x's dtype.
+        active: bool (B, Ho, Wo), True = compute, or its ``active_set``.
+        bias: (Cout,) or None.
+        strides: Of rows and columns.
+        dilation: Of the kernel's rows and columns.
+        implementation: See `sparse_block`.
 
     Returns:
-      (B, Ho, Wo, Cout) of x's dtype.
+        (B, Ho, Wo, Cout) of x's dtype.
     """
     if kernel.dtype != x.dtype and jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"perforated_conv: kernel must be {x.dtype} as x is, got {kernel.dtype}")

@@ -38,11 +38,11 @@ class Call:
     """The arguments of `sparse_block`, checked by :func:`bind`; a pytree.
 
     Attributes:
-      x: (B, H, W, Cin).
-      active: where to compute, in the output.
-      layers: the chain, in the dtype of ``x``.
-      combine: how the result meets ``init``; None: it takes its place.
-      init: (B, Ho, Wo, Cout), what is written into; None: zeros.
+        x: (B, H, W, Cin).
+        active: Where to compute, in the output.
+        layers: The chain, in the dtype of ``x``.
+        combine: How the result meets ``init``; None: it takes its place.
+        init: (B, Ho, Wo, Cout), what is written into; None: zeros.
     """
 
     x: Array
@@ -111,7 +111,7 @@ def bind(
     """Checks the arguments of `sparse_block`.
 
     Raises:
-      ValueError: what does not fit, by name.
+        ValueError: What does not fit, by name.
     """
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise _wrong("x", "floating (B, H, W, Cin)", f"{x.dtype} {x.shape}")

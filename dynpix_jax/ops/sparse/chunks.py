@@ -39,7 +39,7 @@ class Chunks:
     """Full chunks, then the rest in chunks an eighth as long, so that few rows are computed in vain.
 
     Attributes:
-      full: rows of a full chunk.
+        full: Rows of a full chunk.
     """
 
     full: int
@@ -60,10 +60,10 @@ class Chunks:
         """Runs ``body(rows, first row, carry)`` over ``count`` rows; the last chunk may reach beyond them.
 
         Args:
-          count: int32 scalar.
-          body: gives the next carry.
-          carry: what the first chunk gets.
-          first: the row to begin with.
+            count: int32 scalar.
+            body: Gives the next carry.
+            carry: What the first chunk gets.
+            first: The row to begin with.
         """
         full = count // self.full if self.rest < self.full else 0
         done = full * self.full
@@ -77,10 +77,10 @@ def read_rows(flat: Array, index: Array, count: Array, *, inside: bool = False) 
     """The rows (index.size, C) of ``flat``; zeros where an index lies past the end.
 
     Args:
-      flat: (N, C).
-      index: int32, of any shape.
-      count: int32 scalar, above zero wherever this runs within :meth:`Chunks.sweep`.
-      inside: promises that no index lies past the end.
+        flat: (N, C).
+        index: int32, of any shape.
+        count: int32 scalar, above zero wherever this runs within :meth:`Chunks.sweep`.
+        inside: Promises that no index lies past the end.
     """
 
     def read() -> Array:

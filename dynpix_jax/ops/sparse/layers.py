@@ -34,10 +34,10 @@ class Convolution:
     """A convolution, padded with ``dilation * (k // 2)`` zeros on every side.
 
     Attributes:
-      kernel: (kh, kw, Cin, Cout).
-      bias: (Cout,) or None.
-      strides: of rows and columns.
-      dilation: of the kernel's rows and columns.
+        kernel: (kh, kw, Cin, Cout).
+        bias: (Cout,) or None.
+        strides: Of rows and columns.
+        dilation: Of the kernel's rows and columns.
     """
 
     kernel: Array
@@ -75,9 +75,9 @@ class Depthwise:
     """A convolution of every channel with a kernel of its own; otherwise as :class:`Convolution`.
 
     Attributes:
-      kernel: (kh, kw, 1, C).
-      strides: of rows and columns.
-      dilation: of the kernel's rows and columns.
+        kernel: (kh, kw, 1, C).
+        strides: Of rows and columns.
+        dilation: Of the kernel's rows and columns.
     """
 
     kernel: Array
@@ -129,8 +129,8 @@ class Interpolation:
     """Fills positions that were not computed from computed ones around them; see `ops.interpolate_masked`.
 
     Attributes:
-      lam: float32 scalar; of the weights.
-      normalize: what the weights are divided by.
+        lam: float32 scalar; of the weights.
+        normalize: What the weights are divided by.
     """
 
     lam: Array
@@ -157,9 +157,9 @@ class Shortcut:
     The map gives I; O = ReLU(I + y) at active positions and ReLU(I) at the others, or the same without ReLU.
 
     Attributes:
-      affine: makes I of the map; None: it is I.
-      relu: whether a ReLU follows the sum.
-      rectified: whether the map is known to have no negative values.
+        affine: Makes I of the map; None: it is I.
+        relu: Whether a ReLU follows the sum.
+        rectified: Whether the map is known to have no negative values.
     """
 
     affine: Affine | None = None
@@ -219,10 +219,10 @@ def everywhere(
     """The chain on whole maps, (B, H, W, Cin) -> (B, Ho, Wo, Cout).
 
     Args:
-      layers: in order.
-      x: the input.
-      convolve: runs a convolution; None: as XLA does.
-      interpolate: runs an interpolation; needed where there is one.
+        layers: In order.
+        x: The input.
+        convolve: Runs a convolution; None: as XLA does.
+        interpolate: Runs an interpolation; needed where there is one.
     """
     for layer in layers:
         if isinstance(layer, Convolution | Depthwise):

@@ -16,8 +16,8 @@ def masked(call: Call, convolve: Callable[[WindowLayer, Array], Array] | None = 
     """The chain on whole maps, then what is not active is left out.
 
     Args:
-      call: the arguments.
-      convolve: runs the convolutions, and need not compute positions that are not active; None: XLA's.
+        call: The arguments.
+        convolve: Runs the convolutions, and need not compute positions that are not active; None: XLA's.
     """
     rows = call.active
     if isinstance(rows, ActiveRows):

@@ -39,14 +39,14 @@ def run(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet,
     """Runs the kernel.
 
     Args:
-      rows: 16-bit (B*H*W, parts*channels); the input.
-      weights: 16-bit (parts*weight_rows, column_blocks*columns).
-      bias: (column_blocks*columns,).
-      active: of the output.
-      dtype: of the result.
+        rows: 16-bit (B*H*W, parts*channels); the input.
+        weights: 16-bit (parts*weight_rows, column_blocks*columns).
+        bias: (column_blocks*columns,).
+        active: Of the output.
+        dtype: Of the result.
 
     Returns:
-      (positions, features), zero where not active.
+        (positions, features), zero where not active.
     """
     offsets, taps, first = (jnp.asarray(table.reshape(-1)) for table in plan.tables())
     mesh = plgpu.Mesh(
@@ -90,9 +90,9 @@ class _Tiles(NamedTuple):
     """The tiles of a block, each 128 active positions by ``plan.columns`` features.
 
     Attributes:
-      active: how many positions are.
-      number: of this block's tiles.
-      corner: i -> first row in the list of active positions, and first column, of this block's tile ``i``.
+        active: How many positions are.
+        number: Of this block's tiles.
+        corner: i -> first row in the list of active positions, and first column, of this block's tile ``i``.
     """
 
     active: Array

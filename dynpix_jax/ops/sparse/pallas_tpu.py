@@ -60,12 +60,12 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     """The kernel, without a derivative.
 
     Args:
-      call: of a convolution alone. Its active set is not used: tiles are listed, not positions.
-      interpret: run it slowly on any backend, True for its values, ``InterpretParams`` for the copies too;
-        None: what :func:`~dynpix_jax.ops.sparse.interpret.interpreting` says.
+        call: Of a convolution alone. Its active set is not used: tiles are listed, not positions.
+        interpret: Run it slowly on any backend, True for its values, ``InterpretParams`` for the copies too;
+            None: what :func:`~dynpix_jax.ops.sparse.interpret.interpreting` says.
 
     Raises:
-      ValueError: what :func:`refuses` tells.
+        ValueError: What :func:`refuses` tells.
     """
     if reason := refuses(call):
         raise ValueError(f"pallas_tpu: {reason}")

@@ -31,8 +31,8 @@ class Axis:
     A phase is every ``stride``-th row; within phases, a strided convolution is one of stride 1.
 
     Attributes:
-      taps: (index of the phase, how many positions further) of each.
-      phases: those that are read at all, ascending.
+        taps: (index of the phase, how many positions further) of each.
+        phases: Those that are read at all, ascending.
     """
 
     taps: tuple[Pair, ...]
@@ -56,11 +56,11 @@ class Plan:
     """How one convolution is cut up; static.
 
     Attributes:
-      rows, columns: the taps.
-      tile: output rows and columns of a step.
-      channels, features: input and output channels of a step, multiples of 128.
-      blocks: how many steps there are for all input channels, and for all output channels.
-      itemsize: bytes of a value.
+        rows, columns: The taps.
+        tile: Output rows and columns of a step.
+        channels, features: Input and output channels of a step, multiples of 128.
+        blocks: How many steps there are for all input channels, and for all output channels.
+        itemsize: Bytes of a value.
     """
 
     rows: Axis
@@ -84,7 +84,8 @@ class Plan:
     @property
     def copies(self) -> int:
         """1: a step copies one window around all rows of taps; else a slab of rows for each row of taps,
-        where these are fewer rows in all (large dilations)."""
+        where these are fewer rows in all (large dilations).
+        """
         window = len(self.rows.phases) * (self.tile[0] + self.rows.reach)
         slabs = len(self.rows.taps) * self.tile[0]
         return len(self.rows.taps) if slabs < window else 1
@@ -129,7 +130,8 @@ def make_plan(
     channels: int, features: int, window: Pair, strides: Pair, dilation: Pair, dtype: jnp.dtype
 ) -> Plan | None:
     """The first that fits into VMEM: few blocks of input channels, then few of output channels, then the
-    smallest tile with enough work for a step. None if none fits."""
+    smallest tile with enough work for a step. None if none fits.
+    """
     rows, columns = (Axis.of(*axis) for axis in zip(window, strides, dilation, strict=True))
     enough = _STEP_MACS // PASSES[dtype.name]
     for cin, cout in itertools.product(_blocks(channels), _blocks(features)):

@@ -49,17 +49,17 @@ class ActiveRows:
     """The rows of a mask; a pytree, made by :func:`active_rows`.
 
     Attributes:
-      mask: bool (B, H, W); True = compute.
-      needed: bool (B, H, W); the positions whose values are read.
-      positions: int32 (L,); flat position of each row in (B, H, W), B*H*W for rows that are none.
-      windows: int32 (L, 9); the rows that the 3x3 window of an active row reads.
-      padded_index: int32 (L,); flat position in the map padded by ``radius``.
-      known_row: int32 (B*(H+2*radius)*(W+2*radius),); the row of each active position, 0 elsewhere.
-      count: int32 scalar; number of active rows.
-      interpolated: int32 scalar; the first interpolated row.
-      end: int32 scalar; the last row + 1.
-      radius: of the interpolation.
-      chunks: rows at a time.
+        mask: bool (B, H, W); True = compute.
+        needed: bool (B, H, W); the positions whose values are read.
+        positions: int32 (L,); flat position of each row in (B, H, W), B*H*W for rows that are none.
+        windows: int32 (L, 9); the rows that the 3x3 window of an active row reads.
+        padded_index: int32 (L,); flat position in the map padded by ``radius``.
+        known_row: int32 (B*(H+2*radius)*(W+2*radius),); the row of each active position, 0 elsewhere.
+        count: int32 scalar; number of active rows.
+        interpolated: int32 scalar; the first interpolated row.
+        end: int32 scalar; the last row + 1.
+        radius: Of the interpolation.
+        chunks: Rows at a time.
     """
 
     mask: Mask
@@ -79,11 +79,11 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
     """Lists the rows of a mask.
 
     Args:
-      mask: bool (B, H, W), True = compute.
-      needed: bool (B, H, W); positions whose values will be read. It has to hold the mask and its whole 3x3
-        neighbourhood.
-      channels: of the layers, for the size of chunks.
-      radius: of the interpolation, at least 1.
+        mask: bool (B, H, W), True = compute.
+        needed: bool (B, H, W); positions whose values will be read. It has to hold the mask and its whole 3x3
+            neighbourhood.
+        channels: Of the layers, for the size of chunks.
+        radius: Of the interpolation, at least 1.
     """
     _, height, width = mask.shape
     size = mask.size
@@ -137,12 +137,13 @@ def run_on_rows(blocks: Sequence[ResidualBlock], x: Array, rows: ActiveRows) -> 
     """Residual blocks whose convolutions are masked and interpolated.
 
     Args:
-      blocks: their layers are groups of a 3x3 `Convolution`, its `Interpolation`, and layers of single rows.
-      x: (B, H, W, C), right where needed.
-      rows: of the mask.
+        blocks: Their layers are groups of a 3x3 `Convolution`, its `Interpolation`, and layers of single
+            rows.
+        x: (B, H, W, C), right where needed.
+        rows: Of the mask.
 
     Returns:
-      (B, H, W, C), right where needed; elsewhere x.
+        (B, H, W, C), right where needed; elsewhere x.
     """
     stream = _load(x, rows)
     raw = jnp.zeros_like(stream)
@@ -301,11 +302,11 @@ def _mean_of_neighbours(
     Neighbours are visited in order of their distance, and only as far as their weight matters.
 
     Args:
-      neighbour: offset in the padded map -> values (n, C), and whether they are known (n,).
-      result: shape and dtype of the mean.
-      lam: of the weights.
-      rows: of the mask.
-      normalize: see `interpolate_masked`.
+        neighbour: Offset in the padded map -> values (n, C), and whether they are known (n,).
+        result: Shape and dtype of the mean.
+        lam: Of the weights.
+        rows: Of the mask.
+        normalize: See `interpolate_masked`.
     """
     r, width = rows.radius, rows.mask.shape[2] + 2 * rows.radius
     steps = [(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1) if (i, j) != (0, 0)]

@@ -23,7 +23,7 @@ def derivative_of(definition: Run) -> Callable[[Run], Run]:
     ``shard_map``.
 
     Args:
-      definition: the program that is differentiated instead.
+        definition: The program that is differentiated instead.
     """
     return with_pull_back(partial(pull_back, definition))
 
@@ -32,7 +32,7 @@ def with_pull_back(backward: Callable[[Call, Array], list[Array]]) -> Callable[[
     """Gives a program a derivative.
 
     Args:
-      backward: (call, gradient of the result) -> gradients of the call's floating arrays, in their order.
+        backward: (call, gradient of the result) -> gradients of the call's floating arrays, in their order.
     """
 
     def decorate(run: Run) -> Run:

@@ -45,24 +45,24 @@ def map_active(
     Under ``jax.shard_map`` give it ``check_vma=False``: the loop starts from zeros, which vary over no axis.
 
     Args:
-      fn: maps windows (chunk, kh, kw, C) to (chunk, Cout), each row on its own (no statistics over rows:
-        the last chunk is filled up with copies of an active row, whose results are dropped).
-      x: (B, Hi, Wi, C), seen with ``dilation * (k // 2)`` zeros on every side.
-      active: positions in the *output*, shape (B, Ho, Wo).
-      window: (kh, kw).
-      dilation: of the window's rows and columns.
-      strides: of the output positions in ``x``.
-      init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
-      combine: "set" writes what ``fn`` makes of the windows; with "update", ``fn`` also takes what ``init``
-        holds at the active positions, (chunk, Cout), and what it returns takes that place: a residual block
-        adds and applies its ReLU without another pass over the map.
-      chunk: rows of a full chunk; None: by :func:`~dynpix_jax.ops.sparse.chunks.chunk_size`.
+        fn: Maps windows (chunk, kh, kw, C) to (chunk, Cout), each row on its own (no statistics over rows:
+            the last chunk is filled up with copies of an active row, whose results are dropped).
+        x: (B, Hi, Wi, C), seen with ``dilation * (k // 2)`` zeros on every side.
+        active: Positions in the *output*, shape (B, Ho, Wo).
+        window: (kh, kw).
+        dilation: Of the window's rows and columns.
+        strides: Of the output positions in ``x``.
+        init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
+        combine: "set" writes what ``fn`` makes of the windows; with "update", ``fn`` also takes what ``init``
+            holds at the active positions, (chunk, Cout), and what it returns takes that place: a residual
+            block adds and applies its ReLU without another pass over the map.
+        chunk: Rows of a full chunk; None: by :func:`~dynpix_jax.ops.sparse.chunks.chunk_size`.
 
     Returns:
-      (B, Ho, Wo, Cout) of the dtype of ``init``.
+        (B, Ho, Wo, Cout) of the dtype of ``init``.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown ``combine``, or a ``chunk`` below 1.
+        ValueError: Shapes that do not fit, an unknown ``combine``, or a ``chunk`` below 1.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"map_active: chunk must be at least 1, got {chunk}")
@@ -130,7 +130,8 @@ class _ByRows:
 
 class _Lanes(NamedTuple):
     """One chunk: output rows to write (past the end where idle), output rows to read, input rows to read by
-    window tap (past the end outside the image), whether live."""
+    window tap (past the end outside the image), whether live.
+    """
 
     targets: Array
     source: Array

@@ -18,12 +18,12 @@ class AdaptivityConfig:
     """Section ``model.adaptivity``: which positions later stages skip (section 3.4), and what fills them.
 
     Attributes:
-        kind: a name of `nn.gates.GATES` that reads logits: ``confidence``, ``top_k``, ``random``, or your
+        kind: A name of `nn.gates.GATES` that reads logits: ``confidence``, ``top_k``, ``random``, or your
             own. What it decides on is each exit's prediction; what it skips stays skipped.
-        start: share of a stage's steps that train before anything is skipped.
-        radius: of the interpolation, see ops.interpolate_masked.
-        normalize: of the interpolation.
-        options: of the gate, by its kind.
+        start: Share of a stage's steps that train before anything is skipped.
+        radius: Of the interpolation, see ops.interpolate_masked.
+        normalize: Of the interpolation.
+        options: Of the gate, by its kind.
     """
 
     kind: str = "confidence"
@@ -48,12 +48,12 @@ class HeadConfig:
     """Section ``model.heads``.
 
     Attributes:
-        kind: of all exits but that after stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
+        kind: Of all exits but that after stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
             encoder-decoders, section 3.3). That after stage 4 is always plain.
         plain: ``two_layers`` (1x1 convolution, norm, ReLU, 1x1 convolution) or ``single`` (pose).
-        inputs: what a head reads, all branches enlarged to the ``highest`` and joined (``concat``), or that
+        inputs: What a head reads, all branches enlarged to the ``highest`` and joined (``concat``), or that
             branch alone. The paper's pose rows are EE on the highest, RH on all.
-        features: width of redesigned heads.
+        features: Width of redesigned heads.
         downsampling: D of section 3.3, of the exits after stages 1, 2, 3.
     """
 
@@ -81,11 +81,11 @@ class AnytimeConfig:
 
     Attributes:
         task: ``segmentation`` or ``pose``.
-        task_options: fields of the task.
-        backbone: an HRNet.
-        exits: stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
-        weights: of the exits' losses, one each.
-        heads: of the exits.
+        task_options: Fields of the task.
+        backbone: An HRNet.
+        exits: Stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
+        weights: Of the exits' losses, one each.
+        heads: Of the exits.
         adaptivity: None computes everything.
     """
 

@@ -22,11 +22,11 @@ class MaskedConvs:
     """The convolutions of a stage, or of the exit after it, whose outputs have one resolution.
 
     Attributes:
-        mask: name of their mask, "stage3".
-        halvings: how often their outputs are half the mask's size.
-        rounds_up: whether an odd side gains a cell when it is halved (strides) or loses one (pooling).
+        mask: Name of their mask, "stage3".
+        halvings: How often their outputs are half the mask's size.
+        rounds_up: Whether an odd side gains a cell when it is halved (strides) or loses one (pooling).
         interpolation: MACs of interpolation for each of a convolution, where both are done.
-        scopes: see GatedLayer.
+        scopes: See GatedLayer.
     """
 
     mask: str
@@ -58,8 +58,8 @@ def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs
     """Those of all stages after the first exit, by names like "stage3_stride8" and "exit3_stride16".
 
     Args:
-        config: of the network.
-        params: its parameters, or their shapes.
+        config: Of the network.
+        params: Its parameters, or their shapes.
     """
     if config.adaptivity is None:
         return {}

@@ -25,8 +25,8 @@ class PlainHead(nn.Module):
     Under a mask the result means nothing where the mask is False.
 
     Attributes:
-        make_unit: makes a 1x1 convolution with norm and ReLU.
-        adaptive: whether it takes masks.
+        make_unit: Makes a 1x1 convolution with norm and ReLU.
+        adaptive: Whether it takes masks.
     """
 
     in_features: int
@@ -57,8 +57,8 @@ class RedesignedHead(nn.Module):
     pooling does not divide evenly are enlarged to what they were.
 
     Attributes:
-        make_unit: makes a 1x1 convolution with norm and ReLU.
-        adaptive: whether it takes masks.
+        make_unit: Makes a 1x1 convolution with norm and ReLU.
+        adaptive: Whether it takes masks.
     """
 
     in_features: int

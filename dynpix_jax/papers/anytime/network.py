@@ -27,7 +27,7 @@ class Progress:
     """What is known after an exit.
 
     Attributes:
-        maps: of its stage.
+        maps: Of its stage.
         logits: (B, h, w, K) at a quarter of the image's resolution; None before the first exit.
         mask: bool (B, h, w), where to compute from here on; None: everywhere.
     """
@@ -106,10 +106,10 @@ class AnytimeNetwork(nn.Module):
         """The stages of ``span`` and the exit after them; positions that are skipped keep their logits.
 
         Args:
-            span: the stages.
-            progress: what is known before them.
-            routing: how the pass is run.
-            adapt_now: whether the gate skips anything at all, scalar; given masks do.
+            span: The stages.
+            progress: What is known before them.
+            routing: How the pass is run.
+            adapt_now: Whether the gate skips anything at all, scalar; given masks do.
         """
         config, maps, masking = self.config, progress.maps, None
         if progress.mask is not None and config.adaptivity is not None:

@@ -81,7 +81,7 @@ class Anytime(System):
         ``rngs["gumbel"]`` if masks are random.
 
         Raises:
-            ValueError: mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
+            ValueError: Mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
         """
         return self.run(variables, images, routing, rngs=rngs)
 

@@ -95,7 +95,7 @@ def check_blocks(arch: str, tensors: Tensors) -> Tensors:
     """The tensors without wrappers' prefixes; a longer network contains a shorter one's names and shapes.
 
     Raises:
-      UserError: the modules and blocks are those of another architecture than ``arch``.
+        UserError: The modules and blocks are those of another architecture than ``arch``.
     """
     tensors = without_wrappers(tensors)
     blocks = [match for name in tensors if (match := re.match(_BLOCK, name))]

@@ -18,8 +18,8 @@ class EncoderConfig:
     """Section ``model.encoder``: which of its modules every task has for itself.
 
     Attributes:
-        se: squeeze-and-excitation ("seenc"); otherwise all tasks share it, if the backbone has it.
-        norm: batch norms, but for the stem's.
+        se: Squeeze-and-excitation ("seenc"); otherwise all tasks share it, if the backbone has it.
+        norm: Batch norms, but for the stem's.
         adapters: 1x1 convolutions beside the 3x3 ones, zero at first (of ResNets only).
     """
 
@@ -35,13 +35,13 @@ class DecoderConfig:
     Attributes:
         kind: ``deeplab``, one decoder that all tasks share up to a 1x1 convolution each, or ``uber``, a head
             of 1x1 convolutions for each task, which reads none of the other fields.
-        features: its width.
-        rates: dilations of the ASPP, for output stride 16; twice that at 8.
-        separable: depthwise separable convolutions and ReLU6, as MobileNet has them; no adapters then.
-        se: each task's own SE; without it there is none in the decoder.
-        norm: each task's own norms.
-        adapters: each task's own adapters.
-        reduction: of the SE; 4 where low-level features are narrowed.
+        features: Its width.
+        rates: Dilations of the ASPP, for output stride 16; twice that at 8.
+        separable: Depthwise separable convolutions and ReLU6, as MobileNet has them; no adapters then.
+        se: Each task's own SE; without it there is none in the decoder.
+        norm: Each task's own norms.
+        adapters: Each task's own adapters.
+        reduction: Of the SE; 4 where low-level features are narrowed.
     """
 
     kind: Literal["deeplab", "uber"] = "deeplab"
@@ -79,8 +79,8 @@ class AdversarialConfig:
 
     Attributes:
         weight: w_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
-        epochs: steps in which the reversal grows, see reversal_strength.
-        kernel: of its two convolutions, 1 in the paper; the code released for NYUD has 3.
+        epochs: Steps in which the reversal grows, see reversal_strength.
+        kernel: Of its two convolutions, 1 in the paper; the code released for NYUD has 3.
     """
 
     weight: float = 0.1
@@ -101,13 +101,13 @@ class AstmtConfig:
     """Section ``model`` of an ASTMT config.
 
     Attributes:
-        tasks: what is predicted, in the order of the updates; one alone makes a single-task network, in which
+        tasks: What is predicted, in the order of the updates; one alone makes a single-task network, in which
             nothing is a task's own.
-        task_options: fields of each task's class.
-        task_weights: w_t of eq. 1; 1 if not given.
-        backbone: see backbones; the paper has SE-ResNets and MobileNetV2.
-        encoder: what of the backbone is each task's own.
-        decoder: on top of it.
+        task_options: Fields of each task's class.
+        task_weights: w_t of eq. 1; 1 where it is not given.
+        backbone: See backbones; the paper has SE-ResNets and MobileNetV2.
+        encoder: What of the backbone is each task's own.
+        decoder: On top of it.
         adversarial: None trains without a discriminator.
     """
 

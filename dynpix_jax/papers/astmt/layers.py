@@ -26,7 +26,7 @@ class Unit(nn.Module):
 
     Attributes:
         separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
-        reduction: of the SE.
+        reduction: Of the SE.
         adapted: False keeps adapters away (the branch of the image's mean).
     """
 
@@ -101,8 +101,8 @@ class DeepLabDecoder(nn.Module):
     low one. Then two 3x3 units.
 
     Attributes:
-        low: channels of the map at stride 4.
-        high: channels of the last map.
+        low: Channels of the map at stride 4.
+        high: Channels of the last map.
     """
 
     low: int

@@ -16,13 +16,13 @@ class CellConfig:
     """Section ``model.cell``: f, which is applied until nothing changes. The defaults are those of "small".
 
     Attributes:
-        channels: of the branches, from the highest resolution (a quarter of the image's) down, each half the
+        channels: Of the branches, from the highest resolution (a quarter of the image's) down, each half the
             one before.
-        expansion: width of the block inside a branch, relative to its channels.
-        groups: of its group norms; the norm after the fusion has half as many.
-        dropout: share of a block's channels that are left out in training, the same ones in all iterations of
+        expansion: Width of the block inside a branch, relative to its channels.
+        groups: Of its group norms; the norm after the fusion has half as many.
+        dropout: Share of a block's channels that are left out in training, the same ones in all iterations of
             a forward pass.
-        weight_norm: kernels of blocks and after the fusion as direction times length (Salimans and Kingma,
+        weight_norm: Kernels of blocks and after the fusion as direction times length (Salimans and Kingma,
             NeurIPS 2016).
     """
 
@@ -50,9 +50,9 @@ class JacobianConfig:
     """Section ``model.jacobian``: the penalty on f's Jacobian at the fixed point (Bai et al., ICML 2021).
 
     Attributes:
-        weight: of the penalty; 0 leaves it out.
-        frequency: share of the steps that have it.
-        probes: random vectors that estimate it.
+        weight: Of the penalty; 0 leaves it out.
+        frequency: Share of the steps that have it.
+        probes: Random vectors that estimate it.
     """
 
     weight: float = 0.0
@@ -77,9 +77,9 @@ class AnytimeConfig:
     """Section ``model.anytime``: predictions from iterates on the way to the fixed point.
 
     Attributes:
-        iterations: after which to decode, rising; those from the solver's limit on are left out, for its end
+        iterations: After which to decode, rising; those from the solver's limit on are left out, for its end
             is decoded anyway.
-        iterate: the ``best`` so far, as a solver that ends there would return it, or the ``latest``; the
+        iterate: The ``best`` so far, as a solver that ends there would return it, or the ``latest``; the
             paper does not say which. In the first iterations they are the same as a rule.
     """
 
@@ -96,16 +96,16 @@ class MdeqConfig:
     """Section ``model`` of an MDEQ config.
 
     Attributes:
-        task: what is predicted; see tasks.
-        task_options: fields of that task's class.
-        cell: f.
-        forward: the search for the fixed point.
-        backward: the search for its gradient, in training.
+        task: What is predicted; see tasks.
+        task_options: Fields of that task's class.
+        cell: The function f whose fixed point is searched.
+        forward: The search for the fixed point.
+        backward: The search for its gradient, in training.
         unrolled: 0 seeks the fixed point; n applies f n times instead and differentiates through that:
             pretraining.
-        jacobian: the penalty.
-        anytime: predictions on the way.
-        norm_momentum: of the moving averages of stem and head.
+        jacobian: The penalty.
+        anytime: Predictions on the way.
+        norm_momentum: Of the moving averages of stem and head.
     """
 
     system: str

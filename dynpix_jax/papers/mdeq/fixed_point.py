@@ -32,12 +32,15 @@ DIVERGED = 1e6
 class SolverConfig:
     """How a fixed point is sought.
 
-    method: ``broyden`` or ``anderson``. iterations: at most; each applies f once, and so does the start.
-    tolerance: an image has converged when its error is not above it. error: ``absolute``, the root mean
-    square of f(z) - z over the image's values, or ``relative``, the norm of f(z) - z divided by that of f(z).
-    memory: rank-one terms of Broyden's inverse Jacobian, or iterates that Anderson mixes.
-    regularization: of Anderson's least squares, relative to the largest residual in memory. mixing:
-    Anderson's beta. Broyden reads neither.
+    Attributes:
+        method: ``broyden`` or ``anderson``.
+        iterations: At most; each applies f once, and so does the start.
+        tolerance: An image has converged when its error is not above it.
+        error: ``absolute``, the root mean square of f(z) - z over the image's values, or ``relative``, the
+            norm of f(z) - z divided by that of f(z).
+        memory: Rank-one terms of Broyden's inverse Jacobian, or iterates that Anderson mixes.
+        regularization: Of Anderson's least squares, relative to the largest residual in memory.
+        mixing: Anderson's beta. Broyden reads neither.
     """
 
     method: Literal["broyden", "anderson"] = "broyden"
@@ -68,11 +71,18 @@ class SolverConfig:
 class SolverState:
     """A search on its way; `advance` continues it.
 
-    z: (B, D), the newest iterate. residual: f(z) - z. step: (B, D), what the next iteration adds to z.
-    memory: two arrays (B, M, D). iteration: (), of the search. iterations: (B,), of each image.
-    best: (B, D), the iterate of least error. error: (B,), its. first: (B,), norm of the first residual.
-    converged, diverged: (B,) bool. trace: (limit + 1, B), the errors of all iterates, NaN where there is
-    none.
+    Attributes:
+        z: (B, D), the newest iterate.
+        residual: f(z) - z.
+        step: (B, D), what the next iteration adds to z.
+        memory: Two arrays (B, M, D).
+        iteration: (), of the search.
+        iterations: (B,), of each image.
+        best: (B, D), the iterate of least error.
+        error: (B,), its.
+        first: (B,), norm of the first residual.
+        converged, diverged: (B,) bool.
+        trace: (limit + 1, B), the errors of all iterates, NaN where there is none.
     """
 
     z: Array
@@ -270,9 +280,9 @@ def fixed_point(
     kept, so the memory does not grow with their number. Nothing flows into the start ``z``.
 
     Args:
-      f: depends on nothing that is differentiated but its arguments.
-      forward, backward: of the two searches. The second starts from u = loss', the gradient through one
-        application of f, and falls back to it where it diverges.
+        f: Depends on nothing that is differentiated but its arguments.
+        forward, backward: Of the two searches. The second starts from u = loss', the gradient through one
+            application of f, and falls back to it where it diverges.
     """
     return solve(partial(f, theta), z, forward)
 

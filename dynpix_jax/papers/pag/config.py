@@ -24,22 +24,22 @@ class GateConfig:
     scope, sparsity and sparsity_on must keep their defaults.
 
     Attributes:
-        kind: a name of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
+        kind: A name of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
             blocks skipped per image, the baseline of Table 2); ``top_k``; ``random``; or your own.
-        scope: which reading of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
-        rho: target density in (0, 1].
-        rho_start: density at the stage's start, lowered linearly to rho over ``ramp``.
-        ramp: share of the stage in [0, 1] during which gates are inserted and rho is lowered.
-        insert: insert gates one by one from the top during the ramp; False puts them all in force at once.
+        scope: Which reading of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
+        rho: Target density in (0, 1].
+        rho_start: Density at the stage's start, lowered linearly to rho over ``ramp``.
+        ramp: Share of the stage in [0, 1] during which gates are inserted and rho is lowered.
+        insert: Insert gates one by one from the top during the ramp; False puts them all in force at once.
         sparsity: ``per_layer`` (eq. 5 and 6); ``mild``, the released code's log(1 + x**2) in place of eq. 5;
             ``global``, the mean over layers that the paper warns of; ``combined``, the same weighted by
             positions, as released.
-        sparsity_on: densities of the ``hard`` masks, which are what computation costs, or of the ``soft``
+        sparsity_on: Densities of the ``hard`` masks, which are what computation costs, or of the ``soft``
             probabilities that they are drawn from, as released.
-        weight: the loss's lambda.
-        temperature: of the relaxation, (start, end) over the stage.
-        soft: train on relaxed samples, as the released code does, instead of straight-through ones.
-        options: of the gate itself, by its kind.
+        weight: The loss's lambda.
+        temperature: Of the relaxation, (start, end) over the stage.
+        soft: Train on relaxed samples, as the released code does, instead of straight-through ones.
+        options: Of the gate itself, by its kind.
     """
 
     kind: str = "none"
@@ -108,10 +108,10 @@ class MultiPoolConfig:
     """Section ``model.multipool``.
 
     Attributes:
-        blocks: blocks whose 3x3 becomes a MultiPool, e.g. ("res4_2",), and ``res6`` (PagConfig).
+        blocks: Blocks whose 3x3 becomes a MultiPool, e.g. ("res4_2",), and ``res6`` (PagConfig).
         selection: ``pag`` (one pooling size a pixel) or ``average`` (softmax-weighted, "wAvg").
-        dilations: the pooling sizes; 0 copies.
-        original_bias: initial logit in favour of the convolution replaced.
+        dilations: The pooling sizes; 0 copies.
+        original_bias: Initial logit in favour of the convolution replaced.
     """
 
     blocks: tuple[str, ...] = ()
@@ -134,14 +134,14 @@ class PagConfig:
     """Section ``model`` of a PAG config.
 
     Attributes:
-        task: what is predicted, a name of ``tasks.TASKS``.
-        task_options: fields of that task's class (classes, weights of its loss, ...).
-        backbone: see backbones.
-        gate: of its blocks.
-        multipool: of its blocks.
-        head_features: decoder width.
-        drop_blocks: blocks left out at the top (the truncated baseline).
-        res6: two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top
+        task: What is predicted, a name of ``tasks.TASKS``.
+        task_options: Fields of that task's class (classes, weights of its loss, ...).
+        backbone: See backbones.
+        gate: Of its blocks.
+        multipool: Of its blocks.
+        head_features: Decoder width.
+        drop_blocks: Blocks left out at the top (the truncated baseline).
+        res6: Two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top
             side output) then reads. The paper's networks for all tasks but boundaries have them.
     """
 

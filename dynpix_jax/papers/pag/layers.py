@@ -64,8 +64,8 @@ class MultiPool(nn.Module):
     every branch runs everywhere, in both modes ("wAvg", the weighted average the paper compares with).
 
     Attributes:
-        original_dilation: that of the convolution replaced.
-        original_bias: initial logit in favour of it.
+        original_dilation: That of the convolution replaced.
+        original_bias: Initial logit in favour of it.
     """
 
     features: int
@@ -108,7 +108,7 @@ class BlockOutputs:
 
     Attributes:
         mask: float (B, h, w) in {0, 1}, where it computed.
-        probability: of its gate, see Decision.
+        probability: Of its gate, see Decision.
         selection: (B, h, w, P), the weights of a MultiPool's pooling sizes.
     """
 
@@ -141,8 +141,8 @@ class PagBlock(nn.Module):
 
         Args:
             x: (B, H, W, in_features).
-            routing: how the pass is run.
-            in_force: whether its gate is, scalar; otherwise the gate is open.
+            routing: How the pass is run.
+            in_force: Whether its gate is, scalar; otherwise the gate is open.
             given: bool (B, h, w), a mask in place of what the gate decides, in force or not.
         """
         return self.block(x, train=routing.train), BlockOutputs()
@@ -162,8 +162,8 @@ class GatedBlock(PagBlock):
     O = join(I, Z), of a ResNet ReLU(I + Z).
 
     Attributes:
-        options: of the gate.
-        gate_scope: which reading.
+        options: Of the gate.
+        gate_scope: Which reading.
     """
 
     options: GateOptions = PixelOptions()
@@ -219,7 +219,7 @@ class SkippedBlock(PagBlock):
     update if it is True everywhere.
 
     Attributes:
-        options: of a gate that decides for whole images.
+        options: Of a gate that decides for whole images.
     """
 
     options: GateOptions = LayerOptions()
@@ -263,7 +263,7 @@ class MultiPoolBlock(PagBlock):
     """A block whose F2 is a MultiPool module (section 3.4).
 
     Attributes:
-        dilations, selection, original_bias: see MultiPool.
+        dilations, selection, original_bias: See MultiPool.
     """
 
     dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)

@@ -188,8 +188,8 @@ class PagNetwork(nn.Module):
 
         Args:
             images: (B, H, W, 3) RGB in 0..255, any dtype.
-            routing: how it is run.
-            inserted: how many gates are in force, counted from the top; the others stay open. None: all.
+            routing: How it is run.
+            inserted: How many gates are in force, counted from the top; the others stay open. None: all.
         """
         order = gated_blocks(self.config)
         given = routing.masks_of(order)

@@ -33,12 +33,12 @@ def bernoulli_kl(rho: Array | float, density: Array) -> Array:
     at density 0 is 1, and -log(density) for ``rho`` 1.
 
     Args:
-      rho: target density in [0, 1]; scalar or broadcastable to ``density``; may be traced. No gradient is
-        wanted of it.
-      density: in [0, 1]; floating.
+        rho: Target density in [0, 1]; scalar or broadcastable to ``density``; may be traced. No gradient is
+            wanted of it.
+        density: In [0, 1]; floating.
 
     Returns:
-      Divergence in nats, of the broadcast shape.
+        Divergence in nats, of the broadcast shape.
     """
     density = jnp.asarray(density)
     rho = jnp.asarray(rho, density.dtype)
@@ -63,10 +63,10 @@ def mask_density(mask: Array) -> Array:
     """Share of active positions of each image.
 
     Args:
-      mask: (B, ...); bool, or floating with values in [0, 1].
+        mask: (B, ...); bool, or floating with values in [0, 1].
 
     Returns:
-      (B,) floating (float32 for bool and for low-precision masks), in [0, 1].
+        (B,) floating (float32 for bool and for low-precision masks), in [0, 1].
     """
     dtype = jnp.promote_types(mask.dtype, jnp.float32)
     return jnp.mean(mask, axis=tuple(range(1, mask.ndim)), dtype=dtype)
@@ -86,15 +86,16 @@ def per_layer_sparsity_loss(
     or opening altogether.
 
     Args:
-      masks: the layers' masks, each (B, h, w) with its own h and w, in {0, 1}, straight-through samples in
-        training; or probabilities in [0, 1], which the released code penalises in their place.
-      rho: target density in [0, 1]; scalar, may be traced.
-      valid: bool (B,); padding images (False) do not count. None: all count.
-      in_force: bool (L,), one a layer; gates that are not inserted yet (False) do not count. None: all count.
-      divergence: of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
+        masks: The layers' masks, each (B, h, w) with its own h and w, in {0, 1}, straight-through samples in
+            training; or probabilities in [0, 1], which the released code penalises in their place.
+        rho: Target density in [0, 1]; scalar, may be traced.
+        valid: bool (B,); padding images (False) do not count. None: all count.
+        in_force: bool (L,), one a layer; gates that are not inserted yet (False) do not count. None: all
+            count.
+        divergence: Of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
 
     Returns:
-      Scalar; 0 without masks or without a valid image.
+        Scalar; 0 without masks or without a valid image.
     """
     total = jnp.zeros((), jnp.float32)
     for index, mask in enumerate(_layers(masks)):

@@ -36,11 +36,11 @@ def quantize(values: Array, edges: tuple[float, ...]) -> Array:
     """Bin k, from 1, holds the values above ``edges[k - 1]`` up to and including ``edges[k]``; 0 is outside.
 
     Args:
-      values: any shape.
-      edges: rising.
+        values: Any shape.
+        edges: Rising.
 
     Returns:
-      int32 of the shape of ``values``.
+        int32 of the shape of ``values``.
     """
     above = (values[..., None] > jnp.asarray(edges, values.dtype)).sum(-1, dtype=jnp.int32)
     return jnp.where(above < len(edges), above, 0)
@@ -56,10 +56,10 @@ class DepthBins:
     """Section ``model.bins``. Classes count from the farthest bin, 0, to the nearest.
 
     Attributes:
-        edges: rising; one more than bins.
-        of: what they are edges of, ``depth`` in metres or ``disparity``: log2 of what Cityscapes' files hold,
+        edges: Rising; one more than bins.
+        of: What they are edges of, ``depth`` in metres or ``disparity``: log2 of what Cityscapes' files hold,
             found from the metres by focal_baseline.
-        focal_baseline: metres times pixels.
+        focal_baseline: Metres times pixels.
     """
 
     edges: tuple[float, ...] = NYU_EDGES
@@ -96,10 +96,10 @@ class DepthBins:
         ``stride`` x ``stride`` pixels.
 
         Args:
-          depth: (B, H, W) metres, 0 or not finite = missing.
+            depth: (B, H, W) metres, 0 or not finite = missing.
 
         Returns:
-          (B, ceil(H / stride), ceil(W / stride), bins) float32, summing to 1.
+            (B, ceil(H / stride), ceil(W / stride), bins) float32, summing to 1.
         """
         classes = self.classes(depth)
         one_hot = jax.nn.one_hot(classes, self.count)  # all 0 for NO_BIN
@@ -120,17 +120,17 @@ class PoolingConfig:
     """Section ``model.pooling``: the second layer above the backbone, and that of the loops.
 
     Attributes:
-        signal: what weighs the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average`` (all
+        signal: What weighs the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average`` (all
             alike), ``gt_depth`` (the bins of a depth that is given), ``attention`` (learned without a depth),
             ``pred_depth`` (the bins that the depth branch predicts).
-        loop_signal: the same for the loops; ``same`` takes that of ``signal``.
+        loop_signal: The same for the loops; ``same`` takes that of ``signal``.
         kind: ``multipool`` (dilations of one feature map) or ``multiscale`` (the image at several sizes, each
             with its own backbone unless tied).
-        tied: one kernel for all pooling sizes.
-        dilations: from the farthest bin's to the nearest's.
-        scales: of ``multiscale``, sizes relative to the image, the first of them 1; in the order of the
+        tied: One kernel for all pooling sizes.
+        dilations: From the farthest bin's to the nearest's.
+        scales: Of ``multiscale``, sizes relative to the image, the first of them 1; in the order of the
             dilations, in whose place they stand.
-        gate: how the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax``
+        gate: How the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax``
             (the branch with the largest weight alone, which sparse mode runs alone).
     """
 
@@ -164,11 +164,11 @@ class LossConfig:
     """Section ``model.loss``, the weights of eq. 1.
 
     Attributes:
-        segmentation: lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
+        segmentation: Lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
             follow.
-        depth_class: lambda_c; 0 in the final stage.
-        depth: lambda_r; 0 in the final stage.
-        at: where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's
+        depth_class: Lambda_c; 0 in the final stage.
+        depth: Lambda_r; 0 in the final stage.
+        at: Where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's
             map (labels of the pixels in their middles), as the code released for NYU does.
     """
 
@@ -190,19 +190,19 @@ class PerspectiveConfig:
     """Section ``model`` of a perspective config.
 
     Attributes:
-        segmentation: options of that task; None leaves it out.
-        depth: options of that task, the regression of the depth branch; None leaves it out.
-        backbone: see backbones; its last stage is read.
-        pooling: the gated layers.
-        bins: of the depth.
-        loss: weights of eq. 1.
-        loops: times that the refinement module runs after the feed-forward pass. Its parameters do not depend
+        segmentation: Options of that task; None leaves it out.
+        depth: Options of that task, the regression of the depth branch; None leaves it out.
+        backbone: See backbones; its last stage is read.
+        pooling: The gated layers.
+        bins: Of the depth.
+        loss: Weights of eq. 1.
+        loops: Times that the refinement module runs after the feed-forward pass. Its parameters do not depend
             on how often, only on whether there is a loop at all.
-        features: width of everything above the backbone.
-        depth_features: of the depth branch, see DepthBranch.
-        depth_kernel: of the depth branch.
-        dropout: before the classes.
-        frozen_norm: stored moments in training too, for the layers above the backbone. No pretrained network
+        features: Width of everything above the backbone.
+        depth_features: Of the depth branch, see DepthBranch.
+        depth_kernel: Of the depth branch.
+        dropout: Before the classes.
+        frozen_norm: Stored moments in training too, for the layers above the backbone. No pretrained network
             has these layers: train them before they are frozen.
     """
 

@@ -125,8 +125,8 @@ class Step:
 
     Attributes:
         feature: (B, h, w, features), input of the next loop.
-        classes: logits (B, h, w, K).
-        bins: logits (B, h, w, P) of the gate's branch.
+        classes: Logits (B, h, w, K).
+        bins: Logits (B, h, w, P) of the gate's branch.
         log_depth: (B, h, w, 1).
         weights: (B, h, w, P) of the pooling sizes, as they were applied.
     """
@@ -146,11 +146,11 @@ class Pass(nn.Module):
     dropout -> classes. Calling it again is the next loop: same parameters, same moments.
 
     Attributes:
-        classes: of the segmentation, 0 for none.
+        classes: Of the segmentation, 0 for none.
         signal: "none", "average", "gt_depth", "attention" or "pred_depth".
-        pooling: makes the pooling.
-        branch: makes the depth branch; None for a signal without one.
-        recurrent: whether it is the loop.
+        pooling: Makes the pooling.
+        branch: Makes the depth branch; None for a signal without one.
+        recurrent: Whether it is the loop.
     """
 
     features: int
@@ -189,10 +189,10 @@ class Pass(nn.Module):
         """A step. ``maps``: one, or those of MultiScalePooling, of which the first gates.
 
         Args:
-          previous: the feature of the step before (a loop's).
-          truth: (B, H, W, P), weights by a depth that is given (signal "gt_depth").
-          one_hot: the largest weight becomes 1, the others 0; of equal ones the first stays (the smallest
-            pooling size).
+            previous: The feature of the step before (a loop's).
+            truth: (B, H, W, P), weights by a depth that is given (signal "gt_depth").
+            one_hot: The largest weight becomes 1, the others 0; of equal ones the first stays (the smallest
+                pooling size).
         """
         train, x = routing.train, maps[0]
         if self.recurrent:

@@ -92,7 +92,7 @@ class Perspective(System):
                 sizes weigh the same.
 
         Raises:
-            ValueError: a depth that is missing, or not read.
+            ValueError: A depth that is missing, or not read.
         """
         routing.masks_of(())
         steps, updates = self._forward(variables, images, inputs, routing, rngs)
@@ -156,7 +156,7 @@ class Perspective(System):
         Terms: ``segmentation``, ``depth_class`` and ``depth``, each over all steps.
 
         Raises:
-          UserError: the batch has no depth, but a depth gates or supervises the gate.
+            UserError: The batch has no depth, but a depth gates or supervises the gate.
         """
         images, valid, weights = batch["image"], batch["valid"], self.config.loss
         if (self.supervision or self.inputs) and depth.NAME not in batch:

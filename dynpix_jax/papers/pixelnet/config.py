@@ -19,12 +19,12 @@ class HypercolumnConfig:
     """Section ``model.hypercolumn``.
 
     Attributes:
-        layers: stages of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
+        layers: Stages of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
             What a layer's ReLU gives (as released for boundaries and segmentation) or reads (for normals) is
             ``tap`` of the backbone.
         normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in
             scale by orders of magnitude; the paper leaves that to the MLP (``none``).
-        dropout: of hypercolumns (0.5 as released for boundaries).
+        dropout: Of hypercolumns (0.5 as released for boundaries).
     """
 
     layers: tuple[str, ...] = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -42,9 +42,9 @@ class MLPConfig:
     """Section ``model.mlp``.
 
     Attributes:
-        hidden: widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
-        dropout: after each hidden layer.
-        init_std: of the Gaussian that kernels start from; None is He's.
+        hidden: Widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
+        dropout: After each hidden layer.
+        init_std: Of the Gaussian that kernels start from; None is He's.
     """
 
     hidden: tuple[int, ...] = (4096, 4096)
@@ -68,10 +68,10 @@ class SamplingConfig:
     """Section ``model.sampling``: the pixels that training sees.
 
     Attributes:
-        pixels: of an image (2000 in the paper); for ``uniform`` a mean.
+        pixels: Of an image (2000 in the paper); for ``uniform`` a mean.
         strategy: ``stratified``, so many random ones of each image; ``uniform``, so many times the images, of
             all images together; ``biased``, as stratified, with a fixed share of rare ones.
-        rare_share: that share, for ``biased``. Rare are boundaries, or all classes but the first.
+        rare_share: That share, for ``biased``. Rare are boundaries, or all classes but the first.
     """
 
     pixels: int = 2000
@@ -94,14 +94,14 @@ class PixelNetConfig:
     """Section ``model`` of a PixelNet config.
 
     Attributes:
-        task: what is predicted, a name of ``tasks.TASKS``.
-        task_options: fields of that task's class.
-        backbone: see backbones; the paper's is VGG-16.
-        hypercolumn: what a pixel's features are.
-        mlp: above them.
-        sampling: of pixels in training.
-        pad: pixels of the mean colour around the image, 100 as released for 224 x 224 images.
-        chunk: pixels that dense prediction works on at a time.
+        task: What is predicted, a name of ``tasks.TASKS``.
+        task_options: Fields of that task's class.
+        backbone: See backbones; the paper's is VGG-16.
+        hypercolumn: What a pixel's features are.
+        mlp: Above them.
+        sampling: Of pixels in training.
+        pad: Pixels of the mean colour around the image, 100 as released for 224 x 224 images.
+        chunk: Pixels that dense prediction works on at a time.
     """
 
     system: str

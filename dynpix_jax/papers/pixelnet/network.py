@@ -22,7 +22,8 @@ Maps = tuple[Array, ...]
 class PixelNetNetwork(nn.Module):
     """``maps``, then ``at_pixels`` (what training needs) or ``everywhere``; a call does all pixels.
 
-    channels: of the prediction.
+    Attributes:
+        channels: Of the prediction.
     """
 
     config: PixelNetConfig
@@ -58,7 +59,8 @@ class PixelNetNetwork(nn.Module):
 
     def at_pixels(self, maps: Maps, points: Array, *, train: bool = False) -> Array:
         """Predictions (B, N, channels) or (N, channels) at ``points`` (B, N, 2) or (N, 3), as
-        `sample_bilinear` takes them."""
+        `sample_bilinear` takes them.
+        """
         column, pad = self.config.hypercolumn, self.config.pad
         points = jnp.asarray(points)
         points = points + jnp.asarray((0, pad, pad)[-points.shape[-1] :], points.dtype)

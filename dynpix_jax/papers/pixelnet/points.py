@@ -16,13 +16,13 @@ def random_points(key: PRNGKey, mask: Array, count: int) -> Array:
     pixel.
 
     Args:
-      mask: bool (B, H, W).
+        mask: bool (B, H, W).
 
     Returns:
-      int32 (B, count, 2), rows (y, x).
+        int32 (B, count, 2), rows (y, x).
 
     Raises:
-      ValueError: the mask is not bool (B, H, W), or count is below 1.
+        ValueError: The mask is not bool (B, H, W), or count is below 1.
     """
     if mask.ndim != 3 or mask.dtype != jnp.bool_:
         raise ValueError(f"random_points: mask must be bool (B, H, W), got {mask.dtype} {mask.shape}")
@@ -44,7 +44,7 @@ def random_points_of_batch(key: PRNGKey, mask: Array, count: int) -> Array:
     """``count`` random pixels of all images together where the mask is True, as `random_points` draws them.
 
     Returns:
-      int32 (count, 3), rows (image, y, x).
+        int32 (count, 3), rows (image, y, x).
     """
     batch, height, width = mask.shape
     y, x = jnp.moveaxis(random_points(key, mask.reshape(1, batch * height, width), count)[0], -1, 0)
@@ -57,14 +57,15 @@ def biased_points(key: PRNGKey, mask: Array, rare: Array, count: int, share: flo
     An image that has pixels of one kind only gives all ``count`` of that kind.
 
     Args:
-      mask: bool (B, H, W), pixels that may be drawn. rare: bool (B, H, W).
-      share: of ``count``, in (0, 1); rounded to whole pixels.
+        mask: bool (B, H, W), pixels that may be drawn.
+        rare: bool (B, H, W).
+        share: Of ``count``, in (0, 1); rounded to whole pixels.
 
     Returns:
-      int32 (B, count, 2), rows (y, x), the rare ones first.
+        int32 (B, count, 2), rows (y, x), the rare ones first.
 
     Raises:
-      ValueError: a mask that is not bool (B, H, W), a share outside of (0, 1), a count below 1.
+        ValueError: A mask that is not bool (B, H, W), a share outside of (0, 1), a count below 1.
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"biased_points: share: {share}; expected a number in (0, 1)")

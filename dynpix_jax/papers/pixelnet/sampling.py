@@ -28,16 +28,16 @@ def sample_bilinear(features: Array, points: Array, *, stride: int) -> Array:
     """Bilinear samples of a map at pixels, by one gather.
 
     Args:
-      features: (B, h, w, C).
-      points: integers or floats, pixels from 0: (B, N, 2), rows (y, x) of each image, or (N, 3), rows (image,
-        y, x) of the whole batch. Images are indices in 0..B - 1.
-      stride: pixels from cell to cell.
+        features: (B, h, w, C).
+        points: Integers or floats, pixels from 0: (B, N, 2), rows (y, x) of each image, or (N, 3), rows
+            (image, y, x) of the whole batch. Images are indices in 0..B - 1.
+        stride: Pixels from cell to cell.
 
     Returns:
-      (B, N, C) or (N, C) of the dtype of ``features``. Its gradient adds each row's to four cells.
+        (B, N, C) or (N, C) of the dtype of ``features``. Its gradient adds each row's to four cells.
 
     Raises:
-      ValueError: the shapes do not fit, or a stride below 1.
+        ValueError: The shapes do not fit, or a stride below 1.
     """
     _check("sample_bilinear", [features], points, [stride])
     if points.ndim == 3:
@@ -64,15 +64,18 @@ def sample_linear(
     map may go through its kernel first: that pays where it has fewer cells than there are points.
 
     Args:
-      maps: (B, h, w, C), one a layer. points: as for `sample_bilinear`.
-      kernels: (C, D), a map each. strides: of the maps. bias: (D,) or None.
-      order: of sample and product; None picks the faster by the shapes of each map.
+        maps: (B, h, w, C), one a layer.
+        points: As for `sample_bilinear`.
+        kernels: (C, D), a map each.
+        strides: Of the maps.
+        bias: (D,) or None.
+        order: Of sample and product; None picks the faster by the shapes of each map.
 
     Returns:
-      (B, N, D) or (N, D).
+        (B, N, D) or (N, D).
 
     Raises:
-      ValueError: the shapes do not fit, or an unknown order.
+        ValueError: The shapes do not fit, or an unknown order.
     """
     _check("sample_linear", maps, points, strides, kernels)
     count = points.shape[0] * (points.shape[1] if points.ndim == 3 else 1)
@@ -92,7 +95,8 @@ def faster_order(cells: int, points: int, channels: int, features: int) -> Order
     """Whether a map of so many ``cells`` and ``channels`` is sampled before or after its product.
 
     Args:
-      points: at which it is sampled. features: that the product has.
+        points: At which it is sampled.
+        features: That the product has.
     """
     sample_first = points * (channels * features + _TERM * 4 * channels)
     product_first = cells * channels * features + points * _TERM * 4 * features
@@ -113,16 +117,18 @@ def linear_everywhere(
     """``head`` of what `sample_linear` gives at every pixel, in bands of rows: memory is that of one band.
 
     Args:
-      maps, kernels, strides, bias: as for `sample_linear`.
-      head: (n, w, D) -> (n, w, K), pixel by pixel.
-      size: (H, W) of the result. offset: of its first pixel's row and column in the maps' image.
-      chunk: pixels of a band, at most; but at least a row of the image, and rows that share the work evenly.
+        maps, kernels, strides, bias: As for `sample_linear`.
+        head: (n, w, D) -> (n, w, K), pixel by pixel.
+        size: (H, W) of the result.
+        offset: Of its first pixel's row and column in the maps' image.
+        chunk: Pixels of a band, at most; but at least a row of the image, and rows that share the work
+            evenly.
 
     Returns:
-      (B, H, W, K).
+        (B, H, W, K).
 
     Raises:
-      ValueError: the shapes do not fit, or a chunk below 1.
+        ValueError: The shapes do not fit, or a chunk below 1.
     """
     _check("linear_everywhere", maps, None, strides, kernels)
     if chunk < 1:
@@ -161,10 +167,12 @@ def hypercolumns(maps: Sequence[Array], *, strides: Sequence[int], size: tuple[i
     What `sample_linear` and `linear_everywhere` do without; for comparison, or to look at.
 
     Args:
-      maps: (B, h, w, C), one a layer. strides: of the maps. size: (H, W).
+        maps: (B, h, w, C), one a layer.
+        strides: Of the maps.
+        size: (H, W).
 
     Raises:
-      ValueError: the shapes do not fit.
+        ValueError: The shapes do not fit.
     """
     _check("hypercolumns", maps, None, strides)
     y, x = jnp.arange(size[0]), jnp.arange(size[1])

@@ -65,7 +65,7 @@ class PixelNet(System):
         """Forward pass at every pixel; see System.
 
         Raises:
-            ValueError: training, which computes hypercolumns at sampled pixels (`at`), or a mask.
+            ValueError: Training, which computes hypercolumns at sampled pixels (`at`), or a mask.
         """
         routing.masks_of(())
         if routing.train:
@@ -86,12 +86,12 @@ class PixelNet(System):
         """Forward pass at some pixels.
 
         Args:
-            variables: as of `apply`.
-            images: the batch.
+            variables: As of `apply`.
+            images: The batch.
             points: (B, N, 2), rows (y, x) of each image, or (N, 3), rows (image, y, x): predictions are then
                 (B, N, channels) or (N, channels).
-            train: move running averages, draw from ``rngs["dropout"]``.
-            rngs: the named streams.
+            train: Move running averages, draw from ``rngs["dropout"]``.
+            rngs: The named streams.
         """
 
         def forward(network: PixelNetNetwork) -> Array:
