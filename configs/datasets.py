@@ -32,11 +32,14 @@ COLOUR = dict(brightness=0.2, contrast=0.2, saturation=0.2)
 class DataSet:
     """One data set.
 
-    source: its name in `dynpix_jax.data.sources`. root: the folder that configs look in unless told another.
-    segmentation: options of that task, empty for a data set without classes.
-    options: of the source. takes_fields: whether the source is told which labels to read.
-    cpu_scale: size at which a network sees its images with budget=cpu, relative to their own.
-    augment: budget -> section ``augment``; empty where each paper has one of its own.
+    Attributes:
+        source: Its name in `dynpix_jax.data.sources`.
+        root: The folder that configs look in unless told another.
+        segmentation: Options of that task, empty for a data set without classes.
+        options: Of the source.
+        takes_fields: Whether the source is told which labels to read.
+        cpu_scale: Size at which a network sees its images with budget=cpu, relative to their own.
+        augment: Budget -> section ``augment``; empty where each paper has one of its own.
     """
 
     source: str
@@ -62,10 +65,10 @@ class DataSet:
         """Section ``data``: split train to train on, ``args.split`` to evaluate.
 
         Args:
-            args: of the config: root, split; packed: root holds what ``dynpix prepare`` wrote.
-            labels: fields to read, beside the image.
-            augment: in place of the data set's own for ``args.budget``.
-            options: of the source, beside the data set's own.
+            args: Of the config: root, split; packed: root holds what ``dynpix prepare`` wrote.
+            labels: Fields to read, beside the image.
+            augment: In place of the data set's own for ``args.budget``.
+            options: Of the source, beside the data set's own.
         """
         source = dict(name=self.source, root=args.root)
         if args.get("packed", False):
@@ -174,7 +177,8 @@ def scenes(
     """Section ``data`` of synthetic scenes: ``train`` of them to train on, mirrored or not, ``val`` others.
 
     Args:
-        labels: fields to read, beside the image. size: (H, W) in pixels.
+        labels: Fields to read, beside the image.
+        size: (H, W) in pixels.
     """
     source = dict(name="scenes", size=size, fields=labels, seed=0)
     return dict(

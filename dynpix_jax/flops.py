@@ -1,10 +1,9 @@
 """Multiply-accumulates (MACs) of a function, counted from its jaxpr, and of a system, by layer and step.
 
 One MAC is one multiplication with its addition, as the papers' "FLOPs" columns count (PAG: MACs / 1e10; the
-HRNet
-family: MACs / 2**30). Only products of matrices and convolutions count: norms, activations and pooling are
-free, as in the papers (``ops.resize_bilinear`` is a product of matrices and counts). Padding taps count like
-any other, as everywhere in the field.
+HRNet family: MACs / 2**30). Only products of matrices and convolutions count: norms, activations and pooling
+are free, as in the papers (``ops.resize_bilinear`` is a product of matrices and counts). Padding taps count
+like any other, as everywhere in the field.
 """
 
 from __future__ import annotations
@@ -55,8 +54,10 @@ _CALLS = frozenset(
 class MacReport:
     """MACs of one call.
 
-    total: all of them. by_primitive: per jaxpr primitive. by_scope: per named scope (Flax module path), where
-    the program carries names.
+    Attributes:
+        total: All of them.
+        by_primitive: Per jaxpr primitive.
+        by_scope: Per named scope (Flax module path), where the program carries names.
     """
 
     total: float
@@ -95,8 +96,7 @@ def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
     sparse program's loops run as often as the masks say, which a jaxpr does not know.
 
     Raises:
-        UnknownPrimitiveError: an unknown primitive, or a loop whose number of turns is only known at run
-        time.
+        UnknownPrimitiveError: An unknown primitive, or a loop whose length is only known at run time.
     """
     # A new function object: tracing is cached by identity, and named scopes would be those of the first call.
     jaxpr = jax.make_jaxpr(lambda *a: fn(*a))(*args)
@@ -197,7 +197,7 @@ class SystemMacs:
     """What a system computes on one (H, W) image.
 
     Attributes:
-        report: of the dense program, every gate and every branch as if open.
+        report: Of the dense program, every gate and every branch as if open.
         steps: MACs of each step of a system that predicts in steps, nothing skipped; () of others.
         layers: MACs of each gated layer at density 1 in each step (in all, where there are no steps).
     """
@@ -232,7 +232,7 @@ def system_macs(system: System, size: tuple[int, int]) -> SystemMacs:
     """Counts the dense program of a system; nothing is executed.
 
     Raises:
-        ValueError: the scopes of a gated layer hold no product.
+        ValueError: The scopes of a gated layer hold no product.
     """
     report = dense_report(system, size)
     found = [(module_path(scope), macs) for scope, macs in report.by_scope.items()]

@@ -21,7 +21,7 @@ def read_run(config: str | Path | Mapping[str, Any] | ConfigDict, overrides: Seq
     The networks of its stages are not built here: see `training.checks.check_stages`.
 
     Raises:
-        UserError: whatever is wrong, with the key's full path; a value that nothing reads.
+        UserError: Whatever is wrong, with the key's full path; a value that nothing reads.
     """
     sections = plain(load_config(config) if isinstance(config, str | Path) else config)
     return parse_run(apply_overrides(sections, overrides), SYSTEMS, read_source)

@@ -27,9 +27,10 @@ def model(
     """Section ``model`` of a variant.
 
     Args:
-        arch: of HRNet. sigma: of the targets' Gaussians, in cells of the heatmaps.
-        start: share of the first stage's steps before anything is skipped.
-        threshold: of variant=ca.
+        arch: Of HRNet.
+        sigma: Of the targets' Gaussians, in cells of the heatmaps.
+        start: Share of the first stage's steps before anything is skipped.
+        threshold: Of variant=ca.
     """
     exits = (4,) if variant == "hrnet" else (1, 2, 3, 4)
     redesigned = variant in ("rh", "ca")
@@ -54,7 +55,8 @@ def model(
 
 def stages(variant: str, steps: Sequence[int], learning_rate: float) -> tuple[dict[str, Any], ...]:
     """Adam's stages: the learning rate is a tenth of the one before in each. Only the first warms up to
-    adaptivity."""
+    adaptivity.
+    """
     warm = dict(adaptivity=dict(start=0.0)) if variant == "ca" else {}
     return tuple(
         dict(

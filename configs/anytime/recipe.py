@@ -48,7 +48,7 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: a name or value that there is not, or one that the variant does not read.
+        UserError: A name or value that there is not, or one that the variant does not read.
     """
     args = parse_arg(
         arg,
@@ -99,10 +99,11 @@ def anytime_config(
     """All sections but ``data``.
 
     Args:
-        dataset: for the config's name. task_options: of segmentation.
-        steps: of training, on a CPU less those of its second part.
-        threshold: of the largest probability, unless args have one or another criterion.
-        scale: size at which the network sees an image in evaluation, relative to the image's own.
+        dataset: For the config's name.
+        task_options: Of segmentation.
+        steps: Of training, on a CPU less those of its second part.
+        threshold: Of the largest probability, unless args have one or another criterion.
+        scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     exits = (4,) if args.variant == "hrnet" else (1, 2, 3, 4)
     redesigned = args.variant == "rh" or (args.variant == "ca" and args.heads == "redesigned")

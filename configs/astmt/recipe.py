@@ -73,7 +73,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: a name or value that there is not, or one that the variant does not read.
+        UserError: A name or value that there is not, or one that the variant does not read.
     """
     args = parse_arg(
         arg,
@@ -116,7 +116,7 @@ def check_read_by_task(arg: str | None, args: ml_collections.ConfigDict, read_by
     """Refuses an argument of one task, argument -> task in ``read_by``, for a network without that task.
 
     Raises:
-        UserError: names the first such argument.
+        UserError: Names the first such argument.
     """
     for name, task in read_by.items():
         if name in given_args(arg) and args.variant == "single" and args.task != task:
@@ -139,8 +139,9 @@ def model(
     """Section ``model``.
 
     Args:
-        tasks: of the network. options: of the tasks, over those of the appendix.
-        epochs: in which the reversal of gradients grows.
+        tasks: Of the network.
+        options: Of the tasks, over those of the appendix.
+        epochs: In which the reversal of gradients grows.
     """
     modulated = args.variant in ("se", "adversarial")
     encoder = modulated and args.se != "dec"
@@ -200,10 +201,10 @@ def astmt_config(
     """All sections but ``data``.
 
     Args:
-        dataset: for the config's name.
-        tasks: all that the data set has labels of.
-        options: of the tasks, over those of the appendix.
-        max_dist: of the boundary benchmark.
+        dataset: For the config's name.
+        tasks: All that the data set has labels of.
+        options: Of the tasks, over those of the appendix.
+        max_dist: Of the boundary benchmark.
     """
     tasks = chosen(args, tasks)
     config = ml_collections.ConfigDict()

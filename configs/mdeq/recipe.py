@@ -35,9 +35,9 @@ class Variant:
     """One size.
 
     Attributes:
-        cell: what of ``model.cell`` is not that of small.
-        forward: iterations of the search for the fixed point.
-        backward: iterations of the search for the gradient.
+        cell: What of ``model.cell`` is not that of small.
+        forward: Iterations of the search for the fixed point.
+        backward: Iterations of the search for the gradient.
     """
 
     cell: dict[str, Any]
@@ -67,7 +67,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: a name or value that there is not.
+        UserError: A name or value that there is not.
     """
     args = parse_arg(
         arg,
@@ -104,9 +104,9 @@ def mdeq_config(
     """All sections but ``data``.
 
     Args:
-        dataset: for the config's name.
-        task_options: of segmentation.
-        scale: size at which the network sees an image in evaluation, relative to the image's own.
+        dataset: For the config's name.
+        task_options: Of segmentation.
+        scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     variant, tiny = VARIANTS[args.variant], args.variant == "tiny"
     forward = args.iterations or variant.forward

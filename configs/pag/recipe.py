@@ -58,13 +58,13 @@ class Schedule:
     """Batch and length of the stages, and how fast what is new learns in them.
 
     Attributes:
-        batch_size: images a step.
-        base: steps of the first stage.
-        multipool: steps of the stage that brings the MultiPool.
-        gates: steps of each of the stages with gates.
-        settle: steps of the last of them; None for ``gates``.
-        head_rate: of the head after the first stage, relative to the backbone's.
-        gate_rate: of gates.
+        batch_size: Images a step.
+        base: Steps of the first stage.
+        multipool: Steps of the stage that brings the MultiPool.
+        gates: Steps of each of the stages with gates.
+        settle: Steps of the last of them; None for ``gates``.
+        head_rate: Of the head after the first stage, relative to the backbone's.
+        gate_rate: Of gates.
     """
 
     batch_size: int
@@ -82,7 +82,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own, or other defaults.
 
     Raises:
-        UserError: a name or value that there is not, or one that the variant or task does not read.
+        UserError: A name or value that there is not, or one that the variant or task does not read.
     """
     spec: dict[str, Any] = dict(
         task=tasks[0],
@@ -125,12 +125,12 @@ def pag_config(
     """All sections but ``data``.
 
     Args:
-        args: of `read_args`.
-        dataset: for the config's name.
-        task_options: of the task; those of the argument ``loss`` are added.
-        schedule: of the training.
-        head_features: width of the decoder.
-        scale: size at which the network sees an image in evaluation, relative to the image's own.
+        args: Of `read_args`.
+        dataset: For the config's name.
+        task_options: Of the task; those of the argument ``loss`` are added.
+        schedule: Of the training.
+        head_features: Width of the decoder.
+        scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     boundaries = args.task == "boundaries"
     res6 = "res6" in args.multipool or (args.budget == "gpu" and not boundaries)

@@ -73,7 +73,8 @@ def log_edges(near: float, far: float) -> tuple[float, ...]:
     """Five bins of equal width in log depth, those at the ends open: from 1 mm, to 1 km.
 
     Args:
-        near, far: where equal bins would begin and end, metres.
+        near: Where equal bins would begin, metres.
+        far: Where they would end, metres.
     """
     return (0.001, *(near * (far / near) ** (k / 5) for k in range(1, 5)), 1000.0)
 
@@ -84,7 +85,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: a name or value that there is not, or one that the variant does not read.
+        UserError: A name or value that there is not, or one that the variant does not read.
     """
     args = parse_arg(
         arg,
@@ -143,11 +144,11 @@ def perspective_config(
     """All sections but ``data``.
 
     Args:
-        dataset: for the config's name.
-        segmentation: options of the task; None for depth alone (variant pred_depth).
-        bins: section ``model.bins``.
-        depth: of the ResNet.
-        scale: size at which the network sees an image in evaluation, relative to the image's own.
+        dataset: For the config's name.
+        segmentation: Options of the task; None for depth alone (variant pred_depth).
+        bins: Section ``model.bins``.
+        depth: Of the ResNet.
+        scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     cpu = args.budget == "cpu"
     config = ml_collections.ConfigDict()
@@ -199,7 +200,7 @@ def share_out(stages: tuple[dict[str, Any], ...], total: int) -> tuple[dict[str,
     So variants with other stages train equally long. 0 leaves their steps as they are.
 
     Raises:
-        UserError: fewer steps than parts.
+        UserError: Fewer steps than parts.
     """
     if not total:
         return stages

@@ -39,8 +39,10 @@ TRAIN_SCALES = {
 class Length:
     """How long a data set trains.
 
-    epoch: steps of one on budget=gpu, at 5 images a step. epochs: at each of the three learning rates.
-    cpu: steps on budget=cpu.
+    Attributes:
+        epoch: Steps of one on budget=gpu, at 5 images a step.
+        epochs: At each of the three learning rates.
+        cpu: Steps on budget=cpu.
     """
 
     epoch: int
@@ -60,10 +62,13 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Args:
-        root, split, train_scales, test_scale: defaults of the arguments, the last of ``test_scales``.
+        root: Default of ``root``.
+        split: Default of ``split``.
+        train_scales: Default of ``train_scales``.
+        test_scale: Default of ``test_scales``.
 
     Raises:
-        UserError: a name or value that there is not.
+        UserError: A name or value that there is not.
     """
     args = parse_arg(
         arg,
@@ -134,10 +139,12 @@ def pixelnet_config(
     """All sections but ``data``.
 
     Args:
-        name: of the config. length: of the training.
-        task_options: of the task. sampling: beside the number of pixels.
-        column_dropout: of hypercolumns, on budget=gpu.
-        cpu_images: a step, on budget=cpu.
+        name: Of the config.
+        length: Of the training.
+        task_options: Of the task.
+        sampling: Beside the number of pixels.
+        column_dropout: Of hypercolumns, on budget=gpu.
+        cpu_images: A step, on budget=cpu.
     """
     cpu = args.budget == "cpu"
     width = args.width or (512 if cpu else 4096)

@@ -15,13 +15,13 @@ class ConvSpec:
     """One convolution on one image.
 
     Attributes:
-      name: network or stage, layer, size of the image.
-      size: (H, W) of the layer's input.
-      channels: Cin.
-      features: Cout.
-      strides: of rows and columns.
-      dilation: of the kernel.
-      kernel_size: (kh, kw).
+        name: Network or stage, layer, size of the image.
+        size: (H, W) of the layer's input.
+        channels: Cin.
+        features: Cout.
+        strides: Of rows and columns.
+        dilation: Of the kernel.
+        kernel_size: (kh, kw).
     """
 
     name: str
@@ -112,7 +112,7 @@ def find(name: str, specs: Sequence[ConvSpec] = ALL) -> ConvSpec:
     """The spec of that name.
 
     Raises:
-      UserError: there is none.
+        UserError: There is none.
     """
     named = {spec.name: spec for spec in specs}
     if name not in named:

@@ -30,9 +30,9 @@ def add_timing(
     """Adds what every measurement has.
 
     Args:
-      parser: of the measurement.
-      densities: its default densities; without any it has no --density.
-      backward: whether it can measure the backward pass, too.
+        parser: Of the measurement.
+        densities: Its default densities; without any it has no --density.
+        backward: Whether it can measure the backward pass, too.
     """
     if densities:
         parser.add_argument(
@@ -60,7 +60,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     """How it is measured.
 
     Raises:
-      UserError: a density outside [0, 1], or a count below 1.
+        UserError: A density outside [0, 1], or a count below 1.
     """
     densities = tuple(getattr(args, "density", ()))
     for density in densities:
@@ -77,7 +77,7 @@ def find_specs(names: Sequence[str], specs: Sequence[ConvSpec]) -> list[ConvSpec
     """Those of the names, each once; "all" gives all.
 
     Raises:
-      UserError: no such layer.
+        UserError: No such layer.
     """
     if "all" in names:
         return list(specs)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Measures and prints; gives the exit status.
 
     Raises:
-      UserError: no bottleneck has a 3x3 of that name.
+        UserError: No bottleneck has a 3x3 of that name.
     """
     settings = read_settings(args)
     jobs = [
@@ -56,9 +56,9 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
     """The plain bottleneck, then the gated one in both modes at each density, with its gate at work.
 
     Args:
-      spec: its 3x3; it has four times the channels outside.
-      settings: how it is measured; ``backward`` is a training step's gradients, with frozen norms.
-      scope: what the gate saves, see GatedBlock.
+        spec: Its 3x3; it has four times the channels outside.
+        settings: How it is measured; ``backward`` is a training step's gradients, with frozen norms.
+        scope: What the gate saves, see GatedBlock.
     """
     block = ResidualSpec(
         spec.name,

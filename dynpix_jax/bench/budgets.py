@@ -36,9 +36,9 @@ class Kept:
     """Calls of `predict` with a budget.
 
     Attributes:
-      budget_ms: the budget.
-      exits: number of the prediction that each call gave, from 1.
-      milliseconds: of each call.
+        budget_ms: The budget.
+        exits: Number of the prediction that each call gave, from 1.
+        milliseconds: Of each call.
     """
 
     budget_ms: float
@@ -55,9 +55,9 @@ def arrivals(predictor: StepPredictor, *arguments: Any, runs: int) -> tuple[floa
     """Median milliseconds until each prediction is there; all are computed, and compiled before.
 
     Args:
-      predictor: of a system that predicts in steps.
-      *arguments: of its ``run``.
-      runs: rounds.
+        predictor: Of a system that predicts in steps.
+        *arguments: Of its ``run``.
+        runs: Rounds.
     """
     predictor.warm_up(*arguments)
     times = [[step.total_milliseconds for step in predictor.run(*arguments)] for _ in range(runs)]
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints both tables; gives the exit status.
 
     Raises:
-      UserError: a wrong config, or one whose network does not predict in steps.
+        UserError: A wrong config, or one whose network does not predict in steps.
     """
     network = read_network(args)
     system, size = network.system, network.size

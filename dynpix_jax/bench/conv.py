@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Measures and prints; gives the exit status.
 
     Raises:
-      UserError: no such layer or implementation; a named one that can run none of the layers here; PyTorch
-        that is not there.
+        UserError: No such layer or implementation; a named one that can run none of the layers here; PyTorch
+            that is not there.
     """
     settings = read_settings(args)
     specs = find_specs(args.spec, arg_specs.ALL)
@@ -111,11 +111,11 @@ def programs(
     """The dense convolution, then each implementation at each density.
 
     Args:
-      spec: the layer.
-      implementations: names, or AUTO; each must be able to run.
-      settings: how it is measured.
-      shared_active: the masks' active sets are there already, as where several layers share a mask. False:
-        each call makes its own.
+        spec: The layer.
+        implementations: Names, or AUTO; each must be able to run.
+        settings: How it is measured.
+        shared_active: The masks' active sets are there already, as where several layers share a mask. False:
+            each call makes its own.
     """
     x, kernel = arrays(spec, settings)
     strides, dilation = spec.strides, spec.dilation

@@ -32,9 +32,9 @@ class Point:
     """One prediction.
 
     Attributes:
-      name: what it is called.
-      macs: of an image, up to it.
-      accuracy: its score.
+        name: What it is called.
+        macs: Of an image, up to it.
+        accuracy: Its score.
     """
 
     name: str
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the picture; gives the exit status.
 
     Raises:
-      UserError: a file that is no eval.json or lacks the score, or files of different images.
+        UserError: A file that is no eval.json or lacks the score, or files of different images.
     """
     curves: dict[str, list[Point]] = {}
     data = set()
@@ -88,9 +88,9 @@ def points(content: dict[str, Any], score: str, stage: str | None = None) -> lis
     iterations_4, loop_1), which then gives the names. Otherwise the network's own row is the only point.
 
     Args:
-      content: of the file.
-      score: name of the score.
-      stage: of training; None for the last that was evaluated.
+        content: Of the file.
+        score: Name of the score.
+        stage: Of training; None for the last that was evaluated.
     """
     stage = stage or content["rows"][-1]["stage"]
     whole: list[Point] = []

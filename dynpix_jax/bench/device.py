@@ -267,7 +267,7 @@ def run(options: argparse.Namespace) -> int:
     """Checks and measures; gives the exit status, 1 if a result is wrong.
 
     Raises:
-      UserError: no rounds to count.
+        UserError: No rounds to count.
     """
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: expected at least 1")

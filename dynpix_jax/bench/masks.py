@@ -26,15 +26,15 @@ def random_mask(key: PRNGKey, shape: Shape, density: float) -> Mask:
     """Independent pixels: the hardest mask for tiles, as hardly a tile is empty.
 
     Args:
-      key: of the draw.
-      shape: (B, H, W).
-      density: share of active positions, in [0, 1].
+        key: Of the draw.
+        shape: (B, H, W).
+        density: Share of active positions, in [0, 1].
 
     Returns:
-      bool (B, H, W) with exactly ``round(density * B * H * W)`` True, over the batch as a whole.
+        bool (B, H, W) with exactly ``round(density * B * H * W)`` True, over the batch as a whole.
 
     Raises:
-      ValueError: another number of dimensions, or a density outside [0, 1].
+        ValueError: Another number of dimensions, or a density outside [0, 1].
     """
     _check("random_mask", shape, density)
     return _highest(jax.random.uniform(key, shape), density)
@@ -44,18 +44,18 @@ def blob_mask(key: PRNGKey, shape: Shape, density: float, *, scale: float = 1 / 
     """Coherent blobs: where smoothed Gaussian noise is highest.
 
     Args:
-      key: of the noise.
-      shape: (B, H, W).
-      density: share of active positions, in [0, 1].
-      scale: standard deviation of the smoothing over the shorter side. A line of pixels at density 0.5
-        crosses an edge every 4.4 standard deviations on average (Rice's formula).
+        key: Of the noise.
+        shape: (B, H, W).
+        density: Share of active positions, in [0, 1].
+        scale: Standard deviation of the smoothing over the shorter side. A line of pixels at density 0.5
+            crosses an edge every 4.4 standard deviations on average (Rice's formula).
 
     Returns:
-      bool (B, H, W) with exactly ``round(density * B * H * W)`` True, over the batch as a whole; it continues
-      over opposite sides of the image.
+        bool (B, H, W) with exactly ``round(density * B * H * W)`` True, over the batch as a whole; it
+        continues over opposite sides of the image.
 
     Raises:
-      ValueError: another number of dimensions, a density outside [0, 1], or a negative scale.
+        ValueError: Another number of dimensions, a density outside [0, 1], or a negative scale.
     """
     _check("blob_mask", shape, density)
     if scale < 0:

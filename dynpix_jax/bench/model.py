@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     """Measures and prints; gives the exit status.
 
     Raises:
-      UserError: whatever is wrong with the config, the size or the name of the stage; a network without
-        gates.
+        UserError: Whatever is wrong with the config, the size or the name of the stage; a network without
+            gates.
     """
     settings, network = read_settings(args), read_network(args)
     if not gate_shapes(network.system, network.size):
@@ -94,15 +94,15 @@ def programs(
     counted so.
 
     Args:
-      system: with gates.
-      size: (H, W) of the images in pixels.
-      settings: how it is measured, forward passes only.
-      names: implementations of the sparse mode, or AUTO.
+        system: With gates.
+        size: (H, W) of the images in pixels.
+        settings: How it is measured, forward passes only.
+        names: Implementations of the sparse mode, or AUTO.
 
     Raises:
-      ValueError: the network has no gates.
-      UserError: its gates decide for a whole image and cannot follow the masks, or an implementation cannot
-        run the network here.
+        ValueError: The network has no gates.
+        UserError: Its gates decide for a whole image and cannot follow the masks, or an implementation cannot
+            run the network here.
     """
     images = jax.random.randint(jax.random.key(0), (settings.batch, *size, 3), 0, 256, jnp.uint8)
     shapes = gate_shapes(system, size, settings.batch)
@@ -187,7 +187,7 @@ def common_density(masks: Mapping[str, Mask], outputs: Outputs) -> float:
     """Mean density of the masks, each with equal weight, which the gates of ``outputs`` must have followed.
 
     Raises:
-      UserError: a gate did not, for it decides for whole images.
+        UserError: A gate did not, for it decides for whole images.
     """
     for name, mask in masks.items():
         if not np.array_equal(mask, outputs.gates[name]):

@@ -16,10 +16,10 @@ class Network:
     """What is measured.
 
     Attributes:
-      name: config and stage, for people.
-      system: the network.
-      size: (H, W) of the images in pixels.
-      implementation: of the sparse mode, as the config names it; None: the engine decides.
+        name: Config and stage, for people.
+        system: The network.
+        size: (H, W) of the images in pixels.
+        implementation: Of the sparse mode, as the config names it; None: the engine decides.
     """
 
     name: str
@@ -42,7 +42,7 @@ def read_network(args: argparse.Namespace) -> Network:
     """The network that the arguments of :func:`add_network` name.
 
     Raises:
-      UserError: whatever is wrong with the config, the size or the name of the stage.
+        UserError: Whatever is wrong with the config, the size or the name of the stage.
     """
     size = parse_size(args.size)
     run = read_run(args.config, args.set)

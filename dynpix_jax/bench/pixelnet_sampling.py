@@ -52,11 +52,11 @@ class Row:
     """A row of the table.
 
     Attributes:
-      label: of the row.
-      kind: "dense", "dense_sampled" or "ours".
-      layers: of the MLP.
-      paper: its memory and size in MB, and updates a second.
-      conv7: whether the hypercolumn has conv-7, too.
+        label: Of the row.
+        kind: "dense", "dense_sampled" or "ours".
+        layers: Of the MLP.
+        paper: Its memory and size in MB, and updates a second.
+        conv7: Whether the hypercolumn has conv-7, too.
     """
 
     label: str
@@ -85,10 +85,10 @@ class Case:
     """What all rows share.
 
     Attributes:
-      size: (H, W) of the image.
-      pixels: that are sampled.
-      width: of hidden layers.
-      vgg_width: channels of VGG's first layers.
+        size: (H, W) of the image.
+        pixels: That are sampled.
+        width: Of hidden layers.
+        vgg_width: Channels of VGG's first layers.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -102,12 +102,12 @@ class Result:
     """What was measured of a row.
 
     Attributes:
-      label: of the row.
-      features: dimensions of the hypercolumn.
-      pixels: that go through the MLP.
-      memory: of the compiled training step, bytes.
-      size: of the parameters, bytes.
-      updates: a second; None unless timed.
+        label: Of the row.
+        features: Dimensions of the hypercolumn.
+        pixels: That go through the MLP.
+        memory: Of the compiled training step, bytes.
+        size: Of the parameters, bytes.
+        updates: A second; None unless timed.
     """
 
     label: str
@@ -255,7 +255,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table; gives the exit status.
 
     Raises:
-      UserError: no such row.
+        UserError: No such row.
     """
     case = Case((32, 48), 50, 24, 4) if args.small else Case(width=args.width)
     rows = [row for row in ROWS if not args.rows or any(part in row.label for part in args.rows)]

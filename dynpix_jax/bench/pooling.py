@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Measures and prints; gives the exit status.
 
     Raises:
-      UserError: no such place.
+        UserError: No such place.
     """
     settings = read_settings(args)
     jobs = [
@@ -60,8 +60,8 @@ def programs(spec: ConvSpec, settings: Settings) -> list[Program]:
     are chosen equally often.
 
     Args:
-      spec: one of the branches.
-      settings: how it is measured, forward passes only; ``mask`` says how the choices lie.
+        spec: One of the branches.
+        settings: How it is measured, forward passes only; ``mask`` says how the choices lie.
     """
     module = GatedPooling(spec.channels, frozen_norm=True)
     count = len(module.dilations)

@@ -22,13 +22,13 @@ def run_jobs(
     """Measures and prints.
 
     Args:
-      jobs: in their order.
-      settings: how it is measured.
-      as_json: print all numbers at the end, in place of tables.
-      left_out: programs that cannot run here.
+        jobs: In their order.
+        settings: How it is measured.
+        as_json: Print all numbers at the end, in place of tables.
+        left_out: Programs that cannot run here.
 
     Returns:
-      The exit status, 0.
+        The exit status, 0.
     """
     about = machine() | dataclasses.asdict(settings)
     if not as_json:

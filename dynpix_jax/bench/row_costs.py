@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table; gives the exit status.
 
     Raises:
-      UserError: no such size.
+        UserError: No such size.
     """
     height, width = (side // 4 for side in parse_size(args.size))
     print("branch          dense ms  density  rows/dense  interpolated  row_costs")

@@ -17,12 +17,12 @@ class Settings:
     """What is measured, and how often.
 
     Attributes:
-      densities: shares of active positions, each in [0, 1].
-      mask: kind of the masks.
-      batch: images at a time.
-      runs: rounds that count.
-      dtype: of images or features and of the weights.
-      backward: forward and backward pass, with gradients of the input and the weights.
+        densities: Shares of active positions, each in [0, 1].
+        mask: Kind of the masks.
+        batch: Images at a time.
+        runs: Rounds that count.
+        dtype: Of images or features and of the weights.
+        backward: Forward and backward pass, with gradients of the input and the weights.
     """
 
     densities: tuple[float, ...]
@@ -38,10 +38,10 @@ class Program:
     """One thing to time.
 
     Attributes:
-      label: implementation or mode.
-      run: compiled at its first call.
-      density: share of positions active in its mask.
-      mac_ratio: MACs that its mask leaves over those of the reference, whether it executes more or not.
+        label: Implementation or mode.
+        run: Compiled at its first call.
+        density: Share of positions active in its mask.
+        mac_ratio: MACs that its mask leaves over those of the reference, whether it executes more or not.
     """
 
     label: str
@@ -55,10 +55,10 @@ class Job:
     """Programs that run in turn.
 
     Attributes:
-      name: of the layer or network.
-      title: the same for people.
-      programs: builds them, the reference first.
-      calls: as in :func:`measure`.
+        name: Of the layer or network.
+        title: The same for people.
+        programs: Builds them, the reference first.
+        calls: As in :func:`measure`.
     """
 
     name: str
@@ -72,10 +72,10 @@ class LeftOut:
     """A program that cannot run here.
 
     Attributes:
-      layer: what it would have computed.
-      label: of the program.
-      reason: why it cannot.
-      asked_for: whether somebody named it.
+        layer: What it would have computed.
+        label: Of the program.
+        reason: Why it cannot.
+        asked_for: Whether somebody named it.
     """
 
     layer: str
@@ -89,12 +89,12 @@ class Row:
     """One program's time beside that of the reference, which computes everywhere.
 
     Attributes:
-      layer: what was computed.
-      label: of the program.
-      density: of the program.
-      timing: milliseconds.
-      time_ratio: its median over the median of the reference.
-      mac_ratio: of the program.
+        layer: What was computed.
+        label: Of the program.
+        density: Of the program.
+        timing: Milliseconds.
+        time_ratio: Its median over the median of the reference.
+        mac_ratio: Of the program.
     """
 
     layer: str
@@ -118,11 +118,11 @@ def measure(layer: str, programs: Sequence[Program], runs: int, *, calls: int | 
     """A row for each program.
 
     Args:
-      layer: what they compute.
-      programs: the reference first.
-      runs: rounds that count.
-      calls: as in ``interleaved_medians``. None: 1 on a CPU, 10 elsewhere, where dispatching a single layer
-        can take longer than the layer.
+        layer: What they compute.
+        programs: The reference first.
+        runs: Rounds that count.
+        calls: As in ``interleaved_medians``. None: 1 on a CPU, 10 elsewhere, where dispatching a single layer
+            can take longer than the layer.
     """
     if calls is None:
         calls = 1 if jax.default_backend() == "cpu" else 10

@@ -23,7 +23,7 @@ def program(spec: ConvSpec, settings: Settings) -> Program:
     """``torch.nn.functional.conv2d`` of the layer, channels last, on the platform that jax runs on.
 
     Raises:
-      UserError: PyTorch is not installed, or cannot run on this platform.
+        UserError: PyTorch is not installed, or cannot run on this platform.
     """
     torch, device = _torch()
     dtype = getattr(torch, settings.dtype)

@@ -41,7 +41,7 @@ def check(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Summary of the config `spec` after `overrides`, with the steps and parameters of each stage.
 
     Raises:
-        UserError: whatever is wrong, with the key's full path.
+        UserError: Whatever is wrong, with the key's full path.
     """
     run = read_run(spec, overrides)
     stages = check_stages(run)

@@ -91,7 +91,7 @@ def find_pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
     """The map and the ground truth of each image by name, in the order of the names.
 
     Raises:
-      UserError: a missing folder, no .png file, a map without ground truth.
+        UserError: A missing folder, no .png file, a map without ground truth.
     """
     for option, folder in (("--pred", predictions), ("--gt", truth)):
         if not folder.is_dir():
@@ -111,7 +111,7 @@ def read_map(path: Path) -> np.ndarray:
     """A boundary map from a grey picture: float64 (H, W), its values over 255 (over 65535 if it has 16 bits).
 
     Raises:
-      UserError: missing or corrupt file, a picture with colours or of real numbers.
+        UserError: Missing or corrupt file, a picture with colours or of real numbers.
     """
     picture = read_image(path)  # 8 bits, and the errors
     with Image.open(path) as stored:

@@ -73,7 +73,7 @@ def scores(predictions: Path, truth: Path, thresholds: list[float]) -> dict[str,
     """Numbers of people and joints, and for each threshold the scores of all, of groups and of joints, in %.
 
     Raises:
-      UserError: files that cannot be read, of different people, or without a labelled joint.
+        UserError: Files that cannot be read, of different people, or without a labelled joint.
     """
     joints, sizes = read_truth(truth)
     predicted = read_predictions(predictions)

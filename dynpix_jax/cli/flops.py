@@ -49,7 +49,7 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
     """MACs and parameters of the network of config `spec` in its training stage `stage` (None: the last).
 
     Raises:
-      UserError: whatever is wrong with the config, the size or the name of the stage.
+        UserError: Whatever is wrong with the config, the size or the name of the stage.
     """
     height, width = parse_size(size)
     settings = read_run(spec, overrides).stage(stage)

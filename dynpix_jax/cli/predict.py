@@ -49,9 +49,12 @@ KINDS = ("map", "overlay", "colours", "ponder")
 class Photo:
     """A photo as the network sees it.
 
-    path: of its file. name: of its results. upright: as the camera was held, uint8 (H, W, 3).
-    image: the same or, if it was larger than --max-side, downsized; or a crop around a person.
-    crop: how the crop was made.
+    Attributes:
+        path: Of its file.
+        name: Of its results.
+        upright: As the camera was held, uint8 (H, W, 3).
+        image: The same or, if it was larger than --max-side, downsized; or a crop around a person.
+        crop: How the crop was made.
     """
 
     path: Path
@@ -193,7 +196,7 @@ def read_photos(photos: Iterable[Path], names: Mapping[Path, str], max_side: int
     """The photos one by one, downsized to `max_side` (0: never).
 
     Raises:
-      UserError: a photo is missing or corrupt; names it.
+        UserError: A photo is missing or corrupt; names it.
     """
     for path in photos:
         upright = read_image(path, upright=True)
@@ -210,8 +213,8 @@ def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | No
     """The photo with a crop of ``size`` (H, W) for the network, as people are cropped in training.
 
     Args:
-      box: x, y of its top left corner, width, height, in pixels of the upright photo; the crop shows a
-        quarter more. None: all of the photo.
+        box: (x, y) of its top left corner, width, height, in pixels of the upright photo; the crop shows a
+            quarter more. None: all of the photo.
     """
     height, width = photo.upright.shape[:2]
     x, y, wide, high = (0.0, 0.0, width, height) if box is None else box

@@ -102,8 +102,8 @@ def execute(command: Sequence[str], workdir: Path) -> int:
     The first Ctrl-C or SIGTERM reaches the program, which saves what it has; then this one ends, too.
 
     Raises:
-        UserError: the program is not in the current folder.
-        KeyboardInterrupt: a signal came.
+        UserError: The program is not in the current folder.
+        KeyboardInterrupt: A signal came.
     """
     if not Path(command[0]).is_file():
         raise UserError(f"{command[0]} not found in {Path.cwd()}; run this in the repository")

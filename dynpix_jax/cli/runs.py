@@ -43,7 +43,7 @@ def run_of(args: argparse.Namespace) -> RunConfig:
     """The settings of the run that arguments name: of its config file or, without one, of its checkpoints.
 
     Raises:
-        UserError: a wrong config; no config and no checkpoint.
+        UserError: A wrong config; no config and no checkpoint.
     """
     overrides = list(args.set)
     if args.implementation is not None:
@@ -61,9 +61,13 @@ def run_of(args: argparse.Namespace) -> RunConfig:
 class Trained:
     """What a stage of a run ended with, or the newest checkpoint.
 
-    system, variables: ready for `system.apply`. stage: its name. step: global step.
-    rho: the stage's target density; 1 without gates.
-    alternative: which of the system's alternatives it is run as; "" for itself.
+    Attributes:
+        system: The network.
+        variables: Its state.
+        stage: Its name.
+        step: Global step.
+        rho: The stage's target density; 1 without gates.
+        alternative: Which of the system's alternatives it is run as; "" for itself.
     """
 
     system: System
@@ -78,7 +82,7 @@ def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Tra
     """Stages of one run, each followed by those of its alternatives that are named.
 
     Raises:
-      UserError: the last stage has no alternative of such a name; those before it need not.
+        UserError: The last stage has no alternative of such a name; those before it need not.
     """
     known = alternatives_of(runs[-1].system)
     for name in names:
@@ -103,12 +107,12 @@ def open_run(run: RunConfig, workdir: str | Path, stage: str | None = None) -> T
     """The network of a run as it was trained in `workdir`.
 
     Args:
-      run: must be what was trained, but for what does not change the network (`core.config.HARMLESS`).
-      workdir: of the run.
-      stage: name of a stage: what it ended with. None: the newest checkpoint.
+        run: Must be what was trained, but for what does not change the network (`core.config.HARMLESS`).
+        workdir: Of the run.
+        stage: Name of a stage: what it ended with. None: the newest checkpoint.
 
     Raises:
-      UserError: no such workdir, checkpoint or stage; the run of another config.
+        UserError: No such workdir, checkpoint or stage; the run of another config.
     """
     _check_folder(workdir)
     variables, step, index, saved = load_variables(workdir, stage)

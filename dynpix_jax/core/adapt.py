@@ -24,11 +24,11 @@ class TakeOver:
     """What a system takes over from an earlier stage, or from the bare weights of its backbone.
 
     Attributes:
-        architecture: of the backbone, for messages.
-        blocks: names of its blocks, within the backbone ("res2_1"). Weights with another block of such a name
+        architecture: Of the backbone, for messages.
+        blocks: Names of its blocks, within the backbone ("res2_1"). Weights with another block of such a name
             ("res2_9") are refused. Empty: not checked.
-        renames: path of a leaf -> other paths under which weights may hold it, best first.
-        stays_fresh: regex of paths within the backbone that weights need not hold.
+        renames: Path of a leaf -> other paths under which weights may hold it, best first.
+        stays_fresh: Regex of paths within the backbone that weights need not hold.
     """
 
     architecture: str = "network"
@@ -46,7 +46,7 @@ def take_over(given: Variables, fresh: Variables, rules: TakeOver) -> Variables:
     """``fresh`` with all that ``given`` knows; what is above the backbone may stay fresh.
 
     Raises:
-        UserError: a backbone of another architecture (missing or additional blocks, other shapes), or none.
+        UserError: A backbone of another architecture (missing or additional blocks, other shapes), or none.
     """
     foreign = _foreign_blocks(given, rules.blocks)
     if foreign:
@@ -83,7 +83,7 @@ def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], Se
     Paths are within a collection ("backbone/res2_1/conv1/kernel").
 
     Raises:
-        UserError: a match of another shape, or no match at all.
+        UserError: A match of another shape, or no match at all.
     """
     matched = 0
     result = {}

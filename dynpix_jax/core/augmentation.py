@@ -12,11 +12,11 @@ class ColourRanges:
     """What `data.colour` draws from, all evenly. The defaults change nothing.
 
     Attributes:
-        brightness: factors are drawn from 1 - x to 1 + x.
-        contrast: likewise.
-        saturation: likewise.
-        hue: degrees to either side.
-        gamma: least and greatest exponent, drawn evenly in its logarithm; above 1 darkens.
+        brightness: Factors are drawn from 1 - x to 1 + x.
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: Degrees to either side.
+        gamma: Least and greatest exponent, drawn evenly in its logarithm; above 1 darkens.
     """
 
     brightness: float = 0.0
@@ -42,10 +42,10 @@ class BoxRanges:
     The defaults draw nothing.
 
     Attributes:
-        field: the element's box. What it holds is scaled so that all of it fits into the crop.
-        scale: the box grows by a factor 1 + n with n normal of this deviation, cut at one deviation.
-        rotation: degrees, normal of this deviation, cut at two.
-        rotated: share of the draws that are rotated.
+        field: The element's box. What it holds is scaled so that all of it fits into the crop.
+        scale: The box grows by a factor 1 + n with n normal of this deviation, cut at one deviation.
+        rotation: Degrees, normal of this deviation, cut at two.
+        rotated: Share of the draws that are rotated.
     """
 
     field: str
@@ -71,19 +71,19 @@ class GeometryRanges:
     """What `data.geometry` draws from. The defaults change nothing.
 
     Attributes:
-        scales: drawn evenly from these; with `scale_between` log-uniformly between the least and greatest.
-        rotations: degrees, counter-clockwise as seen, drawn evenly from these; with `rotation_between` any
+        scales: Drawn evenly from these; with `scale_between` log-uniformly between the least and greatest.
+        rotations: Degrees, counter-clockwise as seen, drawn evenly from these; with `rotation_between` any
             angle between the least and the greatest.
-        flip: mirror left and right in half of the draws.
+        flip: Mirror left and right in half of the draws.
         crop: (H, W) of the output, at a random place of the canvas; None keeps the canvas. A crop larger than
             the canvas shows the outside, whose labels are ignored.
-        scale_between: see scales.
-        canvas: the region that is cropped from: `inscribed`, the largest upright rectangle inside of the
+        scale_between: See scales.
+        canvas: The region that is cropped from: `inscribed`, the largest upright rectangle inside of the
             rotated image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are
             outside.
-        rotation_between: see rotations.
-        colour: ranges of the colour jitter, which changes the image alone; None for none.
-        box: crops around a box, with ranges of its own.
+        rotation_between: See rotations.
+        colour: Ranges of the colour jitter, which changes the image alone; None for none.
+        box: Crops around a box, with ranges of its own.
     """
 
     scales: tuple[float, ...] = (1.0,)

@@ -15,9 +15,9 @@ class ReadsInputs(Protocol):
     """Reads fields of a batch beside the images.
 
     Attributes:
-        inputs: fields that ``apply`` takes ("depth", (B, H, W) metres). Evaluation reads them from the source
+        inputs: Fields that ``apply`` takes ("depth", (B, H, W) metres). Evaluation reads them from the source
             and moves them as it does the images.
-        supervision: labels that ``loss`` reads beside those of the tasks and the inputs.
+        supervision: Labels that ``loss`` reads beside those of the tasks and the inputs.
     """
 
     inputs: tuple[str, ...]
@@ -29,7 +29,7 @@ class TakesTurns(Protocol):
     """A training step takes several turns at one batch, each with a loss and an update of its own.
 
     Attributes:
-        turns: their names, in order.
+        turns: Their names, in order.
     """
 
     turns: tuple[str, ...]
@@ -60,10 +60,10 @@ class GatedLayer:
     """A part of a network that runs at a share of the positions, which depends on the image.
 
     Attributes:
-        scopes: regexes of module paths and named scopes ("backbone/res4_2/conv2"); what is computed within
+        scopes: Regexes of module paths and named scopes ("backbone/res4_2/conv2"); what is computed within
             them is what skipping saves (`flops.gated_macs`).
-        kind: a gate computes or not; of branches every pixel takes one; iterations are made one by one.
-        choice: of a branch: whose pixels choose ("res4_2"). The branches of one choice have the same name.
+        kind: A gate computes or not; of branches every pixel takes one; iterations are made one by one.
+        choice: Of a branch: whose pixels choose ("res4_2"). The branches of one choice have the same name.
     """
 
     scopes: tuple[str, ...]
@@ -88,7 +88,7 @@ class TakesMasks(Protocol):
     """Its gates are masks of positions (``Outputs.gates``), which `Routing.masks` may replace.
 
     Attributes:
-        nested_gates: whether a gate stays shut where the one before it was: masks shrink from gate to gate.
+        nested_gates: Whether a gate stays shut where the one before it was: masks shrink from gate to gate.
     """
 
     nested_gates: ClassVar[bool]

@@ -42,10 +42,10 @@ class DataConfig:
     """One part (`train` or `eval`) of the `data` section.
 
     Attributes:
-        source: the data set, its split and its own options.
-        augment: ranges of the joint augmentation; None leaves the images as they are.
+        source: The data set, its split and its own options.
+        augment: Ranges of the joint augmentation; None leaves the images as they are.
         pad_to: (H, W) that smaller images are padded to; needed for batches of images of different sizes.
-        drop_labels: labels that are not handed out.
+        drop_labels: Labels that are not handed out.
     """
 
     source: SourceSettings
@@ -59,8 +59,8 @@ class DataSection:
     """The `data` section.
 
     Attributes:
-        train: what is trained on.
-        eval: what is evaluated on.
+        train: What is trained on.
+        eval: What is evaluated on.
     """
 
     train: DataConfig
@@ -72,13 +72,13 @@ class RunConfig:
     """All settings of a run.
 
     Attributes:
-        name: of the run, for people.
-        data: what is trained and evaluated on.
-        training: optimizer, checkpoints, and the stages, each with the settings of its network.
-        seed: of everything random.
-        evaluation: what `eval.py` does.
-        execution: by what programs networks are run.
-        given: the config as it was given, as JSON keeps it; what a checkpoint holds.
+        name: Of the run, for people.
+        data: What is trained and evaluated on.
+        training: Optimizer, checkpoints, and the stages, each with the settings of its network.
+        seed: Of everything random.
+        evaluation: What `eval.py` does.
+        execution: By what programs networks are run.
+        given: The config as it was given, as JSON keeps it; what a checkpoint holds.
     """
 
     name: str
@@ -100,7 +100,7 @@ class RunConfig:
         """The stage of that name; None gives the last.
 
         Raises:
-            UserError: no such stage.
+            UserError: No such stage.
         """
         named = {stage.name: stage for stage in self.stages}
         if name is not None and name not in named:
@@ -117,12 +117,12 @@ def parse_run(
     its system names as ``Config``.
 
     Args:
-        config: all sections, as a config file gives them; see `cli` for what is changed from outside.
-        systems: the table of systems.
-        read_source: parses the section of a source.
+        config: All sections, as a config file gives them; see `cli` for what is changed from outside.
+        systems: The table of systems.
+        read_source: Parses the section of a source.
 
     Raises:
-        UserError: an unknown, missing or wrong key; a value that nothing reads. With the key's full path.
+        UserError: An unknown, missing or wrong key; a value that nothing reads. With the key's full path.
     """
     given = plain(config)
     tree = dict(given)
@@ -150,7 +150,7 @@ def plain(value: Any) -> Any:
     """A config with dicts and lists in place of ConfigDicts and tuples.
 
     Raises:
-        UserError: a required value is left open.
+        UserError: A required value is left open.
     """
     if isinstance(value, ml_collections.ConfigDict):
         try:
@@ -209,7 +209,7 @@ def _stage_models(
     """The typed model of each stage.
 
     Raises:
-        UserError: a wrong model, or a value that no stage reads.
+        UserError: A wrong model, or a value that no stage reads.
     """
     system = OneOf(systems, key="system")
     kind = system.settings(base, "config.model")

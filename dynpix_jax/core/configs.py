@@ -25,14 +25,14 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     default's first element (str if the default is empty); "name=" gives the empty tuple.
 
     Args:
-        arg: comma-separated `name=value`; None or "" gives the defaults.
-        **spec: every valid name with its default, of type bool, int, float, str or tuple.
+        arg: Comma-separated `name=value`; None or "" gives the defaults.
+        **spec: Every valid name with its default, of type bool, int, float, str or tuple.
 
     Returns:
         ConfigDict with all names of `spec`.
 
     Raises:
-        UserError: unknown name, repeated name, or a value that is not of the default's type.
+        UserError: Unknown name, repeated name, or a value that is not of the default's type.
     """
     values = dict(spec)
     seen: set[str] = set()
@@ -59,7 +59,7 @@ def check_choices(args: Mapping[str, Any], choices: Mapping[str, Collection[str]
     """Refuses an argument of a config whose value is none of its choices.
 
     Raises:
-        UserError: names the first such argument, and the nearest choice.
+        UserError: Names the first such argument, and the nearest choice.
     """
     for name, valid in choices.items():
         if args[name] not in valid:
@@ -72,11 +72,12 @@ def check_read_by_variant(
     """Refuses an argument that is given and that the variant does not read: it would change nothing.
 
     Args:
-        arg: the string argument; args: what `parse_arg` made of it, with a `variant`.
-        read_by: the variants that read an argument; all read those that it does not name.
+        arg: The string argument.
+        args: What `parse_arg` made of it, with a `variant`.
+        read_by: The variants that read an argument; all read those that it does not name.
 
     Raises:
-        UserError: names the first such argument, and who reads it.
+        UserError: Names the first such argument, and who reads it.
     """
     given = given_args(arg)
     for name, readers in read_by.items():
@@ -99,7 +100,7 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     The file may import its neighbours: `from . import recipe`.
 
     Raises:
-        UserError: no such file, the file does not run, it has no `get_config`, or it takes no argument; a
+        UserError: No such file, the file does not run, it has no `get_config`, or it takes no argument; a
             misspelt or mistyped key in the file (with its line).
     """
     filename, _, arg = str(spec).partition(":")

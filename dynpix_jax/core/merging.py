@@ -25,11 +25,11 @@ def merge(
     entry's options were says nothing about the new one's.
 
     Args:
-        kind: type that the section will be parsed as.
-        section: the section's keys and values.
-        changes: of it.
-        path: full name of the section, for messages.
-        replaced: gets the paths of the leaves of `section` that are not in the result.
+        kind: Type that the section will be parsed as.
+        section: The section's keys and values.
+        changes: Of it.
+        path: Full name of the section, for messages.
+        replaced: Gets the paths of the leaves of `section` that are not in the result.
     """
     choice = choice_of(kind)
     if choice is not None and not choice.beside and choice.key is not None:

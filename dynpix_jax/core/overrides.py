@@ -16,11 +16,11 @@ def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
     What a text is (a number, a word, a tuple) the type of its setting decides, when the config is parsed.
 
     Args:
-        config: of dicts and lists (`core.config.plain`); left as it is.
+        config: Of dicts and lists (`core.config.plain`); left as it is.
         overrides: "a.b=value" each; "a.list[0].b=value" reaches into a list.
 
     Raises:
-        UserError: no "=", a key within what is no section, or an element that is not there.
+        UserError: No "=", a key within what is no section, or an element that is not there.
     """
     tree = _copy(config)
     for override in overrides:

@@ -33,11 +33,11 @@ class StepResult:
     """What a step hands out, on the device; a pytree, so that a jitted function can return it.
 
     Attributes:
-        predictions: task -> logits (B, H, W, C) at the images' size.
+        predictions: Task -> logits (B, H, W, C) at the images' size.
         confidence: (B, h, w) at the resolution at which the system decides, larger is surer; None where it
             has none.
-        gates: of this step, as in Outputs.
-        selections: of this step, as in Outputs.
+        gates: Of this step, as in Outputs.
+        selections: Of this step, as in Outputs.
     """
 
     predictions: dict[str, Array]
@@ -55,9 +55,9 @@ class Step(Generic[State]):
     """One step.
 
     Attributes:
-        run: takes the state before it, gives the state after it and what it hands out. A first call with new
+        run: Takes the state before it, gives the state after it and what it hands out. A first call with new
             shapes may compile.
-        shares: what it will execute of its gated layers from that state, a share in [0, 1] (mean over the
+        shares: What it will execute of its gated layers from that state, a share in [0, 1] (mean over the
             batch) by the layer's name; layers that it does not name run everywhere.
     """
 

@@ -18,8 +18,8 @@ class Registry(Generic[T]):
     costs nothing to import.
 
     Args:
-      kind: what is in it, for messages ("backbone").
-      entries: by name.
+        kind: What is in it, for messages ("backbone").
+        entries: By name.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, T | str]):
@@ -43,11 +43,11 @@ class Registry(Generic[T]):
         """What a name stands for.
 
         Args:
-          name: of an entry, or ``package.module:Name``.
-          path: of the config's key that holds it, for messages.
+            name: Of an entry, or ``package.module:Name``.
+            path: Of the config's key that holds it, for messages.
 
         Raises:
-          UserError: there is no such entry, module, or name in the module.
+            UserError: There is no such entry, module, or name in the module.
         """
         entry: Any = self._entries.get(name, name if ":" in name else None)
         if entry is None:

@@ -23,9 +23,9 @@ def stream(seed: int | PRNGKey, name: str, step: int | Array = 0) -> PRNGKey:
     """The key of stream `name` at `step`.
 
     Args:
-        seed: the run's seed, or a typed key to derive from.
-        name: stream name. The hash is CRC-32, stable over processes and Python versions (`hash` is neither).
-        step: step number, non-negative, concrete or traced.
+        seed: The run's seed, or a typed key to derive from.
+        name: Stream name. The hash is CRC-32, stable over processes and Python versions (`hash` is neither).
+        step: Step number, non-negative, concrete or traced.
 
     Returns:
         A typed key of shape ().

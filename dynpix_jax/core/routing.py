@@ -20,15 +20,15 @@ class Routing:
     """How a forward pass is run. A pytree: temperature and masks are arrays, the rest is static.
 
     Attributes:
-        train: sample gates (stream ``gumbel``) instead of taking the arg-max, move running averages.
+        train: Sample gates (stream ``gumbel``) instead of taking the arg-max, move running averages.
         mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active
             positions only (no gradient reaches the gates).
-        temperature: of the relaxation behind the straight-through gradient (eq. 4 of PAG), in (0, inf).
-        masks: gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces what the
+        temperature: Of the relaxation behind the straight-through gradient (eq. 4 of PAG), in (0, inf).
+        masks: Gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces what the
             gate decides; gates that it does not name decide for themselves. The same masks give the same
             result in both modes.
-        soft: take the relaxed sample itself instead of the straight-through one (dense training only).
-        implementation: of the sparse engine ("gather", ...); None: the engine decides.
+        soft: Take the relaxed sample itself instead of the straight-through one (dense training only).
+        implementation: Of the sparse engine ("gather", ...); None: the engine decides.
     """
 
     train: bool = flax.struct.field(pytree_node=False, default=False)
@@ -48,7 +48,7 @@ class Routing:
         """The given masks of a network with these gates.
 
         Raises:
-            ValueError: a mask for a gate that there is not.
+            ValueError: A mask for a gate that there is not.
         """
         for name in self.masks:
             if name not in gates:

@@ -49,10 +49,10 @@ class OneOf:
     """Annotation of a section that is parsed as the class that a registry has for a key.
 
     Attributes:
-        registry: of classes (or strings "module:Name"); the settings are the class's ``Config``, or itself.
-        key: that names the entry. None, as the annotation of a mapping's items: the item's own name.
-        default: the name if the section does not have the key; None: it must have it.
-        beside: the key is in the section around this one; otherwise it is in this one, and a field of each of
+        registry: Of classes (or strings "module:Name"); the settings are the class's ``Config``, or itself.
+        key: That names the entry. None, as the annotation of a mapping's items: the item's own name.
+        default: The name if the section does not have the key; None: it must have it.
+        beside: The key is in the section around this one; otherwise it is in this one, and a field of each of
             the classes, so that the parsed settings tell what they are.
     """
 
@@ -65,7 +65,7 @@ class OneOf:
         """The class for the name in `section`, whose full name is `path`.
 
         Raises:
-            UserError: no name, or one that the registry does not have.
+            UserError: No name, or one that the registry does not have.
         """
         assert self.key is not None
         name = section.get(self.key, self.default)
@@ -88,7 +88,7 @@ class Given(str):
     """A value's text from the command line. The type of the field that takes it decides what it is.
 
     Attributes:
-        value: what it was taken for.
+        value: What it was taken for.
     """
 
     value: Any = None
@@ -104,12 +104,12 @@ def from_config(
     `Annotated[X, OneOf(...)]`, Any. A field with a default may be left out.
 
     Args:
-        cls: a dataclass type.
-        section: the section's keys and values.
-        path: full name of the section, for messages.
+        cls: A dataclass type.
+        section: The section's keys and values.
+        path: Full name of the section, for messages.
 
     Raises:
-        UserError: an unknown, missing or mistyped key, or a value that `cls.__post_init__` refuses with a
+        UserError: An unknown, missing or mistyped key, or a value that `cls.__post_init__` refuses with a
             ValueError("key: why") or ValueError("key.key: why"); the message has the key's full path.
     """
     if not _is_mapping(section):
@@ -159,9 +159,9 @@ def unread(
     """(path, value, reason) of what a parsed section holds, other than defaults, and nothing will read.
 
     Args:
-        value: the section.
-        path: its full name.
-        outer: what a section around it tells of it, field ("loss.depth" of its own section) -> reason.
+        value: The section.
+        path: Its full name.
+        outer: What a section around it tells of it, field ("loss.depth" of its own section) -> reason.
     """
     reasons = {**_reasons(value), **(outer or {})}
     for name, item, place in _children(value, path):

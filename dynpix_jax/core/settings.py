@@ -15,8 +15,8 @@ class MeshConfig:
     """Devices as a (`data`, `model`) grid.
 
     Attributes:
-        data: devices that share the batch; -1 takes all that `model` leaves.
-        model: devices that share the parameters.
+        data: Devices that share the batch; -1 takes all that `model` leaves.
+        model: Devices that share the parameters.
         rules: (regex of a parameter's path, dimension to split over the model axis); what no rule matches is
             replicated.
     """
@@ -42,11 +42,11 @@ class StageConfig:
     """One stage of training.
 
     Attributes:
-        name: shown in logs and messages; unique within the run.
-        steps: optimizer updates, at least 1.
-        learning_rate: peak of the stage's schedule (poly decay after a linear warm-up).
-        model: typed settings of the stage's network. In a file: changes of `config.model` for this stage.
-        frozen: regexes of parameter paths ("params" collection, "a/b/c") that are not trained. Their
+        name: Shown in logs and messages; unique within the run.
+        steps: Optimizer updates, at least 1.
+        learning_rate: Peak of the stage's schedule (poly decay after a linear warm-up).
+        model: Typed settings of the stage's network. In a file: changes of `config.model` for this stage.
+        frozen: Regexes of parameter paths ("params" collection, "a/b/c") that are not trained. Their
             gradients are not computed and they have no optimizer state.
         multipliers: (regex, factor) pairs; the first that matches scales the learning rate of the leaf.
             Together with `frozen` they must cover every parameter.
@@ -78,22 +78,22 @@ class TrainingConfig:
     """Section `training`.
 
     Attributes:
-        batch_size: images a step over all processes; a multiple of the mesh's data axis.
-        stages: at least one; run in order, each with a fresh optimizer.
+        batch_size: Images a step over all processes; a multiple of the mesh's data axis.
+        stages: At least one; run in order, each with a fresh optimizer.
         optimizer: "sgd" (momentum, L2 decay added to the gradient, as in the papers) or "adamw".
-        momentum: of sgd.
-        weight_decay: factor of the decay.
-        weight_decay_on: regexes of the parameters that decay; all others do not.
-        poly_power: the learning rate falls as (1 - step / steps) ** poly_power; 0 keeps it constant.
-        warmup_steps: linear warm-up at the start of every stage.
-        grad_clip: global norm that gradients are clipped to; 0 does not clip.
-        log_every: steps between log lines; each line is the mean since the last one.
-        checkpoint_every: steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
-        eval_every: steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
-        keep: checkpoints kept on disk, beside those that stages ended with.
+        momentum: Of sgd.
+        weight_decay: Factor of the decay.
+        weight_decay_on: Regexes of the parameters that decay; all others do not.
+        poly_power: The learning rate falls as (1 - step / steps) ** poly_power; 0 keeps it constant.
+        warmup_steps: Linear warm-up at the start of every stage.
+        grad_clip: Global norm that gradients are clipped to; 0 does not clip.
+        log_every: Steps between log lines; each line is the mean since the last one.
+        checkpoint_every: Steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
+        eval_every: Steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
+        keep: Checkpoints kept on disk, beside those that stages ended with.
         init_from: "" (random), a weights file, or the workdir of another run.
-        mesh: devices.
-        workers: processes that prepare batches; 0 does it in a thread of this one.
+        mesh: Devices.
+        workers: Processes that prepare batches; 0 does it in a thread of this one.
     """
 
     batch_size: int
@@ -152,11 +152,11 @@ class InferenceConfig:
 
     Attributes:
         window: (H, W) of windows that slide over the (resized) image; None takes it whole.
-        stride: steps of the window, None for two thirds of it.
-        scales: sizes relative to the image, each of them averaged.
-        multiple: sides of resized images are rounded to multiples of it.
-        flip: the mirror image as well.
-        blur: standard deviation, in pixels, of a Gaussian that smooths predicted depth in the end; 0: none.
+        stride: Steps of the window, None for two thirds of it.
+        scales: Sizes relative to the image, each of them averaged.
+        multiple: Sides of resized images are rounded to multiples of it.
+        flip: The mirror image as well.
+        blur: Standard deviation, in pixels, of a Gaussian that smooths predicted depth in the end; 0: none.
             The "+blur" of Recurrent Scene Parsing, table 1, whose width neither the paper nor its code tells.
     """
 
@@ -213,20 +213,20 @@ class EvaluationConfig:
 
     Attributes:
         mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
-        every_stage: evaluate what each training stage ended with (one row a budget), not only the newest
+        every_stage: Evaluate what each training stage ended with (one row a budget), not only the newest
             checkpoint.
-        also: other ways to run the network, a row each, by the names that its system has for them
+        also: Other ways to run the network, a row each, by the names that its system has for them
             (``System.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
-        thresholds: number of them, of the boundary benchmark (evaluation.boundary).
-        max_dist: of the boundary benchmark: how far a boundary may be off, as a share of the diagonal.
-        nms: of the boundary benchmark: predictions are thinned.
-        smooth: of the boundary benchmark: predictions are smoothed before they are thinned.
-        workers: processes that match boundaries.
-        pictures: images shown in the report, and in TensorBoard at each evaluation of a training run.
-        limit: images that are evaluated; 0 = all.
-        batch_size: images that are run together; above 1 they must be of one size.
-        inference: views that each image is predicted from; the default is the image alone.
-        reference: a file of `dynpix reference`: Δm of a network for several tasks is reported; "" for none.
+        thresholds: Number of them, of the boundary benchmark (evaluation.boundary).
+        max_dist: Of the boundary benchmark: how far a boundary may be off, as a share of the diagonal.
+        nms: Of the boundary benchmark: predictions are thinned.
+        smooth: Of the boundary benchmark: predictions are smoothed before they are thinned.
+        workers: Processes that match boundaries.
+        pictures: Images shown in the report, and in TensorBoard at each evaluation of a training run.
+        limit: Images that are evaluated; 0 = all.
+        batch_size: Images that are run together; above 1 they must be of one size.
+        inference: Views that each image is predicted from; the default is the image alone.
+        reference: A file of `dynpix reference`: Δm of a network for several tasks is reported; "" for none.
     """
 
     mode: Literal["dense", "sparse", "both"] = "both"
@@ -263,7 +263,7 @@ class ExecutionConfig:
     """Section `execution`: by what programs a network is run; its results are the same to rounding.
 
     Attributes:
-        implementation: of sparse blocks (`ops.sparse`); None chooses by platform, shapes and density.
+        implementation: Of sparse blocks (`ops.sparse`); None chooses by platform, shapes and density.
     """
 
     implementation: Implementation | None = None

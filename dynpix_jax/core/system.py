@@ -28,14 +28,14 @@ class Outputs:
     """What a forward pass gives.
 
     Attributes:
-        predictions: task -> logits (B, H, W, C) at the images' resolution.
-        gates: gate -> float mask (B, h, w), 1 where the gated layer computed; straight-through gradients.
-        selections: module whose pixels choose -> (B, h, w, P), the weight of every choice.
-        exits: earlier predictions, in the order in which the network makes them (side outputs, exits, loops).
-        updates: new values of the mutable collections (``batch_stats``); empty unless training moves them.
-        probabilities: gate -> its probability of computing, in [0, 1]: what training drew its sample from, or
+        predictions: Task -> logits (B, H, W, C) at the images' resolution.
+        gates: Gate -> float mask (B, h, w), 1 where the gated layer computed; straight-through gradients.
+        selections: Module whose pixels choose -> (B, h, w, P), the weight of every choice.
+        exits: Earlier predictions, in the order in which the network makes them (side outputs, exits, loops).
+        updates: New values of the mutable collections (``batch_stats``); empty unless training moves them.
+        probabilities: Gate -> its probability of computing, in [0, 1]: what training drew its sample from, or
             what it would have decided on where masks were given. Empty otherwise.
-        measures: further numbers of each image (B,) float, by name: what a solver needed, say.
+        measures: Further numbers of each image (B,) float, by name: what a solver needed, say.
     """
 
     predictions: dict[str, Array]
@@ -52,8 +52,8 @@ class LossAux:
     """What a loss gives beside its value.
 
     Attributes:
-        terms: named parts of the loss (scalars, already weighted), and what else a step reports.
-        updates: new ``batch_stats``.
+        terms: Named parts of the loss (scalars, already weighted), and what else a step reports.
+        updates: New ``batch_stats``.
     """
 
     terms: dict[str, Array]
@@ -74,12 +74,12 @@ class System(ABC):
     A system of a config is made of one argument, an object of its ``Config``.
 
     Attributes:
-        name: in messages.
-        Config: class of its typed settings; takes the keys of a config's ``model`` section.
-        counts_resizing: whether bilinear resizing, a product of matrices, is among its MACs; in the papers of
+        name: In messages.
+        Config: Class of its typed settings; takes the keys of a config's ``model`` section.
+        counts_resizing: Whether bilinear resizing, a product of matrices, is among its MACs; in the papers of
             the HRNet family it is not.
-        tasks: what it predicts, by name, in the order of its outputs.
-        network: the Flax module.
+        tasks: What it predicts, by name, in the order of its outputs.
+        network: The Flax module.
     """
 
     name: ClassVar[str]
@@ -125,14 +125,14 @@ class System(ABC):
         """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255.
 
         Args:
-            variables: of `init`, or trained.
-            images: the batch.
-            inputs: what the system takes beside the images (see `capabilities.ReadsInputs`).
-            routing: how the pass is run.
-            rngs: the named streams that training draws from.
+            variables: Of `init`, or trained.
+            images: The batch.
+            inputs: What the system takes beside the images (see `capabilities.ReadsInputs`).
+            routing: How the pass is run.
+            rngs: The named streams that training draws from.
 
         Raises:
-            ValueError: a mask for a gate that there is not, or of another shape or dtype.
+            ValueError: A mask for a gate that there is not, or of another shape or dtype.
         """
 
     @abstractmethod
@@ -159,6 +159,6 @@ class System(ABC):
         """``fresh`` with all that a previous stage, or a pretrained backbone, already knows.
 
         Raises:
-            UserError: the weights were made for another architecture.
+            UserError: The weights were made for another architecture.
         """
         return take_over(given, fresh, self.taken_over)

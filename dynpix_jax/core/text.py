@@ -12,7 +12,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """ "321x481" -> (321, 481).
 
     Raises:
-      UserError: another form, or a side of 0.
+        UserError: Another form, or a side of 0.
     """
     match = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text.strip())
     if match is None:

@@ -34,7 +34,7 @@ def match_first(rules: Rules, path: str, default: Any = _RAISE) -> Any:
     """The value of the first rule whose regex matches the whole `path`.
 
     Raises:
-        UserError: a regex is malformed, or no rule matches and no `default` is given.
+        UserError: A regex is malformed, or no rule matches and no `default` is given.
     """
     for pattern, value in rules:
         try:

@@ -28,18 +28,18 @@ class Evaluation:
     """A system on a source.
 
     Attributes:
-        tasks: what was scored, by name.
-        images: how many.
-        modes: scores by mode.
-        macs: executed, mean of an image.
-        macs_open: with every gate open, mean of an image.
-        shares: mean executed share of each gated layer.
-        density: mean over gates, weighted equally; None without gates.
-        mode_difference: by task, how far the predictions of the modes are apart, as ``Task.difference``
+        tasks: What was scored, by name.
+        images: How many.
+        modes: Scores by mode.
+        macs: Executed, mean of an image.
+        macs_open: With every gate open, mean of an image.
+        shares: Mean executed share of each gated layer.
+        density: Mean over gates, weighted equally; None without gates.
+        mode_difference: By task, how far the predictions of the modes are apart, as ``Task.difference``
             measures it, the greatest over batches; None with one mode.
-        measures: means over images of `Outputs.measures`; {} where images are predicted from several views.
+        measures: Means over images of `Outputs.measures`; {} where images are predicted from several views.
         seen: (name, results by mode) of the first images.
-        exits: of a network that predicts in steps each prediction, the last one too, in the mode that was run
+        exits: Of a network that predicts in steps each prediction, the last one too, in the mode that was run
             first; empty otherwise.
     """
 
@@ -111,15 +111,15 @@ def evaluate_system(
     """Run and score every image of ``source`` at its own size.
 
     Args:
-        system: to be scored.
-        variables: of the system.
-        source: has the labels.
-        settings: what is run and scored.
-        implementation: see Routing.
-        progress: called with the number of images done and a name.
+        system: To be scored.
+        variables: Of the system.
+        source: Has the labels.
+        settings: What is run and scored.
+        implementation: See Routing.
+        progress: Called with the number of images done and a name.
 
     Raises:
-        UserError: the source has no such labels or inputs, or other classes, an image cannot be read, or a
+        UserError: The source has no such labels or inputs, or other classes, an image cannot be read, or a
             batch has images of different sizes.
     """
     tasks = system.tasks

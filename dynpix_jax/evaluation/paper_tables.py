@@ -39,16 +39,16 @@ class Row:
     """One network of a table, or one for each task.
 
     Attributes:
-        network: its name there.
-        argument: of the table's config; with ``EACH_TASK`` a network for each task.
-        paper: the table's metrics, None where the paper has none.
-        macs: the paper's "FLOPs consumption", multiply-adds; None without.
-        reference: name of the row whose networks Δm compares with; "" without.
+        network: Its name there.
+        argument: Of the table's config; with ``EACH_TASK`` a network for each task.
+        paper: The table's metrics, None where the paper has none.
+        macs: The paper's "FLOPs consumption", multiply-adds; None without.
+        reference: Name of the row whose networks Δm compares with; "" without.
         printed: Δm in the paper, percent.
-        alternative: way to run the network (``System.alternatives``), one of its exits ("exit_1") or their
+        alternative: Way to run the network (``System.alternatives``), one of its exits ("exit_1") or their
             mean ("exit_mean"); "" for the network itself.
         counted: MACs as they are, where the paper has counted something else; None without.
-        after: argument of the run that this one continues from; "" begins anew.
+        after: Argument of the run that this one continues from; "" begins anew.
     """
 
     network: str
@@ -67,17 +67,17 @@ class Table:
     """One table, or the part of it about one data set.
 
     Attributes:
-        number: such as "Table 3", or a name.
-        title: what it is about.
-        config: file.
-        source: its data set, as `SourceSpec` names it.
-        task: what it is about; "" for several tasks, whose metrics are then named "depth/rmse".
-        metrics: scores by name; of several tasks those that count in Δm, one a task.
-        rows: its networks.
-        note: what a reader must know.
-        budgets: values of the config's argument of that name; () if it has none.
+        number: Such as "Table 3", or a name.
+        title: What it is about.
+        config: File.
+        source: Its data set, as `SourceSpec` names it.
+        task: What it is about; "" for several tasks, whose metrics are then named "depth/rmse".
+        metrics: Scores by name; of several tasks those that count in Δm, one a task.
+        rows: Its networks.
+        note: What a reader must know.
+        budgets: Values of the config's argument of that name; () if it has none.
         gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
-        seeds: each row is trained with each; () once, with the config's own.
+        seeds: Each row is trained with each; () once, with the config's own.
     """
 
     number: str
@@ -164,7 +164,7 @@ def read_runs(folder: Path) -> Runs:
     """Every row of every eval.json below `folder`; of several of one identity the file written last.
 
     Raises:
-        UserError: no such folder, or an eval.json that is none.
+        UserError: No such folder, or an eval.json that is none.
     """
     if not folder.is_dir():
         raise UserError(f"folder of runs not found: {folder.absolute()}")
@@ -181,7 +181,7 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
     """The result of a row, if there is one; of a network for each task those that there are, as one.
 
     Raises:
-        UserError: the row's config is not there.
+        UserError: The row's config is not there.
     """
     if not any(identity.source == table.source for identity in runs):
         return None

@@ -36,10 +36,10 @@ class Options:
     """What holds for all rows.
 
     Attributes:
-        workdir: all runs are made below it.
-        arguments: of every config, such as "root=data/BSDS500,budget=gpu"; they replace those of a row.
-        overrides: changes of config values, as --set takes them.
-        seeds: in place of the tables' own; () keeps those.
+        workdir: All runs are made below it.
+        arguments: Of every config, such as "root=data/BSDS500,budget=gpu"; they replace those of a row.
+        overrides: Changes of config values, as --set takes them.
+        seeds: In place of the tables' own; () keeps those.
     """
 
     workdir: Path
@@ -53,13 +53,13 @@ class Step:
     """A command: the training of a run, or an evaluation of it.
 
     Attributes:
-        name: the row, for messages.
+        name: The row, for messages.
         program: "train.py" or "eval.py".
-        spec: what --config takes.
-        workdir: of the run.
-        overrides: what --set takes.
-        after: workdir of the run that a training continues from.
-        out: folder of an evaluation's results.
+        spec: What --config takes.
+        workdir: Of the run.
+        overrides: What --set takes.
+        after: Workdir of the run that a training continues from.
+        out: Folder of an evaluation's results.
     """
 
     name: str
@@ -95,8 +95,8 @@ class Reached:
     """What the runs of a row have reached.
 
     Attributes:
-        row: of the table.
-        results: one a seed, of those that have been run.
+        row: Of the table.
+        results: One a seed, of those that have been run.
         drops: Δm of each result against the mean of the reference's; () without a reference.
     """
 
@@ -120,8 +120,8 @@ class Plan:
     """The runs of a paper's rows.
 
     Args:
-        tables: all of the paper's: what a row continues from may be in another table.
-        options: see there.
+        tables: All of the paper's: what a row continues from may be in another table.
+        options: See there.
     """
 
     def __init__(self, tables: Sequence[Table], options: Options):
@@ -140,7 +140,7 @@ class Plan:
         """The commands of some rows, and of those that they continue from, in an order that works.
 
         Raises:
-            UserError: a config that there is not, or that does not take the arguments.
+            UserError: A config that there is not, or that does not take the arguments.
         """
         found: dict[tuple[Path, Path | None], Step] = {}
         for table, row in selected:
@@ -273,12 +273,12 @@ def select(
     """Some rows of some tables.
 
     Args:
-        paper: its tables.
-        names: numbers ("Table 3"), or with the data set ("Table 3/nyuv2"); none takes the paper's own tables.
-        patterns: networks, with * and ? as in a shell; none takes all.
+        paper: Its tables.
+        names: Numbers ("Table 3"), or with the data set ("Table 3/nyuv2"); none takes the paper's own tables.
+        patterns: Networks, with * and ? as in a shell; none takes all.
 
     Raises:
-        UserError: no such table, or no row that fits a pattern.
+        UserError: No such table, or no row that fits a pattern.
     """
     known: dict[str, list[Table]] = {}
     for table in paper.all:
@@ -312,9 +312,9 @@ def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None
     """Runs the steps that are not done yet; what does not need a step that has failed goes on.
 
     Args:
-        steps: of a `Plan`.
-        execute: runs a command.
-        say: takes a line for the user.
+        steps: Of a `Plan`.
+        execute: Runs a command.
+        say: Takes a line for the user.
 
     Returns:
         A line for each row that has failed, or could not be run because another has.

@@ -41,16 +41,16 @@ class Measured:
     """A row of an eval.json.
 
     Attributes:
-        scores: by the names of `tasks.all_scores`, of the mode that was run first.
-        macs: executed, mean per image.
-        data: such as "nyuv2 test, 654 images".
-        file: the eval.json.
-        stage: of training.
-        tasks: their names, in the order of the scores.
-        density: share of positions that gates compute; None without gates.
-        milliseconds: mode -> median per image.
-        delta_scores: task -> the score by which it counts in Δm.
-        alternative: of the network; "" for itself.
+        scores: By the names of `tasks.all_scores`, of the mode that was run first.
+        macs: Executed, mean per image.
+        data: Such as "nyuv2 test, 654 images".
+        file: The eval.json.
+        stage: Of training.
+        tasks: Their names, in the order of the scores.
+        density: Share of positions that gates compute; None without gates.
+        milliseconds: Mode -> median per image.
+        delta_scores: Task -> the score by which it counts in Δm.
+        alternative: Of the network; "" for itself.
     """
 
     scores: dict[str, float]
@@ -81,11 +81,11 @@ class Identity:
     """What a row of an eval.json is the result of; how long and with which seed it was trained is no part.
 
     Attributes:
-        source: name of the data set.
-        network: the model section with the stage's overrides, as JSON.
-        training: images per step and their augmentation, as JSON.
-        views: those that images were predicted from, as JSON.
-        alternative: of the network; "" for itself.
+        source: Name of the data set.
+        network: The model section with the stage's overrides, as JSON.
+        training: Images per step and their augmentation, as JSON.
+        views: Those that images were predicted from, as JSON.
+        alternative: Of the network; "" for itself.
     """
 
     source: str
@@ -100,7 +100,7 @@ def read_results(file: Path, *, alternatives: bool = False) -> list[Measured]:
     its exits.
 
     Raises:
-        UserError: no such file, or one that eval.py did not write.
+        UserError: No such file, or one that eval.py did not write.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -122,11 +122,11 @@ def evaluated_run(file: Path, step: int | None = None) -> RunConfig:
     """The settings that an eval.json has.
 
     Args:
-        file: see `read_results`.
-        step: of training, at which its last row must have been evaluated.
+        file: See `read_results`.
+        step: Of training, at which its last row must have been evaluated.
 
     Raises:
-        UserError: no such file, of another step, or settings that this version does not read.
+        UserError: No such file, of another step, or settings that this version does not read.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -38,13 +38,13 @@ class ImageResult:
     """One image through one mode.
 
     Attributes:
-        outputs: as numpy arrays, batch of one.
-        shares: executed share of each gated layer.
-        macs: executed MACs.
+        outputs: As numpy arrays, batch of one.
+        shares: Executed share of each gated layer.
+        macs: Executed MACs.
         macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
-        milliseconds: of the compiled forward pass, input already on the device.
+        milliseconds: Of the compiled forward pass, input already on the device.
         seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
-        prediction: of one within a budget, which of how many it is, from 1; None without a budget.
+        prediction: Of one within a budget, which of how many it is, from 1; None without a budget.
         exit_macs: MACs up to each exit and the last prediction; () of a network that predicts at once.
     """
 
@@ -63,11 +63,11 @@ class BatchResult:
     """A batch through one mode.
 
     Attributes:
-        outputs: on the device.
+        outputs: On the device.
         shares: (B,) executed share of each gated layer.
         macs: (B,) executed MACs.
         macs_open: (B,) MACs had every gate been open; a pixel's choice of pooling size stays.
-        milliseconds: an image, the batch's divided by its size.
+        milliseconds: An image, the batch's divided by its size.
         seen: (H, W) at which the network saw the images.
         exit_macs: (B,) MACs up to each exit and the last prediction; () of a network that predicts at once.
     """
@@ -98,12 +98,12 @@ class Runner:
     """Forward passes of one set of variables, each size of a batch compiled once a mode.
 
     Attributes:
-        system: whose forward passes.
-        variables: of the system.
-        inference: the views that an image is predicted from; predictions are at the image's size always. With
+        system: Whose forward passes.
+        variables: Of the system.
+        inference: The views that an image is predicted from; predictions are at the image's size always. With
             more than one view, outputs hold predictions and those exits whose MACs are known, and no more;
             shares are the mean over views, weighted by MACs, and MACs are those of all views.
-        implementation: see Routing.
+        implementation: See Routing.
     """
 
     system: System
@@ -153,7 +153,7 @@ class Runner:
         steps up to it.
 
         Raises:
-            UserError: a network that predicts once, or an image that is predicted from several views.
+            UserError: A network that predicts once, or an image that is predicted from several views.
         """
         if not isinstance(self.system, Progressive):
             raise UserError(

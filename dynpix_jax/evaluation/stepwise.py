@@ -28,15 +28,15 @@ class Prediction:
     """A prediction on the way.
 
     Attributes:
-        index: of the step, from 0.
-        predictions: see StepResult.
-        confidence: see StepResult.
-        macs: of this step, an image.
-        total_macs: of all steps so far.
-        milliseconds: wall time of this step for the batch.
-        total_milliseconds: of all steps so far; time that the caller takes between steps is not in it.
-        gates: see StepResult.
-        selections: see StepResult.
+        index: Of the step, from 0.
+        predictions: See StepResult.
+        confidence: See StepResult.
+        macs: Of this step, an image.
+        total_macs: Of all steps so far.
+        milliseconds: Wall time of this step for the batch.
+        total_milliseconds: Of all steps so far; time that the caller takes between steps is not in it.
+        gates: See StepResult.
+        selections: See StepResult.
     """
 
     index: int
@@ -79,7 +79,7 @@ class Pace:
         if it has more MACs than these had, but not less if it has fewer: not all of its time is arithmetic.
 
         Raises:
-          KeyError: nothing is known of it.
+            KeyError: Nothing is known of it.
         """
         known = self._steps.get((key, index))
         if not known:
@@ -93,11 +93,11 @@ class StepPredictor:
     """Runs a system's steps and keeps what they took, by shapes and routing.
 
     Args:
-        system: one that is `Progressive`.
-        variables: of the system.
-        pace: what is known of the steps' times; grows with every step.
-        count: gives the MACs of the system at a size (H, W).
-        clock: seconds.
+        system: One that is `Progressive`.
+        variables: Of the system.
+        pace: What is known of the steps' times; grows with every step.
+        count: Gives the MACs of the system at a size (H, W).
+        clock: Seconds.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class StepPredictor:
 
         Args:
             images: (B, H, W, 3).
-            inputs: as of `System.apply`.
-            routing: as of `System.apply`.
-            budget_ms: milliseconds of all steps together, for the batch; None: no limit.
+            inputs: As of `System.apply`.
+            routing: As of `System.apply`.
+            budget_ms: Milliseconds of all steps together, for the batch; None: no limit.
             budget_macs: MACs of all steps together, for an image; None: no limit.
         """
         key, macs_of = _key(images, inputs, routing), self._macs(images)
@@ -179,7 +179,7 @@ class StepPredictor:
         them run twice (`warm_up`), before the budget's time begins. Arguments as of `run`.
 
         Raises:
-            ValueError: a budget that is not positive.
+            ValueError: A budget that is not positive.
         """
         for name, budget in (("budget_ms", budget_ms), ("budget_macs", budget_macs)):
             if budget is not None and not budget > 0:

@@ -47,8 +47,8 @@ class PaperTables:
     """All tables of a file.
 
     Attributes:
-        tables: those of the paper.
-        comparisons: rows that this repository has measured and no paper has.
+        tables: Those of the paper.
+        comparisons: Rows that this repository has measured and no paper has.
     """
 
     tables: tuple[Table, ...]
@@ -88,7 +88,7 @@ def read_tables(paper: str) -> PaperTables:
     """The tables of a paper by its name, or of a file whose name ends with ".toml".
 
     Raises:
-        UserError: no such paper or file, or something in it is wrong; names file, table and row.
+        UserError: No such paper or file, or something in it is wrong; names file, table and row.
     """
     if paper.endswith(".toml"):
         return _read(Path(paper))

@@ -34,14 +34,14 @@ def interleaved_medians(
     Every other round runs backwards: no program always finds the caches as the same other one left them.
 
     Args:
-      programs: without arguments; their results (pytrees of jax arrays, or anything else) are waited for.
-      runs: rounds that count, at least 1.
-      warmup: rounds before those, which compile and do not count.
-      calls: of one program in a row, waited for together, for one measurement: on an accelerator the time
-        that it takes to dispatch a short program is hidden behind the one before.
+        programs: Without arguments; their results (pytrees of jax arrays, or anything else) are waited for.
+        runs: Rounds that count, at least 1.
+        warmup: Rounds before those, which compile and do not count.
+        calls: Of one program in a row, waited for together, for one measurement: on an accelerator the time
+            that it takes to dispatch a short program is hidden behind the one before.
 
     Raises:
-      ValueError: ``runs`` or ``calls`` below 1, or ``warmup`` below 0.
+        ValueError: ``runs`` or ``calls`` below 1, or ``warmup`` below 0.
     """
     if runs < 1 or calls < 1 or warmup < 0:
         raise ValueError(

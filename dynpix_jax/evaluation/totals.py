@@ -28,8 +28,8 @@ class ModeScores:
     """One mode on all images.
 
     Attributes:
-        scores: by task.
-        milliseconds: median of an image.
+        scores: By task.
+        milliseconds: Median of an image.
         milliseconds_spread: 10th and 90th percentile.
     """
 
@@ -43,8 +43,8 @@ class ExitScores:
     """A prediction that is made on the way.
 
     Attributes:
-        scores: by task.
-        macs: up to it, mean of an image.
+        scores: By task.
+        macs: Up to it, mean of an image.
     """
 
     scores: dict[str, TaskScores]
@@ -60,9 +60,9 @@ class Decoder:
     """Compiled functions of the logits of several tasks.
 
     Attributes:
-        decode: logits -> predictions.
+        decode: Logits -> predictions.
         decode_at: (logits, size) -> predictions of logits that are brought to a size (H, W) first.
-        difference: how far two predictions are apart, see `Task.difference`.
+        difference: How far two predictions are apart, see `Task.difference`.
     """
 
     def __init__(self, tasks: Mapping[str, Task]):
@@ -84,8 +84,8 @@ class ModeTotals:
     """One mode.
 
     Attributes:
-        scorers: by task.
-        milliseconds: of each image.
+        scorers: By task.
+        milliseconds: Of each image.
     """
 
     scorers: Scorers
@@ -108,8 +108,8 @@ class ExitTotals:
     """Scores of the predictions on the way.
 
     Attributes:
-        make: makes the scorers of one of them.
-        scorers: of each; [] until the first batch tells how many there are.
+        make: Makes the scorers of one of them.
+        scorers: Of each; [] until the first batch tells how many there are.
     """
 
     make: Callable[[], Scorers]
@@ -136,7 +136,7 @@ class Differences:
     """How far the predictions of two modes are apart.
 
     Attributes:
-        greatest: over batches, by task; None before the first.
+        greatest: Over batches, by task; None before the first.
     """
 
     greatest: dict[str, float | None]
@@ -152,11 +152,11 @@ class ImageNumbers(NamedTuple):
     """Numbers of an image, or their means over images; see BatchResult.
 
     Attributes:
-        macs: executed.
-        macs_open: had every gate been open.
-        exit_macs: up to each exit and the last prediction.
-        shares: executed share of each gated layer.
-        measures: of `Outputs.measures`.
+        macs: Executed.
+        macs_open: Had every gate been open.
+        exit_macs: Up to each exit and the last prediction.
+        shares: Executed share of each gated layer.
+        measures: Of `Outputs.measures`.
     """
 
     macs: float
@@ -187,12 +187,12 @@ class Totals:
     """All that is added up over the batches of an evaluation.
 
     Args:
-        tasks: what is scored.
-        modes: that are run, the one that is reported first first.
-        make: makes scorers.
-        name: of an image by its index.
-        pictures: how many images' results are kept.
-        progress: called with the number of images done and a name.
+        tasks: What is scored.
+        modes: That are run, the one that is reported first first.
+        make: Makes scorers.
+        name: Of an image by its index.
+        pictures: How many images' results are kept.
+        progress: Called with the number of images done and a name.
     """
 
     def __init__(

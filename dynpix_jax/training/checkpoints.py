@@ -38,13 +38,13 @@ class Progress:
     """Where a run stands, beside its arrays.
 
     Attributes:
-        step: global step, updates done.
-        stage: index of the stage whose structure the checkpoint has. At a stage's last step it is still that
+        step: Global step, updates done.
+        stage: Index of the stage whose structure the checkpoint has. At a stage's last step it is still that
             stage.
-        stage_name: its name.
-        config: the run's config as JSON values.
-        evaluated: the evaluation due at `step` has been written.
-        window: sums of the metrics since the last log line, and their count.
+        stage_name: Its name.
+        config: The run's config as JSON values.
+        evaluated: The evaluation due at `step` has been written.
+        window: Sums of the metrics since the last log line, and their count.
         readers: [processes, loader workers] of the run that saved; the iterator's state is theirs only.
     """
 
@@ -61,8 +61,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        directory: created at the first save.
-        keep: how many to keep; older ones are removed after a save, but for those that stages ended with.
+        directory: Created at the first save.
+        keep: How many to keep; older ones are removed after a save, but for those that stages ended with.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
@@ -110,9 +110,9 @@ class Checkpoints:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it.
 
         Args:
-            state: arrays of the current stage.
-            iterator: the data iterator (grain), whose state is saved with it.
-            progress: the rest.
+            state: Arrays of the current stage.
+            iterator: The data iterator (grain), whose state is saved with it.
+            progress: The rest.
         """
         path = self.path(progress.step)
         first = jax.process_index() == 0
@@ -158,7 +158,7 @@ class Checkpoints:
         A damaged one is passed over with a warning that names it and the one used instead.
 
         Raises:
-            UserError: there are checkpoints, but all are damaged.
+            UserError: There are checkpoints, but all are damaged.
         """
         damaged: list[str] = []
         for step in reversed(self.steps()):
@@ -182,7 +182,7 @@ class Checkpoints:
         """The checkpoint of `step`.
 
         Raises:
-            UserError: it is damaged.
+            UserError: It is damaged.
         """
         try:
             return _verify(self.path(step))
@@ -193,9 +193,9 @@ class Checkpoints:
         """Read a checkpoint found by `newest`.
 
         Args:
-            progress: which one.
-            abstract: tree of jax.ShapeDtypeStruct with shardings, of the checkpoint's stage.
-            iterator: its position is set to the saved one; None leaves the saved position unread.
+            progress: Which one.
+            abstract: Tree of jax.ShapeDtypeStruct with shardings, of the checkpoint's stage.
+            iterator: Its position is set to the saved one; None leaves the saved position unread.
         """
         wanted = {
             "variables": dict(abstract.variables),
@@ -224,14 +224,14 @@ def load_variables(
     """The variables of a run's newest checkpoint, for evaluation and prediction.
 
     Args:
-        workdir: of the run.
-        stage: name of a stage: the checkpoint that it ended with, in place of the newest.
+        workdir: Of the run.
+        stage: Name of a stage: the checkpoint that it ended with, in place of the newest.
 
     Returns:
         (variables as nested dicts of numpy arrays, step, stage index, config of the run as JSON).
 
     Raises:
-        UserError: no checkpoint there, or all are damaged; no checkpoint of the end of `stage`.
+        UserError: No checkpoint there, or all are damaged; no checkpoint of the end of `stage`.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     if stage is None:

@@ -33,7 +33,7 @@ def stage_system(stage: StageConfig) -> System:
     """The system of a stage.
 
     Raises:
-        UserError: it cannot be built; names the stage, whose changes of the model may be the cause.
+        UserError: It cannot be built; names the stage, whose changes of the model may be the cause.
     """
     try:
         return papers.build(stage.model)
@@ -47,11 +47,11 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
     The loop would find the same errors, those of a later stage after hours of training.
 
     Args:
-        run: all settings.
-        spec: what the training batches hold; None leaves it unchecked.
+        run: All settings.
+        spec: What the training batches hold; None leaves it unchecked.
 
     Raises:
-        UserError: a network that cannot be built, or a rule that matches no parameter or leaves one out;
+        UserError: A network that cannot be built, or a rule that matches no parameter or leaves one out;
             names the stage. Labels that the batches lack, or that have other classes.
     """
     summaries = []

@@ -16,7 +16,7 @@ def initial_variables(init_from: str) -> Variables | None:
     They go through `System.adapt` of the first stage, which copies what matches by path.
 
     Raises:
-        UserError: no such file or directory, no checkpoint in it, or not a readable weights file.
+        UserError: No such file or directory, no checkpoint in it, or not a readable weights file.
     """
     if not init_from:
         return None

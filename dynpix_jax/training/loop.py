@@ -47,8 +47,8 @@ class Result:
     """What a call of `train` ended with.
 
     Attributes:
-        state: of the last step done.
-        stage: index of its stage.
+        state: Of the last step done.
+        stage: Index of its stage.
         finished: False if a SIGTERM ended it before the last step.
     """
 
@@ -68,18 +68,18 @@ def train(
     """Train all stages of `run` in `workdir`, from where it stands there.
 
     Args:
-        run: all settings; the seed and those of training are read here.
-        workdir: gets config.json, metrics.jsonl, checkpoints/, tensorboard/.
-        batches: endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
+        run: All settings; the seed and those of training are read here.
+        workdir: Gets config.json, metrics.jsonl, checkpoints/, tensorboard/.
+        batches: Endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
             labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
-        evaluate_fn: called every `eval_every` steps and at the end of the run; never if that is 0.
-        writers: in place of the usual ones (JSON lines, TensorBoard, console).
+        evaluate_fn: Called every `eval_every` steps and at the end of the run; never if that is 0.
+        writers: In place of the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
-        UserError: a network that cannot be built, a workdir that holds another config's run or cannot be
+        UserError: A network that cannot be built, a workdir that holds another config's run or cannot be
             written, rules that do not cover the parameters, an element that cannot be read.
-        KeyboardInterrupt: by Ctrl-C; the state has been saved, unless it came a second time.
-        NonFiniteError: the loss stopped being finite; the last checkpoint is from before that.
+        KeyboardInterrupt: By Ctrl-C; the state has been saved, unless it came a second time.
+        NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
     at = _Run(run, Path(workdir), batches, writers)
     try:
@@ -113,12 +113,12 @@ class _Run:
     Made from the newest checkpoint in its workdir, or fresh.
 
     Attributes:
-        stage: the current one.
-        state: after `step` updates.
-        step: updates done, over all stages.
-        evaluated: whether the state was.
-        out: writes numbers and notes.
-        meter: numbers of the steps since the last line.
+        stage: The current one.
+        state: After `step` updates.
+        step: Updates done, over all stages.
+        evaluated: Whether the state was.
+        out: Writes numbers and notes.
+        meter: Numbers of the steps since the last line.
     """
 
     def __init__(

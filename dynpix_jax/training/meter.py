@@ -28,10 +28,10 @@ class Meter:
     """Means between log lines, images a second, and the finite check.
 
     Args:
-        writer: gets a "train" line every `log_every` steps.
-        log_every: steps.
-        batch_size: images a step, over all processes.
-        window: sums and count at the checkpoint that a run continues from; see `window`.
+        writer: Gets a "train" line every `log_every` steps.
+        log_every: Steps.
+        batch_size: Images a step, over all processes.
+        window: Sums and count at the checkpoint that a run continues from; see `window`.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Meter:
         """Take the metrics of update `step` and report those of the one before.
 
         Args:
-            step: updates done with this one.
-            stage: name of the stage.
-            metrics: scalars on the device.
-            ids: element ids of the batch, for the message if they are not finite.
+            step: Updates done with this one.
+            stage: Name of the stage.
+            metrics: Scalars on the device.
+            ids: Element ids of the batch, for the message if they are not finite.
 
         Raises:
-            NonFiniteError: the update before this one was not finite.
+            NonFiniteError: The update before this one was not finite.
         """
         self._report()
         self._pending = (step, stage, metrics, ids)
@@ -68,7 +68,7 @@ class Meter:
         """Report the last update too, and keep the time until the next out of images a second.
 
         Raises:
-            NonFiniteError: the last update was not finite.
+            NonFiniteError: The last update was not finite.
         """
         self._report()
         self._since = None

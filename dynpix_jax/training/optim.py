@@ -33,10 +33,10 @@ class StageOptimizer:
     """Optimizer of one stage.
 
     Attributes:
-        tx: optax transformation over the flat dict of trainable leaves.
-        trainable: paths of the trained leaves.
-        schedule: learning rate as a function of the step within the stage.
-        turns: of a system that takes several turns at a batch: the trained leaves that each of them uses.
+        tx: Optax transformation over the flat dict of trainable leaves.
+        trainable: Paths of the trained leaves.
+        schedule: Learning rate as a function of the step within the stage.
+        turns: Of a system that takes several turns at a batch: the trained leaves that each of them uses.
             `tx.update` then takes the leaves of one turn, and the `step` within the stage. Empty: one turn.
     """
 
@@ -85,11 +85,11 @@ def stage_optimizer(
     the learning rate and the leaf's multiplier scale the result.
 
     Args:
-        system: one that `TakesTurns`; None or another: one turn. A turn updates the
-            leaves that it uses, each with its own momentum; the others are left as they are, without decay.
+        system: One that `TakesTurns`; None or another: one turn. A turn updates the leaves that it uses, each
+            with its own momentum; the others are left as they are, without decay.
 
     Raises:
-        UserError: a parameter that neither `frozen` nor `multipliers` matches, a rule that matches no
+        UserError: A parameter that neither `frozen` nor `multipliers` matches, a rule that matches no
             parameter, or nothing left to train.
     """
     multipliers = _multipliers([name for name, _ in named_leaves(params)], config, stage)

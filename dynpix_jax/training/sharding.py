@@ -21,7 +21,7 @@ def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
     """The mesh over all devices of all processes.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices, or do not divide the batch.
+        UserError: The axes do not multiply to the number of devices, or do not divide the batch.
     """
     devices = jax.device_count()
     data = devices // config.model if config.data == -1 else config.data
@@ -45,7 +45,7 @@ def state_shardings(
     Parameters follow `config.rules`, their optimizer state follows them, everything else is replicated.
 
     Raises:
-        UserError: a rule splits a dimension that the leaf does not have or that the model axis does not
+        UserError: A rule splits a dimension that the leaf does not have or that the model axis does not
             divide.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -79,8 +79,8 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     """Global arrays, split over `data`, of the batch part that this process has read.
 
     Args:
-        batch: numpy arrays with leading dimension batch_size / number of processes.
-        mesh: the (data, model) mesh.
+        batch: Numpy arrays with leading dimension batch_size / number of processes.
+        mesh: The (data, model) mesh.
     """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {

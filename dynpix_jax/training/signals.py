@@ -20,7 +20,7 @@ class StopRequest:
     watches for SIGTERM, `at(step)` answers the same on all of them, and SIGINT is not ours.
 
     Attributes:
-        signal: name of the signal that came; "SIGTERM" until then.
+        signal: Name of the signal that came; "SIGTERM" until then.
     """
 
     def __init__(self) -> None:

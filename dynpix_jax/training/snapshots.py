@@ -23,13 +23,13 @@ def check_same_run(saved: Mapping[str, Any], run: RunConfig, workdir: str | Path
     """Refuses the checkpoint of another run.
 
     Args:
-        saved: config of the checkpoint in `workdir`, as JSON.
-        run: what is asked for.
-        workdir: for the message.
-        advice: what to do about it, the message's end.
+        saved: Config of the checkpoint in `workdir`, as JSON.
+        run: What is asked for.
+        workdir: For the message.
+        advice: What to do about it, the message's end.
 
     Raises:
-        UserError: their settings differ in more than `core.config.HARMLESS`; names the first three.
+        UserError: Their settings differ in more than `core.config.HARMLESS`; names the first three.
     """
     try:
         lines = differences(read_run(saved), run)

@@ -27,14 +27,14 @@ class Stage:
     """What is built for one stage.
 
     Attributes:
-        index: in the run.
-        start: global step at which it begins.
-        config: its settings.
-        system: its network.
-        optimizer: of its trained leaves.
-        abstract: shapes, dtypes and shardings of its state.
-        init: variables of the stage before, or None, -> the state that it begins with.
-        step: the compiled training step; donates the state.
+        index: In the run.
+        start: Global step at which it begins.
+        config: Its settings.
+        system: Its network.
+        optimizer: Of its trained leaves.
+        abstract: Shapes, dtypes and shardings of its state.
+        init: Variables of the stage before, or None, -> the state that it begins with.
+        step: The compiled training step; donates the state.
     """
 
     index: int

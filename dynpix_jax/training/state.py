@@ -17,9 +17,9 @@ class TrainState:
 
     Attributes:
         step: int32 (), updates done since the beginning of the run, over all stages.
-        params: the "params" collection, frozen leaves included.
-        collections: all other collections by name (`batch_stats`); may be empty.
-        opt_state: optax state of the trainable leaves of the current stage.
+        params: The "params" collection, frozen leaves included.
+        collections: All other collections by name (`batch_stats`); may be empty.
+        opt_state: Optax state of the trainable leaves of the current stage.
     """
 
     step: Array
@@ -38,9 +38,9 @@ def new_state(variables: Variables, tx: Any, trainable: Any, step: int) -> Train
 
     Args:
         variables: {"params": ..., other collections}.
-        tx: optax transformation over the flat dict of trainable leaves.
-        trainable: function that picks that flat dict out of the params.
-        step: global step.
+        tx: Optax transformation over the flat dict of trainable leaves.
+        trainable: Function that picks that flat dict out of the params.
+        step: Global step.
     """
     # A copy: the step donates its state, and a caller's variables (a backbone shared by stages) must survive
     # that.

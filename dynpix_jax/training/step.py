@@ -37,11 +37,11 @@ def make_step(
     whose labels the batch lacks is skipped: nothing changes, momentum and norms included.
 
     Args:
-        system: its `loss` (or `turn_loss`) and `controls` are called.
-        optimizer: of the stage.
-        seed: of the run; streams are folded from it by name and global step.
-        stage_start: global step at which the stage begins.
-        stage_steps: steps of the stage.
+        system: Its `loss` (or `turn_loss`) and `controls` are called.
+        optimizer: Of the stage.
+        seed: Of the run; streams are folded from it by name and global step.
+        stage_start: Global step at which the stage begins.
+        stage_steps: Steps of the stage.
 
     Returns:
         step(state, batch) -> (state, metrics). Metrics are scalars: the loss's terms, `grad_norm` (before

@@ -118,13 +118,13 @@ def read_caffemodel(path: str | os.PathLike[str]) -> NetworkFile:
     """The weights of a `.caffemodel` of any Caffe since 2014, with layers of either form.
 
     Args:
-      path: the file.
+        path: The file.
 
     Returns:
-      Its blobs and geometry. The mean is None unless all layers that subtract one subtract the same.
+        Its blobs and geometry. The mean is None unless all layers that subtract one subtract the same.
 
     Raises:
-      UserError: a corrupt or truncated file, or one without weights. It names the file.
+        UserError: A corrupt or truncated file, or one without weights. It names the file.
     """
     path = Path(path)
     reader = _Reader()

@@ -46,9 +46,9 @@ class ImportReport:
     """What became of the tensors.
 
     Attributes:
-      loaded: our flat names that were filled.
-      missing: our names for which the file has nothing.
-      unexpected: names in the file for which the architecture has no place.
+        loaded: Our flat names that were filled.
+        missing: Our names for which the file has nothing.
+        unexpected: Names in the file for which the architecture has no place.
     """
 
     loaded: tuple[str, ...]
@@ -60,7 +60,7 @@ def architecture(name: str) -> Architecture:
     """What an import needs to know of the architecture of that name.
 
     Raises:
-      UserError: there is none.
+        UserError: There is none.
     """
     return ARCHITECTURES.resolve(name, "--arch")(name)
 
@@ -77,15 +77,15 @@ def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str,
     """Reads a file of published weights into nested float32 variables.
 
     Args:
-      arch: one of ``ARCHITECTURES``, or "package.module:function".
-      source: .safetensors, .npz, .pth or .pt, under the architecture's published names, or ours.
+        arch: One of ``ARCHITECTURES``, or "package.module:function".
+        source: .safetensors, .npz, .pth or .pt, under the architecture's published names, or ours.
 
     Returns:
-      The variables, without those that the file lacks, and what became of each tensor.
+        The variables, without those that the file lacks, and what became of each tensor.
 
     Raises:
-      UserError: an unreadable file, another architecture's weights, a shape that does not fit, a value that
-        is not finite, or no tensor that fits.
+        UserError: An unreadable file, another architecture's weights, a shape that does not fit, a value that
+            is not finite, or no tensor that fits.
     """
     source = Path(source)
     network = architecture(arch)  # an unknown name is reported before the file is read

@@ -184,13 +184,13 @@ def read_matconvnet(path: str | os.PathLike[str]) -> NetworkFile:
     """The network in a `.mat` file of MATLAB 5 to 7.3.
 
     Args:
-      path: the file.
+        path: The file.
 
     Returns:
-      Its parameters and geometry.
+        Its parameters and geometry.
 
     Raises:
-      UserError: a corrupt or truncated file, or one without a network. It names the file.
+        UserError: A corrupt or truncated file, or one without a network. It names the file.
     """
     path = Path(path)
     net = _network(path, read_matlab(path))

@@ -29,7 +29,7 @@ class Unread:
     """A value that is not data.
 
     Attributes:
-      kind: its class in MATLAB.
+        kind: Its class in MATLAB.
     """
 
     kind: str
@@ -156,10 +156,10 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The variables of a .mat file by name.
 
     Args:
-      path: a file of any version since 5.
+        path: A file of any version since 5.
 
     Raises:
-      UserError: a corrupt or truncated file, or one of another kind. It names the file.
+        UserError: A corrupt or truncated file, or one of another kind. It names the file.
     """
     path = Path(path)
     with path.open("rb") as file:

@@ -28,11 +28,11 @@ class Convention:
     """How a network is to be run, as far as its file tells; None where it does not.
 
     Attributes:
-      kernel_axes: the axes of the kernels of its convolutions.
-      stride_in_1x1: whether a bottleneck that halves the resolution does so in its first 1x1 convolution (as
-        Caffe's and MatConvNet's do) rather than in its 3x3 (as torchvision's).
-      channel_order: of the images that it reads.
-      mean: what is subtracted from each channel, in that order, of images of 0 to 255.
+        kernel_axes: The axes of the kernels of its convolutions.
+        stride_in_1x1: Whether a bottleneck that halves the resolution does so in its first 1x1 convolution
+            (as Caffe's and MatConvNet's do) rather than in its 3x3 (as torchvision's).
+        channel_order: Of the images that it reads.
+        mean: What is subtracted from each channel, in that order, of images of 0 to 255.
     """
 
     kernel_axes: Literal["HWIO", "OIHW"] | None = None
@@ -46,10 +46,10 @@ class Convolution:
     """Geometry of a convolution.
 
     Attributes:
-      kernel: height and width.
-      inputs: channels that it reads.
-      stride: the larger of both directions.
-      dilation: the larger of both directions.
+        kernel: Height and width.
+        inputs: Channels that it reads.
+        stride: The larger of both directions.
+        dilation: The larger of both directions.
     """
 
     kernel: tuple[int, int]
@@ -63,9 +63,9 @@ class NetworkFile:
     """A network as its file has it.
 
     Attributes:
-      tensors: arrays by the file's names, in the file's layout.
-      convention: how it is to be run.
-      convolutions: by the layer's name; empty where the file has no layers.
+        tensors: Arrays by the file's names, in the file's layout.
+        convention: How it is to be run.
+        convolutions: By the layer's name; empty where the file has no layers.
     """
 
     tensors: dict[str, np.ndarray]

@@ -32,7 +32,7 @@ def parse(data: memoryview) -> Message:
     """The fields of a message; what lies within them is not looked at.
 
     Raises:
-      ValueError: the bytes are not a message.
+        ValueError: The bytes are not a message.
     """
     message: Message = {}
     position = 0

@@ -45,7 +45,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The free-form metadata of a .safetensors file, {} if it has none; the header alone is read.
 
     Raises:
-      UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     with _open_safetensors(path) as file:
         return dict(file.metadata() or {})
@@ -55,7 +55,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a .safetensors file by name; bfloat16 becomes float32.
 
     Raises:
-      UserError: the file is damaged, or a tensor is of a kind that no weights have.
+        UserError: The file is damaged, or a tensor is of a kind that no weights have.
     """
     tensors = {}
     with _open_safetensors(path) as file:
@@ -72,8 +72,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a .npz file, numbers and booleans only.
 
     Raises:
-      UserError: the file is damaged, unpacks to more than a limit, or holds something else. Pickled objects
-        are refused and never loaded.
+        UserError: The file is damaged, unpacks to more than a limit, or holds something else. Pickled objects
+            are refused and never loaded.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -140,15 +140,15 @@ def read_network(path: str | os.PathLike[str]) -> NetworkFile:
     """Tensors by name and the convention of a file of any kind that is read.
 
     Args:
-      path: .safetensors, .npz, PyTorch's (.pth, .pt, .pth.tar, .pkl), MatConvNet's .mat, or .caffemodel.
+        path: .safetensors, .npz, PyTorch's (.pth, .pt, .pth.tar, .pkl), MatConvNet's .mat, or .caffemodel.
 
     Returns:
-      Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
-      bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Of the convention, and the
-      convolutions, what the file tells.
+        Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
+        bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Of the convention, and the
+        convolutions, what the file tells.
 
     Raises:
-      UserError: naming the file and what is wrong.
+        UserError: Naming the file and what is wrong.
     """
     path = Path(path)
     name = path.name.lower()

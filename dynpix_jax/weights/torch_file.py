@@ -84,14 +84,14 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     """What `torch.save` wrote, in the format of any torch since 0.1.11, by whatever name.
 
     Args:
-      path: the file.
+        path: The file.
 
     Returns:
-      Nested dicts, lists and scalars, with tensors as read-only arrays (bfloat16 widened to float32).
+        Nested dicts, lists and scalars, with tensors as read-only arrays (bfloat16 widened to float32).
 
     Raises:
-      UserError: TorchScript; a corrupt or truncated file; a pickle that asks for more than tensors, dicts,
-        lists, tuples and scalars. It names the file.
+        UserError: TorchScript; a corrupt or truncated file; a pickle that asks for more than tensors, dicts,
+            lists, tuples and scalars. It names the file.
     """
     path = Path(path)
     with path.open("rb") as file:

@@ -73,10 +73,10 @@ def read_legacy(path: Path) -> Any:
     """What the file holds, for `torch_pickle.plain`.
 
     Args:
-      path: a file that begins with `START`.
+        path: A file that begins with `START`.
 
     Raises:
-      UserError: a corrupt or truncated file; a pickle of more than plain data. Nothing of it is run.
+        UserError: A corrupt or truncated file; a pickle of more than plain data. Nothing of it is run.
     """
     storages, position = _Storages(path), len(START)
     with path.open("rb") as file:

@@ -216,16 +216,16 @@ def scan(path: Path, data: bytes, start: int = 0) -> int:
     """Refuses a pickle with instructions that no file of plain tensors needs, before any of them is run.
 
     Args:
-      path: the file, for messages.
-      data: bytes in which the pickle lies.
-      start: where it begins.
+        path: The file, for messages.
+        data: Bytes in which the pickle lies.
+        start: Where it begins.
 
     Returns:
-      Where it ends.
+        Where it ends.
 
     Raises:
-      UserError: an instruction or a name that is not plain data; a memo index that would allocate memory at
-        will; a pickle that is corrupt or cut short.
+        UserError: An instruction or a name that is not plain data; a memo index that would allocate memory at
+            will; a pickle that is corrupt or cut short.
     """
     stream, refused = io.BytesIO(data), ""
     stream.seek(start)
@@ -253,9 +253,9 @@ def load(path: Path, data: bytes, elements_of: ElementsOf) -> Any:
     """What a scanned pickle holds, tensors wrapped: `plain` unwraps them.
 
     Args:
-      path: the file, for messages.
-      data: the pickle.
-      elements_of: gives the storages.
+        path: The file, for messages.
+        data: The pickle.
+        elements_of: Gives the storages.
     """
     return _Unpickler(data, path, elements_of).load()
 
@@ -269,7 +269,7 @@ def plain(path: Path, root: Any) -> Any:
     """What `load` gave, with tensors as read-only arrays.
 
     Raises:
-      UserError: something that is not a tensor, dict, list, tuple or scalar.
+        UserError: Something that is not a tensor, dict, list, tuple or scalar.
     """
     return _plain(path, root, "", 0, {})
 

@@ -30,12 +30,12 @@ def write_weights(
     """Writes nested variables as one .safetensors file, which appears whole or not at all.
 
     Args:
-      path: of the file; missing folders above it are made.
-      variables: {"params": ..., "batch_stats": ...}.
-      metadata: for the file's header; :func:`read_weights` compares its entry "architecture".
+        path: Of the file; missing folders above it are made.
+        variables: {"params": ..., "batch_stats": ...}.
+        metadata: For the file's header; :func:`read_weights` compares its entry "architecture".
 
     Raises:
-      UserError: the path has another suffix or cannot be written.
+        UserError: The path has another suffix or cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
@@ -62,7 +62,7 @@ def check_architecture(path: str | os.PathLike[str], architecture: str) -> None:
     """Compares the file's metadata with ``architecture``; a file that says nothing passes.
 
     Raises:
-      UserError: the file says that it holds another architecture.
+        UserError: The file says that it holds another architecture.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
@@ -76,15 +76,15 @@ def read_weights(path: str | os.PathLike[str], architecture: str | None = None) 
     """Nested variables of a file of our flat names.
 
     Args:
-      path: .safetensors of :func:`write_weights`, or .npz.
-      architecture: what the file must be marked as, if it is marked at all; None for any.
+        path: .safetensors of :func:`write_weights`, or .npz.
+        architecture: What the file must be marked as, if it is marked at all; None for any.
 
     Returns:
-      {"params": ..., "batch_stats": ...}.
+        {"params": ..., "batch_stats": ...}.
 
     Raises:
-      UserError: the file holds another library's names (those go through ``import_weights``), or another
-        architecture.
+        UserError: The file holds another library's names (those go through ``import_weights``), or another
+            architecture.
     """
     tensors = read_tensors(path)
     if architecture is not None:
