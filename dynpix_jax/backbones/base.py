@@ -1,9 +1,9 @@
-"""What every backbone is to the systems: stages, preprocessing, and blocks that a system may wrap.
+"""The contract of a backbone: stages, preprocessing, and blocks that a system may wrap.
 
-A section ``model.backbone = dict(name="resnet", depth=50)`` is parsed as the class that `BACKBONES` has under
-that name, a `BackboneConfig`; a user's is named ``package.module:Name``. It tells its stages before anything
-is built, and builds a network that gives ``{stage name: feature}``. Systems ask for stages by their place
-(the last one, the one at stride 4), never for a backbone by its name.
+``name`` in ``model.backbone = dict(name="resnet", depth=50)`` is a key of `BACKBONES`, or
+``package.module:Name`` of a user's class. The class is a `BackboneConfig`: it lists its stages before
+anything is built, and builds a network that returns ``{stage name: feature}``. Systems ask for a stage by its
+position or stride (the last one, the one at stride 4), never for a backbone by its name.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ IMAGENET_STD_RGB = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Stage:
-    """A feature that a backbone gives.
+    """A feature map that a backbone returns.
 
     Attributes:
-        name: Its key in what the network returns.
-        channels: Of the feature.
-        stride: Relative to the image; a side of n pixels has ceil(n / stride) cells.
+        name: Key of the feature in the network's result.
+        channels: Number of channels.
+        stride: Stride relative to the image; a side of n pixels has ceil(n / stride) cells.
     """
 
     name: str
@@ -50,7 +50,7 @@ def at_stride(stages: Sequence[Stage], stride: int) -> Stage:
     """The highest stage with that stride.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No stage has it.
     """
     found = [stage for stage in stages if stage.stride == stride]
     if not found:
@@ -65,7 +65,7 @@ def normalize(images: Array, convention: Convention) -> Array:
     Args:
         images: uint8 or float RGB (B, H, W, 3) in 0..255.
         convention: ``caffe``: BGR minus the mean, no scaling. ``torch``: RGB / 255, ImageNet mean and
-            standard deviation. ``none``: as they are.
+            standard deviation. ``none``: unchanged.
 
     Returns:
         float32 (B, H, W, 3).
@@ -79,11 +79,11 @@ def normalize(images: Array, convention: Convention) -> Array:
 
 
 class BlockHook(Protocol):
-    """Makes the module that stands in a block's place.
+    """Makes the module that replaces a block.
 
-    ``make`` is the block's own class, waiting for Flax's arguments: ``make(name=spec.name)`` is the plain
-    block, ``make(parent=None)`` one to be wrapped. A wrapper is named ``spec.name`` and shares the block's
-    scope (``nn.share_scope``), so that the parameters of the block keep their names.
+    ``make`` makes the plain block from Flax's arguments: ``make(name=spec.name)`` gives it as it is,
+    ``make(parent=None)`` gives it for wrapping. A wrapper is named ``spec.name`` and shares the block's scope
+    (``nn.share_scope``), so that the parameters of the block keep their names.
     """
 
     def __call__(self, spec: BlockSpec, make: Callable[..., Block]) -> nn.Module: ...
@@ -99,11 +99,10 @@ class BuildOptions:
     """What a system asks of the network that a backbone builds.
 
     Attributes:
-        taps: Names of the stages whose features it reads; what lies above the highest of them is not built.
-            None: all.
+        taps: Names of the stages whose features are read; nothing above the highest is built. None: all.
         hook: Makes the blocks; a backbone without blocks never calls it.
-        drop_blocks: Blocks left out at the top; a stage that is left without blocks gives no feature.
-        own: Which modules each task has for itself; none but those of `BackboneConfig.per_task`.
+        drop_blocks: Number of blocks to leave out at the top; a stage without blocks gives no feature.
+        own: Modules that each task has for itself, of those in `BackboneConfig.per_task`.
     """
 
     taps: tuple[str, ...] | None = None
@@ -124,16 +123,16 @@ class BackboneConfig(ABC):
     @property
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
-        """The features that the network can give, bottom first."""
+        """The features that the network can return, bottom first."""
 
     @property
     def block_specs(self) -> tuple[BlockSpec, ...]:
-        """The blocks that a hook may wrap, bottom first; () without."""
+        """The blocks that a hook may wrap, bottom first; () if there are none."""
         return ()
 
     @property
     def per_task(self) -> frozenset[str]:
-        """Modules that `BuildOptions.own` may ask for, of "se", "norm" and "adapters"."""
+        """Which of "se", "norm" and "adapters" `BuildOptions.own` may ask for."""
         return frozenset()
 
     @abstractmethod
@@ -142,9 +141,9 @@ class BackboneConfig(ABC):
 
     @abstractmethod
     def build(self, options: BuildOptions = DEFAULTS) -> nn.Module:
-        """The network: ``(images, *, train=False) -> {stage name: feature}``, of preprocessed images.
+        """The network: ``(preprocessed images, *, train=False) -> {stage name: feature}``.
 
-        That of a backbone with blocks also takes ``run_block``, which calls what the hook made.
+        With blocks it also takes ``run_block``, which calls the modules that the hook made.
         """
 
 
@@ -152,7 +151,7 @@ def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpe
     """The blocks that are built.
 
     Raises:
-        ValueError: More blocks are dropped than there are.
+        ValueError: More blocks are dropped than exist.
     """
     blocks = config.block_specs
     if options.taps is not None:
@@ -167,7 +166,8 @@ def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpe
 class BlockBackbone(nn.Module):
     """A stem, then blocks one after another: preprocessed images (B, H, W, 3) -> {stage name: feature}.
 
-    The feature of a stage is what its last block gives. A subclass has `setup_stem`, `stem` and `make_block`.
+    The feature of a stage is the output of its last block. A subclass defines `setup_stem`, `stem` and
+    `make_block`.
     """
 
     config: Any
@@ -187,13 +187,13 @@ class BlockBackbone(nn.Module):
         raise NotImplementedError
 
     def make_block(self, spec: BlockSpec, **flax: Any) -> Block:
-        """The plain block of a spec; ``flax`` are arguments of every Flax module."""
+        """The plain block of a spec; ``flax`` holds the arguments of every Flax module."""
         raise NotImplementedError
 
     def __call__(
         self, images: Array, *, train: bool = False, run_block: RunBlock | None = None
     ) -> dict[str, Array]:
-        """Features of all stages that are built; ``run_block`` calls blocks that a hook made."""
+        """The features of all stages that are built; ``run_block`` calls the blocks that a hook made."""
         x = self.stem(images, train=train)
         features: dict[str, Array] = {}
         for spec, block in zip(self.specs, self.blocks, strict=True):

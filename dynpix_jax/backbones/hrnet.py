@@ -32,8 +32,8 @@ class Arch(NamedTuple):
 
     Attributes:
         width: Channels of the highest branch.
-        layer1: Bottlenecks of stage 1 and their width.
-        modules: Of stages 2, 3, 4.
+        layer1: Number of bottlenecks of stage 1, and their width.
+        modules: Numbers of modules of stages 2, 3 and 4.
         blocks: Residual blocks of a branch in one module.
     """
 
@@ -59,12 +59,12 @@ class HRNetConfig(BackboneConfig):
 
     Attributes:
         arch: One of ARCHITECTURES.
-        width: In place of the architecture's own; 0 keeps that.
-        blocks: In place of the architecture's own; 0 keeps that.
+        width: Replaces the architecture's width; 0 keeps it.
+        blocks: Replaces the architecture's number of blocks; 0 keeps it.
         form: ``segmentation`` (maps are enlarged bilinearly, running averages of norms move by .01) or
-            ``pose`` (nearest, by .1, and the last module gives its highest branch alone).
-        align_corners: Of the bilinear resizing; True in the weights of the OCR branch.
-        frozen_norm: Stored moments in training too.
+            ``pose`` (nearest neighbour, by .1, and the last module returns its highest branch only).
+        align_corners: Whether bilinear resizing aligns corners; True for the weights of the OCR branch.
+        frozen_norm: Norms use their stored moments in training too.
     """
 
     arch: str = "w48"
@@ -93,11 +93,11 @@ class HRNetConfig(BackboneConfig):
 
     @property
     def momentum(self) -> float:
-        """Of running averages, in our sense: the share that stays."""
+        """Momentum of running averages: the share of the old value that stays."""
         return 0.99 if self.form == "segmentation" else 0.9
 
     def branch_channels(self, stage: int) -> tuple[int, ...]:
-        """Channels of the branches, from the highest resolution down, after ``stage`` (1 to 4)."""
+        """Channels of the branches after ``stage`` (1 to 4), highest resolution first."""
         shape = self.shape
         if stage == 1:
             return (4 * shape.layer1[1],)
@@ -114,7 +114,7 @@ class HRNetConfig(BackboneConfig):
         )
 
     def preprocess(self, images: Array) -> Array:
-        """As the released weights expect images."""
+        """Normalises images as the released weights expect."""
         return normalize(images, "torch")
 
     def build(self, options: BuildOptions = DEFAULTS) -> HRNet:
@@ -126,7 +126,7 @@ class BranchBlock(nn.Module):
     """Residual block of two 3x3 convolutions, ReLU(x + F2(F1(x))); (B, H, W, features) to the same.
 
     Attributes:
-        unit: Makes a ConvNorm of the network's norms.
+        unit: Makes a ConvNorm with the network's norm settings.
     """
 
     features: int
@@ -145,7 +145,7 @@ class Module(nn.Module):
     """Residual blocks on every branch, then their fusion into the first ``outputs`` branches.
 
     Attributes:
-        unit: Makes a ConvNorm of the network's norms.
+        unit: Makes a ConvNorm with the network's norm settings.
     """
 
     config: HRNetConfig
@@ -161,7 +161,7 @@ class Module(nn.Module):
             ]
             for branch, features in enumerate(self.channels)
         ]
-        # From branch `source` to branch `to`: one 1x1 from below, 3x3 of stride 2 from above, one a level.
+        # From branch `source` to branch `to`: one 1x1 upwards; downwards one 3x3 of stride 2 per level.
         self.fuse = [
             [self._path(source, to) for source in range(len(self.channels))] for to in range(self.outputs)
         ]
@@ -199,7 +199,7 @@ class Module(nn.Module):
 
 
 def enlarge(x: Array, size: tuple[int, int], config: HRNetConfig) -> Array:
-    """(B, h, w, C) at a higher branch's resolution."""
+    """(B, h, w, C) enlarged to a higher branch's resolution."""
     if config.form == "pose":
         return resize_nearest(x, size)
     return resize_bilinear(x, size, config.align_corners)
@@ -208,10 +208,10 @@ def enlarge(x: Array, size: tuple[int, int], config: HRNetConfig) -> Array:
 class HRNet(nn.Module):
     """Normalised images (B, H, W, 3) -> {"stage3/1": map of the second branch after stage 3, ...}.
 
-    `first` and `stage` run it piece by piece.
+    `first` and `stage` run it stage by stage.
 
     Attributes:
-        adaptive_from: The convolutions of that stage (2, 3 or 4) and those after it take masks; 5: none do.
+        adaptive_from: First stage (2, 3 or 4) whose convolutions take masks; 5: none.
     """
 
     config: HRNetConfig
@@ -247,7 +247,7 @@ class HRNet(nn.Module):
         }
 
     def _transition(self, number: int, unit: Callable[..., ConvNorm]) -> list[ConvNorm | None]:
-        """One a branch of stage ``number``; None for a branch that keeps its channels."""
+        """One layer per branch of stage ``number``; None for a branch that keeps its channels."""
         before = self.config.branch_channels(number - 1)
         units: list[ConvNorm | None] = []
         for branch in range(number):
@@ -270,7 +270,7 @@ class HRNet(nn.Module):
         ]
 
     def first(self, images: Array, *, train: bool = False) -> tuple[Array]:
-        """Stem and stage 1, which no mask touches."""
+        """Stem and stage 1, which take no mask."""
         with jax.named_scope("stem"):
             x = self.conv2(self.conv1(images, train=train), train=train)
         with jax.named_scope(STAGES[0]):

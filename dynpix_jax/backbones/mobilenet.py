@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018) as a dense feature extractor, with squeeze-and-excitation or not.
+"""MobileNetV2 (Sandler et al., CVPR 2018) as a dense feature extractor, with or without SE.
 
 Parameter names: ``stem_conv``, ``stem_bn``, ``block_1`` ... ``block_17`` (torchvision's ``features.1`` ...).
 """
@@ -36,7 +36,7 @@ class MobileNetConfig(BackboneConfig):
     Attributes:
         width: Channels relative to the published network's.
         output_stride: 8, 16 or 32.
-        frozen_norm: Stored moments in training too.
+        frozen_norm: Norms use their stored moments in training too.
         se: Squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT pretrains); torchvision's
             weights have none.
     """
@@ -55,10 +55,10 @@ class MobileNetConfig(BackboneConfig):
 
     @property
     def block_specs(self) -> tuple[BlockSpec, ...]:
-        """The 17 blocks. Beyond the output stride, depthwise kernels are dilated in place of a stride.
+        """The 17 blocks. Beyond the output stride, depthwise kernels are dilated instead of strided.
 
-        The first block after a removed stride still has the dilation before it, so that pretrained responses
-        are kept.
+        The first block after a removed stride keeps the previous dilation, so that pretrained responses are
+        kept.
         """
         specs: list[BlockSpec] = []
         in_features, stride, dilation = self._scaled(STEM), 2, 1
@@ -100,22 +100,22 @@ class MobileNetConfig(BackboneConfig):
 
     @property
     def per_task(self) -> frozenset[str]:
-        """Norms, and SE if there is one."""
+        """Norms, and SE if the blocks have it."""
         return frozenset({"norm", "se"} if self.se else {"norm"})
 
     def preprocess(self, images: Array) -> Array:
-        """As torchvision's weights expect images."""
+        """Normalises images as torchvision's weights expect."""
         return normalize(images, "torch")
 
     def build(self, options: BuildOptions = DEFAULTS) -> MobileNetV2:
-        """The network; the 1x1 convolution above the blocks is the classifier's and left out."""
+        """The network, without the classifier and the 1x1 convolution before it."""
         return MobileNetV2(self, options)
 
 
 class InvertedResidual(Block):
-    """1x1 to ``features`` (unless it is as wide already), depthwise 3x3, 1x1 to ``out_features``, with norms.
+    """1x1 to ``features`` (unless the input is as wide), depthwise 3x3, 1x1 to ``out_features``, with norms.
 
-    ReLU6 after the first two. SE, then the input is added where the shape stays.
+    ReLU6 follows the first two. Then SE, and the input is added if the shape is unchanged.
     """
 
     relu: ClassVar[bool] = False
@@ -153,7 +153,7 @@ class InvertedResidual(Block):
         return of_task(self.se, task)(y) if self.excited else y
 
     def join(self, identity: Array, update: Array) -> Array:
-        """The sum, where the block keeps the shape."""
+        """The sum if the block keeps the shape, else the update."""
         return update if self.spec.needs_projection else identity + update
 
     def spatial_layers(self) -> tuple[Layer, ...]:

@@ -1,8 +1,8 @@
-"""Names of published MobileNetV2s in our terms, with squeeze-and-excitation (ASTMT) or without.
+"""Maps names of published MobileNetV2s, with squeeze-and-excitation (ASTMT) or without, to ours.
 
 The layers of a block have two numberings: torchvision's (``features.2.conv.1.0``) and an older, flat one
-(``features.2.conv.3``), which ASTMT has too. `flat_to_torchvision` makes the first of the second. ASTMT's
-multi-task networks have a task's name before the leaf; what is imported here is what they start from.
+(``features.2.conv.3``), which ASTMT uses too; `flat_to_torchvision` converts the second to the first. ASTMT's
+multi-task checkpoints, with a task's name before the leaf, are not read; their initial weights are.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def architecture(name: str) -> Architecture:
 
 
 def translate(name: str) -> Target | None:
-    """Our place for a tensor of MobileNetV2 under torchvision's numbering."""
+    """Target of a MobileNetV2 tensor under torchvision's numbering; None for an unknown name."""
     if match := _SE.fullmatch(name):
         return excitation(f"block_{match['block']}", match["layer"], match["leaf"])
     if match := re.fullmatch(r"features\.0\.([01])\.(\w+)", name):
@@ -50,12 +50,12 @@ def translate(name: str) -> Target | None:
 
 
 def is_classifier(name: str) -> bool:
-    """What stands above the blocks of MobileNetV2, which a dense network has no use for."""
+    """Whether the tensor belongs to the layers above the blocks, which a dense network does not use."""
     return name.startswith(("features.18.", "classifier."))
 
 
 def flat_to_torchvision(tensors: Tensors) -> Tensors:
-    """MobileNetV2's tensors under torchvision's numbering of a block's layers, whichever they have."""
+    """MobileNetV2's tensors under torchvision's numbering, from either numbering."""
     if "features.2.conv.0.weight" not in tensors:
         return tensors
     renamed = {}
@@ -71,5 +71,5 @@ def flat_to_torchvision(tensors: Tensors) -> Tensors:
 def _place(module: str, leaf: str) -> Target | None:
     if module.endswith("bn"):
         return norm_target(module, leaf)
-    # A depthwise kernel (channels, 1, 3, 3) becomes (3, 3, 1, channels) by the same change of axes.
+    # The same transposition turns a depthwise kernel (channels, 1, 3, 3) into (3, 3, 1, channels).
     return Target(f"params/{module}/kernel", 4, conv_kernel) if leaf == "weight" else None

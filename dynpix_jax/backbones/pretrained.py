@@ -1,4 +1,4 @@
-"""What an import of published weights needs to know of a network; the names files beside this one say it."""
+"""Description of a network for the import of published weights; the ``*_names`` modules fill it in."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NORM_LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where a tensor goes.
+    """Destination of an imported tensor.
 
     Attributes:
         name: Our flat name, such as "params/stem_conv/kernel".
-        ndim: Number of axes that the tensor must have; -1 for any.
-        convert: Change of layout.
+        ndim: Required number of axes; -1: any.
+        convert: Converts the layout.
     """
 
     name: str
@@ -37,16 +37,16 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A network of which weights are published.
+    """A network with published weights.
 
     Attributes:
-        model: The network of all tensors that can be imported, with so many classes.
-        translate: A tensor's name in the file -> its place with us; None for a name that it does not have.
-        example: Names that files have, for messages.
-        classifier: (name in the file, our name) of the kernel that has as many outputs as there are classes.
-        is_dropped: Whether a name has no counterpart on purpose.
-        prepare: Brings a file's names into the form that ``translate`` reads, where there are several. Raises
-            UserError, without the file's name, for the tensors of another architecture.
+        model: Number of classes -> the network with all tensors that can be imported.
+        translate: A tensor's name in the file -> its target; None for an unknown name.
+        example: Example names of the file's tensors, for messages.
+        classifier: (name in the file, our name) of the kernel with one output per class.
+        is_dropped: Whether a tensor is left out on purpose.
+        prepare: Converts the file's names to the form that ``translate`` reads. Raises UserError, without the
+            file's name, for tensors of another architecture.
     """
 
     model: Callable[[int], nn.Module]
@@ -68,15 +68,15 @@ def dense_kernel(array: np.ndarray) -> np.ndarray:
 
 
 def vector(array: np.ndarray) -> np.ndarray:
-    """(channels,), as it is."""
+    """(channels,), unchanged."""
     return array
 
 
 def norm_target(module: str, leaf: str) -> Target | None:
-    """The place of a normalization's tensor, PyTorch's name of it given; None for another name."""
+    """Target of a norm's tensor by PyTorch's name of the leaf; None for an unknown name."""
     return Target(_NORM_LEAVES[leaf].format(module), 1, vector) if leaf in _NORM_LEAVES else None
 
 
 def without_wrappers(tensors: Tensors) -> dict[str, np.ndarray]:
-    """The same without the prefixes ``module.`` and ``model.`` that training programs add."""
+    """The tensors without the prefixes ``module.`` and ``model.`` that training programs add."""
     return {_WRAPPERS.sub("", name): array for name, array in tensors.items()}

@@ -1,8 +1,8 @@
-"""ResNet-18 to -101 as dense feature extractors, with the dilations of PAG's backbone (section 4), and
-SE-ResNets, whose squeeze-and-excitation, norms and adapters may be each task's own (ASTMT).
+"""ResNet-18 to -101 as dense feature extractors, and SE-ResNets with modules per task (ASTMT).
 
-Stages are named as in the papers: the stem (7x7 convolution, norm, ReLU, pooling) counts as the first, the
-macro blocks are ``res2`` ... ``res5``, their blocks ``res4_1``, ``res4_2``, ...
+Dilations are those of PAG's backbone (section 4). Stages are named as in the papers: the stem (7x7
+convolution, norm, ReLU, pooling) counts as the first, the macro blocks are ``res2`` ... ``res5``, their
+blocks ``res4_1``, ``res4_2``, ...
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class ResNetConfig(BackboneConfig):
         depth: 18, 26, 34, 50 or 101.
         width: Channels of the stem (64 in the published networks).
         output_stride: 8, 16 or 32.
-        stride_in_1x1: Stride on a bottleneck's first 1x1 (Caffe) or its 3x3 (torchvision).
-        frozen_norm: Stored moments in training too.
-        preprocessing: What the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
-            std); ``none``: raw RGB, as ASTMT's released networks have it.
+        stride_in_1x1: A bottleneck's stride is on its first 1x1 (Caffe), otherwise on its 3x3 (torchvision).
+        frozen_norm: Norms use their stored moments in training too.
+        preprocessing: Convention of the pretrained weights: ``caffe`` (BGR minus mean), ``torch`` (RGB, mean,
+            std) or ``none`` (raw RGB, as ASTMT's released networks).
         se: Squeeze-and-excitation in every bottleneck (SE-ResNet).
     """
 
@@ -70,9 +70,9 @@ class ResNetConfig(BackboneConfig):
         """The blocks of res2 ... res5, in order.
 
         A stage beyond the output stride keeps its resolution and dilates its 3x3 instead. In its first block,
-        the first 3x3 is dilated like the rest where the removed stride stood before it (``stride_in_1x1``),
-        and like the previous stage where the stride stood on it: so the pretrained network's responses are
-        kept exactly, only sampled more densely.
+        the first 3x3 has the stage's dilation if the removed stride was before it (``stride_in_1x1``), and
+        the previous stage's if the stride was on it. This keeps the pretrained network's responses exactly,
+        and samples them more densely.
         """
         basic = self.depth in _BASIC
         specs: list[ResidualSpec] = []
@@ -119,13 +119,13 @@ class ResNetConfig(BackboneConfig):
 
     @property
     def per_task(self) -> frozenset[str]:
-        """Bottlenecks have norms, may have adapters, and an SE with ``se``."""
+        """Norms and adapters of bottlenecks, and SE with ``se``."""
         if self.depth in _BASIC:
             return frozenset()
         return frozenset({"norm", "adapters", "se"} if self.se else {"norm", "adapters"})
 
     def preprocess(self, images: Array) -> Array:
-        """By the convention of the pretrained weights."""
+        """Normalises images by the convention of the pretrained weights."""
         return normalize(images, self.preprocessing)
 
     def build(self, options: BuildOptions = DEFAULTS) -> ResNet:
@@ -134,7 +134,7 @@ class ResNetConfig(BackboneConfig):
 
 
 class ResNet(BlockBackbone):
-    """The network of a ResNetConfig; see BlockBackbone. With ``classes`` it gives "logits", too."""
+    """The network of a ResNetConfig; see BlockBackbone. With ``classes`` it returns "logits" too."""
 
     classes: int | None = None
 

@@ -1,4 +1,4 @@
-"""Names of published ResNets in our terms: torchvision's, Caffe's under the same names, and SE-ResNets.
+"""Maps names of published ResNets to ours: torchvision's, Caffe's under the same names, and SE-ResNets.
 
 Source: torchvision.models.resnet. Their ``layer1.0`` is our ``res2_1``: the papers count the stem as the
 first stage, and blocks from one. A layer of squeeze-and-excitation is ``layer1.0.se.fc.0`` (ASTMT).
@@ -59,7 +59,7 @@ def architecture(name: str) -> Architecture:
 
 
 def translate(name: str) -> Target | None:
-    """Our place for a tensor of a PyTorch ResNet; None for a name that no ResNet has."""
+    """Target of a PyTorch ResNet's tensor; None for an unknown name."""
     if name in _CLASSIFIER:
         return _CLASSIFIER[name]
     if match := re.fullmatch(_BLOCK + r"se\.fc\.(?P<k>[02])\.(?P<leaf>weight|bias)", name):
@@ -75,7 +75,7 @@ def translate(name: str) -> Target | None:
 
 
 def excitation(block: str, layer: str, leaf: str) -> Target:
-    """Our place for the weight or bias of layer "0" or "2" of a block's squeeze-and-excitation."""
+    """Target of the weight or bias of layer "0" or "2" of a block's squeeze-and-excitation."""
     place = f"params/{block}/se/{_SE_LAYERS[layer]}"
     return (
         Target(f"{place}/kernel", 2, dense_kernel) if leaf == "weight" else Target(f"{place}/bias", 1, vector)
@@ -89,10 +89,12 @@ def _format(ours: str, match: re.Match[str]) -> str:
 
 
 def check_layout(name: str, tensors: Tensors) -> Tensors:
-    """The tensors as they are: a deeper network contains a shallower one's names, so blocks are compared.
+    """The tensors, after a check of the depth.
+
+    A deeper network has all names of a shallower one, so the blocks are compared.
 
     Raises:
-        UserError: The tensors' blocks are those of another depth.
+        UserError: The blocks are those of another depth.
     """
     blocks: dict[int, set[int]] = {stage: set() for stage in range(1, 5)}
     bottleneck = False

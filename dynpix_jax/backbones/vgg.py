@@ -31,14 +31,14 @@ class VGGConfig(BackboneConfig):
 
     Attributes:
         width: Channels of conv1 (64 as published).
-        fc_features: Of fc6 and fc7 (4096 as published).
-        pooling: What 2x2 pooling does with the last row or column of an odd size: ``ceil`` pools it alone
+        fc_features: Channels of fc6 and fc7 (4096 as published).
+        pooling: How 2x2 pooling treats the last row or column of an odd size: ``ceil`` pools it alone
             (Caffe), ``floor`` drops it (torchvision).
         batch_norm: A norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
-        dropout: After fc6 and fc7, in training.
-        preprocessing: What the pretrained weights expect, ``caffe`` (BGR minus mean) or ``torch`` (RGB, mean,
-            std).
-        tap: A layer's feature is what its ReLU gives (``relu``) or reads (``conv``).
+        dropout: Dropout rate after fc6 and fc7, in training.
+        preprocessing: Convention of the pretrained weights: ``caffe`` (BGR minus mean) or ``torch`` (RGB,
+            mean, std).
+        tap: A layer's feature is the output (``relu``) or the input (``conv``) of its ReLU.
     """
 
     width: int = 64
@@ -68,7 +68,7 @@ class VGGConfig(BackboneConfig):
         return (*convs, *(Stage(name, self.fc_features, 32) for name in ("fc6", "fc7")))
 
     def preprocess(self, images: Array) -> Array:
-        """By the convention of the pretrained weights."""
+        """Normalises images by the convention of the pretrained weights."""
         return normalize(images, self.preprocessing)
 
     def build(self, options: BuildOptions = DEFAULTS) -> VGG:
@@ -80,8 +80,8 @@ class VGGConfig(BackboneConfig):
 class VGG(nn.Module):
     """Preprocessed images (B, H, W, 3) -> {layer: (B, h, w, channels)} of the layers in ``taps``.
 
-    Layers above the highest of them do not exist. h and w are H and W over the layer's stride, rounded as
-    ``config.pooling`` says. Training draws from the stream ``dropout`` (fc6, fc7).
+    Layers above the highest tap are not built. h and w are H and W over the layer's stride, rounded by
+    ``config.pooling``. Training draws from the stream ``dropout`` (fc6, fc7).
     """
 
     config: VGGConfig

@@ -1,4 +1,4 @@
-"""Names and layouts of VGG-16's tensors, torchvision's or Caffe's, in our terms.
+"""Maps names and layouts of VGG-16's tensors, torchvision's or Caffe's, to ours.
 
 torchvision numbers the layers of one sequence, ReLU and pooling included: ``features.0`` is conv1_1 (source:
 torchvision.models.vgg, `vgg16` and `vgg16_bn`). Caffe has the paper's names: ``conv1_1.weight``, or ``.0``
@@ -40,7 +40,7 @@ def architecture(name: str) -> Architecture:
 
 
 def translate(name: str, *, batch_norm: bool) -> Target | None:
-    """Our place for a tensor of VGG-16, None for a name that it does not have (such as the classifier's)."""
+    """Target of a VGG-16 tensor; None for an unknown name (such as the classifier's)."""
     module, _, leaf = name.rpartition(".")
     layer = _torchvision(batch_norm).get(module, module)
     if re.fullmatch(r"bn\d_\d", layer):
@@ -50,7 +50,7 @@ def translate(name: str, *, batch_norm: bool) -> Target | None:
         return None
     if leaf == "bias":
         return Target(f"params/{layer}/bias", 1, vector)
-    # fc6 and fc7 are published as matrices; a "fully convolutional" file has kernels.
+    # fc6 and fc7 are published as matrices, or as kernels in "fully convolutional" files.
     convert = {"fc6": fc6_kernel, "fc7": fc7_kernel}.get(layer, conv_kernel)
     return Target(f"params/{layer}/kernel", -1 if layer.startswith("fc") else 4, convert)
 

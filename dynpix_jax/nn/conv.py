@@ -48,7 +48,7 @@ class Conv(nn.Module):
         return y if self.bias is None else y + self.bias.astype(y.dtype)
 
     def layer(self) -> Convolution:
-        """The same as a layer of `ops.sparse_block`."""
+        """The module as a layer of `ops.sparse_block`."""
         strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
         return Convolution(self.kernel, self.bias, strides, dilation)
 
@@ -62,7 +62,7 @@ class DepthwiseConv(nn.Module):
     dilation: int = 1
 
     def setup(self) -> None:
-        # A channel's outputs depend on its own inputs alone: the fan is the kernel's size.
+        # A channel's outputs depend on its own inputs only: the fan is the kernel's size.
         init = nn.initializers.normal((2.0 / self.kernel_size**2) ** 0.5)
         self.kernel = self.param(
             "kernel", init, (self.kernel_size, self.kernel_size, 1, self.features), jnp.float32
@@ -73,5 +73,5 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
 
     def layer(self) -> Depthwise:
-        """The same as a layer of `ops.sparse_block`."""
+        """The module as a layer of `ops.sparse_block`."""
         return Depthwise(self.kernel, (self.strides, self.strides), (self.dilation, self.dilation))

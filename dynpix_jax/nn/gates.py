@@ -1,8 +1,8 @@
-"""Gates: what decides where, or whether, a layer computes. PAG and the anytime system choose from one table.
+"""Gates decide where, or whether, a layer computes. PAG and the anytime system share one table of them.
 
 A gate reads the features in front of a block (PAG, sections 3.1 and 3.2) or the logits of an exit (Liu et
-al., section 3.4), and gives a Decision. A config names it by ``kind``, and gives what it can be told in
-``options``, a GateOptions that `GATES` has under that kind; a user's is named ``package.module:Name``.
+al., section 3.4), and returns a Decision. A config names it by ``kind``, a key of `GATES` or
+``package.module:Name`` of a user's GateOptions, and sets its fields in ``options``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Reads = Literal["features", "logits"]
 
 @flax.struct.dataclass
 class Decision:
-    """What a gate decides.
+    """The decision of a gate.
 
     Attributes:
-        mask: float (B, h, w) in {0, 1}, 1 = compute; (B,) of a gate that decides for whole images. In
-            training it may be a sample, with straight-through gradients.
-        probability: Of computing, in [0, 1], of the same shape; what a sample is drawn from.
+        mask: float (B, h, w) in {0, 1}, 1 = compute; (B,) if the gate decides for whole images. In training
+            it may be a sample, with straight-through gradients.
+        probability: Probability of computing, in [0, 1], of the shape of ``mask``; samples are drawn from it.
     """
 
     mask: Array
@@ -49,22 +49,22 @@ class Gate(nn.Module):
     """Base of the gates."""
 
     def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
-        """Decides for a map. Training draws from the stream ``gumbel``.
+        """Decides for a batch of maps. Training draws from the stream ``gumbel``.
 
         Args:
             x: (B, H, W, C) features or logits.
-            routing: How the pass is run.
-            before: bool (B, h, w), the decision before this one, if what it skips stays skipped.
+            routing: How to run the pass.
+            before: bool (B, h, w), the previous mask; positions that it skips stay skipped.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class GateOptions(ABC):
-    """What a config may tell a gate, ``options`` beside its ``kind``.
+    """Section ``options`` beside a gate's ``kind``.
 
     Attributes:
-        reads: What such a gate can decide on.
+        reads: Inputs that the gate can decide on.
         whole_images: Whether it keeps or skips a layer for whole images.
     """
 
@@ -76,9 +76,9 @@ class GateOptions(ABC):
         """The gate.
 
         Args:
-            reads: What it will get.
-            features: Channels of that.
-            strides: Of its mask, relative to what it gets.
+            reads: Its input.
+            features: Channels of its input.
+            strides: Stride of its mask, relative to its input.
         """
 
 
@@ -97,7 +97,7 @@ def constants(*values: float) -> Initializer:
 
 
 def choose(module: nn.Module, logits: Array, routing: Routing) -> Array:
-    """One choice per position from logits (..., K), as one-hot (..., K).
+    """One choice per position from logits (..., K), one-hot (..., K).
 
     Training draws it by Gumbel arg-max (eq. 3) with the gradient of the relaxation (eq. 4); evaluation takes
     the arg-max without noise.
@@ -124,7 +124,7 @@ class PixelOptions(GateOptions):
 
     Attributes:
         blur: Average the logits over 3x3 pixels first (an option of the released code).
-        init_std: Of the kernel.
+        init_std: Standard deviation of the initial kernel.
         open_bias: Initial logit in favour of computing.
     """
 
@@ -180,14 +180,14 @@ class LayerOptions(GateOptions):
 
 
 class LayerGate(Gate):
-    """Per-image gate of the layer-skipping baseline (Veit and Belongie, ECCV 2018, as PAG compares with it).
+    """Per-image gate of the layer-skipping baseline that PAG compares with (Veit and Belongie, ECCV 2018).
 
     Global average pool, 1x1 to 16, norm, ReLU, 1x1 to two logits; the last bias starts at (0.1, 2), so that
     most blocks start open. (B, H, W, in_features) -> decision (B,). Arg-max in evaluation.
 
-    Its probability is the relaxed decision, softmax(logits / temperature): as the temperature falls it
-    becomes the arg-max, which is what evaluation pays for. ``rate`` (with the moments in ``batch_stats``, 1
-    at first) is its moving average over training images; see layer_rate_loss.
+    Its probability is the relaxed decision, softmax(logits / temperature); as the temperature falls it
+    becomes the arg-max, which evaluation uses. ``rate``, beside the moments in ``batch_stats``, is its moving
+    average over training images and starts at 1; see layer_rate_loss.
     """
 
     in_features: int
@@ -195,7 +195,7 @@ class LayerGate(Gate):
     momentum: float = 0.99
 
     def setup(self) -> None:
-        # Pooled to one position, a batch of one has no variance: the moments are the stored ones.
+        # Pooled to one position, a batch of one has no variance: use the stored moments.
         self.conv1 = Conv(self.in_features, self.hidden, kernel_size=1)
         self.bn1 = BatchNorm(self.hidden, frozen=True)
         self.conv2 = Conv(
@@ -209,7 +209,7 @@ class LayerGate(Gate):
         self.rate = self.variable("batch_stats", "rate", jnp.ones, (), jnp.float32)
 
     def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
-        """See Gate; decides for whole images, whatever was ``before``."""
+        """See Gate; decides for whole images and ignores ``before``."""
         pooled = x.mean((1, 2), keepdims=True)
         logits = self.conv2(jax.nn.relu(self.bn1(self.conv1(pooled))))[:, 0, 0]
         relaxed = jax.nn.softmax(logits / routing.temperature)[:, COMPUTE]
@@ -225,9 +225,9 @@ class ConfidenceOptions(GateOptions):
 
     Attributes:
         measure: ``max_probability``: compute where the largest class probability is at most the threshold;
-            ``entropy``: where that of the probabilities is at least the threshold, in nats; ``max_value``:
-            where the largest output is at least the threshold (pose: a joint may be there).
-        threshold: Of the measure.
+            ``entropy``: where the entropy is at least the threshold, in nats; ``max_value``: where the
+            largest output is at least the threshold (pose: a possible joint).
+        threshold: Threshold of the measure.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("logits",)
@@ -261,8 +261,8 @@ class TopKOptions(GateOptions):
     """Kind ``top_k``: compute at a fixed share of each image's positions.
 
     Attributes:
-        density: That share; the positions of the least largest class probability (logits), or of the largest
-            score, which a 1x1 convolution learns (features).
+        density: The share. Chosen are the least certain positions (logits: lowest maximum class probability)
+            or those with the highest scores of a learned 1x1 convolution (features).
     """
 
     density: float = 0.5
@@ -277,11 +277,11 @@ class TopKOptions(GateOptions):
 class TopK(Gate):
     """Computes at the positions with the largest scores; see TopKOptions.
 
-    Scores of features are learned: the mask has the gradient of their sigmoid (straight-through).
+    Scores of features are learned; the mask has the gradient of their sigmoid (straight-through).
 
     Attributes:
-        in_features: Of the features; 0 for logits, whose scores are their uncertainty.
-        strides: Of the mask.
+        in_features: Channels of the features; 0 for logits, whose scores are their uncertainty.
+        strides: Stride of the mask, relative to the input.
     """
 
     options: TopKOptions = TopKOptions()
@@ -300,7 +300,7 @@ class TopK(Gate):
         score = self.score(x)[..., 0]
         mask = top_share(score, self.options.density, before).astype(score.dtype)
         relaxed = jax.nn.sigmoid(score)
-        # Exactly the mask, also in rounding: what is added is 0.
+        # Exactly the mask, also after rounding: the added term is 0.
         return Decision(mask + (relaxed - jax.lax.stop_gradient(relaxed)), relaxed)
 
 
@@ -309,7 +309,7 @@ class RandomOptions(GateOptions):
     """Kind ``random``: compute at a share of each image's positions drawn at random, a baseline.
 
     Attributes:
-        density: That share.
+        density: The share.
     """
 
     density: float = 0.5
@@ -322,7 +322,7 @@ class RandomOptions(GateOptions):
 
 
 class Random(Gate):
-    """Computes at random positions: in training drawn anew, otherwise the same for every batch."""
+    """Computes at random positions: drawn anew in training, otherwise the same for every batch."""
 
     options: RandomOptions = RandomOptions()
     strides: int = 1
@@ -357,17 +357,17 @@ GATES: Registry[type[GateOptions]] = Registry(
 def layer_rate_loss(
     rates: Sequence[Array], relaxed: Sequence[Array], rho: Array, *, valid: Array, in_force: Array
 ) -> Array:
-    """Target of the layer-skipping baseline: mean over layers of (rho - share of images that run it)**2.
+    """Loss of the layer-skipping baseline: mean over layers of (rho - share of images that run the layer)**2.
 
-    Eq. 5 does not fit it: an image either runs a layer or not, and KL(rho || 0 or 1) is infinite. Nor does
-    the share within the batch, which the baseline's authors take (of 256 images): with one image it is 0 or
-    1, the expected loss is linear in the gate's probability, and for rho above a half every gate is driven
-    open. So the share is that among the last images (a hundred or so), with the gradient of this batch's
-    part in it: a gate may run some images for sure and skip others for sure.
+    Eq. 5 cannot be used: an image runs a layer or not, and KL(rho || 0 or 1) is infinite. The share within
+    the batch, which the baseline's authors use (256 images), fails for small batches: with one image it is 0
+    or 1, the expected loss is linear in the gate's probability, and for rho above a half every gate is driven
+    open. So the share is a moving average over about a hundred images, with the gradient of this batch's
+    part; a gate can then always run some images and always skip others.
 
     Args:
-        rates: One scalar a layer, the moving average of ``relaxed``.
-        relaxed: (B,) a layer, the probabilities of a LayerGate's decisions.
+        rates: The moving average of ``relaxed``, one scalar per layer.
+        relaxed: Probabilities (B,) of a LayerGate's decisions, one per layer.
         rho: Target in [0, 1].
         valid: bool (B,); images that count.
         in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.

@@ -1,4 +1,4 @@
-"""Convolutions that skip what is already certain (Liu et al., section 3.4): layers between two exits."""
+"""Convolutions between two exits that skip confident positions (Liu et al., section 3.4)."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ LAMBDA = 3.0
 class Masking:
     """Where the convolutions between two exits compute, and how the other positions are filled.
 
-    Made inside of the program that uses it: what its layers share (the mask at each resolution, lists of
-    positions) is found once, by the first that asks.
+    Make it inside the program that uses it. What the layers share (the mask at each resolution, lists of
+    positions) is computed once, for the first layer that needs it.
 
-    In sparse mode the values are right at needed positions: the active ones, those around them, and at lower
-    resolutions what is enlarged into these. Others hold anything finite. So a mask may only cover what the
-    mask before it in the network did.
+    In sparse mode values are correct at the needed positions: the active ones, their neighbours, and at lower
+    resolutions the positions that are enlarged into these. Other positions hold arbitrary finite values, so a
+    mask must lie within the previous mask of the network.
 
     Args:
         mask: bool (B, h, w) at the resolution of the exits, True = compute.
-        radius: Of the interpolation, see ops.interpolate_masked.
-        normalize: Of the interpolation, too.
+        radius: Radius of the interpolation, see ops.interpolate_masked.
+        normalize: Normalisation of the interpolation.
         mode: "dense" computes everywhere, "sparse" at active positions only.
-        implementation: Of the sparse mode, see ops.sparse_block.
+        implementation: Implementation of the sparse mode, see ops.sparse_block.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Masking:
         self.implementation = implementation
         self._active: dict[tuple[int, int], ActiveSet] = {}
         self._rows: dict[tuple[int, int], ActiveRows] = {}
-        # Before any layer asks, which may be inside of a branch of the program, whose values stay there.
+        # Computed here because the first layer may be inside a branch, whose values cannot leave it.
         self.needed = _needed(mask) if mode == "sparse" else {}
 
     def at(self, size: tuple[int, int]) -> Mask:
-        """The mask at another resolution: of every cell of positions the one at the top left."""
+        """The mask at another resolution: each cell takes its top left position."""
         return resize_nearest(self.mask, size)
 
     def fill(self, y: Array, lam: Array) -> Array:
-        """What a convolution gives, (B, H, W, C), with the skipped positions interpolated (section 3.4)."""
+        """The output of a convolution, (B, H, W, C), with skipped positions interpolated (section 3.4)."""
         size = (y.shape[1], y.shape[2])
         if self.mode == "sparse" and size in self.needed:
             return interpolate_rows(y, self._rows_of(size, y.shape[-1]), Interpolation(lam, self.normalize))
@@ -111,7 +111,7 @@ class Masking:
 
 
 def _needed(mask: Mask) -> dict[tuple[int, int], Mask]:
-    """The positions whose values are read, at the exits' resolution and each half of the one before it."""
+    """The positions whose values are read, at the exits' resolution and at each halved resolution below."""
     sizes = [(mask.shape[1], mask.shape[2])]
     while min(sizes[-1]) > 1 and len(sizes) < 4:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -121,8 +121,8 @@ def _needed(mask: Mask) -> dict[tuple[int, int], Mask]:
     for level, size in enumerate(sizes):
         at = active[level]
         if level + 1 < len(sizes):
-            # A convolution of stride 2 reads around position 2 i for i. Where a side is odd, the mask's
-            # position for i is another one.
+            # A convolution of stride 2 reads around position 2 i for output i. For an odd side, the mask has
+            # another position for i.
             read = active[level + 1]
             at = at | jnp.zeros_like(at).at[:, ::2, ::2].set(read)
         at = _spread(at if cells is None else at | cells)
@@ -142,10 +142,11 @@ def _spread(mask: Mask) -> Mask:
 
 
 class MaskedConv(nn.Module):
-    """`Conv` that computes where a mask says so and interpolates elsewhere, with a trainable ``lam``.
+    """`Conv` that computes where a mask is True and interpolates elsewhere, with a trainable ``lam``.
 
-    Without ``adaptive`` there is no ``lam``, and masks are not taken. Not ``interpolated``: what it gives at
-    skipped positions means nothing, since nothing reads it.
+    Attributes:
+        adaptive: Whether it takes masks and has a ``lam``.
+        interpolated: False leaves skipped positions undefined, for layers whose skipped outputs are not read.
     """
 
     in_features: int
@@ -191,7 +192,7 @@ class ConvNorm(nn.Module):
         self.bn = BatchNorm(self.features, frozen=self.frozen_norm, momentum=self.momentum)
 
     def layers(self, normalize: Normalize) -> tuple[Layer, ...]:
-        """The same as layers of `ops.sparse_block`, on rows that share a mask."""
+        """The module as layers of `ops.sparse_block`, on rows that share a mask."""
         chain = (self.conv.conv.layer(), Interpolation(self.conv.lam, normalize), self.bn.layer())
         return (*chain, Relu()) if self.relu else chain
 

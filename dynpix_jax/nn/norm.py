@@ -1,4 +1,4 @@
-"""Batch normalisation that can be frozen and read as an affine map."""
+"""Batch normalisation that can be frozen or turned into an affine map."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
         self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
 
     def layer(self) -> Affine:
-        """What the stored moments make of it, as a layer of `ops.sparse_block`."""
+        """The norm by its stored moments, as a layer of `ops.sparse_block`."""
         return Affine(*self._affine(self.mean.value, self.var.value))
 
     def _affine(self, mean: Array, var: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What a network has once a task: squeeze-and-excitation, norms, residual adapters (ASTMT, section 3)."""
+"""Modules per task: squeeze-and-excitation, norms, residual adapters (ASTMT, section 3)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Modulation:
 
     Attributes:
         tasks: Names of the tasks that share the rest.
-        se: Squeeze-and-excitation, one a task.
-        norm: Batch norm, one a task.
-        adapters: 1x1 convolutions, one a task, beside those that are shared.
+        se: Squeeze-and-excitation per task.
+        norm: Batch norm per task.
+        adapters: 1x1 convolution per task, parallel to a shared convolution.
     """
 
     tasks: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Modulation:
 
     @property
     def any(self) -> bool:
-        """Whether tasks see different features at all."""
+        """Whether any module is a task's own."""
         return bool(self.tasks) and (self.se or self.norm or self.adapters)
 
 
@@ -43,7 +43,7 @@ SHARED = Modulation()
 
 
 class PerTask(nn.Module):
-    """A module a task, as attributes of the tasks' names: ``of_task`` picks one."""
+    """One module per task, as attributes with the tasks' names; ``of_task`` selects one."""
 
     tasks: tuple[str, ...]
     make: Callable[[], nn.Module]
@@ -54,29 +54,29 @@ class PerTask(nn.Module):
 
 
 def per_task(own: bool, tasks: tuple[str, ...], make: Callable[[], nn.Module]) -> nn.Module:
-    """What ``make`` makes, once a task if ``own`` and there are tasks; to be used through ``of_task``.
+    """A module from ``make``, or one per task if ``own`` and there are tasks; call it through ``of_task``.
 
-    A shared module has the names of its parameters in a network for one task; a task's own have the task's
-    name between ("res2_1/bn1/depth/scale").
+    A shared module has the same parameter names as in a network for one task; a task's own has the task's
+    name in them ("res2_1/bn1/depth/scale").
     """
     return PerTask(tasks, make) if own and tasks else make()
 
 
 def of_task(module: nn.Module, task: str) -> Any:
-    """The module of that task, or the one that all share."""
+    """The module of that task, or the shared one."""
     return getattr(module, task) if isinstance(module, PerTask) else module
 
 
 def task_norm(
     modulation: Modulation, features: int, frozen: bool = False, momentum: float = 0.9
 ) -> nn.Module:
-    """Batch norm, one a task where ``modulation.norm``."""
+    """Batch norm, one per task if ``modulation.norm``."""
     norm = partial(BatchNorm, features, frozen=frozen, momentum=momentum)
     return per_task(modulation.norm, modulation.tasks, norm)
 
 
 class SqueezeExcite(nn.Module):
-    """Channels scaled by what their means say (Hu et al., CVPR 2018): (B, H, W, features) -> the same.
+    """Squeeze-and-excitation (Hu et al., CVPR 2018): scales the channels of (B, H, W, features).
 
     Global mean -> ``features // reduction`` -> activation -> ``features`` -> sigmoid.
     """

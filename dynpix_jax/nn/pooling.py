@@ -1,4 +1,4 @@
-"""Pooling by dilated convolutions: every pixel weighs, or picks, the dilation that suits it.
+"""Pooling by dilated convolutions: every pixel weighs the dilations, or selects one.
 
 PAG's MultiPool (section 3.4) and depth-aware gated pooling (Kong and Fowlkes, CVPR 2018, section 3).
 """
@@ -19,7 +19,7 @@ from dynpix_jax.ops.sparse import Convolution, Layer, Relu, active_set, sparse_b
 
 
 class DilatedBranch(nn.Module):
-    """3x3 convolution, norm, ReLU, at the dilation of each call: kernels tied over pooling sizes are one."""
+    """3x3 convolution, norm, ReLU; each call gives the dilation, so that pooling sizes can share a kernel."""
 
     in_features: int
     features: int
@@ -34,7 +34,7 @@ class DilatedBranch(nn.Module):
         return jax.nn.relu(self.bn(y, train=train))
 
     def layers(self, dilation: int) -> tuple[Layer, ...]:
-        """The same as layers of `ops.sparse_block`, by the stored moments."""
+        """The module as layers of `ops.sparse_block`, by its stored moments."""
         return Convolution(self.conv.kernel, dilation=(dilation, dilation)), self.bn.layer(), Relu()
 
 
@@ -51,9 +51,9 @@ def pool_dilated(
 
     Args:
         x: (B, H, W, C).
-        weights: (B, H, W, P), P dilations; None weighs all alike.
-        dilations: In the order of the weights.
-        branch: The branch of a dilation above 0, C to C.
+        weights: (B, H, W, P) for P dilations; None: equal weights.
+        dilations: Dilations in the order of the weights.
+        branch: The branch of a dilation above 0, C to C channels.
         routing: In sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only.
         one_hot: Whether each pixel has one weight of 1, the others 0.
     """
@@ -65,7 +65,7 @@ def pool_dilated(
     if weights is None or not one_hot or routing.mode == "dense":
         pooled = (everywhere(dilation) if dilation else x for dilation in dilations)
         return weighted_sum(pooled, weights, len(dilations))
-    # A pixel that copies its input keeps it; without a copy branch every position is written once.
+    # A pixel of the copy branch keeps its input; without a copy branch every position is written once.
     out = x if 0 in dilations else None
     for index, dilation in enumerate(dilations):
         if dilation:
@@ -78,7 +78,7 @@ def pool_dilated(
 
 
 def weighted_sum(maps: Iterable[Array], weights: Array | None, count: int) -> Array:
-    """sum_i W_i M_i of ``count`` maps (B, H, W, C) with weights (B, H, W, P); their mean where None."""
+    """sum_i W_i M_i of ``count`` maps (B, H, W, C) with weights (B, H, W, P); their mean if None."""
     total: Array | None = None
     for index, pooled in enumerate(maps):
         share = 1.0 / count if weights is None else weights[..., index, None].astype(pooled.dtype)

@@ -1,4 +1,4 @@
-"""Residual blocks in parts, so that a system may run the expensive ones where it wants (PAG's eq. 2)."""
+"""Residual blocks in parts, so that a system can run parts of them at selected positions (PAG's eq. 2)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from dynpix_jax.ops.sparse.layers import cast, everywhere
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What everybody may know of a block of a backbone.
+    """Description of a backbone's block.
 
     Attributes:
-        name: Of its module, unique in the network: ``res4_2`` is the second block of the stage ``res4``.
-        stage: Name of the stage that it belongs to.
+        name: Name of its module, unique in the network: ``res4_2`` is the second block of the stage ``res4``.
+        stage: Name of its stage.
         in_features: Channels of its input.
-        features: Channels of its spatial part: of X and Y in PAG's eq. 2.
+        features: Channels of its spatial part (X and Y in PAG's eq. 2).
         out_features: Channels of its output.
-        strides: Of the whole block.
-        dilation: Of its spatial part.
+        strides: Stride of the whole block.
+        dilation: Dilation of its spatial part.
         splits: Whether its spatial part keeps the resolution and can run at single positions; see Block.
-        rectified: Its input comes from a ReLU.
-        frozen_norm: Its norms take no statistics of the batch: in training, too, positions can run alone.
+        rectified: Whether its input comes from a ReLU.
+        frozen_norm: Whether its norms use no batch statistics, so that single positions can run in training
+            too.
     """
 
     name: str
@@ -47,17 +48,17 @@ class BlockSpec:
 
     @property
     def needs_projection(self) -> bool:
-        """Whether the shortcut must change shape."""
+        """Whether the shortcut changes the shape."""
         return self.strides != 1 or self.in_features != self.out_features
 
 
 class Block(nn.Module):
     """A residual block in parts: O = join(I, F3(F2(F1(x)))), with F1 `reduce`, F2 `spatial`, F3 `expand`.
 
-    (B, H, W, in_features) -> (B, ceil(H / strides), ceil(W / strides), out_features). Where ``spec.splits``,
-    F2 reads a window around each position of F1's map and F3 each position alone; `spatial_layers` and
-    `expand_layers` are the two as layers of `ops.sparse_block`, by the stored moments of norms. A block whose
-    norms take no statistics of the batch need not define `spatial` and `expand` beside them.
+    (B, H, W, in_features) -> (B, ceil(H / strides), ceil(W / strides), out_features). If ``spec.splits``, F2
+    reads a window around each position of F1's map, and F3 reads single positions; `spatial_layers` and
+    `expand_layers` give them as layers of `ops.sparse_block`, by the norms' stored moments. A block whose
+    norms use no batch statistics need not define `spatial` and `expand`.
 
     Attributes:
         relu: Whether a ReLU follows the sum.
@@ -83,7 +84,7 @@ class Block(nn.Module):
         return x
 
     def join(self, identity: Array, update: Array) -> Array:
-        """O of I and what F3 gives."""
+        """O from I and the output of F3."""
         return jax.nn.relu(identity + update) if self.relu else identity + update
 
     def spatial_layers(self) -> tuple[Layer, ...]:
@@ -95,7 +96,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def shortcut_in_parts(self, x: Array, *, train: bool) -> tuple[Array, Shortcut]:
-        """A map, and how it gives I and then O: what can be done at single positions is left to do."""
+        """A map, and the Shortcut that makes I and O of it at single positions."""
         rectified = self.spec.rectified and not self.spec.needs_projection
         return self.shortcut(x, train=train), Shortcut(relu=self.relu, rectified=rectified)
 
@@ -107,13 +108,13 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class ResidualSpec(BlockSpec):
-    """What a block of a ResNet (He et al., CVPR 2016) must know beside.
+    """Description of a ResNet's block (He et al., CVPR 2016).
 
     Attributes:
-        stage_dilation: Dilation of the stage's later layers, which a BasicBlock's second 3x3 already has.
-        stride_in_1x1: A bottleneck's stride stands on its first 1x1 (the Caffe networks of the papers), or on
-            its 3x3 (torchvision).
-        momentum: Of the norms' running averages.
+        stage_dilation: Dilation of the stage's later layers, and of a BasicBlock's second 3x3.
+        stride_in_1x1: A bottleneck's stride is on its first 1x1 (the Caffe networks of the papers), otherwise
+            on its 3x3 (torchvision).
+        momentum: Momentum of the norms' running averages.
         se: Squeeze-and-excitation after the last norm.
     """
 
@@ -126,8 +127,8 @@ class ResidualSpec(BlockSpec):
 class Bottleneck(Block):
     """1x1 reduce, 3x3, 1x1 expand, each with batch norm; ReLU after the first two and after the sum.
 
-    Each task may have its own SE, its own norms (the shortcut's too), and a 1x1 adapter parallel to the 3x3
-    convolution that starts at zero (ASTMT, section 3).
+    Each task may have its own SE, its own norms (the shortcut's too), and its own 1x1 adapter parallel to the
+    3x3 convolution, which starts at zero (ASTMT, section 3).
     """
 
     spec: ResidualSpec
@@ -186,7 +187,7 @@ class Bottleneck(Block):
         return self.conv3.layer(), self.bn3.layer()
 
     def shortcut_in_parts(self, x: Array, *, train: bool) -> tuple[Array, Shortcut]:
-        """A projection's norm is left to do."""
+        """The projection without its norm, which the Shortcut applies."""
         if not self.spec.needs_projection:
             return super().shortcut_in_parts(x, train=train)
         return self.projection(x), Shortcut(self.projection_bn.layer())

@@ -29,7 +29,7 @@ def top_share(score: Array, density: float, before: Mask | None = None) -> Mask:
     """The positions of each image that have the largest scores: bool (B, h, w) of float (B, h, w).
 
     Args:
-        score: Of every position; of equal ones the first is taken.
+        score: Score of every position; of equal ones the first is taken.
         density: Share of all positions that is taken, in [0, 1].
         before: bool (B, h, w); only positions where it is True are taken, so perhaps fewer.
     """

@@ -50,8 +50,8 @@ def conv(
     Args:
         x: (B, H, W, Cin).
         kernel: (kh, kw, Cin, Cout).
-        strides: Of rows and columns.
-        dilation: Of the kernel's rows and columns.
+        strides: Strides of rows and columns.
+        dilation: Dilation of the kernel's rows and columns.
         padding: ((top, bottom), (left, right)) zeros; None: ``dilation * (k // 2)`` on every side, as PyTorch
             models pad (XLA's "SAME" pads asymmetrically at stride 2).
         bias: (Cout,) or None.

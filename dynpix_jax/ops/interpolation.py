@@ -47,7 +47,7 @@ def interpolate_masked(
         x: (B, H, W, C), floating, finite.
         mask: bool (B, H, W), True = computed.
         lam: Scalar; weights are exp(-lam^2 d^2), d in pixels.
-        radius: Of the square window, at least 1.
+        radius: Radius of the square window, at least 1.
         normalize: "full" divides by the kernel's sum, "present" by the sum over computed neighbours, either
             plus 1e-5.
 

@@ -17,7 +17,7 @@ def pointwise(x: Array, kernel: Array, bias: Array | None = None, strides: tuple
         x: (B, H, W, Cin).
         kernel: (1, 1, Cin, Cout) or (Cin, Cout).
         bias: (Cout,) or None.
-        strides: Of rows and columns.
+        strides: Strides of rows and columns.
 
     Returns:
         (B, ceil(H / strides[0]), ceil(W / strides[1]), Cout).

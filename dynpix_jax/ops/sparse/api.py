@@ -191,8 +191,8 @@ def perforated_conv(
         kernel: (kh, kw, Cin, Cout) of x's dtype.
         active: bool (B, Ho, Wo), True = compute, or its ``active_set``.
         bias: (Cout,) or None.
-        strides: Of rows and columns.
-        dilation: Of the kernel's rows and columns.
+        strides: Strides of rows and columns.
+        dilation: Dilation of the kernel's rows and columns.
         implementation: See `sparse_block`.
 
     Returns:

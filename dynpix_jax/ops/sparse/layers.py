@@ -36,8 +36,8 @@ class Convolution:
     Attributes:
         kernel: (kh, kw, Cin, Cout).
         bias: (Cout,) or None.
-        strides: Of rows and columns.
-        dilation: Of the kernel's rows and columns.
+        strides: Strides of rows and columns.
+        dilation: Dilation of the kernel's rows and columns.
     """
 
     kernel: Array
@@ -76,8 +76,8 @@ class Depthwise:
 
     Attributes:
         kernel: (kh, kw, 1, C).
-        strides: Of rows and columns.
-        dilation: Of the kernel's rows and columns.
+        strides: Strides of rows and columns.
+        dilation: Dilation of the kernel's rows and columns.
     """
 
     kernel: Array

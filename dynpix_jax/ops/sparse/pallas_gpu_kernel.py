@@ -42,8 +42,8 @@ def run(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet,
         rows: 16-bit (B*H*W, parts*channels); the input.
         weights: 16-bit (parts*weight_rows, column_blocks*columns).
         bias: (column_blocks*columns,).
-        active: Of the output.
-        dtype: Of the result.
+        active: Active positions of the output.
+        dtype: Dtype of the result.
 
     Returns:
         (positions, features), zero where not active.
@@ -91,7 +91,7 @@ class _Tiles(NamedTuple):
 
     Attributes:
         active: How many positions are.
-        number: Of this block's tiles.
+        number: Number of this block's tiles.
         corner: i -> first row in the list of active positions, and first column, of this block's tile ``i``.
     """
 

@@ -60,7 +60,7 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     """The kernel, without a derivative.
 
     Args:
-        call: Of a convolution alone. Its active set is not used: tiles are listed, not positions.
+        call: Call of a convolution alone. Its active set is not used: tiles are listed, not positions.
         interpret: Run it slowly on any backend, True for its values, ``InterpretParams`` for the copies too;
             None: what :func:`~dynpix_jax.ops.sparse.interpret.interpreting` says.
 

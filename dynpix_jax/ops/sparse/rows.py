@@ -58,7 +58,7 @@ class ActiveRows:
         count: int32 scalar; number of active rows.
         interpolated: int32 scalar; the first interpolated row.
         end: int32 scalar; the last row + 1.
-        radius: Of the interpolation.
+        radius: Radius of the interpolation.
         chunks: Rows at a time.
     """
 
@@ -82,8 +82,8 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
         mask: bool (B, H, W), True = compute.
         needed: bool (B, H, W); positions whose values will be read. It has to hold the mask and its whole 3x3
             neighbourhood.
-        channels: Of the layers, for the size of chunks.
-        radius: Of the interpolation, at least 1.
+        channels: Channels of the layers, for the size of chunks.
+        radius: Radius of the interpolation, at least 1.
     """
     _, height, width = mask.shape
     size = mask.size
@@ -140,7 +140,7 @@ def run_on_rows(blocks: Sequence[ResidualBlock], x: Array, rows: ActiveRows) -> 
         blocks: Their layers are groups of a 3x3 `Convolution`, its `Interpolation`, and layers of single
             rows.
         x: (B, H, W, C), right where needed.
-        rows: Of the mask.
+        rows: Rows of the mask.
 
     Returns:
         (B, H, W, C), right where needed; elsewhere x.
@@ -304,8 +304,8 @@ def _mean_of_neighbours(
     Args:
         neighbour: Offset in the padded map -> values (n, C), and whether they are known (n,).
         result: Shape and dtype of the mean.
-        lam: Of the weights.
-        rows: Of the mask.
+        lam: Lambda of the weights.
+        rows: Rows of the mask.
         normalize: See `interpolate_masked`.
     """
     r, width = rows.radius, rows.mask.shape[2] + 2 * rows.radius

@@ -50,8 +50,8 @@ def map_active(
         x: (B, Hi, Wi, C), seen with ``dilation * (k // 2)`` zeros on every side.
         active: Positions in the *output*, shape (B, Ho, Wo).
         window: (kh, kw).
-        dilation: Of the window's rows and columns.
-        strides: Of the output positions in ``x``.
+        dilation: Dilation of the window's rows and columns.
+        strides: Strides of the output positions in ``x``.
         init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
         combine: "set" writes what ``fn`` makes of the windows; with "update", ``fn`` also takes what ``init``
             holds at the active positions, (chunk, Cout), and what it returns takes that place: a residual

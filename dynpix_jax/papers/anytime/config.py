@@ -21,9 +21,9 @@ class AdaptivityConfig:
         kind: A name of `nn.gates.GATES` that reads logits: ``confidence``, ``top_k``, ``random``, or your
             own. What it decides on is each exit's prediction; what it skips stays skipped.
         start: Share of a stage's steps that train before anything is skipped.
-        radius: Of the interpolation, see ops.interpolate_masked.
-        normalize: Of the interpolation.
-        options: Of the gate, by its kind.
+        radius: Radius of the interpolation, see ops.interpolate_masked.
+        normalize: Normalisation of the interpolation.
+        options: Options of the gate, by its kind.
     """
 
     kind: str = "confidence"
@@ -48,11 +48,11 @@ class HeadConfig:
     """Section ``model.heads``.
 
     Attributes:
-        kind: Of all exits but that after stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
-            encoder-decoders, section 3.3). That after stage 4 is always plain.
+        kind: Kind of the exits before stage 4: ``plain`` (early exiting, EE) or ``redesigned`` (RH: small
+            encoder-decoders, section 3.3). The exit after stage 4 is always plain.
         plain: ``two_layers`` (1x1 convolution, norm, ReLU, 1x1 convolution) or ``single`` (pose).
-        inputs: What a head reads, all branches enlarged to the ``highest`` and joined (``concat``), or that
-            branch alone. The paper's pose rows are EE on the highest, RH on all.
+        inputs: Input of a head: all branches enlarged to the highest and joined (``concat``), or the
+            ``highest`` alone. The paper's pose rows are EE on the highest, RH on all.
         features: Width of redesigned heads.
         downsampling: D of section 3.3, of the exits after stages 1, 2, 3.
     """
@@ -84,8 +84,8 @@ class AnytimeConfig:
         task_options: Fields of the task.
         backbone: An HRNet.
         exits: Stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
-        weights: Of the exits' losses, one each.
-        heads: Of the exits.
+        weights: Weights of the exits' losses, one each.
+        heads: Heads of the exits.
         adaptivity: None computes everything.
     """
 

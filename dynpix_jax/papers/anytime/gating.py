@@ -58,7 +58,7 @@ def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs
     """Those of all stages after the first exit, by names like "stage3_stride8" and "exit3_stride16".
 
     Args:
-        config: Of the network.
+        config: Config of the network.
         params: Its parameters, or their shapes.
     """
     if config.adaptivity is None:

@@ -27,7 +27,7 @@ class Progress:
     """What is known after an exit.
 
     Attributes:
-        maps: Of its stage.
+        maps: Maps of its stage.
         logits: (B, h, w, K) at a quarter of the image's resolution; None before the first exit.
         mask: bool (B, h, w), where to compute from here on; None: everywhere.
     """

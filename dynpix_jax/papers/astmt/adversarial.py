@@ -74,9 +74,9 @@ def discriminator_loss(
 
     Args:
         discriminate: (B, h, w, C) -> logits (B, h, w, tasks).
-        gradient: Of the task's loss, (B, h, w, C).
+        gradient: Gradient of the task's loss, (B, h, w, C).
         labelled: (B, H, W) bool, the pixels that the task's loss counts; the positions of which count here.
-        strength: Of the reversal, >= 0: the network learns the opposite of what the discriminator learns.
+        strength: Strength of the reversal, >= 0.
 
     Returns:
         Scalar, nats; 0 where nothing is labelled.

@@ -41,7 +41,7 @@ class DecoderConfig:
         se: Each task's own SE; without it there is none in the decoder.
         norm: Each task's own norms.
         adapters: Each task's own adapters.
-        reduction: Of the SE; 4 where low-level features are narrowed.
+        reduction: Reduction of the SE; 4 where low-level features are narrowed.
     """
 
     kind: Literal["deeplab", "uber"] = "deeplab"
@@ -78,9 +78,9 @@ class AdversarialConfig:
     """Section ``model.adversarial``: a discriminator that tells tasks by their gradients.
 
     Attributes:
-        weight: w_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
+        weight: W_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
         epochs: Steps in which the reversal grows, see reversal_strength.
-        kernel: Of its two convolutions, 1 in the paper; the code released for NYUD has 3.
+        kernel: Kernel size of its two convolutions, 1 in the paper; the code released for NYUD has 3.
     """
 
     weight: float = 0.1
@@ -104,7 +104,7 @@ class AstmtConfig:
         tasks: What is predicted, in the order of the updates; one alone makes a single-task network, in which
             nothing is a task's own.
         task_options: Fields of each task's class.
-        task_weights: w_t of eq. 1; 1 where it is not given.
+        task_weights: W_t of eq. 1; 1 where it is not given.
         backbone: See backbones; the paper has SE-ResNets and MobileNetV2.
         encoder: What of the backbone is each task's own.
         decoder: On top of it.

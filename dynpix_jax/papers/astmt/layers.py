@@ -26,7 +26,7 @@ class Unit(nn.Module):
 
     Attributes:
         separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
-        reduction: Of the SE.
+        reduction: Reduction of the SE.
         adapted: False keeps adapters away (the branch of the image's mean).
     """
 

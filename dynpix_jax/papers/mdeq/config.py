@@ -16,10 +16,10 @@ class CellConfig:
     """Section ``model.cell``: f, which is applied until nothing changes. The defaults are those of "small".
 
     Attributes:
-        channels: Of the branches, from the highest resolution (a quarter of the image's) down, each half the
-            one before.
+        channels: Channels of the branches, from the highest resolution (a quarter of the image's) down, each
+            half the one before.
         expansion: Width of the block inside a branch, relative to its channels.
-        groups: Of its group norms; the norm after the fusion has half as many.
+        groups: Groups of its group norms; the norm after the fusion has half as many.
         dropout: Share of a block's channels that are left out in training, the same ones in all iterations of
             a forward pass.
         weight_norm: Kernels of blocks and after the fusion as direction times length (Salimans and Kingma,
@@ -50,7 +50,7 @@ class JacobianConfig:
     """Section ``model.jacobian``: the penalty on f's Jacobian at the fixed point (Bai et al., ICML 2021).
 
     Attributes:
-        weight: Of the penalty; 0 leaves it out.
+        weight: Weight of the penalty; 0 leaves it out.
         frequency: Share of the steps that have it.
         probes: Random vectors that estimate it.
     """
@@ -105,7 +105,7 @@ class MdeqConfig:
             pretraining.
         jacobian: The penalty.
         anytime: Predictions on the way.
-        norm_momentum: Of the moving averages of stem and head.
+        norm_momentum: Momentum of the moving averages of stem and head.
     """
 
     system: str

@@ -39,7 +39,8 @@ class SolverConfig:
         error: ``absolute``, the root mean square of f(z) - z over the image's values, or ``relative``, the
             norm of f(z) - z divided by that of f(z).
         memory: Rank-one terms of Broyden's inverse Jacobian, or iterates that Anderson mixes.
-        regularization: Of Anderson's least squares, relative to the largest residual in memory.
+        regularization: Regularization of Anderson's least squares, relative to the largest residual in
+            memory.
         mixing: Anderson's beta. Broyden reads neither.
     """
 

@@ -37,9 +37,9 @@ class GateConfig:
         sparsity_on: Densities of the ``hard`` masks, which are what computation costs, or of the ``soft``
             probabilities that they are drawn from, as released.
         weight: The loss's lambda.
-        temperature: Of the relaxation, (start, end) over the stage.
+        temperature: Temperature of the relaxation, (start, end) over the stage.
         soft: Train on relaxed samples, as the released code does, instead of straight-through ones.
-        options: Of the gate itself, by its kind.
+        options: Options of the gate itself, by its kind.
     """
 
     kind: str = "none"
@@ -137,8 +137,8 @@ class PagConfig:
         task: What is predicted, a name of ``tasks.TASKS``.
         task_options: Fields of that task's class (classes, weights of its loss, ...).
         backbone: See backbones.
-        gate: Of its blocks.
-        multipool: Of its blocks.
+        gate: Gate of its blocks.
+        multipool: Multipool of its blocks.
         head_features: Decoder width.
         drop_blocks: Blocks left out at the top (the truncated baseline).
         res6: Two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top

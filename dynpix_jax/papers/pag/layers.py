@@ -108,7 +108,7 @@ class BlockOutputs:
 
     Attributes:
         mask: float (B, h, w) in {0, 1}, where it computed.
-        probability: Of its gate, see Decision.
+        probability: Probability of its gate, see Decision.
         selection: (B, h, w, P), the weights of a MultiPool's pooling sizes.
     """
 
@@ -162,7 +162,7 @@ class GatedBlock(PagBlock):
     O = join(I, Z), of a ResNet ReLU(I + Z).
 
     Attributes:
-        options: Of the gate.
+        options: Options of the gate.
         gate_scope: Which reading.
     """
 
@@ -219,7 +219,7 @@ class SkippedBlock(PagBlock):
     update if it is True everywhere.
 
     Attributes:
-        options: Of a gate that decides for whole images.
+        options: Options of a gate that decides for whole images.
     """
 
     options: GateOptions = LayerOptions()

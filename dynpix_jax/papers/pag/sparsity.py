@@ -92,7 +92,7 @@ def per_layer_sparsity_loss(
         valid: bool (B,); padding images (False) do not count. None: all count.
         in_force: bool (L,), one a layer; gates that are not inserted yet (False) do not count. None: all
             count.
-        divergence: Of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
+        divergence: Divergence of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
 
     Returns:
         Scalar; 0 without masks or without a valid image.

@@ -194,13 +194,13 @@ class PerspectiveConfig:
         depth: Options of that task, the regression of the depth branch; None leaves it out.
         backbone: See backbones; its last stage is read.
         pooling: The gated layers.
-        bins: Of the depth.
+        bins: Bins of the depth.
         loss: Weights of eq. 1.
         loops: Times that the refinement module runs after the feed-forward pass. Its parameters do not depend
             on how often, only on whether there is a loop at all.
         features: Width of everything above the backbone.
-        depth_features: Of the depth branch, see DepthBranch.
-        depth_kernel: Of the depth branch.
+        depth_features: Channels of the depth branch, see DepthBranch.
+        depth_kernel: Kernel size of the depth branch.
         dropout: Before the classes.
         frozen_norm: Stored moments in training too, for the layers above the backbone. No pretrained network
             has these layers: train them before they are frozen.

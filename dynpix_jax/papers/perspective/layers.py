@@ -146,7 +146,7 @@ class Pass(nn.Module):
     dropout -> classes. Calling it again is the next loop: same parameters, same moments.
 
     Attributes:
-        classes: Of the segmentation, 0 for none.
+        classes: Classes of the segmentation, 0 for none.
         signal: "none", "average", "gt_depth", "attention" or "pred_depth".
         pooling: Makes the pooling.
         branch: Makes the depth branch; None for a signal without one.

@@ -24,7 +24,7 @@ class HypercolumnConfig:
             ``tap`` of the backbone.
         normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in
             scale by orders of magnitude; the paper leaves that to the MLP (``none``).
-        dropout: Of hypercolumns (0.5 as released for boundaries).
+        dropout: Dropout of hypercolumns (0.5 as released for boundaries).
     """
 
     layers: tuple[str, ...] = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -44,7 +44,7 @@ class MLPConfig:
     Attributes:
         hidden: Widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
         dropout: After each hidden layer.
-        init_std: Of the Gaussian that kernels start from; None is He's.
+        init_std: Standard deviation of the Gaussian that kernels start from; None is He's.
     """
 
     hidden: tuple[int, ...] = (4096, 4096)
@@ -68,7 +68,7 @@ class SamplingConfig:
     """Section ``model.sampling``: the pixels that training sees.
 
     Attributes:
-        pixels: Of an image (2000 in the paper); for ``uniform`` a mean.
+        pixels: Pixels of an image (2000 in the paper); for ``uniform`` a mean.
         strategy: ``stratified``, so many random ones of each image; ``uniform``, so many times the images, of
             all images together; ``biased``, as stratified, with a fixed share of rare ones.
         rare_share: That share, for ``biased``. Rare are boundaries, or all classes but the first.
@@ -99,7 +99,7 @@ class PixelNetConfig:
         backbone: See backbones; the paper's is VGG-16.
         hypercolumn: What a pixel's features are.
         mlp: Above them.
-        sampling: Of pixels in training.
+        sampling: Sampling of pixels in training.
         pad: Pixels of the mean colour around the image, 100 as released for 224 x 224 images.
         chunk: Pixels that dense prediction works on at a time.
     """

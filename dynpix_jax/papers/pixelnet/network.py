@@ -23,7 +23,7 @@ class PixelNetNetwork(nn.Module):
     """``maps``, then ``at_pixels`` (what training needs) or ``everywhere``; a call does all pixels.
 
     Attributes:
-        channels: Of the prediction.
+        channels: Channels of the prediction.
     """
 
     config: PixelNetConfig

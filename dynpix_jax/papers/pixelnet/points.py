@@ -59,7 +59,7 @@ def biased_points(key: PRNGKey, mask: Array, rare: Array, count: int, share: flo
     Args:
         mask: bool (B, H, W), pixels that may be drawn.
         rare: bool (B, H, W).
-        share: Of ``count``, in (0, 1); rounded to whole pixels.
+        share: Share of ``count``, in (0, 1); rounded to whole pixels.
 
     Returns:
         int32 (B, count, 2), rows (y, x), the rare ones first.

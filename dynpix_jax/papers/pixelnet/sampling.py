@@ -67,7 +67,7 @@ def sample_linear(
         maps: (B, h, w, C), one a layer.
         points: As for `sample_bilinear`.
         kernels: (C, D), a map each.
-        strides: Of the maps.
+        strides: Strides of the maps.
         bias: (D,) or None.
         order: Of sample and product; None picks the faster by the shapes of each map.
 
@@ -168,7 +168,7 @@ def hypercolumns(maps: Sequence[Array], *, strides: Sequence[int], size: tuple[i
 
     Args:
         maps: (B, h, w, C), one a layer.
-        strides: Of the maps.
+        strides: Strides of the maps.
         size: (H, W).
 
     Raises:
