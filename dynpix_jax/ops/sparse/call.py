@@ -82,7 +82,7 @@ class Call:
     def features(self) -> int:
         """Cout of a chain."""
         windows = jax.ShapeDtypeStruct((1, *self.first.window, self.x.shape[-1]), self.x.dtype)
-        return jax.eval_shape(on_rows, self.layers, windows).shape[-1]
+        return int(jax.eval_shape(on_rows, self.layers, windows).shape[-1])
 
     @property
     def empty(self) -> bool:

@@ -70,7 +70,8 @@ class Chunks:
         trips = (count - done + self.rest - 1) // self.rest
         if self.rest < self.full:
             carry = lax.fori_loop(0, full, lambda i, c: body(self.full, first + i * self.full, c), carry)
-        return lax.fori_loop(0, trips, lambda i, c: body(self.rest, first + done + i * self.rest, c), carry)
+        carry = lax.fori_loop(0, trips, lambda i, c: body(self.rest, first + done + i * self.rest, c), carry)
+        return carry
 
 
 def read_rows(flat: Array, index: Array, count: Array, *, inside: bool = False) -> Array:
@@ -91,7 +92,8 @@ def read_rows(flat: Array, index: Array, count: Array, *, inside: bool = False) 
         # XLA's CPU compiler fuses what follows into the gather and then finds the address of every element on
         # its own, which takes three times as long. It does not fuse across a branch: here is one that is
         # always taken.
-        return lax.cond(count > 0, read, lambda: jnp.zeros((index.size, flat.shape[-1]), flat.dtype))
+        rows: Array = lax.cond(count > 0, read, lambda: jnp.zeros((index.size, flat.shape[-1]), flat.dtype))
+        return rows
 
     rows: Array = lax.platform_dependent(cpu=apart, default=read)
     return rows

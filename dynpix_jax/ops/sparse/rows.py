@@ -321,6 +321,6 @@ def _mean_of_neighbours(
         return sums[0] + weight[:, None].astype(result.dtype) * values, sums[1] + weight
 
     start = (jnp.zeros(result.shape, result.dtype), jnp.zeros(result.shape[:1], jnp.float32))
-    values, present = lax.fori_loop(0, count, add, start)
-    total = weights.sum() if normalize == "full" else present
-    return values / (total + EPSILON).astype(result.dtype)[..., None]
+    sums: tuple[Array, Array] = lax.fori_loop(0, count, add, start)
+    total = weights.sum() if normalize == "full" else sums[1]
+    return sums[0] / (total + EPSILON).astype(result.dtype)[..., None]
