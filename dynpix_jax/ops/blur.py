@@ -9,14 +9,14 @@ from dynpix_jax.core.typing import Array
 
 
 def gaussian_blur(x: Array, sigma: float) -> Array:
-    """Smooths along rows and columns; beyond the border a map goes on as it ends there.
+    """Smooths along rows and columns; the border is continued by its last value.
 
     Args:
         x: (B, H, W, C), floating.
-        sigma: Standard deviation in pixels; the weights end at 4 sigma. 0 leaves the map as it is.
+        sigma: Standard deviation in pixels; the kernel ends at 4 sigma. 0 returns the map unchanged.
 
     Raises:
-        ValueError: Another number of dimensions, or a negative sigma.
+        ValueError: The map is not four-dimensional, or sigma is negative.
     """
     if x.ndim != 4 or sigma < 0:
         raise ValueError(f"gaussian_blur: expected (B, H, W, C) and sigma >= 0, got {x.shape} and {sigma}")
@@ -27,7 +27,7 @@ def gaussian_blur(x: Array, sigma: float) -> Array:
 
 
 def _weights(side: int, sigma: float) -> np.ndarray:
-    """(side, side): what each pixel of a line takes from which."""
+    """(side, side): weights of the input pixels of a line (columns) for each output pixel (rows)."""
     radius = int(4 * sigma + 0.5)
     taps = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (taps / sigma) ** 2)

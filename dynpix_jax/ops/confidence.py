@@ -1,4 +1,4 @@
-"""How certain a prediction is, and which positions have the largest scores (Liu et al., section 3.4)."""
+"""Confidence of predictions, and the positions with the highest scores (Liu et al., section 3.4)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Measure = Literal["max_probability", "entropy", "max_value"]
 
 
 def confidence(logits: Array, measure: Measure) -> Array:
-    """How sure a prediction is, larger is surer: (B, h, w, K) -> (B, h, w) float32.
+    """Confidence of a prediction, larger is more certain: (B, h, w, K) -> (B, h, w) float32.
 
-    "max_probability" of the softmax, in [1 / K, 1]; "entropy": minus that of the softmax, in nats;
-    "max_value": minus the largest output (a heatmap: surely no joint).
+    "max_probability" of the softmax, in [1 / K, 1]; "entropy": minus the entropy of the softmax, in nats;
+    "max_value": minus the largest output (a heatmap: certainly no joint).
     """
     logits = logits.astype(jnp.float32)
     if measure == "max_value":
@@ -26,12 +26,12 @@ def confidence(logits: Array, measure: Measure) -> Array:
 
 
 def top_share(score: Array, density: float, before: Mask | None = None) -> Mask:
-    """The positions of each image that have the largest scores: bool (B, h, w) of float (B, h, w).
+    """The positions of each image with the highest scores: float (B, h, w) -> bool (B, h, w).
 
     Args:
-        score: Score of every position; of equal ones the first is taken.
-        density: Share of all positions that is taken, in [0, 1].
-        before: bool (B, h, w); only positions where it is True are taken, so perhaps fewer.
+        score: Score of every position; of equal scores the first is selected.
+        density: Share of all positions to select, in [0, 1].
+        before: bool (B, h, w); only positions where it is True are selected, possibly fewer than ``density``.
     """
     allowed = jnp.ones(score.shape, jnp.bool_) if before is None else before
     flat = jnp.where(allowed, score, -jnp.inf).reshape(len(score), -1)

@@ -43,9 +43,9 @@ def conv(
     """Dense 2-D convolution (cross-correlation, as everywhere in deep learning).
 
     1x1 kernels without explicit padding run as a matrix product
-    (:func:`~dynpix_jax.ops.pointwise.pointwise`), and so does, on a CPU, a convolution to a single channel:
-    one product for all taps, whose results are shifted and added, takes a third of the time of XLA's.
-    Differentiable in reverse mode, any number of times.
+    (:func:`~dynpix_jax.ops.pointwise.pointwise`). On a CPU, a convolution to a single channel is one product
+    for all taps, whose results are shifted and added: a third of the time of XLA's. Differentiable in reverse
+    mode, any number of times.
 
     Args:
         x: (B, H, W, Cin).
@@ -85,7 +85,7 @@ def conv(
 def _convolve(
     x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
 ) -> Array:
-    """``spread``: distances of the rows and columns of ``x``, with zeros between them."""
+    """``spread``: distances between the rows and columns of ``x``, filled with zeros."""
     return lax.conv_general_dilated(
         x, kernel, strides, padding, spread, dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -95,10 +95,10 @@ def _convolve(
 def _convolve_in_order(
     x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
 ) -> Array:
-    """`_convolve`, whose gradients of any order are, on a CPU, convolutions of NHWC and HWIO, too.
+    """`_convolve`, whose gradients of any order are convolutions of NHWC and HWIO on a CPU too.
 
-    jax exchanges the roles of axes instead of transposing arrays. On a CPU XLA undoes that in the main
-    program only: within branches and loops such gradients become plain loops, 15 to 30 times slower.
+    JAX swaps the roles of axes instead of transposing arrays. On a CPU, XLA undoes that in the main program
+    only: inside branches and loops such gradients become plain loops, 15 to 30 times slower.
     """
     return _convolve(x, kernel, strides, dilation, padding, spread)
 
@@ -147,7 +147,7 @@ def _gradients_in_order(
         of_kernel.append((low, outside + reach - inside - low))
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     to_x = _convolve_in_order(gradient, flipped, spread, dilation, tuple(of_x), strides)
-    # Channels take the place of the batch, and the batch that of channels.
+    # Channels and batch are swapped.
     images, outputs = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     to_kernel = _convolve_in_order(images, outputs, dilation, strides, tuple(of_kernel), spread)
     return to_x, to_kernel.transpose(1, 2, 0, 3)

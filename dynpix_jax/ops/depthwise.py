@@ -1,4 +1,4 @@
-"""Depthwise convolution: every channel with a kernel of its own."""
+"""Depthwise convolution: every channel has its own kernel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ SHIFTED = "depthwise_shifted"
 def depthwise_conv(x: Array, kernel: Array, *, strides: Pair = (1, 1), dilation: Pair = (1, 1)) -> Array:
     """Depthwise 2-D convolution with the padding of PyTorch.
 
-    On a CPU the taps are shifted, multiplied and added: XLA's grouped convolution takes several times, its
-    gradient up to ten times as long there. Differentiable in reverse mode.
+    On a CPU the taps are shifted, multiplied and added; XLA's grouped convolution takes several times as long
+    there, and its gradient up to ten times. Differentiable in reverse mode.
 
     Args:
         x: (B, H, W, C).
         kernel: (kh, kw, 1, C), kh and kw odd.
-        strides, dilation: Of rows and columns.
+        strides: Strides of rows and columns.
+        dilation: Dilation of the kernel's rows and columns.
 
     Returns:
         (B, ceil(H / strides[0]), ceil(W / strides[1]), C).

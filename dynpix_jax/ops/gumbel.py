@@ -33,7 +33,7 @@ def argmax_one_hot(logits: Array, axis: int = -1) -> Array:
 def gumbel_softmax(key: Array, logits: Array, temperature: Array | float, *, axis: int = -1) -> Array:
     """The relaxed sample, softmax((logits + noise) / temperature) (eq. 4 as a forward pass).
 
-    The released code of the paper trains with this soft sample (the option ``soft``); the paper itself with
+    The paper's released code trains with this soft sample (the option ``soft``), the paper itself with
     :func:`gumbel_softmax_st`.
 
     Args:
@@ -50,14 +50,12 @@ def gumbel_softmax(key: Array, logits: Array, temperature: Array | float, *, axi
 
 
 def gumbel_softmax_st(key: Array, logits: Array, temperature: Array | float, *, axis: int = -1) -> Array:
-    """A one-hot sample with the gradient of the relaxed sample (straight-through; eq. 3 forward, eq. 4
-    backward).
+    """A one-hot sample with the gradient of the relaxed sample (straight-through).
 
-    Forward: one-hot of argmax(logits + noise), an exact sample of softmax(logits) at every temperature.
-      Backward:
-    the vector-Jacobian product of softmax((logits + noise) / temperature) with the same noise, with respect
-    to the logits and to the temperature (the true derivative of the relaxed estimator, for whoever wants to
-    learn it). The key has none (float0). Forward-mode differentiation is not defined.
+    Forward (eq. 3): one-hot of argmax(logits + noise), an exact sample of softmax(logits) at every
+    temperature. Backward (eq. 4): the vector-Jacobian product of softmax((logits + noise) / temperature) with
+    the same noise, with respect to the logits and the temperature. The key has no gradient (float0).
+    Forward-mode differentiation is not defined.
 
     Args:
         key: PRNG key.
@@ -73,8 +71,7 @@ def gumbel_softmax_st(key: Array, logits: Array, temperature: Array | float, *, 
 
 
 def _add_noise(key: Array, logits: Array) -> Array:
-    # In float32 at least: the upper tail of bfloat16 noise has a handful of values and would bias the
-    # samples.
+    # In float32 at least: the upper tail of bfloat16 noise has few values and would bias the samples.
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     return logits.astype(dtype) + jax.random.gumbel(key, logits.shape, dtype)
 

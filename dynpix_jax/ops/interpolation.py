@@ -1,9 +1,9 @@
-"""Filling positions that were not computed from those around them that were (Liu et al., section 3.4, eq. 3).
+"""Interpolation of skipped positions from computed neighbours (Liu et al., section 3.4, eq. 3).
 
-The released code's reading (`normalize="full"`): a 7x7 kernel exp(-lam^2 d^2) without its centre, divided by
-its own sum, over zeros where nothing was computed. So a position with no computed direct neighbour gets
-nearly nothing. "present" divides by the sum over neighbours that were computed, as the paper's text says and
-the method it takes the idea from does (Xie et al., 2020).
+The released code (`normalize="full"`) filters a map that is zero at skipped positions with a 7x7 kernel
+exp(-lam^2 d^2) without its centre, divided by its sum. So a position without a computed direct neighbour gets
+almost zero. "present" divides by the sum over computed neighbours, as the paper's text says and the method it
+builds on does (Xie et al., 2020).
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def rbf_weights(lam: Array, radius: int, squares: np.ndarray) -> Array:
 def interpolate_masked(
     x: Array, mask: Mask, lam: Array | float, *, radius: int = 3, normalize: Normalize = "full"
 ) -> Array:
-    """``x`` where ``mask`` is True; elsewhere the weighted mean of what is there within ``radius`` (eq. 3).
+    """``x`` where ``mask`` is True; elsewhere the weighted mean of computed values within ``radius`` (eq. 3).
 
-    Outside the image there are zeros. Differentiable with respect to ``x`` and ``lam``; what ``x`` holds
-    where the mask is False does not matter.
+    The map is padded with zeros. Differentiable with respect to ``x`` and ``lam``; values of ``x`` where the
+    mask is False are not used.
 
     Args:
         x: (B, H, W, C), floating, finite.
         mask: bool (B, H, W), True = computed.
         lam: Scalar; weights are exp(-lam^2 d^2), d in pixels.
         radius: Radius of the square window, at least 1.
-        normalize: "full" divides by the kernel's sum, "present" by the sum over computed neighbours, either
-            plus 1e-5.
+        normalize: "full" divides by the kernel's sum, "present" by the sum over computed neighbours; 1e-5 is
+            added to either.
 
     Returns:
         (B, H, W, C) of the dtype of ``x``.
@@ -93,8 +93,8 @@ def _band(lam: Array, size: int, radius: int) -> Array:
 def _filtered(x: Array, rows: Array, columns: Array) -> Array:
     """(B, H, W, C) summed with the weights of `_band` along both axes.
 
-    The kernel is a product but for its centre, which meets zeros only where the result is read. Two products
-    of matrices rather than sums of shifted maps: hundreds of those in one program take minutes to compile.
+    The kernel is separable but for its centre, which meets only zeros where the result is read. Two matrix
+    products instead of sums of shifted maps: hundreds of such sums in a program take minutes to compile.
     """
     with jax.named_scope(INTERPOLATION_SCOPE):
         highest = lax.Precision.HIGHEST

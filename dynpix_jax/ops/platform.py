@@ -1,4 +1,4 @@
-"""Functions that run by another program on a CPU than elsewhere, chosen when they are compiled."""
+"""Functions with one program for CPUs and one for other platforms, chosen when they are compiled."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Bilinear = Callable[..., Array]
 
 
 def by_platform(*, cpu: Bilinear, default: Bilinear) -> Bilinear:
-    """A function with two programs for the same values, one of them for a CPU.
+    """A function with two programs that compute the same values, one of them for CPUs.
 
-    The platform is the one that a program is compiled for, which need not be that of the machine. Derivatives
-    choose anew: what JAX would make of the choice keeps what the derivatives of both programs need.
+    The platform is the one that the program is compiled for, not that of the machine. Derivatives choose
+    again: JAX's own derivative of the choice would keep the residuals of both programs.
 
     Args:
         cpu: The program for a CPU.

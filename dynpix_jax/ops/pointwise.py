@@ -10,8 +10,8 @@ from dynpix_jax.core.typing import Array
 def pointwise(x: Array, kernel: Array, bias: Array | None = None, strides: tuple[int, int] = (1, 1)) -> Array:
     """1x1 convolution of ``x``.
 
-    Written as a product of matrices because XLA's CPU gradient of a 1x1 convolution with respect to the
-    kernel is several times slower than that of the product; a stride takes every n-th row and column first.
+    A matrix product, because XLA's CPU gradient of a 1x1 convolution with respect to the kernel is several
+    times slower. A stride takes every n-th row and column first.
 
     Args:
         x: (B, H, W, Cin).

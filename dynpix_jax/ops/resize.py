@@ -1,4 +1,4 @@
-"""Resizing that agrees with PyTorch's ``interpolate`` to rounding, for either ``align_corners``, up and down.
+"""Resizing, up and down, that agrees with PyTorch's ``interpolate`` to rounding.
 
 ``jax.image.resize`` differs in three ways: half-pixel centres for "nearest", antialiasing when shrinking,
 and no ``align_corners``.
@@ -22,19 +22,20 @@ RESIZE_SCOPE = "resize"
 def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False) -> Array:
     """Bilinear resizing without antialiasing.
 
-    Two products with small interpolation matrices: fast forward and backward on every backend. Every value
-    of a row or column enters with a weight, if 0: the input must be finite.
+    Two products with small interpolation matrices: fast forward and backward on every backend. Every value of
+    a row or column has a weight, possibly 0, so the input must be finite.
 
     Args:
         x: (B, H, W, C), floating.
         size: (H', W') of the result.
-        align_corners: The corner pixels' centres (True) or their outer corners (False) coincide.
+        align_corners: Whether the centres of the corner pixels coincide (True) or their outer corners
+            (False).
 
     Returns:
         (B, H', W', C) of the dtype of ``x``; low precision is computed in float32.
 
     Raises:
-        ValueError: Not four-dimensional, not floating, or an empty size.
+        ValueError: ``x`` is not four-dimensional or not floating, or a size is empty.
     """
     _check("resize_bilinear", x, size)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -51,8 +52,7 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
 
 
 def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
-    """Nearest-neighbour resizing: pixel i of the result is pixel floor(i * scale) of the input, scale = H /
-    H'.
+    """Nearest-neighbour resizing: pixel i of the result is pixel floor(i * H / H') of the input.
 
     Args:
         x: (B, H, W, C) or (B, H, W), any dtype.
@@ -62,7 +62,7 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
         (B, H', W', C) or (B, H', W').
 
     Raises:
-        ValueError: Of another rank, or an empty size.
+        ValueError: ``x`` has another number of dimensions, or a size is empty.
     """
     _check("resize_nearest", x, size, ranks=(3, 4))
     for axis, new in zip((1, 2), size, strict=True):
@@ -83,16 +83,16 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
 def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
     """Every pixel takes the nearest cell of a network's map, whose cell i lies at pixel ``stride * i``.
 
-    That is where a ResNet's padding puts it. :func:`resize_nearest` would stretch the map instead, and shift
-    it by up to half a cell.
+    A ResNet's padding puts it there. :func:`resize_nearest` would stretch the map, and shift it by up to half
+    a cell.
 
     Args:
         x: (B, h, w) or (B, h, w, C); any dtype.
-        size: (H, W), of the image.
+        size: (H, W) of the image.
         stride: Pixels from cell to cell.
 
     Returns:
-        (B, H, W[, C]). Pixels beyond the last cell take the last; midway the later cell wins.
+        (B, H, W[, C]). Pixels beyond the last cell take its value; midway the later cell is taken.
     """
     _check("cells_to_pixels", x, size, ranks=(3, 4))
     for axis, new in zip((1, 2), size, strict=True):
@@ -102,13 +102,13 @@ def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
 
 
 def mean_scale(old: Sequence[int], new: Sequence[int]) -> float:
-    """The scale between two sizes (H, W): the geometric mean of both sides', which rounding makes differ."""
+    """The scale between two sizes (H, W): the geometric mean over both sides, which differ by rounding."""
     return float(np.sqrt(new[0] / old[0] * new[1] / old[1]))
 
 
 def _nearest_index(old: int, new: int) -> np.ndarray:
-    # In float32 as PyTorch computes it: where i * scale is a whole number, the rounding decides (2 -> 82
-    # repeats the first pixel 42 times). Doubling is exact there.
+    # In float32 like PyTorch: where i * scale is a whole number, the rounding decides (2 -> 82 repeats the
+    # first pixel 42 times). Doubling is exact.
     if new == 2 * old:
         return np.arange(new) // 2
     scale = np.float32(old) / np.float32(new)

@@ -1,16 +1,16 @@
 """Sparse execution: a chain of layers that runs at the active positions of a mask only.
 
-One call: ``sparse_block(x, active, layers, combine=..., init=...)``. A convolution alone is
-``perforated_conv``. In the order in which a reader needs them:
+Call ``sparse_block(x, active, layers, combine=..., init=...)``, or ``perforated_conv`` for a single
+convolution. Read the modules in this order:
 
-1. Where: ``active.py`` lists the positions of a mask (:class:`ActiveSet`); ``rows.py`` those of a mask that
-   many layers share, as compact rows (:class:`ActiveRows`).
-2. What: ``layers.py``, the layers of a chain as data; ``call.py`` checks and binds the arguments of a call.
-3. How: ``chunks.py`` is the one loop, over chunks of rows; ``windows.py`` applies any function of windows by
-   it. On these rest the implementations: ``masked.py`` (dense), ``gather.py`` (XLA), ``pallas_tpu*.py`` and
+1. Positions: ``active.py`` lists those of a mask (:class:`ActiveSet`); ``rows.py`` those of a mask that many
+   layers share, as compact rows (:class:`ActiveRows`).
+2. Arguments: ``layers.py`` has the layers of a chain as data; ``call.py`` checks and binds a call.
+3. Implementations: ``chunks.py`` is the loop over chunks of rows; ``windows.py`` uses it to apply a function
+   of windows. On them build ``masked.py`` (dense), ``gather.py`` (XLA), ``pallas_tpu*.py`` and
    ``pallas_gpu*.py`` (kernels for the convolution). ``vjp.py`` gives a program the derivative of another.
-4. Which: ``api.py`` runs the implementation that is named, or decides. ``interpret.py`` lets kernels run in
-   tests on any machine.
+4. Dispatch: ``api.py`` runs the named implementation, or chooses one. ``interpret.py`` lets tests run the
+   kernels on any machine.
 
 ``reference.py`` is the definition that all are tested against.
 """

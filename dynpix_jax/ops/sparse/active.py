@@ -18,8 +18,8 @@ class ActiveSet:
 
     Attributes:
         mask: bool (B, H, W); True = compute.
-        indices: int32 (B*H*W,); flat indices of the active positions, ascending, then B*H*W as filling.
-        count: int32 scalar; how many there are.
+        indices: int32 (B*H*W,); flat indices of the active positions, ascending, padded with B*H*W.
+        count: int32 scalar; number of active positions.
     """
 
     mask: Mask
@@ -34,14 +34,13 @@ class ActiveSet:
 
 
 def active_set(mask: Mask) -> ActiveSet:
-    """The positions where ``mask`` is True. Make it once for a mask, share it among all ops that use the
-    mask.
+    """The positions where ``mask`` is True. Make it once per mask, and share it among all ops with that mask.
 
     Args:
         mask: bool (B, H, W); True = compute.
 
     Raises:
-        ValueError: Not bool or not three-dimensional.
+        ValueError: The mask is not bool or not three-dimensional.
     """
     if mask.ndim != 3 or mask.dtype != jnp.bool_:
         raise ValueError(f"active_set: mask must be bool (B, H, W), got {mask.dtype} {mask.shape}")
@@ -49,7 +48,7 @@ def active_set(mask: Mask) -> ActiveSet:
     size = flat.size
     position = jnp.arange(size, dtype=jnp.int32)
     rank = jnp.cumsum(flat, dtype=jnp.int32)
-    # Inactive positions aim past the end, each at its own place: the promise of unique indices stays true.
+    # Inactive positions write past the end, each to its own index: the promise of unique indices holds.
     target = jnp.where(flat, rank - 1, size + position)
     filling = jnp.full((size,), size, jnp.int32)
     indices = filling.at[target].set(position, mode="drop", unique_indices=True)

@@ -1,4 +1,4 @@
-"""The dispatch point: checks a call, chooses its implementation, runs it."""
+"""Dispatch: checks a call, chooses its implementation, runs it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class ImplementationUnavailable(ValueError):
-    """A named implementation cannot run here; the message gives the reason and what can."""
+    """A named implementation cannot run here; the message gives the reason and the alternatives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Implementation:
 
     Attributes:
         run: The program.
-        platforms: Of ``jax.default_backend()``, where arrays lie unless they were put elsewhere; empty: all.
-        refuses: The reason why it cannot run a call of a convolution alone, or "".
+        platforms: Values of ``jax.default_backend()`` on which it runs; empty: all.
+        refuses: Gives the reason why it cannot run a call of a single convolution, or "".
     """
 
     run: Run
@@ -58,7 +58,7 @@ class Implementation:
 
 
 def implementations() -> dict[str, Implementation]:
-    """Every implementation by name."""
+    """All implementations by name."""
     return {
         "masked": Implementation(masked),
         "gather": Implementation(gather),
@@ -68,9 +68,9 @@ def implementations() -> dict[str, Implementation]:
 
 
 def _pallas(platform: str) -> Implementation:
-    """The kernel for a platform; imported when used, for Pallas takes longer to import than all else.
+    """The kernel for a platform; imported when used, because importing Pallas is slow.
 
-    It runs the convolutions that read windows; what follows them runs everywhere, and is then masked.
+    It runs the convolutions that read windows; the other layers run everywhere, and the result is masked.
     """
 
     def module() -> ModuleType:
@@ -93,25 +93,24 @@ def _pallas(platform: str) -> Implementation:
     return Implementation(run, (platform,), refuses)
 
 
-# With fewer channels than the first number, gather is faster up to the second, a density
-# (docs/sparse-execution.md).
+# (channels, density): with fewer channels, gather is faster up to this density (docs/sparse-execution.md).
 _BREAK_EVEN = ((48, 0.6), (72, 0.4), (128, 0.6), (192, 0.75), (384, 0.88))
 
-# What an active and an interpolated row of a residual block cost, of the dense cost of a position, with fewer
-# channels than the first number.
+# (channels, costs): with fewer channels, the cost of an active and of an interpolated row of a residual
+# block, relative to a position of the dense block.
 _ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.2)))
 
 
 def break_even(channels: int) -> float:
     """Density up to which ``gather`` with ``channels`` input channels is faster than dense, on a CPU.
 
-    Of a convolution alone; measured on the papers' layers of 18 to 512 channels.
+    For a single convolution; measured on the papers' layers of 18 to 512 channels.
     """
     return next((density for limit, density in _BREAK_EVEN if channels < limit), 0.97)
 
 
 def row_costs(channels: int) -> tuple[float, float]:
-    """What an active and an interpolated row of a block cost on a CPU, of the dense cost of a position."""
+    """CPU cost of an active and of an interpolated row of a block, relative to a dense position."""
     return next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.25))
 
 
@@ -131,27 +130,27 @@ def sparse_block(
 
     Args:
         x: (B, H, W, Cin), floating.
-        active: Where to compute: a mask bool (B, Ho, Wo), its ``active_set`` (one mask, several calls), or
-            the ``active_rows`` of a mask (several blocks that share it).
+        active: The positions to compute: a mask bool (B, Ho, Wo), its ``active_set`` (one mask, several
+            calls), or the ``active_rows`` of a mask (several blocks that share it).
         layers: A :class:`Convolution` or :class:`Depthwise`, then 1x1 convolutions, :class:`Affine`,
             :class:`Relu` and other functions of single positions that are pytrees, in any order. On rows:
             :class:`ResidualBlock`, whose 3x3 convolutions keep the channels of ``x`` and are each followed by
             their :class:`Interpolation`.
-        combine: None: the result takes the place of what ``init`` holds. :class:`Shortcut`: a residual block,
+        combine: None: the result replaces ``init`` at active positions. :class:`Shortcut`: a residual block,
             ReLU(I + y) at active positions and ReLU(I) at the others.
         init: (B, Ho, Wo, Cout), None: zeros.
         implementation: "masked" (dense, then masked), "gather" (active positions only, XLA), "pallas_tpu",
             "pallas_gpu" (a kernel for the convolutions that read windows). A named one runs or raises; there
-            is no silent fallback. None decides: on a CPU ``gather``, or ``masked`` where the density and the
-            channels make it faster, which is known when the program runs (under ``vmap`` both run: give a
-            batch as B); elsewhere ``masked``.
+            is no silent fallback. None: on a CPU ``gather`` or ``masked``, whichever is faster at the density
+            and channels, chosen at run time (under ``vmap`` both run: give a batch as B); elsewhere
+            ``masked``.
 
     Returns:
-        (B, Ho, Wo, Cout) of the dtype of ``init``, else of x. On rows: x with the layers applied where the
-        rows are needed; elsewhere anything finite.
+        (B, Ho, Wo, Cout) of the dtype of ``init``, else of x. On rows: x with the layers applied at needed
+        rows; other values are arbitrary but finite.
 
     Raises:
-        ValueError: Shapes or dtypes that do not fit, a chain that cannot be run so, or an unknown name.
+        ValueError: Shapes or dtypes do not fit, the chain is not supported, or the name is unknown.
         ImplementationUnavailable: The named implementation cannot run here.
     """
     call = bind(x, active, tuple(layers), combine, init)
@@ -184,7 +183,7 @@ def perforated_conv(
 ) -> Array:
     """A convolution at active positions; zero elsewhere (also where a bias is given).
 
-    `sparse_block` of one layer, whose arguments and errors it shares.
+    It is `sparse_block` of one layer, with the same errors.
 
     Args:
         x: (B, H, W, Cin), floating; padded with ``dilation * (k // 2)`` zeros on every side.
@@ -210,10 +209,10 @@ def _pulled_back(call: Call, gradient: Array) -> list[Array]:
     return gradients
 
 
-# Its derivative decides anew: what JAX would make of the choice keeps what all programs need for theirs.
+# Its derivative chooses again: JAX's own derivative of the choice would keep the residuals of all programs.
 @with_pull_back(_pulled_back)
 def _decide(call: Call) -> Array:
-    """The default implementation of the platform that this is compiled for."""
+    """Runs the default implementation of the platform that the program is compiled for."""
     return _choose(call, gather, masked, _unmasked)
 
 
@@ -224,7 +223,7 @@ def _choose(
     unmasked: Callable[..., Result],
     *others: Array,
 ) -> Result:
-    """Runs one of the programs on the call and the others: ``unmasked`` where everything is active."""
+    """Runs one of the programs; ``unmasked`` if every position is active."""
 
     def on_cpu(call: Call, *others: Array) -> Result:
         size, channels = call.mask.size, call.x.shape[-1]

@@ -1,4 +1,4 @@
-"""The arguments of one call, checked and bound: what every implementation takes."""
+"""The arguments of one call, checked and bound: the input of every implementation."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Call:
 
     Attributes:
         x: (B, H, W, Cin).
-        active: Where to compute, in the output.
+        active: The positions to compute, in the output.
         layers: The chain, in the dtype of ``x``.
-        combine: How the result meets ``init``; None: it takes its place.
-        init: (B, Ho, Wo, Cout), what is written into; None: zeros.
+        combine: How to combine the result with ``init``; None: it replaces ``init``.
+        init: (B, Ho, Wo, Cout), the map that results are written into; None: zeros.
     """
 
     x: Array
@@ -58,24 +58,24 @@ class Call:
 
     @property
     def positions(self) -> ActiveSet:
-        """The active set, which is listed here if only a mask was given."""
+        """The active set; made here if only a mask was given."""
         return self.active if isinstance(self.active, ActiveSet) else active_set(self.mask)
 
     @property
     def count(self) -> Array:
-        """int32 scalar; how many positions are active."""
+        """int32 scalar; number of active positions."""
         if isinstance(self.active, ActiveSet | ActiveRows):
             return self.active.count
         return jnp.sum(self.active, dtype=jnp.int32)
 
     @property
     def first(self) -> WindowLayer:
-        """The convolution that a chain begins with."""
+        """The first layer of a chain."""
         return typed(WindowLayer, self.layers[0])
 
     @property
     def convolution(self) -> Convolution:
-        """That of a call of a dense convolution alone."""
+        """The convolution of a call that has no other layer."""
         return typed(Convolution, self.layers[0])
 
     @property
@@ -90,14 +90,14 @@ class Call:
         return any(0 in value.shape for value in jax.tree.leaves((self.x, self.mask, self.layers)))
 
     def convolutions(self) -> list[WindowLayer]:
-        """The convolutions that read more than rows of a chain: its first, and those of residual blocks."""
+        """The convolutions that read windows: the first of a chain, and those of residual blocks."""
         if not isinstance(self.active, ActiveRows):
             return [self.first]
         blocks = [layer.layers for layer in self.layers if isinstance(layer, ResidualBlock)]
         return [layer for layers in blocks for layer in layers if isinstance(layer, Convolution | Depthwise)]
 
     def single(self, x: Array, layer: WindowLayer) -> Call:
-        """A convolution alone, at the positions of this call."""
+        """A call of a single convolution, at the positions of this call."""
         return Call(x, self.active, (layer,))
 
 
@@ -111,7 +111,7 @@ def bind(
     """Checks the arguments of `sparse_block`.
 
     Raises:
-        ValueError: What does not fit, by name.
+        ValueError: An argument does not fit; the message names it.
     """
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise _wrong("x", "floating (B, H, W, Cin)", f"{x.dtype} {x.shape}")
@@ -131,7 +131,7 @@ def _check_chain(call: Call) -> None:
 
 
 def _check_layers(call: Call) -> None:
-    """A convolution, then functions of single positions."""
+    """Checks that the chain is a convolution, then functions of single positions."""
     if not call.layers or not isinstance(call.layers[0], Convolution | Depthwise):
         raise _wrong("layers", "a chain that begins with a convolution", _names(call))
     for layer in call.layers[1:]:
@@ -141,7 +141,7 @@ def _check_layers(call: Call) -> None:
 
 
 def _check_weights(call: Call) -> None:
-    """Of the convolution: kernel, bias, strides, dilation."""
+    """Checks the convolution's kernel, bias, strides and dilation."""
     first, x, channels = call.first, call.x, call.x.shape[-1]
     for name, pair in (("strides", first.strides), ("dilation", first.dilation)):
         if isinstance(pair, int) or len(pair) != 2 or min(pair) < 1:
@@ -156,7 +156,7 @@ def _check_weights(call: Call) -> None:
 
 
 def _check_maps(call: Call) -> None:
-    """The mask, and where results go."""
+    """Checks the mask and ``init``."""
     first, x = call.first, call.x
     geometry = f"x {x.shape}, window {first.window}, strides {first.strides}, dilation {first.dilation}"
     shape = (

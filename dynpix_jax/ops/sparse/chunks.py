@@ -1,7 +1,7 @@
 """The loop of every sparse program: chunks of listed rows, small enough to stay in cache.
 
-How many chunks run is known at run time only, so that no shape depends on a mask. One gather of all windows
-instead would write kh * kw times the input to memory, and is 2 to 3 times slower on a CPU.
+The number of chunks is known only at run time, so that no shape depends on a mask. A single gather of all
+windows would write kh * kw times the input to memory, and is 2 to 3 times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dynpix_jax.ops.conv import Pair
 Carry = TypeVar("Carry")
 
 # Bytes of float32 windows in a full chunk. Measured best, or within noise of it, from 48 to 512 channels on a
-# CPU with 1 MiB of second-level cache a core and 32 MiB for all: with fewer rows the product reads weights
-# more often, with more the windows leave the cache.
+# CPU with 1 MiB of second-level cache per core and 32 MiB shared: with fewer rows the product reads weights
+# more often, with more rows the windows leave the cache.
 _CHUNK_BYTES = 11 << 19
 
 
@@ -36,7 +36,7 @@ def chunk_size(channels: int, window: Pair) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """Full chunks, then the rest in chunks an eighth as long, so that few rows are computed in vain.
+    """Full chunks, then chunks an eighth as long for the rest, so that few idle rows are computed.
 
     Attributes:
         full: Rows of a full chunk.
@@ -57,13 +57,13 @@ class Chunks:
         *,
         first: Array | int = 0,
     ) -> Carry:
-        """Runs ``body(rows, first row, carry)`` over ``count`` rows; the last chunk may reach beyond them.
+        """Runs ``body(rows, first row, carry)`` over ``count`` rows; the last chunk may extend beyond them.
 
         Args:
             count: int32 scalar.
-            body: Gives the next carry.
-            carry: What the first chunk gets.
-            first: The row to begin with.
+            body: Returns the next carry.
+            carry: The initial carry.
+            first: The first row.
         """
         full = count // self.full if self.rest < self.full else 0
         done = full * self.full
@@ -81,7 +81,7 @@ def read_rows(flat: Array, index: Array, count: Array, *, inside: bool = False) 
         flat: (N, C).
         index: int32, of any shape.
         count: int32 scalar, above zero wherever this runs within :meth:`Chunks.sweep`.
-        inside: Promises that no index lies past the end.
+        inside: The caller promises that no index lies past the end.
     """
 
     def read() -> Array:
@@ -89,9 +89,8 @@ def read_rows(flat: Array, index: Array, count: Array, *, inside: bool = False) 
         return rows.get(mode="promise_in_bounds") if inside else rows.get(mode="fill", fill_value=0)
 
     def apart() -> Array:
-        # XLA's CPU compiler fuses what follows into the gather and then finds the address of every element on
-        # its own, which takes three times as long. It does not fuse across a branch: here is one that is
-        # always taken.
+        # XLA's CPU compiler would fuse the next operation into the gather and compute an address for every
+        # element, three times slower. It does not fuse across a branch; this one is always taken.
         rows: Array = lax.cond(count > 0, read, lambda: jnp.zeros((index.size, flat.shape[-1]), flat.dtype))
         return rows
 

@@ -42,7 +42,7 @@ def _on_windows(call: Call) -> Array:
     )
     if combine is None or combine.untouched:
         return out
-    # What was not written is the map as it came.
+    # Positions that were not written keep the values of the map.
     return jnp.where(call.mask[..., None], out, combine.idle(out))
 
 

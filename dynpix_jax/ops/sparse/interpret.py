@@ -1,4 +1,4 @@
-"""The switch by which Pallas kernels run on any machine: slowly, for tests of whole models."""
+"""A switch that runs Pallas kernels on any machine, slowly, for tests of whole models."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _INTERPRETING = ContextVar("interpreting", default=False)
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Within it, named Pallas implementations run on every platform.
+    """Inside it, named Pallas implementations run on every platform.
 
-    ``pallas_tpu`` runs its kernel in Pallas' interpreter. Mosaic GPU has none for what ``pallas_gpu`` is made
-    of: there the loop of the kernel runs as its plan states it, in plain XLA. What is traced inside stays so
-    when it is called outside.
+    ``pallas_tpu`` runs its kernel in Pallas' interpreter. Mosaic GPU has no interpreter for the operations of
+    ``pallas_gpu``: the kernel's plan runs in plain XLA instead. A function traced inside keeps this outside.
     """
     token = _INTERPRETING.set(True)
     try:
@@ -25,5 +24,5 @@ def interpreted() -> Iterator[None]:
 
 
 def interpreting() -> bool:
-    """Whether :func:`interpreted` holds."""
+    """Whether :func:`interpreted` is active."""
     return _INTERPRETING.get()

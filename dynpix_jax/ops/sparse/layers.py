@@ -1,10 +1,10 @@
-"""What a chain is made of: layers as plain data, and what each makes of rows or of whole maps.
+"""Layers of a chain as plain data, and their application to rows or to whole maps.
 
 ``x -> Convolution -> Affine -> Relu -> Convolution (1x1) -> Affine`` is the inside of a bottleneck; a norm by
-stored moments is an :class:`Affine`. After the first layer any function of single positions will do that is a
-pytree and takes (..., C), such as ``jax.tree_util.Partial(layer_norm, scale, bias)``. :class:`Shortcut` says
-how the result of a chain is added to the map that it is written into. On rows that share a mask a chain is
-made of :class:`ResidualBlock`, whose convolutions are each followed by an :class:`Interpolation`.
+stored moments is an :class:`Affine`. After the first layer, any function of single positions can be used that
+is a pytree and takes (..., C), such as ``jax.tree_util.Partial(layer_norm, scale, bias)``. :class:`Shortcut`
+defines how the result is added to the map that it is written into. On rows that share a mask, a chain
+consists of :class:`ResidualBlock`, whose convolutions are each followed by an :class:`Interpolation`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Convolution:
 
     @property
     def pointwise(self) -> bool:
-        """Whether it reads the position itself alone."""
+        """Whether it reads single positions."""
         return self.window == (1, 1) and self.strides == (1, 1)
 
     def on_rows(self, rows: Array) -> Array:
-        """(n, kh, kw, Cin) or, of a 1x1 kernel, (n, Cin) -> (n, Cout); summed in float32 at least."""
+        """(n, kh, kw, Cin), or (n, Cin) for a 1x1 kernel, -> (n, Cout); summed in float32 at least."""
         wide = jnp.promote_types(rows.dtype, jnp.float32)
         kernel = self.kernel.reshape(-1, self.kernel.shape[-1])
         y = jnp.dot(rows.reshape(len(rows), -1), kernel, preferred_element_type=wide)
@@ -72,7 +72,7 @@ class Convolution:
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel"], meta_fields=["strides", "dilation"])
 @dataclasses.dataclass(frozen=True)
 class Depthwise:
-    """A convolution of every channel with a kernel of its own; otherwise as :class:`Convolution`.
+    """A depthwise convolution, padded like :class:`Convolution`.
 
     Attributes:
         kernel: (kh, kw, 1, C).
@@ -105,7 +105,7 @@ WindowLayer = Convolution | Depthwise
 @partial(jax.tree_util.register_dataclass, data_fields=["multiplier", "offset"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """``x * multiplier + offset``, each (C,): what stored moments make of a norm."""
+    """``x * multiplier + offset``, each (C,): a norm by its stored moments."""
 
     multiplier: Array
     offset: Array
@@ -126,11 +126,11 @@ class Relu:
 @partial(jax.tree_util.register_dataclass, data_fields=["lam"], meta_fields=["normalize"])
 @dataclasses.dataclass(frozen=True)
 class Interpolation:
-    """Fills positions that were not computed from computed ones around them; see `ops.interpolate_masked`.
+    """Interpolates skipped positions from computed neighbours; see `ops.interpolate_masked`.
 
     Attributes:
-        lam: float32 scalar; of the weights.
-        normalize: What the weights are divided by.
+        lam: float32 scalar; parameter of the weights.
+        normalize: Normalisation of the weights.
     """
 
     lam: Array
@@ -152,12 +152,12 @@ Layer = Convolution | Depthwise | Interpolation | ResidualBlock | Callable[[Arra
 @partial(jax.tree_util.register_dataclass, data_fields=["affine"], meta_fields=["relu", "rectified"])
 @dataclasses.dataclass(frozen=True)
 class Shortcut:
-    """How a chain's result y and the map that it is written into make a residual block.
+    """Adds a chain's result y to the map that it is written into, as in a residual block.
 
-    The map gives I; O = ReLU(I + y) at active positions and ReLU(I) at the others, or the same without ReLU.
+    I is made of the map; O = ReLU(I + y) at active positions and ReLU(I) at the others, or without ReLU.
 
     Attributes:
-        affine: Makes I of the map; None: it is I.
+        affine: Makes I of the map; None: the map is I.
         relu: Whether a ReLU follows the sum.
         rectified: Whether the map is known to have no negative values.
     """
@@ -168,7 +168,7 @@ class Shortcut:
 
     @property
     def untouched(self) -> bool:
-        """Whether skipped positions keep what the map holds."""
+        """Whether skipped positions keep the values of the map."""
         return self.affine is None and (self.rectified or not self.relu)
 
     def join(self, init: Array, y: Array) -> Array:
@@ -186,7 +186,7 @@ class Shortcut:
 
 
 def cast(layers: Tree, dtype: jnp.dtype) -> Tree:
-    """The layers with their floating arrays in ``dtype``; interpolations stay as they are."""
+    """The layers with their floating arrays in ``dtype``; interpolations are not cast."""
 
     def leaf(value: Array) -> Array:
         return jnp.asarray(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
@@ -204,7 +204,7 @@ def on_rows(layers: Sequence[Layer], rows: Array) -> Array:
         if isinstance(layer, Convolution | Depthwise):
             rows = layer.on_rows(rows)
         else:
-            assert callable(layer)  # the others are no layers of single positions, which `bind` has checked
+            assert callable(layer)  # `bind` has checked that these are layers of single positions
             rows = layer(rows)
     return rows
 
@@ -219,10 +219,10 @@ def everywhere(
     """The chain on whole maps, (B, H, W, Cin) -> (B, Ho, Wo, Cout).
 
     Args:
-        layers: In order.
+        layers: The layers in order.
         x: The input.
-        convolve: Runs a convolution; None: as XLA does.
-        interpolate: Runs an interpolation; needed where there is one.
+        convolve: Runs a convolution; None: XLA's.
+        interpolate: Runs an interpolation; required if the chain has one.
     """
     for layer in layers:
         if isinstance(layer, Convolution | Depthwise):

@@ -1,15 +1,15 @@
 """Active positions only, as a Pallas kernel for NVIDIA Hopper GPUs (Mosaic GPU, wgmma).
 
-The convolution is a matrix product with one row for each active position: an implicit one, for the window of
-a position is gathered while the product runs and never written out. A block takes 128 active positions
-wherever they lie, so masks of independent pixels save as much as blobs do; strides and dilation are
-arithmetic on indices. The output starts as zeros, and results are written to their positions.
+The convolution is an implicit matrix product with one row for each active position: the window of a position
+is gathered while the product runs and never written out. A block takes 128 active positions from anywhere,
+so masks of independent pixels save as much as blobs; strides and dilation are arithmetic on indices. The
+output starts as zeros, and results are written to their positions.
 
-float32 runs as three products of bfloat16 halves, summed in float32: less than 1e-5 of the largest result
-off, where the tensor cores' own TF32 is some 1e-3 off. Infinities become nan there.
+float32 runs as three products of bfloat16 halves, summed in float32: its error is below 1e-5 of the largest
+result, where TF32 has some 1e-3. Infinities become nan.
 
-``pallas_gpu_kernel.py`` is the kernel, ``pallas_gpu_plan.py`` tells what it reads when. The tests compile it
-ahead of time for an H100; ``dynpix bench device`` checks and measures it on a device.
+``pallas_gpu_kernel.py`` is the kernel, ``pallas_gpu_plan.py`` lists its reads of each step. The tests compile
+it ahead of time for an H100; ``dynpix bench device`` checks and measures it on a device.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from dynpix_jax.ops.sparse.vjp import derivative_of
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
-# wgmma is an instruction of compute capability 9.0 alone; later GPUs multiply matrices in other ways.
+# Only compute capability 9.0 has the instruction wgmma; later GPUs multiply matrices in other ways.
 _CAPABILITY = "9.0"
 
-# Multiprocessors of an H100 or H200 (SXM), for which the kernel is planned where there is no device to ask.
+# Multiprocessors of an H100 or H200 (SXM): the kernel is planned for them if there is no device.
 _CORES = 132
 
 
 def refuses(call: Call) -> str:
-    """Why the kernel cannot run a convolution (shapes and dtype are read) on this machine; "" if it can.
+    """Why the kernel cannot run a convolution of these shapes and dtype on this machine; "" if it can.
 
-    Any number of channels and features will do: input channels are filled up to a multiple of 8, features to
-    one of 64 (of the weights only).
+    Any number of channels and features is supported: input channels are padded to a multiple of 8, features
+    of the weights to a multiple of 64.
     """
     if (reason := _refuses_arguments(call)) or interpreting():
         return reason
     try:
-        # Of JAX, but it imports what JAX does not install: absl, in some versions.
+        # Part of JAX, but in some versions it imports absl, which JAX does not install.
         importlib.import_module("jax.experimental.pallas.mosaic_gpu")
     except ImportError as error:
         return f"Mosaic GPU cannot be imported: {error}"
@@ -79,13 +79,13 @@ def _refuses_arguments(call: Call) -> str:
 def forward(call: Call) -> Array:
     """The kernel, without a derivative.
 
-    Under ``vmap`` a mapped batch becomes part of B, or, where the weights are mapped, runs one after another.
+    Under ``vmap`` a mapped batch becomes part of B; with mapped weights, its members run one after another.
 
     Args:
-      call: of a convolution alone.
+        call: Call of a single convolution.
 
     Raises:
-      ValueError: what :func:`refuses` tells about the arguments.
+        ValueError: The reason that :func:`refuses` gives.
     """
     if reason := _refuses_arguments(call):
         raise ValueError(f"pallas_gpu: {reason}")
@@ -129,15 +129,15 @@ def _plan(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> Plan:
     return make_plan(size, kernel.shape, strides, dilation, exact, cores)
 
 
-# Compiled as a whole also where the caller is not: outside of a compiled program the zeros that the kernel
-# fills in would be copied.
+# Always compiled as a whole: outside a compiled program, the zeros that the kernel writes into would be
+# copied.
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(plan: Plan, stated: bool, x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
     rows, weights, shift = prepare(plan, x, kernel, bias)
     if stated:
         y = state(plan, rows, weights, shift, active, x.dtype)
     else:
-        # Not imported with this module: Mosaic GPU takes a while, and can be missing.
+        # Not imported with this module: Mosaic GPU imports slowly, and can be missing.
         from dynpix_jax.ops.sparse import pallas_gpu_kernel
 
         y = pallas_gpu_kernel.run(plan, rows, weights, shift, active, x.dtype)
@@ -145,9 +145,9 @@ def _run(plan: Plan, stated: bool, x: Array, kernel: Array, bias: Array, active:
 
 
 def state(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet, dtype: jnp.dtype) -> Array:
-    """What the kernel does, by the plan's tables, in plain XLA: gather, multiply, add, scatter.
+    """The kernel's plan in plain XLA: gather, multiply, add, scatter; for tests without the device.
 
-    All steps at once, so it takes the memory of all windows: to test on machines without the device.
+    It runs all steps at once, and so takes the memory of all windows.
     """
     offsets, taps, first = plan.tables()
     corners, inside = plan.corners(active.indices)
@@ -166,9 +166,8 @@ def prepare(plan: Plan, x: Array, kernel: Array, bias: Array) -> tuple[Array, Ar
     """The arrays that the kernel reads.
 
     Returns:
-      16-bit (B*H*W, parts * channels): positions of the input.
-      16-bit (parts * weight_rows, column_blocks * columns): the weights, a row for each tap and channel.
-      (column_blocks * columns,): the bias.
+        The input, 16-bit (B*H*W, parts * channels); the weights, 16-bit (parts * weight_rows, column_blocks *
+        columns), with a row for each tap and channel; the bias, (column_blocks * columns,).
     """
     missing = plan.channels - x.shape[-1]
     columns = plan.column_blocks * plan.columns - plan.features
@@ -183,6 +182,6 @@ def prepare(plan: Plan, x: Array, kernel: Array, bias: Array) -> tuple[Array, Ar
 
 def _halves(value: Array) -> tuple[Array, Array]:
     """float32 as the sum of two bfloat16, to 2**-17 of each number."""
-    # Not a cast there and back, which XLA may drop as excess precision.
+    # Not a cast to bfloat16 and back, which XLA may drop as excess precision.
     high = lax.reduce_precision(value, exponent_bits=8, mantissa_bits=7)
     return high.astype(jnp.bfloat16), (value - high).astype(jnp.bfloat16)

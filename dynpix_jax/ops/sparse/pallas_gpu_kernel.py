@@ -1,14 +1,14 @@
-"""The kernel of ``pallas_gpu``: what a block of threads does (Mosaic GPU).
+"""The kernel of ``pallas_gpu``: the work of a block of threads (Mosaic GPU).
 
-Three warpgroups of 128 threads share the work. One copies: the rows of the input that the windows of 128
-active positions read, gathered in pieces of 16 bytes (``cp.async``, zeros outside the image), and the weights
+Three warpgroups of 128 threads share the work. One copies: it gathers the rows of the input that the windows
+of 128 active positions read, in pieces of 16 bytes (``cp.async``, zeros outside the image), and the weights
 of 64 terms of the sum (TMA). Two multiply, 64 positions each (``wgmma``), and write the results to their
-positions. Shared memory holds :data:`~.pallas_gpu_plan.STAGES` steps; each has a barrier "full" (copies are
-there) and a barrier "empty" (both products have read them).
+positions. Shared memory holds :data:`~.pallas_gpu_plan.STAGES` steps; each has a barrier "full" (copies have
+arrived) and a barrier "empty" (both products have read them).
 
-Rows are gathered by threads and not by TMA, which on Hopper copies boxes only: one instruction for 128 bytes.
-What threads write into shared memory, wgmma reads only behind a fence: the copying warpgroup lets
-:data:`_LAG` steps pass, waits until the copies of that step are there, fences, and only then says "full".
+Threads gather the rows, not TMA, which on Hopper copies boxes only: one instruction for 128 bytes. wgmma
+reads what threads wrote into shared memory only after a fence: the copying warpgroup lets :data:`_LAG` steps
+pass, waits for the copies of that step, fences, and then signals "full".
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, ROWS, STAGES, Plan
 _CONSUMERS = 2
 _HALF = ROWS // _CONSUMERS
 
-# Steps between the copies of one and the word that they are there. A consumer frees a stage one step late,
-# so the copying warpgroup must be able to run two stages behind itself.
+# Steps between starting a copy and signalling that it has arrived. A consumer frees a stage one step late, so
+# the copying warpgroup must be able to run two stages behind itself.
 _LAG = STAGES - 2
 
 
@@ -52,14 +52,13 @@ def run(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet,
     mesh = plgpu.Mesh(
         grid=(plan.blocks,), grid_names=("block",), num_threads=_CONSUMERS + 1, thread_name="warpgroup"
     )
-    # Thread by thread ("lane"), as the inlined parts below are written; later versions of JAX have another
-    # default.
+    # "Lane": the inlined parts are written thread by thread; later versions of JAX have another default.
     semantics = plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane)
     kernel = pl.kernel(partial(_kernel, plan), mesh=mesh, compiler_params=semantics, name="perforated_conv")
     arrays = (rows, weights, bias, active.indices, active.count.reshape(1), offsets, taps, first)
 
-    # A reference is written in place: the kernel fills active positions in, the zeros stay elsewhere.
-    # `plgpu.kernel`, which is `pl.kernel` with a batching rule around it, takes no references.
+    # A reference is written in place: the kernel writes active positions, zeros stay elsewhere.
+    # `plgpu.kernel`, which is `pl.kernel` with a batching rule, takes no references.
     @pl.run_state
     def fill_in(out: Any) -> None:
         kernel(*arrays, out)
@@ -69,7 +68,7 @@ def run(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet,
 
 
 class _Refs(NamedTuple):
-    """What a block reads and writes: arrays in device memory, then in shared memory, then barriers."""
+    """References of a block: arrays in device memory, then in shared memory, then barriers."""
 
     rows: Any
     weights: Any
@@ -90,9 +89,9 @@ class _Tiles(NamedTuple):
     """The tiles of a block, each 128 active positions by ``plan.columns`` features.
 
     Attributes:
-        active: How many positions are.
+        active: Number of active positions.
         number: Number of this block's tiles.
-        corner: i -> first row in the list of active positions, and first column, of this block's tile ``i``.
+        corner: I -> first row in the list of active positions, and first column, of this block's tile ``i``.
     """
 
     active: Array
@@ -133,7 +132,7 @@ def _stage(step: Array) -> Array:
 
 
 def _copy_tiles(plan: Plan, refs: _Refs, tiles: _Tiles) -> None:
-    """What the copying warpgroup does."""
+    """The work of the copying warpgroup."""
 
     def announce(step: Array, pending: int) -> None:
         threads.wait_for_copies(pending)
@@ -154,7 +153,7 @@ def _copy_tiles(plan: Plan, refs: _Refs, tiles: _Tiles) -> None:
             plgpu.copy_gmem_to_smem(part, refs.weight_stages.at[at], refs.full.at[at])
             threads.copy_rows(refs.rows, refs.row_stages.at[at], corners, inside, offset, tap)
             pl.when(step >= _LAG)(lambda: announce(step - _LAG, _LAG))
-            # Read ahead: what the next step copies is known before its stage is free.
+            # Read ahead: the next step's indices are known before its stage is free.
             following = jnp.minimum(k + 1, plan.steps - 1)
             return *threads.reads(refs.offsets, refs.taps, following), refs.first[following]
 
@@ -169,7 +168,7 @@ def _copy_tiles(plan: Plan, refs: _Refs, tiles: _Tiles) -> None:
 
 
 def _multiply_tiles(plan: Plan, refs: _Refs, tiles: _Tiles, warpgroup: Array) -> None:
-    """What a multiplying warpgroup does: its 64 rows of each tile."""
+    """The work of a multiplying warpgroup: its 64 rows of each tile."""
 
     def begin(step: Array, accumulator: Any) -> None:
         at = _stage(step)
@@ -183,7 +182,7 @@ def _multiply_tiles(plan: Plan, refs: _Refs, tiles: _Tiles, warpgroup: Array) ->
         def accumulate(accumulator: Any) -> None:
             def multiply(k: Array, _: None) -> None:
                 begin(first + k, accumulator)
-                # All but the product just begun are done: the stage before is read.
+                # All products but the last are done, so the previous stage has been read.
                 plgpu.wgmma_wait(1)
                 pl.when(k > 0)(lambda: release(first + k - 1))
 
@@ -199,8 +198,8 @@ def _multiply_tiles(plan: Plan, refs: _Refs, tiles: _Tiles, warpgroup: Array) ->
                 begin(first + k, accumulator)
                 return accumulator[...]
 
-            # The tensor cores cut sums off rather than round them, which adds up over a long sum: sums of 64
-            # terms are theirs, those are added here.
+            # The tensor cores truncate sums instead of rounding, and the error grows with the length: they
+            # sum 64 terms, and these sums are added here.
             total = total + pl.run_scoped(one, plgpu.ACC((_HALF, plan.columns), jnp.float32))
             release(first + k)
             return total

@@ -1,8 +1,8 @@
-"""What the GPU kernel reads at each step: plain integers and tables, checked without a device.
+"""The reads of the GPU kernel at each step: plain integers and tables, checked without a device.
 
 The convolution is a matrix product whose sum runs over the taps of the window and the channels of the input.
-The kernel takes it in steps of 64 terms, 128 bytes of 16-bit numbers: eight pieces of 16 bytes, each from one
-tap and eight neighbouring channels of the input, and the 64 rows of the weights that belong to them.
+A step of the kernel takes 64 terms, 128 bytes of 16-bit numbers: eight pieces of 16 bytes, each from one tap
+and eight neighbouring channels of the input, and the 64 rows of the weights that belong to them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ STAGES = 4
 """Steps whose copies and products overlap."""
 
 MAX_TAPS = 31
-"""Taps inside the image are told by the bits of an int32; the sign bit stays clear."""
+"""The bits of an int32 mark the taps inside the image; the sign bit stays clear."""
 
-# Where no tap of the window is meant: its bit is never set, the copy fills in zeros.
+# Stands for no tap: its bit is never set, so the copy writes zeros.
 _NO_TAP = 31
 
-# float32 is two 16-bit numbers, high + low. Of their four products the last is below the rounding of the
-# others. (part of the input, part of the weights)
+# (part of the input, part of the weights): float32 is split into two 16-bit numbers, high + low. The fourth
+# product is below the rounding of the others.
 _EXACT_PARTS = ((0, 0), (0, 1), (1, 0))
 
 
@@ -45,16 +45,16 @@ class Plan:
     """The static side of one call.
 
     Attributes:
-      input: (B, H, W).
-      output: (B, Ho, Wo).
-      window: (kh, kw).
-      strides: of the output positions in the input.
-      dilation: of the window.
-      channels: Cin, filled up to a multiple of 8.
-      features: Cout.
-      columns: features of a block.
-      exact: float32, as high and low halves in bfloat16.
-      blocks: that run at a time, each taking tiles until none is left.
+        input: (B, H, W).
+        output: (B, Ho, Wo).
+        window: (kh, kw).
+        strides: Strides of the output positions in the input.
+        dilation: Dilation of the window.
+        channels: Cin, padded to a multiple of 8.
+        features: Cout.
+        columns: Features of a block.
+        exact: Whether the input is float32, split into high and low halves in bfloat16.
+        blocks: Number of blocks that run at a time; each takes tiles until none is left.
     """
 
     input: tuple[int, int, int]
@@ -70,57 +70,57 @@ class Plan:
 
     @property
     def positions(self) -> int:
-        """Of the output."""
+        """Number of output positions."""
         return math.prod(self.output)
 
     @property
     def taps(self) -> int:
-        """Of the window."""
+        """Number of taps of the window."""
         return self.window[0] * self.window[1]
 
     @property
     def parts(self) -> int:
-        """Arrays that stand for the input, side by side along its channels, and for the weights."""
+        """Number of parts of the input, side by side along its channels, and of the weights."""
         return 2 if self.exact else 1
 
     @property
     def weight_rows(self) -> int:
-        """Of one part of the weights: taps x channels, filled up to whole steps."""
+        """Rows of one part of the weights: taps x channels, padded to whole steps."""
         return _round_up(self.taps * self.channels, DEPTH)
 
     @property
     def column_blocks(self) -> int:
-        """Blocks over the features."""
+        """Number of blocks over the features."""
         return -(-self.features // self.columns)
 
     @property
     def steps(self) -> int:
-        """Of the sum."""
+        """Number of steps of the sum."""
         return self.weight_rows // DEPTH * (len(_EXACT_PARTS) if self.exact else 1)
 
     @property
     def pieces(self) -> int:
-        """16-byte pieces of one position of the input, all parts."""
+        """Number of 16-byte pieces of one position of the input, over all parts."""
         return self.parts * self.channels // PIECE
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a block, barriers left out."""
+        """Shared memory of a block, without barriers."""
         return STAGES * DEPTH * 2 * (ROWS + self.columns)
 
     def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What each step reads.
+        """Tables of the reads of each step.
 
         Returns:
-          int32 (steps, 8): from the window's corner to each piece, counted in pieces.
-          int32 (steps, 8): the tap that each piece belongs to; one that is never inside where there is none.
-          int32 (steps,): the first of the 64 rows of weights.
+            Offsets of the pieces from the window's corner in pieces, int32 (steps, 8); the tap of each piece,
+            int32 (steps, 8), or a tap that is never inside; the first of the 64 rows of weights, int32
+            (steps,).
         """
         per_tap = self.channels // PIECE
         blocks = np.arange(self.weight_rows // PIECE).reshape(-1, DEPTH // PIECE)
         if self.channels % DEPTH == 0:
             # All taps of 64 channels in turn: neighbouring windows overlap, and the first-level cache still
-            # holds what the tap before read.
+            # holds the reads of the previous tap.
             blocks = blocks[np.arange(len(blocks)).reshape(self.taps, -1).T.reshape(-1)]
         tap, piece = blocks // per_tap, blocks % per_tap
         row, column = tap // self.window[1] * self.dilation[0], tap % self.window[1] * self.dilation[1]
@@ -138,16 +138,17 @@ class Plan:
         )
 
     def corners(self, positions: Array) -> tuple[Array, Array]:
-        """Where the windows of output positions begin, and which of their taps lie inside the image.
+        """The corners of the windows of output positions, and their taps inside the image.
 
         Only elementwise arithmetic on int32: the kernel runs it on registers.
 
         Args:
-          positions: int32, any shape; flat positions of the output. From :attr:`positions` on: none.
+            positions: int32, any shape; flat positions of the output. Values from :attr:`positions` on are
+                idle.
 
         Returns:
-          int32: the piece at the window's upper left corner, which may lie outside the image.
-          int32: bit ``i * kw + j`` is set where tap (i, j) lies inside; 0 where the position is none.
+            The piece at the window's upper left corner, which may lie outside the image; and a bit set, in
+            which bit ``i * kw + j`` is set if tap (i, j) lies inside, 0 for idle positions. Both int32.
         """
         _, out_height, out_width = self.output
         _, height, width = self.input
@@ -155,7 +156,7 @@ class Plan:
         image, within = _divmod(positions, out_height * out_width)
         row, col = _divmod(within, out_width)
         row, col = row * self.strides[0] - pad[0], col * self.strides[1] - pad[1]
-        # No bit meets another in the product: it holds one bit for each pair.
+        # The product has one bit for each pair of bits.
         inside = _inside(row, height, self.window[0], self.dilation[0], self.window[1]) * _inside(
             col, width, self.window[1], self.dilation[1], 1
         )
@@ -174,7 +175,7 @@ def make_plan(
     """The plan for an input of ``size`` (B, H, W) and a kernel of shape (kh, kw, Cin, Cout).
 
     Args:
-      cores: streaming multiprocessors of the device.
+        cores: Streaming multiprocessors of the device.
     """
     window = (kernel[0], kernel[1])
     output = (size[0], *conv_output_size((size[1], size[2]), window, strides, dilation))
@@ -195,8 +196,8 @@ def make_plan(
 def _columns(positions: int, features: int, exact: bool, cores: int) -> int:
     """Features of a block.
 
-    Wide blocks gather the input fewer times, narrow ones leave fewer cores idle in the last round. Rounds are
-    reckoned at density 0.5, a step of a block as its columns plus half its rows. Not measured on a device.
+    Wide blocks gather the input fewer times, narrow ones leave fewer cores idle in the last round. The cost
+    model assumes density 0.5, and that a step costs a block's columns plus half its rows. Not measured.
     """
     choices = []
     # The exact product holds a second set of accumulators in registers.

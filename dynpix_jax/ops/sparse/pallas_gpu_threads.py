@@ -1,7 +1,7 @@
-"""What single threads do in the kernel of ``pallas_gpu``: gather, and scatter (Mosaic GPU, MLIR).
+"""Gather and scatter by the threads of the ``pallas_gpu`` kernel (Mosaic GPU, MLIR).
 
-Pallas has no words for copies to and from rows that a list names, so these functions are written for one
-thread of a warpgroup, in the dialects that Pallas itself compiles to, and inlined (``plgpu.inline_mgpu``).
+Pallas cannot express copies to and from listed rows, so these functions are written for one thread of a
+warpgroup, in the dialects that Pallas compiles to, and inlined (``plgpu.inline_mgpu``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SCALAR = plgpu.Layout.WG_SPLAT(())
 
 
 def listed(plan: Plan, indices: Any, row: Array, active: Array) -> Array:
-    """The active position that each copy is for: int32 (1024,), eight for every row from ``row`` on."""
+    """The active position of each copy: int32 (1024,), eight for every row from ``row`` on."""
 
     @plgpu.inline_mgpu(
         arg_types=(plgpu.RefType(), _SCALAR, _SCALAR),
@@ -54,7 +54,7 @@ def listed(plan: Plan, indices: Any, row: Array, active: Array) -> Array:
 
 
 def reads(offsets: Any, taps: Any, step: Array) -> tuple[Array, Array]:
-    """Offset and tap of the piece that each thread copies of its rows: int32 (128,) each."""
+    """Offset and tap of the piece that each thread copies from its rows: int32 (128,) each."""
     each = plgpu.ShapeDtypeStruct((THREADS,), jnp.int32, _EACH_THREAD)
 
     @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.RefType(), _SCALAR), return_type=(each, each))
@@ -90,7 +90,7 @@ def copy_rows(rows: Any, stage: Any, corners: Array, inside: Array, offset: Arra
     ) -> None:
         byte = ir.IntegerType.get_signless(8)
         row, piece = arith.divui(_thread(), _int(_PIECES)), arith.remui(_thread(), _int(_PIECES))
-        # Swizzled: piece p of row r lies at place p ^ (r % 8). Stages begin at multiples of 1024 bytes, and
+        # Swizzled: piece p of row r lies at index p ^ (r % 8). Stages begin at multiples of 1024 bytes, and
         # a thread's rows are 16 apart.
         place = arith.xori(piece, arith.remui(row, _int(8)))
         target = arith.addi(arith.muli(row, _int(_ROW_BYTES)), arith.muli(place, _int(_PIECE_BYTES)))
@@ -99,7 +99,7 @@ def copy_rows(rows: Any, stage: Any, corners: Array, inside: Array, offset: Arra
         [offset_], [tap_] = _elements(offset), _elements(tap)
         for j, (corner, bits) in enumerate(zip(_elements(corners), _elements(inside), strict=True)):
             live = arith.trunci(ir.IntegerType.get_signless(1), arith.shrui(bits, tap_))
-            # A copy of no bytes fills all 16 with zeros; it is given a valid address nevertheless.
+            # A copy of no bytes writes 16 zeros; it needs a valid address nevertheless.
             size = arith.select(live, _int(_PIECE_BYTES), _int(0))
             at = arith.extsi(_i64(), arith.select(live, arith.addi(corner, offset_), _int(0)))
             source = _address(source_base, arith.muli(at, mgpu.c(_PIECE_BYTES, _i64())), byte)
@@ -113,7 +113,7 @@ def copy_rows(rows: Any, stage: Any, corners: Array, inside: Array, offset: Arra
 
 
 def wait_for_copies(pending: int) -> None:
-    """Until at most ``pending`` groups of the calling threads are under way."""
+    """Waits until at most ``pending`` groups of the calling threads are under way."""
 
     @plgpu.inline_mgpu()
     def wait(_: Any) -> None:
@@ -146,18 +146,18 @@ def store(plan: Plan, total: Array, out: Any, indices: Any, row: Array, active: 
             with mgpu.when(_less(position, plan.positions)):
                 for j, pair in enumerate(registers[:, lower]):
                     _store_pair(plan, pair, base, begin, arith.addi(left, _int(8 * j)))
-        # The next tile's products want whole warps.
+        # The next tile's products need whole warps.
         mgpu.utils.warp_barrier()
 
     write(total, out, indices, row, active, column)
 
 
 def _store_pair(plan: Plan, pair: ir.Value, base: ir.Value, begin: ir.Value, column: ir.Value) -> None:
-    """Two neighbouring columns, as far as they are features."""
+    """Writes two neighbouring columns, if they are features."""
     element = ir.VectorType(pair.type).element_type
     if plan.features % 2 == 0:
         parts = [(pair, column)]
-    else:  # Every other row begins at an odd number: no pair of it can be written at once.
+    else:  # Every other row begins at an odd number: its pairs cannot be written at once.
         parts = [(_element(pair, i), arith.addi(column, _int(i))) for i in range(2)]
     for value, at in parts:
         address = _address(base, arith.addi(begin, arith.extsi(_i64(), at)), element)
@@ -185,18 +185,18 @@ def _less(x: ir.Value, y: int | ir.Value) -> ir.Value:
 
 
 def _thread() -> ir.Value:
-    """Number of the thread in its warpgroup."""
+    """Index of the thread in its warpgroup."""
     thread = arith.index_cast(_i32(), gpu.thread_id(gpu.Dimension.x))
     return arith.remui(thread, _int(THREADS))
 
 
 def _scalar(value: Any) -> ir.Value:
-    """Of an argument in the layout ``_SCALAR``."""
+    """The value of an argument in the layout ``_SCALAR``."""
     return value.registers.item()
 
 
 def _elements(value: Any) -> list[ir.Value]:
-    """A thread's numbers of an argument with one number in a register."""
+    """A thread's numbers of an argument with one number per register."""
     return [_element(register, 0) for register in value.registers.flat]
 
 

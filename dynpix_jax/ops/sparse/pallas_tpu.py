@@ -1,17 +1,17 @@
 """Active tiles only, as a Pallas kernel for TPUs (Mosaic).
 
 The output is cut into tiles. Those with an active position are listed (scalar prefetch); the grid runs over
-the list alone, with a length known at run time, so an inactive tile costs neither a step nor a copy. Each
+the list only, with a length known at run time, so an inactive tile costs neither a step nor a copy. Each
 step copies the tile's window of the input into VMEM while the step before it computes, multiplies it tap by
 tap on the matrix unit, and writes zeros where the mask is False inside the tile. Inactive tiles keep the
 zeros that the output starts with.
 
-The saving is that of tiles, not of positions: masks in blobs save about their density, a mask of independent
-pixels leaves nearly every tile active.
+Tiles are saved, not positions: masks in blobs save about their density, a mask of independent pixels leaves
+nearly every tile active.
 
 Strides: the padded input is split into its phases (every s-th row and column), in which a strided convolution
-is one of stride 1. Dilation: the window grows by the reach of the taps; where slabs of rows, one for each row
-of taps, are less to copy, slabs it is. ``pallas_tpu_plan.py`` chooses tiles and blocks.
+has stride 1. Dilation: the window grows by the reach of the taps, or a slab of rows is copied for each row of
+taps if that is less. ``pallas_tpu_plan.py`` chooses tiles and blocks.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from dynpix_jax.ops.sparse.interpret import interpreting
 from dynpix_jax.ops.sparse.pallas_tpu_plan import PASSES, VMEM_LIMIT, Plan, make_plan
 from dynpix_jax.ops.sparse.vjp import derivative_of
 
-# Of the 1 MiB of scalar memory, half for the list of active tiles.
+# Half of the 1 MiB of scalar memory is for the list of active tiles.
 _MAX_TILES = 2**17
 
 
 def refuses(call: Call) -> str:
-    """Why the kernel cannot run a convolution (shapes and dtype are read); "" if it can."""
+    """Why the kernel cannot run a convolution of these shapes and dtype; "" if it can."""
     x, layer = call.x, call.convolution
     if x.dtype.name not in PASSES:
         return f"it needs float32 or bfloat16, x is {x.dtype}"
@@ -60,12 +60,12 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     """The kernel, without a derivative.
 
     Args:
-        call: Call of a convolution alone. Its active set is not used: tiles are listed, not positions.
-        interpret: Run it slowly on any backend, True for its values, ``InterpretParams`` for the copies too;
-            None: what :func:`~dynpix_jax.ops.sparse.interpret.interpreting` says.
+        call: Call of a single convolution. Its active set is not used: tiles are listed, not positions.
+        interpret: Runs it slowly on any backend; True simulates its values, ``InterpretParams`` its copies
+            too. None: :func:`~dynpix_jax.ops.sparse.interpret.interpreting`.
 
     Raises:
-        ValueError: What :func:`refuses` tells.
+        ValueError: The reason that :func:`refuses` gives.
     """
     if reason := refuses(call):
         raise ValueError(f"pallas_tpu: {reason}")
@@ -86,14 +86,14 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     offset = jnp.zeros((features,), x.dtype) if bias is None else bias
     offset = jnp.pad(offset.astype(jnp.float32), (0, padded_features - features))[None]
 
-    # Whole tiles: no block reaches beyond the array.
+    # Whole tiles: no block extends beyond the array.
     zeros = jnp.zeros((len(mask), grid[0] * plan.tile[0], grid[1] * plan.tile[1], padded_features), x.dtype)
     run = pl.pallas_call(
         partial(_kernel, plan=plan),
         jax.ShapeDtypeStruct(zeros.shape, zeros.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            # The weights of a block of features stay while the tiles pass.
+            # The weights of a block of features stay in VMEM over all tiles.
             grid=(plan.blocks[1], steps, plan.blocks[0]),
             in_specs=[
                 *(_window_spec(plan, grid, copy) for copy in range(plan.copies)),
@@ -132,9 +132,9 @@ def _tiles(size: Pair, tile: Pair) -> Pair:
 
 
 def _active_tiles(mask: Mask, tile: Pair) -> tuple[Array, Array, Array]:
-    """The mask by tiles, float32 (tiles, *tile); ids of those with a True, ascending; how many steps to run.
+    """The mask by tiles, float32 (tiles, *tile); ids of active tiles, ascending; the number of steps.
 
-    An empty mask runs one step, whose results are all masked: no grid is empty.
+    An empty mask runs one step, whose results are all masked: a grid must not be empty.
     """
     batch, height, width = mask.shape
     rows, columns = _tiles((height, width), tile)
@@ -151,7 +151,7 @@ def _phases(x: Array, plan: Plan, grid: Pair, window: Pair, strides: Pair, dilat
     rows = grid[0] * plan.tile[0] + plan.rows.reach
     columns = grid[1] * plan.tile[1] + columns - plan.tile[1]
     low = torch_padding(window, dilation)
-    # May cut off what no tap reads.
+    # May cut off rows that no tap reads.
     high = (rows * strides[0] - x.shape[1] - low[0], columns * strides[1] - x.shape[2] - low[1])
     extra = plan.blocks[0] * plan.channels - x.shape[3]
     config = [(0, 0, 0), (low[0], high[0], 0), (low[1], high[1], 0), (0, extra, 0)]
@@ -161,13 +161,13 @@ def _phases(x: Array, plan: Plan, grid: Pair, window: Pair, strides: Pair, dilat
 
 
 def _unravel(tile: Array, grid: Pair) -> tuple[Array, Array, Array]:
-    """(image, row, column) of a tile in ``grid``; on the scalar core, where // costs a comparison more."""
+    """(image, row, column) of a tile in ``grid``; on the scalar core, where // needs another comparison."""
     image, within = lax.div(tile, grid[0] * grid[1]), lax.rem(tile, grid[0] * grid[1])
     return image, lax.div(within, grid[1]), lax.rem(within, grid[1])
 
 
 def _window_spec(plan: Plan, grid: Pair, copy: int) -> pl.BlockSpec:
-    """What a step copies: the window of its tile, or the slab for the ``copy``-th row of taps."""
+    """The copy of a step: the window of its tile, or the slab for the ``copy``-th row of taps."""
     phase, shift = plan.rows.taps[copy] if plan.copies > 1 else (0, 0)
     phase *= len(plan.columns.phases)
 
@@ -195,7 +195,7 @@ def _kernel(ids: Array, *refs: Array, plan: Plan) -> None:
     total = sums[...]
     for v, (column_phase, left) in enumerate(plan.columns.taps):
         for window, row_phase, taps in _reads(plan):
-            # Rows are the outer dimension and free to slice; columns are moved once for all rows of taps.
+            # Rows are the outer dimension, so slices are free; columns are moved once for all rows of taps.
             phase = row_phase * len(plan.columns.phases) + column_phase
             moved = windows[window][phase, :, left : left + columns, :]
             for u, top in taps:
@@ -214,7 +214,7 @@ def _kernel(ids: Array, *refs: Array, plan: Plan) -> None:
 
 
 def _reads(plan: Plan) -> list[tuple[int, int, list[Pair]]]:
-    """(copy, phase of rows in it, [(row of taps, its first row)]); each row of taps is there once."""
+    """[(copy, its phase of rows, [(row of taps, its first row)])]; each row of taps appears once."""
     if plan.copies > 1:
         return [(u, 0, [(u, 0)]) for u in range(len(plan.rows.taps))]
     return [

@@ -1,4 +1,4 @@
-"""How the TPU kernel cuts a convolution up: taps, tiles, blocks of channels, and what they take of VMEM."""
+"""The plan of the TPU kernel: taps, tiles, blocks of channels, and their VMEM."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from dynpix_jax.ops.conv import Pair
 LANES = 128
 VMEM_LIMIT = 16 * 2**20
 """Bytes of vector memory that the kernel asks for: what a TPU v5e gives by default."""
-# What a plan may take by its own account, which leaves the compiler something for its purposes.
+# Limit on a plan's own estimate; the rest is left to the compiler.
 VMEM_BUDGET = 15 * 2**20
 
 # (rows, columns) of output positions, small ones first: a small tile wastes less at the edges of a mask.
 _TILES = ((8, 16), (16, 16), (16, 32))
 # Multiply-accumulates that a step in bfloat16 should have, so that its fixed cost (a third of a microsecond)
-# is the smaller part: 0.7 microseconds at the nominal speed of a v5e. Arithmetic, not measured on a device.
+# is the smaller part: 0.7 microseconds at the nominal speed of a v5e. Calculated, not measured.
 _STEP_MACS = 2**26
-# A product of float32 at full precision is six of bfloat16.
+# A float32 product at full precision takes six bfloat16 products.
 PASSES = {"float32": 6, "bfloat16": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Where the taps of rows, or of columns, read the padded input that is split into phases.
+    """Reads of the taps along rows or columns, in the padded input that is split into phases.
 
-    A phase is every ``stride``-th row; within phases, a strided convolution is one of stride 1.
+    A phase is every ``stride``-th row; within phases, a strided convolution has stride 1.
 
     Attributes:
-        taps: (index of the phase, how many positions further) of each.
-        phases: Those that are read at all, ascending.
+        taps: (index of the phase, offset in positions) of each tap.
+        phases: Phases that are read, ascending.
     """
 
     taps: tuple[Pair, ...]
@@ -47,19 +47,21 @@ class Axis:
 
     @property
     def reach(self) -> int:
-        """Positions that a window is longer than its tile."""
+        """Length of a window beyond its tile, in positions."""
         return max(shift for _, shift in self.taps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How one convolution is cut up; static.
+    """The static plan of one convolution.
 
     Attributes:
-        rows, columns: The taps.
+        rows: Taps along rows.
+        columns: Taps along columns.
         tile: Output rows and columns of a step.
-        channels, features: Input and output channels of a step, multiples of 128.
-        blocks: How many steps there are for all input channels, and for all output channels.
+        channels: Input channels of a step, a multiple of 128.
+        features: Output channels of a step, a multiple of 128.
+        blocks: Numbers of steps over the input channels and over the output channels.
         itemsize: Bytes of a value.
     """
 
@@ -83,8 +85,9 @@ class Plan:
 
     @property
     def copies(self) -> int:
-        """1: a step copies one window around all rows of taps; else a slab of rows for each row of taps,
-        where these are fewer rows in all (large dilations).
+        """Copies of a step: 1, a window around all rows of taps; or a slab of rows for each row of taps.
+
+        Slabs are chosen if they have fewer rows in all (large dilations).
         """
         window = len(self.rows.phases) * (self.tile[0] + self.rows.reach)
         slabs = len(self.rows.taps) * self.tile[0]
@@ -107,7 +110,7 @@ class Plan:
 
     @property
     def vmem(self) -> int:
-        """Bytes of vector memory, at most; compilers were found to need .5 to .95 of it."""
+        """Upper bound on the bytes of vector memory; compilers needed .5 to .95 of it."""
         phases, rows, columns = self.copied
         window = self.copies * phases * rows * columns * self.channels * self.itemsize
         weights = self.taps * self.channels * self.features * self.itemsize
@@ -115,22 +118,24 @@ class Plan:
         sums = self.positions * self.features * 4
         operands = (self.taps * self.positions + self.features) * self.channels * self.itemsize
         small = 2 * (self.tile[0] * LANES + 8 * self.features) * 4
-        # What is copied in and out is there twice: in use, and on its way. Of float32 weights a v6e keeps
-        # another copy, split for its matrix unit.
+        # Copies in and out are double-buffered. Of float32 weights a v6e keeps another copy, split for its
+        # matrix unit.
         weight_copies = self.weight_buffers + (1 if self.itemsize == 4 else 0)
         return 2 * window + weight_copies * weights + 2 * result + 2 * sums + operands + small
 
     @property
     def weight_buffers(self) -> int:
-        """1 where the weights stay for all tiles, 2 where they change from step to step."""
+        """1 if the weights stay for all tiles, 2 if they change from step to step."""
         return 1 if self.blocks[0] == 1 else 2
 
 
 def make_plan(
     channels: int, features: int, window: Pair, strides: Pair, dilation: Pair, dtype: jnp.dtype
 ) -> Plan | None:
-    """The first that fits into VMEM: few blocks of input channels, then few of output channels, then the
-    smallest tile with enough work for a step. None if none fits.
+    """The first plan that fits into VMEM, or None.
+
+    Preferred are few blocks of input channels, then few of output channels, then the smallest tile with
+    enough work for a step.
     """
     rows, columns = (Axis.of(*axis) for axis in zip(window, strides, dilation, strict=True))
     enough = _STEP_MACS // PASSES[dtype.name]

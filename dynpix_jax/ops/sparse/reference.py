@@ -1,4 +1,4 @@
-"""The definitions of `perforated_conv` and `sparse_block`; slow and plain, for tests."""
+"""Reference definitions of `perforated_conv` and `sparse_block`; slow and plain, for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def perforated_conv_reference(
     strides: Pair = (1, 1),
     dilation: Pair = (1, 1),
 ) -> Array:
-    """Dense convolution in float32 at full precision, zeros where the mask is False; in x's dtype."""
+    """Dense convolution in float32 at full precision, zero where the mask is False; in x's dtype."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = lax.conv_general_dilated(
         x.astype(wide),
@@ -45,7 +45,7 @@ def sparse_block_reference(
     combine: Shortcut | None = None,
     init: Array | None = None,
 ) -> Array:
-    """The chain everywhere in float32, then what the mask and ``combine`` say at each position."""
+    """The chain everywhere in float32, then ``combine`` by the mask."""
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for layer in layers:
         if isinstance(layer, Convolution):

@@ -1,12 +1,12 @@
-"""Rows that share a mask: the form of an active set for layers that run one after another under one mask.
+"""Rows that share a mask: the form of an active set for consecutive layers under one mask.
 
-Between two exits of a network a mask does not change, so neither does what has to be read for what. Here the
-positions are listed once, and every layer works on compact arrays of rows (row, channel): row 0 stands for
-all outside of the image and is zero; then come the active rows; then the interpolated rows, which are not
-computed but read. The other positions of the map are never touched.
+Between two exits of a network the mask does not change, nor do the addresses that its layers read. The
+positions are listed once, and every layer works on compact arrays (row, channel): row 0 stands for positions
+outside the image and is zero; then come the active rows; then the interpolated rows, which are read but not
+computed. The other positions of the map are never touched.
 
-Compared with :func:`~dynpix_jax.ops.sparse.windows.map_active` a layer writes no map of zeros first, finds no
-address twice, and its norm, ReLU and sum are done while the rows are in the cache.
+Compared with :func:`~dynpix_jax.ops.sparse.windows.map_active`, a layer writes no map of zeros first,
+computes no address twice, and applies its norm, ReLU and sum while the rows are in the cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dynpix_jax.ops.interpolation import EPSILON, Normalize, interpolate_masked
 from dynpix_jax.ops.sparse.chunks import Chunks, chunk_size, read_rows
 from dynpix_jax.ops.sparse.layers import Convolution, Interpolation, Layer, ResidualBlock, everywhere, on_rows
 
-# Weights below add less than 1e-9 of a value: what they are divided by is at least EPSILON.
+# Smaller weights add less than 1e-9 of a value: they are divided by at least EPSILON.
 _NEGLIGIBLE = 1e-14
 
 
@@ -51,15 +51,15 @@ class ActiveRows:
     Attributes:
         mask: bool (B, H, W); True = compute.
         needed: bool (B, H, W); the positions whose values are read.
-        positions: int32 (L,); flat position of each row in (B, H, W), B*H*W for rows that are none.
+        positions: int32 (L,); flat position of each row in (B, H, W), B*H*W for idle rows.
         windows: int32 (L, 9); the rows that the 3x3 window of an active row reads.
-        padded_index: int32 (L,); flat position in the map padded by ``radius``.
+        padded_index: int32 (L,); flat position of each row in the map padded by ``radius``.
         known_row: int32 (B*(H+2*radius)*(W+2*radius),); the row of each active position, 0 elsewhere.
         count: int32 scalar; number of active rows.
         interpolated: int32 scalar; the first interpolated row.
         end: int32 scalar; the last row + 1.
         radius: Radius of the interpolation.
-        chunks: Rows at a time.
+        chunks: Sizes of the chunks of rows.
     """
 
     mask: Mask
@@ -80,7 +80,7 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
 
     Args:
         mask: bool (B, H, W), True = compute.
-        needed: bool (B, H, W); positions whose values will be read. It has to hold the mask and its whole 3x3
+        needed: bool (B, H, W); positions whose values will be read. It must contain the mask and its 3x3
             neighbourhood.
         channels: Channels of the layers, for the size of chunks.
         radius: Radius of the interpolation, at least 1.
@@ -116,7 +116,7 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
     image, within = positions // (height * width), positions % (height * width)
     rows, columns = within // width + radius, within % width + radius
     padded_index = (image * (height + 2 * radius) + rows) * (width + 2 * radius) + columns
-    # Rows that are none look at the first position: some address is needed.
+    # Idle rows read the first position: they need an address.
     padded_index = jnp.where(positions < size, padded_index, radius * (width + 2 * radius) + radius)
     return ActiveRows(
         mask,
@@ -137,17 +137,17 @@ def run_on_rows(blocks: Sequence[ResidualBlock], x: Array, rows: ActiveRows) -> 
     """Residual blocks whose convolutions are masked and interpolated.
 
     Args:
-        blocks: Their layers are groups of a 3x3 `Convolution`, its `Interpolation`, and layers of single
-            rows.
-        x: (B, H, W, C), right where needed.
+        blocks: Blocks whose layers are groups of a 3x3 `Convolution`, its `Interpolation`, and layers of
+            single rows.
+        x: (B, H, W, C), correct at needed positions.
         rows: Rows of the mask.
 
     Returns:
-        (B, H, W, C), right where needed; elsewhere x.
+        (B, H, W, C), correct at needed positions; elsewhere x.
     """
     stream = _load(x, rows)
     raw = jnp.zeros_like(stream)
-    # Groups take turns: each reads one of the two and writes the other.
+    # Two buffers: each group reads one and writes the other.
     hidden = [jnp.zeros_like(stream), jnp.zeros_like(stream)]
     for block in blocks:
         *inner, last = _groups(block)
@@ -160,7 +160,7 @@ def run_on_rows(blocks: Sequence[ResidualBlock], x: Array, rows: ActiveRows) -> 
 
 
 def definition_on_rows(blocks: Sequence[Layer], x: Array, rows: ActiveRows) -> Array:
-    """What :func:`run_on_rows` gives, by whole maps; differentiable."""
+    """:func:`run_on_rows` computed on whole maps; differentiable."""
 
     def interpolate(layer: Interpolation, y: Array) -> Array:
         return interpolate_masked(y, rows.mask, layer.lam, radius=rows.radius, normalize=layer.normalize)
@@ -169,7 +169,7 @@ def definition_on_rows(blocks: Sequence[Layer], x: Array, rows: ActiveRows) -> A
 
 
 def interpolate_rows(y: Array, rows: ActiveRows, layer: Interpolation) -> Array:
-    """``y`` (B, H, W, C) with the interpolated rows filled from active ones; the others stay as they are."""
+    """``y`` (B, H, W, C) with the interpolated rows filled from active ones; others keep their values."""
 
     @jax.custom_vjp
     def run(y: Array, lam: Array, rows: ActiveRows) -> Array:
@@ -222,7 +222,7 @@ def _store(compact: Array, rows: ActiveRows, x: Array) -> Array:
 
     def body(size: int, first: Array, out: Array) -> Array:
         positions = lax.dynamic_slice(rows.positions, (first,), (size,))
-        # Rows that are none aim past the end, each at its own place.
+        # Idle rows write past the end, each to its own index.
         positions = jnp.where(positions < len(out), positions, len(out) + jnp.arange(size, dtype=jnp.int32))
         values = lax.dynamic_slice(compact, (first, 0), (size, compact.shape[1]))
         return out.at[positions].set(values, mode="drop", unique_indices=True)
@@ -233,9 +233,9 @@ def _store(compact: Array, rows: ActiveRows, x: Array) -> Array:
 def _run_group(
     group: _Group, source: Array, out: Array, raw: Array, rows: ActiveRows, *, residual: bool
 ) -> tuple[Array, Array]:
-    """One group from ``source`` into ``out``; ``raw`` takes what the convolution itself gives.
+    """Runs one group from ``source`` into ``out``; ``raw`` stores the output of the convolution itself.
 
-    ``residual``: the result is added to what ``out`` holds, and a ReLU follows.
+    ``residual``: the result is added to ``out``, and a ReLU follows.
     """
     convolution, interpolation, rest = group
     channels = out.shape[1]
@@ -297,14 +297,14 @@ def _mean_of_neighbours(
     rows: ActiveRows,
     normalize: Normalize,
 ) -> Array:
-    """The anytime paper's eq. 3 at some rows.
+    """Eq. 3 of the anytime paper at some rows.
 
-    Neighbours are visited in order of their distance, and only as far as their weight matters.
+    Neighbours are visited in order of distance, as long as their weight matters.
 
     Args:
         neighbour: Offset in the padded map -> values (n, C), and whether they are known (n,).
         result: Shape and dtype of the mean.
-        lam: Lambda of the weights.
+        lam: Parameter of the weights.
         rows: Rows of the mask.
         normalize: See `interpolate_masked`.
     """

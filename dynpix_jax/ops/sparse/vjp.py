@@ -1,4 +1,4 @@
-"""A derivative for programs that have none: Pallas kernels, loops whose length is known at run time only."""
+"""Derivatives of programs without one: Pallas kernels, and loops whose length is known only at run time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Run = Callable[[Call], Array]
 
 
 def derivative_of(definition: Run) -> Callable[[Run], Run]:
-    """Gives a program the derivative of another one with the same values.
+    """Gives a program the derivative of another program with the same values.
 
     Differentiable in reverse mode with respect to all floating arrays of a call, under ``jit``, ``vmap`` and
     ``shard_map``.
 
     Args:
-        definition: The program that is differentiated instead.
+        definition: The program to differentiate.
     """
     return with_pull_back(partial(pull_back, definition))
 
@@ -59,8 +59,8 @@ def with_pull_back(backward: Callable[[Call, Array], list[Array]]) -> Callable[[
     return decorate
 
 
-# Compiled as a whole, also where the caller is not: the values of the definition, which jax.vjp computes
-# beside its derivative, are used by nobody and dropped from a compiled program.
+# Always compiled as a whole: jax.vjp also computes the values of the definition, which are not used and which
+# the compiler drops.
 @partial(jax.jit, static_argnums=0)
 def pull_back(definition: Run, call: Call, gradient: Array) -> list[Array]:
     """Gradients of the floating arrays of a call, by the derivative of ``definition``."""

@@ -1,7 +1,7 @@
 """Any function of windows, at the active positions of a mask only.
 
-:func:`map_active` gathers the windows of a chunk of active positions, applies the function, writes what it
-gives, and goes on to the next chunk.
+:func:`map_active` gathers the windows of a chunk of active positions, applies the function, writes the
+results, and continues with the next chunk.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ def map_active(
 ) -> Array:
     """Applies ``fn`` to the windows of ``x`` at the active positions and writes the results into ``init``.
 
-    Reverse-mode differentiable with respect to ``x``,
-    ``init`` and every array that ``fn`` closes over; the backward pass gathers again instead of storing
-    windows, and visits active chunks only. Works under ``jit`` and ``vmap`` (a mapped batch runs as many
-    chunks as its fullest member: give a batch as B rather than by ``vmap``). No forward-mode differentiation.
-    Under ``jax.shard_map`` give it ``check_vma=False``: the loop starts from zeros, which vary over no axis.
+    Reverse-mode differentiable with respect to ``x``, ``init`` and every array that ``fn`` closes over; the
+    backward pass gathers again instead of storing windows, and visits active chunks only. Works under ``jit``
+    and ``vmap`` (a mapped batch runs as many chunks as its fullest member, so give a batch as B). No
+    forward-mode differentiation. ``jax.shard_map`` needs ``check_vma=False``: the loop starts from zeros,
+    which vary over no axis.
 
     Args:
         fn: Maps windows (chunk, kh, kw, C) to (chunk, Cout), each row on its own (no statistics over rows:
-            the last chunk is filled up with copies of an active row, whose results are dropped).
-        x: (B, Hi, Wi, C), seen with ``dilation * (k // 2)`` zeros on every side.
+            the last chunk is padded with copies of an active row, whose results are dropped).
+        x: (B, Hi, Wi, C), padded with ``dilation * (k // 2)`` zeros on every side.
         active: Positions in the *output*, shape (B, Ho, Wo).
         window: (kh, kw).
         dilation: Dilation of the window's rows and columns.
         strides: Strides of the output positions in ``x``.
-        init: (B, Ho, Wo, Cout); what inactive positions keep. The results are cast to its dtype.
-        combine: "set" writes what ``fn`` makes of the windows; with "update", ``fn`` also takes what ``init``
-            holds at the active positions, (chunk, Cout), and what it returns takes that place: a residual
-            block adds and applies its ReLU without another pass over the map.
-        chunk: Rows of a full chunk; None: by :func:`~dynpix_jax.ops.sparse.chunks.chunk_size`.
+        init: (B, Ho, Wo, Cout); inactive positions keep its values. Results are cast to its dtype.
+        combine: "set" writes the results of ``fn``. With "update", ``fn`` also takes the values of ``init``
+            at the active positions, (chunk, Cout), and its results replace them: a residual block adds and
+            applies its ReLU without another pass over the map.
+        chunk: Rows of a full chunk; None: :func:`~dynpix_jax.ops.sparse.chunks.chunk_size`.
 
     Returns:
         (B, Ho, Wo, Cout) of the dtype of ``init``.
 
     Raises:
-        ValueError: Shapes that do not fit, an unknown ``combine``, or a ``chunk`` below 1.
+        ValueError: Shapes do not fit, ``combine`` is unknown, or ``chunk`` is below 1.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"map_active: chunk must be at least 1, got {chunk}")
@@ -96,8 +96,8 @@ def map_active(
     for rows in {plan.chunks.full, plan.chunks.rest}:
         windows = jax.ShapeDtypeStruct((rows, *window, channels), x.dtype)
         current = jax.ShapeDtypeStruct((rows, init.shape[-1]), init.dtype)
-        # A fresh function each time: closure_convert caches by identity, and what `fn` closes over may have
-        # changed. What it finds closed over is the same at both sizes.
+        # A fresh function each time: closure_convert caches by identity, and the values that `fn` closes over
+        # may have changed. They are the same at both sizes.
         given = (windows, current) if combine == "update" else (windows,)
         converted[rows], closed_over = jax.closure_convert(lambda *rows: fn(*rows), *given)
         result = jax.eval_shape(converted[rows], *given, *closed_over)
@@ -129,8 +129,13 @@ class _ByRows:
 
 
 class _Lanes(NamedTuple):
-    """One chunk: output rows to write (past the end where idle), output rows to read, input rows to read by
-    window tap (past the end outside the image), whether live.
+    """One chunk.
+
+    Attributes:
+        targets: Output rows to write; past the end for idle lanes.
+        source: Output rows to read.
+        taps: Input rows to read by window tap; past the end outside the image.
+        live: Whether a lane is not idle.
     """
 
     targets: Array
@@ -165,9 +170,8 @@ class _Plan:
         positions = indices.at[rank].get(mode="fill", fill_value=self.positions)
         live = positions < self.positions
         targets = jnp.where(live, positions, self.positions + rank)
-        # Idle lanes read what the first active position reads: finite wherever the active ones are, so
-        # that the zero cotangents which they get in the backward pass meet no inf or nan of an inactive
-        # position.
+        # Idle lanes read the window of the first active position, which is finite if the active ones are:
+        # their zero cotangents of the backward pass meet no inf or nan of an inactive position.
         source = jnp.where(live, positions, jnp.minimum(indices[0], self.positions - 1))
         _, out_height, out_width = self.output
         height, width = self.input
@@ -183,7 +187,7 @@ class _Plan:
         return _Lanes(targets, source, jnp.where(inside, taps, self.pixels), live)
 
     def arguments(self, flat: Array, current: Array | None, lanes: _Lanes, count: Array) -> tuple[Array, ...]:
-        """What ``fn`` takes: windows, and for an update the rows that it will replace."""
+        """Arguments of ``fn``: windows, and for an update the rows that it replaces."""
         windows = read_rows(flat, lanes.taps, count).reshape(len(lanes.taps), *self.window, flat.shape[-1])
         if self.combine == "set" or current is None:
             return (windows,)
@@ -239,7 +243,7 @@ def _run_bwd(
     cotangent: Array,
 ) -> tuple[Array, Array, list[Array | None], None, None]:
     flat, init, closed_over, indices, count = residuals
-    # Integers that fn closes over have no gradient; they pass through as they are.
+    # Integers that fn closes over have no gradient; they are passed through.
     inexact = [jnp.issubdtype(value.dtype, jnp.inexact) for value in closed_over]
     weights = [value for value, keep in zip(closed_over, inexact, strict=True) if keep]
 
@@ -258,7 +262,7 @@ def _run_bwd(
         place = grad_init.at[lanes.targets]
         upstream = place.get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
         (grad_windows, *grad_current), grads = vjp(upstream.astype(y.dtype))
-        # What stood there before matters only to an update.
+        # Only an update depends on the previous values.
         before = grad_current[0].astype(grad_init.dtype) if grad_current else jnp.zeros_like(upstream)
         grad_init = place.set(before, mode="drop", unique_indices=True, indices_are_sorted=True)
         # Windows overlap: not unique. Idle lanes are dropped, as are taps outside the image.
