@@ -72,8 +72,9 @@ def test_builds(name, arg):
     config = assert_builds(name, arg)
     if name in TASKS:
         assert tuple(config.model.tasks) == TASKS[name]
-        assert config.training.stages[0]["learning_rate"] == 0.005
-        assert (config.training.momentum, config.training.weight_decay) == (0.9, 1e-4)
+        training = read_run(config).training
+        assert training.stages[0].learning_rate == 0.005
+        assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 1e-4)
 
 
 @pytest.mark.slow
