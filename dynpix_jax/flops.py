@@ -65,7 +65,7 @@ class MacReport:
     by_scope: dict[str, float]
 
     def without_resizing(self) -> MacReport:
-        """The same less products that only resize or interpolate: what papers of the HRNet family count."""
+        """The report without products that only resize or interpolate, as the HRNet family's papers count."""
         apart = {RESIZE_SCOPE, INTERPOLATION_SCOPE}
         kept = {scope: macs for scope, macs in self.by_scope.items() if not apart & set(scope.split("/"))}
         total = sum(kept.values())
@@ -115,7 +115,7 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
     total = 0.0
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        # Inside a call names start anew: its caller's stand before them.
+        # Names restart inside a call: the caller's go before them.
         scope = "/".join(filter(None, (prefix, str(eqn.source_info.name_stack))))
         if (product := _product_macs(eqn)) is not None:
             kind, macs = product
@@ -147,7 +147,7 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
 
 
 def _product_macs(eqn: Any) -> tuple[str, float] | None:
-    """(its kind, MACs) of a product; None of what is none, or a program of several."""
+    """(kind, MACs) of a product; None for other primitives and for calls of programs."""
     name = eqn.primitive.name
     if name == "dot_general":
         return name, _dot_macs(eqn)
@@ -197,7 +197,7 @@ class SystemMacs:
     """What a system computes on one (H, W) image.
 
     Attributes:
-        report: Of the dense program, every gate and every branch as if open.
+        report: MACs of the dense program, with every gate and branch open.
         steps: MACs of each step of a system that predicts in steps, nothing skipped; () of others.
         layers: MACs of each gated layer at density 1 in each step (in all, where there are no steps).
     """
@@ -224,7 +224,7 @@ class SystemMacs:
         return tuple(accumulate(self.of_step(index, shares) for index in range(len(self.steps))))
 
     def executed(self, shares: Mapping[str, Any]) -> Any:
-        """MACs of all, layers executed at ``shares``."""
+        """MACs of the whole network, gated layers executed at ``shares``."""
         return executed_macs(self.report.total, self.gated, shares)
 
 

@@ -12,7 +12,7 @@ from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.core.typing import Variables
 
 _BACKBONE = "backbone/"
-_COLLECTIONS = ("params", "batch_stats")  # moments too: a frozen norm would go by mean 0 and variance 1
+_COLLECTIONS = ("params", "batch_stats")  # moments too: a frozen norm would else use mean 0 and variance 1
 
 
 def _no_other_names(path: str) -> Sequence[str]:
@@ -24,9 +24,9 @@ class TakeOver:
     """What a system takes over from an earlier stage, or from the bare weights of its backbone.
 
     Attributes:
-        architecture: Of the backbone, for messages.
-        blocks: Names of its blocks, within the backbone ("res2_1"). Weights with another block of such a name
-            ("res2_9") are refused. Empty: not checked.
+        architecture: Name of the backbone, for messages.
+        blocks: Names of the backbone's blocks ("res2_1"). Weights with a block of another number ("res2_9")
+            are refused. Empty: not checked.
         renames: Path of a leaf -> other paths under which weights may hold it, best first.
         stays_fresh: Regex of paths within the backbone that weights need not hold.
     """
@@ -43,7 +43,7 @@ class TakeOver:
 
 
 def take_over(given: Variables, fresh: Variables, rules: TakeOver) -> Variables:
-    """``fresh`` with all that ``given`` knows; what is above the backbone may stay fresh.
+    """``fresh`` with every leaf that ``given`` holds; layers above the backbone may stay fresh.
 
     Raises:
         UserError: A backbone of another architecture (missing or additional blocks, other shapes), or none.
@@ -78,7 +78,7 @@ def _foreign_blocks(given: Variables, blocks: Collection[str]) -> list[str]:
 
 
 def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], Sequence[str]]) -> Variables:
-    """``fresh`` with every leaf replaced that ``given`` has under a name in ``source(path)``, best first.
+    """Replaces each leaf of ``fresh`` by the first of ``source(path)`` that ``given`` holds.
 
     Paths are within a collection ("backbone/res2_1/conv1/kernel").
 

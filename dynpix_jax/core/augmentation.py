@@ -1,4 +1,4 @@
-"""Section `augment` of a config's data: what geometries and colours are drawn from. Free of jax."""
+"""Section `augment` of a config's data: ranges of random geometry and colour. Free of jax."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ColourRanges:
-    """What `data.colour` draws from, all evenly. The defaults change nothing.
+    """Ranges of `data.colour`, drawn uniformly. The defaults change nothing.
 
     Attributes:
         brightness: Factors are drawn from 1 - x to 1 + x.
         contrast: Likewise.
         saturation: Likewise.
         hue: Degrees to either side.
-        gamma: Least and greatest exponent, drawn evenly in its logarithm; above 1 darkens.
+        gamma: Least and greatest exponent, drawn log-uniformly; above 1 darkens.
     """
 
     brightness: float = 0.0
@@ -37,14 +37,14 @@ class ColourRanges:
 
 @dataclass(frozen=True)
 class BoxRanges:
-    """A crop around a box (a person) in place of one from a canvas, as HRNet's pose code makes it.
+    """A crop around a box (a person), as in HRNet's pose code, in place of a crop of the canvas.
 
     The defaults draw nothing.
 
     Attributes:
-        field: The element's box. What it holds is scaled so that all of it fits into the crop.
-        scale: The box grows by a factor 1 + n with n normal of this deviation, cut at one deviation.
-        rotation: Degrees, normal of this deviation, cut at two.
+        field: The element's box, which is scaled to fit into the crop.
+        scale: Standard deviation of a normal n, clipped at one deviation: the box grows by a factor 1 + n.
+        rotation: Standard deviation in degrees of a normal angle, clipped at two deviations.
         rotated: Share of the draws that are rotated.
     """
 
@@ -68,7 +68,7 @@ class BoxRanges:
 
 @dataclass(frozen=True)
 class GeometryRanges:
-    """What `data.geometry` draws from. The defaults change nothing.
+    """Ranges of `data.geometry`. The defaults change nothing.
 
     Attributes:
         scales: Drawn evenly from these; with `scale_between` log-uniformly between the least and greatest.

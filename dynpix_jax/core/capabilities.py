@@ -1,4 +1,4 @@
-"""What only some systems have: small protocols. Programs ask ``isinstance(system, Gated)``, never a name."""
+"""Optional abilities of systems, as protocols. Programs ask ``isinstance(system, Gated)``, never a name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TakesTurns(Protocol):
     def uses(self, turn: str, path: str) -> bool:
         """Whether the loss of ``turn`` depends on the parameter at ``path`` ("a/b/kernel").
 
-        Those that it does not use are not updated in that turn: no momentum, no decay.
+        Other parameters are not updated in that turn: no momentum, no decay.
         """
 
     def labelled(self, batch: Mapping[str, Array], turn: str) -> Array:
@@ -60,10 +60,11 @@ class GatedLayer:
     """A part of a network that runs at a share of the positions, which depends on the image.
 
     Attributes:
-        scopes: Regexes of module paths and named scopes ("backbone/res4_2/conv2"); what is computed within
-            them is what skipping saves (`flops.gated_macs`).
-        kind: A gate computes or not; of branches every pixel takes one; iterations are made one by one.
-        choice: Of a branch: whose pixels choose ("res4_2"). The branches of one choice have the same name.
+        scopes: Regexes of module paths and named scopes ("backbone/res4_2/conv2"); skipping saves what they
+            compute (`flops.gated_macs`).
+        kind: ``gate``: computed or skipped; ``branch``: every pixel takes one of several; ``iterations``: one
+            by one.
+        choice: The module whose pixels choose the branch ("res4_2"), the same for all its branches.
     """
 
     scopes: tuple[str, ...]
@@ -77,10 +78,10 @@ class Gated(Protocol):
 
     @property
     def gated(self) -> Mapping[str, GatedLayer]:
-        """Those layers, by name; {} where this network has none."""
+        """The gated layers by name; {} without."""
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of positions (B,) in [0, 1] at which each of them was executed."""
+        """Executed share of positions of each gated layer, (B,) in [0, 1]."""
 
 
 @runtime_checkable
@@ -88,13 +89,13 @@ class TakesMasks(Protocol):
     """Its gates are masks of positions (``Outputs.gates``), which `Routing.masks` may replace.
 
     Attributes:
-        nested_gates: Whether a gate stays shut where the one before it was: masks shrink from gate to gate.
+        nested_gates: Whether a position that a gate skips is skipped by all later gates.
     """
 
     nested_gates: ClassVar[bool]
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """Where gates computed: (B, H, W) shares in [0, 1] a group of layers and ``total``; {} without."""
+        """Executed shares (B, H, W) in [0, 1] of each group of layers and ``total``; {} without gates."""
 
 
 @runtime_checkable
@@ -103,15 +104,15 @@ class Chooses(Protocol):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Names of the branches, in their order; () where this network has none."""
+        """Names of the branches, in their order; () without."""
 
     def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """Which of ``choices`` weighs most: (B, H, W) int32, for every place where pixels choose."""
+        """Index of the choice of largest weight, (B, H, W) int32, for each module whose pixels choose."""
 
     def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
-        """What they should choose by a batch's labels: (B, H, W) int32, 255 = unknown.
+        """The choices that a batch's labels imply: (B, H, W) int32, 255 = unknown.
 
-        None where labels do not tell.
+        None if the labels do not determine them.
         """
 
 
@@ -120,8 +121,10 @@ class StopsEarly(Protocol):
     """Decides at its exits, position by position, where the network computes on."""
 
     def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
-        """Of each exit and the last prediction: confidence (B, h, w), larger is surer, and where the network
-        computes on after it, (B, h, w) in {0, 1} (None: everywhere, or it is the last).
+        """(confidence, continued) of each exit and the last prediction.
+
+        Confidence is (B, h, w), larger is surer. ``continued`` is 1 where later stages compute, (B, h, w) in
+        {0, 1}; None: everywhere, or there is no later stage.
         """
 
 
@@ -131,27 +134,27 @@ class HasAlternatives(Protocol):
 
     @property
     def alternatives(self) -> Mapping[str, System]:
-        """By name: systems with the same tasks, inputs and parameters (they may leave some out).
+        """The other ways by name, as systems with the same tasks and inputs; they may use fewer parameters.
 
-        Such as "argmax" for a network that was trained with soft choices.
+        For example "argmax", for a network that was trained with soft choices.
         """
 
 
 @runtime_checkable
 class Iterates(Protocol):
-    """Has loops whose length depends on the data, so that its MACs are those of another program."""
+    """Has loops whose length depends on the data, so that MACs are counted on another program."""
 
     def dense_predictions(self, variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
-        """The program on which MACs are counted: as many iterations as the limit allows."""
+        """The program whose MACs are counted: as many iterations as the limit allows."""
 
 
 def gated_layers(system: System) -> Mapping[str, GatedLayer]:
-    """The system's gated layers; {} for some."""
+    """The system's gated layers; {} without gates."""
     return system.gated if isinstance(system, Gated) else {}
 
 
 def executed_shares(system: System, outputs: Outputs) -> dict[str, Array]:
-    """Share of positions (B,) at which each of `gated_layers` was executed."""
+    """Executed share of positions (B,) of each of `gated_layers`."""
     return system.executed_shares(outputs) if isinstance(system, Gated) else {}
 
 

@@ -1,7 +1,7 @@
 """A whole config as one frozen, typed object: parsed once, by the entry points; all below take it.
 
-Two runs are the same if their settings are: what a config writes out and what it leaves to a default makes
-no difference, and a new option with a default changes no older run.
+Two runs are the same if all their settings, defaults included, are equal. A new option with a default changes
+no older run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DataConfig:
         source: The data set, its split and its own options.
         augment: Ranges of the joint augmentation; None leaves the images as they are.
         pad_to: (H, W) that smaller images are padded to; needed for batches of images of different sizes.
-        drop_labels: Labels that are not handed out.
+        drop_labels: Labels that batches leave out.
     """
 
     source: SourceSettings
@@ -72,13 +72,13 @@ class RunConfig:
     """All settings of a run.
 
     Attributes:
-        name: Of the run, for people.
+        name: For people.
         data: What is trained and evaluated on.
         training: Optimizer, checkpoints, and the stages, each with the settings of its network.
-        seed: Of everything random.
+        seed: Seed of all random streams.
         evaluation: What `eval.py` does.
-        execution: By what programs networks are run.
-        given: The config as it was given, as JSON keeps it; what a checkpoint holds.
+        execution: Which programs run networks.
+        given: The config as it was given, as JSON values; checkpoints hold it.
     """
 
     name: str
@@ -93,7 +93,7 @@ class RunConfig:
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
-        """Those of `training`."""
+        """The stages of `training`."""
         return self.training.stages
 
     def stage(self, name: str | None) -> StageConfig:
@@ -117,7 +117,7 @@ def parse_run(
     its system names as ``Config``.
 
     Args:
-        config: All sections, as a config file gives them; see `cli` for what is changed from outside.
+        config: All sections, as a config file gives them.
         systems: The table of systems.
         read_source: Parses the section of a source.
 
@@ -172,14 +172,14 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
         if there != here and not any(re.fullmatch(pattern, path) for pattern in HARMLESS):
             key = path.replace(".source.options.", ".source.")
             lines.append(f"config.{key} is {there!r} there and {here!r} here")
-    # What all stages differ in alike is a value of config.model.
+    # A difference that all stages share is a value of config.model.
     bases = [re.sub(r"\.training\.stages\[\d+\]\.model\.", ".model.", line) for line in lines]
     everywhere = {base for base in bases if bases.count(base) == len(new.stages)}
     return list(dict.fromkeys(b if b in everywhere else line for b, line in zip(bases, lines, strict=True)))
 
 
 def settings(run: RunConfig) -> dict[str, Any]:
-    """All settings of a run as values that JSON keeps, every default written out."""
+    """All settings of a run as JSON values, defaults included."""
     found: dict[str, Any] = to_json(dataclasses.replace(run, given={}))
     found.pop("given")
     return found
@@ -195,7 +195,7 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _without_models(run: RunConfig) -> TrainingConfig:
-    """What is not read in models, `_stage_models` has told: another stage may read what one ignores."""
+    """The training settings without models, whose values `_stage_models` checks over all stages."""
     stages = tuple(dataclasses.replace(stage, model=None) for stage in run.stages)
     return dataclasses.replace(run.training, stages=stages)
 

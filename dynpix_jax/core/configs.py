@@ -51,7 +51,7 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
 
 
 def given_args(arg: str | None) -> frozenset[str]:
-    """The names that a string argument gives: `parse_arg` does not tell them from the defaults."""
+    """The names that a string argument gives; in the result of `parse_arg` they look like defaults."""
     return frozenset(name for name, _, _ in _items(arg))
 
 
@@ -74,10 +74,10 @@ def check_read_by_variant(
     Args:
         arg: The string argument.
         args: What `parse_arg` made of it, with a `variant`.
-        read_by: The variants that read an argument; all read those that it does not name.
+        read_by: Argument -> variants that read it; all variants read arguments without an entry.
 
     Raises:
-        UserError: Names the first such argument, and who reads it.
+        UserError: Names the first such argument, and the variants that read it.
     """
     given = given_args(arg)
     for name, readers in read_by.items():

@@ -1,4 +1,4 @@
-"""Changes to sections that are not parsed yet, and which of their values they leave without effect."""
+"""Merges changes into sections before they are parsed, and finds the values that this replaces."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dynpix_jax.core.sections import (
 def merge(
     kind: Any, section: Mapping[str, Any], changes: Mapping[str, Any], path: str, replaced: list[str]
 ) -> dict[str, Any]:
-    """A section with changes that reach into its sections; both stay as they are.
+    """A copy of a section with changes, which may be nested, applied.
 
-    A change to another entry of a registry (another ``kind`` of gate) replaces the section: what the old
-    entry's options were says nothing about the new one's.
+    A change to another entry of a registry (another ``kind`` of gate) replaces the section: the old entry's
+    options do not apply to the new one.
 
     Args:
         kind: Type that the section will be parsed as.
         section: The section's keys and values.
-        changes: Of it.
+        changes: Keys and values to change.
         path: Full name of the section, for messages.
         replaced: Gets the paths of the leaves of `section` that are not in the result.
     """
@@ -52,7 +52,7 @@ def merge(
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of what is no section, in sections and in lists that have sections."""
+    """(path, value) of every value that is not a section, through nested sections and lists of them."""
     dot = f"{path}." if path else ""
     if isinstance(value, Mapping) and value:
         for name, item in value.items():

@@ -13,10 +13,10 @@ from dynpix_jax.core.sections import Given
 def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of `config` with values replaced or added.
 
-    What a text is (a number, a word, a tuple) the type of its setting decides, when the config is parsed.
+    When the config is parsed, the type of each setting decides how its text is read.
 
     Args:
-        config: Of dicts and lists (`core.config.plain`); left as it is.
+        config: Dicts and lists (`core.config.plain`); not modified.
         overrides: "a.b=value" each; "a.list[0].b=value" reaches into a list.
 
     Raises:

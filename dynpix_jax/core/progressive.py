@@ -1,6 +1,6 @@
-"""Prediction in steps: what a system says of its steps (loops, exits, iterates of a solver).
+"""Prediction in steps (loops, exits, iterates of a solver): the protocol of systems that have them.
 
-Whoever predicts in time runs them one by one: `evaluation.stepwise`.
+`evaluation.stepwise` runs the steps one by one within a budget.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ STEP_SCOPE = "at_step_"
 
 
 def in_step(index: int) -> AbstractContextManager[None]:
-    """A named scope: what is computed within it is counted as of that step (`flops.system_macs`)."""
+    """A named scope, whose MACs are counted for that step (`flops.system_macs`)."""
     return jax.named_scope(f"{STEP_SCOPE}{index}")
 
 
 @flax.struct.dataclass
 class StepResult:
-    """What a step hands out, on the device; a pytree, so that a jitted function can return it.
+    """The result of a step, on the device; a pytree, so that a jitted function can return it.
 
     Attributes:
         predictions: Task -> logits (B, H, W, C) at the images' size.
-        confidence: (B, h, w) at the resolution at which the system decides, larger is surer; None where it
-            has none.
+        confidence: (B, h, w) at the resolution at which the system decides, larger is surer; None without.
         gates: Of this step, as in Outputs.
         selections: Of this step, as in Outputs.
     """
@@ -55,10 +54,10 @@ class Step(Generic[State]):
     """One step.
 
     Attributes:
-        run: Takes the state before it, gives the state after it and what it hands out. A first call with new
-            shapes may compile.
-        shares: What it will execute of its gated layers from that state, a share in [0, 1] (mean over the
-            batch) by the layer's name; layers that it does not name run everywhere.
+        run: Maps the state before it to the state after it and its result. A first call with new shapes may
+            compile.
+        shares: Maps the state before it to the share in [0, 1] (mean over the batch) that it will execute of
+            each gated layer, by name; layers without an entry run everywhere.
     """
 
     run: Callable[[State], tuple[State, StepResult]]
@@ -74,5 +73,5 @@ class Progressive(Protocol):
     ) -> tuple[Sequence[Step[Any]], Any]:
         """The steps for (B, H, W, 3) images, and the state that the first one takes.
 
-        The last step's predictions are those of `apply`, the ones before its exits.
+        The last step's predictions are those of `apply`; earlier ones are its exits.
         """

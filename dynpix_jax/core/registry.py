@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for; ``package.module:Name`` stands for itself.
+    """Entries by name; ``package.module:Name`` is imported directly.
 
-    An entry may be given as such a string, too: it is imported when somebody asks for it, so that a table
-    costs nothing to import.
+    An entry may be such a string, too: it is imported at its first use, so that importing a table costs
+    nothing.
 
     Args:
-        kind: What is in it, for messages ("backbone").
+        kind: Kind of the entries, for messages ("backbone").
         entries: By name.
     """
 
@@ -40,10 +40,10 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def resolve(self, name: str, path: str) -> T:
-        """What a name stands for.
+        """The entry of a name.
 
         Args:
-            name: Of an entry, or ``package.module:Name``.
+            name: An entry's name, or ``package.module:Name``.
             path: Of the config's key that holds it, for messages.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How a forward pass is run: what every gated layer needs to know beyond its input."""
+"""Settings of a forward pass that every gated layer reads beside its input."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MODES: tuple[Mode, ...] = ("dense", "sparse")
 
 @flax.struct.dataclass
 class Routing:
-    """How a forward pass is run. A pytree: temperature and masks are arrays, the rest is static.
+    """Settings of a forward pass. A pytree: temperature and masks are arrays, the rest is static.
 
     Attributes:
         train: Sample gates (stream ``gumbel``) instead of taking the arg-max, move running averages.
         mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active
             positions only (no gradient reaches the gates).
         temperature: Of the relaxation behind the straight-through gradient (eq. 4 of PAG), in (0, inf).
-        masks: Gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces what the
-            gate decides; gates that it does not name decide for themselves. The same masks give the same
-            result in both modes.
+        masks: Gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces the
+            gate's decision; gates without an entry decide for themselves. The same masks give the same result
+            in both modes.
         soft: Take the relaxed sample itself instead of the straight-through one (dense training only).
         implementation: Of the sparse engine ("gather", ...); None: the engine decides.
     """

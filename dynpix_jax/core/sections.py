@@ -13,8 +13,7 @@ A section whose class depends on one of its keys is annotated with the registry 
 dataclass, or its attribute ``Config`` (a module or system names its settings so). A user's class is named
 ``package.module:Name``.
 
-A section tells by a method ``unread`` which of its fields the values of others make meaningless; `unread`
-collects them:
+A section's method ``unread`` names the fields that other values leave without effect; `unread` collects them:
 
     def unread(self) -> Mapping[str, str]:
         return {"momentum": "optimizer 'adamw' has none"} if self.optimizer == "adamw" else {}
@@ -49,11 +48,12 @@ class OneOf:
     """Annotation of a section that is parsed as the class that a registry has for a key.
 
     Attributes:
-        registry: Of classes (or strings "module:Name"); the settings are the class's ``Config``, or itself.
-        key: That names the entry. None, as the annotation of a mapping's items: the item's own name.
+        registry: Classes, or strings "module:Name"; the settings are the class's ``Config``, or the class
+            itself.
+        key: Key that names the entry. None in the annotation of a mapping's items: the item's own key.
         default: The name if the section does not have the key; None: it must have it.
-        beside: The key is in the section around this one; otherwise it is in this one, and a field of each of
-            the classes, so that the parsed settings tell what they are.
+        beside: Whether the key is in the enclosing section. Otherwise it is in this one, and every class has
+            it as a field.
     """
 
     registry: Registry[Any]
@@ -85,10 +85,10 @@ BESIDE: Any = object()
 
 
 class Given(str):
-    """A value's text from the command line. The type of the field that takes it decides what it is.
+    """A value's text from the command line, read as the type of its field.
 
     Attributes:
-        value: What it was taken for.
+        value: What it was read as before the field was known.
     """
 
     value: Any = None
@@ -156,12 +156,12 @@ def field_types(cls: type, section: Section, path: str) -> dict[str, Any]:
 def unread(
     value: Any, path: str = "", outer: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, Any, str]]:
-    """(path, value, reason) of what a parsed section holds, other than defaults, and nothing will read.
+    """(path, value, reason) of every value, other than a default, that nothing will read.
 
     Args:
         value: The section.
         path: Its full name.
-        outer: What a section around it tells of it, field ("loss.depth" of its own section) -> reason.
+        outer: Reasons from the enclosing section: field ("loss.depth" within this one) -> reason.
     """
     reasons = {**_reasons(value), **(outer or {})}
     for name, item, place in _children(value, path):
@@ -176,7 +176,7 @@ def unread(
 
 
 def to_json(value: Any) -> Any:
-    """Settings as values that JSON keeps, every default written out: equal for equal settings only."""
+    """Settings as JSON values, defaults included: equal only for equal settings."""
     if isinstance(value, Mapping | ml_collections.ConfigDict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -273,7 +273,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
 
 
 def _read(kind: Any, text: str) -> Any:
-    """What a text is for a field of type `kind`: itself where that takes texts, else what it is in Python."""
+    """A text as the value of a field of type `kind`: itself if that takes text, else as a Python literal."""
     kinds = get_args(kind) if _is_union(kind) else (kind,)
     choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
     said = _literal(text)
@@ -281,7 +281,7 @@ def _read(kind: Any, text: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """What a text says in Python; the text itself if that is nothing."""
+    """The Python literal in a text; the text itself if it is none."""
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):

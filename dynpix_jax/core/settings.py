@@ -81,7 +81,7 @@ class TrainingConfig:
         batch_size: Images a step over all processes; a multiple of the mesh's data axis.
         stages: At least one; run in order, each with a fresh optimizer.
         optimizer: "sgd" (momentum, L2 decay added to the gradient, as in the papers) or "adamw".
-        momentum: Of sgd.
+        momentum: Momentum of sgd.
         weight_decay: Factor of the decay.
         weight_decay_on: Regexes of the parameters that decay; all others do not.
         poly_power: The learning rate falls as (1 - step / steps) ** poly_power; 0 keeps it constant.
@@ -90,7 +90,7 @@ class TrainingConfig:
         log_every: Steps between log lines; each line is the mean since the last one.
         checkpoint_every: Steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
         eval_every: Steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
-        keep: Checkpoints kept on disk, beside those that stages ended with.
+        keep: Checkpoints kept on disk, beside those of stage ends.
         init_from: "" (random), a weights file, or the workdir of another run.
         mesh: Devices.
         workers: Processes that prepare batches; 0 does it in a thread of this one.
@@ -157,7 +157,7 @@ class InferenceConfig:
         multiple: Sides of resized images are rounded to multiples of it.
         flip: The mirror image as well.
         blur: Standard deviation, in pixels, of a Gaussian that smooths predicted depth in the end; 0: none.
-            The "+blur" of Recurrent Scene Parsing, table 1, whose width neither the paper nor its code tells.
+            Neither the paper nor its code gives the width of "+blur" in table 1 of Recurrent Scene Parsing.
     """
 
     window: tuple[int, int] | None = None
@@ -213,14 +213,14 @@ class EvaluationConfig:
 
     Attributes:
         mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
-        every_stage: Evaluate what each training stage ended with (one row a budget), not only the newest
+        every_stage: Evaluate the end of every training stage (one row a budget), not only the newest
             checkpoint.
         also: Other ways to run the network, a row each, by the names that its system has for them
             (``System.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
-        thresholds: Number of them, of the boundary benchmark (evaluation.boundary).
-        max_dist: Of the boundary benchmark: how far a boundary may be off, as a share of the diagonal.
-        nms: Of the boundary benchmark: predictions are thinned.
-        smooth: Of the boundary benchmark: predictions are smoothed before they are thinned.
+        thresholds: Number of thresholds of the boundary benchmark (evaluation.boundary).
+        max_dist: Tolerance of the boundary benchmark, as a share of the image's diagonal.
+        nms: Whether the boundary benchmark thins predictions.
+        smooth: Whether the boundary benchmark smooths predictions before it thins them.
         workers: Processes that match boundaries.
         pictures: Images shown in the report, and in TensorBoard at each evaluation of a training run.
         limit: Images that are evaluated; 0 = all.
@@ -254,16 +254,17 @@ class EvaluationConfig:
 
     @property
     def modes(self) -> tuple[Literal["dense", "sparse"], ...]:
-        """The modes to run, the one that is reported first first."""
+        """The modes to run, in the order of the report."""
         return ("dense", "sparse") if self.mode == "both" else (self.mode,)
 
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Section `execution`: by what programs a network is run; its results are the same to rounding.
+    """Section `execution`: which programs run a network; results are equal up to rounding.
 
     Attributes:
-        implementation: Of sparse blocks (`ops.sparse`); None chooses by platform, shapes and density.
+        implementation: Implementation of sparse blocks (`ops.sparse`); None chooses by platform, shapes and
+            density.
     """
 
     implementation: Implementation | None = None

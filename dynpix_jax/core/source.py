@@ -124,8 +124,7 @@ class SourceClass(Protocol):
 
     Attributes:
         Config: Frozen dataclass of the source's options, parsed from its section of a config.
-        splits: The splits that it can have, most often "train", "val" and "test"; not all need be on the
-            disk.
+        splits: Names of its splits, such as "train", "val" and "test"; not all need be on the disk.
     """
 
     Config: ClassVar[type[Any]]
@@ -150,7 +149,7 @@ class SourceSettings:
 
     @property
     def crop(self) -> tuple[int, int] | None:
-        """(H, W) of the crops around a person that it has in place of whole images; None for those."""
+        """(H, W) of its images if they are crops around a person; None for whole images."""
         size: tuple[int, int] | None = getattr(self.options, "crop", None)
         return size
 

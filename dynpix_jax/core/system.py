@@ -1,6 +1,6 @@
 """What every system is: a paper's network with its losses, pure functions of arrays, parameters, keys.
 
-What only some systems have (gates, turns, choices, further inputs) are the protocols of `core.capabilities`.
+Optional abilities (gates, turns, choices, further inputs) are the protocols of `core.capabilities`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Outputs:
         gates: Gate -> float mask (B, h, w), 1 where the gated layer computed; straight-through gradients.
         selections: Module whose pixels choose -> (B, h, w, P), the weight of every choice.
         exits: Earlier predictions, in the order in which the network makes them (side outputs, exits, loops).
-        updates: New values of the mutable collections (``batch_stats``); empty unless training moves them.
-        probabilities: Gate -> its probability of computing, in [0, 1]: what training drew its sample from, or
-            what it would have decided on where masks were given. Empty otherwise.
-        measures: Further numbers of each image (B,) float, by name: what a solver needed, say.
+        updates: New values of the mutable collections (``batch_stats``); empty unless training updates them.
+        probabilities: Gate -> its probability of computing, in [0, 1], in training and where masks replace
+            its decision. Empty otherwise.
+        measures: Further numbers of each image, (B,) float by name, such as a solver's iterations.
     """
 
     predictions: dict[str, Array]
@@ -71,10 +71,10 @@ class ModelConfig(Protocol):
 class System(ABC):
     """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}.
 
-    A system of a config is made of one argument, an object of its ``Config``.
+    It is made from one argument, an object of its ``Config``.
 
     Attributes:
-        name: In messages.
+        name: Name for messages.
         Config: Class of its typed settings; takes the keys of a config's ``model`` section.
         counts_resizing: Whether bilinear resizing, a product of matrices, is among its MACs; in the papers of
             the HRNet family it is not.
@@ -104,7 +104,7 @@ class System(ABC):
         moving: bool = False,
         **options: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """What a method of the network gives, and the new ``batch_stats``: {} unless they are ``moving``."""
+        """The result of a method of the network, and the new ``batch_stats``: {} unless ``moving``."""
         if not moving:
             return self.network.apply(variables, *arguments, method=method, **options), {}
         result, updates = self.network.apply(
@@ -125,7 +125,7 @@ class System(ABC):
         """Forward pass of (B, H, W, 3) RGB images, uint8 or float in 0..255.
 
         Args:
-            variables: Of `init`, or trained.
+            variables: From `init`, or trained.
             images: The batch.
             inputs: What the system takes beside the images (see `capabilities.ReadsInputs`).
             routing: How the pass is run.
@@ -156,7 +156,7 @@ class System(ABC):
         return TakeOver()
 
     def adapt(self, given: Variables, fresh: Variables) -> Variables:
-        """``fresh`` with all that a previous stage, or a pretrained backbone, already knows.
+        """``fresh`` with the weights of a previous stage or a pretrained backbone copied in.
 
         Raises:
             UserError: The weights were made for another architecture.

@@ -54,7 +54,7 @@ class Task(ABC):
         pictures: How predictions are drawn: a name in `visualization.task_pictures.PICTURES`, or
             ``package.module:Name``.
         side_outputs: Whether the stages of a backbone predict it, too, each under the same loss (HED).
-        has_rare: Whether `rare` names any pixels.
+        has_rare: Whether `rare` selects any pixels.
     """
 
     name: ClassVar[str]
@@ -77,7 +77,7 @@ class Task(ABC):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better of the first score."""
+        """Whether higher values of the first score are better."""
         return self.scores[0].higher_is_better
 
     @property
@@ -149,7 +149,7 @@ class Task(ABC):
     def resize_label(cls, label: Array, size: tuple[int, int]) -> Array:
         """Resizes labels (B, h, w, ...) that a network reads beside the image, as the image is resized.
 
-        Nearest pixels by default: between two classes there is no third.
+        Nearest pixels by default, since classes cannot be interpolated.
         """
         if label.shape[1:3] == size:
             return label
@@ -214,7 +214,7 @@ class PixelTask(Task):
 
 
 def check_labels(tasks: Mapping[str, Task], fields: Mapping[str, Sequence[str]], where: str) -> None:
-    """Checks that a source has what tasks read.
+    """Checks that a source has the labels that tasks read.
 
     Args:
         tasks: By name.
@@ -250,7 +250,7 @@ def all_scores(tasks: Mapping[str, Task]) -> tuple[Score, ...]:
 
 
 def prefixes(tasks: Mapping[str, Any]) -> list[str]:
-    """Prefixes of each task's numbers where those of all stand together; "" for the first."""
+    """Prefix of each task's scores where several tasks share a dict; "" for the first."""
     return [f"{name}/" if index else "" for index, name in enumerate(tasks)]
 
 

@@ -43,9 +43,10 @@ class Progress:
             stage.
         stage_name: Its name.
         config: The run's config as JSON values.
-        evaluated: The evaluation due at `step` has been written.
+        evaluated: Whether the evaluation due at `step` has been written.
         window: Sums of the metrics since the last log line, and their count.
-        readers: [processes, loader workers] of the run that saved; the iterator's state is theirs only.
+        readers: [processes, loader workers] of the run that saved; the iterator's state fits no other
+            numbers.
     """
 
     step: int
@@ -62,7 +63,7 @@ class Checkpoints:
 
     Args:
         directory: Created at the first save.
-        keep: How many to keep; older ones are removed after a save, but for those that stages ended with.
+        keep: How many to keep; older ones are removed after a save, except those of stage ends.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
@@ -133,8 +134,8 @@ class Checkpoints:
                 if file.is_file()
             }
             _write_json(path / MANIFEST, {**dataclasses.asdict(progress), "files": files})
-            # Later ones are of a future that did not come: a damaged one was passed over, and this run has
-            # gone its own way since. Left there, the damaged one would count as the newest to keep.
+            # Later ones exist if a damaged one was passed over and the run continued from before it. If they
+            # stayed, the damaged one would count as the newest to keep.
             for step in self.steps():
                 if step > progress.step:
                     _remove(self.path(step))

@@ -1,4 +1,4 @@
-"""What can be wrong with a run, found before any of it is trained."""
+"""Checks of a run before any of it is trained."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 For each stage: build the system with the stage's overrides, carry the variables over, make a fresh optimizer,
 then step by step: save, evaluate, next batch, step, write. A checkpoint is taken before the next batch is
-drawn, so the iterator's position in it is the state's, and before the evaluation, which may fail or outlast
-the time a SIGTERM leaves.
+drawn, so that the saved iterator matches the saved state, and before the evaluation, which may fail or
+outlast the time that a SIGTERM leaves.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ EvaluateFn = Callable[[System, Variables], Values]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a call of `train` ended with.
+    """Where a call of `train` ended.
 
     Attributes:
-        state: Of the last step done.
+        state: State after the last step done.
         stage: Index of its stage.
         finished: False if a SIGTERM ended it before the last step.
     """
@@ -65,7 +65,7 @@ def train(
     evaluate_fn: EvaluateFn | None = None,
     writers: Sequence[Writer] | None = None,
 ) -> Result:
-    """Train all stages of `run` in `workdir`, from where it stands there.
+    """Train all stages of `run` in `workdir`, from its newest checkpoint if it has one.
 
     Args:
         run: All settings; the seed and those of training are read here.
@@ -108,7 +108,7 @@ def train(
 
 
 class _Run:
-    """Where a run stands, and what is done with it: save, evaluate, next batch, step, write.
+    """A run in progress: save, evaluate, next batch, step, write.
 
     Made from the newest checkpoint in its workdir, or fresh.
 
@@ -116,7 +116,7 @@ class _Run:
         stage: The current one.
         state: After `step` updates.
         step: Updates done, over all stages.
-        evaluated: Whether the state was.
+        evaluated: Whether the state was evaluated.
         out: Writes numbers and notes.
         meter: Numbers of the steps since the last line.
     """
@@ -161,18 +161,18 @@ class _Run:
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether this step is one of those that are evaluated."""
+        """Whether this step is to be evaluated."""
         settings = self._config.training
         last = settings.eval_every > 0 and self.step == settings.total_steps
         return last or _at(self.step, settings.eval_every)
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether this step is one of those that are saved whatever happens."""
+        """Whether this step is one of the regular saves."""
         return _at(self.step, self._config.training.checkpoint_every)
 
     def begin(self, index: int) -> None:
-        """Goes over to a stage, unless it is the current one."""
+        """Starts a stage, unless it is the current one."""
         if index != self.stage.index:
             self.stage = self._make_stage(index)
             self.state = self.stage.init(self.state.variables)
@@ -212,7 +212,7 @@ class _Run:
         return batch
 
     def take_step(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Updates the state and writes what the step before has measured."""
+        """Updates the state and writes the metrics of the step before."""
         self.state, metrics = self.stage.step(self.state, put_batch(batch, self._mesh))
         self.step, self.evaluated = self.step + 1, False
         self.meter.push(self.step, self.stage.config.name, metrics, np.asarray(batch["index"]))
@@ -222,12 +222,12 @@ class _Run:
         return make_stage(self._config, index, self._mesh, self._image_shape)
 
     def _restore(self, saved: Progress) -> TrainState:
-        """The saved state; the iterator goes to where it was."""
+        """The saved state; also restores the iterator's position."""
         same_readers = saved.readers == self._readers
         iterator = self._iterator if same_readers else None
         state = self._checkpoints.restore(saved, self.stage.abstract, iterator)
         if not same_readers:
-            # Another number of readers keeps its place in another form; the batches are the same.
+            # With another number of readers the iterator's state has another form; the batches are the same.
             for _ in range(saved.step):
                 next(self._iterator)
         return state

@@ -65,7 +65,7 @@ class Meter:
         self._pending = (step, stage, metrics, ids)
 
     def flush(self) -> None:
-        """Report the last update too, and keep the time until the next out of images a second.
+        """Report the last update, and leave the time until the next one out of images a second.
 
         Raises:
             NonFiniteError: The last update was not finite.

@@ -1,9 +1,8 @@
 """The optimizer of a stage, from rules over parameter paths.
 
-Frozen leaves are not part of what the optimizer (or the differentiation) sees: `split` takes the params apart
-into two flat dicts by path, the loss is differentiated with respect to the trainable one only, and `merge`
-puts them together. XLA then computes no weight gradient for frozen layers, and none at all below the first
-trainable one.
+Neither the optimizer nor differentiation sees frozen leaves: `split` separates the params into two flat dicts
+by path, the loss is differentiated with respect to the trainable one, and `merge` joins them. XLA then
+computes no weight gradient for frozen layers, and none at all below the first trainable one.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class StageOptimizer:
         tx: Optax transformation over the flat dict of trainable leaves.
         trainable: Paths of the trained leaves.
         schedule: Learning rate as a function of the step within the stage.
-        turns: Of a system that takes several turns at a batch: the trained leaves that each of them uses.
+        turns: Turn -> the trained leaves that it uses, for a system that takes several turns at a batch.
             `tx.update` then takes the leaves of one turn, and the `step` within the stage. Empty: one turn.
     """
 
@@ -110,7 +109,7 @@ def stage_optimizer(
 
 
 def _multipliers(names: Sequence[str], config: TrainingConfig, stage: StageConfig) -> dict[str, float]:
-    """The learning rate's multiplier of each trained leaf, of those with these names."""
+    """Learning-rate multiplier of each trained leaf among ``names``."""
     path = f"config.training.stages[{stage.name}]"
     _check_used(f"{path}.frozen", stage.frozen, names)
     _check_used(f"{path}.multipliers", [pattern for pattern, _ in stage.multipliers], names)
@@ -130,10 +129,10 @@ def _multipliers(names: Sequence[str], config: TrainingConfig, stage: StageConfi
 
 
 def _rule(config: TrainingConfig) -> list[optax.GradientTransformation]:
-    """What a gradient becomes before it is scaled by the learning rate."""
+    """The update rule before scaling by the learning rate."""
 
     def decays(leaves: Flat) -> dict[str, bool]:
-        # A function: what is updated may be a part of all leaves.
+        # A function, because an update may cover only some of the leaves.
         return {name: _matches(config.weight_decay_on, name) for name in leaves}
 
     decay = [optax.add_decayed_weights(config.weight_decay, mask=decays)] if config.weight_decay else []
@@ -145,8 +144,9 @@ def _rule(config: TrainingConfig) -> list[optax.GradientTransformation]:
 def _by_users(
     tx: optax.GradientTransformation, users: Mapping[str, Sequence[str]]
 ) -> optax.GradientTransformation:
-    """`tx` with a state of its own for the leaves of each set of turns: an update of some leaves of a flat
-    dict, all those of their sets, leaves the state of the others as it is, counters (Adam's) included.
+    """`tx` with a separate state for the leaves of each set of turns.
+
+    An update of the leaves of some sets does not touch the state of the others, Adam's counters included.
     """
 
     def split(leaves: Flat) -> dict[str, Flat]:
@@ -170,7 +170,7 @@ def _by_users(
 
 
 def _scale_by_step(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Minus the learning rate at a `step` that is given: turns are no steps, and some are skipped."""
+    """Scales by minus the learning rate at a given `step`; counting updates would count turns."""
 
     def update(updates: Any, state: Any, params: Any = None, *, step: Array, **_: Any) -> tuple[Any, Any]:
         rate = schedule(step)

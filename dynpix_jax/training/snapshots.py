@@ -1,4 +1,4 @@
-"""The config that a workdir holds, and whether it is that of the run at hand."""
+"""The config in a workdir: written for the reader, and compared with that of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_same_run(saved: Mapping[str, Any], run: RunConfig, workdir: str | Path
 
     Args:
         saved: Config of the checkpoint in `workdir`, as JSON.
-        run: What is asked for.
+        run: Settings to compare with.
         workdir: For the message.
         advice: What to do about it, the message's end.
 

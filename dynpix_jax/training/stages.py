@@ -27,13 +27,13 @@ class Stage:
     """What is built for one stage.
 
     Attributes:
-        index: In the run.
+        index: Index in the run.
         start: Global step at which it begins.
         config: Its settings.
         system: Its network.
         optimizer: Of its trained leaves.
         abstract: Shapes, dtypes and shardings of its state.
-        init: Variables of the stage before, or None, -> the state that it begins with.
+        init: Maps the variables of the stage before, or None, to the initial state.
         step: The compiled training step; donates the state.
     """
 

@@ -32,9 +32,9 @@ def make_step(
 ) -> StepFn:
     """The update of one stage.
 
-    A system that `TakesTurns` gets an update for each of them, in their order, within the one step: a forward
-    pass, a loss and an update of what that turn uses, after the updates of the turns before it. A turn
-    whose labels the batch lacks is skipped: nothing changes, momentum and norms included.
+    A system that `TakesTurns` gets one update a turn within one step, each on the variables that the turn
+    before has left: a forward pass, a loss and an update of the leaves that the turn uses. A turn whose
+    labels the batch lacks is skipped: nothing changes, momentum and norms included.
 
     Args:
         system: Its `loss` (or `turn_loss`) and `controls` are called.
@@ -45,7 +45,7 @@ def make_step(
 
     Returns:
         step(state, batch) -> (state, metrics). Metrics are scalars: the loss's terms, `grad_norm` (before
-        clipping), `learning_rate` and `loss`. Of several turns: the terms of all (0 where skipped), the
+        clipping), `learning_rate` and `loss`. With several turns: the terms of all (0 where skipped), the
         greatest norm, the sum of the losses, and `TURN/labelled`, 1 or 0.
     """
 
@@ -72,7 +72,7 @@ def make_step(
     def take_turns(
         system: TakesTurns, state: TrainState, batch: Batch, controls: Scalars, rngs: Mapping[str, PRNGKey]
     ) -> tuple[TrainState, dict[str, Array]]:
-        """Turn by turn, each from what the one before has left; those without labels change nothing."""
+        """Takes the turns one after the other; turns without labels change nothing."""
         metrics: dict[str, Array] = {}
         norms, losses = [], []
         stage_step = state.step - stage_start

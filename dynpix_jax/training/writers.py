@@ -97,7 +97,7 @@ class TensorBoardWriter(Writer):
 
     Args:
         directory: Of the event files.
-        resume_step: TensorBoard hides what older event files hold of later steps.
+        resume_step: Step that the run continues from; TensorBoard hides later steps of older event files.
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0) -> None:
