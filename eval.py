@@ -134,7 +134,7 @@ def open_runs(config: RunConfig, workdir: Path, stage: str | None, *, every_stag
         return [open_run(config, workdir, stage)]
     newest = open_run(config, workdir)
     runs = [open_run(config, workdir, name) for name in finished_stages(workdir)]
-    # A stage that has not ended yet has a checkpoint on its way.
+    # A stage that has not ended yet is evaluated at the newest checkpoint.
     return runs if runs and runs[-1].step == newest.step else [*runs, newest]
 
 
@@ -168,12 +168,12 @@ def budget(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> Budg
 
 
 def name_of(run: Trained) -> str:
-    """The stage, and how it is run."""
+    """The name of the stage, and of its alternative."""
     return f"{run.stage}, {run.alternative}" if run.alternative else run.stage
 
 
 def row_numbers(run: Trained, evaluation: Evaluation, drop: dict[str, float]) -> dict[str, Any]:
-    """The same and more for eval.json."""
+    """A row of eval.json."""
     other = {"alternative": run.alternative} if run.alternative else {}
     facts = {"stage": run.stage, **other, "step": run.step, "target_rho": run.rho}
     return {**facts, **evaluation.to_dict(), **drop}
@@ -182,7 +182,7 @@ def row_numbers(run: Trained, evaluation: Evaluation, drop: dict[str, float]) ->
 def describe(
     config: RunConfig, runs: Sequence[Trained], evaluation: Evaluation, source: Source
 ) -> dict[str, str]:
-    """What was evaluated, on what, by what."""
+    """The evaluated run, its data, the device and versions, for the report."""
     device = jax.devices()[0]
     packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
     versions = {"dynpix_jax": dynpix_jax.__version__, "python": platform.python_version(), **packages}
@@ -231,7 +231,7 @@ def make_examples(
                 )
             )
         labelled = {name: truth(task, source, index) for name, task in tasks.items()}
-        # Stages before the one that brought them have none.
+        # Stages before the one that adds choices have none.
         system = next((run.system for run in runs if choices_of(run.system)), runs[0].system)
         yield Example(
             name, photo, labelled, predictions, choices_of(system), _true_choices(system, source[index])

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"--coordinator {args.coordinator}: {error}") from error
 
-    # All of the run before any of it is trained: what is wrong with a later stage would show after hours.
+    # Check all stages first: a mistake in a later one would show only after hours.
     run = read_run(args.config, args.set)
     loader, evaluate_fn = train_loader(run), None
     if run.training.eval_every:

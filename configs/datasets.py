@@ -1,6 +1,6 @@
 """The data sets as the configs of all papers read them: folder, classes, source, augmentation.
 
-A config takes from here what is the data set's, and adds what is its paper's:
+A config takes the data set's settings from here, and adds those of its paper:
 
     from .. import datasets
 
@@ -34,10 +34,10 @@ class DataSet:
 
     Attributes:
         source: Its name in `dynpix_jax.data.sources`.
-        root: The folder that configs look in unless told another.
+        root: The default folder.
         segmentation: Options of that task, empty for a data set without classes.
-        options: Of the source.
-        takes_fields: Whether the source is told which labels to read.
+        options: Options of the source.
+        takes_fields: Whether the source has an option for the labels to read.
         cpu_scale: Size at which a network sees its images with budget=cpu, relative to their own.
         augment: Budget -> section ``augment``; empty where each paper has one of its own.
     """
@@ -67,12 +67,12 @@ class DataSet:
         Args:
             args: Of the config: root, split; packed: root holds what ``dynpix prepare`` wrote.
             labels: Fields to read, beside the image.
-            augment: In place of the data set's own for ``args.budget``.
-            options: Of the source, beside the data set's own.
+            augment: Replaces the data set's own for ``args.budget``.
+            options: Options of the source, beside the data set's own.
         """
         source = dict(name=self.source, root=args.root)
         if args.get("packed", False):
-            # The shards hold what they were packed with: it must be what is asked for here.
+            # The shards must have been packed with the options that are asked for here.
             made_with = dict(self.options, **options)
             source.update(name="packed", fields=labels, **({"options": made_with} if made_with else {}))
         else:

@@ -3,9 +3,9 @@
 variant=hrnet   HRNet with one exit at its end ("HRNet-W32")
 variant=ee      exits after every stage, single 1x1 convolutions on the highest branch ("EE")
 variant=rh      encoder-decoder heads of 64 channels on all branches joined ("EE + RH")
-variant=ca      those, and no computing on where all 16 outputs are below 0.002 ("EE + RH + CA")
+variant=ca      the same, skipping positions where all 16 outputs are below 0.002 ("EE + RH + CA")
 
-The paper does not say what its exits read; these choices are those that give its MACs.
+The paper does not say what its exits read; these choices give its MACs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def model(
     """Section ``model`` of a variant.
 
     Args:
-        arch: Of HRNet.
-        sigma: Of the targets' Gaussians, in cells of the heatmaps.
+        arch: Architecture of HRNet.
+        sigma: Standard deviation of the targets' Gaussians, in cells of the heatmaps.
         start: Share of the first stage's steps before anything is skipped.
-        threshold: Of variant=ca.
+        threshold: Threshold of variant=ca.
     """
     exits = (4,) if variant == "hrnet" else (1, 2, 3, 4)
     redesigned = variant in ("rh", "ca")
@@ -54,9 +54,7 @@ def model(
 
 
 def stages(variant: str, steps: Sequence[int], learning_rate: float) -> tuple[dict[str, Any], ...]:
-    """Adam's stages: the learning rate is a tenth of the one before in each. Only the first warms up to
-    adaptivity.
-    """
+    """Adam's stages, each at a tenth of the learning rate before. Only the first warms up to adaptivity."""
     warm = dict(adaptivity=dict(start=0.0)) if variant == "ca" else {}
     return tuple(
         dict(

@@ -3,7 +3,7 @@
 variant=hrnet   HRNet with one exit at its end (table 1, "HRNet-W48")
 variant=ee      exits after every stage, all with the plain head ("EE")
 variant=rh      early exits with redesigned heads ("EE + RH")
-variant=ca      those, and nothing computed where an exit is confident ("EE + RH + CA")
+variant=ca      the same, and nothing computed where an exit is confident ("EE + RH + CA")
 
 Further arguments of all of them:
   arch           w48 | w32 | w18 | w18s2 | w18s1; the paper's W18 is HRNet-W18-Small-v2, w18s2
@@ -14,8 +14,8 @@ Further arguments of all of them:
   steps          in place of the recipe's; 0 keeps them
   weights        ImageNet weights imported by ``dynpix import-weights``; "" begins from nothing
 
-On a CPU (budget=cpu) AdamW takes the place of SGD, and variant=ca first trains with nothing skipped, then for
-a third of the steps as it will run: interpolation makes a step of training slower. continue_from = workdir of
+On a CPU (budget=cpu) AdamW takes the place of SGD, and variant=ca first trains with nothing skipped, then a
+third of the steps with skipping: interpolation makes a training step slower. continue_from = workdir of
 variant=rh trains that second part alone.
 """
 
@@ -48,7 +48,7 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: A name or value that there is not, or one that the variant does not read.
+        UserError: An unknown name or value, or one that the variant does not read.
     """
     args = parse_arg(
         arg,
@@ -100,9 +100,9 @@ def anytime_config(
 
     Args:
         dataset: For the config's name.
-        task_options: Of segmentation.
-        steps: Of training, on a CPU less those of its second part.
-        threshold: Of the largest probability, unless args have one or another criterion.
+        task_options: Options of segmentation.
+        steps: Training steps, on a CPU without those of the second part.
+        threshold: Threshold of the largest probability, unless args have one or another criterion.
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     exits = (4,) if args.variant == "hrnet" else (1, 2, 3, 4)
@@ -124,7 +124,7 @@ def anytime_config(
         stages=_stages(args, args.steps or steps, cpu),
         optimizer="adamw" if cpu else "sgd",
         weight_decay=1e-4 if cpu else 5e-4,
-        # As released: of everything, the widths of interpolation too.
+        # As released, weight decay covers everything, the widths of interpolation too.
         weight_decay_on=(r".*/kernel",) if cpu else (r".*",),
         warmup_steps=20 if cpu else 0,
         keep=1,
@@ -165,6 +165,6 @@ def _stages(args: ml_collections.ConfigDict, steps: int, cpu: bool) -> tuple[dic
     adaptive = dict(base, name="adaptive")
     if cpu:
         adaptive.update(steps=max(steps // 3, 1), learning_rate=5e-4)
-        # Nothing to skip by: these networks have no interpolation, whose widths stay fresh.
+        # Without skipping there is no interpolation: its widths stay fresh.
         base.update(model=dict(adaptivity=None))
     return (base, adaptive) if cpu and not args.continue_from else (adaptive,)

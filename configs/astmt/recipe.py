@@ -12,11 +12,11 @@ The rows of the appendix's tables, as arguments:
   backbone=r26|r50|r101|mobilenet    table 3: mobilenet, which has no adapters
 
 Where this departs from the released code, it follows the paper: the learning rate 0.005 is divided by the
-number of tasks for what they share (released: multiplied by it for what they do not), w_d is 0.1 (0.01), the
-discriminator has 1x1 convolutions, momentum is kept over epochs. Images are normalised as for ImageNet
-training; released networks see raw values: ``--set model.backbone.preprocessing=none``. Strides stand on the
-3x3, as in the pretrained networks: ``--set model.backbone.stride_in_1x1=True`` has them where the released
-multi-task networks do. As in the released MobileNet, norms are each task's own where SE is;
+number of tasks for what they share (released: multiplied by it for what they do not share), w_d is 0.1
+(0.01), the discriminator has 1x1 convolutions, momentum is kept over epochs. Images are normalised as for
+ImageNet training; released networks see raw values: ``--set model.backbone.preprocessing=none``. Strides
+stand on the 3x3, as in the pretrained networks: ``--set model.backbone.stride_in_1x1=True`` has them where
+the released multi-task networks do. As in the released MobileNet, norms are each task's own where SE is;
 ``norm=own|shared`` says otherwise. MobileNet's decoder is depthwise separable with SE of reduction 16, which
 keeps it near the paper's 8 % of R-50's parameters; the released one is grouped without 1x1 convolutions and
 has a reduction of 4: ``--set model.decoder.reduction=4``. Images are cropped, not stretched, to 512x512.
@@ -60,7 +60,7 @@ READ_BY = {
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Of training: updates, epochs that they are, images an update."""
+    """Training length: updates, their number of epochs, images an update."""
 
     steps: int
     epochs: int
@@ -73,7 +73,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: A name or value that there is not, or one that the variant does not read.
+        UserError: An unknown name or value, or one that the variant does not read.
     """
     args = parse_arg(
         arg,
@@ -139,9 +139,9 @@ def model(
     """Section ``model``.
 
     Args:
-        tasks: Of the network.
+        tasks: Tasks of the network.
         options: Of the tasks, over those of the appendix.
-        epochs: In which the reversal of gradients grows.
+        epochs: Epochs in which the reversal of gradients grows.
     """
     modulated = args.variant in ("se", "adversarial")
     encoder = modulated and args.se != "dec"
@@ -178,9 +178,7 @@ def model(
 
 
 def multipliers(args: ml_collections.ConfigDict, tasks: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """Of the learning rate: 1 / T for what T tasks share, 10 / T for the discriminator (ten times that of
-    what is shared, as released).
-    """
+    """Learning-rate multipliers: 1 / T for what T tasks share, 10 / T for the discriminator (as released)."""
     if len(tasks) == 1:
         return ((r".*", 1.0),)
     share = 1.0 / len(tasks)
@@ -202,9 +200,9 @@ def astmt_config(
 
     Args:
         dataset: For the config's name.
-        tasks: All that the data set has labels of.
+        tasks: All tasks that the data set has labels of.
         options: Of the tasks, over those of the appendix.
-        max_dist: Of the boundary benchmark.
+        max_dist: Tolerance of the boundary benchmark.
     """
     tasks = chosen(args, tasks)
     config = ml_collections.ConfigDict()

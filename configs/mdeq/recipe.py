@@ -35,7 +35,7 @@ class Variant:
     """One size.
 
     Attributes:
-        cell: What of ``model.cell`` is not that of small.
+        cell: Values of ``model.cell`` that differ from small's.
         forward: Iterations of the search for the fixed point.
         backward: Iterations of the search for the gradient.
     """
@@ -67,7 +67,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: A name or value that there is not.
+        UserError: An unknown name or value.
     """
     args = parse_arg(
         arg,
@@ -105,7 +105,7 @@ def mdeq_config(
 
     Args:
         dataset: For the config's name.
-        task_options: Of segmentation.
+        task_options: Options of segmentation.
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     variant, tiny = VARIANTS[args.variant], args.variant == "tiny"

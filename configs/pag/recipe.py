@@ -20,8 +20,8 @@ An argument that the variant or the task does not read is refused.
 Where this departs from the paper: AdamW instead of SGD at 2e-4, because its steps do not depend on the scale
 of the loss, which is a mean over pixels here and a sum in eq. 7. Lambda of eq. 6 is SPARSITY_WEIGHT instead
 of 1e-4, because gates have hundreds of steps a stage to reach rho, not tens of thousands. Gates start open
-and sure of it (init_std, open_bias): the release's start closes layers before the budget asks for it.
-budget=cpu leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
+with high confidence (init_std, open_bias): from the release's start layers close before the budget asks for
+it. budget=cpu leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dynpix_jax.core.errors import UserError
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 LOSSES: dict[str, dict[str, dict[str, float]]] = {
-    # Beside an L1 of this weight the L2 of eq. 9 is nothing, and AdamW does not mind the scale.
+    # Beside an L1 of this weight the L2 of eq. 9 is negligible; AdamW does not depend on the scale.
     "depth": {"both": {}, "l2": {"gamma": 0.0}, "l1": {"gamma": 1000.0}},
     "normals": {"both": {}, "cosine": {"arccos": 0.0}, "arccos": {"cosine": 0.0}},
 }
@@ -55,7 +55,7 @@ READ_BY = {
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Batch and length of the stages, and how fast what is new learns in them.
+    """Batch and length of the stages, and learning-rate multipliers of new layers.
 
     Attributes:
         batch_size: Images a step.
@@ -63,8 +63,8 @@ class Schedule:
         multipool: Steps of the stage that brings the MultiPool.
         gates: Steps of each of the stages with gates.
         settle: Steps of the last of them; None for ``gates``.
-        head_rate: Of the head after the first stage, relative to the backbone's.
-        gate_rate: Of gates.
+        head_rate: Multiplier of the head after the first stage, relative to the backbone's.
+        gate_rate: Multiplier of the gates.
     """
 
     batch_size: int
@@ -82,7 +82,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own, or other defaults.
 
     Raises:
-        UserError: A name or value that there is not, or one that the variant or task does not read.
+        UserError: An unknown name or value, or one that the variant or task does not read.
     """
     spec: dict[str, Any] = dict(
         task=tasks[0],
@@ -125,10 +125,10 @@ def pag_config(
     """All sections but ``data``.
 
     Args:
-        args: Of `read_args`.
+        args: Result of `read_args`.
         dataset: For the config's name.
-        task_options: Of the task; those of the argument ``loss`` are added.
-        schedule: Of the training.
+        task_options: Options of the task; those of the argument ``loss`` are added.
+        schedule: Schedule of the training.
         head_features: Width of the decoder.
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
@@ -221,9 +221,7 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
 
 
 def _pooled(args: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Blocks with a MultiPool. The truncated network has it "at the top" (section 5.2): in its last block;
-    that of boundaries has none.
-    """
+    """Blocks with a MultiPool; of the truncated network the last ("at the top", section 5.2), if any."""
     if args.variant == "base":
         return ()
     if args.variant != "truncated":

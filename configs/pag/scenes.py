@@ -74,7 +74,7 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
         selection = "average" if args.variant == "average" else "pag"
         pool = dict(blocks=(block,), selection=selection, original_bias=2.0)
         name, steps, model = "multipool", 150, dict(multipool=pool)
-    # What is new learns faster.
+    # New layers learn faster.
     multipliers = ((r".*/gate/.*", 5.0), (r".*", 1.0))
     later = dict(name=name, steps=steps, learning_rate=3e-4, model=model, multipliers=multipliers)
     return (base, later)

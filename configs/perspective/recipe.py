@@ -16,16 +16,15 @@ The variants of Table 2, Figure 4 and the supplement's Table 1, as arguments:
 All of them with configs and scores: ``dynpix tables perspective``.
 
 Evaluation of a gated variant has two rows from one checkpoint: the soft mixture that was trained, and the
-arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` says which comes first). Of a
-network with loops the predictions before each of them are scored besides, with the MACs up to there. To time
-it with fewer loops: ``python eval.py --config=... --workdir=... --set "evaluation.also=('argmax', 'loop_0',
-'loop_1')"``.
+arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` says which comes first). With
+loops, the predictions before each loop are scored, too, with the MACs up to there. To time fewer
+loops: ``python eval.py --config=... --workdir=... --set "evaluation.also=('argmax', 'loop_0', 'loop_1')"``.
 
 Where this departs from the paper: AdamW instead of SGD at 2.5e-4, because its steps do not depend on the
-scale of the loss. Depth losses weigh 0.1 and 0.05, not what the NYU script ends with (0.01 and 0.001), for
-the same reason that training is shorter. The scales of MultiScale are our choice, the paper does not give
-them. Losses are taken at the pixels; the code released for NYU takes them at the cells of the network's map.
-budget=cpu freezes stem and Res2, and has 256 instead of 512 channels above the backbone.
+scale of the loss. Depth losses weigh 0.1 and 0.05, not as at the end of the NYU script (0.01 and 0.001),
+because training is shorter. The scales of MultiScale are our choice, the paper does not give them. Losses are
+taken at the pixels; the code released for NYU takes them at the cells of the network's map. budget=cpu
+freezes stem and Res2, and has 256 instead of 512 channels above the backbone.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ READ_BY = {
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Batch and length of the stages. loop: of the stage of each loop. finetune: the last one."""
+    """Batch size and steps of the stages; ``loop`` is for each loop, ``finetune`` for the last stage."""
 
     batch_size: int
     base: int
@@ -85,7 +84,7 @@ def read_args(
     """The string argument of a config; ``more`` are names and defaults of its own.
 
     Raises:
-        UserError: A name or value that there is not, or one that the variant does not read.
+        UserError: An unknown name or value, or one that the variant does not read.
     """
     args = parse_arg(
         arg,
@@ -147,7 +146,7 @@ def perspective_config(
         dataset: For the config's name.
         segmentation: Options of the task; None for depth alone (variant pred_depth).
         bins: Section ``model.bins``.
-        depth: Of the ResNet.
+        depth: Depth of the ResNet.
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     cpu = args.budget == "cpu"
@@ -229,12 +228,11 @@ def _also(args: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> tuple[dict, ...]:
-    """Stage-wise training (section 5): baseline, gating in place of its second layer, loops one by one, and
-    in the end the classes of the last loop alone.
+    """Stages (section 5): baseline, gating instead of its second layer, each loop, the last loop's classes.
 
-    With ``continue_from`` only what comes after the variant one stage earlier. Not ``trained``: there are no
-    classes, so no baseline either, and the end is that of the loops. With ``regression`` it is, too: the last
-    stage would no longer hold the depth to the truth.
+    With ``continue_from`` only what comes after the variant one stage earlier. Not ``trained``: without
+    classes there is no baseline and no last stage. With ``regression`` there is no last stage either, because
+    it would not train the depth.
     """
     # The backbone's norms keep their ImageNet moments and scales.
     norms = (r"backbone(_\d)?/stem_bn/.*", r"backbone(_\d)?/res\d_\d+/(bn\d|projection_bn)/.*")

@@ -68,7 +68,7 @@ def read_args(
         test_scale: Default of ``test_scales``.
 
     Raises:
-        UserError: A name or value that there is not.
+        UserError: An unknown name or value.
     """
     args = parse_arg(
         arg,
@@ -139,12 +139,12 @@ def pixelnet_config(
     """All sections but ``data``.
 
     Args:
-        name: Of the config.
-        length: Of the training.
-        task_options: Of the task.
-        sampling: Beside the number of pixels.
-        column_dropout: Of hypercolumns, on budget=gpu.
-        cpu_images: A step, on budget=cpu.
+        name: Name of the config.
+        length: Length of the training.
+        task_options: Options of the task.
+        sampling: Options of the sampling, beside the number of pixels.
+        column_dropout: Dropout of hypercolumns, on budget=gpu.
+        cpu_images: Images a step, on budget=cpu.
     """
     cpu = args.budget == "cpu"
     width = args.width or (512 if cpu else 4096)
@@ -190,7 +190,7 @@ def _stages(args: ml_collections.ConfigDict, length: Length) -> tuple[dict, ...]
             steps=length.cpu,
             learning_rate=5e-5,
             frozen=(r"backbone/conv[12]_\d/.*",),
-            # What no ImageNet network has learns faster.
+            # Layers that no ImageNet network has learn faster.
             multipliers=((r"mlp\d/.*", 20.0), (r"norms_.*", 20.0), rest),
         )
         return (stage,)
@@ -212,7 +212,9 @@ def cropped(args: ml_collections.ConfigDict, sides: tuple[int, int], **more: Any
     """Section ``augment``: mirrored or not, one of the ``train_scales``, in a frame that holds the image.
 
     Args:
-        sides: (H, W) of the largest images at scale 1. more: of the section.
+        args: Result of `read_args`.
+        sides: (H, W) of the largest images at scale 1.
+        **more: Further options of the section.
     """
     scales = TRAIN_SCALES[args.train_scales]
     height, width = (int(side * max(scales) + 0.5) for side in sides)

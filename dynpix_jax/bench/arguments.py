@@ -27,10 +27,10 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
 def add_timing(
     parser: argparse.ArgumentParser, *, densities: Sequence[float] = (), backward: bool = False
 ) -> None:
-    """Adds what every measurement has.
+    """Adds the arguments of every measurement.
 
     Args:
-        parser: Of the measurement.
+        parser: Parser of the measurement.
         densities: Its default densities; without any it has no --density.
         backward: Whether it can measure the backward pass, too.
     """
@@ -57,7 +57,7 @@ def add_timing(
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
-    """How it is measured.
+    """The settings of a measurement.
 
     Raises:
         UserError: A density outside [0, 1], or a count below 1.
@@ -74,7 +74,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def find_specs(names: Sequence[str], specs: Sequence[ConvSpec]) -> list[ConvSpec]:
-    """Those of the names, each once; "all" gives all.
+    """The specs of the names, each once; "all" gives all.
 
     Raises:
         UserError: No such layer.

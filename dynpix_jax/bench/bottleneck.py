@@ -75,7 +75,7 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
         jax.random.normal(jax.random.key(0), (settings.batch, *spec.size, 4 * spec.channels), settings.dtype)
     )
     variables = jax.jit(partial(gated.init, routing=Routing()))(jax.random.key(1), x[:1, :8, :8])
-    # The plain one ignores what a gate has.
+    # The plain bottleneck has no parameters of a gate.
     ungated = {name: {k: v for k, v in tree.items() if k != "gate"} for name, tree in variables.items()}
 
     def plain(variables: Variables, x: Array, mask: None) -> Any:
@@ -91,7 +91,7 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
             given=mask,
             rngs={"gumbel": jax.random.key(2)},
         )
-        # What the gate says is returned, so that the compiler keeps the gate though its mask is given.
+        # The gate's decision is returned, so that the compiler keeps the gate although its mask is given.
         return y, told.probability
 
     def passes(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,6 +125,6 @@ def _with_gradients(forward: Callable[..., Any], variables: Variables, x: Array,
 
     result, backward = jax.vjp(run, variables["params"], x)
     cotangent = result
-    if isinstance(result, tuple):  # no gradient comes from what the gate hands out
+    if isinstance(result, tuple):  # the gate's outputs give no gradient
         cotangent = (result[0], jax.tree.map(jnp.zeros_like, result[1]))
     return result, backward(cotangent)

@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Measures and prints; gives the exit status.
 
     Raises:
-        UserError: No such layer or implementation; a named one that can run none of the layers here; PyTorch
-            that is not there.
+        UserError: No such layer or implementation; a named one that can run none of the layers here; missing
+            PyTorch.
     """
     settings = read_settings(args)
     specs = find_specs(args.spec, arg_specs.ALL)
@@ -114,8 +114,8 @@ def programs(
         spec: The layer.
         implementations: Names, or AUTO; each must be able to run.
         settings: How it is measured.
-        shared_active: The masks' active sets are there already, as where several layers share a mask. False:
-            each call makes its own.
+        shared_active: Active sets are made beforehand, as where several layers share a mask. False: each call
+            makes its own.
     """
     x, kernel = arrays(spec, settings)
     strides, dilation = spec.strides, spec.dilation
@@ -146,7 +146,7 @@ def arrays(spec: ConvSpec, settings: Settings) -> tuple[Array, Array]:
     keys = jax.random.split(jax.random.key(0))
     shape = (*spec.kernel_size, spec.channels, spec.features)
     x = jax.random.normal(keys[0], (settings.batch, *spec.size, spec.channels), settings.dtype)
-    # As large as x after the layer, whatever its size.
+    # Scaled so that the layer keeps the magnitude of x.
     return x, jax.random.normal(keys[1], shape, settings.dtype) * math.prod(shape[:3]) ** -0.5
 
 
@@ -162,7 +162,7 @@ def _perforated(spec: ConvSpec, name: str, x: Array, kernel: Array, active: Mask
 
 
 def _passes(forward: Forward, settings: Settings) -> Callable[[Array, Array], object]:
-    """The forward pass, with the backward pass of its own result as cotangent where that is measured."""
+    """The forward pass and, if it is measured, the backward pass with the result as cotangent."""
     if not settings.backward:
         return forward
 

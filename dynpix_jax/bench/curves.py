@@ -33,7 +33,7 @@ class Point:
 
     Attributes:
         name: What it is called.
-        macs: Of an image, up to it.
+        macs: MACs of an image up to it.
         accuracy: Its score.
     """
 
@@ -88,9 +88,9 @@ def points(content: dict[str, Any], score: str, stage: str | None = None) -> lis
     iterations_4, loop_1), which then gives the names. Otherwise the network's own row is the only point.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
         score: Name of the score.
-        stage: Of training; None for the last that was evaluated.
+        stage: Training stage; None for the last that was evaluated.
     """
     stage = stage or content["rows"][-1]["stage"]
     whole: list[Point] = []

@@ -47,7 +47,7 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 1.0)
 LAYERS = (*reversed(arg_specs.PAG_RESNET50_NYU), *reversed(arg_specs.HRNET_W48))
 """Measured, most channels first: where skipping should pay most."""
 
-# What correctness is checked on besides: strides, a 1x1, few and odd channels, odd sizes.
+# Further shapes to check for correctness: strides, a 1x1, few and odd channels, odd sizes.
 ODD_LAYERS = (
     *arg_specs.HRNET_W18[::2],
     arg_specs.HRNET_W18[-1],
@@ -103,7 +103,7 @@ def check(spec: ConvSpec, dtype: str, batch: int) -> Iterator[dict[str, Any]]:
 
 @partial(jax.jit, static_argnums=0)
 def make_masks(shape: tuple[int, int, int]) -> dict[str, jax.Array]:
-    """Masks to check with: some of the usual kinds, and what is rare."""
+    """Masks to check with: some of the usual kinds, and rare cases."""
     nowhere = jnp.zeros(shape, bool)
     rare = {"empty": nowhere, "one": nowhere.at[-1, -1, -1].set(True), "full": ~nowhere}
     return rare | {kind: make_mask(kind, jax.random.key(0), shape, 0.4) for kind in KINDS}
@@ -131,14 +131,14 @@ def speed(spec: ConvSpec, settings: Settings, names: Sequence[str]) -> list[dict
 
 
 def small(spec: ConvSpec) -> ConvSpec:
-    """A layer of the same kind that any machine computes at once."""
+    """A small layer of the same kind."""
     size = (min(spec.size[0], 13), min(spec.size[1], 18))
     channels, features = min(spec.channels, 20), min(spec.features, 12)
     return dataclasses.replace(spec, size=size, channels=channels, features=features)
 
 
 def draw(records: Sequence[dict[str, Any]], name: str, title: str, file: Path) -> None:
-    """Time of `name` over that of the dense convolution by density: a panel a number format and batch."""
+    """Time of `name` over that of the dense convolution by density: a panel for each dtype and batch size."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -89,9 +89,9 @@ def programs(
     """The ungated network, then the gated one in both modes at each density; random weights and images.
 
     All gates get masks of the same density, drawn one by one (nested ones: see `draw_masks`), and are
-    computed although the masks replace what they say. ``ungated`` is the dense program with every gate open,
-    from which the compiler removes gates and masks. Of a MultiPool it computes all branches, and its MACs are
-    counted so.
+    computed although the masks replace their decisions. ``ungated`` is the dense program with every gate
+    open, from which the compiler removes gates and masks. Of a MultiPool it computes all branches, and its
+    MACs are counted so.
 
     Args:
         system: With gates.
@@ -113,7 +113,7 @@ def programs(
 
     @jax.jit
     def ungated(variables: Variables, images: Array, inputs: Inputs) -> Outputs:
-        # Constants: where they meet the network they leave nothing of the gates.
+        # Constant masks: the compiler removes the gates.
         masks = {name: jnp.ones(shape, jnp.bool_) for name, shape in shapes.items()}
         outputs = system.apply(variables, images, inputs, Routing(masks=masks))
         return dataclasses.replace(outputs, gates={}, probabilities={})
@@ -127,7 +127,7 @@ def programs(
         mode: Mode,
         implementation: str | None = None,
     ) -> Outputs:
-        # What the gates say themselves is among the outputs: they are not removed.
+        # The gates' decisions are among the outputs, so that the compiler keeps the gates.
         routing = Routing(mode=mode, masks=masks, implementation=implementation)
         return system.apply(variables, images, inputs, routing)
 
@@ -159,8 +159,8 @@ def draw_masks(
 ) -> dict[str, Mask]:
     """A mask for each gate, of that density; nested ones have it in the mean.
 
-    Those are cut from one field, as exits that get surer make them: of three gates the first skips half of
-    the mean share, the last half as much again as the mean (the anytime paper's table 1: 18, 37 and 62 %).
+    Nested masks are thresholds of one field, as of exits with growing confidence: of three gates the first
+    skips half of the mean share, the last 1.5 times the mean (the anytime paper's table 1: 18, 37 and 62 %).
     """
     if not (isinstance(system, TakesMasks) and system.nested_gates):
         return {
@@ -187,7 +187,7 @@ def common_density(masks: Mapping[str, Mask], outputs: Outputs) -> float:
     """Mean density of the masks, each with equal weight, which the gates of ``outputs`` must have followed.
 
     Raises:
-        UserError: A gate did not, for it decides for whole images.
+        UserError: A gate has not followed its mask, because it decides for whole images.
     """
     for name, mask in masks.items():
         if not np.array_equal(mask, outputs.gates[name]):

@@ -13,13 +13,13 @@ from dynpix_jax.training.checks import stage_system
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is measured.
+    """A network to measure.
 
     Attributes:
         name: Config and stage, for people.
         system: The network.
         size: (H, W) of the images in pixels.
-        implementation: Of the sparse mode, as the config names it; None: the engine decides.
+        implementation: Implementation of the sparse mode, as the config names it; None: the engine decides.
     """
 
     name: str

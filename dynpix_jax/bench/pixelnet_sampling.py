@@ -54,7 +54,7 @@ class Row:
     Attributes:
         label: Of the row.
         kind: "dense", "dense_sampled" or "ours".
-        layers: Of the MLP.
+        layers: Layers of the MLP.
         paper: Its memory and size in MB, and updates a second.
         conv7: Whether the hypercolumn has conv-7, too.
     """
@@ -86,8 +86,8 @@ class Case:
 
     Attributes:
         size: (H, W) of the image.
-        pixels: That are sampled.
-        width: Of hidden layers.
+        pixels: Number of sampled pixels.
+        width: Width of hidden layers.
         vgg_width: Channels of VGG's first layers.
     """
 
@@ -104,10 +104,10 @@ class Result:
     Attributes:
         label: Of the row.
         features: Dimensions of the hypercolumn.
-        pixels: That go through the MLP.
-        memory: Of the compiled training step, bytes.
-        size: Of the parameters, bytes.
-        updates: A second; None unless timed.
+        pixels: Pixels that go through the MLP.
+        memory: Memory of the compiled training step, bytes.
+        size: Size of the parameters, bytes.
+        updates: Updates a second; None unless timed.
     """
 
     label: str
@@ -144,7 +144,7 @@ def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], 
         maps: Any = system.network.apply({"params": params}, batch["image"], method="maps")
         size = (target.shape[1], target.shape[2])
         strides = [info.stride for info in infos(system)]
-        # Kept apart from what follows: that the columns are there at every pixel is the point of these rows.
+        # A barrier, because these rows measure columns that exist at every pixel.
         columns = jax.lax.optimization_barrier(hypercolumns(maps, strides=strides, size=size))
         if kind == "dense":
             return system.task.loss(mlp(params, columns, dropout), target, valid)

@@ -1,7 +1,7 @@
 """Times depth-aware pooling with arg-max gates, dense and sparse, against mixing all branches.
 
-"time" of the last line is what the five branches cost where each pixel runs its own alone, over what they
-cost where all run everywhere and are mixed (the first line). All are chosen equally often.
+The "time" of the last line, where each pixel runs its own branch alone, is relative to the first line, where
+all five branches run everywhere and are mixed. All are chosen equally often.
 
 example:
   dynpix bench pooling --spec pooling_425x560 --mask blobs
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def programs(spec: ConvSpec, settings: Settings) -> list[Program]:
     """The module with soft weights, then with arg-max weights in both modes; random kernels and features.
 
-    Of ``dense`` all branches run, too, and the weights pick one; of ``sparse`` each pixel's own. All branches
+    ``dense`` runs all branches, too, and the weights pick one; ``sparse`` runs each pixel's own. All branches
     are chosen equally often.
 
     Args:

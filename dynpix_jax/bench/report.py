@@ -50,7 +50,7 @@ def run_jobs(
 
 
 def machine() -> dict[str, Any]:
-    """What it runs on."""
+    """The device, its host's cores and the version of jax."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,

@@ -1,8 +1,8 @@
 """Residual blocks of HRNet's branches by active rows against whole maps: where `row_costs` comes from.
 
 A line for each branch and density: milliseconds of the branch's blocks of one module over the whole map,
-without masks; the share of them that the same takes by rows; the shares of rows that are active and that are
-interpolated. The last column is what dynpix_jax.ops.sparse.row_costs says of the ratio: active * a +
+without masks; the ratio of the time by active rows to that time; the shares of rows that are active and that
+are interpolated. The last column is the ratio that dynpix_jax.ops.sparse.row_costs predicts: active * a +
 interpolated * b.
 
 example:

@@ -1,4 +1,4 @@
-"""Programs that are timed in turn, and the rows of numbers that come of it."""
+"""Programs that are timed in turn, and the resulting rows of numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Program:
         label: Implementation or mode.
         run: Compiled at its first call.
         density: Share of positions active in its mask.
-        mac_ratio: MACs that its mask leaves over those of the reference, whether it executes more or not.
+        mac_ratio: MACs at its mask's active positions over those of the reference, whether or not it executes
+            more.
     """
 
     label: str
@@ -75,7 +76,7 @@ class LeftOut:
         layer: What it would have computed.
         label: Of the program.
         reason: Why it cannot.
-        asked_for: Whether somebody named it.
+        asked_for: Whether the user named it.
     """
 
     layer: str

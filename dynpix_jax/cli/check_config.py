@@ -1,4 +1,4 @@
-"""`dynpix check-config`: what a config can have wrong, found before any data is read."""
+"""`dynpix check-config`: finds mistakes of a config before any data is read."""
 
 from __future__ import annotations
 

@@ -18,10 +18,11 @@ EXIT_INTERRUPTED = 130
 def call(prog: str, fn: Callable[[], int | None]) -> int:
     """Run `fn` and give its exit status (None counts as 0).
 
-    Modules of the current folder can be imported, last: configs name users' classes as "module:Name".
+    The current folder is the last one that modules are imported from: configs name users' classes as
+    "module:Name".
 
-    A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a fault of
-    ours and passes through with its traceback.
+    A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a bug and
+    passes through with its traceback.
     """
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):

@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
 def target_shares(layers: Mapping[str, GatedLayer], rho: float) -> dict[str, float]:
     """The share of each gated layer if every gate met `rho`.
 
-    Of the branches of a MultiPool every pixel takes one: together they count as one convolution, though the
-    copying branch, which costs nothing, makes it less.
+    Every pixel takes one branch of a MultiPool: together they count as one convolution. This is an upper
+    bound, because the copying branch costs nothing.
     """
     branches = Counter(layer.choice for layer in layers.values() if layer.kind == "branch")
     shares = {"gate": rho, "iterations": 1.0}

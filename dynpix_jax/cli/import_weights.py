@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _describe(report: ImportReport, source: Path, out: Path) -> str:
-    # What is loaded is the rule: a count a block will do. What is not must be read name by name.
+    # Most tensors are loaded: a count for each block is enough. The others are listed by name.
     lines = [f"{source} -> {out}", f"loaded: {len(report.loaded)}"]
     blocks = collections.Counter(name.split("/")[1] for name in report.loaded)
     lines.extend(f"  {block}: {count}" for block, count in blocks.items())

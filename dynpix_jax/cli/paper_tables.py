@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
-    """A table for JSON; `measured` is there with `runs` alone, null where none is the row's."""
+    """A table for JSON; `measured` is present only with `runs`, null for a row without a run."""
     rows = []
     for row in table.rows:
         entry: dict[str, Any] = {
@@ -82,7 +82,7 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
 
 
 def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of a table; what there is not is "-"."""
+    """Heads and cells of a table; a missing value is "-"."""
     labels = [score.label for score in table.scores]
     name = "MACs/2^30" if table.gibi else "MACs"
     macs = [name] if any(row.macs is not None for row in table.rows) else []
@@ -111,7 +111,7 @@ def _measured(table: Table, row: Row, runs: Runs) -> list[str]:
     found = find_run(runs, table, row)
     if found is None:
         return ["-"] * (len(table.metrics) + table.has_delta + 2)
-    # A network of several tasks may have the table's as its second one.
+    # The table's task may be the second one of a network of several tasks.
     prefix = f"{table.task}/" if table.task else ""
     values = [score_text(score, found.score(f"{prefix}{score.name}")) for score in table.scores]
     if table.has_delta:

@@ -1,4 +1,4 @@
-"""`dynpix predict`: label photos with a trained network, and tell what each cost."""
+"""`dynpix predict`: label photos with a trained network, and report the cost of each."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Photo:
     """A photo as the network sees it.
 
     Attributes:
-        path: Of its file.
-        name: Of its results.
+        path: Path of its file.
+        name: Name of its results.
         upright: As the camera was held, uint8 (H, W, 3).
         image: The same or, if it was larger than --max-side, downsized; or a crop around a person.
         crop: How the crop was made.
@@ -177,7 +177,7 @@ def result_names(photos: Iterable[Path]) -> dict[Path, str]:
     level = dict.fromkeys(files, 0)
     while True:
         names = {path: candidates[path][level[path]] for path in files}
-        # Case is no difference on some file systems.
+        # Some file systems ignore case.
         seen = [name.casefold() for name in names.values()]
         clashing = [path for path in files if seen.count(names[path].casefold()) > 1]
         longer = [path for path in clashing if level[path] + 1 < len(candidates[path])]
@@ -219,7 +219,7 @@ def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | No
     height, width = photo.upright.shape[:2]
     x, y, wide, high = (0.0, 0.0, width, height) if box is None else box
     grown = 1.0 if box is None else LARGER
-    # A photo begins half a pixel before the middle of its first one.
+    # A photo's edge is half a pixel before the centre of its first pixel.
     person = np.array([x + wide / 2 - 0.5, y + high / 2 - 0.5, grown * wide, grown * high])
     geometry = Geometry.around(person, (int(size[0]), int(size[1])))
     image = geometry.apply({"image": photo.upright}, SourceSpec("photo", {"image": IMAGE}))["image"]

@@ -128,7 +128,7 @@ def _section(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sources(section: dict[str, Any], splits: list[str] | None) -> Iterator[tuple[str, Source]]:
-    """The source of each split; without `splits` those that there are."""
+    """The source of each split; without `splits`, of all that exist."""
     missing: list[UserError] = []
     found = False
     for split in splits or SOURCES.resolve(section["name"], "DATASET").splits:

@@ -131,7 +131,7 @@ def execute(command: Sequence[str], workdir: Path) -> int:
 
 
 def numbers(plan: Plan, table: Table, rows: Sequence[Reached]) -> dict[str, Any]:
-    """A table for JSON; `measured` has a value for each run that there is."""
+    """A table for JSON; `measured` has a value for each finished run."""
     entries = []
     for reached in rows:
         row = reached.row
@@ -155,9 +155,9 @@ def numbers(plan: Plan, table: Table, rows: Sequence[Reached]) -> dict[str, Any]
 
 
 def cells(table: Table, rows: Sequence[Reached]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: of several seeds mean ± standard deviation; "-" for what is missing.
+    """Heads and cells; several seeds as mean ± standard deviation, a missing value as "-".
 
-    Columns of what the paper prints of none of the rows are left out.
+    Columns that the paper has for none of the rows are left out.
     """
     columns: list[Column] = [
         ("network", lambda reached: reached.row.network),
@@ -211,13 +211,13 @@ def _milliseconds(mode: str, reached: Reached) -> str:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    """The mean; None of nothing."""
+    """The mean; None without values."""
     numbers = list(values)
     return mean(numbers) if numbers else None
 
 
 def _values(table: Table, reached: Reached, metric: str) -> list[float]:
-    # A network of several tasks may have the table's as its second one.
+    # The table's task may be the second one of a network of several tasks.
     name = f"{table.task}/{metric}" if table.task else metric
     return [value for one in reached.results if (value := one.score(name)) is not None]
 

@@ -40,7 +40,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_of(args: argparse.Namespace) -> RunConfig:
-    """The settings of the run that arguments name: of its config file or, without one, of its checkpoints.
+    """The settings of the run that arguments name, from its config file or, without one, its checkpoints.
 
     Raises:
         UserError: A wrong config; no config and no checkpoint.
@@ -59,15 +59,15 @@ def run_of(args: argparse.Namespace) -> RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a stage of a run ended with, or the newest checkpoint.
+    """A network at the end of a stage, or at the newest checkpoint.
 
     Attributes:
         system: The network.
         variables: Its state.
-        stage: Its name.
+        stage: The stage's name.
         step: Global step.
         rho: The stage's target density; 1 without gates.
-        alternative: Which of the system's alternatives it is run as; "" for itself.
+        alternative: The alternative of the system that is run; "" for the system itself.
     """
 
     system: System
@@ -79,7 +79,7 @@ class Trained:
 
 
 def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Trained]:
-    """Stages of one run, each followed by those of its alternatives that are named.
+    """Stages of one run, each followed by its alternatives among ``names``.
 
     Raises:
         UserError: The last stage has no alternative of such a name; those before it need not.
@@ -107,9 +107,10 @@ def open_run(run: RunConfig, workdir: str | Path, stage: str | None = None) -> T
     """The network of a run as it was trained in `workdir`.
 
     Args:
-        run: Must be what was trained, but for what does not change the network (`core.config.HARMLESS`).
+        run: Settings of the trained run; only those that do not change the network may differ
+            (`core.config.HARMLESS`).
         workdir: Of the run.
-        stage: Name of a stage: what it ended with. None: the newest checkpoint.
+        stage: Stage whose end is opened; None: the newest checkpoint.
 
     Raises:
         UserError: No such workdir, checkpoint or stage; the run of another config.

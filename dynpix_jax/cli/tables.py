@@ -38,7 +38,7 @@ def budget_table(scores: Sequence[Score], rows: Sequence[Budget]) -> tuple[list[
 
 
 def exit_table(scores: Sequence[Score], row: Budget) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of what a row predicts on the way, with the means of all exits (the paper's "Avg")."""
+    """Heads and cells of a row's exits, with the means of all (the paper's "Avg")."""
     heads = ["exit", "MACs/image", "MACs / 2^30", *(score.label for score in scores)]
     known = [score for score in scores if all(score.name in found for _, found in row.exits)]
     means = {score.name: sum(found[score.name] for _, found in row.exits) / len(row.exits) for score in known}

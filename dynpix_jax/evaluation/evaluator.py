@@ -35,12 +35,12 @@ class Evaluation:
         macs_open: With every gate open, mean of an image.
         shares: Mean executed share of each gated layer.
         density: Mean over gates, weighted equally; None without gates.
-        mode_difference: By task, how far the predictions of the modes are apart, as ``Task.difference``
-            measures it, the greatest over batches; None with one mode.
+        mode_difference: Task -> the greatest ``Task.difference`` over batches between the modes' predictions;
+            None with one mode.
         measures: Means over images of `Outputs.measures`; {} where images are predicted from several views.
         seen: (name, results by mode) of the first images.
-        exits: Of a network that predicts in steps each prediction, the last one too, in the mode that was run
-            first; empty otherwise.
+        exits: Each prediction of a network that predicts in steps, the last one included, in the mode that
+            was run first; empty otherwise.
     """
 
     tasks: Mapping[str, Task]
@@ -126,7 +126,7 @@ def evaluate_system(
     check_source(system, source)
     runner = Runner(system, variables, settings.inference, implementation)
     count = min(settings.limit or len(source), len(source))
-    # Where nothing is gated both modes are the same program: one run stands for both.
+    # Without gates both modes are the same program: one run serves both.
     modes = settings.modes if gated_layers(system) else settings.modes[:1]
 
     def make() -> Scorers:
@@ -168,13 +168,13 @@ def evaluate(
     *,
     implementation: str | None = None,
 ) -> dict[str, float | np.ndarray]:
-    """What a training run logs, of one mode: numbers, and the first images' predictions as pictures.
+    """Numbers, and pictures of the first images' predictions, for a training log, in one mode.
 
     Args:
         system: What is evaluated.
         variables: Its variables.
         source: With labels of all its tasks.
-        settings: Of the evaluation; the mode that it names first is run.
+        settings: Evaluation settings; only their first mode is run.
         draw: Draws a prediction; None for numbers alone.
         implementation: Of sparse blocks, see Routing.
     """
@@ -198,7 +198,7 @@ def evaluate(
 
 
 def check_source(system: System, source: Source) -> None:
-    """Raises UserError where the source has not the labels and inputs of the system, or other classes."""
+    """Raises UserError if the source lacks labels or inputs of the system, or has other classes."""
     spec = source.spec
     classes = {name: spec.fields[name].classes for name in spec.labels}
     check_labels(system.tasks, classes, f"source {spec.name}")

@@ -1,9 +1,9 @@
 """Predictions of one image from several views of it: windows that slide over it, sizes, its mirror image.
 
 Pure functions: each turns a function that predicts a batch into one that predicts it from more views. They
-can be put into each other, and into jit. What is averaged is the task's `mix` (probabilities, log depths,
-unit normals); what changes its side in a mirror, or its value with the image's size, is the task's too.
-What a network takes beside the images (`System.inputs`) comes with them, by name, and moves as they do.
+can be nested and jitted. The task says what is averaged (`mix`: probabilities, log depths, unit normals),
+mirrored and rescaled. Inputs beside the images (`System.inputs`) come by name and are transformed as the
+images are.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def multi_scale(
     Images are resized bilinearly, blurred when made smaller; logits bilinearly.
 
     Args:
-        scales: Relative sizes. One alone, such as 0.5, is a network that runs at another resolution.
+        scales: Relative sizes. A single one, such as 0.5, runs the network at another resolution.
         multiple: Sides of resized images are rounded to multiples of it, at least one.
     """
 
@@ -97,7 +97,7 @@ def resize_inputs(inputs: Inputs, size: tuple[int, int]) -> Inputs:
 def resize_logits(
     logits: Mapping[str, Array], tasks: Mapping[Any, Task], size: tuple[int, int]
 ) -> dict[str, Array]:
-    """The logits of a resized image as those of the image of ``size``, at the task's stride."""
+    """Resizes logits of a resized image to those of the image of ``size``, at the task's stride."""
     resized = {}
     for name, value in logits.items():
         cells = tasks[name].logits_size(size)

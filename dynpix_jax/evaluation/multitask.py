@@ -82,7 +82,7 @@ class Reference:
     file: str = ""
 
     def check(self, tasks: Sequence[str], data: str) -> None:
-        """Checks that the reference serves for tasks on some data.
+        """Checks that the reference covers the tasks on the same data.
 
         Raises:
             UserError: A task has no reference, or the data are other data.
@@ -101,7 +101,7 @@ class Reference:
         """The average drop of a network for several tasks.
 
         Raises:
-            UserError: See `check`; or a task's score is another one here.
+            UserError: See `check`; or the reference has another score of a task.
         """
         self.check(result.tasks, result.data)
         values = delta_values(result)

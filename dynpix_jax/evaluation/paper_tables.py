@@ -1,8 +1,8 @@
 """Tables of a paper: each row with the config that makes it, the paper's scores, and the scores of runs.
 
-A run is a row's if it was evaluated (eval.json) on the row's data set, its network is the one that the row's
-config ends with, trained on as many images a step with the same augmentation, and evaluated from the same
-views (sizes, mirror images, blur). What it was trained with besides does not matter: steps, folders, seeds.
+A run belongs to a row if its eval.json is on the row's data set, and network (that of the config's last
+stage), batch size, augmentation and views (sizes, mirror images, blur) are the row's. Steps, folders and
+seeds may differ.
 
 In a table about several tasks a row is one network for all of them, or, with "{task}" in its argument, a
 network for each.
@@ -39,7 +39,7 @@ class Row:
     """One network of a table, or one for each task.
 
     Attributes:
-        network: Its name there.
+        network: Its name in the table.
         argument: Of the table's config; with ``EACH_TASK`` a network for each task.
         paper: The table's metrics, None where the paper has none.
         macs: The paper's "FLOPs consumption", multiply-adds; None without.
@@ -47,7 +47,7 @@ class Row:
         printed: Δm in the paper, percent.
         alternative: Way to run the network (``System.alternatives``), one of its exits ("exit_1") or their
             mean ("exit_mean"); "" for the network itself.
-        counted: MACs as they are, where the paper has counted something else; None without.
+        counted: The actual MACs, where the paper has counted something else; None without.
         after: Argument of the run that this one continues from; "" begins anew.
     """
 
@@ -77,7 +77,7 @@ class Table:
         note: What a reader must know.
         budgets: Values of the config's argument of that name; () if it has none.
         gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
-        seeds: Each row is trained with each; () once, with the config's own.
+        seeds: Seeds that each row is trained with; (): once, with the config's own.
     """
 
     number: str
@@ -94,7 +94,7 @@ class Table:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The task, or the several."""
+        """The table's tasks."""
         return (self.task,) if self.task else tuple(metric.split("/")[0] for metric in self.metrics)
 
     @property
@@ -161,10 +161,10 @@ Runs = Mapping[Identity, Measured]
 
 
 def read_runs(folder: Path) -> Runs:
-    """Every row of every eval.json below `folder`; of several of one identity the file written last.
+    """Every row of every eval.json below `folder`; of rows with one identity, that of the newest file.
 
     Raises:
-        UserError: No such folder, or an eval.json that is none.
+        UserError: No such folder, or an invalid eval.json.
     """
     if not folder.is_dir():
         raise UserError(f"folder of runs not found: {folder.absolute()}")
@@ -178,10 +178,10 @@ def read_runs(folder: Path) -> Runs:
 
 
 def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
-    """The result of a row, if there is one; of a network for each task those that there are, as one.
+    """The result of a row, None without; results of networks for one task each are combined.
 
     Raises:
-        UserError: The row's config is not there.
+        UserError: The row's config does not exist.
     """
     if not any(identity.source == table.source for identity in runs):
         return None

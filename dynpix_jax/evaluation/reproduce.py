@@ -33,11 +33,12 @@ Execute = Callable[[Sequence[str]], int]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What holds for all rows.
+    """Settings of all rows.
 
     Attributes:
-        workdir: All runs are made below it.
-        arguments: Of every config, such as "root=data/BSDS500,budget=gpu"; they replace those of a row.
+        workdir: Parent folder of all runs.
+        arguments: Arguments of every config, such as "root=data/BSDS500,budget=gpu"; they replace those of a
+            row.
         overrides: Changes of config values, as --set takes them.
         seeds: In place of the tables' own; () keeps those.
     """
@@ -79,7 +80,7 @@ class Step:
         return [*words, *(["--set", *self.overrides] if self.overrides else [])]
 
     def done(self) -> bool:
-        """Whether what it makes is there."""
+        """Whether its result exists."""
         wanted = read_run(self.spec, self.overrides)
         if self.out is None:
             return wanted.stages[-1].name in Checkpoints(self.workdir / "checkpoints").stage_ends()
@@ -92,11 +93,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """What the runs of a row have reached.
+    """Results of the runs of a row.
 
     Attributes:
-        row: Of the table.
-        results: One a seed, of those that have been run.
+        row: The table's row.
+        results: One for each seed that has been run.
         drops: Δm of each result against the mean of the reference's; () without a reference.
     """
 
@@ -107,7 +108,7 @@ class Reached:
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A row's argument, one task of it: its settings, and the rows that are the same run and evaluation."""
+    """A row's argument for one task, its settings, and the arguments whose run and evaluation it shares."""
 
     argument: str
     after: str
@@ -120,8 +121,8 @@ class Plan:
     """The runs of a paper's rows.
 
     Args:
-        tables: All of the paper's: what a row continues from may be in another table.
-        options: See there.
+        tables: All tables of the paper: a row may continue from a row of another table.
+        options: Settings of all rows.
     """
 
     def __init__(self, tables: Sequence[Table], options: Options):
@@ -133,14 +134,14 @@ class Plan:
         self._refused: dict[tuple[str, str], UserError] = {}
 
     def seeds(self, table: Table) -> tuple[int | None, ...]:
-        """Those that a table's rows are trained with; None for that of the config."""
+        """Seeds that a table's rows are trained with; None is the config's own."""
         return self.options.seeds or table.seeds or (None,)
 
     def steps(self, selected: Sequence[tuple[Table, Row]]) -> list[Step]:
-        """The commands of some rows, and of those that they continue from, in an order that works.
+        """The commands of some rows, and of those that they continue from, in dependency order.
 
         Raises:
-            UserError: A config that there is not, or that does not take the arguments.
+            UserError: A config that does not exist or does not take the arguments.
         """
         found: dict[tuple[Path, Path | None], Step] = {}
         for table, row in selected:
@@ -156,7 +157,7 @@ class Plan:
         return list(found.values())
 
     def reached(self, table: Table, row: Row) -> Reached:
-        """What the runs of a row have reached so far, and its Δm."""
+        """Results of a row's runs so far, and their Δm."""
         results = self._results(table, row)
         if not row.reference:
             return Reached(row, results)
@@ -190,7 +191,7 @@ class Plan:
         also = self._alternatives(config, owner)
         overrides = [f"evaluation.also={json.dumps(also)}"] if also else []
         if owner.config.evaluation.every_stage:
-            overrides.append("evaluation.every_stage=False")  # a row is what the last one ends with
+            overrides.append("evaluation.every_stage=False")  # a row is the end of the last stage
         yield Step(name, "eval.py", spec, workdir, self._overrides(seed, *overrides), out=out)
 
     def _training(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Step]:
@@ -218,7 +219,7 @@ class Plan:
         return _spec(config, entry.argument, self.options.arguments, after)
 
     def _alternatives(self, config: str, owner: _Entry) -> tuple[str, ...]:
-        """Ways to run a network, where rows ask for more of them than its config evaluates; else ()."""
+        """All alternatives to evaluate, if rows need more of them than the config evaluates; else ()."""
         own = owner.config.evaluation.also
         asked = [
             row.alternative
@@ -243,7 +244,7 @@ class Plan:
         return found
 
     def _known(self, config: str) -> Mapping[str, _Entry]:
-        """The rows of a config by argument, in the order of the tables; without those that it refuses."""
+        """The rows of a config by argument, in the order of the tables; rows that it refuses are left out."""
         if config in self._entries:
             return self._entries[config]
         found: dict[str, _Entry] = {}
@@ -309,7 +310,7 @@ def arguments(table: Table, row: Row) -> tuple[str, ...]:
 
 
 def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None]) -> list[str]:
-    """Runs the steps that are not done yet; what does not need a step that has failed goes on.
+    """Runs the steps that are not done yet; after a failure, steps that do not depend on it still run.
 
     Args:
         steps: Of a `Plan`.
@@ -317,7 +318,7 @@ def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None
         say: Takes a line for the user.
 
     Returns:
-        A line for each row that has failed, or could not be run because another has.
+        A line for each row that has failed, or was skipped because another has failed.
     """
     failures, untrained = [], set()
     for step in steps:
@@ -341,7 +342,7 @@ def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None
 
 
 def _grouped(argument: str, after: str, config: RunConfig, others: Iterable[_Entry]) -> _Entry:
-    """An argument beside those before it: which of them is the same training, and the same evaluation."""
+    """The entry of an argument, with the earlier entries of the same training and the same evaluation."""
     same = [other for other in others if other.after == after and not differences(other.config, config)]
     views = [other for other in same if _views(other.config) == _views(config)]
     run = same[0].run if same else argument

@@ -1,4 +1,4 @@
-"""What an eval.json says: the scores of a run's stages, and of which network they are."""
+"""Reads eval.json files: the scores of a run's stages, and the identity of their networks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DeltaScore:
 
 
 def delta_scores(tasks: Mapping[str, Task | type[Task]]) -> dict[str, DeltaScore]:
-    """Those of the tasks that have one, by task."""
+    """Task -> the score by which it counts in Δm, without tasks that do not count."""
     found = {name: task.delta_score for name, task in tasks.items()}
     return {name: DeltaScore(one.name, one.higher_is_better) for name, one in found.items() if one}
 
@@ -45,7 +45,7 @@ class Measured:
         macs: Executed, mean per image.
         data: Such as "nyuv2 test, 654 images".
         file: The eval.json.
-        stage: Of training.
+        stage: Training stage.
         tasks: Their names, in the order of the scores.
         density: Share of positions that gates compute; None without gates.
         milliseconds: Mode -> median per image.
@@ -70,15 +70,13 @@ class Measured:
         return self.data.split(",")[0].split()[0]
 
     def score(self, name: str) -> float | None:
-        """A score by its name, or by task and name ("depth/rmse") whichever task comes first; None for one
-        that there is not.
-        """
+        """A score by name or by task and name ("depth/rmse"), whichever task is first; None if missing."""
         return self.scores.get(name, self.scores.get(name.removeprefix(f"{self.tasks[0]}/")))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a row of an eval.json is the result of; how long and with which seed it was trained is no part.
+    """Identity of the network behind a row of an eval.json; training length and seed are no part of it.
 
     Attributes:
         source: Name of the data set.
@@ -96,8 +94,7 @@ class Identity:
 
 
 def read_results(file: Path, *, alternatives: bool = False) -> list[Measured]:
-    """The rows of an eval.json, one a stage, and with ``alternatives`` those of other ways to run it, and of
-    its exits.
+    """The rows of an eval.json, one a stage; with ``alternatives`` also those of its alternatives and exits.
 
     Raises:
         UserError: No such file, or one that eval.py did not write.
@@ -122,8 +119,8 @@ def evaluated_run(file: Path, step: int | None = None) -> RunConfig:
     """The settings that an eval.json has.
 
     Args:
-        file: See `read_results`.
-        step: Of training, at which its last row must have been evaluated.
+        file: An eval.json.
+        step: Training step that its last row must have; None for any.
 
     Raises:
         UserError: No such file, of another step, or settings that this version does not read.
@@ -142,7 +139,7 @@ def evaluated_run(file: Path, step: int | None = None) -> RunConfig:
 
 
 def identity_of(run: RunConfig, stage: StageConfig, source: str, alternative: str = "") -> Identity:
-    """What a stage of a run is, evaluated on a data set; defaults are filled in."""
+    """Identity of a run's stage evaluated on a data set, defaults included."""
     training = {
         "images": run.training.batch_size,
         "augment": to_json(run.data.train.augment or GeometryRanges()),

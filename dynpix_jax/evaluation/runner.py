@@ -41,11 +41,11 @@ class ImageResult:
         outputs: As numpy arrays, batch of one.
         shares: Executed share of each gated layer.
         macs: Executed MACs.
-        macs_open: MACs had every gate been open; a pixel's choice of pooling size stays.
+        macs_open: MACs with every gate open; a pixel's choice of pooling size stays.
         milliseconds: Of the compiled forward pass, input already on the device.
         seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
-        prediction: Of one within a budget, which of how many it is, from 1; None without a budget.
-        exit_macs: MACs up to each exit and the last prediction; () of a network that predicts at once.
+        prediction: (number from 1, count) of a prediction within a budget; None without a budget.
+        exit_macs: MACs up to each exit and the last prediction; () for a network that predicts at once.
     """
 
     outputs: Outputs
@@ -66,10 +66,10 @@ class BatchResult:
         outputs: On the device.
         shares: (B,) executed share of each gated layer.
         macs: (B,) executed MACs.
-        macs_open: (B,) MACs had every gate been open; a pixel's choice of pooling size stays.
+        macs_open: (B,) MACs with every gate open; a pixel's choice of pooling size stays.
         milliseconds: An image, the batch's divided by its size.
         seen: (H, W) at which the network saw the images.
-        exit_macs: (B,) MACs up to each exit and the last prediction; () of a network that predicts at once.
+        exit_macs: (B,) MACs up to each exit and the last prediction; () for a network that predicts at once.
     """
 
     outputs: Outputs
@@ -95,14 +95,14 @@ class BatchResult:
 
 @dataclass
 class Runner:
-    """Forward passes of one set of variables, each size of a batch compiled once a mode.
+    """Forward passes with one set of variables, compiled once for each shape of a batch and mode.
 
     Attributes:
-        system: Whose forward passes.
+        system: The system to run.
         variables: Of the system.
-        inference: The views that an image is predicted from; predictions are at the image's size always. With
-            more than one view, outputs hold predictions and those exits whose MACs are known, and no more;
-            shares are the mean over views, weighted by MACs, and MACs are those of all views.
+        inference: The views that an image is predicted from; predictions always have the image's size. With
+            several views, outputs hold only predictions and the exits whose MACs are known, shares are means
+            over views weighted by MACs, and MACs are those of all views.
         implementation: See Routing.
     """
 
@@ -185,10 +185,7 @@ class Runner:
         return self._macs[size]
 
     def _costs(self, shares: Mapping[str, Any], count: int, size: tuple[int, int]) -> Costs:
-        """MACs of a batch: of the dense program, and of every gated layer at density 1 and as executed.
-
-        And those up to each exit.
-        """
+        """MACs of a batch: dense, of each gated layer at density 1 and as executed, and up to each exit."""
         macs = self.macs(size)
         return {
             "exits": [one * np.ones(count) for one in macs.up_to_predictions(shares)],
@@ -224,7 +221,7 @@ class Runner:
     def _views(
         self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
     ) -> tuple[Outputs, Costs]:
-        # Exits go through the views as if they were more tasks: (exit, task), -1 for the last prediction.
+        # Views treat exits as further tasks, keyed (exit, task); -1 is the last prediction.
         tasks: dict[tuple[int, str], Task] = {}
 
         def predict(images: Array, **given: Any) -> tuple[dict[tuple[int, str], Array], Costs]:
@@ -274,9 +271,9 @@ def choice_maps(system: System, result: ImageResult, size: tuple[int, int]) -> d
 def earlier_predictions(
     system: System, result: ImageResult, size: tuple[int, int]
 ) -> list[dict[str, np.ndarray]]:
-    """What the network predicted of an image on the way (`Outputs.exits`), decoded, at ``size`` (H, W).
+    """The exits of an image (`Outputs.exits`), decoded, at ``size`` (H, W).
 
-    Nothing of a network that does not predict in steps: its side outputs are for training.
+    [] for a network that does not predict in steps: its side outputs are for training.
     """
     steps: list[dict[str, np.ndarray]] = []
     if not result.exit_macs:

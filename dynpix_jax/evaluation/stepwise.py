@@ -1,7 +1,7 @@
-"""Prediction in time: a system's steps are run one by one, and stop within a budget.
+"""Prediction within a budget: a system's steps run one by one.
 
-Whatever is measured of them is kept, so that a budget of time can be held: a step starts only if, by what it
-took before, it ends in time.
+The times of all steps are kept: under a budget of time a step starts only if, by its earlier times, it ends
+within the budget.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction on the way.
+    """The prediction after a step.
 
     Attributes:
-        index: Of the step, from 0.
+        index: Index of the step, from 0.
         predictions: See StepResult.
         confidence: See StepResult.
-        macs: Of this step, an image.
+        macs: MACs of this step, an image.
         total_macs: Of all steps so far.
         milliseconds: Wall time of this step for the batch.
         total_milliseconds: Of all steps so far; time that the caller takes between steps is not in it.
@@ -51,9 +51,9 @@ class Prediction:
 
 
 class Pace:
-    """How long steps took: for each the newest `kept` pairs of MACs and milliseconds.
+    """Latency model of steps: of each, the newest `kept` pairs of MACs and milliseconds.
 
-    The first run of each step is not among them: it compiles.
+    The first run of each step compiles and is left out.
     """
 
     def __init__(self, kept: int = 8):
@@ -69,17 +69,17 @@ class Pace:
             known.append((macs, milliseconds))
 
     def knows(self, key: Hashable, index: int) -> bool:
-        """Whether `expected` has something to go by."""
+        """Whether the step was measured."""
         return bool(self._steps.get((key, index)))
 
     def expected(self, key: Hashable, index: int, macs: float) -> float:
-        """Milliseconds that the step will take at most for so many MACs, as far as is known.
+        """Upper estimate of the step's milliseconds for so many MACs.
 
-        The slowest of the runs with about as many MACs (the nearest, and within 5 % of them); in proportion
-        if it has more MACs than these had, but not less if it has fewer: not all of its time is arithmetic.
+        The largest time of the runs whose MACs are nearest (and within 5 % of these). A time is scaled up in
+        proportion if the step has more MACs than the run, and never down: not all of it is arithmetic.
 
         Raises:
-            KeyError: Nothing is known of it.
+            KeyError: The step was never measured.
         """
         known = self._steps.get((key, index))
         if not known:
@@ -95,9 +95,9 @@ class StepPredictor:
     Args:
         system: One that is `Progressive`.
         variables: Of the system.
-        pace: What is known of the steps' times; grows with every step.
+        pace: Latency model of the steps, updated at every step.
         count: Gives the MACs of the system at a size (H, W).
-        clock: Seconds.
+        clock: Gives seconds.
     """
 
     def __init__(
@@ -122,12 +122,12 @@ class StepPredictor:
         budget_ms: float | None = None,
         budget_macs: float | None = None,
     ) -> Iterator[Prediction]:
-        """The prediction after each step, until all are done or the next does not fit; stop at any of them.
+        """Yields the prediction after each step, until all are done or the next does not fit.
 
-        Nothing is computed before it is asked for, and nothing is under way while the caller holds a
-        prediction: closing the iterator stops. The first step always runs. Under a budget of time a step that
-        was never measured counts as one that fits; the caller's own time between steps counts. Each step
-        compiles once for each size of images, in its first call.
+        A step runs only when the iterator asks for it, and none runs while the caller holds a prediction:
+        closing the iterator stops. The first step always runs. Under a budget of time a step that was never
+        measured is taken to fit, and the caller's time between steps counts. Each step compiles once for each
+        size of images, in its first call.
 
         Args:
             images: (B, H, W, 3).
@@ -175,8 +175,8 @@ class StepPredictor:
     ) -> Prediction:
         """The latest prediction that fits both budgets; at least the first is made.
 
-        A budget of time needs to know how long each step takes. Where some step was never measured, all of
-        them run twice (`warm_up`), before the budget's time begins. Arguments as of `run`.
+        A budget of time needs to know how long each step takes. If some step was never measured, all of them
+        first run twice (`warm_up`), outside the budget. Arguments as of `run`.
 
         Raises:
             ValueError: A budget that is not positive.

@@ -48,7 +48,7 @@ class PaperTables:
 
     Attributes:
         tables: Those of the paper.
-        comparisons: Rows that this repository has measured and no paper has.
+        comparisons: Tables of this repository's own measurements.
     """
 
     tables: tuple[Table, ...]
@@ -115,7 +115,7 @@ def _read(file: Path) -> PaperTables:
 
 
 def _check_order(paper: PaperTables, file: str) -> None:
-    """Refuses a row that continues from what is no row, from two, or in the end from itself."""
+    """Refuses a row that continues from no row of the tables, from two, or in a cycle."""
     parents: dict[str, dict[str, str]] = {}
     rows = [
         (table.config, row, f"{file}: {table.number}, row {row.network!r}: after: ")

@@ -1,4 +1,4 @@
-"""How long programs take, beside each other."""
+"""Times programs that run in turn."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Timing:
 def interleaved_medians(
     programs: Sequence[Callable[[], Any]], runs: int, *, warmup: int = 1, calls: int = 1
 ) -> list[Timing]:
-    """Times programs that run in turn, so that a slow moment of the machine meets all of them.
+    """Times programs that run in turn, so that a slow moment of the machine affects all of them.
 
-    Every other round runs backwards: no program always finds the caches as the same other one left them.
+    Every other round runs in reverse, so that no program always finds the caches of the same other one.
 
     Args:
         programs: Without arguments; their results (pytrees of jax arrays, or anything else) are waited for.
         runs: Rounds that count, at least 1.
-        warmup: Rounds before those, which compile and do not count.
-        calls: Of one program in a row, waited for together, for one measurement: on an accelerator the time
-            that it takes to dispatch a short program is hidden behind the one before.
+        warmup: Rounds before those that count, which compile.
+        calls: Calls in a row for one measurement, waited for together: on an accelerator each dispatch then
+            overlaps with the call before.
 
     Raises:
         ValueError: ``runs`` or ``calls`` below 1, or ``warmup`` below 0.

@@ -1,4 +1,4 @@
-"""What an evaluation adds up over batches: scores of each mode and exit, differences, numbers of images."""
+"""Sums over the batches of an evaluation: scores of each mode and exit, differences, numbers of images."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ModeScores:
 
 @dataclass(frozen=True)
 class ExitScores:
-    """A prediction that is made on the way.
+    """One of the predictions of a network that predicts in steps.
 
     Attributes:
         scores: By task.
-        macs: Up to it, mean of an image.
+        macs: MACs up to it, mean of an image.
     """
 
     scores: dict[str, TaskScores]
@@ -61,8 +61,8 @@ class Decoder:
 
     Attributes:
         decode: Logits -> predictions.
-        decode_at: (logits, size) -> predictions of logits that are brought to a size (H, W) first.
-        difference: How far two predictions are apart, see `Task.difference`.
+        decode_at: (logits, size) -> predictions at a size (H, W), to which the logits are resized.
+        difference: Distance of two predictions, see `Task.difference`.
     """
 
     def __init__(self, tasks: Mapping[str, Task]):
@@ -105,11 +105,11 @@ class ModeTotals:
 
 @dataclass
 class ExitTotals:
-    """Scores of the predictions on the way.
+    """Scores of the exits.
 
     Attributes:
-        make: Makes the scorers of one of them.
-        scorers: Of each; [] until the first batch tells how many there are.
+        make: Makes the scorers of one exit.
+        scorers: Scorers of each exit; [] before the first batch.
     """
 
     make: Callable[[], Scorers]
@@ -133,7 +133,7 @@ class ExitTotals:
 
 @dataclass
 class Differences:
-    """How far the predictions of two modes are apart.
+    """Distances between the predictions of two modes.
 
     Attributes:
         greatest: Over batches, by task; None before the first.
@@ -153,7 +153,7 @@ class ImageNumbers(NamedTuple):
 
     Attributes:
         macs: Executed.
-        macs_open: Had every gate been open.
+        macs_open: With every gate open.
         exit_macs: Up to each exit and the last prediction.
         shares: Executed share of each gated layer.
         measures: Of `Outputs.measures`.
@@ -184,13 +184,13 @@ class ImageNumbers(NamedTuple):
 
 
 class Totals:
-    """All that is added up over the batches of an evaluation.
+    """Sums over the batches of an evaluation.
 
     Args:
         tasks: What is scored.
-        modes: That are run, the one that is reported first first.
+        modes: Modes that are run, in the order of the report.
         make: Makes scorers.
-        name: Of an image by its index.
+        name: Gives the name of an image by its index.
         pictures: How many images' results are kept.
         progress: Called with the number of images done and a name.
     """

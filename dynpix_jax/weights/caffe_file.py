@@ -3,7 +3,7 @@
 Tensors are named by layer and place: `conv1_1.0` is the kernel and `conv1_1.1` the bias. A kernel is
 (out, in, height, width), with groups (out, in / groups, height, width); an inner product is (out, in).
 
-Source: caffe.proto of BVLC's Caffe; the numbers of fields below are its.
+Source: caffe.proto of BVLC's Caffe, for the field numbers below as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DIM = 1  # BlobShape
 
 
 def _shape(blob: Message, layer_type: str, index: int) -> tuple[int, ...]:
-    """A blob's shape. All blobs of old had four axes, those of vectors and matrices with ones in front."""
+    """A blob's shape. Old blobs have four axes; those of vectors and matrices begin with ones."""
     if not any(number in blob for number in _OLD_SHAPE):
         shapes = protobuf.parts(blob, _SHAPE)
         return tuple(protobuf.integers(protobuf.parse(shapes[-1]), _DIM)) if shapes else ()

@@ -136,7 +136,7 @@ def _converted(array: np.ndarray, target: Target, shape: tuple[int, ...], arch: 
 
 
 def _classes(network: Architecture, tensors: Tensors) -> int:
-    """The classifier has as many classes as the file says: nothing else of the network depends on it."""
+    """Number of classes of the file's classifier; nothing else of the network depends on it."""
     theirs, ours = network.classifier
     if ours in tensors:
         return tensors[ours].shape[-1] if tensors[ours].ndim >= 2 else _CLASSES

@@ -129,7 +129,7 @@ def _read_dag(net: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Con
 
 
 def _simple_values(layer: dict[str, Any]) -> list[Any]:
-    """A layer's parameters, whichever way this version of MatConvNet had them."""
+    """A layer's parameters, in the form of any version of MatConvNet."""
     if "weights" in layer:
         return _listed(layer["weights"])
     return [layer[field] for field in ("filters", "biases") if field in layer]

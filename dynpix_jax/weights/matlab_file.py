@@ -36,7 +36,7 @@ class Unread:
 
 
 class _Budget:
-    """Ends what a hostile file could make endless."""
+    """Bounds the work that a hostile file can cause."""
 
     def __init__(self) -> None:
         self._values, self._bytes = _MAX_VALUES, _MAX_BYTES
@@ -88,7 +88,7 @@ def _read_v5(path: Path) -> dict[str, Any]:
 
     budget = _Budget()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SciPy warns of objects, which are told of here
+        warnings.simplefilter("ignore")  # SciPy warns of objects; here they become `Unread`
         # MATLAB stores whole numbers as integers whatever their class: mat_dtype gives the class back.
         content = loadmat(path, mat_dtype=True)
     return {

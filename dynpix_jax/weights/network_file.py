@@ -1,4 +1,4 @@
-"""What a reader of a foreign file gives: tensors by name, and how the network is to be run.
+"""The content of a foreign weights file: tensors by name, and how to run the network.
 
 | fact | MatConvNet's `.mat` | `.caffemodel` | PyTorch, safetensors, npz |
 |---|---|---|---|
@@ -25,14 +25,14 @@ _IMAGE_CHANNELS = 4  # colour and depth: a convolution that reads no more reads 
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """How a network is to be run, as far as its file tells; None where it does not.
+    """How to run a network, as far as its file says; None where it does not.
 
     Attributes:
         kernel_axes: The axes of the kernels of its convolutions.
         stride_in_1x1: Whether a bottleneck that halves the resolution does so in its first 1x1 convolution
             (as Caffe's and MatConvNet's do) rather than in its 3x3 (as torchvision's).
-        channel_order: Of the images that it reads.
-        mean: What is subtracted from each channel, in that order, of images of 0 to 255.
+        channel_order: Channel order of its images.
+        mean: Subtracted from the channels, in that order, of images in 0..255.
     """
 
     kernel_axes: Literal["HWIO", "OIHW"] | None = None
@@ -47,7 +47,7 @@ class Convolution:
 
     Attributes:
         kernel: Height and width.
-        inputs: Channels that it reads.
+        inputs: Input channels.
         stride: The larger of both directions.
         dilation: The larger of both directions.
     """
@@ -64,7 +64,7 @@ class NetworkFile:
 
     Attributes:
         tensors: Arrays by the file's names, in the file's layout.
-        convention: How it is to be run.
+        convention: How to run it.
         convolutions: By the layer's name; empty where the file has no layers.
     """
 

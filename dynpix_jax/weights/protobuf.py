@@ -29,7 +29,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def parse(data: memoryview) -> Message:
-    """The fields of a message; what lies within them is not looked at.
+    """The fields of a message; nested messages are not parsed.
 
     Raises:
         ValueError: The bytes are not a message.
@@ -67,7 +67,7 @@ def parts(message: Message, number: int) -> list[memoryview]:
 
 
 def text(message: Message, number: int) -> str:
-    """A field's text, of several the last (as protocol buffers have it), "" without one."""
+    """A field's text; of several the last, as protocol buffers define; "" without one."""
     values = parts(message, number)
     return bytes(values[-1]).decode() if values else ""
 

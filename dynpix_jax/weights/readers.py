@@ -137,18 +137,18 @@ def _drop_module_prefix(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[s
 
 
 def read_network(path: str | os.PathLike[str]) -> NetworkFile:
-    """Tensors by name and the convention of a file of any kind that is read.
+    """Tensors by name and the convention of a weights file of any supported kind.
 
     Args:
         path: .safetensors, .npz, PyTorch's (.pth, .pt, .pth.tar, .pkl), MatConvNet's .mat, or .caffemodel.
 
     Returns:
         Names are as in the file, without `module.` prefixes; of a PyTorch checkpoint, the state dict inside.
-        bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Of the convention, and the
-        convolutions, what the file tells.
+        bfloat16 becomes float32, other dtypes stay. Arrays may be read-only views. Convention and
+        convolutions hold what the file says.
 
     Raises:
-        UserError: Naming the file and what is wrong.
+        UserError: Names the file and what is wrong.
     """
     path = Path(path)
     name = path.name.lower()

@@ -25,7 +25,7 @@ _PROTOCOL = 1001
 
 
 class _Storages:
-    """Storages that the object asks for while it is unpickled, filled afterwards from behind the pickles."""
+    """Storages allocated while the object is unpickled, and filled from the data behind the pickles."""
 
     def __init__(self, path: Path):
         self._path = path

@@ -101,7 +101,7 @@ class _Dict(dict[Any, Any]):
 
 
 class _Nothing:
-    """Stands for NumPy's dtypes and scalars, whose values nobody needs."""
+    """Stands for NumPy's dtypes and scalars, whose values are not needed."""
 
     def __setstate__(self, state: object) -> None:
         del state
@@ -231,7 +231,7 @@ def scan(path: Path, data: bytes, start: int = 0) -> int:
     stream.seek(start)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
-            # Names go before all else, so that the message tells what the pickle was after.
+            # Names are checked first, so that the message says what the pickle asks for.
             if opcode.name in ("GLOBAL", "INST"):
                 _stand_in(path, str(argument).replace(" ", "."))
             if opcode.name not in _OPCODES:

@@ -30,7 +30,7 @@ def write_weights(
     """Writes nested variables as one .safetensors file, which appears whole or not at all.
 
     Args:
-        path: Of the file; missing folders above it are made.
+        path: The file; missing folders above it are made.
         variables: {"params": ..., "batch_stats": ...}.
         metadata: For the file's header; :func:`read_weights` compares its entry "architecture".
 
@@ -77,7 +77,7 @@ def read_weights(path: str | os.PathLike[str], architecture: str | None = None) 
 
     Args:
         path: .safetensors of :func:`write_weights`, or .npz.
-        architecture: What the file must be marked as, if it is marked at all; None for any.
+        architecture: Required architecture, if the file names one; None for any.
 
     Returns:
         {"params": ..., "batch_stats": ...}.
