@@ -22,7 +22,7 @@ _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 """(convolutions, channels as multiples of the first block's) of each block; a pooling follows each."""
 
 FC_KERNEL = 7
-"""Of fc6. The papers' "spatial padding of 3 cells" is what keeps the map's size."""
+"""Kernel size of fc6. The papers' "spatial padding of 3 cells" keeps the map's size."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax
 
 SKIP, COMPUTE = 0, 1
 Reads = Literal["features", "logits"]
-"""What a gate gets: the features in front of a block, or the logits of a prediction."""
+"""Input of a gate: the features in front of a block, or the logits of a prediction."""
 
 
 @flax.struct.dataclass
@@ -351,7 +351,7 @@ GATES: Registry[type[GateOptions]] = Registry(
         "random": RandomOptions,
     },
 )
-"""What a gate can be told, by its kind."""
+"""Options of a gate, by its kind."""
 
 
 def layer_rate_loss(

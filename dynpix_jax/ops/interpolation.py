@@ -19,9 +19,9 @@ from dynpix_jax.core.typing import Array, Mask
 
 Normalize = Literal["full", "present"]
 INTERPOLATION_SCOPE = "interpolation"
-"""Names these products in what `flops` counts."""
+"""Name of these products in the counts of `flops`."""
 EPSILON = 1e-5
-"""Added to the sum of weights, in both."""
+"""Added to the sum of weights in both normalisations."""
 
 
 def rbf_weights(lam: Array, radius: int, squares: np.ndarray) -> Array:

@@ -16,7 +16,7 @@ from jax import lax
 from dynpix_jax.core.typing import Array
 
 RESIZE_SCOPE = "resize"
-"""Names products that only resize in what `flops` counts (MacReport.without_resizing)."""
+"""Name of products that only resize in the counts of `flops` (MacReport.without_resizing)."""
 
 
 def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False) -> Array:

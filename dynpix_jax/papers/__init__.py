@@ -1,4 +1,4 @@
-"""The systems: one folder a paper."""
+"""The systems: one folder per paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SYSTEMS", "LossAux", "Outputs", "System", "build", "parse"]
 
 
 class SystemClass(Protocol):
-    """What the table holds: a System class, made of an object of its ``Config``."""
+    """A System class of the table; it is built from an object of its ``Config``."""
 
     Config: type[Any]
 
@@ -40,10 +40,10 @@ _PATH = "config.model"
 
 
 def build(config: ModelConfig | Mapping[str, Any] | ConfigDict) -> System:
-    """The system of a model section, typed (an object of the system's ``Config``) or not yet (see `parse`).
+    """The system of a model section, which may be parsed (the system's ``Config``) or not (see `parse`).
 
     Raises:
-        UserError: No such system, or settings that it cannot be built with.
+        UserError: The system is unknown, or cannot be built with these settings.
     """
     typed = parse(config) if isinstance(config, Mapping | ConfigDict) else config
     return SYSTEMS.resolve(typed.system, f"{_PATH}.system")(typed)
@@ -53,7 +53,7 @@ def parse(section: Mapping[str, Any] | ConfigDict) -> ModelConfig:
     """The typed settings of a config's ``model`` section, whose class its ``system`` names.
 
     Raises:
-        UserError: Unknown system, or an unknown, missing or wrong key of its section, with the full path.
+        UserError: The system is unknown, or a key of its section is unknown, missing or wrong (full path).
     """
     name = dict(section).get("system")
     if not isinstance(name, str):

@@ -25,7 +25,7 @@ from dynpix_jax.ops.sparse.layers import (
 from dynpix_jax.ops.sparse.rows import ActiveRows
 
 Active = Mask | ActiveSet | ActiveRows
-"""Where to compute: a mask bool (B, Ho, Wo), the set of its positions, or rows that share a mask."""
+"""The positions to compute: a mask bool (B, Ho, Wo), its active set, or rows that share a mask."""
 
 
 @partial(

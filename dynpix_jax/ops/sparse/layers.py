@@ -99,7 +99,7 @@ class Depthwise:
 
 
 WindowLayer = Convolution | Depthwise
-"""What a chain begins with."""
+"""First layer of a chain."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["multiplier", "offset"], meta_fields=[])
@@ -146,7 +146,7 @@ class ResidualBlock:
 
 
 Layer = Convolution | Depthwise | Interpolation | ResidualBlock | Callable[[Array], Array]
-"""The last stands for functions of single positions: Affine, Relu, and users' own."""
+"""A callable is a function of single positions: Affine, Relu, or a user's own."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["affine"], meta_fields=["relu", "rectified"])

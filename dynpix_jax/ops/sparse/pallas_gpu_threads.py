@@ -20,7 +20,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, PIECE, ROWS, Plan
 
 THREADS = 128
-"""Of a warpgroup."""
+"""Threads of a warpgroup."""
 
 TILED = (plgpu.TilingTransform((8, DEPTH)), plgpu.SwizzleTransform(2 * DEPTH))
 """As wgmma reads shared memory: 128-byte rows in groups of eight, their 16-byte pieces permuted."""

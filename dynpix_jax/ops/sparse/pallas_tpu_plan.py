@@ -11,7 +11,7 @@ from dynpix_jax.ops.conv import Pair
 
 LANES = 128
 VMEM_LIMIT = 16 * 2**20
-"""Bytes of vector memory that the kernel asks for: what a TPU v5e gives by default."""
+"""Bytes of vector memory that the kernel requests: the default of a TPU v5e."""
 # Limit on a plan's own estimate; the rest is left to the compiler.
 VMEM_BUDGET = 15 * 2**20
 

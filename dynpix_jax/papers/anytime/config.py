@@ -15,15 +15,15 @@ from dynpix_jax.tasks import TASKS
 
 @dataclass(frozen=True)
 class AdaptivityConfig:
-    """Section ``model.adaptivity``: which positions later stages skip (section 3.4), and what fills them.
+    """Section ``model.adaptivity``: the gate of later stages, and the interpolation (section 3.4).
 
     Attributes:
-        kind: A name of `nn.gates.GATES` that reads logits: ``confidence``, ``top_k``, ``random``, or your
-            own. What it decides on is each exit's prediction; what it skips stays skipped.
-        start: Share of a stage's steps that train before anything is skipped.
+        kind: A gate of `nn.gates.GATES` that reads logits: ``confidence``, ``top_k``, ``random``, or your
+            own. It decides by each exit's prediction; skipped positions stay skipped.
+        start: Share of a stage's training steps before positions are skipped.
         radius: Radius of the interpolation, see ops.interpolate_masked.
         normalize: Normalisation of the interpolation.
-        options: Options of the gate, by its kind.
+        options: Options of the gate's kind.
     """
 
     kind: str = "confidence"
@@ -54,7 +54,7 @@ class HeadConfig:
         inputs: Input of a head: all branches enlarged to the highest and joined (``concat``), or the
             ``highest`` alone. The paper's pose rows are EE on the highest, RH on all.
         features: Width of redesigned heads.
-        downsampling: D of section 3.3, of the exits after stages 1, 2, 3.
+        downsampling: D of section 3.3, for the exits after stages 1, 2 and 3.
     """
 
     kind: Literal["plain", "redesigned"] = "redesigned"
@@ -70,7 +70,7 @@ class HeadConfig:
             raise ValueError(f"downsampling: {self.downsampling}; expected numbers >= 1")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         names = () if self.kind == "redesigned" else ("features", "downsampling")
         return dict.fromkeys(names, "they are of redesigned heads; set model.heads.kind")
 
@@ -83,10 +83,10 @@ class AnytimeConfig:
         task: ``segmentation`` or ``pose``.
         task_options: Fields of the task.
         backbone: An HRNet.
-        exits: Stages after which there is one, ascending and ending with 4; (4,) alone is HRNet.
-        weights: Weights of the exits' losses, one each.
+        exits: Stages that are followed by an exit, ascending and ending with 4; (4,) is plain HRNet.
+        weights: Weights of the exits' losses.
         heads: Heads of the exits.
-        adaptivity: None computes everything.
+        adaptivity: None computes all positions.
     """
 
     system: str

@@ -1,6 +1,6 @@
-"""Which convolutions a mask skips, by stage and resolution, and what of them it leaves.
+"""Convolutions that a mask skips, by stage and resolution, and their share of MACs under a mask.
 
-Convolutions only, as in the HRNet family's papers: resizing is not counted.
+Only convolutions are counted, as in the HRNet family's papers, no resizing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class MaskedConvs:
 
     Attributes:
         mask: Name of their mask, "stage3".
-        halvings: How often their outputs are half the mask's size.
-        rounds_up: Whether an odd side gains a cell when it is halved (strides) or loses one (pooling).
-        interpolation: MACs of interpolation for each of a convolution, where both are done.
+        halvings: Number of halvings from the mask's size to that of their outputs.
+        rounds_up: Whether an odd side is rounded up when it is halved (strides) or down (pooling).
+        interpolation: MACs of interpolation per MAC of convolution, at positions that have both.
         scopes: See GatedLayer.
     """
 
@@ -37,15 +37,15 @@ class MaskedConvs:
 
     @property
     def layer(self) -> GatedLayer:
-        """How MACs are counted."""
+        """The layer for the count of MACs."""
         return GatedLayer(self.scopes)
 
     def share(self, mask: Array) -> Array:
-        """Share (B,) of the MACs that a mask (B, h, w) leaves.
+        """Share (B,) of the MACs that remain under a mask (B, h, w).
 
-        p + p (1 - p) times 49 MACs a feature (with a radius of 3), where p is the density of the mask at
-        their resolution: the released code's count of convolutions and the interpolation of what they skip,
-        each skipped position reading its computed neighbours only.
+        p + p (1 - p) times 49 MACs per feature (with a radius of 3), where p is the density of the mask at
+        their resolution: the released code's count of convolutions and of the interpolation of skipped
+        positions, each of which reads its computed neighbours only.
         """
         height, width = mask.shape[1], mask.shape[2]
         for _ in range(self.halvings):
@@ -55,11 +55,11 @@ class MaskedConvs:
 
 
 def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs]:
-    """Those of all stages after the first exit, by names like "stage3_stride8" and "exit3_stride16".
+    """All stages' masked convolutions after the first exit, by names like "stage3_stride8", "exit3_stride16".
 
     Args:
         config: Config of the network.
-        params: Its parameters, or their shapes.
+        params: Parameters of the network, or their shapes.
     """
     if config.adaptivity is None:
         return {}
@@ -70,7 +70,7 @@ def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs
     def note(number: int, place: str, halvings: int, pattern: str) -> None:
         shapes = [shape for path, shape in kernels.items() if re.fullmatch(pattern, path)]
         if shapes:
-            # Of one output position: a MAC for each weight of a convolution, a window for each feature.
+            # Per output position: a MAC for each weight of a convolution, a window for each feature.
             macs = sum(rows * columns * below * above for rows, columns, below, above in shapes)
             interpolation = window * sum(shape[-1] for shape in shapes) / macs
             scopes = (rf"{STEP_SCOPE}\d+/{pattern}",)
@@ -87,7 +87,7 @@ def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs
 
 
 def _of_branch(number: int, branch: int) -> str:
-    """Regex of the convolutions of a stage whose outputs have that branch's resolution."""
+    """Regex of a stage's convolutions whose outputs have that branch's resolution."""
     fused = [rf"fuse_\d_{branch}"]  # from it, before they are enlarged
     fused += [rf"fuse_\d_{source}_{branch - source - 1}" for source in range(branch)]  # on the way down
     inside = rf"stage{number}_\d+/(branch{branch}_\d+|{'|'.join(fused)})"
@@ -96,7 +96,7 @@ def _of_branch(number: int, branch: int) -> str:
 
 
 def _of_head(config: AnytimeConfig, number: int, halvings: int) -> str:
-    """Regex of the convolutions of an exit's head whose inputs were pooled so often."""
+    """Regex of the convolutions of an exit's head whose inputs were pooled ``halvings`` times."""
     if number == 4 or config.heads.kind == "plain":
         units = ["unit", "classify"] if halvings == 0 else []
     else:

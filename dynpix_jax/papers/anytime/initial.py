@@ -19,9 +19,9 @@ _CONSTANTS = {"scale": 1.0, "var": 1.0, "lam": LAMBDA, "bias": 0.0, "mean": 0.0}
 def initial_variables(shapes: Variables, key: PRNGKey, *, heatmaps: bool) -> Variables:
     """Fresh variables: kernels normal by fan-out (He et al.), all of them from one draw.
 
-    The released code draws them with a standard deviation of .001, before ImageNet weights replace most.
-    Here that is for what predicts ``heatmaps``: they are nearly 0 everywhere, and short training would be
-    spent on coming down to that.
+    The released code draws them with a standard deviation of .001, before ImageNet weights replace most. Here
+    only the layers that predict ``heatmaps`` use it: heatmaps are almost 0 everywhere, and short training
+    would be spent on reaching that.
     """
     kernels = [leaf for path, leaf in named_leaves(shapes["params"]) if path.endswith("/kernel")]
     normal = jax.random.normal(key, (sum(leaf.size for leaf in kernels),))

@@ -13,7 +13,7 @@ from dynpix_jax.ops.sparse import Relu
 
 
 def _classifier(in_features: int, channels: int, adaptive: bool) -> MaskedConv:
-    """The 1x1 convolution to the logits; nothing reads what it gives at skipped positions."""
+    """The 1x1 convolution to the logits; its values at skipped positions are not read."""
     return MaskedConv(
         in_features, channels, kernel_size=1, use_bias=True, adaptive=adaptive, interpolated=False
     )
@@ -22,7 +22,7 @@ def _classifier(in_features: int, channels: int, adaptive: bool) -> MaskedConv:
 class PlainHead(nn.Module):
     """1x1 convolution, norm, ReLU (unless ``single``), 1x1 convolution: (B, h, w, C) -> (B, h, w, channels).
 
-    Under a mask the result means nothing where the mask is False.
+    Under a mask the result is undefined where the mask is False.
 
     Attributes:
         make_unit: Makes a 1x1 convolution with norm and ReLU.
@@ -42,7 +42,7 @@ class PlainHead(nn.Module):
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         if masking is not None and masking.mode == "sparse":
-            # Each position on its own: nothing that is skipped is read.
+            # Each position on its own: no skipped position is read.
             inside = () if self.single else (self.unit.conv.conv.layer(), self.unit.bn.layer(), Relu())
             return masking.pointwise(x, (*inside, self.classify.conv.layer()))
         if not self.single:
@@ -51,10 +51,10 @@ class PlainHead(nn.Module):
 
 
 class RedesignedHead(nn.Module):
-    """``depth`` times average pooling by 2 and a 1x1 convolution, then as often enlarging and one.
+    """``depth`` times average pooling by 2 and a 1x1 convolution, then ``depth`` times enlarging and one.
 
-    All but the last convolution give ``features`` channels and are followed by norm and ReLU. Sides that
-    pooling does not divide evenly are enlarged to what they were.
+    All but the last convolution have ``features`` channels, and are followed by norm and ReLU. Sides that
+    pooling does not divide evenly are enlarged to their former size.
 
     Attributes:
         make_unit: Makes a 1x1 convolution with norm and ReLU.

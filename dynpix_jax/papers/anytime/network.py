@@ -24,12 +24,12 @@ Span = tuple[int, ...]
 
 @flax.struct.dataclass
 class Progress:
-    """What is known after an exit.
+    """The state after an exit.
 
     Attributes:
         maps: Maps of its stage.
         logits: (B, h, w, K) at a quarter of the image's resolution; None before the first exit.
-        mask: bool (B, h, w), where to compute from here on; None: everywhere.
+        mask: bool (B, h, w), mask of the following stages; None: all positions are computed.
     """
 
     maps: tuple[Array, ...]
@@ -38,7 +38,7 @@ class Progress:
 
 
 class AnytimeNetwork(nn.Module):
-    """The network of an AnytimeConfig whose task has so many ``channels``."""
+    """The network of an AnytimeConfig whose task has ``channels`` channels."""
 
     config: AnytimeConfig
     channels: int
@@ -46,7 +46,7 @@ class AnytimeNetwork(nn.Module):
     def setup(self) -> None:
         config, heads = self.config, self.config.heads
         adaptive = config.adaptivity is not None
-        # Before the first exit nothing has decided yet.
+        # Before the first exit there is no mask.
         self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5)
         norm = partial(ConvNorm, frozen_norm=config.backbone.frozen_norm, momentum=config.backbone.momentum)
         exits: dict[int, nn.Module] = {}
@@ -84,7 +84,7 @@ class AnytimeNetwork(nn.Module):
     def stage(
         self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False
     ) -> tuple[Array, ...]:
-        """Maps of stage ``number`` (1 to 4) from those of the stage before, or (1) from RGB in 0..255."""
+        """Maps of stage ``number`` (1 to 4) from those of the previous stage; of 1, from RGB in 0..255."""
         if number > 1:
             return self.backbone.stage(number, maps, masking, train=train)
         return self.backbone.first(self.config.backbone.preprocess(maps[0]), train=train)
@@ -92,7 +92,7 @@ class AnytimeNetwork(nn.Module):
     def exit(
         self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False
     ) -> Array:
-        """Logits (B, h, w, channels) of the exit after that stage; at skipped positions they mean nothing."""
+        """Logits (B, h, w, channels) of the exit after that stage; undefined at skipped positions."""
         top = maps[0]
         if self.config.heads.inputs == "concat" and len(maps) > 1:
             size, corners = (top.shape[1], top.shape[2]), self.config.backbone.align_corners
@@ -103,13 +103,13 @@ class AnytimeNetwork(nn.Module):
     def advance(
         self, span: Span, progress: Progress, routing: Routing, adapt_now: Array | bool = True
     ) -> Progress:
-        """The stages of ``span`` and the exit after them; positions that are skipped keep their logits.
+        """Runs the stages of ``span`` and the exit after them; skipped positions keep their logits.
 
         Args:
             span: The stages.
-            progress: What is known before them.
-            routing: How the pass is run.
-            adapt_now: Whether the gate skips anything at all, scalar; given masks do.
+            progress: The state before them.
+            routing: How to run the pass.
+            adapt_now: Scalar; whether the gate may skip positions. Given masks always do.
         """
         config, maps, masking = self.config, progress.maps, None
         if progress.mask is not None and config.adaptivity is not None:
@@ -134,7 +134,7 @@ class AnytimeNetwork(nn.Module):
     def __call__(
         self, images: Array, routing: Routing = Routing(), adapt_now: Array | bool = True
     ) -> tuple[Progress, ...]:
-        """(B, H, W, 3) RGB in 0..255 -> what is known after each exit; ``adapt_now`` as in `advance`."""
+        """(B, H, W, 3) RGB in 0..255 -> the state after each exit; ``adapt_now`` as in `advance`."""
         after = [Progress((images,))]
         for index, span in enumerate(spans(self.config.exits)):
             with in_step(index):
@@ -143,6 +143,6 @@ class AnytimeNetwork(nn.Module):
 
 
 def spans(exits: Sequence[int]) -> tuple[Span, ...]:
-    """The stages from exit to exit: (1, 3, 4) -> (1,), (2, 3), (4,)."""
+    """The stages between exits: (1, 3, 4) -> (1,), (2, 3), (4,)."""
     starts = (0, *exits)
     return tuple(tuple(range(a + 1, b + 1)) for a, b in zip(starts, exits, strict=False))

@@ -1,8 +1,8 @@
 """Confidence Adaptive Anytime Pixel-Level Recognition (Liu, Darrell and Shelhamer, ICLR 2022).
 
-HRNet with an exit after each stage (section 3.2), early ones with small encoder-decoder heads (3.3). Where
-an exit is confident, the convolutions up to the next exit are not computed but interpolated, and the next
-exit carries its prediction over (3.4, eq. 1 to 4).
+HRNet with an exit after each stage (section 3.2); early exits have small encoder-decoder heads (3.3). Where
+an exit is confident, the convolutions up to the next exit are interpolated instead of computed, and the next
+exit keeps its prediction (3.4, eq. 1 to 4).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Anytime(System):
     """The anytime system as pure functions; see System.
 
     Gates are named after the stage that they mask, "stage2" to "stage4": (B, h, w) at a quarter of the
-    image's resolution. `confidence` of a prediction is there too; with random or no adaptivity it is the
+    image's resolution, as is `confidence` of a prediction. With random or no adaptivity, confidence is the
     largest class probability (pose: minus the largest output).
     """
 
@@ -61,8 +61,7 @@ class Anytime(System):
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
         """Fresh variables; see System.
 
-        All kernels are parts of one draw: a program that draws each of hundreds on its own takes minutes to
-        compile.
+        All kernels are parts of one draw: a program with hundreds of separate draws takes minutes to compile.
         """
         return initial_variables(self._shapes, key, heatmaps=self.task.stride > 1)
 
@@ -77,11 +76,11 @@ class Anytime(System):
     ) -> Outputs:
         """Forward pass through all exits; ``exits`` are those before the last.
 
-        What one of the given masks skips, those of later stages skip too. Training draws from
+        Later stages also skip the positions that an earlier given mask skips. Training draws from
         ``rngs["gumbel"]`` if masks are random.
 
         Raises:
-            ValueError: Mode "sparse" in training; a mask for a stage that has none, or of a wrong shape.
+            ValueError: Mode "sparse" in training; a mask for a stage without one, or of a wrong shape.
         """
         return self.run(variables, images, routing, rngs=rngs)
 
@@ -94,7 +93,7 @@ class Anytime(System):
         adapt_now: Array | bool = True,
         rngs: Mapping[str, PRNGKey] | None = None,
     ) -> Outputs:
-        """`apply`; ``adapt_now``: whether anything is skipped at all (may be traced); given masks are."""
+        """`apply`; ``adapt_now``: whether gates may skip positions (may be traced). Given masks always do."""
         train = routing.train
         if train and routing.mode == "sparse":
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
@@ -106,7 +105,7 @@ class Anytime(System):
     def steps(
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[Progress]], Progress]:
-        """One step an exit."""
+        """One step per exit."""
         self._check(routing, images)
         size = (images.shape[1], images.shape[2])
 
@@ -169,18 +168,18 @@ class Anytime(System):
 
     @property
     def taken_over(self) -> TakeOver:
-        """Exits that the weights lack stay fresh, and so does what interpolation learns (``lam``)."""
+        """Exits that the weights lack stay fresh, and so does the interpolation's ``lam``."""
         names = (path for path, _ in named_leaves(self._shapes["params"]["backbone"]))
         blocks = frozenset(match[0] for name in names if (match := _BLOCK.match(name)))
         return TakeOver(f"HRNet {self.config.backbone.arch}", blocks, stays_fresh=".*/lam")
 
     @property
     def gated(self) -> dict[str, GatedLayer]:
-        """Per stage, and exit after it, and resolution ("stage3_stride8") the convolutions a mask skips."""
+        """The convolutions that a mask skips, by stage or exit and resolution ("stage3_stride8")."""
         return {name: one.layer for name, one in self._masked.items()}
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of MACs (B,) that masks leave of each of ``gated``, interpolation included."""
+        """Share of MACs (B,) of each of ``gated`` that remains under its mask, with interpolation."""
         return {name: one.share(outputs.gates[one.mask]) for name, one in self._masked.items()}
 
     def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
@@ -191,7 +190,7 @@ class Anytime(System):
         )
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """Each mask, and ``total``: the share of the stages after the first exit that computed there."""
+        """Each mask, and ``total``: the share of stages after the first exit that computed each position."""
         maps = {name: cells_to_pixels(mask, size, 4) for name, mask in outputs.gates.items()}
         return maps | {"total": jnp.stack(list(maps.values())).mean(0)} if maps else {}
 
@@ -214,7 +213,7 @@ class Anytime(System):
         return masked_convs(self.config, self._shapes["params"])
 
     def _check(self, routing: Routing, images: Array) -> Mapping[str, Mask]:
-        """The given masks by the first stage that they mask; all stages from exit to exit share one."""
+        """The given masks by the first stage that they mask; all stages between two exits share one."""
         given = routing.masks_of(self._gates)
         shape = (images.shape[0], -(-images.shape[1] // 4), -(-images.shape[2] // 4))
         for name, mask in given.items():
@@ -231,7 +230,7 @@ class Anytime(System):
         return confidence(logits, measure)
 
     def _to_image(self, logits: Array, size: tuple[int, int]) -> Array:
-        """Logits as the task wants them: at the image's resolution, or the network's own (heatmaps)."""
+        """Logits at the task's resolution: the image's, or the network's own (heatmaps)."""
         return resize_bilinear(logits, self.task.logits_size(size))
 
     def _outputs(self, after: Sequence[Progress], size: tuple[int, int], updates: dict[str, Any]) -> Outputs:

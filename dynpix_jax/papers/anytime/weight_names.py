@@ -1,4 +1,4 @@
-"""Names of HRNet's official checkpoints in our terms: segmentation, classification, pose, anytime.
+"""Maps names of HRNet's official checkpoints to ours: segmentation, classification, pose, anytime.
 
 Sources: HRNet/HRNet-Semantic-Segmentation (lib/models/seg_hrnet.py), HRNet-Image-Classification, HRNet's pose
 code, liuzhuang13/anytime. They share their names; heads differ.
@@ -22,7 +22,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
 from dynpix_jax.papers.anytime.network import AnytimeNetwork
 
-# Of classifiers, of the OCR branch, and the constant distances of interpolation.
+# Tensors of classifiers and of the OCR branch, and the constant distances of interpolation.
 _DROPPED = re.compile(
     r"(incre_modules|downsamp_modules|classifier|final_layer\.\d|conv3x3_ocr|ocr_gather_head|ocr_distri_head"
     r"|aux_head|cls_head)\..*|.*\.square_dis"
@@ -58,13 +58,14 @@ _NORMS = (
     *((theirs + "1", ours + "/bn") for theirs, ours in _UNITS),
     (r"last_layer\.1", "exit4/unit/bn"),
 )
-# Exit e is a sequence whose n-th convolution stands at 4 n + 1 and its norm behind it (see RedesignedHead).
+# Exit e is a sequence: its n-th convolution has index 4 n + 1, its norm the next one (see RedesignedHead).
 _EXIT = re.compile(r"exit(?P<e>[123])\.(?P<at>\d+)")
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of that name: "hrnet_w48" (segmentation or classification), "hrnet_w32_pose", or
-    "anytime_w48" (the full model).
+    """The architecture of that name.
+
+    "hrnet_w48" (segmentation or classification), "hrnet_w32_pose", or "anytime_w48" (the full model).
     """
     kind, arch, *_ = name.split("_")
     pose, anytime = name.endswith("_pose"), kind == "anytime"
@@ -92,10 +93,12 @@ def architecture(name: str) -> Architecture:
 
 
 def check_blocks(arch: str, tensors: Tensors) -> Tensors:
-    """The tensors without wrappers' prefixes; a longer network contains a shorter one's names and shapes.
+    """The tensors without wrappers' prefixes, after a check of the architecture.
+
+    A longer network has all names and shapes of a shorter one, so modules and blocks are compared.
 
     Raises:
-        UserError: The modules and blocks are those of another architecture than ``arch``.
+        UserError: The modules and blocks are not those of ``arch``.
     """
     tensors = without_wrappers(tensors)
     blocks = [match for name in tensors if (match := re.match(_BLOCK, name))]
@@ -116,12 +119,12 @@ def check_blocks(arch: str, tensors: Tensors) -> Tensors:
 
 
 def is_dropped(name: str) -> bool:
-    """Whether the tensor has no counterpart on purpose."""
+    """Whether the tensor is left out on purpose."""
     return _DROPPED.fullmatch(name) is not None
 
 
 def translate(name: str) -> Target | None:
-    """Our place for a tensor of an HRNet, None for a name that it does not have."""
+    """Target of an HRNet's tensor; None for an unknown name."""
     module, _, leaf = name.rpartition(".")
     if match := _EXIT.fullmatch(module):
         return _exit(int(match["e"]), int(match["at"]), leaf)

@@ -1,7 +1,7 @@
-"""What the discriminator reads: a task's normalised loss gradient, with its sign reversed on the way back.
+"""Input of the discriminator: a task's normalised loss gradient, whose sign is reversed in the backward pass.
 
-Section 4 of ASTMT: the gradients of all tasks with respect to the features that they share should not betray
-which task they come from.
+Section 4 of ASTMT: the discriminator should not be able to tell the task from the gradient with respect to
+the shared features.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.resize import resize_nearest
 
 TINY = 1e-20
-"""Added to the squared norm: a gradient of zero stays zero, and so does what flows back through it."""
+"""Added to the squared norm: a zero gradient stays zero, and so does its own gradient."""
 
 
 @jax.custom_vjp
 def reverse_gradient(x: Array, strength: Array) -> Array:
-    """``x`` itself; its cotangent comes back multiplied by ``-strength``, a scalar >= 0.
+    """``x`` itself; its cotangent is multiplied by ``-strength``, a scalar >= 0.
 
     Gradient reversal (Ganin and Lempitsky, ICML 2015), for adversarial training in a single pass.
     """
@@ -41,27 +41,27 @@ reverse_gradient.defvjp(_forward, _backward)
 
 
 def reversal_strength(epoch: Array, epochs: int) -> Array:
-    """2 / (1 + exp(-10 (epoch + 1) / epochs)) - 1: from nearly 0 in the first epoch, 0, to 1 in the last."""
+    """2 / (1 + exp(-10 (epoch + 1) / epochs)) - 1: from almost 0 in the first epoch (0) to 1 in the last."""
     return 2.0 / (1.0 + jnp.exp(-10.0 * (epoch + 1.0) / epochs)) - 1.0
 
 
 def loss_and_gradient(
     loss: Callable[[Array], tuple[Array, Any]], features: Array
 ) -> tuple[Array, Any, Array]:
-    """A loss of ``features`` with what else it gives, and its gradient with respect to them.
+    """A loss of ``features`` with its auxiliary outputs, and its gradient with respect to them.
 
-    Differentiable itself: training goes through the gradient a second time.
+    The gradient is itself differentiable: training differentiates it a second time.
     """
     (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(features)
     return value, rest, gradient
 
 
 def unit_gradient(gradient: Array) -> Array:
-    """(B, h, w, C) at length 1 over the channels of every position; zero stays zero.
+    """(B, h, w, C) scaled to length 1 over the channels of every position; zero stays zero.
 
-    As released; the losses' gradients become smaller as training goes on, these do not.
+    As released: the losses' gradients shrink during training, these do not.
     """
-    # Scaled first: squares of small numbers vanish in float32. The scale is no part of the result.
+    # Scaled first: squares of small numbers vanish in float32. The scale cancels in the result.
     largest = jax.lax.stop_gradient(jnp.abs(gradient).max())
     gradient = gradient / jnp.where(largest > 0, largest, 1.0)
     return gradient * jax.lax.rsqrt((gradient**2).sum(-1, keepdims=True) + TINY)
@@ -75,11 +75,11 @@ def discriminator_loss(
     Args:
         discriminate: (B, h, w, C) -> logits (B, h, w, tasks).
         gradient: Gradient of the task's loss, (B, h, w, C).
-        labelled: (B, H, W) bool, the pixels that the task's loss counts; the positions of which count here.
+        labelled: (B, H, W) bool, the pixels that the task's loss counts; only their positions count here.
         strength: Strength of the reversal, >= 0.
 
     Returns:
-        Scalar, nats; 0 where nothing is labelled.
+        Scalar, nats; 0 if no pixel is labelled.
     """
     logits = discriminate(reverse_gradient(unit_gradient(gradient), strength))
     counted = resize_nearest(labelled, (gradient.shape[1], gradient.shape[2])).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Config section of the ASTMT system: several tasks, and what of the network is each one's own."""
+"""Config section of the ASTMT system: its tasks, and the modules that each task has for itself."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dynpix_jax.core.sections import OneOf
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Section ``model.encoder``: which of its modules every task has for itself.
+    """Section ``model.encoder``: the modules that every task has for itself.
 
     Attributes:
         se: Squeeze-and-excitation ("seenc"); otherwise all tasks share it, if the backbone has it.
-        norm: Batch norms, but for the stem's.
-        adapters: 1x1 convolutions beside the 3x3 ones, zero at first (of ResNets only).
+        norm: Batch norms, except the stem's.
+        adapters: 1x1 convolutions parallel to the 3x3 ones, initially zero (ResNets only).
     """
 
     se: bool = False
@@ -33,12 +33,12 @@ class DecoderConfig:
     """Section ``model.decoder``.
 
     Attributes:
-        kind: ``deeplab``, one decoder that all tasks share up to a 1x1 convolution each, or ``uber``, a head
-            of 1x1 convolutions for each task, which reads none of the other fields.
-        features: Its width.
+        kind: ``deeplab``, one decoder that all tasks share but for the last 1x1 convolution, or ``uber``, a
+            head of 1x1 convolutions for each task, which reads no other field.
+        features: Width of the decoder.
         rates: Dilations of the ASPP, for output stride 16; twice that at 8.
         separable: Depthwise separable convolutions and ReLU6, as MobileNet has them; no adapters then.
-        se: Each task's own SE; without it there is none in the decoder.
+        se: Each task's own SE; otherwise the decoder has none.
         norm: Each task's own norms.
         adapters: Each task's own adapters.
         reduction: Reduction of the SE; 4 where low-level features are narrowed.
@@ -66,7 +66,7 @@ class DecoderConfig:
             raise ValueError("adapters: separable convolutions have none; expected False")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         if self.kind == "uber":
             names = ("features", "rates", "separable", "reduction")
             return dict.fromkeys(names, "model.decoder.kind is 'uber', a head for each task")
@@ -75,11 +75,11 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """Section ``model.adversarial``: a discriminator that tells tasks by their gradients.
+    """Section ``model.adversarial``: a discriminator that classifies tasks by their gradients.
 
     Attributes:
         weight: W_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
-        epochs: Steps in which the reversal grows, see reversal_strength.
+        epochs: Number of steps in which the reversal grows, see reversal_strength.
         kernel: Kernel size of its two convolutions, 1 in the paper; the code released for NYUD has 3.
     """
 
@@ -101,14 +101,13 @@ class AstmtConfig:
     """Section ``model`` of an ASTMT config.
 
     Attributes:
-        tasks: What is predicted, in the order of the updates; one alone makes a single-task network, in which
-            nothing is a task's own.
+        tasks: Names of the tasks in the order of the updates; with a single task no module is a task's own.
         task_options: Fields of each task's class.
         task_weights: W_t of eq. 1; 1 where it is not given.
         backbone: See backbones; the paper has SE-ResNets and MobileNetV2.
-        encoder: What of the backbone is each task's own.
-        decoder: On top of it.
-        adversarial: None trains without a discriminator.
+        encoder: Modules of the backbone that each task has for itself.
+        decoder: The decoder above the backbone.
+        adversarial: The discriminator; None trains without one.
     """
 
     system: str
@@ -141,7 +140,7 @@ class AstmtConfig:
         for name in ("se", "norm", "adapters"):
             if getattr(self.encoder, name) and name not in self.backbone.per_task:
                 raise ValueError(f"encoder.{name}: this {self.backbone.name} has none that tasks could have")
-        self.low  # noqa: B018  # there is one, or ValueError
+        self.low  # noqa: B018  # raises ValueError if there is none
 
     @property
     def low(self) -> Stage:
@@ -155,5 +154,5 @@ class AstmtConfig:
 
     @property
     def rates(self) -> tuple[int, ...]:
-        """Dilations of the ASPP at that map's stride: they reach equally far in the image."""
+        """Dilations of the ASPP at that map's stride, which have the same reach in the image."""
         return tuple(2 * rate if self.high.stride == 8 else rate for rate in self.decoder.rates)

@@ -1,6 +1,6 @@
 """Layers of ASTMT: a DeepLabv3+ decoder (Chen et al., ECCV 2018), UberNet's head, and the discriminator.
 
-The decoder is narrow, and has modules of each task's own.
+The decoder is narrow, and tasks have modules of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dynpix_jax.nn.per_task import Modulation, PerTask, SqueezeExcite, of_task, 
 from dynpix_jax.ops.resize import resize_bilinear
 
 SMALL = nn.initializers.normal(0.01)
-"""Of what predicts: by its fan-out, a single channel would start at 1.4."""
+"""Initializer of predictions: by its fan-out, a single channel would start at 1.4."""
 
 
 class Unit(nn.Module):
@@ -27,7 +27,7 @@ class Unit(nn.Module):
     Attributes:
         separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
         reduction: Reduction of the SE.
-        adapted: False keeps adapters away (the branch of the image's mean).
+        adapted: False leaves adapters out (the branch of the image's mean).
     """
 
     in_features: int
@@ -95,10 +95,10 @@ class ASPP(nn.Module):
 
 
 class DeepLabDecoder(nn.Module):
-    """Encoder features of two strides -> what all tasks' predictions are read from.
+    """Encoder features of two strides -> the features that all tasks' heads read.
 
-    The low map is reduced to 48/256 of ``features``; the high one goes through an ASPP and is resized to the
-    low one. Then two 3x3 units.
+    The low map is reduced to 48/256 of ``features``; the high one passes through an ASPP and is resized to
+    the low one. Two 3x3 units follow.
 
     Attributes:
         low: Channels of the map at stride 4.
@@ -162,7 +162,7 @@ class UberHead(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(B, h, w, features) -> logits of the tasks (B, h, w, tasks): two convolutions, a ReLU between."""
+    """(B, h, w, features) -> logits of the tasks (B, h, w, tasks): two convolutions with a ReLU between."""
 
     features: int
     tasks: int

@@ -1,4 +1,4 @@
-"""The network of attentive single-tasking: one forward pass a task, through modules shared and its own."""
+"""The network of ASTMT: one forward pass per task, through shared modules and the task's own."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from dynpix_jax.papers.astmt.config import AstmtConfig
 from dynpix_jax.papers.astmt.layers import SMALL, DeepLabDecoder, Discriminator, UberHead
 
 Features = tuple[Array, Array | None]
-"""What a task's head reads: the map whose gradient the discriminator sees, and what else (UberNet's low)."""
+"""Input of a task's head: the map whose gradient the discriminator reads, and other maps (UberNet's low)."""
 
 
 def head_name(task: str) -> str:
-    """The module that is the task's own in every network."""
+    """Name of the task's head."""
     return f"head_{task}"
 
 
 class AstmtNetwork(nn.Module):
-    """The network of an AstmtConfig; ``channels``: of each task's logits."""
+    """The network of an AstmtConfig; ``channels`` of each task's logits."""
 
     config: AstmtConfig
     channels: Mapping[str, int]
 
     def setup(self) -> None:
         config = self.config
-        # One task has nothing of its own: its parameters have the plain names.
+        # A single task has no modules of its own: its parameters have the plain names.
         tasks = config.tasks if len(config.tasks) > 1 else ()
         encoder, decoder = config.encoder, config.decoder
         self.encoding = Modulation(tasks, encoder.se, encoder.norm, encoder.adapters)
@@ -63,20 +63,20 @@ class AstmtNetwork(nn.Module):
         config = self.config
         x = config.backbone.preprocess(images)
         if self.encoding.any:
-            # Blocks with modules of tasks' own want to know the task.
+            # Blocks with modules per task need the task.
             features = self.backbone(x, train=train, run_block=lambda block, x: block(x, task, train=train))
         else:
             features = self.backbone(x, train=train)
         return features[config.low.name], features[config.high.name]
 
     def decode(self, low: Array, high: Array, task: str, *, train: bool) -> Features:
-        """What the task's head reads."""
+        """Features for the task's head."""
         if self.config.decoder.kind == "uber":
             return high, low
         return self.decoder(low, high, task, train=train), None
 
     def features(self, images: Array, task: str, *, train: bool) -> Features:
-        """The same from images."""
+        """Features for the task's head, from images."""
         return self.decode(*self.encode(images, task, train=train), task, train=train)
 
     def read(self, features: Features, task: str, size: tuple[int, int], *, train: bool) -> Array:
@@ -87,11 +87,11 @@ class AstmtNetwork(nn.Module):
         return resize_bilinear(logits, size)
 
     def discriminate(self, gradient: Array) -> Array:
-        """Logits of which task a gradient belongs to."""
+        """Logits of the task that a gradient belongs to."""
         return self.discriminator(gradient)
 
     def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
-        """All tasks' logits. What they share is computed once."""
+        """All tasks' logits; shared features are computed once."""
         size = (images.shape[1], images.shape[2])
         predictions: dict[str, Array] = {}
         encoded, features = None, None

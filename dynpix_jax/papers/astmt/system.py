@@ -1,9 +1,9 @@
 """Attentive Single-Tasking of Multiple Tasks (Maninis, Radosavovic and Kokkinos, CVPR 2019; ASTMT).
 
-One network does one task at a time: encoder and decoder are shared, small modules of each task's own
-(squeeze-and-excitation, residual adapters, norms) attend to what it needs, and a discriminator that reads the
-tasks' loss gradients keeps them alike (appendix, eq. 1). A training step has a turn for every task: a forward
-pass, a loss, and an update of the parameters that this task uses.
+One network does one task at a time: encoder and decoder are shared, each task has small modules of its own
+(squeeze-and-excitation, residual adapters, norms), and a discriminator that reads the tasks' loss gradients
+makes them similar (appendix, eq. 1). A training step has a turn for every task: a forward pass, a loss, and
+an update of the parameters that this task uses.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Astmt(System):
             for task in config.tasks
         }
         self.tasks = {task.name: task for task in given.values()}
-        # A user's task, "package.module:Name", has its own name from here on.
+        # From here on, a user's task, "package.module:Name", goes by its own name.
         self.config = config = dataclasses.replace(
             config,
             tasks=tuple(self.tasks),
@@ -70,10 +70,10 @@ class Astmt(System):
         *,
         rngs: Mapping[str, PRNGKey] | None = None,
     ) -> Outputs:
-        """All tasks' predictions, what they share computed once.
+        """All tasks' predictions; shared features are computed once.
 
-        Nothing is gated, so that masks can name none, both modes are the same, and nothing is drawn. Training
-        goes task by task (`turn_loss`); here the norms of all tasks move.
+        There are no gates: masks must be empty, both modes are the same, and no random numbers are drawn.
+        Training takes the tasks in turn (`turn_loss`); here the norms of all tasks move.
         """
         routing.masks_of(())
         train = routing.train
@@ -88,7 +88,7 @@ class Astmt(System):
         rngs: Mapping[str, PRNGKey],
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
-        """The sum of the turns' losses, all of the same parameters; see `turn_loss`."""
+        """The sum of the turns' losses at the same parameters; see `turn_loss`."""
         total, terms = jnp.zeros(()), dict[str, Array]()
         updates: dict[str, Any] = {}
         for turn in self.turns:
@@ -121,7 +121,7 @@ class Astmt(System):
             return weight * task.loss(logits, batch[task.target], batch["valid"]), updates
 
         adversarial = self.config.adversarial
-        # Without a weight there is nothing to add: the program is the plain one, bit for bit.
+        # Without a weight the program is the plain one, bit for bit.
         if adversarial is None or not adversarial.weight:
             loss, updates = read(features[0])
             return loss, LossAux({turn: loss}, updates)
@@ -146,14 +146,14 @@ class Astmt(System):
         return {"reversal": reversal_strength(jnp.minimum(epoch, epochs - 1), epochs)}
 
     def uses(self, turn: str, path: str) -> bool:
-        """All but what is another task's own, and the discriminator where it has no weight."""
+        """Whether the turn uses it: not another task's own, nor the discriminator if that has no weight."""
         parts = path.split("/")
         if parts[0] == "discriminator":
             return self.config.adversarial is not None and self.config.adversarial.weight > 0
         return self.owner(path) in (None, turn)
 
     def owner(self, path: str) -> str | None:
-        """The task that alone uses the variable at ``path``; None for what is shared."""
+        """The only task that uses the variable at ``path``; None for a shared variable."""
         parts = path.split("/")
         names = [task for task in self.turns if task in parts or head_name(task) in parts]
         return names[0] if names else None
