@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_runs(config: RunConfig, workdir: Path, stage: str | None, *, every_stage: bool) -> list[Trained]:
-    """What is evaluated: the newest checkpoint, the end of `stage`, or (`every_stage`) the end of each."""
+    """Networks to evaluate: newest checkpoint, end of `stage`, or (`every_stage`) the end of each stage."""
     if stage is not None or not every_stage:
         return [open_run(config, workdir, stage)]
     newest = open_run(config, workdir)
@@ -196,7 +196,7 @@ def describe(
 
 
 def data_name(config: RunConfig, source: Source, images: int) -> str:
-    """What is evaluated on, such as "scenes val, 40 images"."""
+    """The evaluated data, such as "scenes val, 40 images"."""
     return f"{source.spec.name} {config.data.eval.source.split}, {images} images"
 
 

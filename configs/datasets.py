@@ -65,7 +65,7 @@ class DataSet:
         """Section ``data``: split train to train on, ``args.split`` to evaluate.
 
         Args:
-            args: Of the config: root, split; packed: root holds what ``dynpix prepare`` wrote.
+            args: Arguments of the config: root, split; packed: root holds what ``dynpix prepare`` wrote.
             labels: Fields to read, beside the image.
             augment: Replaces the data set's own for ``args.budget``.
             options: Options of the source, beside the data set's own.
@@ -85,7 +85,7 @@ class DataSet:
 
 
 def _indoor(crop: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    """What Kong and Fowlkes do to NYUv2 and SUN RGB-D; on a CPU at half the size, upright.
+    """Augmentation of Kong and Fowlkes for NYUv2 and SUN RGB-D; on a CPU at half the size, upright.
 
     Args:
         crop: (H, W) on a GPU.
@@ -140,7 +140,7 @@ SEVEN_SCENES = DataSet(
 
 
 def _several_tasks(crop: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    """What ASTMT does: mirrored, turned by up to 20 degrees, scaled by 0.75 to 1.25; on a CPU half as large.
+    """ASTMT's: mirrored, rotated up to 20 degrees, scaled by 0.75 to 1.25; on a CPU half as large.
 
     The paper then stretches images to 512 x 512; here they are cropped, as everywhere else.
 

@@ -194,7 +194,7 @@ def _conv_macs(eqn: Any) -> float:
 
 @dataclass(frozen=True)
 class SystemMacs:
-    """What a system computes on one (H, W) image.
+    """MACs of a system on one (H, W) image.
 
     Attributes:
         report: MACs of the dense program, with every gate and branch open.

@@ -1,4 +1,4 @@
-"""What the pose configs of this folder share: the variants of the paper's table 2 as networks, their stages.
+"""Shared by the pose configs of this folder: the variants of the paper's table 2 as networks, their stages.
 
 variant=hrnet   HRNet with one exit at its end ("HRNet-W32")
 variant=ee      exits after every stage, single 1x1 convolutions on the highest branch ("EE")

@@ -1,4 +1,4 @@
-"""What the segmentation configs of this folder share: the network, the paper's variants, training.
+"""Shared by the segmentation configs of this folder: the network, the paper's variants, training.
 
 variant=hrnet   HRNet with one exit at its end (table 1, "HRNet-W48")
 variant=ee      exits after every stage, all with the plain head ("EE")

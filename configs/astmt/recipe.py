@@ -1,4 +1,4 @@
-"""What the configs of this folder share: networks, the variants of the appendix's tables, training.
+"""Shared by the configs of this folder: networks, the variants of the appendix's tables, training.
 
 A config reads its argument with `read_args`, gets all sections but ``data`` from `astmt_config`.
 
@@ -140,7 +140,7 @@ def model(
 
     Args:
         tasks: Tasks of the network.
-        options: Of the tasks, over those of the appendix.
+        options: Options of the tasks, over those of the appendix.
         epochs: Epochs in which the reversal of gradients grows.
     """
     modulated = args.variant in ("se", "adversarial")
@@ -201,7 +201,7 @@ def astmt_config(
     Args:
         dataset: For the config's name.
         tasks: All tasks that the data set has labels of.
-        options: Of the tasks, over those of the appendix.
+        options: Options of the tasks, over those of the appendix.
         max_dist: Tolerance of the boundary benchmark.
     """
     tasks = chosen(args, tasks)

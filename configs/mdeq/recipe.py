@@ -1,4 +1,4 @@
-"""What the configs of this folder share: the three sizes of MDEQ, and training in two stages.
+"""Shared by the configs of this folder: the three sizes of MDEQ, and training in two stages.
 
 First a few applications of f are unrolled and trained like any network ("pretraining"), which brings f near
 enough to a contraction for solvers; then the fixed point itself ("equilibrium").

@@ -1,4 +1,4 @@
-"""What the configs of this folder share: PAG's network, the variants of its tables, training in stages.
+"""Shared by the configs of this folder: PAG's network, the variants of its tables, training in stages.
 
 A config reads its argument with `read_args` and gets all sections but `data` from `pag_config`. Arguments:
 
@@ -221,7 +221,9 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
 
 
 def _pooled(args: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Blocks with a MultiPool; of the truncated network the last ("at the top", section 5.2), if any."""
+    """Blocks with a MultiPool. The truncated network has it in its last block ("at the top", section 5.2);
+    that of boundaries has none.
+    """
     if args.variant == "base":
         return ()
     if args.variant != "truncated":

@@ -1,4 +1,4 @@
-"""What the configs of this folder share: the network, the variants of the paper's tables, training in stages.
+"""Shared by the configs of this folder: the network, the variants of the paper's tables, training in stages.
 
 A config reads its argument with `read_args` and gets all sections but `data` from `perspective_config`.
 

@@ -1,4 +1,4 @@
-"""What the configs of this folder share: PixelNet as the paper's section 4 has it, and its training.
+"""Shared by the configs of this folder: PixelNet as the paper's section 4 has it, and its training.
 
 A config reads its argument with `read_args` and gets all sections but `data` from `pixelnet_config`.
 

@@ -19,8 +19,8 @@ class ConvSpec:
         size: (H, W) of the layer's input.
         channels: Cin.
         features: Cout.
-        strides: Of rows and columns.
-        dilation: Of the kernel.
+        strides: Strides of rows and columns.
+        dilation: Dilation of the kernel.
         kernel_size: (kh, kw).
     """
 

@@ -38,7 +38,7 @@ class Kept:
     Attributes:
         budget_ms: The budget.
         exits: Number of the prediction that each call gave, from 1.
-        milliseconds: Of each call.
+        milliseconds: Milliseconds of each call.
     """
 
     budget_ms: float
@@ -55,8 +55,8 @@ def arrivals(predictor: StepPredictor, *arguments: Any, runs: int) -> tuple[floa
     """Median milliseconds until each prediction is there; all are computed, and compiled before.
 
     Args:
-        predictor: Of a system that predicts in steps.
-        *arguments: Of its ``run``.
+        predictor: Predictor of a system that predicts in steps.
+        *arguments: Arguments of its ``run``.
         runs: Rounds.
     """
     predictor.warm_up(*arguments)

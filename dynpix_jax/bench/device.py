@@ -170,7 +170,7 @@ def draw(records: Sequence[dict[str, Any]], name: str, title: str, file: Path) -
 
 
 class Report:
-    """What was found, written to a file at every step."""
+    """The findings, written to a file at every step."""
 
     def __init__(self, file: Path, small: bool) -> None:
         device = jax.devices()[0]

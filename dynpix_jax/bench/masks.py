@@ -26,7 +26,7 @@ def random_mask(key: PRNGKey, shape: Shape, density: float) -> Mask:
     """Independent pixels: the hardest mask for tiles, as hardly a tile is empty.
 
     Args:
-        key: Of the draw.
+        key: Key of the draw.
         shape: (B, H, W).
         density: Share of active positions, in [0, 1].
 
@@ -44,7 +44,7 @@ def blob_mask(key: PRNGKey, shape: Shape, density: float, *, scale: float = 1 / 
     """Coherent blobs: where smoothed Gaussian noise is highest.
 
     Args:
-        key: Of the noise.
+        key: Key of the noise.
         shape: (B, H, W).
         density: Share of active positions, in [0, 1].
         scale: Standard deviation of the smoothing over the shorter side. A line of pixels at density 0.5

@@ -52,7 +52,7 @@ class Row:
     """A row of the table.
 
     Attributes:
-        label: Of the row.
+        label: Label of the row.
         kind: "dense", "dense_sampled" or "ours".
         layers: Layers of the MLP.
         paper: Its memory and size in MB, and updates a second.
@@ -82,7 +82,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What all rows share.
+    """Settings of all rows.
 
     Attributes:
         size: (H, W) of the image.
@@ -99,10 +99,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a row.
+    """Measurements of a row.
 
     Attributes:
-        label: Of the row.
+        label: Label of the row.
         features: Dimensions of the hypercolumn.
         pixels: Pixels that go through the MLP.
         memory: Memory of the compiled training step, bytes.

@@ -22,7 +22,7 @@ def run_jobs(
     """Measures and prints.
 
     Args:
-        jobs: In their order.
+        jobs: Jobs to run, in order.
         settings: How it is measured.
         as_json: Print all numbers at the end, in place of tables.
         left_out: Programs that cannot run here.

@@ -14,14 +14,14 @@ from dynpix_jax.evaluation.timing import Timing, interleaved_medians
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is measured, and how often.
+    """Settings of a measurement.
 
     Attributes:
         densities: Shares of active positions, each in [0, 1].
         mask: Kind of the masks.
         batch: Images at a time.
         runs: Rounds that count.
-        dtype: Of images or features and of the weights.
+        dtype: Type of images or features and of the weights.
         backward: Forward and backward pass, with gradients of the input and the weights.
     """
 
@@ -56,7 +56,7 @@ class Job:
     """Programs that run in turn.
 
     Attributes:
-        name: Of the layer or network.
+        name: Name of the layer or network.
         title: The same for people.
         programs: Builds them, the reference first.
         calls: As in :func:`measure`.
@@ -74,7 +74,7 @@ class LeftOut:
 
     Attributes:
         layer: What it would have computed.
-        label: Of the program.
+        label: Label of the program.
         reason: Why it cannot.
         asked_for: Whether the user named it.
     """
@@ -91,11 +91,11 @@ class Row:
 
     Attributes:
         layer: What was computed.
-        label: Of the program.
-        density: Of the program.
+        label: Label of the program.
+        density: Density of the program.
         timing: Milliseconds.
         time_ratio: Its median over the median of the reference.
-        mac_ratio: Of the program.
+        mac_ratio: MAC ratio of the program.
     """
 
     layer: str

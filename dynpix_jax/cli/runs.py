@@ -109,7 +109,7 @@ def open_run(run: RunConfig, workdir: str | Path, stage: str | None = None) -> T
     Args:
         run: Settings of the trained run; only those that do not change the network may differ
             (`core.config.HARMLESS`).
-        workdir: Of the run.
+        workdir: The run's workdir.
         stage: Stage whose end is opened; None: the newest checkpoint.
 
     Raises:

@@ -35,8 +35,8 @@ class StepResult:
     Attributes:
         predictions: Task -> logits (B, H, W, C) at the images' size.
         confidence: (B, h, w) at the resolution at which the system decides, larger is surer; None without.
-        gates: Of this step, as in Outputs.
-        selections: Of this step, as in Outputs.
+        gates: Gates of this step, as in Outputs.
+        selections: Selections of this step, as in Outputs.
     """
 
     predictions: dict[str, Array]

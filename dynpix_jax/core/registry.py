@@ -19,7 +19,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: Kind of the entries, for messages ("backbone").
-        entries: By name.
+        entries: Entries by name.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, T | str]):
@@ -44,7 +44,7 @@ class Registry(Generic[T]):
 
         Args:
             name: An entry's name, or ``package.module:Name``.
-            path: Of the config's key that holds it, for messages.
+            path: Path of the config's key that holds it, for messages.
 
         Raises:
             UserError: There is no such entry, module, or name in the module.

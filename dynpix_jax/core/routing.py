@@ -23,12 +23,12 @@ class Routing:
         train: Sample gates (stream ``gumbel``) instead of taking the arg-max, move running averages.
         mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active
             positions only (no gradient reaches the gates).
-        temperature: Of the relaxation behind the straight-through gradient (eq. 4 of PAG), in (0, inf).
+        temperature: Temperature of the relaxation behind the straight-through gradient (PAG, eq. 4), above 0.
         masks: Gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces the
             gate's decision; gates without an entry decide for themselves. The same masks give the same result
             in both modes.
         soft: Take the relaxed sample itself instead of the straight-through one (dense training only).
-        implementation: Of the sparse engine ("gather", ...); None: the engine decides.
+        implementation: Implementation of the sparse engine ("gather", ...); None: the engine decides.
     """
 
     train: bool = flax.struct.field(pytree_node=False, default=False)

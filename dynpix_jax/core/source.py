@@ -1,4 +1,4 @@
-"""What a data source is: a random-access sequence of dicts of NumPy arrays, whose fields a spec declares.
+"""Data sources: a source is a random-access sequence of dicts of NumPy arrays, whose fields a spec declares.
 
 Free of jax: worker processes read sources.
 """

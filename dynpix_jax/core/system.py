@@ -1,4 +1,4 @@
-"""What every system is: a paper's network with its losses, pure functions of arrays, parameters, keys.
+"""The base of systems: a paper's network with its losses, pure functions of arrays, parameters, keys.
 
 Optional abilities (gates, turns, choices, further inputs) are the protocols of `core.capabilities`.
 """
@@ -25,7 +25,7 @@ Inputs = Mapping[str, Any]
 
 @flax.struct.dataclass
 class Outputs:
-    """What a forward pass gives.
+    """Results of a forward pass.
 
     Attributes:
         predictions: Task -> logits (B, H, W, C) at the images' resolution.
@@ -49,7 +49,7 @@ class Outputs:
 
 @flax.struct.dataclass
 class LossAux:
-    """What a loss gives beside its value.
+    """Results of a loss beside its value.
 
     Attributes:
         terms: Named parts of the loss (scalars, already weighted), and what else a step reports.

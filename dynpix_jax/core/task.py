@@ -1,4 +1,4 @@
-"""What a task is: target, loss, decoding, the scores of its predictions, and how these are drawn."""
+"""The base of tasks: target, loss, decoding, the scores of its predictions, and how these are drawn."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Task(ABC):
     """One thing to predict from an image. Its fields are the task's options; the functions are pure.
 
     Attributes:
-        name: Of the task, and of its prediction in ``Outputs``.
+        name: Name of the task, and of its prediction in ``Outputs``.
         known_scores: The scores that evaluation can compute; rows are compared by the first.
         delta_score: The score by which the task counts in Δm; None for a task that has no part in it.
         scorer: How predictions become scores: a name in `evaluation.scorers.SCORERS`, or
@@ -72,7 +72,7 @@ class Task(ABC):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Those of ``known_scores`` that the options ask for."""
+        """The ``known_scores`` that the options ask for."""
         return self.known_scores
 
     @property
@@ -217,7 +217,7 @@ def check_labels(tasks: Mapping[str, Task], fields: Mapping[str, Sequence[str]],
     """Checks that a source has the labels that tasks read.
 
     Args:
-        tasks: By name.
+        tasks: Tasks by name.
         fields: The source's labels by name, each with its class names (empty for a label without classes).
         where: What the source is, for messages.
 

@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Those scores under the names of `tasks.all_scores`."""
+        """The scores under the names of `tasks.all_scores`."""
         return flatten_scores({name: scores.numbers for name, scores in self.scores.items()})
 
     @property
@@ -112,7 +112,7 @@ def evaluate_system(
 
     Args:
         system: To be scored.
-        variables: Of the system.
+        variables: Variables of the system.
         source: Has the labels.
         settings: What is run and scored.
         implementation: See Routing.

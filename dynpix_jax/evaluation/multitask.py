@@ -56,7 +56,7 @@ def delta_m(
 
 @dataclass(frozen=True)
 class TaskReference(DeltaScore):
-    """What networks for one task reach.
+    """The score that networks for one task reach.
 
     Attributes:
         value: Mean over runs (seeds).
@@ -73,7 +73,7 @@ class Reference:
 
     Attributes:
         data: What all were evaluated on, as eval.json has it.
-        tasks: By name.
+        tasks: Tasks by name.
         file: Where they were read from; "" for a reference in memory.
     """
 

@@ -40,7 +40,7 @@ class Row:
 
     Attributes:
         network: Its name in the table.
-        argument: Of the table's config; with ``EACH_TASK`` a network for each task.
+        argument: Argument of the table's config; with ``EACH_TASK`` a network for each task.
         paper: The table's metrics, None where the paper has none.
         macs: The paper's "FLOPs consumption", multiply-adds; None without.
         reference: Name of the row whose networks Δm compares with; "" without.

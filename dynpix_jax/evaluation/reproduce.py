@@ -40,7 +40,7 @@ class Options:
         arguments: Arguments of every config, such as "root=data/BSDS500,budget=gpu"; they replace those of a
             row.
         overrides: Changes of config values, as --set takes them.
-        seeds: In place of the tables' own; () keeps those.
+        seeds: Replace the tables' own; () keeps those.
     """
 
     workdir: Path
@@ -57,7 +57,7 @@ class Step:
         name: The row, for messages.
         program: "train.py" or "eval.py".
         spec: What --config takes.
-        workdir: Of the run.
+        workdir: The run's workdir.
         overrides: What --set takes.
         after: Workdir of the run that a training continues from.
         out: Folder of an evaluation's results.
@@ -313,7 +313,7 @@ def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None
     """Runs the steps that are not done yet; after a failure, steps that do not depend on it still run.
 
     Args:
-        steps: Of a `Plan`.
+        steps: Steps of a `Plan`.
         execute: Runs a command.
         say: Takes a line for the user.
 

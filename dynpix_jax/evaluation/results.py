@@ -41,7 +41,7 @@ class Measured:
     """A row of an eval.json.
 
     Attributes:
-        scores: By the names of `tasks.all_scores`, of the mode that was run first.
+        scores: Scores under the names of `tasks.all_scores`, of the mode that was run first.
         macs: Executed, mean per image.
         data: Such as "nyuv2 test, 654 images".
         file: The eval.json.
@@ -50,7 +50,7 @@ class Measured:
         density: Share of positions that gates compute; None without gates.
         milliseconds: Mode -> median per image.
         delta_scores: Task -> the score by which it counts in Δm.
-        alternative: Of the network; "" for itself.
+        alternative: Alternative of the network; "" for itself.
     """
 
     scores: dict[str, float]
@@ -83,7 +83,7 @@ class Identity:
         network: The model section with the stage's overrides, as JSON.
         training: Images per step and their augmentation, as JSON.
         views: Those that images were predicted from, as JSON.
-        alternative: Of the network; "" for itself.
+        alternative: Alternative of the network; "" for itself.
     """
 
     source: str

@@ -42,7 +42,7 @@ class ImageResult:
         shares: Executed share of each gated layer.
         macs: Executed MACs.
         macs_open: MACs with every gate open; a pixel's choice of pooling size stays.
-        milliseconds: Of the compiled forward pass, input already on the device.
+        milliseconds: Time of the compiled forward pass, input already on the device.
         seen: (H, W) at which the network saw the image, which is what gates and exits are maps of.
         prediction: (number from 1, count) of a prediction within a budget; None without a budget.
         exit_macs: MACs up to each exit and the last prediction; () for a network that predicts at once.
@@ -99,7 +99,7 @@ class Runner:
 
     Attributes:
         system: The system to run.
-        variables: Of the system.
+        variables: Variables of the system.
         inference: The views that an image is predicted from; predictions always have the image's size. With
             several views, outputs hold only predictions and the exits whose MACs are known, shares are means
             over views weighted by MACs, and MACs are those of all views.

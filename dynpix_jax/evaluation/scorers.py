@@ -27,7 +27,7 @@ class TaskScores:
     """The scores of a task's predictions.
 
     Attributes:
-        numbers: By the names of the task's scores.
+        numbers: Scores by name.
         details: More numbers, ready for JSON.
         per_class: Score -> one number a class, None where the class does not occur; empty without classes.
         curve: Precision against recall; of boundaries only.
@@ -61,7 +61,7 @@ class Scorer(ABC):
         task: Whose predictions they are.
         source: Where the labels come from.
         count: Number of elements that are scored, the source's first ones.
-        settings: Of the evaluation.
+        settings: Settings of the evaluation.
 
     Attributes:
         labels: The fields of a batch that it reads beside ``valid``.

@@ -32,9 +32,9 @@ class Prediction:
         predictions: See StepResult.
         confidence: See StepResult.
         macs: MACs of this step, an image.
-        total_macs: Of all steps so far.
+        total_macs: MACs of all steps so far.
         milliseconds: Wall time of this step for the batch.
-        total_milliseconds: Of all steps so far; time that the caller takes between steps is not in it.
+        total_milliseconds: Time of all steps so far, without the caller's time between steps.
         gates: See StepResult.
         selections: See StepResult.
     """
@@ -94,7 +94,7 @@ class StepPredictor:
 
     Args:
         system: One that is `Progressive`.
-        variables: Of the system.
+        variables: Variables of the system.
         pace: Latency model of the steps, updated at every step.
         count: Gives the MACs of the system at a size (H, W).
         clock: Gives seconds.

@@ -28,7 +28,7 @@ class ModeScores:
     """One mode on all images.
 
     Attributes:
-        scores: By task.
+        scores: Scores by task.
         milliseconds: Median of an image.
         milliseconds_spread: 10th and 90th percentile.
     """
@@ -43,7 +43,7 @@ class ExitScores:
     """One of the predictions of a network that predicts in steps.
 
     Attributes:
-        scores: By task.
+        scores: Scores by task.
         macs: MACs up to it, mean of an image.
     """
 
@@ -84,8 +84,8 @@ class ModeTotals:
     """One mode.
 
     Attributes:
-        scorers: By task.
-        milliseconds: Of each image.
+        scorers: Scorers by task.
+        milliseconds: Time of each image.
     """
 
     scorers: Scorers
@@ -156,7 +156,7 @@ class ImageNumbers(NamedTuple):
         macs_open: With every gate open.
         exit_macs: Up to each exit and the last prediction.
         shares: Executed share of each gated layer.
-        measures: Of `Outputs.measures`.
+        measures: Values of `Outputs.measures`.
     """
 
     macs: float
@@ -167,7 +167,7 @@ class ImageNumbers(NamedTuple):
 
     @classmethod
     def of(cls, result: BatchResult, place: int) -> ImageNumbers:
-        """Those of one image of a batch."""
+        """The numbers of one image of a batch."""
         return cls(
             float(result.macs[place]),
             float(result.macs_open[place]),

@@ -225,7 +225,7 @@ def load_variables(
     """The variables of a run's newest checkpoint, for evaluation and prediction.
 
     Args:
-        workdir: Of the run.
+        workdir: The run's workdir.
         stage: Name of a stage: the checkpoint that it ended with, in place of the newest.
 
     Returns:

@@ -11,7 +11,7 @@ from dynpix_jax.weights import read_weights
 
 
 def initial_variables(init_from: str) -> Variables | None:
-    """What `config.training.init_from` names: None for "", a workdir's newest variables, or a weights file's.
+    """Variables of `config.training.init_from`: None for "", a workdir's newest, or those of a weights file.
 
     They go through `System.adapt` of the first stage, which copies what matches by path.
 

@@ -73,12 +73,12 @@ def train(
         batches: Endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
             labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
         evaluate_fn: Called every `eval_every` steps and at the end of the run; never if that is 0.
-        writers: In place of the usual ones (JSON lines, TensorBoard, console).
+        writers: Replace the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
         UserError: A network that cannot be built, a workdir that holds another config's run or cannot be
             written, rules that do not cover the parameters, an element that cannot be read.
-        KeyboardInterrupt: By Ctrl-C; the state has been saved, unless it came a second time.
+        KeyboardInterrupt: Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
     at = _Run(run, Path(workdir), batches, writers)

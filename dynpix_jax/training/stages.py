@@ -1,4 +1,4 @@
-"""What is built for one stage of training: system, optimizer, shardings and compiled functions."""
+"""One stage of training: system, optimizer, shardings and compiled functions."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dynpix_jax.training.step import StepFn, make_step
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What is built for one stage.
+    """The parts of one stage.
 
     Attributes:
         index: Index in the run.
         start: Global step at which it begins.
         config: Its settings.
         system: Its network.
-        optimizer: Of its trained leaves.
+        optimizer: Optimizer of its trained leaves.
         abstract: Shapes, dtypes and shardings of its state.
         init: Maps the variables of the stage before, or None, to the initial state.
         step: The compiled training step; donates the state.

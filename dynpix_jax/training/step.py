@@ -38,8 +38,8 @@ def make_step(
 
     Args:
         system: Its `loss` (or `turn_loss`) and `controls` are called.
-        optimizer: Of the stage.
-        seed: Of the run; streams are folded from it by name and global step.
+        optimizer: Optimizer of the stage.
+        seed: Seed of the run; streams are folded from it by name and global step.
         stage_start: Global step at which the stage begins.
         stage_steps: Steps of the stage.
 

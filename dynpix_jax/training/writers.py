@@ -96,7 +96,7 @@ class TensorBoardWriter(Writer):
     """Event files for TensorBoard: a scalar or a picture "kind/name" for each value.
 
     Args:
-        directory: Of the event files.
+        directory: Folder of the event files.
         resume_step: Step that the run continues from; TensorBoard hides later steps of older event files.
     """
 
@@ -122,7 +122,7 @@ class ConsoleWriter(Writer):
     """A progress bar on a terminal, plain lines anywhere else; no pictures.
 
     Args:
-        total_steps: Of the whole run.
+        total_steps: Steps of the whole run.
         stream: Where to; standard output by default.
     """
 

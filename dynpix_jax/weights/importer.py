@@ -43,7 +43,7 @@ _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")
 
 @dataclasses.dataclass(frozen=True)
 class ImportReport:
-    """What became of the tensors.
+    """Which tensors were used.
 
     Attributes:
         loaded: Our flat names that were filled.
@@ -57,7 +57,7 @@ class ImportReport:
 
 
 def architecture(name: str) -> Architecture:
-    """What an import needs to know of the architecture of that name.
+    """The architecture of that name, as an import needs it.
 
     Raises:
         UserError: There is none.

@@ -65,7 +65,7 @@ class NetworkFile:
     Attributes:
         tensors: Arrays by the file's names, in the file's layout.
         convention: How to run it.
-        convolutions: By the layer's name; empty where the file has no layers.
+        convolutions: Convolutions by the layer's name; empty where the file has no layers.
     """
 
     tensors: dict[str, np.ndarray]

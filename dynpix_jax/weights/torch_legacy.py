@@ -70,7 +70,7 @@ class _Storages:
 
 
 def read_legacy(path: Path) -> Any:
-    """What the file holds, for `torch_pickle.plain`.
+    """The content of the file, for `torch_pickle.plain`.
 
     Args:
         path: A file that begins with `START`.

@@ -250,7 +250,7 @@ def scan(path: Path, data: bytes, start: int = 0) -> int:
 
 
 def load(path: Path, data: bytes, elements_of: ElementsOf) -> Any:
-    """What a scanned pickle holds, tensors wrapped: `plain` unwraps them.
+    """The content of a scanned pickle, with tensors wrapped; `plain` unwraps them.
 
     Args:
         path: The file, for messages.
@@ -266,7 +266,7 @@ def no_storages(key: str, kind: str, numel: int) -> np.ndarray:
 
 
 def plain(path: Path, root: Any) -> Any:
-    """What `load` gave, with tensors as read-only arrays.
+    """The result of `load`, with tensors as read-only arrays.
 
     Raises:
         UserError: Something that is not a tensor, dict, list, tuple or scalar.
