@@ -92,8 +92,8 @@ class UnknownPrimitiveError(ValueError):
 def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
     """MACs of ``fn(*args)``; ``args`` may be ``jax.ShapeDtypeStruct`` trees, nothing is executed.
 
-    Count the dense program and scale gated layers by their measured densities (`gated_macs`): a
-    sparse program's loops run as often as the masks say, which a jaxpr does not know.
+    Count the dense program and scale gated layers by their measured densities (`gated_macs`): a sparse
+    program's loops run as often as the masks say, which a jaxpr does not know.
 
     Raises:
         UnknownPrimitiveError: An unknown primitive, or a loop whose length is only known at run time.
