@@ -13,16 +13,16 @@ from dynpix_jax.tasks import TASKS, task_class
 
 @dataclass(frozen=True)
 class CellConfig:
-    """Section ``model.cell``: f, which is applied until nothing changes. The defaults are those of "small".
+    """Section ``model.cell``: f, whose fixed point is sought. The defaults are those of "small".
 
     Attributes:
         channels: Channels of the branches, from the highest resolution (a quarter of the image's) down, each
             half the one before.
         expansion: Width of the block inside a branch, relative to its channels.
-        groups: Groups of its group norms; the norm after the fusion has half as many.
-        dropout: Share of a block's channels that are left out in training, the same ones in all iterations of
-            a forward pass.
-        weight_norm: Kernels of blocks and after the fusion as direction times length (Salimans and Kingma,
+        groups: Groups of the group norms; the norm after the fusion has half as many.
+        dropout: Share of a block's channels to drop in training, the same in all iterations of a forward
+            pass.
+        weight_norm: Kernels of blocks and after the fusion are direction times length (Salimans and Kingma,
             NeurIPS 2016).
     """
 
@@ -51,8 +51,8 @@ class JacobianConfig:
 
     Attributes:
         weight: Weight of the penalty; 0 leaves it out.
-        frequency: Share of the steps that have it.
-        probes: Random vectors that estimate it.
+        frequency: Share of the training steps with the penalty.
+        probes: Number of random vectors of the estimate.
     """
 
     weight: float = 0.0
@@ -68,19 +68,19 @@ class JacobianConfig:
             raise ValueError(f"probes: {self.probes}; expected at least 1")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         return {} if self.weight else dict.fromkeys(("frequency", "probes"), "model.jacobian.weight is 0")
 
 
 @dataclass(frozen=True)
 class AnytimeConfig:
-    """Section ``model.anytime``: predictions from iterates on the way to the fixed point.
+    """Section ``model.anytime``: predictions from iterates before the fixed point.
 
     Attributes:
-        iterations: After which to decode, rising; those from the solver's limit on are left out, for its end
-            is decoded anyway.
-        iterate: The ``best`` so far, as a solver that ends there would return it, or the ``latest``; the
-            paper does not say which. In the first iterations they are the same as a rule.
+        iterations: Iterations after which to decode, ascending; those from the solver's limit on are left
+            out, because its end is always decoded.
+        iterate: The ``best`` so far, which a solver with that limit would return, or the ``latest``; the
+            paper does not say which. In the first iterations they are usually the same.
     """
 
     iterations: tuple[int, ...] = (4, 6, 8, 10)
@@ -96,15 +96,15 @@ class MdeqConfig:
     """Section ``model`` of an MDEQ config.
 
     Attributes:
-        task: What is predicted; see tasks.
+        task: Name of the task in ``tasks.TASKS``.
         task_options: Fields of that task's class.
-        cell: The function f whose fixed point is searched.
+        cell: The function f.
         forward: The search for the fixed point.
         backward: The search for its gradient, in training.
-        unrolled: 0 seeks the fixed point; n applies f n times instead and differentiates through that:
-            pretraining.
-        jacobian: The penalty.
-        anytime: Predictions on the way.
+        unrolled: 0 seeks the fixed point; n applies f n times instead and differentiates through these
+            applications, for pretraining.
+        jacobian: The penalty on f's Jacobian.
+        anytime: Predictions from earlier iterates.
         norm_momentum: Momentum of the moving averages of stem and head.
     """
 
@@ -129,13 +129,13 @@ class MdeqConfig:
             raise ValueError(f"norm_momentum: {self.norm_momentum}; expected a number in [0, 1)")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         names = ("forward", "backward", "jacobian", "anytime") if self.unrolled else ()
         return dict.fromkeys(names, "model.unrolled applies f so often, and seeks no fixed point")
 
     @property
     def read_out(self) -> tuple[int, ...]:
-        """Iterations after which predictions are made, the last one last; the applications where unrolled."""
+        """Iterations after which predictions are made, ascending; with ``unrolled``, applications of f."""
         if self.unrolled:
             return (self.unrolled,)
         limit = self.forward.iterations

@@ -1,8 +1,8 @@
 """Fixed points z = f(z): limited-memory Broyden and Anderson, and gradients by the implicit function theorem.
 
-Solvers are pure functions of vectors (B, D), one an image: a batch is B problems that are solved side by
-side. An image that has converged or diverged stays as it is, so its result does not depend on the others.
-`flatten` makes such vectors of the feature maps of several resolutions.
+Solvers are pure functions of vectors (B, D), one per image: a batch is B independent problems. An image that
+has converged or diverged is no longer updated, so its result does not depend on the others. `flatten` makes
+such vectors of feature maps of several resolutions.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Function = Callable[[Array], Array]
 """(B, D) -> (B, D); image b of the result depends on image b of the argument only."""
 
 DIVERGED = 1e6
-"""A residual so many times that of the start ends the search (Bai et al., MDEQ's release)."""
+"""A residual this many times the first one ends the search (Bai et al., MDEQ's release)."""
 
 
 @dataclass(frozen=True)
 class SolverConfig:
-    """How a fixed point is sought.
+    """Settings of the search for a fixed point.
 
     Attributes:
         method: ``broyden`` or ``anderson``.
-        iterations: At most; each applies f once, and so does the start.
-        tolerance: An image has converged when its error is not above it.
+        iterations: Limit of iterations; each applies f once, and so does the start.
+        tolerance: An image has converged when its error is at most this.
         error: ``absolute``, the root mean square of f(z) - z over the image's values, or ``relative``, the
             norm of f(z) - z divided by that of f(z).
-        memory: Rank-one terms of Broyden's inverse Jacobian, or iterates that Anderson mixes.
+        memory: Number of rank-one terms of Broyden's inverse Jacobian, or of iterates that Anderson mixes.
         regularization: Regularization of Anderson's least squares, relative to the largest residual in
             memory.
-        mixing: Anderson's beta. Broyden reads neither.
+        mixing: Anderson's beta. Broyden reads neither this nor ``regularization``.
     """
 
     method: Literal["broyden", "anderson"] = "broyden"
@@ -70,20 +70,21 @@ class SolverConfig:
 
 @flax.struct.dataclass
 class SolverState:
-    """A search on its way; `advance` continues it.
+    """State of a search; `advance` continues it.
 
     Attributes:
-        z: (B, D), the newest iterate.
-        residual: f(z) - z.
-        step: (B, D), what the next iteration adds to z.
+        z: (B, D), the latest iterate.
+        residual: (B, D), f(z) - z.
+        step: (B, D), the update of z in the next iteration.
         memory: Two arrays (B, M, D).
-        iteration: (), of the search.
-        iterations: (B,), of each image.
-        best: (B, D), the iterate of least error.
-        error: (B,), its.
+        iteration: (), iterations of the search.
+        iterations: (B,), iterations of each image.
+        best: (B, D), the iterate with the lowest error.
+        error: (B,), error of ``best``.
         first: (B,), norm of the first residual.
-        converged, diverged: (B,) bool.
-        trace: (limit + 1, B), the errors of all iterates, NaN where there is none.
+        converged: (B,) bool.
+        diverged: (B,) bool.
+        trace: (limit + 1, B), the errors of all iterates, NaN after the last.
     """
 
     z: Array
@@ -102,7 +103,7 @@ class SolverState:
 
 @flax.struct.dataclass
 class Stats:
-    """How a search ended: error of the result, iterations, both flags (B,), trace (limit + 1, B)."""
+    """Result of a search: its error, iterations and flags, each (B,), and the trace (limit + 1, B)."""
 
     error: Array
     iterations: Array
@@ -112,7 +113,7 @@ class Stats:
 
 
 def start(f: Function, z: Array, config: SolverConfig) -> SolverState:
-    """Applies f to the start (B, D), a floating array."""
+    """Begins a search: applies f to the start (B, D), a floating array."""
     if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(f"start: z must be (B, D) and floating, got {z.shape} {z.dtype}")
     batch, size = z.shape
@@ -145,7 +146,7 @@ def start(f: Function, z: Array, config: SolverConfig) -> SolverState:
 def advance(
     f: Function, state: SolverState, config: SolverConfig, until: int | Array | None = None
 ) -> SolverState:
-    """Goes on to iteration ``until`` (may be traced) or the limit, less where all images have ended."""
+    """Continues to iteration ``until`` (may be traced) or the limit, or until all images have ended."""
     limit = config.iterations if until is None else jnp.minimum(until, config.iterations)
 
     def goes_on(state: SolverState) -> Array:
@@ -155,12 +156,12 @@ def advance(
 
 
 def stats(state: SolverState) -> Stats:
-    """Of a search so far."""
+    """Stats of a search so far."""
     return Stats(state.error, state.iterations, state.converged, state.diverged, state.trace)
 
 
 def solve(f: Function, z: Array, config: SolverConfig) -> tuple[Array, Stats]:
-    """The iterate of least error (B, D), searched from ``z``. No gradient: see `fixed_point`."""
+    """The iterate with the lowest error (B, D), from the start ``z``. No gradient: see `fixed_point`."""
     state = advance(f, start(f, z, config), config)
     return state.best, stats(state)
 
@@ -177,7 +178,7 @@ def _iterate(f: Function, config: SolverConfig, state: SolverState) -> SolverSta
     step, memory = update(config, state, z, residual)
     iteration = state.iteration + 1
     return SolverState(
-        # What has diverged goes back to where f is finite.
+        # Diverged images go back to an iterate at which f is finite.
         z=jnp.where(diverged[:, None], best, z),
         residual=jnp.where(diverged[:, None], 0.0, residual),
         step=step,
@@ -198,7 +199,7 @@ def _broyden(
 ) -> tuple[Array, tuple[Array, Array]]:
     """Broyden's good method: the inverse Jacobian of the residual is -I + sum of left_k right_k^T.
 
-    The oldest term makes room before the new one is computed, which then meets the secant condition.
+    The oldest term is dropped before the new one is computed, so that the new one meets the secant condition.
     """
     left, right = state.memory
     slot = state.iteration % left.shape[1]
@@ -226,7 +227,7 @@ def _anderson(
     filled = jnp.arange(slots) < jnp.minimum(state.iteration + 2, slots)
     gram = jnp.einsum("bmd,bnd->bmn", residuals, residuals, precision=lax.Precision.HIGHEST)
     largest = gram.diagonal(axis1=1, axis2=2).max(-1)
-    # Scaled, so that the system can be solved however small the residuals are.
+    # Scaled, so that the system can be solved for any size of residuals.
     gram = gram / jnp.where(largest > 0, largest, 1.0)[:, None, None]
     gram = gram + jnp.diag(jnp.where(filled, config.regularization, 1.0))
     ones = jnp.broadcast_to(filled.astype(gram.dtype), gram.shape[:2])
@@ -252,7 +253,7 @@ def _norm(x: Array) -> Array:
 def _error(z: Array, residual: Array, config: SolverConfig) -> Array:
     if config.error == "absolute":
         return _norm(residual) / math.sqrt(z.shape[1])
-    # At a fixed point of 0 both norms are.
+    # At a fixed point of 0 both norms are 0.
     return _norm(residual) / jnp.maximum(_norm(z + residual), jnp.finfo(z.dtype).tiny)
 
 
@@ -262,7 +263,7 @@ def flatten(tree: Any) -> Array:
 
 
 def unflatten(vectors: Array, like: Any) -> Any:
-    """Undoes `flatten` of a tree like this one, of arrays or ``jax.ShapeDtypeStruct``s."""
+    """Inverse of `flatten`; ``like`` is a tree of arrays or ``jax.ShapeDtypeStruct``s."""
     leaves, structure = jax.tree.flatten(like)
     ends = list(itertools.accumulate(math.prod(leaf.shape[1:]) for leaf in leaves))
     parts = jnp.split(vectors, ends[:-1], axis=1)
@@ -276,14 +277,15 @@ def fixed_point(
 ) -> tuple[Array, Stats]:
     """The fixed point of f(theta, .) near ``z`` (B, D), differentiable with respect to theta.
 
-    With J = df/dz there, the gradient of a loss is u^T df/dtheta, u = loss' + J^T u (Bai et al., NeurIPS
-    2019, theorem 1): a fixed point too, which a solver of the same kind finds. Nothing of the iterations is
-    kept, so the memory does not grow with their number. Nothing flows into the start ``z``.
+    With J = df/dz at the fixed point, the gradient of a loss is u^T df/dtheta with u = loss' + J^T u (Bai et
+    al., NeurIPS 2019, theorem 1); u is a fixed point too, and a solver of the same kind finds it. Iterations
+    are not stored, so the memory does not grow with their number. The start ``z`` has no gradient.
 
     Args:
-        f: Depends on nothing that is differentiated but its arguments.
-        forward, backward: Of the two searches. The second starts from u = loss', the gradient through one
-            application of f, and falls back to it where it diverges.
+        f: Must not close over values that are differentiated.
+        forward: Settings of the search for the fixed point.
+        backward: Settings of the search for u. It starts from u = loss', the gradient through one application
+            of f, and falls back to it if it diverges.
     """
     return solve(partial(f, theta), z, forward)
 
@@ -312,15 +314,15 @@ fixed_point.defvjp(_fixed_point_forward, _fixed_point_backward)
 
 
 def unrolled(f: Function, z: Array, times: int) -> Array:
-    """f applied so many times to ``z`` (B, D), differentiable as it is; its memory grows with ``times``."""
+    """f applied ``times`` times to ``z`` (B, D), plainly differentiable; the memory grows with ``times``."""
     return lax.scan(lambda z, _: (f(z), None), z, length=times)[0]
 
 
 def jacobian_penalty(f: Function, z: Array, key: PRNGKey, probes: int) -> Array:
     """Estimate of ||df/dz||_F^2 / (B * D) from random probes (Hutchinson; Bai et al., ICML 2021, eq. 4).
 
-    Small Jacobians make fixed points that solvers find. The gradient flows through f only: ``z`` (B, D)
-    counts as a constant.
+    Solvers find fixed points with small Jacobians more easily. The gradient flows through f only: ``z`` (B,
+    D) is a constant.
     """
     _, pull = jax.vjp(f, lax.stop_gradient(z))
 

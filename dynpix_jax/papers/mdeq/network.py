@@ -19,20 +19,20 @@ from dynpix_jax.papers.mdeq.config import CellConfig, MdeqConfig
 from dynpix_jax.papers.mdeq.weight_norm import WeightNormConv
 
 Maps = tuple[Array, ...]
-"""One (B, h, w, C) a branch, each half the size of the one before, rounded up."""
+"""One (B, h, w, C) per branch, each half the size of the previous one, rounded up."""
 
 _normal = nn.initializers.normal(0.01)
 
 
 def _norm(groups: int) -> nn.GroupNorm:
-    # Not the fast variance: z starts at 0, and maps that hardly vary are where it cancels.
+    # Not the fast variance: z starts at 0, and for almost constant maps it cancels.
     return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False)
 
 
 class Stem(nn.Module):
     """Two 3x3 convolutions of stride 2 and a 1x1, each with norm and ReLU: (B, H, W, 3) -> (B, H/4, W/4, C).
 
-    What comes out is the injection x: the cell adds it in every iteration.
+    The output is the injection x, which the cell adds in every iteration.
     """
 
     features: int
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class Down(nn.Module):
-    """From a branch to one ``levels`` below: 3x3 convolutions of stride 2, each with norm, ReLU between."""
+    """From a branch to one ``levels`` lower: 3x3 convolutions of stride 2 with norms, ReLU between."""
 
     in_features: int
     features: int
@@ -99,7 +99,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """From a branch to one above: 1x1 convolution, norm, nearest neighbour."""
+    """From a branch to a higher one: 1x1 convolution, norm, nearest-neighbour enlargement."""
 
     in_features: int
     features: int
@@ -114,9 +114,9 @@ class Up(nn.Module):
 
 
 class Cell(nn.Module):
-    """f(z; x): a residual block a branch, then every branch is the sum of all (as in HRNet), ReLU, 1x1, norm.
+    """f(z; x): a residual block per branch, fusion by sums over all branches (as in HRNet), ReLU, 1x1, norm.
 
-    With weight norm it wants parameters that `weight_normed` has gone over.
+    With weight norm, give it the parameters that `weight_normed` returns.
     """
 
     config: CellConfig
@@ -134,7 +134,13 @@ class Cell(nn.Module):
         self.post_gn = [_norm(cell.groups // 2) for _ in widths]
 
     def __call__(self, z: Maps, x: Array, dropout: Maps | None = None) -> Maps:
-        """Args: z: the branches. x: the injection, like z[0]. dropout: factors (B, 1, 1, C) a branch."""
+        """The new branches.
+
+        Args:
+            z: The branches.
+            x: The injection, of the shape of z[0].
+            dropout: Factors (B, 1, 1, C) per branch.
+        """
         y = [
             block(z[i], x if i == 0 else None, None if dropout is None else dropout[i])
             for i, block in enumerate(self.branch)
@@ -152,7 +158,7 @@ class Cell(nn.Module):
 
 
 class Head(nn.Module):
-    """All branches at the first one's size, two 1x1 convolutions: -> (B, h, w, channels)."""
+    """Enlarges all branches to the first one's size; two 1x1 convolutions -> (B, h, w, channels)."""
 
     features: int
     channels: int
@@ -170,7 +176,7 @@ class Head(nn.Module):
 
 
 class MdeqNetwork(nn.Module):
-    """The network of an MdeqConfig with so many ``channels`` of output; the system seeks the fixed point."""
+    """The network of an MdeqConfig with ``channels`` outputs; the system seeks the fixed point."""
 
     config: MdeqConfig
     channels: int
@@ -190,14 +196,14 @@ class MdeqNetwork(nn.Module):
         return self.head(z, train=train)
 
     def __call__(self, images: Array) -> Array:
-        """One application of f to 0, decoded: makes all parameters."""
+        """One application of f to 0, decoded; creates all parameters."""
         x = self.inject(images)
         zeros = tuple(jnp.zeros(like.shape, like.dtype) for like in map_shapes(self.config.cell, x))
         return self.decode(self.cell(zeros, x))
 
 
 def map_shapes(cell: CellConfig, x: Array) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What z is beside an injection x (B, h, w, C): shape and dtype of each branch."""
+    """Shape and dtype of each branch of z for an injection x (B, h, w, C)."""
     batch, height, width, _ = x.shape
     return tuple(
         jax.ShapeDtypeStruct((batch, math.ceil(height / 2**i), math.ceil(width / 2**i), channels), x.dtype)

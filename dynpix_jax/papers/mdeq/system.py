@@ -1,9 +1,9 @@
 """Multiscale Deep Equilibrium Models (Bai, Koltun and Kolter, NeurIPS 2020), the anytime paper's baseline.
 
-The features of all resolutions are the fixed point z* = f(z*; x) of one cell, x being what a stem makes of
-the image. A quasi-Newton solver finds it, training differentiates through it by the implicit function
-theorem, and decoding the solver's iterates makes it an anytime predictor (section 4 and appendix C of Liu,
-Darrell and Shelhamer, ICLR 2022).
+The features of all resolutions are the fixed point z* = f(z*; x) of one cell, where x is the output of a stem
+on the image. A quasi-Newton solver finds it, and training differentiates through it by the implicit function
+theorem. Decoding earlier iterates gives an anytime predictor (section 4 and appendix C of Liu, Darrell and
+Shelhamer, ICLR 2022).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ __all__ = [
 _ITERATIONS = "cell/iterations"
 
 Theta = tuple[Any, Array, Maps | None]
-"""What f depends on beside z: its parameters, weight norm applied; the injection; dropout factors."""
+"""Arguments of f beside z: parameters with weight norm applied, the injection, dropout factors."""
 
 
 class Mdeq(System):
     """MDEQ as pure functions; see System.
 
-    There are no gates: of a Routing only ``train`` is read. Training draws dropout from
-    ``rngs["dropout"]``, once for all iterations of a forward pass.
+    There are no gates: only ``train`` of a Routing is read. Training draws dropout from ``rngs["dropout"]``,
+    once for all iterations of a forward pass.
     """
 
     name = "mdeq"
@@ -77,8 +77,8 @@ class Mdeq(System):
     ) -> Outputs:
         """Forward pass; predictions are those at the solver's end, exits those of ``anytime.iterations``.
 
-        ``measures``: ``iterations``, ``residual`` (the error that ``forward.error`` names) and ``diverged``,
-        1 where the solver did. Training has no exits.
+        ``measures``: ``iterations``, ``residual`` (the error that ``forward.error`` names) and ``diverged``
+        (0 or 1). Training has no exits.
         """
         routing.masks_of(())
         if routing.train:
@@ -95,14 +95,14 @@ class Mdeq(System):
         return Outputs(last, exits=tuple(exits), measures=measures)
 
     def dense_predictions(self, variables: Variables, images: Array, inputs: Inputs) -> dict[str, Array]:
-        """As many applications of f as the solver's limit allows, without its algebra, and all decodings."""
+        """All applications of f up to the solver's limit, without the solver's algebra, and all decodings."""
         predictions: dict[str, Array] = {}
         for index, (before, end) in enumerate(pairwise((0, *self.config.read_out))):
             with in_step(index):
                 if index == 0:
                     f, theta, z = self._problem(variables, self._inject(variables, images), None)
                     if not self.config.unrolled:
-                        z = f(theta, z)  # of the start
+                        z = f(theta, z)  # the solver's start
                 with jax.named_scope(_ITERATIONS):
                     z = solvers.unrolled(partial(f, theta), z, self.config.unrolled or end - before)
                 predictions = self._at(self._decode(variables, theta, z), images)
@@ -111,10 +111,10 @@ class Mdeq(System):
     def steps(
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[Any]], Any]:
-        """A step for each of ``anytime.iterations``, the last one to the solver's end.
+        """A step for each of ``anytime.iterations``, and one to the solver's end.
 
-        Their MACs are those without an early end. Confidence: the largest softmax probability, at a quarter
-        of the images' size; None where the task has a single channel.
+        MACs are counted without an early end. Confidence: the largest softmax probability, at a quarter of
+        the images' size; None if the task has a single channel.
         """
         routing.masks_of(())
         size = (images.shape[1], images.shape[2])
@@ -166,8 +166,8 @@ class Mdeq(System):
     ) -> tuple[Array, LossAux]:
         """The task's loss and, weighted, ``jacobian``.
 
-        Reported too: ``iterations`` and ``residual`` of the solver, means over images, and ``diverged``, the
-        number of images on which it did.
+        Also reported: ``iterations`` and ``residual`` of the solver, means over images, and ``diverged``, the
+        number of diverged images.
         """
         images, config = batch["image"], self.config
         z, how, updates, jacobian = self._train(variables, images, rngs)
@@ -188,7 +188,7 @@ class Mdeq(System):
     def alternatives(self) -> Mapping[str, Mdeq]:
         """``iterations_4``, ...: the search ended at one of ``anytime.iterations`` or at the limit.
 
-        Each decodes once: the rows of the paper's tables. There are none where f is unrolled.
+        Each decodes once: the rows of the paper's tables. An unrolled f has none.
         """
         config = self.config
         if config.unrolled:
@@ -201,7 +201,7 @@ class Mdeq(System):
 
     @property
     def gated(self) -> dict[str, GatedLayer]:
-        """``iterations_4``, ...: f up to each prediction since the one before; a search may end early."""
+        """``iterations_4``, ...: f between two predictions; a search may end early."""
         if self.config.unrolled:
             return {}
         return {
@@ -210,7 +210,7 @@ class Mdeq(System):
         }
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
-        """Share of those iterations that were made."""
+        """Share of these iterations that were executed."""
         if self.config.unrolled:
             return {}
         made = outputs.measures["iterations"]
@@ -222,7 +222,7 @@ class Mdeq(System):
     def _train(
         self, variables: Variables, images: Array, rngs: Mapping[str, PRNGKey]
     ) -> tuple[Maps, solvers.Stats | None, dict[str, Any], Array]:
-        """(z, how it was found, new batch_stats, Jacobian penalty or 0)."""
+        """(z, Stats of the search, new batch_stats, Jacobian penalty or 0)."""
         config, nothing = self.config, jnp.zeros(())
         x, updates = self.call(variables, images, method="inject", moving=True, train=True)
         drawn = config.cell.dropout > 0 or config.jacobian.weight > 0
@@ -246,7 +246,7 @@ class Mdeq(System):
     def _problem(
         self, variables: Variables, x: Array, dropout: PRNGKey | None
     ) -> tuple[Callable[[Theta, Array], Array], Theta, Array]:
-        """(f, theta, the start): f(theta, z) of vectors z (B, D)."""
+        """(f, theta, the start), where f(theta, z) takes vectors z (B, D)."""
         cell, params = self.config.cell, variables["params"]["cell"]
         masks = None
         if dropout is not None and cell.dropout:
@@ -255,7 +255,7 @@ class Mdeq(System):
                 jax.random.bernoulli(key, 1 - cell.dropout, (len(x), 1, 1, width)) / (1 - cell.dropout)
                 for key, width in zip(keys, cell.channels, strict=True)
             )
-        # Here and not in the cell: f is applied many times to the same parameters.
+        # Not in the cell: f is applied many times with the same parameters.
         theta = (weight_normed(params), x, masks)
         size = sum(math.prod(like.shape[1:]) for like in map_shapes(cell, x))
         return self._f, theta, jnp.zeros((len(x), size), x.dtype)
@@ -270,7 +270,7 @@ class Mdeq(System):
         return maps
 
     def _read_out(self, f: solvers.Function, z: Array) -> tuple[list[Array], solvers.Stats]:
-        """The iterates to decode, by one loop in which f is compiled once."""
+        """The iterates to decode, from one loop in which f is compiled once."""
         config = self.config.forward
 
         def go_on(state: SolverState, until: Array) -> tuple[SolverState, Array]:
@@ -283,7 +283,7 @@ class Mdeq(System):
         return list(iterates), solvers.stats(state)
 
     def _iterate(self, state: SolverState) -> Array:
-        """What is decoded of a search that has come so far."""
+        """The iterate to decode in this state of the search."""
         return state.best if self.config.anytime.iterate == "best" else state.z
 
     def _inject(self, variables: Variables, images: Array) -> Array:
@@ -295,7 +295,7 @@ class Mdeq(System):
     def _decode_train(
         self, variables: Variables, updates: Mapping[str, Any], z: Maps
     ) -> tuple[Array, dict[str, Any]]:
-        """(logits, new batch_stats) after the stem's."""
+        """(logits, batch_stats updated after the stem's)."""
         return self.call({**variables, **updates}, z, method="decode", moving=True, train=True)
 
     def _at(self, logits: Array, images: Array) -> dict[str, Array]:

@@ -1,7 +1,7 @@
-"""Names and layouts of MDEQ's official checkpoints in our terms (source: locuslab/mdeq, lib/models).
+"""Maps names and layouts of MDEQ's official checkpoints to ours (source: locuslab/mdeq, lib/models).
 
-They hold the tensors of f four times, as the same module has four parents: ``fullstage`` is read, the others
-are dropped. Those of a classifier have no head that we know.
+They hold the tensors of f four times, because one module has four parents: ``fullstage`` is read, the others
+are dropped. Heads of classifiers are not read.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def architecture(name: str) -> Architecture:
 
 
 def is_dropped(name: str) -> bool:
-    """Whether the tensor is a copy of another, or of a head that is not ours."""
+    """Whether the tensor is a copy of another one, or belongs to a head that is not read."""
     return any(pattern.fullmatch(name) for pattern in (_COPIES, _OTHER_HEADS))
 
 
 def translate(name: str) -> Target | None:
-    """Our place for a tensor of MDEQ; None for a name that it does not have."""
+    """Target of an MDEQ tensor; None for an unknown name."""
     module, _, leaf = name.rpartition(".")
     for pattern, ours in _CONVS:
         if leaf in _CONV_LEAVES and (match := re.fullmatch(pattern, module)):

@@ -1,4 +1,4 @@
-"""Weight normalisation (Salimans and Kingma, NeurIPS 2016) that is computed once, outside a solver's loop."""
+"""Weight normalisation (Salimans and Kingma, NeurIPS 2016), computed once, outside a solver's loop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dynpix_jax.nn.conv import Conv
 
 
 class WeightNormConv(Conv):
-    """Convolution with a length ``gain`` (features,) for every filter, of which the kernel is the direction.
+    """Convolution with a length ``gain`` (features,) per filter; the kernel gives the direction.
 
-    The layer itself uses its kernel as it is: give it parameters that `weight_normed` has gone over, however
-    often it runs. At the start the two agree.
+    The layer uses its kernel unscaled: give it the parameters that `weight_normed` returns. Initially the two
+    agree.
     """
 
     def setup(self) -> None:
@@ -24,7 +24,7 @@ class WeightNormConv(Conv):
 
 
 def weight_normed(params: Params) -> dict[str, Any]:
-    """Parameters in which every kernel beside a ``gain`` has filters of these lengths."""
+    """The parameters with every kernel beside a ``gain`` scaled to filters of these lengths."""
     changed: dict[str, Any] = {
         name: weight_normed(value) if isinstance(value, Mapping) else value for name, value in params.items()
     }

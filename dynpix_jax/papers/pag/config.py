@@ -1,4 +1,4 @@
-"""Config section of the PAG system, and what follows from it: which blocks exist and which have gates."""
+"""Config section of the PAG system, and the blocks and gates that follow from it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from dynpix_jax.tasks import TASKS, task_class
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Section ``model.gate``: which gate the blocks have, and how it is trained.
+    """Section ``model.gate``: the gate of the blocks, and its training.
 
-    Kind ``layer`` has a loss of its own (layer_rate_loss; its weight is 1 in that baseline's released code):
+    Kind ``layer`` has its own loss (layer_rate_loss; its weight is 1 in that baseline's released code):
     scope, sparsity and sparsity_on must keep their defaults.
 
     Attributes:
-        kind: A name of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
+        kind: A gate of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
             blocks skipped per image, the baseline of Table 2); ``top_k``; ``random``; or your own.
-        scope: Which reading of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
+        scope: Interpretation of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
         rho: Target density in (0, 1].
         rho_start: Density at the stage's start, lowered linearly to rho over ``ramp``.
         ramp: Share of the stage in [0, 1] during which gates are inserted and rho is lowered.
-        insert: Insert gates one by one from the top during the ramp; False puts them all in force at once.
-        sparsity: ``per_layer`` (eq. 5 and 6); ``mild``, the released code's log(1 + x**2) in place of eq. 5;
+        insert: Insert gates one by one from the top during the ramp; False activates all of them at once.
+        sparsity: ``per_layer`` (eq. 5 and 6); ``mild``, the released code's log(1 + x**2) instead of eq. 5;
             ``global``, the mean over layers that the paper warns of; ``combined``, the same weighted by
             positions, as released.
-        sparsity_on: Densities of the ``hard`` masks, which are what computation costs, or of the ``soft``
+        sparsity_on: Densities of the ``hard`` masks, which determine the cost, or of the ``soft``
             probabilities that they are drawn from, as released.
-        weight: The loss's lambda.
+        weight: Lambda of the loss.
         temperature: Temperature of the relaxation, (start, end) over the stage.
         soft: Train on relaxed samples, as the released code does, instead of straight-through ones.
-        options: Options of the gate itself, by its kind.
+        options: Options of the gate's kind.
     """
 
     kind: str = "none"
@@ -71,7 +71,7 @@ class GateConfig:
             self._refuse_unread()
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         if self.exists:
             return {}
         names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options"))
@@ -79,11 +79,11 @@ class GateConfig:
 
     @property
     def exists(self) -> bool:
-        """Whether there are gates at all."""
+        """Whether there are gates."""
         return not isinstance(self.options, NoGate)
 
     def _refuse_unread(self) -> None:
-        """What the other values make meaningless is a mistake, not a wish."""
+        """Refuses options that the other values make meaningless."""
         if "features" not in self.options.reads:
             raise ValueError(f"kind: {self.kind!r} decides on predictions; these gates read features")
         if self.insert and not self.ramp:
@@ -109,9 +109,9 @@ class MultiPoolConfig:
 
     Attributes:
         blocks: Blocks whose 3x3 becomes a MultiPool, e.g. ("res4_2",), and ``res6`` (PagConfig).
-        selection: ``pag`` (one pooling size a pixel) or ``average`` (softmax-weighted, "wAvg").
+        selection: ``pag`` (one pooling size per pixel) or ``average`` (softmax-weighted, "wAvg").
         dilations: The pooling sizes; 0 copies.
-        original_bias: Initial logit in favour of the convolution replaced.
+        original_bias: Initial logit in favour of the replaced convolution.
     """
 
     blocks: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ class MultiPoolConfig:
             raise ValueError(f"dilations: {self.dilations}; expected distinct integers >= 0")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         names = () if self.blocks else ("selection", "dilations", "original_bias")
         return dict.fromkeys(names, "no block has a MultiPool; set model.multipool.blocks")
 
@@ -134,15 +134,15 @@ class PagConfig:
     """Section ``model`` of a PAG config.
 
     Attributes:
-        task: What is predicted, a name of ``tasks.TASKS``.
+        task: Name of the task in ``tasks.TASKS``.
         task_options: Fields of that task's class (classes, weights of its loss, ...).
         backbone: See backbones.
-        gate: Gate of its blocks.
-        multipool: Multipool of its blocks.
-        head_features: Decoder width.
-        drop_blocks: Blocks left out at the top (the truncated baseline).
-        res6: Two more 3x3 convolutions above the backbone (Res6), which the decoder (of boundaries: the top
-            side output) then reads. The paper's networks for all tasks but boundaries have them.
+        gate: Gates of the backbone's blocks.
+        multipool: MultiPools of the backbone's blocks.
+        head_features: Width of the decoder.
+        drop_blocks: Number of blocks left out at the top (the truncated baseline).
+        res6: Two more 3x3 convolutions above the backbone (Res6), below the decoder (of boundaries: the top
+            side output). The paper's networks have them for all tasks but boundaries.
     """
 
     system: str
@@ -172,7 +172,7 @@ class PagConfig:
 
     @property
     def target_density(self) -> float:
-        """Share of positions that gates are trained to open; 1 without gates."""
+        """Target density of the gates; 1 without gates."""
         return 1.0 if self.gate.kind == "none" else self.gate.rho
 
     def _check_multipool(self, name: str, dilations: dict[str, int]) -> None:
@@ -208,10 +208,10 @@ def kept_stages(config: PagConfig) -> tuple[Stage, ...]:
 
 
 def gated_blocks(config: PagConfig) -> tuple[str, ...]:
-    """Blocks with a gate, bottom first: every one that splits but those that hold a MultiPool.
+    """Blocks with a gate, bottom first: all that split, except those with a MultiPool.
 
-    With torchvision strides a block that reduces resolution in its 3x3 is left out: X and Y of eq. 2 would
-    differ in size.
+    With torchvision strides, a block that reduces the resolution in its 3x3 has no gate: X and Y of eq. 2
+    would differ in size.
     """
     if not config.gate.exists:
         return ()

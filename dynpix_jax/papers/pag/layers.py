@@ -1,7 +1,7 @@
 """PAG's layers (sections 3.1 and 3.4): MultiPool, blocks that compute where their gates are on, Res6.
 
-A PAG block wraps a block of any backbone and shares its scope: the block's parameters keep their names, and
-the gate or the MultiPool stands beside them ("res4_2/conv1", "res4_2/gate", "res4_2/multipool").
+A PAG block wraps a block of any backbone and shares its scope: the block's parameters keep their names,
+beside those of the gate or the MultiPool ("res4_2/conv1", "res4_2/gate", "res4_2/multipool").
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class MultiPool(nn.Module):
     every branch runs everywhere, in both modes ("wAvg", the weighted average the paper compares with).
 
     Attributes:
-        original_dilation: That of the convolution replaced.
-        original_bias: Initial logit in favour of it.
+        original_dilation: Dilation of the replaced convolution.
+        original_bias: Initial logit in favour of the replaced convolution.
     """
 
     features: int
@@ -99,15 +99,15 @@ class MultiPool(nn.Module):
 GateScope = Literal["conv3x3", "residual"]
 
 GATED = "gated"
-"""Named scope of what a closed gate saves, within its block."""
+"""Named scope of the layers that a closed gate saves, within its block."""
 
 
 @flax.struct.dataclass
 class BlockOutputs:
-    """What a block tells beside its features; None: it has no such part.
+    """Outputs of a block beside its features; None if it has no such part.
 
     Attributes:
-        mask: float (B, h, w) in {0, 1}, where it computed.
+        mask: float (B, h, w) in {0, 1}, 1 = computed.
         probability: Probability of its gate, see Decision.
         selection: (B, h, w, P), the weights of a MultiPool's pooling sizes.
     """
@@ -118,7 +118,7 @@ class BlockOutputs:
 
 
 def _as_mask(given: Array, shape: tuple[int, ...], name: str) -> Array:
-    """A given mask in the form of a gate's."""
+    """A given mask in the form of a gate's mask."""
     if given.dtype != jnp.bool_ or given.shape != shape:
         raise ValueError(
             f"{name}: a given mask must be bool {shape}, True = compute; got {given.dtype} {given.shape}"
@@ -127,7 +127,7 @@ def _as_mask(given: Array, shape: tuple[int, ...], name: str) -> Array:
 
 
 class PagBlock(nn.Module):
-    """A block as the backbone has it; base of those with a gate or a MultiPool."""
+    """A plain block of the backbone; base of the blocks with a gate or a MultiPool."""
 
     block: Block
 
@@ -137,33 +137,33 @@ class PagBlock(nn.Module):
     def __call__(
         self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
     ) -> tuple[Array, BlockOutputs]:
-        """O, and what there is to tell.
+        """O, and the other outputs.
 
         Args:
             x: (B, H, W, in_features).
-            routing: How the pass is run.
-            in_force: Whether its gate is, scalar; otherwise the gate is open.
-            given: bool (B, h, w), a mask in place of what the gate decides, in force or not.
+            routing: How to run the pass.
+            in_force: Scalar; whether the gate is in force. Otherwise it is open.
+            given: bool (B, h, w), a mask that replaces the gate's, in force or not.
         """
         return self.block(x, train=routing.train), BlockOutputs()
 
     def _check_sparse(self, routing: Routing) -> bool:
-        """Whether the pass is sparse; it must not have to move running averages."""
+        """Whether the pass is sparse; refuses a sparse pass that would move running averages."""
         if routing.mode == "sparse" and routing.train and not self.block.spec.frozen_norm:
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         return routing.mode == "sparse"
 
 
 class GatedBlock(PagBlock):
-    """X = F1(x), G = gate(x); then by ``gate_scope``, the two readings of eq. 2:
+    """A block with a gate: X = F1(x), G = gate(x), and eq. 2 in one of two interpretations (``gate_scope``).
 
     ``conv3x3`` (as released): Y = F2(X) where G is on, Z = F3((1 - G) X + G Y) everywhere. Saves F2.
     ``residual``: Z = F3(F2(X)) where G is on, 0 elsewhere. Saves F2 and F3.
-    O = join(I, Z), of a ResNet ReLU(I + Z).
+    O = join(I, Z), for a ResNet ReLU(I + Z).
 
     Attributes:
         options: Options of the gate.
-        gate_scope: Which reading.
+        gate_scope: Interpretation of eq. 2.
     """
 
     options: GateOptions = PixelOptions()
@@ -214,9 +214,9 @@ class GatedBlock(PagBlock):
 class SkippedBlock(PagBlock):
     """Baseline that keeps or skips the whole update per image: O = join(I, g Z), g in {0, 1}.
 
-    The mask (B, h, w) is constant over each image. In sparse mode the block does not run at all where no
-    image of the batch wants it; with implementation "masked" it does. With a given mask an image keeps the
-    update if it is True everywhere.
+    The mask (B, h, w) is constant over each image. In sparse mode the block does not run if no image of the
+    batch needs it, except with implementation "masked". With a given mask an image keeps the update if the
+    mask is True everywhere.
 
     Attributes:
         options: Options of a gate that decides for whole images.
@@ -263,7 +263,9 @@ class MultiPoolBlock(PagBlock):
     """A block whose F2 is a MultiPool module (section 3.4).
 
     Attributes:
-        dilations, selection, original_bias: See MultiPool.
+        dilations: See MultiPool.
+        selection: See MultiPool.
+        original_bias: See MultiPool.
     """
 
     dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)
@@ -287,7 +289,7 @@ class MultiPoolBlock(PagBlock):
     def __call__(
         self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
     ) -> tuple[Array, BlockOutputs]:
-        """See PagBlock; there is no gate to be in force or given."""
+        """See PagBlock; there is no gate, and a mask cannot be given."""
         block, train = self.block, routing.train
         pooled, selection = self.multipool(block.reduce(x, train=train), routing)
         out = block.join(block.shortcut(x, train=train), block.expand(pooled, train=train))
@@ -297,8 +299,8 @@ class MultiPoolBlock(PagBlock):
 class Res6(nn.Module):
     """Two 3x3 convolutions with norm and ReLU: (B, H, W, in_features) -> ((B, H, W, features), selection).
 
-    With ``pooled`` the second is a MultiPool and the selection is (B, H, W, P); else it is None. No
-    pretrained network has these layers, so their norms learn moments even where the backbone's are frozen.
+    With ``pooled`` the second is a MultiPool and the selection is (B, H, W, P); otherwise it is None. No
+    pretrained network has these layers, so their norms learn moments even if the backbone's are frozen.
     """
 
     in_features: int

@@ -29,11 +29,11 @@ def bilinear_taps(stride: int) -> Array:
 class Deconv(nn.Module):
     """Transposed convolution by ``stride``: (B, h, w, features) -> (B, H, W, features) for ``size`` = (H, W).
 
-    The kernel has 2 * stride taps a side and starts as bilinear interpolation of every channel. Output pixel
-    ``stride * i`` lies on input cell ``i``, which is where a ResNet's padding puts its features (a centred
-    deconvolution would shift the map by (stride - 1) / 2 pixels). Beyond the last cell, pixels from
-    ``stride * (h - 1) + 1`` on, the last cell is repeated: zeros would let the features fade out.
-    Written as a matrix product over 2x2 input cells: no zero-stuffed convolution, which is slow on a CPU.
+    The kernel has 2 * stride taps per side and starts as bilinear interpolation of every channel. Output
+    pixel ``stride * i`` lies on input cell ``i``, as a ResNet's padding places its features (a centred
+    deconvolution would shift the map by (stride - 1) / 2 pixels). Pixels from ``stride * (h - 1) + 1`` on
+    repeat the last cell: zeros would let the features fade out. It is a matrix product over 2x2 input cells:
+    a zero-stuffed convolution is slow on a CPU.
     """
 
     features: int
@@ -90,7 +90,7 @@ class DeconvDecoder(nn.Module):
 
 
 class TopHead(nn.Module):
-    """One decoder above the last stage, without side outputs.
+    """A decoder above the last stage, without side outputs.
 
     ({stage: features}, (H, W)) -> (logits (B, H, W, out_features), ()).
     """
@@ -108,9 +108,9 @@ class TopHead(nn.Module):
 
 
 class BoundaryHead(nn.Module):
-    """One decoder a macro block (Res2 ... Res5) and a 1x1 fusion that starts as their mean.
+    """One decoder per macro block (Res2 ... Res5) and a 1x1 fusion that starts as their mean.
 
-    ({stage: features}, (H, W)) -> (fused logits (B, H, W, 1), side logits, one (B, H, W, 1) a stage).
+    ({stage: features}, (H, W)) -> (fused logits (B, H, W, 1), side logits, one (B, H, W, 1) per stage).
     """
 
     stages: tuple[Stage, ...]
@@ -133,7 +133,7 @@ class BoundaryHead(nn.Module):
 
 
 def pag_block(config: PagConfig, spec: BlockSpec, make: Callable[..., Block]) -> PagBlock:
-    """The block of a spec: with a MultiPool, with a gate, or plain. A hook, see backbones.base."""
+    """A hook (see backbones.base): the block of a spec with a MultiPool, with a gate, or plain."""
     block, gate, pool = make(parent=None), config.gate, config.multipool
     if spec.name in pool.blocks:
         return MultiPoolBlock(block, pool.dilations, pool.selection, pool.original_bias, name=spec.name)
@@ -147,8 +147,8 @@ def pag_block(config: PagConfig, spec: BlockSpec, make: Callable[..., Block]) ->
 class PagNetwork(nn.Module):
     """The network of a PagConfig: backbone with gated and MultiPool blocks, and a head.
 
-    A task with side outputs (boundaries) has those and their fusion (section 4.1); every other task has one
-    decoder above the backbone, or above Res6.
+    A task with side outputs (boundaries) has a decoder for each and their fusion (section 4.1); every other
+    task has one decoder above the backbone, or above Res6.
     """
 
     config: PagConfig
@@ -188,8 +188,8 @@ class PagNetwork(nn.Module):
 
         Args:
             images: (B, H, W, 3) RGB in 0..255, any dtype.
-            routing: How it is run.
-            inserted: How many gates are in force, counted from the top; the others stay open. None: all.
+            routing: How to run the pass.
+            inserted: Number of gates in force, from the top; the others stay open. None: all.
         """
         order = gated_blocks(self.config)
         given = routing.masks_of(order)

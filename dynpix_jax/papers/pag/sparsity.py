@@ -1,6 +1,6 @@
-"""What keeps gates at their budget: densities of masks and the Kullback-Leibler losses on them.
+"""Densities of masks, and the Kullback-Leibler losses that hold them at their target.
 
-Pixel-wise Attentional Gating, eq. 5 and 6. The density is that of the hard mask (the one that is paid for);
+Pixel-wise Attentional Gating, eq. 5 and 6. The density is that of the hard mask, which determines the cost;
 with straight-through masks (``ops.gumbel``) its gradient reaches the gate's logits.
 """
 
@@ -17,24 +17,22 @@ Masks = Mapping[str, Array] | Sequence[Array]
 Divergence = Callable[[Array | float, Array], Array]
 
 # Densities closer to 0 or 1 than this use the tangent of the divergence. It bounds the slope by 1 / _EDGE
-# and is less than one position of a 60x80 map, so that on real maps only (nearly) empty and full masks feel
-# it.
+# and is less than one position of a 60x80 map: on real maps it affects only (almost) empty and full masks.
 _EDGE = 1e-4
 
 
 def bernoulli_kl(rho: Array | float, density: Array) -> Array:
-    """KL(Bernoulli(rho) || Bernoulli(density)), finite in value and gradient for every density in [0, 1]
-    (eq. 5).
+    """KL(Bernoulli(rho) || Bernoulli(density)), finite with its gradient for densities in [0, 1] (eq. 5).
 
     The divergence is infinite at density 0 or 1. Within 1e-4 of either end it is continued by its tangent:
-    the result stays convex and continuously differentiable, exact everywhere else, and its gradient at 0
-    and 1 points towards ``rho`` with a slope of at most 1e4. It is 0 with gradient 0 at ``density == rho``
-    for ``rho`` in [1e-4, 1 - 1e-4]. At the ends it is the true -log(1 - density) for ``rho`` 0, whose slope
-    at density 0 is 1, and -log(density) for ``rho`` 1.
+    the result is convex and continuously differentiable, exact everywhere else, and its gradient at 0 and 1
+    points towards ``rho`` with a slope of at most 1e4. It is 0 with gradient 0 at ``density == rho`` for
+    ``rho`` in [1e-4, 1 - 1e-4]. For ``rho`` 0 and 1 it is the true -log(1 - density), with slope 1 at density
+    0, and -log(density).
 
     Args:
-        rho: Target density in [0, 1]; scalar or broadcastable to ``density``; may be traced. No gradient is
-            wanted of it.
+        rho: Target density in [0, 1]; scalar or broadcastable to ``density``; may be traced. Not meant to be
+            differentiated.
         density: In [0, 1]; floating.
 
     Returns:
@@ -53,8 +51,8 @@ def bernoulli_kl(rho: Array | float, density: Array) -> Array:
 def mild_divergence(rho: Array | float, density: Array) -> Array:
     """log(1 + x**2) of both channels' distance x from the target: the released code's "mild" form of eq. 5.
 
-    Its slope is at most 2, where that of the Kullback-Leibler divergence grows without bound. Arguments and
-    result as in :func:`bernoulli_kl`.
+    Its slope is at most 2; that of the Kullback-Leibler divergence is unbounded. Arguments and result are
+    those of :func:`bernoulli_kl`.
     """
     return 2 * jnp.log1p((density - rho) ** 2)
 
@@ -82,15 +80,14 @@ def per_layer_sparsity_loss(
 ) -> Array:
     """Sum over layers of the mean over images of KL(rho || density of the layer's mask) (the sum in eq. 6).
 
-    Each layer of each image is held to the target density, which is what keeps single layers from closing
-    or opening altogether.
+    Each layer of each image is held at the target density, so that no layer closes or opens altogether.
 
     Args:
         masks: The layers' masks, each (B, h, w) with its own h and w, in {0, 1}, straight-through samples in
             training; or probabilities in [0, 1], which the released code penalises in their place.
         rho: Target density in [0, 1]; scalar, may be traced.
         valid: bool (B,); padding images (False) do not count. None: all count.
-        in_force: bool (L,), one a layer; gates that are not inserted yet (False) do not count. None: all
+        in_force: bool (L,), one per layer; gates that are not inserted yet (False) do not count. None: all
             count.
         divergence: Divergence of densities (B,) from rho; :func:`bernoulli_kl` or :func:`mild_divergence`.
 
@@ -114,9 +111,9 @@ def global_sparsity_loss(
 ) -> Array:
     """Mean over images of KL(rho || g), g the mean of the layers' densities.
 
-    The variant that the paper warns of (section 3.3): layers of very different densities satisfy it, and
-    training ends in layers that are fully on or fully off. ``by_position`` weighs each layer by its number of
-    positions, as the released code's "combined" loss does. Other arguments and result as in
+    The paper warns of this variant (section 3.3): layers of very different densities satisfy it, and training
+    ends with layers that are fully on or off. ``by_position`` weighs each layer by its number of positions,
+    like the released code's "combined" loss. Other arguments and the result are those of
     :func:`per_layer_sparsity_loss`.
     """
     layers = _layers(masks)

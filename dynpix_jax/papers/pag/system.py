@@ -81,7 +81,7 @@ class Pag(System):
         inserted: Array | None = None,
         rngs: Mapping[str, PRNGKey] | None = None,
     ) -> Outputs:
-        """`apply` with so many gates in force; see PagNetwork."""
+        """`apply` with ``inserted`` gates in force; see PagNetwork."""
         outputs: Outputs
         outputs, updates = self.call(variables, images, routing, inserted, rngs=rngs, moving=routing.train)
         return dataclasses.replace(outputs, updates=updates)
@@ -113,7 +113,7 @@ class Pag(System):
         return total, LossAux(terms, outputs.updates)
 
     def _sparsity_loss(self, outputs: Outputs, valid: Array, controls: Mapping[str, Array]) -> Array:
-        """The second term of eq. 6, or the option of GateConfig that stands in its place."""
+        """The second term of eq. 6, or the variant that GateConfig selects."""
         gate, names = self.config.gate, gated_blocks(self.config)
         in_force = jnp.arange(len(names)) >= len(names) - controls["inserted"]
         probabilities = [outputs.probabilities[name] for name in names]
@@ -132,7 +132,7 @@ class Pag(System):
         return gate.weight * kinds[gate.sparsity](masks, controls["rho"], valid=valid, in_force=in_force)
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
-        """temperature falls linearly to the last step; gates are inserted and rho is lowered on the ramp."""
+        """The temperature falls linearly to the end; gates are inserted and rho is lowered on the ramp."""
         gate = self.config.gate
         count = len(gated_blocks(self.config))
         progress = jnp.asarray(step, jnp.float32) / max(steps, 1)
@@ -143,7 +143,7 @@ class Pag(System):
         inserted = jnp.ceil(ramp * count) if gate.insert else jnp.full_like(progress, count)
         return {
             "temperature": start + (end - start) * cooling,
-            # Clipped: rounding must not carry it beyond its ends, above 1 the divergence is not a number.
+            # Clipped: rounding must not carry it beyond its ends; above 1 the divergence is nan.
             "rho": jnp.clip(rho, min(gate.rho, gate.rho_start), max(gate.rho, gate.rho_start)),
             "inserted": inserted,
         }
@@ -166,7 +166,7 @@ class Pag(System):
 
     @property
     def gated(self) -> dict[str, GatedLayer]:
-        """The gates, and the branches of MultiPools (``res4_2/dilation_2``), of which a pixel takes one."""
+        """The gates, and the branches of MultiPools (``res4_2/dilation_2``), of which a pixel selects one."""
         layers = {name: GatedLayer((f"backbone/{name}/{GATED}",)) for name in gated_blocks(self.config)}
         for name, dilation, _ in self._branches:
             place = name if name == "res6" else f"backbone/{name}"
@@ -184,14 +184,14 @@ class Pag(System):
 
     @property
     def _branches(self) -> list[tuple[str, int, int]]:
-        """(place, dilation, its index) of all that a pixel chooses among but copies, which cost nothing."""
+        """(block, dilation, its index) of all branches of MultiPools but copies, which cost nothing."""
         pool = self.config.multipool
         if pool.selection != "pag":
             return []
         return [(name, d, index) for name in pool.blocks for index, d in enumerate(pool.dilations) if d]
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """The accumulated masks of section 3.3, as shares in [0, 1]: one a macro block, and ``total``."""
+        """The accumulated masks of section 3.3, as shares in [0, 1]: one per macro block, and ``total``."""
         strides = {stage.name: stage.stride for stage in self.config.backbone.stages}
         stages = {spec.name: spec.stage for spec in kept_specs(self.config)}
         groups: dict[str, list[Array]] = {}
