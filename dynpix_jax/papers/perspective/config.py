@@ -26,18 +26,18 @@ NYU_EDGES = (0.001, 1.5, 2.1, 3.0, 4.7, 100.0)
 """Metres (released code): bins of about equal population."""
 
 CITYSCAPES_EDGES = (0.0, 11.0, 12.5, 13.2, 13.9, 20.0)
-"""Of log2 of a 16-bit disparity (released code)."""
+"""Edges of log2 of a 16-bit disparity (released code)."""
 
 CITYSCAPES_FOCAL_BASELINE = 0.209313 * 2262.52
 """Metres times pixels: depth in metres = this / disparity in pixels."""
 
 
 def quantize(values: Array, edges: tuple[float, ...]) -> Array:
-    """Bin k, from 1, holds the values above ``edges[k - 1]`` up to and including ``edges[k]``; 0 is outside.
+    """Bin k, from 1, holds values above ``edges[k - 1]`` up to and including ``edges[k]``; 0 is outside.
 
     Args:
         values: Any shape.
-        edges: Rising.
+        edges: Edges of the bins, ascending.
 
     Returns:
         int32 of the shape of ``values``.
@@ -56,9 +56,9 @@ class DepthBins:
     """Section ``model.bins``. Classes count from the farthest bin, 0, to the nearest.
 
     Attributes:
-        edges: Rising; one more than bins.
-        of: What they are edges of, ``depth`` in metres or ``disparity``: log2 of what Cityscapes' files hold,
-            found from the metres by focal_baseline.
+        edges: Edges of the bins, ascending; one more than bins.
+        of: Quantity of the edges: ``depth`` in metres, or ``disparity``, the log2 of Cityscapes' stored
+            values, computed from the metres by focal_baseline.
         focal_baseline: Metres times pixels.
     """
 
@@ -120,18 +120,18 @@ class PoolingConfig:
     """Section ``model.pooling``: the second layer above the backbone, and that of the loops.
 
     Attributes:
-        signal: What weighs the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average`` (all
-            alike), ``gt_depth`` (the bins of a depth that is given), ``attention`` (learned without a depth),
-            ``pred_depth`` (the bins that the depth branch predicts).
+        signal: Weights of the pooling sizes: ``none`` (one 3x3 convolution, the baseline), ``average``
+            (equal), ``gt_depth`` (bins of a given depth), ``attention`` (learned without a depth),
+            ``pred_depth`` (bins that the depth branch predicts).
         loop_signal: The same for the loops; ``same`` takes that of ``signal``.
         kind: ``multipool`` (dilations of one feature map) or ``multiscale`` (the image at several sizes, each
             with its own backbone unless tied).
         tied: One kernel for all pooling sizes.
-        dilations: From the farthest bin's to the nearest's.
-        scales: Of ``multiscale``, sizes relative to the image, the first of them 1; in the order of the
-            dilations, in whose place they stand.
+        dilations: Dilations from the farthest bin to the nearest.
+        scales: Sizes of ``multiscale`` relative to the image, the first of them 1; they replace the
+            dilations.
         gate: How the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax``
-            (the branch with the largest weight alone, which sparse mode runs alone).
+            (only the branch with the largest weight, and sparse mode runs only this).
     """
 
     signal: Signal = "pred_depth"
@@ -164,12 +164,12 @@ class LossConfig:
     """Section ``model.loss``, the weights of eq. 1.
 
     Attributes:
-        segmentation: Lambda_s of the feed-forward pass, of loop 1, and so on; the last counts for all that
-            follow.
+        segmentation: Lambda_s of the feed-forward pass, of loop 1, and so on; the last applies to all later
+            loops.
         depth_class: Lambda_c; 0 in the final stage.
         depth: Lambda_r; 0 in the final stage.
-        at: Where losses are taken, at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's
-            map (labels of the pixels in their middles), as the code released for NYU does.
+        at: Losses are computed at all ``pixels`` (after up-sampling) or at the ``cells`` of the network's map
+            (labels of their middle pixels), like the code released for NYU.
     """
 
     segmentation: tuple[float, ...] = (1.0,)
@@ -196,13 +196,13 @@ class PerspectiveConfig:
         pooling: The gated layers.
         bins: Bins of the depth.
         loss: Weights of eq. 1.
-        loops: Times that the refinement module runs after the feed-forward pass. Its parameters do not depend
-            on how often, only on whether there is a loop at all.
+        loops: Number of runs of the refinement module after the feed-forward pass. Its parameters depend only
+            on whether there is a loop.
         features: Width of everything above the backbone.
         depth_features: Channels of the depth branch, see DepthBranch.
         depth_kernel: Kernel size of the depth branch.
-        dropout: Before the classes.
-        frozen_norm: Stored moments in training too, for the layers above the backbone. No pretrained network
+        dropout: Dropout rate before the classes.
+        frozen_norm: Norms above the backbone use their stored moments in training too. No pretrained network
             has these layers: train them before they are frozen.
     """
 
@@ -250,7 +250,7 @@ class PerspectiveConfig:
             raise ValueError("pooling.loop_signal: there is no loop; expected 'same'")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         reasons = {}
         if not {"gt_depth", "pred_depth"} & set(self.signals):
             reasons["bins"] = "no depth gates; set model.pooling.signal"
@@ -263,12 +263,12 @@ class PerspectiveConfig:
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """What gates the feed-forward pass and, if there is one, the loop."""
+        """Signals of the feed-forward pass and, if there is one, of the loop."""
         pooling = self.pooling
         loop = pooling.signal if pooling.loop_signal == "same" else pooling.loop_signal
         return (pooling.signal, loop) if self.loops else (pooling.signal,)
 
     @property
     def needs_depth(self) -> bool:
-        """Whether a depth gates, which then is an input."""
+        """Whether a given depth is the signal, and so an input."""
         return "gt_depth" in self.signals

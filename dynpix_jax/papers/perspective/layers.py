@@ -45,7 +45,7 @@ class DepthBranch(nn.Module):
         self.conv2 = Conv(first, second, 3)
         self.bn2 = BatchNorm(second, frozen=self.frozen_norm)
         self.drop = nn.Dropout(self.dropout)
-        # Small at first: all pooling sizes weigh the same, and every pixel is about a metre away.
+        # Initially small: all pooling sizes have equal weights, and every pixel is about a metre away.
         small = nn.initializers.normal(0.01)
         self.classes = Conv(second, self.bins, 1, use_bias=True, kernel_init=small)
         if self.regression:
@@ -66,8 +66,8 @@ def _branch(pooling: GatedPooling | MultiScalePooling, name: str) -> DilatedBran
 class GatedPooling(nn.Module):
     """O = sum_i W_i M_i over pooling sizes M_i, a dilated 3x3 convolution with norm and ReLU each.
 
-    (B, H, W, features), W of (B, H, W, P) or None -> (B, H, W, features); P dilations, whose order is that of
-    the weights' channels. None weighs all alike. ``tied``: all dilations use one kernel and norm (``shared``)
+    (B, H, W, features), W of (B, H, W, P) or None -> (B, H, W, features), for P dilations in the order of the
+    weights' channels. None: equal weights. ``tied``: all dilations use one kernel and norm (``shared``)
     instead of one each (``dilation_1``, ...).
 
     In sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only; otherwise every branch runs
@@ -91,7 +91,7 @@ class GatedPooling(nn.Module):
 
 
 class MultiScalePooling(nn.Module):
-    """The same over maps of the image at several sizes, brought to the size of the first (Chen et al., 2016).
+    """Weighted pooling over maps of the image at several sizes, resized to the first (Chen et al., 2016).
 
     (P maps (B, h_i, w_i, features), W (B, h_0, w_0, P) or None) -> (B, h_0, w_0, features). A 3x3
     convolution, norm and ReLU on each: ``shared`` by all if ``tied``, else ``scale_0``, ``scale_1``, ...
@@ -119,16 +119,16 @@ class MultiScalePooling(nn.Module):
 
 @flax.struct.dataclass
 class Step:
-    """What the feed-forward pass or a loop makes, at the resolution of the network's map.
+    """Outputs of the feed-forward pass or a loop, at the resolution of the network's map.
 
-    None stands for what is not part of this network.
+    None: the network has no such output.
 
     Attributes:
         feature: (B, h, w, features), input of the next loop.
         classes: Logits (B, h, w, K).
         bins: Logits (B, h, w, P) of the gate's branch.
         log_depth: (B, h, w, 1).
-        weights: (B, h, w, P) of the pooling sizes, as they were applied.
+        weights: (B, h, w, P), the applied weights of the pooling sizes.
     """
 
     feature: Array
@@ -141,12 +141,12 @@ class Step:
 class Pass(nn.Module):
     """Gated pooling and classes: the feed-forward pass, or a loop with the convolutions around it.
 
-    Feed-forward: (B, H, W, features) -> pooling, weighted by what ``weigh`` finds -> dropout -> classes.
+    Feed-forward: (B, H, W, features) -> pooling, weighted by ``weigh`` -> dropout -> classes.
     Loop (``recurrent``): the map joined with the previous feature, 3x3 to ``features`` -> the same -> 1x1 ->
-    dropout -> classes. Calling it again is the next loop: same parameters, same moments.
+    dropout -> classes. Another call is the next loop, with the same parameters and moments.
 
     Attributes:
-        classes: Classes of the segmentation, 0 for none.
+        classes: Number of classes of the segmentation, 0 for none.
         signal: "none", "average", "gt_depth", "attention" or "pred_depth".
         pooling: Makes the pooling.
         branch: Makes the depth branch; None for a signal without one.
@@ -190,13 +190,13 @@ class Pass(nn.Module):
 
         Args:
             previous: The feature of the step before (a loop's).
-            truth: (B, H, W, P), weights by a depth that is given (signal "gt_depth").
-            one_hot: The largest weight becomes 1, the others 0; of equal ones the first stays (the smallest
-                pooling size).
+            truth: (B, H, W, P), weights by a given depth (signal "gt_depth").
+            one_hot: The largest weight becomes 1, the others 0; of equal weights the first is kept (the
+                smallest pooling size).
         """
         train, x = routing.train, maps[0]
         if self.recurrent:
-            assert previous is not None  # whoever calls a loop has it
+            assert previous is not None  # every loop has a previous step
             x = jnp.concatenate([x, previous], axis=-1)
             x = jax.nn.relu(self.bn1(self.conv1(x), train=train))
         weights = bins = log_depth = None

@@ -35,7 +35,7 @@ class Res6(nn.Module):
 
 
 class PerspectiveNetwork(nn.Module):
-    """The network of a PerspectiveConfig with so many ``classes`` (0: no segmentation)."""
+    """The network of a PerspectiveConfig with ``classes`` classes (0: no segmentation)."""
 
     config: PerspectiveConfig
     classes: int
@@ -113,7 +113,7 @@ class PerspectiveNetwork(nn.Module):
         return x, self.feedforward(tuple(maps), routing, truth=truth, one_hot=one_hot)
 
     def refine(self, x: Array, previous: Array, routing: Routing, truth: Array | None, one_hot: bool) -> Step:
-        """One loop, from Res6 and the feature of the step before."""
+        """One loop, from Res6 and the feature of the previous step."""
         return self.loop((x,), routing, previous=previous, truth=truth, one_hot=one_hot)
 
     def _top(self, images: Array, routing: Routing, suffix: str) -> Array:

@@ -1,8 +1,8 @@
 """Recurrent Scene Parsing with Perspective Understanding in the Loop (Kong and Fowlkes, CVPR 2018).
 
 A dilated ResNet, one more layer (Res6), then depth-aware gated pooling (section 3): near pixels are pooled
-over large fields, far ones over small, by a depth that is given, or that a branch predicts. A recurrent
-module (section 4) joins Res6 with its own last feature and does the same again, with the same parameters.
+over large fields, far ones over small fields, by a given or a predicted depth. A recurrent module (section 4)
+joins Res6 with its own last feature and repeats the pooling, with the same parameters.
 Every pass predicts classes and depth, and training supervises all of them (eq. 1).
 """
 
@@ -48,7 +48,7 @@ __all__ = [
 
 
 State = tuple[Array, ...]
-"""Between steps: Res6's map and the last step's feature, both (B, h, w, features)."""
+"""State between steps: Res6's map and the last step's feature, both (B, h, w, features)."""
 
 
 class Perspective(System):
@@ -84,15 +84,15 @@ class Perspective(System):
         """Forward pass; predictions are those of the last loop, exits those before it.
 
         Selections are the weights of the pooling sizes: ``loop_0`` (feed-forward), ``loop_1``, ...; the first
-        channel is the farthest bin's. There are no gates, so that masks can name none. Training weighs by
-        softmax and draws from ``rngs["dropout"]``.
+        channel is the farthest bin's. There are no gates, so masks must be empty. Training weighs by softmax
+        and draws from ``rngs["dropout"]``.
 
         Args:
-            inputs: ``depth`` for signal "gt_depth", (B, H, W) metres; where it is 0, missing, all pooling
-                sizes weigh the same.
+            inputs: ``depth`` for signal "gt_depth", (B, H, W) metres; where it is missing (0), all pooling
+                sizes have equal weights.
 
         Raises:
-            ValueError: A depth that is missing, or not read.
+            ValueError: The depth is missing, or given but not read.
         """
         routing.masks_of(())
         steps, updates = self._forward(variables, images, inputs, routing, rngs)
@@ -101,7 +101,7 @@ class Perspective(System):
     def steps(
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[State]], State]:
-        """The feed-forward pass, then each loop; all loops run what the first one compiles."""
+        """The feed-forward pass, then each loop; all loops share the program of the first."""
         routing.masks_of(())
         size, truth = (images.shape[1], images.shape[2]), self._truth(images, inputs)
 
@@ -194,8 +194,8 @@ class Perspective(System):
     def taken_over(self) -> TakeOver:
         """In the order of the supplement's section 1.
 
-        Branches start from the kernel that was tied over them, or from the convolution in their place;
-        backbones of further scales start from that of the image itself.
+        Branches start from the tied kernel, or from the convolution that they replace; backbones of further
+        scales start from that of the image itself.
         """
         backbone = self.config.backbone
 
@@ -225,7 +225,7 @@ class Perspective(System):
         }
 
     def _branches(self, loop: int) -> list[str]:
-        """Names of the branches of a step that run at a part of the positions; [] of soft mixtures."""
+        """Names of a step's branches that run at a part of the positions; [] for soft weights."""
         pooling = self.config.pooling
         if pooling.gate != "argmax" or self.config.signals[min(loop, 1)] in ("none", "average"):
             return []
@@ -242,7 +242,7 @@ class Perspective(System):
         return tuple(f"dilation {dilation}" for dilation in pooling.dilations)
 
     def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """The size that weighs most in the feed-forward pass, ``loop_0``, and in each loop."""
+        """The pooling size with the largest weight in the feed-forward pass, ``loop_0``, and in each loop."""
         maps = {}
         for name, weights in outputs.selections.items():
             cells = jnp.argmax(weights, axis=-1).astype(jnp.int32)
@@ -251,7 +251,7 @@ class Perspective(System):
         return maps
 
     def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
-        """The bins of the labelled depth, where a depth gates."""
+        """The bins of the labelled depth, if a depth is the signal."""
         if depth.NAME not in labels or not {"gt_depth", "pred_depth"} & set(self.config.signals):
             return None
         return self.config.bins.classes(labels[depth.NAME])
@@ -333,7 +333,7 @@ def to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
 
 
 def at_cells(target: Array, stride: int) -> Array:
-    """(B, H, W[, C]) -> (B, h, w[, C]): what the pixel in each cell's middle holds, as in `to_pixels`."""
+    """(B, H, W[, C]) -> (B, h, w[, C]): the values of each cell's middle pixel, as in `to_pixels`."""
     for axis in (1, 2):
         size = target.shape[axis]
         middles = np.minimum(np.arange(0, size, stride) + stride // 2, size - 1)

@@ -19,11 +19,11 @@ class HypercolumnConfig:
     """Section ``model.hypercolumn``.
 
     Attributes:
-        layers: Stages of the backbone that a pixel's hypercolumn is made of; ``fc7`` is the paper's conv-7.
-            What a layer's ReLU gives (as released for boundaries and segmentation) or reads (for normals) is
-            ``tap`` of the backbone.
-        normalize: ``batch`` puts a batch norm over the sampled pixels on each layer, whose values differ in
-            scale by orders of magnitude; the paper leaves that to the MLP (``none``).
+        layers: Stages of the backbone in a hypercolumn; ``fc7`` is the paper's conv-7. The backbone's ``tap``
+            selects the output of a layer's ReLU (as released for boundaries and segmentation) or its input
+            (for normals).
+        normalize: ``batch`` applies a batch norm over the sampled pixels to each layer, because scales of
+            layers differ by orders of magnitude; the paper has none (``none``).
         dropout: Dropout of hypercolumns (0.5 as released for boundaries).
     """
 
@@ -43,8 +43,8 @@ class MLPConfig:
 
     Attributes:
         hidden: Widths of the hidden layers: () is the paper's fc-1, (4096,) fc-2, (4096, 4096) fc-3.
-        dropout: After each hidden layer.
-        init_std: Standard deviation of the Gaussian that kernels start from; None is He's.
+        dropout: Dropout rate after each hidden layer.
+        init_std: Standard deviation of the kernels' Gaussian initialisation; None: He's.
     """
 
     hidden: tuple[int, ...] = (4096, 4096)
@@ -59,7 +59,7 @@ class MLPConfig:
         _check_share("dropout", self.dropout)
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         return {} if self.hidden else {"dropout": "there are no hidden layers; set model.mlp.hidden"}
 
 
@@ -68,10 +68,10 @@ class SamplingConfig:
     """Section ``model.sampling``: the pixels that training sees.
 
     Attributes:
-        pixels: Pixels of an image (2000 in the paper); for ``uniform`` a mean.
-        strategy: ``stratified``, so many random ones of each image; ``uniform``, so many times the images, of
-            all images together; ``biased``, as stratified, with a fixed share of rare ones.
-        rare_share: That share, for ``biased``. Rare are boundaries, or all classes but the first.
+        pixels: Sampled pixels per image (2000 in the paper); for ``uniform`` their mean.
+        strategy: ``stratified`` samples each image; ``uniform`` samples all images together; ``biased``
+            samples each image with a fixed share of rare pixels.
+        rare_share: Share of rare pixels for ``biased``. Rare are boundaries, or all classes but the first.
     """
 
     pixels: int = 2000
@@ -85,7 +85,7 @@ class SamplingConfig:
             raise ValueError(f"rare_share: {self.rare_share}; expected a share in (0, 1)")
 
     def unread(self) -> Mapping[str, str]:
-        """Options that nothing reads, and why."""
+        """Options that are not read, and why."""
         return {} if self.strategy == "biased" else {"rare_share": "it is of strategy 'biased'"}
 
 
@@ -94,11 +94,11 @@ class PixelNetConfig:
     """Section ``model`` of a PixelNet config.
 
     Attributes:
-        task: What is predicted, a name of ``tasks.TASKS``.
+        task: Name of the task in ``tasks.TASKS``.
         task_options: Fields of that task's class.
         backbone: See backbones; the paper's is VGG-16.
-        hypercolumn: What a pixel's features are.
-        mlp: Above them.
+        hypercolumn: Features of a pixel.
+        mlp: The MLP above the hypercolumns.
         sampling: Sampling of pixels in training.
         pad: Pixels of the mean colour around the image, 100 as released for 224 x 224 images.
         chunk: Pixels that dense prediction works on at a time.

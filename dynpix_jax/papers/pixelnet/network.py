@@ -20,7 +20,7 @@ Maps = tuple[Array, ...]
 
 
 class PixelNetNetwork(nn.Module):
-    """``maps``, then ``at_pixels`` (what training needs) or ``everywhere``; a call does all pixels.
+    """``maps``, then ``at_pixels`` (for training) or ``everywhere``; a call predicts all pixels.
 
     Attributes:
         channels: Channels of the prediction.
@@ -49,7 +49,7 @@ class PixelNetNetwork(nn.Module):
         self.drop = nn.Dropout(config.mlp.dropout)
 
     def maps(self, images: Array, *, train: bool = False) -> Maps:
-        """Of (B, H, W, 3) RGB images in 0..255, any dtype."""
+        """Feature maps of (B, H, W, 3) RGB images in 0..255, any dtype."""
         pad = self.config.pad
         x = self.config.backbone.preprocess(images)
         if pad:
@@ -58,9 +58,7 @@ class PixelNetNetwork(nn.Module):
         return tuple(features[info.name] for info in self.infos)
 
     def at_pixels(self, maps: Maps, points: Array, *, train: bool = False) -> Array:
-        """Predictions (B, N, channels) or (N, channels) at ``points`` (B, N, 2) or (N, 3), as
-        `sample_bilinear` takes them.
-        """
+        """Predictions (B, N, channels) or (N, channels) at ``points``, see `sample_bilinear`."""
         column, pad = self.config.hypercolumn, self.config.pad
         points = jnp.asarray(points)
         points = points + jnp.asarray((0, pad, pad)[-points.shape[-1] :], points.dtype)
@@ -82,7 +80,7 @@ class PixelNetNetwork(nn.Module):
     def everywhere(self, maps: Maps, size: tuple[int, int]) -> Array:
         """Predictions (B, H, W, channels) at all pixels of images of ``size``, in chunks."""
         kernels, bias = self._first(train=False)
-        # Read before the loop over chunks begins: Flax makes no parameters inside of one.
+        # Read before the loop over chunks: Flax creates no parameters inside a loop.
         layers = self._layers()
 
         def head(x: Array) -> Array:

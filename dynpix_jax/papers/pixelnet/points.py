@@ -1,4 +1,4 @@
-"""Which pixels to learn from: random pixels of a mask, and mixtures of rare ones with the rest."""
+"""Pixels for training: random pixels of a mask, and mixtures of rare pixels with the rest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dynpix_jax.core.typing import Array, PRNGKey
 def random_points(key: PRNGKey, mask: Array, count: int) -> Array:
     """``count`` random pixels of each image where its mask is True.
 
-    No pixel twice, unless the image has fewer: then all of them in turn. An image without any gives its first
-    pixel.
+    Pixels are distinct, unless the mask has fewer: then they are repeated in turn. An empty mask gives the
+    first pixel.
 
     Args:
         mask: bool (B, H, W).
@@ -52,9 +52,9 @@ def random_points_of_batch(key: PRNGKey, mask: Array, count: int) -> Array:
 
 
 def biased_points(key: PRNGKey, mask: Array, rare: Array, count: int, share: float) -> Array:
-    """Random pixels of each image, a fixed ``share`` of them rare; the rest those that are not.
+    """Random pixels of each image, a fixed ``share`` of them rare, the rest not rare.
 
-    An image that has pixels of one kind only gives all ``count`` of that kind.
+    An image with pixels of one kind only gives all ``count`` of that kind.
 
     Args:
         mask: bool (B, H, W), pixels that may be drawn.

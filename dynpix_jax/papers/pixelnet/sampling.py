@@ -1,7 +1,7 @@
 """Feature maps read at pixels: bilinear samples, and linear layers of them, sparse or at every pixel.
 
 Cell t of a map with stride s covers s x s pixels and lies in their middle: pixel p is at t = (p - (s - 1) /
-2) / s. Beyond the outermost cells the map goes on as it ends. Source: the sampling layer of PixelNet (Bansal
+2) / s. Beyond the outermost cells the map is constant. Source: the sampling layer of PixelNet (Bansal
 et al., arXiv 1609.06694, section 3) as released, which has no value beyond the last cell.
 """
 
@@ -20,7 +20,7 @@ from dynpix_jax.core.typing import Array
 Order = Literal["sample_first", "product_first"]
 ORDERS: tuple[Order, ...] = ("sample_first", "product_first")
 
-# Multiply-adds that take as long as one of the four terms of an interpolation, which waits for memory.
+# Multiply-adds in the time of one of an interpolation's four terms, which is bound by memory.
 _TERM = 8
 
 
@@ -58,10 +58,10 @@ def sample_linear(
     bias: Array | None = None,
     order: Order | None = None,
 ) -> Array:
-    """A linear layer of hypercolumns at pixels: of all maps' samples side by side, which are never joined.
+    """A linear layer of hypercolumns at pixels, without joining the maps' samples.
 
-    The sum over maps of samples times the map's part of the kernel. Interpolation and product commute, so a
-    map may go through its kernel first: that pays where it has fewer cells than there are points.
+    It sums each map's samples times its part of the kernel. Interpolation and product commute, so a map may
+    be multiplied first, which is faster if it has fewer cells than there are points.
 
     Args:
         maps: (B, h, w, C), one a layer.
@@ -69,7 +69,7 @@ def sample_linear(
         kernels: (C, D), a map each.
         strides: Strides of the maps.
         bias: (D,) or None.
-        order: Of sample and product; None picks the faster by the shapes of each map.
+        order: Order of sample and product; None selects the faster by the shapes of each map.
 
     Returns:
         (B, N, D) or (N, D).
@@ -95,8 +95,8 @@ def faster_order(cells: int, points: int, channels: int, features: int) -> Order
     """Whether a map of so many ``cells`` and ``channels`` is sampled before or after its product.
 
     Args:
-        points: At which it is sampled.
-        features: That the product has.
+        points: Number of sampled points.
+        features: Channels of the product.
     """
     sample_first = points * (channels * features + _TERM * 4 * channels)
     product_first = cells * channels * features + points * _TERM * 4 * features
@@ -114,13 +114,16 @@ def linear_everywhere(
     offset: int = 0,
     chunk: int = 4096,
 ) -> Array:
-    """``head`` of what `sample_linear` gives at every pixel, in bands of rows: memory is that of one band.
+    """``head`` of `sample_linear` at every pixel, in bands of rows: the memory is that of one band.
 
     Args:
-        maps, kernels, strides, bias: As for `sample_linear`.
+        maps: As for `sample_linear`.
+        kernels: As for `sample_linear`.
+        strides: As for `sample_linear`.
+        bias: As for `sample_linear`.
         head: (n, w, D) -> (n, w, K), pixel by pixel.
         size: (H, W) of the result.
-        offset: Of its first pixel's row and column in the maps' image.
+        offset: Row and column of its first pixel in the maps' image.
         chunk: Pixels of a band, at most; but at least a row of the image, and rows that share the work
             evenly.
 
@@ -164,7 +167,7 @@ def linear_everywhere(
 def hypercolumns(maps: Sequence[Array], *, strides: Sequence[int], size: tuple[int, int]) -> Array:
     """All maps interpolated at every pixel, side by side: (B, H, W, sum of C).
 
-    What `sample_linear` and `linear_everywhere` do without; for comparison, or to look at.
+    `sample_linear` and `linear_everywhere` avoid these arrays; for comparison and inspection.
 
     Args:
         maps: (B, h, w, C), one a layer.

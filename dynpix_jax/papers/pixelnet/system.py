@@ -1,8 +1,8 @@
 """PixelNet: Towards a General Pixel-Level Architecture (Bansal et al., arXiv 1609.06694).
 
-A pixel's hypercolumn is what several layers of VGG-16 say about it, each interpolated bilinearly; an MLP
-predicts from it (section 3). Training draws a few pixels of many images and computes hypercolumns there
-alone; prediction does every pixel, in chunks.
+A pixel's hypercolumn consists of several layers of VGG-16, each interpolated bilinearly; an MLP predicts from
+it (section 3). Training samples a few pixels of many images and computes hypercolumns only there; prediction
+computes every pixel, in chunks.
 """
 
 from __future__ import annotations
