@@ -91,7 +91,7 @@ class _Tiles(NamedTuple):
     Attributes:
         active: Number of active positions.
         number: Number of this block's tiles.
-        corner: I -> first row in the list of active positions, and first column, of this block's tile ``i``.
+        corner: i -> first row in the list of active positions, and first column, of this block's tile ``i``.
     """
 
     active: Array

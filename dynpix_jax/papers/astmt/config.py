@@ -78,7 +78,7 @@ class AdversarialConfig:
     """Section ``model.adversarial``: a discriminator that classifies tasks by their gradients.
 
     Attributes:
-        weight: W_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
+        weight: w_d of the appendix's eq. 1; 0 leaves the discriminator out of the loss.
         epochs: Number of steps in which the reversal grows, see reversal_strength.
         kernel: Kernel size of its two convolutions, 1 in the paper; the code released for NYUD has 3.
     """
@@ -103,7 +103,7 @@ class AstmtConfig:
     Attributes:
         tasks: Names of the tasks in the order of the updates; with a single task no module is a task's own.
         task_options: Fields of each task's class.
-        task_weights: W_t of eq. 1; 1 where it is not given.
+        task_weights: w_t of eq. 1; 1 where it is not given.
         backbone: See backbones; the paper has SE-ResNets and MobileNetV2.
         encoder: Modules of the backbone that each task has for itself.
         decoder: The decoder above the backbone.
