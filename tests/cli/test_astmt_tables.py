@@ -11,6 +11,7 @@ from dynpix_jax.cli import main
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.paper_tables import EACH_TASK
 from dynpix_jax.evaluation.table_files import read_tables
+from dynpix_jax.run_config import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = read_tables("astmt").tables
@@ -28,11 +29,11 @@ def test_configs_make_the_networks_of_their_rows(table):
     for row in table.rows:
         name, kind = row.network.replace(",", "").split(maxsplit=1)
         for task in table.tasks if EACH_TASK in row.argument else ("",):
-            config = load_config(table.spec(row).replace(EACH_TASK, task))
-            model = config.model
+            config = read_run(table.spec(row).replace(EACH_TASK, task))
+            model, source = config.stages[-1].model, config.data.train.source
             assert set(model.tasks) == ({task} if task else set(table.tasks))
-            assert config.data.train.source.name == table.source
-            assert set(model.tasks) <= set(config.data.train.source.fields)
+            assert source.name == table.source
+            assert set(model.tasks) <= set(source.options.fields)
             assert (model.backbone.name == "mobilenetv2") == (name == "MobileNet")
             assert name == "MobileNet" or model.backbone.depth == depths[name]
             assert model.decoder.kind == ("uber" if name == "UberNet" else "deeplab")
@@ -41,7 +42,7 @@ def test_configs_make_the_networks_of_their_rows(table):
             if name != "UberNet":
                 assert model.decoder.se == (kind in ("SEA", "SE dec", "SE enc dec"))
             assert config.evaluation.max_dist == (0.011 if table.source == "nyud_multitask" else 0.0075)
-            assert config.evaluation.reference == ""  # a key, so that --set can give it
+            assert config.evaluation.reference == ""
 
 
 def evaluated(folder: Path, argument: str, scores: dict[str, float]) -> None:

@@ -115,7 +115,7 @@ def test_missing_data_root(capsys, tmp_path) -> None:
     spec = f"{BSDS500}:root={tmp_path / 'nowhere'}"
     for program in ("train.py",):
         line = refusal(capsys, program, f"--config={spec}", f"--workdir={tmp_path / 'run'}")
-        assert f"data root not found: {tmp_path / 'nowhere'}" in line
+        assert f"bsds500: folder not found: {tmp_path / 'nowhere'}" in line
 
 
 @pytest.fixture

@@ -158,7 +158,9 @@ def stage_step(config, monkeypatch):
     """(step, state, batch) of a config's last stage, on a backbone of four narrow blocks."""
     monkeypatch.setitem(resnet._BLOCKS, 18, (1, 1, 1, 1))
     config.model.backbone.update(depth=18, width=4)
-    config.model.update(features=8, depth_features=(8, 4))
+    config.model.features = 8
+    if "depth_features" in config.model:  # of networks that predict a depth
+        config.model.depth_features = (8, 4)
     training = read_run(config).training
     stage = training.stages[-1]
     system = papers.build(stage.model)
