@@ -120,15 +120,14 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(config.to_dict())
     stage = ml_collections.ConfigDict(config.training.stages[-1])
     with config.unlocked(), config.ignore_type(), stage.ignore_type():
-        config.model.backbone.depth, config.model.backbone.width, config.model.drop_blocks = 26, 8, 4
-        config.model.head_features = 4
-        if "multipool" in config.model:
-            config.model.multipool.dilations = (0, 1, 2)
+        config.model.backbone = {**config.model.get("backbone", {}), "depth": 26, "width": 8}
+        config.model.drop_blocks, config.model.head_features = 4, 4
         config.training.batch_size = 2
         stage.steps = 1
         if "model" in stage and "multipool" in stage.model:
             above = [block for block in stage.model.multipool.blocks if block == "res6"]
             stage.model.multipool.blocks = tuple(above or ["res3_2"])
+            stage.model.multipool.dilations = (0, 1, 2)
         config.training.stages = (stage.to_dict(),)
         if config.data.train.get("augment"):
             config.data.train.augment.crop = (32, 48)
