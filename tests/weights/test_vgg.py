@@ -82,7 +82,7 @@ def test_the_real_network(shared):
     raw = safetensors.numpy.load_file(shared / FEATURES)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
     x = normalize(image, "torch")
-    network = VGG(VGGConfig(preprocessing="torch"), taps=("conv1_1", "conv3_1"), before_relu=True)
+    network = VGG(VGGConfig(preprocessing="torch", tap="conv"), taps=("conv1_1", "conv3_1"))
     found = jax.jit(network.apply)(variables, x)
     window = np.asarray(x)[0, 9:12, 19:22].transpose(2, 0, 1)  # around row 10, column 20
     expected = (raw["features.0.weight"] * window).sum((1, 2, 3), dtype="f8") + raw["features.0.bias"]
