@@ -103,8 +103,6 @@ SUN_RGBD = DataSet(
     "sun_rgbd",
     "data/sunrgbd",
     dict(classes=37),
-    # The improved depth: it has no holes (Recurrent Scene Parsing, its footnote 3).
-    options=dict(depth="filled"),
     augment=_indoor((400, 528)),
 )
 STANFORD2D3D = DataSet("stanford2d3d", "data/stanford2d3d", dict(classes=13))

@@ -20,11 +20,22 @@ arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` say
 loops, the predictions before each loop are scored, too, with the MACs up to there. To time fewer
 loops: ``python eval.py --config=... --workdir=... --set "evaluation.also=('argmax', 'loop_0', 'loop_1')"``.
 
+The last stage leaves the depth out and keeps the segmentation loss of every loop (section 4). loop_loss
+gives the weights of those losses, lambda_s of eq. 1 for the feed-forward pass, loop 1, and so on: equal,
+the paper's, which has one lambda_s; nyuv2 (1, then 5 a loop) and cityscapes (0, .1, .5, 1) as the released
+scripts have them.
+
+Rows of Cityscapes follow the supplement's order, each from the one before: baseline, tied average, gt_depth
+tied, gt_depth, pred_depth (attention from the baseline); those of the other data sets start from their
+baseline, as section 5 says. ``dynpix reproduce`` keeps that order; a run by itself starts from its own
+baseline, or from what continue_from names: a workdir, with @STAGE behind it what a stage of that run ended
+with.
+
 Where this departs from the paper: AdamW instead of SGD at 2.5e-4, because its steps do not depend on the
 scale of the loss. Depth losses weigh 0.1 and 0.05, not as at the end of the NYU script (0.01 and 0.001),
-because training is shorter. The scales of MultiScale are our choice, the paper does not give them. Losses are
-taken at the pixels; the code released for NYU takes them at the cells of the network's map. budget=cpu
-freezes stem and Res2, and has 256 instead of 512 channels above the backbone.
+because training is shorter. The scales of MultiScale and of test_aug are our choice, the paper does not
+give them. Losses are taken at the pixels; the code released for NYU takes them at the cells of the
+network's map. budget=cpu freezes stem and Res2, and has 256 instead of 512 channels above the backbone.
 """
 
 from __future__ import annotations
@@ -41,6 +52,8 @@ VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 POOLINGS = ("multipool", "multiscale")
 GATES = ("softmax", "argmax")
 BUDGETS = ("cpu", "gpu")
+LOOP_LOSS = {"equal": (1.0,), "nyuv2": (1.0, 5.0), "cityscapes": (0.0, 0.1, 0.5, 1.0)}
+"""Lambda_s of the feed-forward pass, loop 1, ...: the paper's, and those of the released scripts."""
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
 """Of MultiScale: an octave in four steps, small images for what is near."""
 
@@ -90,6 +103,7 @@ def read_args(
         arg,
         variant="baseline",
         loops=0,
+        loop_loss="equal",
         tied=False,
         pooling="multipool",
         gate="softmax",
@@ -105,7 +119,8 @@ def read_args(
         split=split,
         **more,
     )
-    check_choices(args, {"variant": variants, "pooling": POOLINGS, "gate": GATES, "budget": BUDGETS})
+    choices = {"variant": variants, "loop_loss": tuple(LOOP_LOSS), "pooling": POOLINGS, "gate": GATES}
+    check_choices(args, {**choices, "budget": BUDGETS})
     check_read_by_variant(arg, args, READ_BY)
     if not args.blur >= 0:
         raise UserError(f"config argument blur={args.blur:g}: expected a number of pixels >= 0")
@@ -115,6 +130,10 @@ def read_args(
         )
     if args.loops < 0:
         raise UserError(f"config argument loops={args.loops}: expected a number >= 0")
+    if not args.loops and args.loop_loss != "equal":
+        raise UserError(
+            f"config argument loop_loss={args.loop_loss}: there is no loop without loops=1 or more"
+        )
     if args.pooling == "multiscale" and (args.loops or args.gate == "argmax"):
         raise UserError("config argument pooling=multiscale: has no loops, and gate=softmax only")
     return args
@@ -123,6 +142,11 @@ def read_args(
 def reads_depth(args: ml_collections.ConfigDict) -> bool:
     """Whether training needs a depth."""
     return args.variant in ("gt_depth", "pred_depth")
+
+
+def filled(args: ml_collections.ConfigDict) -> dict[str, str]:
+    """Options of a source that has two depths: the improved one, which has no holes (footnote 3)."""
+    return dict(depth="filled") if reads_depth(args) else {}
 
 
 def labels(args: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -179,6 +203,8 @@ def perspective_config(
         config.model.depth_features = (64, 32) if cpu else (128, 32)
         config.model.depth_kernel = 3 if dataset in ("cityscapes", "stanford2d3d") else 1
         config.model.loss = dict(depth_class=0.1, **({} if regression is None else dict(depth=0.05)))
+    if weights := _loop_loss(args, args.loops):
+        config.model.loss = dict(config.model.get("loss", {}), **weights)
     config.training = dict(
         batch_size=steps.batch_size,
         stages=share_out(_stages(args, steps, trained=segmentation is not None), args.steps),
@@ -227,8 +253,15 @@ def _also(args: ml_collections.ConfigDict) -> tuple[str, ...]:
     return ("argmax",) if args.gate == "softmax" else ("softmax",)
 
 
+def _loop_loss(args: ml_collections.ConfigDict, loops: int) -> dict[str, Any]:
+    """Lambda_s of a network with so many loops, of which the last has the last weight; {} for the default."""
+    if args.loop_loss == "equal":
+        return {}
+    return dict(segmentation=LOOP_LOSS[args.loop_loss][-1 - loops :] if loops else (1.0,))
+
+
 def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> tuple[dict, ...]:
-    """Stages (section 5): baseline, gating instead of its second layer, each loop, the last loop's classes.
+    """Stages (section 5): baseline, gating instead of its second layer, each loop, the classes of all loops.
 
     With ``continue_from`` only what comes after the variant one stage earlier. Not ``trained``: without
     classes there is no baseline and no last stage. With ``regression`` there is no last stage either, because
@@ -242,7 +275,8 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> 
     new = ((r"(res6(_\d)?|feedforward|loop)/.*", 10.0), (r".*", 1.0))
     plain = dict(signal="none", kind="multipool", tied=False, scales=(), gate="softmax")
     common = dict(learning_rate=5e-5, frozen=(*norms, *early), multipliers=new)
-    looped = [dict(loops=n) for n in range(args.loops)] + [{}]  # the model's own number of loops is the last
+    # The model's own number of loops is the last.
+    looped = [dict(loops=n, loss=_loop_loss(args, n)) for n in range(args.loops)] + [{}]
     first = {} if args.variant == "baseline" else dict(pooling=plain, depth=None)
     base = dict(common, name="base", steps=steps.base, model=dict(looped[0], **first))
     gating = dict(common, name="gating", steps=steps.gating, learning_rate=3e-5, model=looped[0])
@@ -261,16 +295,14 @@ def _stages(args: ml_collections.ConfigDict, steps: Steps, *, trained: bool) -> 
     if args.continue_from and len(stages) > 1:
         stages = stages[-1:]
     if (args.loops or args.variant == "pred_depth") and not args.regression:
-        # Eq. 1 with the weights of the final stage: norms stay as they are, too.
-        last = dict(segmentation=(*(0.0,) * args.loops, 1.0))
-        if args.variant == "pred_depth":
-            last["depth_class"] = 0.0
+        # Section 4: the losses of all loops, without those of the depth. Norms stay as they are, too.
+        loss = dict(depth_class=0.0) if args.variant == "pred_depth" else {}
         finetune = dict(
             common,
             name="finetune",
             steps=steps.finetune,
             learning_rate=1e-5,
-            model=dict(loss=last, frozen_norm=True),
+            model=dict(loss=loss, frozen_norm=True),
         )
         stages.append(finetune)
     return tuple(stages)

@@ -6,9 +6,9 @@
         --workdir=runs/scenes/loop2
 
 A ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels with exact depth.
-Arguments: variant, loops, tied, pooling, gate, regression, blur, test_aug, steps, continue_from as in
-nyuv2.py; seed, of the weights, the order of the images and the scenes' augmentation. Every variant trains for
-the same number of steps in all, whatever its stages, so that variants compare: pred_depth with
+Arguments: variant, loops, loop_loss, tied, pooling, gate, regression, blur, test_aug, steps, continue_from
+as in nyuv2.py; seed, of the weights, the order of the images and the scenes' augmentation. Every variant
+trains for the same number of steps in all, whatever its stages, so that variants compare: pred_depth with
 average,tied=True, each with seed=0, 1 and 2, as ``dynpix reproduce perspective scenes`` does. The paper has
 no such rows. Measured here: docs/results.md.
 """

@@ -23,7 +23,7 @@ from . import recipe
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config."""
-    for name in ("variant", "regression"):
+    for name in ("variant", "regression", "loop_loss"):
         if name in given_args(arg):
             raise UserError(f"config argument {name}: 7-Scenes has no classes, the depth is always trained")
     given = f"variant=pred_depth,{arg or ''}"

@@ -34,5 +34,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         bins=recipe.NYU_BINS,
         scale=SUN_RGBD.scale(args.budget),
     )
-    config.data = SUN_RGBD.data(args, recipe.labels(args))
+    config.data = SUN_RGBD.data(args, recipe.labels(args), **recipe.filled(args))
     return config

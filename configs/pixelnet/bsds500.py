@@ -58,10 +58,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         task="boundaries",
         # Half and half is half of plain cross-entropy.
         task_options=dict(positive_weight=None if args.balanced else 0.5),
-        length=recipe.Length(9600 // 5, 1000, (15, 5, 5)),
+        length=recipe.Length(9600, 1000, (15, 5, 5)),
         sampling=biased if args.rare else dict(strategy="stratified"),
         column_dropout=0.5,
+        mlp_rate=10.0,
     )
+    if args.conv7:
+        config.model.backbone.dropout = 0.0  # as released: that of the hypercolumn takes its place
     augment = dict(
         flip=True,
         crop=(224, 224) if cpu else (321, 481),

@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "camvid",
         task="segmentation",
         task_options=dict(datasets.CAMVID.segmentation),
-        length=recipe.Length(epoch=367 // 5, cpu=args.steps),
+        length=recipe.Length(images=367, cpu=args.steps),
         cpu_images=5,
     )
     if args.budget == "cpu":

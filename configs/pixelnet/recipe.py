@@ -3,10 +3,16 @@
 A config reads its argument with `read_args` and gets all sections but `data` from `pixelnet_config`.
 
 budget=gpu is the paper's: batches of 5 images with 2000 pixels each, SGD with momentum 0.9 and decay 5e-4,
-80 epochs at 1e-3, then 8 at 1e-4 and 8 at 1e-5, MLP layers of 4096. train_scales=multi continues such a run
-(continue_from) at several sizes for three times 8 epochs, as the paper does before it lowers the rate.
-These rates are for VGG's original Caffe weights, whose activations are one to two orders of magnitude larger
-than torchvision's: import those and add ``--set model.backbone.preprocessing=caffe``.
+80 epochs at 1e-3, then 8 at 1e-4 and 8 at 1e-5, MLP layers of 4096. An epoch is all images once, however
+many there are in a step. Biases learn twice as fast as kernels, and the boundaries' MLP ten times as fast
+as VGG, as released. These rates are for VGG's original Caffe weights, whose activations are one to two
+orders of magnitude larger than torchvision's: weights/vgg16_caffe.safetensors, imported by ``dynpix
+import-weights --arch vgg16`` from their .caffemodel. For torchvision's: ``weights=FILE`` and ``--set
+model.backbone.preprocessing=torch``.
+
+Rows of several sizes (train_scales=multi, full) train the run of size .5 on for three times 8 epochs, from
+right before it first lowers the rate: continue_from=DIR@train, what the stage "train" of the run in DIR
+ended with.
 
 budget=cpu departs from that: AdamW, one stage, MLP layers of 512 that start as He's do, a batch norm on the
 hypercolumn (normalize=batch), a few images a step, conv1 and conv2 frozen.
@@ -40,12 +46,12 @@ class Length:
     """How long a data set trains.
 
     Attributes:
-        epoch: Steps of one on budget=gpu, at 5 images a step.
-        epochs: At each of the three learning rates.
+        images: Those of an epoch, with budget=gpu.
+        epochs: At each of the three learning rates, with budget=gpu.
         cpu: Steps on budget=cpu.
     """
 
-    epoch: int
+    images: int
     cpu: int
     epochs: tuple[int, int, int] = (80, 8, 8)
 
@@ -82,7 +88,7 @@ def read_args(
         budget="cpu",
         root=root,
         packed=False,
-        weights="weights/vgg16.safetensors",
+        weights="",
         continue_from="",
         split=split,
         seed=0,
@@ -134,6 +140,7 @@ def pixelnet_config(
     task_options: dict[str, Any] | None = None,
     sampling: dict[str, Any] | None = None,
     column_dropout: float = 0.0,
+    mlp_rate: float = 1.0,
     cpu_images: int = 2,
 ) -> ml_collections.ConfigDict:
     """All sections but ``data``.
@@ -144,10 +151,13 @@ def pixelnet_config(
         task_options: Options of the task.
         sampling: Options of the sampling, beside the number of pixels.
         column_dropout: Dropout of hypercolumns, on budget=gpu.
+        mlp_rate: Learning rate of the MLP relative to VGG's, on budget=gpu.
         cpu_images: Images a step, on budget=cpu.
     """
     cpu = args.budget == "cpu"
     width = args.width or (512 if cpu else 4096)
+    images = args.images or (cpu_images if cpu else 5)
+    weights = args.weights or f"weights/vgg16{'' if cpu else '_caffe'}.safetensors"
     config = ml_collections.ConfigDict()
     config.name = f"pixelnet_{name}"
     config.seed = args.seed
@@ -156,7 +166,7 @@ def pixelnet_config(
         task=task,
         task_options=task_options or {},
         # Of the weights: "caffe" for those that expect BGR less the mean.
-        backbone=dict(preprocessing="torch"),
+        backbone=dict(preprocessing="torch" if cpu else "caffe"),
         hypercolumn=dict(
             layers=(*COLUMN, "fc7") if args.conv7 else COLUMN,
             normalize="batch" if cpu else "none",
@@ -170,9 +180,9 @@ def pixelnet_config(
         sampling=dict(pixels=args.pixels, **(sampling or dict(strategy="stratified"))),
     )
     config.training = dict(
-        batch_size=args.images or (cpu_images if cpu else 5),
-        stages=_stages(args, length),
-        init_from=args.continue_from or args.weights,
+        batch_size=images,
+        stages=_stages(args, length, images, mlp_rate),
+        init_from=args.continue_from or weights,
         **(CPU if cpu else GPU),
     )
     config.evaluation = dict(
@@ -182,7 +192,9 @@ def pixelnet_config(
     return config
 
 
-def _stages(args: ml_collections.ConfigDict, length: Length) -> tuple[dict, ...]:
+def _stages(
+    args: ml_collections.ConfigDict, length: Length, images: int, mlp_rate: float
+) -> tuple[dict, ...]:
     rest = (r".*", 1.0)
     if args.budget == "cpu":
         stage = dict(
@@ -197,12 +209,14 @@ def _stages(args: ml_collections.ConfigDict, length: Length) -> tuple[dict, ...]
     # A single layer diverges at the paper's usual rate (section 4.1, analysis 1).
     rate = 1e-7 if args.fc == 1 else 1e-3
     epochs = (8, 8, 8) if args.continue_from else length.epochs
+    # Caffe's habit, as released: biases have twice the rate of kernels.
+    mlp = ((r"mlp\d/bias", 2 * mlp_rate), (r"mlp\d/kernel", mlp_rate)) if mlp_rate != 1 else ()
     return tuple(
         dict(
             name=stage,
-            steps=length.epoch * count,
+            steps=length.images // images * count,
             learning_rate=rate * factor,
-            multipliers=(rest,),
+            multipliers=(*mlp, (r".*/bias", 2.0), rest),
         )
         for stage, count, factor in zip(("train", "lower", "lowest"), epochs, (1.0, 0.1, 0.01), strict=True)
     )

@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         f"scenes_{args.task}",
         task=args.task,
         task_options=OPTIONS[args.task],
-        length=recipe.Length(epoch=1, cpu=500),
+        length=recipe.Length(images=1000, cpu=500),
         sampling=dict(strategy=args.strategy, rare_share=args.rare if args.strategy == "biased" else 0.5),
         cpu_images=5,
     )

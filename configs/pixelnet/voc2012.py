@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "voc2012",
         task="segmentation",
         task_options=dict(datasets.VOC2012.segmentation),
-        length=recipe.Length(epoch=10582 // 5, cpu=4000),
+        length=recipe.Length(images=10582, cpu=4000),
         sampling=biased if args.rare else None,
     )
     augment = recipe.cropped(args, (500, 500), colour=datasets.COLOUR)

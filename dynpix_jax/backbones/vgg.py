@@ -35,10 +35,11 @@ class VGGConfig(BackboneConfig):
         pooling: How 2x2 pooling treats the last row or column of an odd size: ``ceil`` pools it alone
             (Caffe), ``floor`` drops it (torchvision).
         batch_norm: A norm between each of the 13 convolutions and its ReLU (vgg16_bn); fc6 and fc7 have none.
-        dropout: Dropout rate after fc6 and fc7, in training.
+        dropout: Dropout rate after fc6 and fc7, in training; their features have it, too.
         preprocessing: Convention of the pretrained weights: ``caffe`` (BGR minus mean) or ``torch`` (RGB,
             mean, std).
-        tap: A layer's feature is the output (``relu``) or the input (``conv``) of its ReLU.
+        tap: A convolution's feature is the output (``relu``) or the input (``conv``) of its ReLU; those of
+            fc6 and fc7 are the output, as in all networks that PixelNet's authors released.
     """
 
     width: int = 64
@@ -111,10 +112,11 @@ class VGG(nn.Module):
             if index < len(self.norms):
                 x = self.norms[index](x, train=train)
             activated = jax.nn.relu(x)
+            if stage.name.startswith("fc"):
+                activated = x = self.drop(activated, deterministic=not train)
             if stage.name in self.taps:
                 features[stage.name] = x if self.config.tap == "conv" else activated
-            fully = stage.name.startswith("fc")
-            x = self.drop(activated, deterministic=not train) if fully else activated
+            x = activated
         return features
 
     def _pool(self, x: Array) -> Array:

@@ -35,7 +35,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="of sparse blocks (execution.implementation; default: by platform, shapes and density)",
     )
     parser.add_argument(
-        "--stage", metavar="NAME", help="what this training stage ended with (default: newest checkpoint)"
+        "--stage",
+        metavar="NAME[:STEP]",
+        help="what this training stage ended with, or its checkpoint of this step (default: the newest)",
     )
 
 

@@ -91,7 +91,8 @@ class TrainingConfig:
         checkpoint_every: Steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
         eval_every: Steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
         keep: Checkpoints kept on disk, beside those of stage ends.
-        init_from: "" (random), a weights file, or the workdir of another run.
+        init_from: "" (random), a weights file, or the workdir of another run: its newest checkpoint, or with
+            "DIR@STAGE" what a stage ended with, with "DIR@STAGE:STEP" its checkpoint after so many steps.
         mesh: Devices.
         workers: Processes that prepare batches; 0 does it in a thread of this one.
     """

@@ -5,7 +5,8 @@ Layout, one of
     ROOT/classMapping40.mat (mapClass: the class, 1 to 40, of each of the 894 labels): as published.
   ROOT/{train,test}.txt, one name a line, and ROOT/images/NAME.{png,jpg}, ROOT/labels/NAME.png (or .mat with
     `segmentation`; 0 = unlabelled, 1 to 40) and ROOT/depth/NAME.png (16 bits, millimetres): extracted by
-    somebody. The folders may also be called by the names in `FOLDERS`.
+    somebody. The folders may also be called by the names in `FOLDERS`. They hold one depth, which is read
+    whatever is asked for, unless there is one of ROOT/depth_raw and ROOT/depth_filled.
 Images have 480 x 640 pixels with a white border, or 425 x 560 if it was cut off before.
 
 Source: Silberman, Hoiem, Kohli, Fergus, "Indoor segmentation and support inference from RGBD images", ECCV
@@ -15,6 +16,7 @@ Source: Silberman, Hoiem, Kohli, Fergus, "Indoor segmentation and support infere
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -62,8 +64,8 @@ class NYUv2Config:
         root: The folder with the .mat files, or that of the extracted images.
         fields: The labels to make, of `segmentation`, `depth` and `normals`.
         crop: Cut the white border off: 425 x 560 pixels instead of 480 x 640.
-        depth: Of the .mat file: `raw`, what the sensor measured, 0 where it did not, or `filled` in by the
-            authors. Normals are fitted to the same.
+        depth: `raw`, what the sensor measured, 0 where it did not, or `filled` in by the authors. Normals are
+            fitted to the same.
     """
 
     root: str
@@ -73,6 +75,11 @@ class NYUv2Config:
 
     def __post_init__(self) -> None:
         check_fields(self.fields, FIELDS)
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        reads = {"depth", "normals"} & set(self.fields)
+        return {} if reads else {"depth": "neither 'depth' nor 'normals' is among the fields"}
 
 
 class NYUv2(FileSource[NYUv2Config]):
@@ -95,7 +102,7 @@ class NYUv2(FileSource[NYUv2Config]):
         if (self.root / LABELLED).is_file():
             self._reader = _Published(self.root, self.split, needed, self.config.depth)
         elif (self.root / f"{self.split}.txt").is_file():
-            self._reader = _Extracted(self.root, self.split, needed)
+            self._reader = _Extracted(self.root, self.split, needed, self.config.depth)
         else:
             raise UserError(
                 f"nyuv2: neither {LABELLED} nor {self.split}.txt in {self.root.absolute()}; {WHERE_TO_GET}"
@@ -178,7 +185,7 @@ class _Published:
 class _Extracted:
     """Folders of pictures, labels and depth."""
 
-    def __init__(self, root: Path, split: str, needed: frozenset[str]) -> None:
+    def __init__(self, root: Path, split: str, needed: frozenset[str], depth: str) -> None:
         lines = (root / f"{split}.txt").read_text().splitlines()
         # A line may be a path, or several, of the image first.
         self.names = [Path(line.split()[0]).stem for line in lines if line.strip()]
@@ -186,7 +193,8 @@ class _Extracted:
             raise UserError(f"nyuv2: no names in {root / f'{split}.txt'}")
         self._images = _one_of(root, FOLDERS["images"])
         self._labels = _one_of(root, FOLDERS["labels"]) if "segmentation" in needed else None
-        self._depth = _one_of(root, FOLDERS["depth"]) if "depth" in needed else None
+        depths = (f"depth_{depth}", *FOLDERS["depth"])
+        self._depth = _one_of(root, depths) if "depth" in needed else None
 
     def read(self, index: int) -> dict[str, np.ndarray]:
         name = self.names[index]

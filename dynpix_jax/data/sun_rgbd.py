@@ -11,6 +11,7 @@ Source: Song, Lichtenberg, Xiao, "SUN RGB-D: a RGB-D scene understanding benchma
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -48,6 +49,10 @@ class SunRGBDConfig:
 
     def __post_init__(self) -> None:
         check_fields(self.fields, FIELDS)
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if "depth" in self.fields else {"depth": "'depth' is not among the fields"}
 
 
 class SunRGBD(FileSource[SunRGBDConfig]):

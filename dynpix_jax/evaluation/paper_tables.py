@@ -48,7 +48,8 @@ class Row:
         alternative: Way to run the network (``System.alternatives``), one of its exits ("exit_1") or their
             mean ("exit_mean"); "" for the network itself.
         counted: The actual MACs, where the paper has counted something else; None without.
-        after: Argument of the run that this one continues from; "" begins anew.
+        after: Argument of the run that this one continues from; "" begins anew. With "@STAGE" behind it, from
+            what that stage ended with.
     """
 
     network: str

@@ -198,11 +198,16 @@ class Plan:
         entry = self._entry(config, argument)
         after = None
         if entry.after:
-            before = self._entry(config, entry.after).run
+            before, _ = self._before(config, entry)
             yield from self._training(config, before, seed, f"{name} (continues from {before})")
             after = self._folder(config, before, seed)
         spec, workdir = self._spec(config, entry, seed), self._folder(config, argument, seed)
         yield Step(name, "train.py", spec, workdir, self._overrides(seed), after)
+
+    def _before(self, config: str, entry: _Entry) -> tuple[str, str]:
+        """The run that an entry continues from, and "@STAGE" of it, or "" for all of it."""
+        argument, at, stage = entry.after.partition("@")
+        return self._entry(config, argument).run, at + stage
 
     def _overrides(self, seed: int | None, *more: str) -> tuple[str, ...]:
         return (*([] if seed is None else [f"seed={seed}"]), *more, *self.options.overrides)
@@ -215,7 +220,8 @@ class Plan:
     def _spec(self, config: str, entry: _Entry, seed: int | None) -> str:
         after = ""
         if entry.after:
-            after = str(self._folder(config, self._entry(config, entry.after).run, seed))
+            before, stage = self._before(config, entry)
+            after = f"{self._folder(config, before, seed)}{stage}"
         return _spec(config, entry.argument, self.options.arguments, after)
 
     def _alternatives(self, config: str, owner: _Entry) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def _check_order(paper: PaperTables, file: str) -> None:
             raise UserError(f"{path}{row.after!r} here, {first!r} in another row of the same argument")
     for config, row, path in rows:
         known, seen = parents[config], [row.argument]
-        while after := known[seen[-1]]:
+        while after := known[seen[-1]].partition("@")[0]:
             if after not in known:
                 raise UserError(f"{path}no row of {config} is {after!r}; {suggest(after, known)}")
             if after in seen:

@@ -86,16 +86,22 @@ class Checkpoints:
 
     def stage_ends(self) -> dict[str, int]:
         """Steps of the checkpoints that stages ended with, by stage name, in the order of training."""
-        ends = {}
+        return {name: step for name, step in self.named().items() if ":" not in name}
+
+    def named(self) -> dict[str, int]:
+        """Global steps of checkpoints by "STAGE:STEP", STEP of that stage, and of stage ends by "STAGE"."""
+        found = {}
         for step in self.steps():
             try:
                 manifest = json.loads((self.path(step) / MANIFEST).read_text())
-                stages = manifest["config"]["training"]["stages"][: manifest["stage"] + 1]
-                if step == sum(stage["steps"] for stage in stages):
-                    ends[str(manifest["stage_name"])] = step
+                name, index = str(manifest["stage_name"]), int(manifest["stage"])
+                lengths = [int(stage["steps"]) for stage in manifest["config"]["training"]["stages"]]
+                found[f"{name}:{step - sum(lengths[:index])}"] = step
+                if step == sum(lengths[: index + 1]):
+                    found[name] = step
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged: `newest` and `at_step` say so where it matters
-        return ends
+        return found
 
     def config(self) -> dict[str, Any] | None:
         """The run's config as JSON, of the newest checkpoint; None if none was ever completed."""
@@ -226,22 +232,24 @@ def load_variables(
 
     Args:
         workdir: The run's workdir.
-        stage: Name of a stage: the checkpoint that it ended with, in place of the newest.
+        stage: In place of the newest: "STAGE", the checkpoint that this stage ended with, or "STAGE:STEP",
+            the one after so many of its steps.
 
     Returns:
         (variables as nested dicts of numpy arrays, step, stage index, config of the run as JSON).
 
     Raises:
-        UserError: No checkpoint there, or all are damaged; no checkpoint of the end of `stage`.
+        UserError: No checkpoint there, or all are damaged; none that is called `stage`.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     if stage is None:
         progress = checkpoints.newest()
     else:
-        ends = checkpoints.stage_ends()
-        if stage not in ends:
-            raise UserError(f"{workdir}: holds no end of a stage '{stage}'; {suggest(stage, ends)}")
-        progress = checkpoints.at_step(ends[stage])
+        named = checkpoints.named()
+        if stage not in named:
+            what = "checkpoint" if ":" in stage else "end of a stage"
+            raise UserError(f"{workdir}: holds no {what} '{stage}'; {suggest(stage, named)}")
+        progress = checkpoints.at_step(named[stage])
     if progress is None:
         raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
     path = checkpoints.path(progress.step)

@@ -11,18 +11,27 @@ from dynpix_jax.weights import read_weights
 
 
 def initial_variables(init_from: str) -> Variables | None:
-    """Variables of `config.training.init_from`: None for "", a workdir's newest, or those of a weights file.
+    """Variables of `config.training.init_from`: those of a weights file or of a run; None for "".
 
-    They go through `System.adapt` of the first stage, which copies what matches by path.
+    A run is named by its workdir: "DIR" is its newest checkpoint, "DIR@STAGE" what a stage ended with,
+    "DIR@STAGE:STEP" the checkpoint after so many steps of the stage. The variables go through `System.adapt`
+    of the first stage, which copies what matches by path.
 
     Raises:
-        UserError: No such file or directory, no checkpoint in it, or not a readable weights file.
+        UserError: No such file or directory, no such checkpoint in it, or not a readable weights file.
     """
     if not init_from:
         return None
-    path = Path(init_from).expanduser()
+    name, at, stage = init_from.rpartition("@")
+    if not at or Path(init_from).expanduser().exists():  # an @ of its own
+        name, at, stage = init_from, "", ""
+    path = Path(name).expanduser()
     if path.is_dir():
-        return load_variables(path)[0]
+        return load_variables(path, stage if at else None)[0]
     if not path.is_file():
-        raise UserError(f"config.training.init_from: {init_from}: no such weights file or workdir")
+        raise UserError(f"config.training.init_from: {name}: no such weights file or workdir")
+    if at:
+        raise UserError(
+            f"config.training.init_from: {init_from}: {name} is a file, of which no stage is known"
+        )
     return read_weights(path)

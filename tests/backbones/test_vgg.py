@@ -71,6 +71,19 @@ def test_the_layers_by_hand():
     np.testing.assert_allclose(after[0], alive, rtol=1e-4, atol=1e-4)
 
 
+def test_the_feature_of_fc7_is_after_its_relu_and_dropout():
+    """As in all released networks, whatever is taken of the convolutions below."""
+    config = VGGConfig(width=2, fc_features=32, tap="conv", dropout=0.5)
+    network, image = VGG(config, taps=("conv1_2", "fc7")), np.ones((1, 8, 8, 3), np.float32)
+    shapes, _ = shapes_of(network, (8, 8))
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
+    found = network.apply({"params": values}, image)
+    assert found["conv1_2"].min() < 0 == found["fc7"].min()
+    trained = network.apply({"params": values}, image, train=True, rngs={"dropout": jax.random.key(0)})
+    assert (trained["fc7"] == 0).mean() > (found["fc7"] == 0).mean()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,6 +13,8 @@ from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.reproduce import Options, Plan, select
+from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.papers.perspective.config import CITYSCAPES_EDGES, NYU_EDGES
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
@@ -64,10 +66,65 @@ def test_every_variant_is_built(name, arg):
     assert str(loops[-1]) == (arg.split("loops=")[1][0] if "loops" in arg else "0")
     last = systems[-1].config
     if len(systems) > 1 and training.stages[-1].name == "finetune":
-        assert (last.depth, last.loss.segmentation[-1]) == (None, 1)
+        assert last.depth is None
         assert last.loss.depth_class == 0 or "pred_depth" not in last.signals
     # What the stages end with is what the config says.
     assert systems[-1].config.pooling == papers.build(config.model).config.pooling
+
+
+def weights_of_loops(arg: str) -> list[tuple[float, ...]]:
+    """Lambda_s of the feed-forward pass and each loop, in each stage."""
+    models = [stage.model for stage in read_run(load("nyuv2", arg)).training.stages]
+    given = [(model.loss.segmentation, model.loops) for model in models]
+    return [(*weights, *weights[-1:] * loops)[: loops + 1] for weights, loops in given]
+
+
+def test_the_last_stage_keeps_the_losses_of_all_loops():
+    """Section 4: the depth's alone are dropped; one lambda_s. Or the weights of the released scripts."""
+    stages = [(1,), (1,), (1, 1), (1, 1, 1), (1, 1, 1)]
+    assert weights_of_loops("variant=pred_depth,loops=2") == stages
+    nyu = [(1,), (1,), (1, 5), (1, 5, 5), (1, 5, 5)]
+    assert weights_of_loops("variant=pred_depth,loops=2,loop_loss=nyuv2") == nyu
+    cityscapes = [(1,), (1,), (0.5, 1), (0.1, 0.5, 1), (0, 0.1, 0.5, 1), (0, 0.1, 0.5, 1)]
+    assert weights_of_loops("variant=attention,loops=3,loop_loss=cityscapes") == cityscapes
+
+
+def test_nyuv2_and_sun_rgbd_read_the_filled_depth():
+    """Footnote 3; the other depth by --set."""
+    for name in ("nyuv2", "sunrgbd"):
+        for variant in ("gt_depth", "pred_depth"):
+            spec = f"{FOLDER / name}.py:variant={variant}"
+            data = read_run(spec).data
+            assert data.train.source.options.depth == data.eval.source.options.depth == "filled"
+            changed = read_run(spec, ["data.train.source.depth=raw"]).data
+            assert changed.train.source.options.depth == "raw"
+        with pytest.raises(UserError, match=r"nothing reads 'filled': .*'depth'"):
+            read_run(f"{FOLDER / name}.py", ["data.train.source.depth=filled"])
+
+
+def test_rows_of_cityscapes_follow_the_supplements_order(monkeypatch):
+    """Each from the one before, but attention; loops go on from before the depth's losses are dropped."""
+    monkeypatch.chdir(FOLDER.parents[1])
+    tables = read_tables("perspective")
+    plan = Plan(tables.all, Options(Path("runs")))
+    (rows,) = (rows for table, rows in select(tables, ["Supplement, table 1"], ()))
+    table = next(table for table in tables.all if rows[0] in table.rows)
+    steps = [step for step in plan.steps([(table, row) for row in rows]) if step.out is None]
+    assert [step.workdir.name for step in steps] == [
+        "variant_baseline",
+        "variant_average_tied_True",
+        "variant_gt_depth_tied_True",
+        "variant_gt_depth",
+        "variant_attention",
+        "variant_pred_depth",
+    ]
+    before = [step.after and steps.index(next(s for s in steps if s.workdir == step.after)) for step in steps]
+    assert before == [None, 0, 1, 2, 0, 3]
+    looped = plan.steps(
+        [(one, row) for one, rows in select(tables, ["Table 2/nyuv2"], ["loop2"]) for row in rows]
+    )
+    specs = [step.spec.rpartition("/")[2] for step in looped if step.out is None]
+    assert specs[-2:] == ["variant_pred_depth@gating", "variant_pred_depth_loops_1@loop_1"]
 
 
 def test_other_data_sets():
@@ -139,6 +196,8 @@ def test_scenes_train_equally_long():
         ("nyuv2", "variant=average,gate=argmax", "variant=average does not read it"),
         ("nyuv2", "variant=average,pooling=multiscale,loops=1", "has no loops"),
         ("nyuv2", "loops=-1", "loops=-1"),
+        ("nyuv2", "loop_loss=nyuv2", "no loop without loops=1"),
+        ("sevenscenes", "loops=1,loop_loss=nyuv2", "7-Scenes has no classes"),
         ("nyuv2", "variant=attention,blur=2", "variant=attention does not read it"),
         ("nyuv2", "variant=pred_depth,blur=2", "no depth to smooth without regression=True"),
         ("nyuv2", "variant=pred_depth,regression=True,blur=-1", "blur=-1"),

@@ -12,6 +12,9 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.trees import match_first
+from dynpix_jax.evaluation.reproduce import Options, Plan, select
+from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from tests.configs.test_configs import RandomElements, source_spec, variables_of
@@ -95,6 +98,8 @@ def test_lengths_are_the_papers():
     assert steps("pascal_context:budget=gpu") == [80 * 999, 8 * 999, 8 * 999]
     assert steps("bsds500:budget=gpu") == [28800, 9600, 9600]
     assert steps("pascal_context:budget=gpu,train_scales=multi,continue_from=runs/x") == [8 * 999] * 3
+    # With one image a step, an epoch is as many steps as there are images.
+    assert steps("pascal_context:budget=gpu,images=1") == [80 * 4998, 8 * 4998, 8 * 4998]
     assert load("bsds500:budget=gpu").data.train.source.consensus == 3.0
     assert load("voc2012:sbd=somewhere").data.train.source.to_dict() == {
         **dict(name="voc2012", root="data/VOCdevkit", split="trainaug", sbd="somewhere")
@@ -103,6 +108,56 @@ def test_lengths_are_the_papers():
     packed = load("voc2012:packed,split=trainval").data
     assert (packed.train.source.name, packed.train.source.split) == ("packed", "trainaug")
     assert (packed.eval.source.name, packed.eval.source.split) == ("packed", "trainval")
+
+
+def test_rows_of_several_sizes_go_on_from_before_the_first_lower_rate(monkeypatch):
+    """Right before the rate is first reduced: what the stage at the first rate ended with (section 4.1)."""
+    monkeypatch.chdir(FOLDER.parents[1])
+    tables = read_tables("pixelnet")
+    plan = Plan(tables.all, Options(Path("runs"), "budget=gpu"))
+    found = {}
+    for table, rows in select(tables, ["Table 3", "Section 4.1"], ["conv7 (0.5-*", "ours"]):
+        for row in rows:
+            step = [step for step in plan.steps([(table, row)]) if step.out is None][-1]
+            run = read_run(step.spec)
+            found[table.source, row.network] = run.training.init_from.rpartition("/")[2]
+            assert [stage.steps for stage in run.training.stages] == [run.training.stages[0].steps] * 3
+    assert found == {
+        ("pascal_context", "conv7 (0.5-1.0)"): "classes_33_conv7@train",
+        ("pascal_context", "conv7 (0.5-0.25,0.5,1.0)"): "classes_33_conv7@train",
+        ("voc2012", "ours"): "conv7@train",
+    }
+    half = read_run(f"{FOLDER}/pascal_context.py:conv7,budget=gpu").training.stages
+    assert [(stage.name, stage.learning_rate) for stage in half][:2] == [("train", 1e-3), ("lower", 1e-4)]
+
+
+def test_normals_see_conv7():
+    """As released: table 5's network samples it, without dropout."""
+    for budget in ("cpu", "gpu"):
+        model = load(f"nyuv2_normals:task=normals,budget={budget}").model
+        assert model.hypercolumn.layers[-1] == "fc7"
+        assert model.backbone.dropout == 0.0
+    assert "fc7" not in load("nyuv2_normals:conv7=False").model.hypercolumn.layers
+    assert "fc7" not in load("nyuv2_normals:task=depth").model.hypercolumn.layers
+
+
+def test_biases_and_the_boundaries_mlp_learn_faster():
+    """Caffe's multipliers as released: 1 and 2; 10 and 20 in the MLP of boundaries."""
+    expected = {
+        "bsds500": {"mlp1/kernel": 10, "mlp3/bias": 20, "backbone/conv1_1/bias": 2, "backbone/fc7/kernel": 1},
+        "voc2012": {"mlp1/kernel": 1, "mlp3/bias": 2, "backbone/conv1_1/bias": 2, "backbone/fc7/kernel": 1},
+    }
+    for name, leaves in expected.items():
+        for stage in read_run(load(f"{name}:conv7,budget=gpu")).training.stages:
+            assert {leaf: match_first(stage.multipliers, leaf) for leaf in leaves} == leaves
+
+
+def test_the_papers_budget_takes_the_papers_weights():
+    """Its rates are for Caffe's weights, whose activations are larger than torchvision's."""
+    for budget, kind, file in (("gpu", "caffe", "vgg16_caffe"), ("cpu", "torch", "vgg16")):
+        config = load(f"pascal_context:budget={budget}")
+        assert config.model.backbone.preprocessing == kind
+        assert config.training.init_from == f"weights/{file}.safetensors"
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,10 @@ def test_extracted_folders(tmp_path: Path) -> None:
         assert element["image"].shape == (425, 560, 3)
         assert element["depth"][3, 3] == np.float32(2.345)
         np.testing.assert_allclose(element["normals"][200, 300], [0, 0, -1], atol=1e-5)
+    (tmp_path / "depth_filled").mkdir()
+    cv2.imwrite(str(tmp_path / "depth_filled" / "img_5001.png"), np.full((425, 560), 3000, np.uint16))
+    depths = [build(tmp_path, fields=("depth",), depth=kind)[0]["depth"][3, 3] for kind in ("raw", "filled")]
+    assert depths == [np.float32(2.345), 3]
     labels[5, 5] = 41
     cv2.imwrite(str(tmp_path / "labels" / "img_5001.png"), labels)
     with pytest.raises(UserError, match=r"img_5001\.png has the id 41; expected 0 \(unlabelled\) to 40"):

@@ -18,6 +18,7 @@ import pytest
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
+from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.loop import Result, train
 from dynpix_jax.training.writers import Writer
 from tests.training import toy
@@ -255,6 +256,28 @@ def test_load_variables_of_a_stages_end(whole: Path) -> None:
     assert_same(load_variables(whole, stage="deep")[0], load_variables(whole)[0])
     with pytest.raises(UserError, match=r"no end of a stage 'bas'; did you mean 'base'"):
         load_variables(whole, stage="bas")
+
+
+def test_training_starts_from_a_stage_of_a_run_or_one_of_its_steps(whole: Path, tmp_path: Path) -> None:
+    """`continue_from=DIR@STAGE` and `DIR@STAGE:STEP`; the second stage has steps 6 to 11 of the run."""
+    assert_same(initial_variables(f"{whole}@base"), load_variables(whole, "base")[0])
+    assert_same(initial_variables(f"{whole}@deep:5"), initial_variables(str(whole)))
+    assert_same(initial_variables(f"{whole}@deep:4"), load_variables(whole, "deep:4")[0])
+    assert load_variables(whole, "deep:4")[1:3] == (10, 1)
+    with pytest.raises(
+        UserError, match=r"holds no checkpoint 'deep:3'; did you mean 'deep:\d'\? valid: .*base"
+    ):
+        initial_variables(f"{whole}@deep:3")
+    with pytest.raises(UserError, match=r"holds no end of a stage 'deeper'; did you mean 'deep'"):
+        initial_variables(f"{whole}@deeper")
+    with pytest.raises(UserError, match=r"init_from: .*/gone: no such weights file or workdir"):
+        initial_variables(f"{tmp_path}/gone@base")
+    (tmp_path / "w.npz").touch()
+    with pytest.raises(UserError, match=r"w\.npz is a file, of which no stage is known"):
+        initial_variables(f"{tmp_path}/w.npz@base")
+    (tmp_path / "a@b").symlink_to(whole)
+    assert_same(initial_variables(f"{tmp_path}/a@b"), initial_variables(str(whole)))
+    assert_same(initial_variables(f"{tmp_path}/a@b@base"), initial_variables(f"{whole}@base"))
 
 
 def test_a_stage_that_has_not_ended(tmp_path: Path) -> None:
