@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -40,21 +41,24 @@ SOFTENING = 0.2
 """Softens the inverse cosine's gradient, as released: -1 / (0.2 + sqrt(1 - t^2)) in place of
 -1 / sqrt(1 - t^2), which is infinite where prediction and truth agree."""
 
+STEEPEST = 1e3
+"""Greatest slope without softening; within .06 degrees of the truth it is less than the exact one."""
 
-@jax.custom_jvp
-def soft_arccos(cosine: Array) -> Array:
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def soft_arccos(cosine: Array, softening: float = SOFTENING) -> Array:
     """Inverse cosine in radians of values in [-1, 1] (others count as the nearer end).
 
-    Its gradient is finite everywhere: see `SOFTENING`.
+    Its gradient is finite everywhere: see `SOFTENING` and `STEEPEST`.
     """
     return jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
 
 
 @soft_arccos.defjvp
-def _soft_arccos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _soft_arccos_jvp(softening: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (cosine,), (tangent,) = primals, tangents
     sine = jnp.sqrt(jnp.maximum(1.0 - jax.lax.stop_gradient(cosine) ** 2, 0.0))
-    return soft_arccos(cosine), -tangent / (SOFTENING + sine)
+    return soft_arccos(cosine, softening), -tangent / jnp.maximum(softening + sine, 1 / STEEPEST)
 
 
 def unit(vectors: Array, epsilon: float = 1e-5) -> Array:
@@ -75,6 +79,7 @@ def angular_loss(
     cosine: float = 1.0,
     arccos: float = 4.0,
     l1: float = 0.0,
+    softening: float = SOFTENING,
 ) -> Array:
     """Eq. 10 plus the weight of the cosine, so that the best is 0: a mean over labelled pixels.
 
@@ -85,6 +90,7 @@ def angular_loss(
         cosine: Weight of the first term.
         arccos: Weight of the second term, the paper's lambda.
         l1: Weight of the mean absolute difference of components.
+        softening: Of the inverse cosine's gradient.
 
     Returns:
         Scalar, cosine x (1 - n.n') + arccos x angle in radians + l1 x mean |n - n'|.
@@ -92,7 +98,7 @@ def angular_loss(
     counted = directed(target, valid)
     found, target = unit(logits), jnp.where(counted[..., None], target, 0.0)
     dot = (found * target).sum(-1)
-    cost = cosine * (1.0 - dot) + arccos * soft_arccos(dot) + l1 * jnp.abs(found - target).mean(-1)
+    cost = cosine * (1.0 - dot) + arccos * soft_arccos(dot, softening) + l1 * jnp.abs(found - target).mean(-1)
     return jnp.where(counted, cost, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
@@ -120,11 +126,14 @@ class Normals(PixelTask):
         cosine: Weight of the cosine in the loss; 1 in PAG, 0 in ASTMT.
         arccos: Weight of the angle; 4 in PAG, 0 in ASTMT.
         l1: Weight of the absolute difference; 0 in PAG, 1 in ASTMT.
+        softening: Added to the sine that the inverse cosine's gradient is divided by: .2 as released, so that
+            the pull vanishes with the angle; with 0 it is the same at every angle, as figure 4 of PAG has it.
     """
 
     cosine: float = 1.0
     arccos: float = 4.0
     l1: float = 0.0
+    softening: float = SOFTENING
 
     name: ClassVar[str] = NAME
     known_scores: ClassVar[tuple[Score, ...]] = SCORES
@@ -132,16 +141,28 @@ class Normals(PixelTask):
     pictures: ClassVar[str] = "normals"
 
     def __post_init__(self) -> None:
-        for name in ("cosine", "arccos", "l1"):
+        for name in ("cosine", "arccos", "l1", "softening"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that nothing reads, and why."""
+        return {} if self.arccos else {"softening": "it is of the angle; set arccos"}
 
     @property
     def channels(self) -> int:
         return 3
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
-        return angular_loss(logits, target, valid, cosine=self.cosine, arccos=self.arccos, l1=self.l1)
+        return angular_loss(
+            logits,
+            target,
+            valid,
+            cosine=self.cosine,
+            arccos=self.arccos,
+            l1=self.l1,
+            softening=self.softening,
+        )
 
     def decode(self, logits: Array) -> Array:
         """(B, H, W, 3) logits -> unit vectors; where the logits are 0, the one that faces the camera."""

@@ -42,6 +42,24 @@ def test_soft_arccos_has_the_released_gradient_everywhere():
     np.testing.assert_allclose(np.asarray(gradient)[3], -1 / (0.2 + 0.8), rtol=1e-5)
 
 
+def test_without_softening_the_angle_pulls_alike_everywhere():
+    """Figure 4: the slope over the angle is lambda, also next to 0, where the softened one vanishes."""
+    degrees = np.array([0.5, 5.0, 60.0])
+    target = np.array([0.0, 0.0, -1.0], np.float32).reshape(1, 1, 1, 3)
+
+    def slope(task: Normals) -> list[float]:
+        def loss(angle):
+            logits = 9.0 * jnp.stack([jnp.sin(angle), jnp.zeros(()), -jnp.cos(angle)])
+            return task.loss(logits.reshape(1, 1, 1, 3), target, np.array([True]))
+
+        return jax.jit(jax.vmap(jax.grad(loss)))(np.deg2rad(degrees))
+
+    np.testing.assert_allclose(slope(Normals(cosine=0.0, softening=0.0)), 4.0, rtol=1e-3)
+    sine = np.sin(np.deg2rad(degrees))
+    np.testing.assert_allclose(slope(Normals(cosine=0.0)), 4 * sine / (0.2 + sine), rtol=0.02)
+    assert np.isfinite(jax.grad(soft_arccos)(1.0, 0.0))
+
+
 def test_loss_is_equation_10():
     degrees = np.array([[[10.0, 60.0], [120.0, 0.0]]])
     target, predicted = turned(degrees, np.random.default_rng(1))
