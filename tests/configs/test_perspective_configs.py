@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -13,7 +14,6 @@ from dynpix_jax import papers
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.evaluation.reproduce import Options, Plan, select
 from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.papers.perspective.config import CITYSCAPES_EDGES, NYU_EDGES
 from dynpix_jax.run_config import read_run
@@ -102,29 +102,19 @@ def test_nyuv2_and_sun_rgbd_read_the_filled_depth():
             read_run(f"{FOLDER / name}.py", ["data.train.source.depth=filled"])
 
 
-def test_rows_of_cityscapes_follow_the_supplements_order(monkeypatch):
+def test_rows_of_cityscapes_follow_the_supplements_order():
     """Each from the one before, but attention; loops go on from before the depth's losses are dropped."""
-    monkeypatch.chdir(FOLDER.parents[1])
-    tables = read_tables("perspective")
-    plan = Plan(tables.all, Options(Path("runs")))
-    (rows,) = (rows for table, rows in select(tables, ["Supplement, table 1"], ()))
-    table = next(table for table in tables.all if rows[0] in table.rows)
-    steps = [step for step in plan.steps([(table, row) for row in rows]) if step.out is None]
-    assert [step.workdir.name for step in steps] == [
-        "variant_baseline",
-        "variant_average_tied_True",
-        "variant_gt_depth_tied_True",
-        "variant_gt_depth",
-        "variant_attention",
-        "variant_pred_depth",
-    ]
-    before = [step.after and steps.index(next(s for s in steps if s.workdir == step.after)) for step in steps]
-    assert before == [None, 0, 1, 2, 0, 3]
-    looped = plan.steps(
-        [(one, row) for one, rows in select(tables, ["Table 2/nyuv2"], ["loop2"]) for row in rows]
-    )
-    specs = [step.spec.rpartition("/")[2] for step in looped if step.out is None]
-    assert specs[-2:] == ["variant_pred_depth@gating", "variant_pred_depth_loops_1@loop_1"]
+    found = {}
+    for table in read_tables("perspective").tables:
+        if table.source in ("cityscapes", "nyuv2") and table.number != "Table 1":
+            found |= {(table.source, row.argument): row.after for row in table.rows}
+    order = ["baseline", "average,tied=True", "gt_depth,tied=True", "gt_depth", "pred_depth"]
+    for before, after in itertools.pairwise(order):
+        assert found["cityscapes", f"variant={after}"] == f"variant={before}"
+    assert found["cityscapes", "variant=attention"] == "variant=baseline"
+    for source in ("cityscapes", "nyuv2"):
+        assert found[source, "variant=pred_depth,loops=1"] == "variant=pred_depth@gating"
+        assert found[source, "variant=pred_depth,loops=2"] == "variant=pred_depth,loops=1@loop_1"
 
 
 def test_other_data_sets():

@@ -62,7 +62,7 @@ def test_what_a_file_holds(tmp_path):
 def test_all_papers_are_read():
     assert PAPERS == ("anytime", "astmt", "mdeq", "pag", "perspective", "pixelnet")
     counts = {paper: sum(len(table.rows) for table in read_tables(paper).tables) for paper in PAPERS}
-    assert counts == {"anytime": 38, "astmt": 34, "mdeq": 54, "pag": 101, "perspective": 52, "pixelnet": 34}
+    assert counts == {"anytime": 38, "astmt": 34, "mdeq": 54, "pag": 101, "perspective": 52, "pixelnet": 35}
 
 
 @pytest.mark.parametrize(
