@@ -1,11 +1,13 @@
 """PixelNet's table 4 on this machine: sparse sampling against dense hypercolumns.
 
-A training step (loss, gradients, SGD with momentum) on one 224 x 224 image with 21 classes and hypercolumns
-of conv1_2, conv3_3 and conv5_3, the MLP of 1 to 3 layers:
+A training step (loss, gradients, SGD with momentum) on one 224 x 224 image with 21 classes; its 12 rows are
+those of the table in papers/pixelnet/tables.toml. Of each kind, with the layers and the MLP that the row has:
 
-- dense: hypercolumns at all 50,176 pixels, the MLP and the loss at all of them, as an FCN;
-- dense, sampled: hypercolumns at all pixels, of which 2,000 go through the MLP;
-- ours: hypercolumns at 2,000 pixels alone; also with conv-7.
+- fcn: one layer on each feature map at its own size, whose scores are upsampled and summed (Long et al., with
+  bilinear interpolation in one step, and pool3 and pool4 in FCN-8s);
+- dense: hypercolumns at all 50,176 pixels, the MLP and the loss at all of them;
+- sampled: hypercolumns at all pixels, of which 2,000 go through the MLP;
+- ours: hypercolumns at 2,000 pixels alone.
 
 Memory is what the compiled program needs (XLA's analysis: arguments, results and the largest sum of
 temporaries; donated state counts once), size that of the parameters in float32, speed the updates per second,
@@ -13,8 +15,8 @@ the median of `--runs`. Before it a dense prediction of a 500 x 375 image at the
 with `--runs`, seconds. `--small` does a little of each in seconds: a test of this program.
 
 The paper's numbers, Caffe on a Titan X, stand beside. It prints 1,056 and 5,152 dimensions where these layers
-have 832 and 4,928; its model sizes are those of the latter. Its dense rows hold the kernels of deconvolution
-layers besides, ours interpolate.
+have 832 and 4,928; its model sizes are those of the latter. Its dense and fcn rows hold the kernels of
+deconvolution layers besides, ours interpolate.
 
 example:
   dynpix bench pixelnet-sampling --runs 2 --rows "dense, fc-3" "ours, fc-3"
@@ -33,18 +35,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from dynpix_jax import papers
 from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array, Params
+from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.evaluation.timing import interleaved_medians
 from dynpix_jax.flops import variable_shapes
 from dynpix_jax.papers.pixelnet.sampling import hypercolumns
 from dynpix_jax.papers.pixelnet.system import PixelNet, at_points
 
-LAYERS = ("conv1_2", "conv3_3", "conv5_3")
 CLASSES = 21
+POOLED = ("conv3_3", "conv4_3")
+"""Layers that FCN-8s reads behind their pooling."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +58,29 @@ class Row:
 
     Attributes:
         label: Label of the row.
-        kind: "dense", "dense_sampled" or "ours".
+        kind: "fcn", "dense", "sampled" or "ours".
+        taps: Layers of the hypercolumn.
         layers: Layers of the MLP.
         paper: Its memory and size in MB, and updates a second.
-        conv7: Whether the hypercolumn has conv-7, too.
     """
 
     label: str
     kind: str
+    taps: tuple[str, ...]
     layers: int
-    paper: tuple[float, float, float]
-    conv7: bool = False
+    paper: tuple[float, ...]
 
 
-ROWS = (
-    Row("dense, fc-1", "dense", 1, (2267, 1150, 6.5)),
-    Row("dense, fc-2", "dense", 2, (3066, 1165, 4.2)),
-    Row("dense, fc-3", "dense", 3, (3914, 1232, 1.4)),
-    Row("dense, sampled, fc-1", "dense_sampled", 1, (2092, 1150, 5.5)),
-    Row("dense, sampled, fc-2", "dense_sampled", 2, (2138, 1165, 5.4)),
-    Row("dense, sampled, fc-3", "dense_sampled", 3, (2234, 1232, 5.1)),
-    Row("ours, fc-1", "ours", 1, (322, 60, 43.3)),
-    Row("ours, fc-2", "ours", 2, (368, 74, 38.7)),
-    Row("ours, fc-3", "ours", 3, (465, 144, 24.5)),
-    Row("ours with conv-7, fc-3", "ours", 3, (1024, 686, 8.8), conv7=True),
-)
+def read_rows() -> tuple[Row, ...]:
+    """The rows of the paper's table."""
+    program = "dynpix bench pixelnet-sampling"
+    (table,) = (one for one in read_tables("pixelnet").benchmarks if one.program == program)
+    rows = []
+    for cells in table.rows:
+        row: dict[str, Any] = dict(zip(table.columns, cells, strict=True))
+        paper = tuple(row[name] for name in ("memory, MB", "size, MB", "updates/s"))
+        rows.append(Row(row["network"], row["kind"], tuple(row["layers"].split("+")), int(row["fc"]), paper))
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def make_system(row: Row, case: Case) -> PixelNet:
             task="segmentation",
             task_options=dict(classes=CLASSES),
             backbone=dict(width=case.vgg_width, fc_features=64 * case.vgg_width),
-            hypercolumn=dict(layers=(*LAYERS, "fc7") if row.conv7 else LAYERS),
+            hypercolumn=dict(layers=row.taps),
             mlp=dict(hidden=(case.width,) * (row.layers - 1)),
             sampling=dict(pixels=case.pixels),
         )
@@ -137,6 +140,21 @@ def make_system(row: Row, case: Case) -> PixelNet:
 
 def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], Array], Array]:
     """(params, batch, key) -> the loss of a training step."""
+
+    def fcn(params: Params, batch: dict[str, Array], key: Array) -> Array:
+        target = batch["segmentation"]
+        maps: Any = system.network.apply({"params": params}, batch["image"], method="maps")
+        layer, scores, strides = params["mlp1"], [], []
+        first = 0
+        for info, features in zip(infos(system), maps, strict=True):
+            pooled = info.name in POOLED
+            x = nn.max_pool(features, (2, 2), (2, 2)) if pooled else features
+            scores.append(x @ layer["kernel"][0, 0, first : first + info.channels])
+            strides.append(info.stride * (2 if pooled else 1))
+            first += info.channels
+        upsampled = hypercolumns(scores, strides=strides, size=(target.shape[1], target.shape[2]))
+        logits = upsampled.reshape(*target.shape, len(scores), CLASSES).sum(-2) + layer["bias"]
+        return system.task.loss(logits, target, batch["valid"])
 
     def dense(params: Params, batch: dict[str, Array], key: Array) -> Array:
         points_key, dropout = jax.random.split(key)
@@ -157,7 +175,7 @@ def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], 
         rngs = {"points": points, "dropout": dropout}
         return system.loss({"params": params}, batch, rngs=rngs, controls={})[0]
 
-    return sparse if kind == "ours" else dense
+    return {"fcn": fcn, "ours": sparse}.get(kind, dense)
 
 
 def infos(system: PixelNet) -> list[Stage]:
@@ -211,7 +229,7 @@ def measure(row: Row, case: Case, runs: int) -> Result:
     return Result(
         row.label,
         sum(info.channels for info in infos(system)),
-        case.pixels if row.kind != "dense" else case.size[0] * case.size[1],
+        case.pixels if row.kind in ("sampled", "ours") else case.size[0] * case.size[1],
         program_memory(compiled),
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)),
         updates,
@@ -220,7 +238,7 @@ def measure(row: Row, case: Case, runs: int) -> Result:
 
 def measure_prediction(case: Case, size: tuple[int, int], runs: int) -> tuple[int, float | None]:
     """(bytes, seconds or None) of a dense prediction with fc-3, at the default chunk."""
-    system = make_system(ROWS[8], case)
+    system = make_system(next(row for row in read_rows() if row.label == "ours, fc-3"), case)
     images = jnp.zeros((1, *size, 3), jnp.uint8)
     shapes = variable_shapes(system)
 
@@ -258,7 +276,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: No such row.
     """
     case = Case((32, 48), 50, 24, 4) if args.small else Case(width=args.width)
-    rows = [row for row in ROWS if not args.rows or any(part in row.label for part in args.rows)]
+    rows = [row for row in read_rows() if not args.rows or any(part in row.label for part in args.rows)]
     if not rows:
         raise UserError(f"--rows: no row holds any of {', '.join(args.rows)}")
 

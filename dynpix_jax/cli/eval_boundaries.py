@@ -16,15 +16,17 @@ from rich.progress import Progress
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
-from dynpix_jax.evaluation.boundary import MAX_DIST, BoundaryScores, evaluate_boundaries
+from dynpix_jax.evaluation.boundary import MAX_DIST, BoundaryScores, evaluate_boundaries, read_curve
 from dynpix_jax.visualization.curves import plot_pr_curve
 
 _EXAMPLE = """\
 example:
   dynpix eval-boundaries --pred maps --gt BSDS500/data/groundTruth/val --curve pr.png
+  dynpix eval-boundaries --curve pr.png --beside runs/a/eval.json HED=hed/eval_bdry_thr.txt --human
 
 Every NAME.png (grey) of --pred is scored against NAME.mat of --gt: ODS, OIS and AP as the BSDS500 benchmark
 defines them. Non-maximum suppression comes first, unless --no-nms says that the maps are thin already.
+--beside draws curves that were measured before into the same picture, without --pred those alone.
 """
 
 
@@ -37,8 +39,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--pred", required=True, type=Path, metavar="DIR", help="the maps: NAME.png")
-    parser.add_argument("--gt", required=True, type=Path, metavar="DIR", help="the ground truth: NAME.mat")
+    parser.add_argument("--pred", type=Path, metavar="DIR", help="the maps: NAME.png")
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="the ground truth: NAME.mat")
     parser.add_argument("--thresholds", type=int, default=99, metavar="N", help="how many (default: 99)")
     parser.add_argument("--no-nms", action="store_true", help="the maps are thin already")
     parser.add_argument("--no-smooth", action="store_true", help="do not smooth the maps before suppression")
@@ -51,12 +53,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU core)")
     parser.add_argument("--curve", type=Path, metavar="FILE.png", help="draw the precision-recall curve")
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="[LABEL=]FILE",
+        help="curves to draw beside it: the benchmark's eval_bdry_thr.txt, an eval.json, what --json printed",
+    )
+    parser.add_argument("--human", action="store_true", help="draw BSDS500's annotators, too")
     parser.add_argument("--json", action="store_true", help="print all scores, also per image, as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates and prints; returns 0."""
+    """Evaluates and prints, draws the curves; returns 0."""
+    _check_options(args)
+    curves = dict(_beside(text) for text in args.beside)
+    if args.pred is not None:
+        scores = _score(args)
+        curves = {(args.pred.resolve().name if curves else ""): scores} | curves
+        print(json.dumps(scores.to_dict(), indent=2) if args.json else _describe(scores))
+    if args.curve is not None:
+        plot_pr_curve(curves, args.curve, human=args.human)
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if (args.beside or args.human) and args.curve is None:
+        raise UserError(f"{'--beside' if args.beside else '--human'} draws into the picture of --curve FILE")
+    if args.pred is None and (args.json or not args.beside):
+        raise UserError("--pred DIR is missing: the maps to score")
+    if (args.pred is None) != (args.gt is None):
+        raise UserError("--pred and --gt: one without the other")
     if args.thresholds < 1:
         raise UserError(f"--thresholds {args.thresholds}: expected at least 1")
     if not 0 < args.max_dist <= 1 or not math.isfinite(args.max_dist):
@@ -65,13 +93,27 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected at least 1")
+
+
+def _beside(text: str) -> tuple[str, BoundaryScores]:
+    """Label and curve of "LABEL=FILE", or of "FILE", whose label is its name or that of its folder."""
+    label, separator, file = text.partition("=")
+    if not separator or Path(text).exists():
+        label, file = "", text
+    path = Path(file)
+    named = path.resolve().parent.name if path.stem in ("eval", "eval_bdry_thr") else path.stem
+    return label or named, read_curve(path)
+
+
+def _score(args: argparse.Namespace) -> BoundaryScores:
+    """The scores of the maps of --pred."""
     pairs = find_pairs(args.pred, args.gt)
     # Every file is read once before the work starts: a broken one shows at once, not after minutes.
     for prediction, truth in pairs.values():
         _check_pair(prediction, truth)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("images", total=len(pairs))
-        scores = evaluate_boundaries(
+        return evaluate_boundaries(
             ((name, read_map(prediction)) for name, (prediction, _) in pairs.items()),
             _Annotators({name: truth for name, (_, truth) in pairs.items()}),
             thresholds=args.thresholds,
@@ -81,10 +123,6 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=lambda done, _: bar.update(task, completed=done),
         )
-    if args.curve is not None:
-        plot_pr_curve(scores, args.curve)
-    print(json.dumps(scores.to_dict(), indent=2) if args.json else _describe(scores))
-    return 0
 
 
 def find_pairs(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.evaluation.multitask import DELTA_M
-from dynpix_jax.evaluation.paper_tables import Row, Runs, Table, find_run, read_runs
+from dynpix_jax.evaluation.paper_tables import (
+    Benchmark,
+    ClassScores,
+    OthersRow,
+    Row,
+    Runs,
+    Table,
+    find_run,
+    read_runs,
+)
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
 
@@ -20,6 +30,7 @@ example:
   dynpix reproduce pag "Table 3/nyuv2" --workdir runs/pag    trains and evaluates rows
   dynpix tables pag --runs runs    beside the scores of every eval.json below runs/
 
+Rows of other authors say whose they are in place of a config: their scores are those that the paper prints.
 Trains nothing. Run it in the repository: --runs reads its configs to tell which run is which row's.
 """
 
@@ -43,33 +54,54 @@ def run(args: argparse.Namespace) -> int:
     paper = read_tables(args.paper)
     runs = None if args.runs is None else read_runs(args.runs)
     if args.json:
-        print(json.dumps([numbers(table, runs) for table in paper.tables], indent=2))
+        tables = [numbers(table, runs) for table in paper.tables]
+        print(json.dumps([*tables, *map(benchmark_numbers, paper.benchmarks)], indent=2))
         return 0
     for table in paper.tables:
-        print(f"{table.number}: {table.title}")
-        print_table(*cells(table, runs))
-        if table.note:
-            print(f"({table.note})")
-        print()
+        _print_titled(table, *cells(table, runs))
+        for scores in table.classes:
+            print(f"{scores.score} of each class:")
+            print_table(*class_cells(table, scores, runs))
+            print()
+    for benchmark in paper.benchmarks:
+        _print_titled(benchmark, *benchmark_cells(benchmark))
     for table in paper.comparisons:
         print(f"measured by this repository: {table.number}: {table.title}")
     return 0
 
 
+def _print_titled(table: Table | Benchmark, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    print(f"{table.number}: {table.title}")
+    print_table(heads, lines)
+    if table.note:
+        print(f"({table.note})")
+    print()
+
+
 def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
-    """A table for JSON; `measured` is present only with `runs`, null for a row without a run."""
+    """A table for JSON.
+
+    A row of other authors has them in `by`, and null as its config. `measured` is present only with `runs`,
+    null for a row without a run.
+    """
     rows = []
     for row in table.rows:
         entry: dict[str, Any] = {
             "network": row.network,
             "config": table.spec(row),
-            "paper": dict(zip(table.metrics, row.paper, strict=True)),
-            "paper_macs": row.macs,
+            "by": None,
+            **_paper_numbers(table, row),
         }
         if row.alternative:
             entry["alternative"] = row.alternative
         if row.counted is not None:
             entry["counted_macs"] = row.counted
+        if per_class := {
+            one.score: dict(zip(one.classes, one.networks[row.network], strict=True))
+            for one in table.classes
+            if row.network in one.networks
+        }:
+            entry["paper_per_class"] = per_class
         if table.has_delta:
             entry |= {"paper_delta_m": table.paper_delta(row), "printed_delta_m": row.printed}
         if runs is not None:
@@ -78,25 +110,84 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
             if table.has_delta:
                 entry["measured_delta_m"] = table.measured_delta(row, runs)
         rows.append(entry)
+    for other in table.others:
+        entry = {"network": other.network, "config": None, "by": other.by, **_paper_numbers(table, other)}
+        rows.append(entry if runs is None else entry | {"measured": None})
     return {"table": table.number, "title": table.title, "note": table.note, "rows": rows}
+
+
+def benchmark_numbers(table: Benchmark) -> dict[str, Any]:
+    """A table about cost for JSON: `command` is what measures a row."""
+    rows = []
+    for row in table.rows:
+        paper = dict(zip(table.columns[1:], row[1:], strict=True))
+        rows.append({"network": row[0], "command": _command(table, row), "paper": paper})
+    return {"table": table.number, "title": table.title, "note": table.note, "rows": rows}
+
+
+def _paper_numbers(table: Table, row: Row | OthersRow) -> dict[str, Any]:
+    """What the paper prints of a row."""
+    scores = zip((*table.metrics, *table.more), (*row.paper, *row.more), strict=True)
+    return {"paper": dict(scores), "paper_macs": row.macs}
 
 
 def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; a missing value is "-"."""
     labels = [score.label for score in table.scores]
     name = "MACs/2^30" if table.gibi else "MACs"
-    macs = [name] if any(row.macs is not None for row in table.rows) else []
-    macs += [f"{name} counted once"] if any(row.counted is not None for row in table.rows) else []
+    costs = [name] if any(row.macs is not None for row in table.rows) else []
+    costs += [f"{name} counted once"] if any(row.counted is not None for row in table.rows) else []
     delta = [DELTA_M.label] if table.has_delta else []
-    heads = ["network", *labels, *delta, *(["printed"] if delta else []), *macs]
+    heads = ["network", *labels, *delta, *(["printed"] if delta else []), *costs, *table.more]
     if runs is not None:
         heads += [*(f"{label} here" for label in (*labels, *delta)), f"{name} here", "measured on"]
     lines = []
     for row in table.rows:
         measured = [] if runs is None else _measured(table, row, runs)
-        costs = [macs_text(table, one) for one in (row.macs, row.counted)[: len(macs)]]
-        lines.append([row.network, *_printed(table, row), *costs, *measured, table.spec(row)])
+        macs = [macs_text(table, one) for one in (row.macs, row.counted)[: len(costs)]]
+        lines.append([row.network, *_printed(table, row), *macs, *_more(row), *measured, table.spec(row)])
+    for other in table.others:
+        values = [score_text(score, value) for score, value in zip(table.scores, other.paper, strict=True)]
+        macs = [macs_text(table, one) for one in (other.macs, None)[: len(costs)]]
+        missing = ["-"] * (0 if runs is None else len(table.metrics) + table.has_delta + 2)
+        unknown = ["-", "-"] if delta else []
+        lines.append([other.network, *values, *unknown, *macs, *_more(other), *missing, f"by {other.by}"])
     return [*heads, "config"], lines
+
+
+def class_cells(table: Table, scores: ClassScores, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of a score of each class: a line a class, a column a network, and one a run."""
+    columns = dict(scores.networks)
+    for row in table.rows if runs is not None else ():
+        if row.network in scores.networks and (found := find_run(runs or {}, table, row)) is not None:
+            # The table's task may be the second one of a network of several tasks.
+            known = {name.removeprefix(f"{table.task}/"): one for name, one in found.per_class.items()}
+            columns[f"{row.network} here"] = tuple(map(known.get(scores.score, {}).get, scores.classes))
+    lines = [
+        [name, *("-" if column[index] is None else f"{column[index]:.3f}" for column in columns.values())]
+        for index, name in enumerate(scores.classes)
+    ]
+    return ["class", *columns], lines
+
+
+def benchmark_cells(table: Benchmark) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of a table about cost, with the command that measures each row."""
+    lines = [[*map(_cell, row), _command(table, row)] for row in table.rows]
+    return [*table.columns, "command"], lines
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _command(table: Benchmark, row: Sequence[str | float | None]) -> str:
+    return f'{table.program} --rows "{row[0]}"'
+
+
+def _more(row: Row | OthersRow) -> list[str]:
+    return ["-" if value is None else f"{value:g}" for value in row.more]
 
 
 def _printed(table: Table, row: Row) -> list[str]:

@@ -1,8 +1,9 @@
 """Tables of a paper: each row with the config that makes it, the paper's scores, and the scores of runs.
 
 A run belongs to a row if its eval.json is on the row's data set, and network (that of the config's last
-stage), batch size, augmentation and views (sizes, mirror images, blur) are the row's. Steps, folders and
-seeds may differ.
+stage), batch size, augmentation, split and views (sizes, mirror images, blur) are the row's. Where a recipe
+has the same stages whether or not it continues from another run, the run must continue from one if the row
+does. Steps, folders and seeds may differ.
 
 In a table about several tasks a row is one network for all of them, or, with "{task}" in its argument, a
 network for each.
@@ -14,6 +15,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import delta_m
 from dynpix_jax.evaluation.results import (
@@ -50,6 +52,7 @@ class Row:
         counted: The actual MACs, where the paper has counted something else; None without.
         after: Argument of the run that this one continues from; "" begins anew. With "@STAGE" behind it, from
             what that stage ended with.
+        more: The table's further columns, None where the paper has none.
     """
 
     network: str
@@ -61,6 +64,62 @@ class Row:
     alternative: str = ""
     counted: float | None = None
     after: str = ""
+    more: tuple[float | None, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class OthersRow:
+    """A row of other authors: what the paper prints of it; there is no config.
+
+    Attributes:
+        network: Its name in the table.
+        by: Its authors, with their number in the paper's references.
+        paper: The table's metrics, None where the paper has none.
+        macs: As in `Row`.
+        more: As in `Row`.
+    """
+
+    network: str
+    by: str
+    paper: tuple[float | None, ...]
+    macs: float | None = None
+    more: tuple[float | None, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """A score of each class, of some of a table's networks.
+
+    Attributes:
+        score: Its name in eval.json's ``per_class``, such as "iou".
+        classes: Names of the classes.
+        networks: Network -> the score of each class, None where the paper has none.
+    """
+
+    score: str
+    classes: tuple[str, ...]
+    networks: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A table about cost, whose rows a program of `dynpix bench` measures.
+
+    Attributes:
+        number: Such as "Table 4".
+        title: What it is about.
+        program: The command; its option --rows takes the name of a row.
+        columns: Heads of the columns, the first "network".
+        rows: The cells of each row: texts, and numbers, None where the paper has none.
+        note: What a reader must know.
+    """
+
+    number: str
+    title: str
+    program: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | None, ...], ...]
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +138,9 @@ class Table:
         budgets: Values of the config's argument of that name; () if it has none.
         gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
         seeds: Seeds that each row is trained with; (): once, with the config's own.
+        more: Heads of columns that the paper prints and that no run has here.
+        others: Rows of other authors.
+        classes: Scores of each class.
     """
 
     number: str
@@ -92,6 +154,9 @@ class Table:
     budgets: tuple[str, ...] = BUDGETS
     gibi: bool = False
     seeds: tuple[int, ...] = ()
+    more: tuple[str, ...] = ()
+    others: tuple[OthersRow, ...] = ()
+    classes: tuple[ClassScores, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -187,19 +252,27 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
     if not any(identity.source == table.source for identity in runs):
         return None
     if EACH_TASK not in row.argument:
-        return _find(runs, table, row.argument, row.alternative)
+        return _find(runs, table, row, row.argument)
     arguments = {task: row.argument.replace(EACH_TASK, task) for task in table.tasks}
-    found = {task: _find(runs, table, argument, row.alternative) for task, argument in arguments.items()}
+    found = {task: _find(runs, table, row, argument) for task, argument in arguments.items()}
     return combined({task: run for task, run in found.items() if run is not None})
 
 
-def _find(runs: Runs, table: Table, argument: str, alternative: str) -> Measured | None:
+def _find(runs: Runs, table: Table, row: Row, argument: str) -> Measured | None:
     for budget in table.budgets or ("",):
-        arguments = ",".join(filter(None, (argument, budget and f"budget={budget}")))
-        run = read_run(f"{table.config}:{arguments}")
-        if (found := runs.get(identity_of(run, run.stages[-1], table.source, alternative))) is not None:
-            return found
+        spec = f"{table.config}:{','.join(filter(None, (argument, budget and f'budget={budget}')))}"
+        run = read_run(spec)
+        wanted = identity_of(run, run.stages[-1], table.source, row.alternative)
+        for continued in (True,) if row.after and _looks_alike(spec, run) else (False, True):
+            if (found := runs.get(dataclasses.replace(wanted, continued=continued))) is not None:
+                return found
     return None
+
+
+def _looks_alike(spec: str, run: RunConfig) -> bool:
+    """Whether a run of this config that continues from another has the stages of one that begins anew."""
+    names = [stage.name for stage in read_run(f"{spec},continue_from=x").stages]
+    return names == [stage.name for stage in run.stages]
 
 
 def combined(found: Mapping[str, Measured]) -> Measured | None:
@@ -208,9 +281,6 @@ def combined(found: Mapping[str, Measured]) -> Measured | None:
         return None
     scores = {f"{task}/{name}": value for task, run in found.items() for name, value in run.scores.items()}
     runs = list(found.values())
-    data, file, stage = (
-        ", ".join(dict.fromkeys(getattr(run, field) for run in runs)) for field in ("data", "file", "stage")
-    )
     milliseconds = {
         mode: sum(run.milliseconds[mode] for run in runs)
         for mode in runs[0].milliseconds

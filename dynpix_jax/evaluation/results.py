@@ -15,6 +15,7 @@ from dynpix_jax.core.sections import to_json
 from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.run_config import read_run
 from dynpix_jax.tasks import Task
+from dynpix_jax.weights.readers import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Measured:
         milliseconds: Mode -> median per image.
         delta_scores: Task -> the score by which it counts in Δm.
         alternative: Alternative of the network; "" for itself.
+        per_class: Score -> class -> value, None where the class does not occur; empty without classes.
     """
 
     scores: dict[str, float]
@@ -63,6 +65,7 @@ class Measured:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     delta_scores: Mapping[str, DeltaScore] = field(default_factory=dict)
     alternative: str = ""
+    per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -81,9 +84,10 @@ class Identity:
     Attributes:
         source: Name of the data set.
         network: The model section with the stage's overrides, as JSON.
-        training: Images per step and their augmentation, as JSON.
+        training: The split of the images, how many a step has, and their augmentation, as JSON.
         views: Those that images were predicted from, as JSON.
         alternative: Alternative of the network; "" for itself.
+        continued: Whether the run began with the variables of another run, not with a file of weights.
     """
 
     source: str
@@ -91,6 +95,7 @@ class Identity:
     training: str
     views: str
     alternative: str = ""
+    continued: bool = False
 
 
 def read_results(file: Path, *, alternatives: bool = False) -> list[Measured]:
@@ -141,12 +146,15 @@ def evaluated_run(file: Path, step: int | None = None) -> RunConfig:
 def identity_of(run: RunConfig, stage: StageConfig, source: str, alternative: str = "") -> Identity:
     """Identity of a run's stage evaluated on a data set, defaults included."""
     training = {
+        "split": run.data.train.source.split,
         "images": run.training.batch_size,
         "augment": to_json(run.data.train.augment or GeometryRanges()),
     }
     parts = (stage.model, training, run.evaluation.inference)
     network, trained, views = (json.dumps(to_json(part), sort_keys=True) for part in parts)
-    return Identity(source, network, trained, views, alternative)
+    begins = run.training.init_from
+    continued = bool(begins) and not begins.lower().endswith(SUFFIXES)
+    return Identity(source, network, trained, views, alternative, continued)
 
 
 def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) -> Measured:
@@ -162,6 +170,11 @@ def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) ->
         {mode: one["milliseconds"] for mode, one in row["modes"].items() if "milliseconds" in one},
         {task: DeltaScore(**entry) for task, entry in row.get("delta_scores", {}).items()},
         row.get("alternative") or "",
+        {
+            prefix + score: dict(zip(first.get(f"{prefix}classes", ()), values, strict=False))
+            for prefix in ("", *(f"{task}/" for task in row["tasks"]))
+            for score, values in first.get(f"{prefix}per_class", {}).items()
+        },
     )
 
 
@@ -174,5 +187,6 @@ def _exits(last: Measured, exits: Sequence[Mapping[str, float]]) -> list[Measure
     found = []
     for name, scores in rows.items():
         macs = scores.pop("macs_per_image")
-        found.append(replace(last, macs=macs, scores=scores, density=None, milliseconds={}, alternative=name))
+        unknown: dict[str, Any] = dict(density=None, milliseconds={}, per_class={})
+        found.append(replace(last, macs=macs, scores=scores, alternative=name, **unknown))
     return found

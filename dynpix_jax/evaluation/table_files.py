@@ -13,9 +13,26 @@
       ["MP@Res4", "variant=multipool", "variant=base", 0.792],
     ]
 
-The keys of a table are the fields of `Table`; the columns are its metrics and the fields of `Row`, of which
-``network`` and ``argument`` are needed. Scores have the units of eval.json, ``macs`` and ``counted`` are in
-1e9 (``gibi = true``: in 2**30), "-" stands for what the paper does not print.
+The keys of a table are the fields of `Table`; the columns are its metrics, those that ``more`` names, and
+the fields of `Row`, of which ``network`` and ``argument`` are needed. Scores have the units of eval.json,
+``macs`` and ``counted`` are in 1e9 (``gibi = true``: in 2**30), "-" stands for what the paper does not print.
+
+Rows of other authors have the network, its authors, and the columns of numbers but ``delta_m`` and
+``counted``; scores of each class have a line a class; a table of costs names the program that measures it:
+
+    others = [["HED", "Xie and Tu [2]", 0.782]]
+
+    [[tables.classes]]
+    score = "iou"
+    columns = ["class", "base", "MP@Res4"]
+    rows = [["road", 0.98, 0.98]]
+
+    [[benchmarks]]
+    number = "Table 4"
+    title = "memory of a training step"
+    program = "dynpix bench pixelnet-sampling"
+    columns = ["network", "memory, MB"]
+    rows = [["ours, fc-3", 465]]
 """
 
 from __future__ import annotations
@@ -29,7 +46,7 @@ from typing import Any
 import dynpix_jax
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import from_config
-from dynpix_jax.evaluation.paper_tables import BUDGETS, Row, Table
+from dynpix_jax.evaluation.paper_tables import BUDGETS, Benchmark, ClassScores, OthersRow, Row, Table
 
 _FILES = Path(dynpix_jax.__file__).parent / "papers"
 PAPERS = tuple(sorted(file.parent.name for file in _FILES.glob("*/tables.toml")))
@@ -49,15 +66,26 @@ class PaperTables:
     Attributes:
         tables: Those of the paper.
         comparisons: Tables of this repository's own measurements.
+        benchmarks: The paper's tables about cost.
     """
 
     tables: tuple[Table, ...]
     comparisons: tuple[Table, ...] = ()
+    benchmarks: tuple[Benchmark, ...] = ()
 
     @property
     def all(self) -> tuple[Table, ...]:
-        """The paper's, then the others."""
+        """Those with configs: the paper's, then the others."""
         return (*self.tables, *self.comparisons)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Classes:
+    """`ClassScores` as the file has them."""
+
+    score: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +104,16 @@ class _Section:
     budgets: tuple[str, ...] = BUDGETS
     gibi: bool = False
     seeds: tuple[int, ...] = ()
+    more: tuple[str, ...] = ()
+    others: tuple[tuple[Any, ...], ...] = ()
+    classes: tuple[_Classes, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
     tables: tuple[dict[str, Any], ...] = ()
     comparisons: tuple[dict[str, Any], ...] = ()
+    benchmarks: tuple[dict[str, Any], ...] = ()
 
 
 def read_tables(paper: str) -> PaperTables:
@@ -109,7 +141,11 @@ def _read(file: Path) -> PaperTables:
         tuple(_table(section, f"{file}: {name}[{index}]") for index, section in enumerate(given))
         for name, given in (("tables", sections.tables), ("comparisons", sections.comparisons))
     )
-    found = PaperTables(tables, comparisons)
+    benchmarks = tuple(
+        _benchmark(section, f"{file}: benchmarks[{index}]")
+        for index, section in enumerate(sections.benchmarks)
+    )
+    found = PaperTables(tables, comparisons, benchmarks)
     _check_order(found, str(file))
     return found
 
@@ -142,7 +178,7 @@ def _table(given: Mapping[str, Any], path: str) -> Table:
     header = {
         field.name: getattr(section, field.name)
         for field in dataclasses.fields(section)
-        if field.name not in ("columns", "rows")
+        if field.name not in ("columns", "rows", "others", "classes")
     }
     empty = Table(**header, rows=())
     try:
@@ -151,21 +187,28 @@ def _table(given: Mapping[str, Any], path: str) -> Table:
         raise UserError(f"{path}: {error}") from None
     except KeyError as error:
         raise UserError(f"{path}.metrics: no metric {error}") from None
+    known = (*_TEXTS, *_NUMBERS, *section.metrics, *section.more)
     for name in section.columns:
-        if name not in (*_TEXTS, *_NUMBERS, *section.metrics):
-            raise UserError(f"{path}.columns: {suggest(name, (*_TEXTS, *_NUMBERS, *section.metrics))}")
+        if name not in known:
+            raise UserError(f"{path}.columns: {suggest(name, known)}")
     if missing := [name for name in ("network", "argument") if name not in section.columns]:
         raise UserError(f"{path}.columns: {' and '.join(missing)} missing")
     rows = tuple(_row(empty, section.columns, cells, path) for cells in section.rows)
-    _check_names(rows, path)
-    return dataclasses.replace(empty, rows=rows)
+    numbers = [name for name in section.columns if name not in (*_TEXTS, "delta_m", "counted")]
+    others = tuple(_others_row(empty, ("network", "by", *numbers), cells, path) for cells in section.others)
+    _check_names(rows, others, path)
+    networks = [row.network for row in rows]
+    classes = tuple(_classes(one, networks, path) for one in section.classes)
+    return dataclasses.replace(empty, rows=rows, others=others, classes=classes)
 
 
-def _check_names(rows: Sequence[Row], path: str) -> None:
+def _check_names(rows: Sequence[Row], others: Sequence[OthersRow], path: str) -> None:
     names = [row.network for row in rows]
+    every = [(name, "") for name in names] + [(row.network, row.by) for row in others]
+    for name, by in every:
+        if every.count((name, by)) > 1:
+            raise UserError(f"{path}, row {name!r}: there are two of that name")
     for row in rows:
-        if names.count(row.network) > 1:
-            raise UserError(f"{path}, row {row.network!r}: there are two of that name")
         if row.reference and row.reference not in names:
             raise UserError(
                 f"{path}, row {row.network!r}: reference: no row {row.reference!r};"
@@ -174,27 +217,77 @@ def _check_names(rows: Sequence[Row], path: str) -> None:
 
 
 def _row(table: Table, columns: Sequence[str], cells: Sequence[Any], path: str) -> Row:
-    path = f"{path}, row {cells[0] if cells else ''!r}"
-    if len(cells) != len(columns):
-        raise UserError(f"{path}: {len(cells)} cells, expected {len(columns)}: {', '.join(columns)}")
-    texts: dict[str, str] = {}
-    numbers: dict[str, float | None] = {}
-    for name, cell in zip(columns, cells, strict=True):
-        if name in _TEXTS and isinstance(cell, str):
-            texts[name] = cell
-        elif name not in _TEXTS and (cell == MISSING or type(cell) in (int, float)):
-            numbers[name] = None if cell == MISSING else float(cell)
-        else:
-            expected = "text" if name in _TEXTS else f'a number or "{MISSING}"'
-            raise UserError(f"{path}: {name}: {cell!r}; expected {expected}")
-    unit = 2**30 if table.gibi else 1e9
-    macs, counted = (
-        None if (value := numbers.get(name)) is None else value * unit for name in ("macs", "counted")
-    )
+    texts, numbers = _cells(columns, _TEXTS, cells, path)
+    macs, counted = (_macs(table, numbers.get(name)) for name in ("macs", "counted"))
     return Row(
         **texts,
         paper=tuple(numbers.get(metric) for metric in table.metrics),
         macs=macs,
         counted=counted,
         printed=numbers.get("delta_m"),
+        more=tuple(numbers.get(name) for name in table.more),
     )
+
+
+def _others_row(table: Table, columns: Sequence[str], cells: Sequence[Any], path: str) -> OthersRow:
+    texts, numbers = _cells(columns, ("network", "by"), cells, f"{path}.others")
+    return OthersRow(
+        **texts,
+        paper=tuple(numbers.get(metric) for metric in table.metrics),
+        macs=_macs(table, numbers.get("macs")),
+        more=tuple(numbers.get(name) for name in table.more),
+    )
+
+
+def _classes(section: _Classes, networks: Sequence[str], path: str) -> ClassScores:
+    path = f"{path}.classes ({section.score})"
+    for name in section.columns[1:]:
+        if name not in networks:
+            raise UserError(f"{path}.columns: no row {name!r}; {suggest(name, networks)}")
+    lines = [_cells(section.columns, section.columns[:1], cells, path) for cells in section.rows]
+    return ClassScores(
+        section.score,
+        tuple(texts[section.columns[0]] for texts, _ in lines),
+        {name: tuple(numbers[name] for _, numbers in lines) for name in section.columns[1:]},
+    )
+
+
+def _benchmark(given: Mapping[str, Any], path: str) -> Benchmark:
+    found = from_config(Benchmark, given, path)
+    path = f"{path} ({found.number})"
+    if found.columns[:1] != ("network",):
+        raise UserError(f"{path}.columns: expected network first")
+    for cells in found.rows:
+        _check_count(found.columns, cells, path)
+    rows = tuple(tuple(None if cell == MISSING else cell for cell in cells) for cells in found.rows)
+    return dataclasses.replace(found, rows=rows)
+
+
+def _check_count(columns: Sequence[str], cells: Sequence[Any], path: str) -> None:
+    if len(cells) != len(columns):
+        raise UserError(
+            f"{path}, row {cells[0] if cells else ''!r}: {len(cells)} cells,"
+            f" expected {len(columns)}: {', '.join(columns)}"
+        )
+
+
+def _cells(
+    columns: Sequence[str], text: Sequence[str], cells: Sequence[Any], path: str
+) -> tuple[dict[str, str], dict[str, float | None]]:
+    """Texts and numbers of a row by column; `text` are the columns of texts."""
+    _check_count(columns, cells, path)
+    texts: dict[str, str] = {}
+    numbers: dict[str, float | None] = {}
+    for name, cell in zip(columns, cells, strict=True):
+        if name in text and isinstance(cell, str):
+            texts[name] = cell
+        elif name not in text and (cell == MISSING or type(cell) in (int, float)):
+            numbers[name] = None if cell == MISSING else float(cell)
+        else:
+            expected = "text" if name in text else f'a number or "{MISSING}"'
+            raise UserError(f"{path}, row {cells[0]!r}: {name}: {cell!r}; expected {expected}")
+    return texts, numbers
+
+
+def _macs(table: Table, value: float | None) -> float | None:
+    return None if value is None else value * (2**30 if table.gibi else 1e9)

@@ -17,6 +17,9 @@ from dynpix_jax.visualization.pictures import new_figure
 ISO_F = tuple(round(0.1 * k, 1) for k in range(1, 10))
 """The F-measures along which `plot_pr_curve` draws its grid."""
 
+HUMAN = (0.7235, 0.9014)
+"""Recall and precision of BSDS500's annotators against each other, on test, as published plots have them."""
+
 
 class CurvePoint(Protocol):
     """One threshold: recall and precision in [0, 1]."""
@@ -61,11 +64,12 @@ class CostPoint:
     gated: bool = True
 
 
-def pr_figure(scores: CurveScores | Mapping[str, CurveScores]) -> Figure:
+def pr_figure(scores: CurveScores | Mapping[str, CurveScores], *, human: bool = False) -> Figure:
     """Precision against recall of the whole data set over lines of equal F; dots mark ODS.
 
     Args:
-        scores: Scores of one system, or of several by label.
+        scores: Scores of one system, or of several by label; a score that is nan is left out.
+        human: Draws the annotators of BSDS500, too.
     """
     curves = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     figure = new_figure(5, 5)
@@ -83,7 +87,8 @@ def pr_figure(scores: CurveScores | Mapping[str, CurveScores]) -> Figure:
         axes.plot(
             [row.recall for row in points], [row.precision for row in points], linewidth=2, color=colour
         )
-        numbers = f"ODS {curve.ods:.3f}  OIS {curve.ois:.3f}  AP {curve.ap:.3f}"
+        known = {"ODS": curve.ods, "OIS": curve.ois, "AP": curve.ap}
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in known.items() if value == value)
         axes.plot(
             [curve.ods_recall],
             [curve.ods_precision],
@@ -91,6 +96,9 @@ def pr_figure(scores: CurveScores | Mapping[str, CurveScores]) -> Figure:
             color=colour,
             label=f"{label}\n{numbers}" if label else numbers,
         )
+    if human:
+        f = 2 * HUMAN[0] * HUMAN[1] / sum(HUMAN)
+        axes.plot([HUMAN[0]], [HUMAN[1]], "D", color="tab:green", label=f"human, F {f:.2f}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.legend(loc="lower left", framealpha=1, fontsize=10 if len(curves) == 1 else 8)
     return figure
@@ -142,7 +150,9 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
     return figure
 
 
-def plot_pr_curve(scores: CurveScores, path: str | Path) -> None:
+def plot_pr_curve(
+    scores: CurveScores | Mapping[str, CurveScores], path: str | Path, *, human: bool = False
+) -> None:
     """Writes `pr_figure` as a picture; the suffix of `path` says in which format (.png, .svg, .pdf, ...).
 
     Raises:
@@ -151,6 +161,6 @@ def plot_pr_curve(scores: CurveScores, path: str | Path) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pr_figure(scores).savefig(path, dpi=150)
+        pr_figure(scores, human=human).savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write the curve to {path}: {error}") from None

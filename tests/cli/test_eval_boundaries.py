@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from dynpix_jax.cli import eval_boundaries
 from dynpix_jax.cli.main import main
 
 Folders = tuple[Path, Path]
@@ -51,6 +52,54 @@ def test_perfect_maps_score_one(folders: Folders, capsys: pytest.CaptureFixture[
     assert call(folders, "--no-nms", "--curve", str(folders[0].parent / "pr.png")) == 0
     assert "ODS F      1.0000" in capsys.readouterr().out
     assert (folders[0].parent / "pr.png").is_file()
+
+
+def test_curves_beside_each_other(
+    folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The benchmark's published files, a run's eval.json, what --json printed, and the annotators' point."""
+    drawn = {}
+
+    def draw(curves, path, *, human):
+        drawn.update(curves, human=human)
+
+    monkeypatch.setattr(eval_boundaries, "plot_pr_curve", draw)
+    folder = folders[0].parent / "hed"
+    folder.mkdir()
+    # Columns of the benchmark: threshold, recall, precision, F; then the best, OIS (R, P, F) and the area.
+    (folder / "eval_bdry_thr.txt").write_text("0.25 0.8 0.5 0.615385\n0.5 0.5 0.8 0.615385\n")
+    (folder / "eval_bdry.txt").write_text("0.37 0.65 0.65 0.65 0.7 0.75 0.724138 0.6\n")
+    alone = folders[0].parent / "other.txt"
+    alone.write_text((folder / "eval_bdry_thr.txt").read_text())
+    assert call(folders, "--no-nms", "--json") == 0
+    saved = folders[0].parent / "saved.json"
+    saved.write_text(capsys.readouterr().out)
+    run = folders[0].parent / "run" / "eval.json"
+    run.parent.mkdir()
+    run.write_text(json.dumps({"rows": [{"modes": {"dense": json.loads(saved.read_text())}}]}))
+    files = (str(folder / "eval_bdry_thr.txt"), f"plain={alone}", str(saved), str(run))
+    assert main(["eval-boundaries", "--curve=x.png", "--human", "--beside", *files]) == 0
+    assert drawn.pop("human") is True
+    assert list(drawn) == ["hed", "plain", "saved", "run"]
+    assert (drawn["hed"].ods, drawn["hed"].ois, drawn["hed"].ap) == (0.65, 0.724138, 0.6)
+    # Half way between the two thresholds both are .65; the benchmark looks at 100 points.
+    assert drawn["plain"].ods == pytest.approx(0.65, abs=1e-4)
+    assert np.isnan(drawn["plain"].ois)
+    assert [point.recall for point in drawn["plain"].per_threshold] == [0.8, 0.5]
+    assert drawn["saved"].ods == drawn["run"].ods == 1
+    assert call(folders, "--no-nms", "--curve=x.png", "--beside", str(saved)) == 0
+    assert set(drawn) == {"hed", "plain", "saved", "run", "pred", "human"}
+    capsys.readouterr()
+    alone.write_text("1 2 3\n")
+    for options, message in (
+        (["--beside", str(saved)], "draws into the picture of --curve"),
+        (["--curve=x.png"], "--pred DIR is missing"),
+        (["--curve=x.png", "--gt=x", "--beside", str(saved)], "one without the other"),
+        (["--curve=x.png", "--beside", str(alone)], "other.txt: no precision-recall curve; expected"),
+        (["--curve=x.png", "--beside", "none.txt"], "cannot read none.txt: No such file"),
+    ):
+        assert main(["eval-boundaries", *options]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_sixteen_bits(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,45 @@ def test_all_rows_of_the_paper_are_there():
     assert table("Supplement, table 1", "cityscapes").rows[3].paper == (0.753, 0.561)
 
 
+def test_scores_of_each_class_stand_beside_a_runs(tmp_path, capsys):
+    """The supplement's 19 rows and 12 columns; the averages that it prints are their means."""
+    found = table("Supplement, table 1", "cityscapes")
+    assert [(one.score, len(one.classes), len(one.networks)) for one in found.classes] == [
+        ("iou", 19, 6),
+        ("iiou", 8, 6),
+    ]
+    for index, one in enumerate(found.classes):
+        for row in found.rows:
+            values = one.networks[row.network]
+            misprint = (one.score, row.network) == ("iiou", "tied, avg.")  # the note says which
+            assert (sum(values) / len(values) == pytest.approx(row.paper[index], abs=0.0011)) != misprint
+    classes = list(found.classes[0].classes)
+    own = {"classes": classes, "per_class": {"iou": [0.25] * 18 + [None], "iiou": [None] * 18 + [0.125]}}
+    spec = "configs/perspective/cityscapes.py:variant=gt_depth,tied=True"
+    evaluated(
+        tmp_path / "a", spec, row("gating", "segmentation", scores=own), data="cityscapes val, 500 images"
+    )
+    assert main.main(["tables", "perspective", f"--runs={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("iou of each class:")
+    assert lines[start + 1].endswith("gt-depth, tied, gating here")
+    assert lines[start + 2].split() == ["road", "0.980", "0.981", "0.981", "0.982", "0.982", "0.982", "0.250"]
+    assert lines[lines.index("iiou of each class:") + 9].split()[-2:] == ["0.594", "0.125"]
+    assert main.main(["tables", "perspective", "--json"]) == 0
+    (supplement,) = [one for one in json.loads(capsys.readouterr().out) if one["table"].startswith("Supp")]
+    assert supplement["rows"][0]["paper_per_class"]["iiou"]["bicycle"] == 0.582
+
+
+def test_other_authors_are_marked(capsys):
+    assert main.main(["tables", "perspective"]) == 0
+    (line,) = [
+        one
+        for one in capsys.readouterr().out.splitlines()
+        if one.startswith("RefineNet-Res101  ") and "0.736" in one
+    ]
+    assert line.split() == ["RefineNet-Res101", "-", "0.736", "by", "Lin", "et", "al.", "[27]"]
+
+
 @pytest.mark.parametrize("number", sorted({one.number for one in TABLES}))
 def test_configs_make_the_networks_of_their_rows(number):
     for one in TABLES:
@@ -64,11 +103,11 @@ def test_configs_make_the_networks_of_their_rows(number):
             assert (len(inference.scales) > 1, inference.flip) == (("test-aug" in name,) * 2)
 
 
-def evaluated(folder: Path, spec: str, *rows: dict) -> None:
+def evaluated(folder: Path, spec: str, *rows: dict, data: str = "nyuv2 test, 654 images") -> None:
     """An eval.json of a run of a config, as eval.py writes it."""
     folder.mkdir()
     config = json.loads(json.dumps(load_config(spec).to_dict()))
-    content = {"config": config, "data": "nyuv2 test, 654 images", "rows": rows}
+    content = {"config": config, "data": data, "rows": rows}
     (folder / "eval.json").write_text(json.dumps(content))
 
 
@@ -89,7 +128,7 @@ def test_a_run_is_of_the_row_with_its_views(tmp_path, capsys):
     assert main.main(["tables", "perspective", "--json", f"--runs={tmp_path}"]) == 0
     tables = json.loads(capsys.readouterr().out)
     found = {
-        one["network"]: one["measured"]["scores"] for t in tables for one in t["rows"] if one["measured"]
+        one["network"]: one["measured"]["scores"] for t in tables for one in t["rows"] if one.get("measured")
     }
     assert {name: scores["miou"] for name, scores in found.items()} == {
         "loop2": 0.4,

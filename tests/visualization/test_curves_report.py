@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 
@@ -78,6 +79,12 @@ def test_pr_figure_of_several():
     assert labels == [
         "base\nODS 0.750  OIS 0.600  AP 0.400",
         "gates\nODS 0.740  OIS 0.600  AP 0.400",
+    ]
+    unknown = dataclasses.replace(scores(0.75), ois=float("nan"))
+    axes = pr_figure({"theirs": unknown}, human=True).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "theirs\nODS 0.750  AP 0.400",
+        "human, F 0.80",
     ]
 
 

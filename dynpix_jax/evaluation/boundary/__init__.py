@@ -24,6 +24,7 @@ from dynpix_jax.evaluation.boundary.evaluate import (
 )
 from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
 from dynpix_jax.evaluation.boundary.nms import non_maximum_suppression, orientation, suppress, triangle_filter
+from dynpix_jax.evaluation.boundary.saved import read_curve
 
 __all__ = [
     "MAX_DIST",
@@ -40,6 +41,7 @@ __all__ = [
     "match_radius",
     "non_maximum_suppression",
     "orientation",
+    "read_curve",
     "recall_precision",
     "summarize",
     "suppress",
