@@ -18,9 +18,11 @@ from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
 from dynpix_jax.core.capabilities import density, inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, SourceSpec
+from dynpix_jax.core.task import Task
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
+from dynpix_jax.data.sources import SOURCES
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
@@ -35,6 +37,7 @@ segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x righ
 NAME_overlay.png (boundaries, classes or joints on the photo) or NAME_colours.png (depth, red = near); and, of
 a gated network, NAME_ponder.png (where it computed). Of a network with several tasks, the pictures of all but
 the first have the task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
+For the server of Cityscapes, --label-ids cityscapes --max-side 0; it takes the _map.png alone.
 
 Networks that predict in steps (configs/anytime, perspective, mdeq) stop in time with --budget-ms; the first
 photo of each size runs all steps twice before that, to compile and to measure them.
@@ -108,6 +111,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar=("X", "Y", "WIDTH", "HEIGHT"),
         help="pose: a person in the photo, pixels from its top left corner (default: all of the photo)",
     )
+    parser.add_argument(
+        "--label-ids",
+        metavar="SOURCE",
+        help="cityscapes: segmentation maps with the ids of its label files, as its server takes them",
+    )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
@@ -133,12 +141,13 @@ def run(args: argparse.Namespace) -> int:
     crop = settings.data.eval.source.crop
     if args.box is not None and crop is None:
         raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
+    ids = None if args.label_ids is None else label_ids(args.label_ids, trained.system.tasks)
     results = []
     try:
         for photo in read_photos(photos, names, args.max_side):
             if crop is not None:
                 photo = around_person(photo, crop, args.box)
-            results.append(label(photo, predict, trained, args.mode, args.out))
+            results.append(label(photo, predict, trained, args.mode, args.out, ids))
             if not args.json:
                 print(_describe(results[-1]), flush=True)
     finally:
@@ -156,6 +165,23 @@ def _check_numbers(args: argparse.Namespace, budgets: Mapping[str, float | None]
             raise UserError(f"--{name.replace('_', '-')} {budget:g}: expected a number above 0")
     if args.box is not None and min(args.box[2:]) <= 0:
         raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
+
+
+def label_ids(source: str, tasks: Mapping[str, Task]) -> np.ndarray:
+    """The ids that a data set's label files have for its classes, uint8 (256,): class -> id; 255 for others.
+
+    Raises:
+        UserError: No such source, label files that have the classes' own ids, or no task with its classes.
+    """
+    ids = getattr(SOURCES.resolve(source, "--label-ids"), "label_ids", None)
+    if ids is None:
+        raise UserError(f"--label-ids {source}: its label files have no ids beside the classes'")
+    segmentation = tasks.get("segmentation")
+    if segmentation is None or getattr(segmentation, "classes", None) != len(ids):
+        raise UserError(f"--label-ids {source}: the network has no segmentation of its {len(ids)} classes")
+    table = np.full(256, 255, np.uint8)
+    table[: len(ids)] = ids
+    return table
 
 
 def result_names(photos: Iterable[Path]) -> dict[Path, str]:
@@ -227,9 +253,18 @@ def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | No
 
 
 def label(
-    photo: Photo, predict: Callable[..., ImageResult], trained: Trained, mode: str, out: Path
+    photo: Photo,
+    predict: Callable[..., ImageResult],
+    trained: Trained,
+    mode: str,
+    out: Path,
+    ids: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Labels one photo by predict(image, mode), writes its pictures into `out` and gives its numbers."""
+    """Labels one photo by predict(image, mode), writes its pictures into `out` and gives its numbers.
+
+    Args:
+        ids: For the maps of segmentation, see `label_ids`; None keeps the classes.
+    """
     result = predict(photo.image, mode)
     height, width = photo.upright.shape[:2]
     predictions = result.outputs.predictions
@@ -249,7 +284,8 @@ def label(
             prediction = drawn.uncropped(prediction, photo.crop.matrix((height, width)), (height, width))
         prefix = f"{task.name}_" if pictures else ""
         for kind, picture in drawn.files(photo.upright, prediction).items():
-            pictures[f"{prefix}{kind}"] = picture
+            classes = ids is not None and task.name == "segmentation" and kind == "map"
+            pictures[f"{prefix}{kind}"] = ids[picture] if classes else picture
         if (numbers := drawn.numbers(prediction)) is not None:
             joints[task.name] = numbers
     ponder = ponder_maps(trained.system, result, photo.image.shape[:2])

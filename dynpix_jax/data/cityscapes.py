@@ -88,6 +88,7 @@ class Cityscapes(LabelledImages[CityscapesConfig]):
     )
     licence = "Cityscapes terms of use (non-commercial); cite Cordts et al., CVPR 2016"
     labels = FIELDS
+    label_ids = LABEL_IDS
 
     def find(self) -> list[str]:
         self._images = self.files(self.root / "leftImg8bit" / self.split, "*/*_leftImg8bit.png")

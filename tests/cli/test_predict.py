@@ -105,6 +105,10 @@ def test_mistakes_are_one_line_and_2(tiny_run, tmp_path, capsys):
         ((photo, "--stage=gate"), "did you mean 'gates'"),
         ((photo, "--max-side=3"), "--max-side 3"),
         ((photo, "--budget-macs=0"), "--budget-macs 0: expected a number above 0"),
+        (
+            (photo, "--label-ids=cityscapes"),
+            "--label-ids cityscapes: the network has no segmentation of its 19",
+        ),
         ((photo, "--budget-ms=5"), "networks of the system 'pag' predict once"),
         ((photo, "--set", "model.head_features=8"), "config.model.head_features is 4 there and 8 here"),
         ((photo, other, f"--out={tmp_path}"), "would be overwritten"),
@@ -133,3 +137,32 @@ def test_result_names(photos, names):
             predict.result_names(paths)
     else:
         assert list(predict.result_names(paths).values()) == names
+
+
+def test_label_ids_are_those_of_the_servers_files(tmp_path):
+    """Cityscapes' 19 classes have ids 7 (road) to 33 (bicycle) in its files."""
+    nineteen = {"segmentation": tasks.build("segmentation", {"classes": 19}, "")}
+    table = predict.label_ids("cityscapes", nineteen)
+    assert table[[0, 1, 11, 18, 19, 255]].tolist() == [7, 8, 24, 33, 255, 255]
+    for source, known, message in (
+        (
+            "cityscapes",
+            {"segmentation": tasks.build("segmentation", {"classes": 11}, "")},
+            "of its 19 classes",
+        ),
+        ("camvid", nineteen, "no ids beside the classes'"),
+        ("cityscape", nineteen, "did you mean 'cityscapes'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict.label_ids(source, known)
+    logits = np.zeros((1, 4, 6, 19), np.float32)
+    logits[0, :, :3, 18] = 1.0  # a bicycle on the left, road on the right
+    result = SimpleNamespace(
+        outputs=SimpleNamespace(predictions={"segmentation": logits}),
+        **dict(seen=(4, 6), macs=0, macs_open=0, milliseconds=1.0, prediction=None, shares={}),
+    )
+    photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
+    trained = SimpleNamespace(stage="base", step=1, rho=1.0, system=SimpleNamespace(tasks=nineteen))
+    for ids, left, right in ((None, 18, 0), (table, 33, 7)):
+        numbers = predict.label(photo, lambda image, mode: result, trained, "dense", tmp_path, ids)
+        assert picture(numbers["files"]["map"]).tolist() == [[left] * 3 + [right] * 3] * 4
