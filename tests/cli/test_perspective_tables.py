@@ -51,10 +51,10 @@ def test_scores_of_each_class_stand_beside_a_runs(tmp_path, capsys):
         ("iiou", 8, 6),
     ]
     for index, one in enumerate(found.classes):
-        for row in found.rows:
-            values = one.networks[row.network]
-            misprint = (one.score, row.network) == ("iiou", "tied, avg.")  # the note says which
-            assert (sum(values) / len(values) == pytest.approx(row.paper[index], abs=0.0011)) != misprint
+        for network in found.rows:
+            values = one.networks[network.network]
+            misprint = (one.score, network.network) == ("iiou", "tied, avg.")  # the note says which
+            assert (sum(values) / len(values) == pytest.approx(network.paper[index], abs=0.0011)) != misprint
     classes = list(found.classes[0].classes)
     own = {"classes": classes, "per_class": {"iou": [0.25] * 18 + [None], "iiou": [None] * 18 + [0.125]}}
     spec = "configs/perspective/cityscapes.py:variant=gt_depth,tied=True"
