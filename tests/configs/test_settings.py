@@ -141,7 +141,7 @@ def test_every_argument_has_an_effect_or_is_refused(spec):
         "rho": "0.6", "gate_scope": "conv3x3", "drop_blocks": "2", "multipool": "res4_2", "budget": "gpu cpu",
         "loss": "l1", "loops": "1", "tied": "True", "pooling": "multiscale", "gate": "argmax", "blur": "2.0",
         "regression": "True", "test_aug": "True", "steps": "999", "fc": "2", "width": "64", "pixels": "77",
-        "images": "3", "conv7": "True", "test_scales": "0.75", "seed": "5", "rare": "0.4", "consensus": "2.0",
+        "images": "3", "conv7": "True False", "test_scales": "0.75", "seed": "5", "rare": "0.4", "consensus": "2.0",
         "solver": "anderson", "iterations": "5", "read_out": "1+3", "jacobian": "0.3", "arch": "w18",
         "downsampling": "1+1+1", "criterion": "entropy", "threshold": "0.7", "normalize": "present",
         "heads": "plain",

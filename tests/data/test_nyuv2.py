@@ -131,7 +131,7 @@ def test_extracted_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"file not found: .*img_5002\.png.*nyu_depth_v2"):
         source[1]
     (tmp_path / "depth").rename(tmp_path / "tiefe")
-    with pytest.raises(UserError, match=r"none of the folders depth, Depth in "):
+    with pytest.raises(UserError, match=r"none of the folders depth_raw, depth, Depth in "):
         build(tmp_path)
 
 
