@@ -5,8 +5,7 @@
         --set evaluation.reference=runs/fsv/single.json
 
 Needs the FSV archive as ASTMT's authors pruned it (root=DIR) and ImageNet weights (weights=FILE), see
-pascal.py. Arguments: as in pascal.py, and per_image as in nyud.py. Three epochs, of about 220 000 images;
-batches of 8, one GPU.
+pascal.py. Arguments: as in pascal.py. Three epochs, of about 220 000 images; batches of 8, one GPU.
 
 The paper (mIoU, albedo, depth): R-26 single 69.77, 0.087, 0.065; multi 66.71, 0.090, 0.073 (6.41 % worse);
 SEA 71.36, 0.085, 0.065 (1.80 % better). Ours: not run, needs the archive.
@@ -25,7 +24,6 @@ IMAGES, EPOCHS = 220_000, 3
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    args = recipe.read_args(arg, TASKS, root=datasets.FSV.root, split="test", per_image=False)
-    recipe.check_read_by_task(arg, args, dict(per_image="depth"))
+    args = recipe.read_args(arg, TASKS, root=datasets.FSV.root, split="test")
     schedule = recipe.Steps(EPOCHS * IMAGES // 8, EPOCHS)
     return recipe.data_set_config(args, "fsv", datasets.FSV, TASKS, schedule)

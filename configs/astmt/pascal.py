@@ -8,10 +8,10 @@ Needs the PASCAL_MT archive of ASTMT's authors (root=DIR) and ImageNet weights i
 import-weights`` (weights=FILE; of se_resnet26, se_resnet50, se_resnet101 or se_mobilenetv2). The reference
 is what ``dynpix reference`` makes of five evaluated runs variant=single,task=...
 
-Arguments: variant, task, backbone, decoder, se, norm, w_d as in recipe.py; packed: root holds what ``dynpix
-prepare`` wrote; split, to evaluate; seed. The paper: one GPU, batches of 8 (MobileNet as released: 16, 130
-epochs), 60 epochs of 4998 images. Its scores: ``dynpix tables astmt``; R-50 with UberNet's heads loses 7.10 %
-multi, 0.43 % SEA; MobileNet 7.57 % multi, 0.97 % with SE. Ours: not run, needs the archive.
+Arguments: variant, task, backbone, decoder, se, norm, scores, w_d as in recipe.py; packed: root holds what
+``dynpix prepare`` wrote; split, to evaluate; seed. The paper: one GPU, batches of 8 (MobileNet as released:
+16, 130 epochs), 60 epochs of 4998 images. Its scores: ``dynpix tables astmt``; R-50 with UberNet's heads
+loses 7.10 % multi, 0.43 % SEA; MobileNet 7.57 % multi, 0.97 % with SE. Ours: not run, needs the archive.
 """
 
 from __future__ import annotations

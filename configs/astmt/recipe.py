@@ -5,9 +5,10 @@ A config reads its argument with `read_args`, gets all sections but ``data`` fro
 The rows of the appendix's tables, as arguments:
   variant=single,task=depth          a network for one task ("#T 1"); one for each of them is the reference
   variant=multi                      everything shared up to each task's last layer
-  variant=se[,se=dec|enc]            squeeze-and-excitation and norms for each task
-  variant=adapters                   residual adapters and norms for each task
+  variant=se[,se=dec|enc]            squeeze-and-excitation for each task
+  variant=adapters                   residual adapters for each task
   variant=adversarial                se, and the discriminator ("SEA")
+  variant=released                   all three at once, the network whose weights the authors released
   decoder=uber                       table 2 (adapters and SE are in the encoder only)
   backbone=r26|r50|r101|mobilenet    table 3: mobilenet, which has no adapters
 
@@ -16,10 +17,18 @@ number of tasks for what they share (released: multiplied by it for what they do
 (0.01), the discriminator has 1x1 convolutions, momentum is kept over epochs. Images are normalised as for
 ImageNet training; released networks see raw values: ``--set model.backbone.preprocessing=none``. Strides
 stand on the 3x3, as in the pretrained networks: ``--set model.backbone.stride_in_1x1=True`` has them where
-the released multi-task networks do. As in the released MobileNet, norms are each task's own where SE is;
-``norm=own|shared`` says otherwise. MobileNet's decoder is depthwise separable with SE of reduction 16, which
-keeps it near the paper's 8 % of R-50's parameters; the released one is grouped without 1x1 convolutions and
-has a reduction of 4: ``--set model.decoder.reduction=4``. Images are cropped, not stretched, to 512x512.
+the released multi-task networks do. Images are cropped, not stretched, to 512x512.
+
+variant=released has the released values of w_d, preprocessing and strides, and on NYUD of the discriminator's
+kernel and the boundaries' weight; its learning rates are the paper's, for five tasks the same as released.
+
+Norms are each task's own as released: the encoder's wherever there are several tasks (MobileNet: with SE of
+each task's own), the decoder's with its SE. ``norm=own|shared`` says otherwise, for both. MobileNet's decoder
+is depthwise separable with SE of reduction 16, which keeps it near the paper's 8 % of R-50's parameters; the
+released one is grouped without 1x1 convolutions, its reduction is 4: ``--set model.decoder.reduction=4``.
+
+``scores=astmt`` counts as the released evaluation does: classes that never occur are 0 in the mean IoU, the
+logarithmic RMSE of depth is the median of images, a missing depth counts as 1e-9 metres.
 """
 
 from __future__ import annotations
@@ -36,7 +45,7 @@ from dynpix_jax.core.errors import UserError
 from ..datasets import DataSet
 
 BACKBONES = {"r26": 26, "r50": 50, "r101": 101, "mobilenet": 0}
-VARIANTS = ("single", "multi", "se", "adapters", "adversarial")
+VARIANTS = ("single", "multi", "se", "adapters", "adversarial", "released")
 WEIGHTS = dict(
     boundaries=50.0, segmentation=1.0, parts=2.0, normals=10.0, saliency=5.0, albedo=10.0, depth=1.0
 )
@@ -44,16 +53,20 @@ WEIGHTS = dict(
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = dict(
     boundaries=dict(positive_weight=0.95),
-    normals=dict(cosine=0.0, arccos=0.0, l1=1.0),
+    normals=dict(cosine=0.0, arccos=0.0, l1=1.0, epsilon="astmt"),
     depth=dict(logit="metres"),
 )
 """The appendix's losses."""
+
+RELEASED_W_D = 0.01
+SCORES = dict(segmentation=dict(scoring="astmt"), parts=dict(scoring="astmt"), depth=dict(scoring="astmt"))
+"""With scores=astmt: the conventions of the released evaluation, where they differ."""
 
 READ_BY = {
     "task": ("single",),
     "se": ("se", "adversarial"),
     "norm": ("multi", "se", "adapters", "adversarial"),
-    "w_d": ("adversarial",),
+    "w_d": ("adversarial", "released"),
 }
 """Variants that read an argument; the others refuse it rather than train something else than asked for."""
 
@@ -83,6 +96,7 @@ def read_args(
         decoder="deeplab",
         se="both",
         norm="",
+        scores="",
         w_d=0.1,
         root=root,
         packed=False,
@@ -100,13 +114,22 @@ def read_args(
             "decoder": ("deeplab", "uber"),
             "se": ("both", "enc", "dec"),
             "norm": ("", "own", "shared"),
+            "scores": ("", "astmt"),
         },
     )
     check_read_by_variant(arg, args, READ_BY)
-    if args.backbone == "mobilenet" and args.variant in ("adapters", "adversarial"):
+    if args.backbone == "mobilenet" and args.variant in ("adapters", "adversarial", "released"):
         raise UserError(f"config argument variant={args.variant}: backbone=mobilenet has none in the paper")
+    if args.decoder == "uber" and args.variant == "released":
+        raise UserError("config argument variant=released: none was with decoder=uber; expected deeplab")
+    if args.variant == "released" and "w_d" not in given_args(arg):
+        args.w_d = RELEASED_W_D
     if args.decoder == "uber" and "se" in given_args(arg) and args.se != "enc":
         raise UserError(f"config argument se={args.se}: decoder=uber has no SE; expected se=enc")
+    if args.scores and args.variant == "single" and args.task not in SCORES:
+        raise UserError(
+            f"config argument scores: task={args.task} does not read it; it is for task={' or '.join(SCORES)}"
+        )
     if not 0.0 <= args.w_d < 1.0:
         raise UserError(f"config argument w_d={args.w_d:g}: expected a share in [0, 1)")
     return args
@@ -143,36 +166,45 @@ def model(
         options: Options of the tasks, over those of the appendix.
         epochs: Epochs in which the reversal of gradients grows.
     """
-    modulated = args.variant in ("se", "adversarial")
+    modulated, uber = args.variant in ("se", "adversarial", "released"), args.decoder == "uber"
+    mobile, released = args.backbone == "mobilenet", args.variant == "released"
     encoder = modulated and args.se != "dec"
-    decoder = modulated and args.se != "enc" and args.decoder != "uber"
-    adapters = args.variant == "adapters"
+    decoder = modulated and args.se != "enc" and not uber
+    adapters = args.variant in ("adapters", "released")
     own = {"own": True, "shared": False}
+    scores: Mapping[str, Mapping[str, Any]] = SCORES if args.scores else {}
+    discriminator = dict(weight=args.w_d, epochs=epochs)
     sections: dict[str, Any] = dict(
         system="astmt",
         tasks=tasks,
-        task_options={task: {**OPTIONS.get(task, {}), **options.get(task, {})} for task in tasks},
+        task_options={
+            task: {**OPTIONS.get(task, {}), **scores.get(task, {}), **options.get(task, {})} for task in tasks
+        },
         task_weights={task: WEIGHTS[task] for task in tasks},
-        encoder=dict(se=encoder, norm=own.get(args.norm, encoder or adapters), adapters=adapters),
+        encoder=dict(
+            se=encoder,
+            norm=args.variant != "single" and own.get(args.norm, encoder or not mobile),
+            adapters=adapters,
+        ),
         decoder=dict(
             kind=args.decoder,
-            separable=args.backbone == "mobilenet" and args.decoder != "uber",
+            separable=mobile and not uber,
             se=decoder,
-            norm=args.decoder != "uber" and own.get(args.norm, decoder or adapters),
-            adapters=adapters and args.decoder != "uber",
+            norm=not uber and own.get(args.norm, decoder),
+            adapters=adapters and not uber,
         ),
-        adversarial=dict(weight=args.w_d, epochs=epochs) if args.variant == "adversarial" else None,
+        adversarial=discriminator if args.variant in ("adversarial", "released") else None,
     )
-    if args.backbone == "mobilenet":
+    if mobile:
         sections["backbone"] = dict(name="mobilenetv2")
     else:
         sections["backbone"] = dict(
             se=True,
             depth=BACKBONES[args.backbone],
             output_stride=16,
-            stride_in_1x1=False,
+            stride_in_1x1=released,
             frozen_norm=False,
-            preprocessing="torch",
+            preprocessing="none" if released else "torch",
         )
     return sections
 
@@ -183,7 +215,7 @@ def multipliers(args: ml_collections.ConfigDict, tasks: tuple[str, ...]) -> tupl
         return ((r".*", 1.0),)
     share = 1.0 / len(tasks)
     own = (rf"(head_\w+|.*/({'|'.join(tasks)}))/.*", 1.0)
-    dscr = ((r"discriminator/.*", 10.0 * share),) if args.variant == "adversarial" else ()
+    dscr = ((r"discriminator/.*", 10.0 * share),) if args.variant in ("adversarial", "released") else ()
     return (own, *dscr, (r".*", share))
 
 
@@ -247,8 +279,6 @@ def data_set_config(
     """The config of one of the paper's data sets, trained on a GPU."""
     args.budget = "gpu"
     options: dict[str, Mapping[str, Any]] = dict(segmentation=data.segmentation)
-    if args.get("per_image", False):
-        options["depth"] = dict(per_image=True)
     config = astmt_config(args, dataset, tasks, options, schedule, max_dist=max_dist)
     config.data = data.data(args, chosen(args, tasks))
     return config

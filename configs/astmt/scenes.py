@@ -8,9 +8,9 @@ All rows, three seeds each, with their average drop against single-task networks
     dynpix reproduce astmt scenes --workdir runs
 
 An SE-ResNet-26 of a quarter of the usual width learns from nothing on rooms of 64x80 pixels. Arguments:
-variant, task, se, norm, w_d, decoder as in recipe.py; seed, of the weights and the order of the images;
-steps. Every variant sees the same batches. AdamW in place of SGD: its steps do not depend on the losses'
-scales, and training is short. The paper has no such rows; measured here: docs/results.md.
+variant, task, se, norm, scores, w_d, decoder as in recipe.py; seed, of the weights and of the order of the
+images; steps. Every variant sees the same batches. AdamW in place of SGD: its steps do not depend on the
+losses' scales, and training is short. The paper has no such rows; measured here: docs/results.md.
 """
 
 from __future__ import annotations

@@ -103,12 +103,14 @@ class BuildOptions:
         hook: Makes the blocks; a backbone without blocks never calls it.
         drop_blocks: Number of blocks to leave out at the top; a stage without blocks gives no feature.
         own: Modules that each task has for itself, of those in `BackboneConfig.per_task`.
+        unbiased: Norms store the unbiased variance of batches; see nn.norm.BatchNorm.
     """
 
     taps: tuple[str, ...] | None = None
     hook: BlockHook = plain_block
     drop_blocks: int = 0
     own: Modulation = SHARED
+    unbiased: bool = False
 
 
 DEFAULTS = BuildOptions()

@@ -119,7 +119,7 @@ class HRNetConfig(BackboneConfig):
 
     def build(self, options: BuildOptions = DEFAULTS) -> HRNet:
         """The whole network."""
-        return HRNet(self)
+        return HRNet(self, unbiased=options.unbiased)
 
 
 class BranchBlock(nn.Module):
@@ -212,14 +212,21 @@ class HRNet(nn.Module):
 
     Attributes:
         adaptive_from: First stage (2, 3 or 4) whose convolutions take masks; 5: none.
+        unbiased: Norms store the unbiased variance of batches.
     """
 
     config: HRNetConfig
     adaptive_from: int = 5
+    unbiased: bool = False
 
     def setup(self) -> None:
         config, shape = self.config, self.config.shape
-        unit = partial(ConvNorm, frozen_norm=config.frozen_norm, momentum=config.momentum)
+        unit = partial(
+            ConvNorm,
+            frozen_norm=config.frozen_norm,
+            momentum=config.momentum,
+            unbiased=self.unbiased,
+        )
         self.conv1 = unit(3, STEM, strides=2)
         self.conv2 = unit(STEM, STEM, strides=2)
         count, width = shape.layer1
@@ -236,7 +243,7 @@ class HRNet(nn.Module):
             )
             for block in range(count)
         ]
-        self.layer1 = [Bottleneck(spec, name=spec.name) for spec in specs]
+        self.layer1 = [Bottleneck(spec, unbiased=self.unbiased, name=spec.name) for spec in specs]
         self.transitions = {
             number: self._transition(number, partial(unit, adaptive=number >= self.adaptive_from))
             for number in (2, 3, 4)

@@ -5,11 +5,13 @@ Parameter names: ``stem_conv``, ``stem_bn``, ``block_1`` ... ``block_17`` (torch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
+from jax.nn.initializers import normal
 from jax.tree_util import Partial
 
 from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BlockBackbone, BuildOptions, Stage, normalize
@@ -27,6 +29,8 @@ _GROUPS = (
     (6, 96, 3, 1, "stage4"), (6, 160, 3, 2, "stage5"), (6, 320, 1, 1, "stage5"),
 )  # fmt: skip
 REDUCTION = 4
+SMALL = normal(0.01)
+"""Initializer of the SE's kernels, as released by ASTMT."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class MobileNetConfig(BackboneConfig):
     Attributes:
         width: Channels relative to the published network's.
         output_stride: 8, 16 or 32.
+        first_dilated: The first block after a removed stride has its stage's dilation already, as ASTMT
+            released it. Otherwise it keeps the one before, and with it the responses of pretrained weights.
         frozen_norm: Norms use their stored moments in training too.
         se: Squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT pretrains); torchvision's
             weights have none.
@@ -43,6 +49,7 @@ class MobileNetConfig(BackboneConfig):
 
     width: float = 1.0
     output_stride: int = 16
+    first_dilated: bool = True
     frozen_norm: bool = False
     se: bool = True
     name: str = field(default="mobilenetv2", kw_only=True)
@@ -53,13 +60,14 @@ class MobileNetConfig(BackboneConfig):
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: {self.output_stride}; expected 8, 16 or 32")
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        why = "no stride is removed at output_stride 32"
+        return {"first_dilated": why} if self.output_stride == 32 else {}
+
     @property
     def block_specs(self) -> tuple[BlockSpec, ...]:
-        """The 17 blocks. Beyond the output stride, depthwise kernels are dilated instead of strided.
-
-        The first block after a removed stride keeps the previous dilation, so that pretrained responses are
-        kept.
-        """
+        """The 17 blocks. Beyond the output stride, depthwise kernels are dilated instead of strided."""
         specs: list[BlockSpec] = []
         in_features, stride, dilation = self._scaled(STEM), 2, 1
         for expansion, channels, count, first, stage in _GROUPS:
@@ -78,7 +86,7 @@ class MobileNetConfig(BackboneConfig):
                         features=expansion * in_features,
                         out_features=features,
                         strides=own_strides,
-                        dilation=before if index == 0 else dilation,
+                        dilation=dilation if index or self.first_dilated else before,
                         splits=not self.se and own_strides == 1 and in_features == features,
                         frozen_norm=self.frozen_norm,
                     )
@@ -121,10 +129,11 @@ class InvertedResidual(Block):
     relu: ClassVar[bool] = False
     excited: bool = False
     own: Modulation = SHARED
+    unbiased: bool = False
 
     def setup(self) -> None:
         spec, own = self.spec, self.own
-        norm = partial(task_norm, own, frozen=spec.frozen_norm)
+        norm = partial(task_norm, own, frozen=spec.frozen_norm, unbiased=self.unbiased)
         self.widens = spec.features != spec.in_features
         if self.widens:
             self.expand_conv = Conv(spec.in_features, spec.features, 1, name="expand")
@@ -134,7 +143,7 @@ class InvertedResidual(Block):
         self.project = Conv(spec.features, spec.out_features, 1)
         self.project_bn = norm(spec.out_features)
         if self.excited:
-            excite = partial(SqueezeExcite, spec.out_features, REDUCTION, jax.nn.relu6)
+            excite = partial(SqueezeExcite, spec.out_features, REDUCTION, jax.nn.relu6, SMALL)
             self.se = per_task(own.se, own.tasks, excite)
 
     def reduce(self, x: Array, *, train: bool, task: str = "") -> Array:
@@ -176,10 +185,10 @@ class MobileNetV2(BlockBackbone):
     def setup_stem(self) -> None:
         width = self.config.block_specs[0].in_features
         self.stem_conv = Conv(3, width, 3, 2)
-        self.stem_bn = BatchNorm(width, frozen=self.config.frozen_norm)
+        self.stem_bn = BatchNorm(width, frozen=self.config.frozen_norm, unbiased=self.options.unbiased)
 
     def stem(self, images: Array, *, train: bool) -> Array:
         return jax.nn.relu6(self.stem_bn(self.stem_conv(images), train=train))
 
     def make_block(self, spec: BlockSpec, **flax: Any) -> Block:
-        return InvertedResidual(spec, self.config.se, self.options.own, **flax)
+        return InvertedResidual(spec, self.config.se, self.options.own, self.options.unbiased, **flax)

@@ -141,7 +141,7 @@ class ResNet(BlockBackbone):
     def setup_stem(self) -> None:
         width = self.config.width
         self.stem_conv = Conv(3, width, 7, 2)
-        self.stem_bn = BatchNorm(width, frozen=self.config.frozen_norm)
+        self.stem_bn = BatchNorm(width, frozen=self.config.frozen_norm, unbiased=self.options.unbiased)
         if self.classes is not None:
             self.fc = nn.Dense(self.classes)
 
@@ -151,8 +151,8 @@ class ResNet(BlockBackbone):
 
     def make_block(self, spec: ResidualSpec, **flax: Any) -> Block:  # type: ignore[override]
         if self.config.depth in _BASIC:
-            return BasicBlock(spec, **flax)
-        return Bottleneck(spec, self.options.own, **flax)
+            return BasicBlock(spec, self.options.unbiased, **flax)
+        return Bottleneck(spec, self.options.own, self.options.unbiased, **flax)
 
     def __call__(
         self, images: Array, *, train: bool = False, run_block: RunBlock | None = None

@@ -75,7 +75,8 @@ class VGGConfig(BackboneConfig):
     def build(self, options: BuildOptions = DEFAULTS) -> VGG:
         """The network up to the highest tap."""
         taps = options.taps
-        return VGG(self, tuple(stage.name for stage in self.stages) if taps is None else taps)
+        names = tuple(stage.name for stage in self.stages)
+        return VGG(self, names if taps is None else taps, options.unbiased)
 
 
 class VGG(nn.Module):
@@ -87,6 +88,7 @@ class VGG(nn.Module):
 
     config: VGGConfig
     taps: tuple[str, ...] = ("conv5_3",)
+    unbiased: bool = False
 
     def setup(self) -> None:
         config = self.config
@@ -97,7 +99,8 @@ class VGG(nn.Module):
             size = {"fc6": FC_KERNEL, "fc7": 1}.get(stage.name, 3)
             convs.append(Conv(in_features, stage.channels, size, use_bias=True, name=stage.name))
             if config.batch_norm and not stage.name.startswith("fc"):
-                norms.append(BatchNorm(stage.channels, name=stage.name.replace("conv", "bn")))
+                name = stage.name.replace("conv", "bn")
+                norms.append(BatchNorm(stage.channels, unbiased=self.unbiased, name=name))
             in_features = stage.channels
         self.convs, self.norms = convs, norms
         self.drop = nn.Dropout(config.dropout)

@@ -17,16 +17,17 @@ LEAST_LENGTH = 0.5
 """Of a stored normal: shorter ones (128, 128, 128 is nearly zero) are no direction."""
 
 
-def unit_normals(stored: np.ndarray) -> np.ndarray:
+def unit_normals(stored: np.ndarray, least: float = LEAST_LENGTH) -> np.ndarray:
     """Normals float32 (H, W, 3) of unit length, or zero where there is none, that face the camera (z < 0).
 
     Args:
         stored: (H, W, 3) in [-1, 1], zero = none; the first two components as ours (x right, y down; the
             archives turn and mirror them so), z of either sign.
+        least: Shorter ones are none.
     """
     length = np.linalg.norm(stored, axis=-1, keepdims=True)
-    normals = np.where(length > LEAST_LENGTH, stored / np.maximum(length, LEAST_LENGTH), 0.0)
-    if normals[..., 2].sum() > 0:
+    normals = np.divide(stored, length, out=np.zeros_like(stored), where=length > least)
+    if normals[..., 2].sum(where=length[..., 0] > LEAST_LENGTH) > 0:
         normals[..., 2] *= -1
     return normals.astype(np.float32)
 

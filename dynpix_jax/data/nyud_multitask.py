@@ -32,7 +32,7 @@ from dynpix_jax.data.base import LabelledImages, check_fields, ignore_zero
 from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.multitask import picture_normals, unit_normals
+from dynpix_jax.data.multitask import LEAST_LENGTH, picture_normals, unit_normals
 from dynpix_jax.data.nyu_classes import NYU40, NYU40_PALETTE
 
 # Field -> its folder, and the ends of its files in the two archives.
@@ -52,14 +52,24 @@ class NyudMultitaskConfig:
         root: The folder NYUD_MT.
         fields: The labels to read, names of `FILES`.
         classes: 41 counts the background as a class, as ASTMT does; 40 ignores it, as most others do.
+        valid_normals: ``long``: pixels whose stored normal is longer than .5; the colour of no direction, 128
+            of each, is nearly zero. ``astmt``: all, as released: that colour is a direction, too.
     """
 
     root: str
     fields: tuple[str, ...] = tuple(FILES)
     classes: Literal[41, 40] = 41
+    valid_normals: Literal["long", "astmt"] = "long"
 
     def __post_init__(self) -> None:
         check_fields(self.fields, FILES)
+
+    def unread(self) -> dict[str, str]:
+        """Options of labels that are not read."""
+        options = {"classes": "segmentation", "valid_normals": "normals"}
+        return {
+            name: f"fields has no '{label}'" for name, label in options.items() if label not in self.fields
+        }
 
 
 class NyudMultitask(LabelledImages[NyudMultitaskConfig]):
@@ -118,7 +128,8 @@ class NyudMultitask(LabelledImages[NyudMultitaskConfig]):
             return read_map(path, "uint8", "nyud_multitask edges").astype(np.float32) / np.float32(255)
         if field == "normals":
             npy = path.suffix == ".npy"
-            return unit_normals(_read_npy(path, 3) if npy else picture_normals(read_image(path)))
+            stored = _read_npy(path, 3) if npy else picture_normals(read_image(path))
+            return unit_normals(stored, 0.0 if self.config.valid_normals == "astmt" else LEAST_LENGTH)
         depth = _read_npy(path, 2) if path.suffix == ".npy" else self._mat(path, "depth")
         return np.where(np.isfinite(depth), depth, 0.0).astype(np.float32)
 

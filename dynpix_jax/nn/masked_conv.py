@@ -184,12 +184,13 @@ class ConvNorm(nn.Module):
     frozen_norm: bool = False
     momentum: float = 0.9
     adaptive: bool = False
+    unbiased: bool = False
 
     def setup(self) -> None:
         self.conv = MaskedConv(
             self.in_features, self.features, self.kernel_size, self.strides, self.use_bias, self.adaptive
         )
-        self.bn = BatchNorm(self.features, frozen=self.frozen_norm, momentum=self.momentum)
+        self.bn = BatchNorm(self.features, self.frozen_norm, self.momentum, unbiased=self.unbiased)
 
     def layers(self, normalize: Normalize) -> tuple[Layer, ...]:
         """The module as layers of `ops.sparse_block`, on rows that share a mask."""

@@ -20,7 +20,8 @@ class BatchNorm(nn.Module):
 
     ``frozen=True`` uses the stored moments in training too (PAG section 4: constant global moments allow a
     batch of one). Otherwise training normalises by the batch and moves the stored moments by
-    ``1 - momentum``. The moments live in the collection ``batch_stats``. Under a global-view ``jax.jit`` the
+    ``1 - momentum``, with ``unbiased`` by n / (n - 1) times the variance of the batch's n = B H W values, as
+    PyTorch does. The moments live in the collection ``batch_stats``. Under a global-view ``jax.jit`` the
     batch moments are those of the global batch.
     """
 
@@ -28,6 +29,7 @@ class BatchNorm(nn.Module):
     frozen: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
+    unbiased: bool = False
 
     def setup(self) -> None:
         shape = (self.features,)
@@ -51,6 +53,8 @@ class BatchNorm(nn.Module):
         mean, var = x32.mean((0, 1, 2)), x32.var((0, 1, 2))
         if not self.is_initializing():
             self.mean.value = self.momentum * self.mean.value + (1 - self.momentum) * mean
-            self.var.value = self.momentum * self.var.value + (1 - self.momentum) * var
+            positions = x.size // self.features
+            moved = var * (positions / max(positions - 1, 1)) if self.unbiased else var
+            self.var.value = self.momentum * self.var.value + (1 - self.momentum) * moved
         multiplier, offset = self._affine(mean, var)
         return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)

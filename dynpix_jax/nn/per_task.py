@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.nn.initializers import Initializer
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.norm import BatchNorm
@@ -68,26 +69,33 @@ def of_task(module: nn.Module, task: str) -> Any:
 
 
 def task_norm(
-    modulation: Modulation, features: int, frozen: bool = False, momentum: float = 0.9
+    modulation: Modulation,
+    features: int,
+    frozen: bool = False,
+    momentum: float = 0.9,
+    unbiased: bool = False,
 ) -> nn.Module:
     """Batch norm, one per task if ``modulation.norm``."""
-    norm = partial(BatchNorm, features, frozen=frozen, momentum=momentum)
+    norm = partial(BatchNorm, features, frozen=frozen, momentum=momentum, unbiased=unbiased)
     return per_task(modulation.norm, modulation.tasks, norm)
 
 
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (Hu et al., CVPR 2018): scales the channels of (B, H, W, features).
 
-    Global mean -> ``features // reduction`` -> activation -> ``features`` -> sigmoid.
+    Global mean -> ``features // reduction`` -> activation -> ``features`` -> sigmoid. Kernels start by He et
+    al., over the inputs, as in ASTMT's ResNets.
     """
 
     features: int
     reduction: int = 16
     activation: Activation = jax.nn.relu
+    kernel_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
     def setup(self) -> None:
-        self.reduce = nn.Dense(max(self.features // self.reduction, 1))
-        self.expand = nn.Dense(self.features)
+        hidden = max(self.features // self.reduction, 1)
+        self.reduce = nn.Dense(hidden, kernel_init=self.kernel_init)
+        self.expand = nn.Dense(self.features, kernel_init=self.kernel_init)
 
     def __call__(self, x: Array) -> Array:
         scale = jax.nn.sigmoid(self.expand(self.activation(self.reduce(x.mean((1, 2))))))

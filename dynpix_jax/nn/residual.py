@@ -133,10 +133,13 @@ class Bottleneck(Block):
 
     spec: ResidualSpec
     own: Modulation = SHARED
+    unbiased: bool = False
 
     def setup(self) -> None:
         spec, own = self.spec, self.own
-        norm = partial(task_norm, own, frozen=spec.frozen_norm, momentum=spec.momentum)
+        norm = partial(
+            task_norm, own, frozen=spec.frozen_norm, momentum=spec.momentum, unbiased=self.unbiased
+        )
         first, second = (spec.strides, 1) if spec.stride_in_1x1 else (1, spec.strides)
         self.conv1 = Conv(spec.in_features, spec.features, 1, first)
         self.bn1 = norm(spec.features)
@@ -203,10 +206,17 @@ class BasicBlock(Block):
     """O = ReLU(I + F2(F1(I))) with two 3x3 convolutions (ResNet-18 and -34); it does not split."""
 
     spec: ResidualSpec
+    unbiased: bool = False
 
     def setup(self) -> None:
         spec = self.spec
-        norm = partial(BatchNorm, spec.features, frozen=spec.frozen_norm, momentum=spec.momentum)
+        norm = partial(
+            BatchNorm,
+            spec.features,
+            frozen=spec.frozen_norm,
+            momentum=spec.momentum,
+            unbiased=self.unbiased,
+        )
         self.conv1 = Conv(spec.in_features, spec.features, 3, spec.strides, spec.dilation)
         self.bn1 = norm()
         self.conv2 = Conv(spec.features, spec.features, 3, 1, spec.stage_dilation)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.core.typing import Array
@@ -21,6 +22,10 @@ from dynpix_jax.ops.resize import mean_scale
 NAME = "depth"
 NEAREST = 1e-3
 """Metres: the least depth that is predicted where the logit is in metres."""
+ASTMT_MISSING = 1e-9
+"""Metres: what the evaluation that ASTMT released takes a missing depth for."""
+LOG_BINS = np.geomspace(1e-5, 32.0, 30_000, dtype=np.float32)
+"""Limits of the histogram that gives the median of images' logarithmic errors, right to .0005 of it."""
 RMSE = Score("rmse", "RMSE, m", "root mean square error in metres", higher_is_better=False)
 SCORES = (
     Score("delta1", "δ<1.25", "share of pixels whose depth is wrong by a factor below 1.25"),
@@ -60,23 +65,33 @@ def log_depth_loss(
     return total / jnp.maximum(counted.sum(), 1)
 
 
-def metric_depth_loss(logits: Array, target: Array, valid: Array) -> Array:
+def metric_depth_loss(
+    logits: Array, target: Array, valid: Array, *, holes: Literal["left_out", "astmt"] = "left_out"
+) -> Array:
     """L1 of depths plus L1 of their spatial gradients (Sobel); ASTMT's appendix, after Eigen and Fergus.
 
     Args:
         logits: (B, H, W, 1) metres.
         target: (B, H, W) metres; 0 (or less, or not finite) = invalid.
         valid: (B,) bool.
+        holes: ``left_out``: a gradient counts where the pixels of its 3 x 3 window are all labelled.
+            ``astmt``: everywhere, as released, and a missing depth is 0 metres.
 
     Returns:
-        Scalar: the mean error of labelled pixels, plus, summed over both directions, the mean error of the
-        gradients whose 3 x 3 pixels are all labelled. (The released code lets missing depths count as 0.)
+        Scalar: the absolute errors of labelled pixels, and those of the gradients in both directions, divided
+        by the number of labelled pixels. Outside of the image both maps are 0.
     """
     counted = measured(target, valid)
-    error = jnp.where(counted, logits[..., 0].astype(jnp.float32) - target, 0.0)
-    rows, columns = error.shape[1:]
+    known = jnp.where(counted, target, 0.0)
+    found = jnp.where(valid[:, None, None], logits[..., 0].astype(jnp.float32), 0.0)
+    distance = jnp.where(counted, found - known, 0.0)
+    # Pixels outside of the image are no holes.
+    padding = ((0, 0), (1, 1), (1, 1))
+    error = jnp.pad(distance if holes == "left_out" else found - known, padding)
+    labelled = jnp.pad(counted, padding, constant_values=True)
+    rows, columns = known.shape[1:]
     parts = {
-        (dy, dx): (slice(None), slice(dy, rows - 2 + dy), slice(dx, columns - 2 + dx))
+        (dy, dx): (slice(None), slice(dy, rows + dy), slice(dx, columns + dx))
         for dy in range(3)
         for dx in range(3)
     }
@@ -84,11 +99,11 @@ def metric_depth_loss(logits: Array, target: Array, valid: Array) -> Array:
     # Sobel is linear: the difference of the gradients is the gradient of the difference.
     across = sum(smooth[dy] * (error[parts[dy, 0]] - error[parts[dy, 2]]) for dy in range(3))
     down = sum(smooth[dx] * (error[parts[0, dx]] - error[parts[2, dx]]) for dx in range(3))
-    whole = jnp.stack([counted[part] for part in parts.values()]).all(0)
-    gradients = jnp.where(whole, jnp.abs(across) + jnp.abs(down), 0.0)
-    return jnp.abs(error).sum() / jnp.maximum(counted.sum(), 1) + gradients.sum() / jnp.maximum(
-        whole.sum(), 1
-    )
+    gradients = jnp.abs(across) + jnp.abs(down)
+    if holes == "left_out":
+        whole = jnp.stack([labelled[part] for part in parts.values()]).all(0)
+        gradients = jnp.where(whole, gradients, 0.0)
+    return (jnp.abs(distance).sum() + gradients.sum()) / jnp.maximum(counted.sum(), 1)
 
 
 def measured(target: Array, valid: Array) -> Array:
@@ -106,15 +121,18 @@ class Depth(PixelTask):
         gamma: Weight of the L1 term of `log_depth_loss`.
         logit: ``log``: the logarithm of metres, with eq. 9. ``metres``: the depth itself, with
             `metric_depth_loss`; values below ``NEAREST`` are decoded as that.
-        per_image: Whether both RMSE are means over images of an image's RMSE, as ASTMT reports; otherwise all
-            pixels are one set.
+        scoring: Of both RMSE. ``pooled``: all labelled pixels are one set. ``per_image``: means over images.
+            ``astmt``, as released: the mean over images of the RMSE and the *median* of the logarithm's, of
+            all pixels, where a missing depth is `ASTMT_MISSING`.
         scale_invariance: Of `log_depth_loss`.
+        holes: Of `metric_depth_loss`.
     """
 
     gamma: float = 2.0
     logit: Literal["log", "metres"] = "log"
-    per_image: bool = False
+    scoring: Literal["pooled", "per_image", "astmt"] = "pooled"
     scale_invariance: float = 0.0
+    holes: Literal["left_out", "astmt"] = "left_out"
 
     name: ClassVar[str] = NAME
     known_scores: ClassVar[tuple[Score, ...]] = SCORES
@@ -127,13 +145,18 @@ class Depth(PixelTask):
         if not 0.0 <= self.scale_invariance <= 1.0:
             raise ValueError(f"scale_invariance: {self.scale_invariance}; expected a number in [0, 1]")
 
+    def unread(self) -> Mapping[str, str]:
+        """Options of the other logit's loss."""
+        names = ("gamma", "scale_invariance") if self.logit == "metres" else ("holes",)
+        return dict.fromkeys(names, f"the loss of logit '{self.logit}' does not have it")
+
     @property
     def channels(self) -> int:
         return 1
 
     def loss(self, logits: Array, target: Array, valid: Array) -> Array:
         if self.logit == "metres":
-            return metric_depth_loss(logits, target, valid)
+            return metric_depth_loss(logits, target, valid, holes=self.holes)
         return log_depth_loss(logits, target, valid, gamma=self.gamma, scale_invariance=self.scale_invariance)
 
     @property
@@ -172,35 +195,55 @@ class Depth(PixelTask):
         truth = jnp.where(counted, target, 1.0)
         found = jnp.where(counted, prediction, 1.0)
         ratio = jnp.maximum(found / truth, truth / found)
-        error = found - truth
-        squares = {"squared": error**2, "squared_log": jnp.log(ratio) ** 2}
-        if self.per_image:
-            pixels = counted.sum((1, 2))
-            roots = {
-                name: jnp.sqrt(cost.sum((1, 2)) / jnp.maximum(pixels, 1)) for name, cost in squares.items()
-            }
-            summed = {"images": (pixels > 0).sum(), **{name: root.sum() for name, root in roots.items()}}
-        else:
-            summed = {name: cost.sum() for name, cost in squares.items()}
         return {
             "pixels": counted.sum(),
             **{f"delta{k}": (counted & (ratio < 1.25**k)).sum() for k in (1, 2, 3)},
-            **summed,
-            "relative": (jnp.abs(error) / truth).sum(),
+            **self._errors(prediction, target, batch["valid"]),
+            "relative": (jnp.abs(found - truth) / truth).sum(),
         }
+
+    def _errors(self, prediction: Array, target: Array, valid: Array) -> dict[str, Array]:
+        """Sums for both RMSE."""
+        counted = measured(target, valid)
+        if self.scoring == "astmt":
+            target = jnp.where(counted, target, ASTMT_MISSING)
+            counted = jnp.broadcast_to(valid[:, None, None], counted.shape)
+        truth, found = jnp.where(counted, target, 1.0), jnp.where(counted, prediction, 1.0)
+        squares = {"squared": (found - truth) ** 2, "squared_log": (jnp.log(found) - jnp.log(truth)) ** 2}
+        if self.scoring == "pooled":
+            return {name: cost.sum() for name, cost in squares.items()}
+        pixels = counted.sum((1, 2))
+        roots = {name: jnp.sqrt(cost.sum((1, 2)) / jnp.maximum(pixels, 1)) for name, cost in squares.items()}
+        sums = {"images": (pixels > 0).sum(), **{name: root.sum() for name, root in roots.items()}}
+        if self.scoring == "astmt":
+            place = jnp.searchsorted(jnp.asarray(LOG_BINS), roots["squared_log"], side="right")
+            bins = len(LOG_BINS) + 1
+            place = jnp.where(pixels > 0, place, bins)
+            sums["log_histogram"] = jnp.bincount(place, length=bins + 1)[:-1]
+        return sums
 
     def compute(self, state: State) -> dict[str, float]:
         """delta1 to delta3 (shares), rmse (metres), rmse_log (natural logarithm), abs_rel."""
         pixels = pixel_count(state, NAME)
         squared, squared_log = float(state["squared"]), float(state["squared_log"])
-        if self.per_image:
+        if self.scoring == "pooled":
+            rmse, rmse_log = math.sqrt(squared / pixels), math.sqrt(squared_log / pixels)
+        else:
             images = float(state["images"])
             rmse, rmse_log = squared / images, squared_log / images
-        else:
-            rmse, rmse_log = math.sqrt(squared / pixels), math.sqrt(squared_log / pixels)
+        if self.scoring == "astmt":
+            rmse_log = _median(np.asarray(state["log_histogram"]))
         return {
             **{f"delta{k}": float(state[f"delta{k}"]) / pixels for k in (1, 2, 3)},
             "rmse": rmse,
             "rmse_log": rmse_log,
             "abs_rel": float(state["relative"]) / pixels,
         }
+
+
+def _median(histogram: np.ndarray) -> float:
+    """The median of what a histogram by `LOG_BINS` counts, each value in the middle of its bin."""
+    limits = np.concatenate([[0.0], LOG_BINS, [LOG_BINS[-1]]])
+    reached, count = np.cumsum(histogram), int(histogram.sum())
+    middle = [int(np.searchsorted(reached, place, side="right")) for place in ((count - 1) // 2, count // 2)]
+    return float(np.mean([(limits[place] + limits[place + 1]) / 2 for place in middle]))

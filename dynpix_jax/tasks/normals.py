@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ import numpy as np
 
 from dynpix_jax.core.task import PixelTask, Score, State, pixel_count
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.vectors import scale_to_unit
 
 NAME = "normals"
+Epsilon = Literal["pag", "astmt"]
 MEAN = Score(
     "mean",
     "mean, °",
@@ -61,14 +63,16 @@ def _soft_arccos_jvp(softening: float, primals: tuple[Array], tangents: tuple[Ar
     return soft_arccos(cosine, softening), -tangent / jnp.maximum(softening + sine, 1 / STEEPEST)
 
 
-def unit(vectors: Array, epsilon: float = 1e-5) -> Array:
+def unit(vectors: Array, epsilon: Epsilon = "pag") -> Array:
     """(..., 3) vectors scaled to length 1; float32.
 
-    ``epsilon`` (as released) is added under the root: vectors near 0 come out shorter, with a finite
-    gradient.
+    With an epsilon, so that gradients are finite: vectors near 0 come out shorter. As released by PAG it is
+    under the root, x / sqrt(|x|^2 + 1e-5); as released by ASTMT beside it, x / (|x| + 1e-12).
     """
+    if epsilon == "astmt":
+        return scale_to_unit(vectors, 1e-12)
     vectors = vectors.astype(jnp.float32)
-    return vectors * jax.lax.rsqrt((vectors**2).sum(-1, keepdims=True) + epsilon)
+    return vectors * jax.lax.rsqrt((vectors**2).sum(-1, keepdims=True) + 1e-5)
 
 
 def angular_loss(
@@ -80,6 +84,7 @@ def angular_loss(
     arccos: float = 4.0,
     l1: float = 0.0,
     softening: float = SOFTENING,
+    epsilon: Epsilon = "pag",
 ) -> Array:
     """Eq. 10 plus the weight of the cosine, so that the best is 0: a mean over labelled pixels.
 
@@ -91,12 +96,13 @@ def angular_loss(
         arccos: Weight of the second term, the paper's lambda.
         l1: Weight of the mean absolute difference of components.
         softening: Of the inverse cosine's gradient.
+        epsilon: Of `unit`.
 
     Returns:
         Scalar, cosine x (1 - n.n') + arccos x angle in radians + l1 x mean |n - n'|.
     """
     counted = directed(target, valid)
-    found, target = unit(logits), jnp.where(counted[..., None], target, 0.0)
+    found, target = unit(logits, epsilon), jnp.where(counted[..., None], target, 0.0)
     dot = (found * target).sum(-1)
     cost = cosine * (1.0 - dot) + arccos * soft_arccos(dot, softening) + l1 * jnp.abs(found - target).mean(-1)
     return jnp.where(counted, cost, 0.0).sum() / jnp.maximum(counted.sum(), 1)
@@ -128,12 +134,15 @@ class Normals(PixelTask):
         l1: Weight of the absolute difference; 0 in PAG, 1 in ASTMT.
         softening: Added to the sine that the inverse cosine's gradient is divided by: .2 as released, so that
             the pull vanishes with the angle; with 0 it is the same at every angle, as figure 4 of PAG has it.
+        epsilon: Whose epsilon the loss has where it scales logits to length 1, see `unit`. It matters for
+            logits below .1: of those of .01, ``pag`` lets .88 of the gradient through.
     """
 
     cosine: float = 1.0
     arccos: float = 4.0
     l1: float = 0.0
     softening: float = SOFTENING
+    epsilon: Epsilon = "pag"
 
     name: ClassVar[str] = NAME
     known_scores: ClassVar[tuple[Score, ...]] = SCORES
@@ -162,6 +171,7 @@ class Normals(PixelTask):
             arccos=self.arccos,
             l1=self.l1,
             softening=self.softening,
+            epsilon=self.epsilon,
         )
 
     def decode(self, logits: Array) -> Array:

@@ -17,7 +17,8 @@ class Parts(Segmentation):
     """Target int32 (B, H, W): 0 = background, 1 .. classes - 1 = parts, ``ignore`` = not labelled.
 
     An image or crop without any part counts neither for the loss nor for the scores, as in ASTMT: its
-    background would teach nothing about people. Options and scores are those of `Segmentation`.
+    background would teach nothing about people. Options and scores are those of `Segmentation`; with
+    ``scoring="astmt"`` an image of background and unlabelled pixels is scored, too, as in ASTMT's evaluation.
 
     Attributes:
         classes: By default 7: background, head, torso, upper arms, lower arms, upper legs, lower legs.
@@ -34,7 +35,11 @@ class Parts(Segmentation):
         return super().labelled(target) & self._has_parts(target)[:, None, None]
 
     def measure(self, prediction: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
-        counted = batch["valid"] & self._has_parts(batch[NAME])
+        target = batch[NAME]
+        scored = self._has_parts(target)
+        if self.scoring == "astmt":
+            scored |= (target == 0).any((1, 2)) & (target == self.ignore).any((1, 2))
+        counted = batch["valid"] & scored
         return super().measure(prediction, {**batch, "valid": counted})
 
     def _has_parts(self, target: Array) -> Array:

@@ -126,12 +126,15 @@ class Segmentation(PixelTask):
         instance_sizes: ``cityscapes`` or (class, average pixels of an instance) pairs. With them iIoU is a
             score, too: it reads a field ``instances`` int32 (B, H, W), ids unique within an image, 0 = part
             of no single instance.
+        scoring: Of the mean IoU. ``occurring``: over the classes that occur. ``astmt``: over all, as ASTMT's
+            evaluation; a class that does not occur counts as 0, which matters for subsets of a split.
     """
 
     classes: int
     ignore: int = 255
     class_weights: tuple[float, ...] = ()
     instance_sizes: Literal["cityscapes"] | tuple[tuple[int, float], ...] = ()
+    scoring: Literal["occurring", "astmt"] = "occurring"
 
     name: ClassVar[str] = NAME
     known_scores: ClassVar[tuple[Score, ...]] = (*SCORES, IIOU)
@@ -214,13 +217,13 @@ class Segmentation(PixelTask):
     def compute(self, state: State) -> dict[str, float]:
         """miou, pixel_accuracy, mean_accuracy; with ``instance_sizes`` also iiou.
 
-        Means are over the classes that occur, in the target or (IoU) in the prediction.
+        Means are over the classes that occur, in the target or (IoU) in the prediction; see ``scoring``.
         """
         confusion = np.asarray(state["confusion"], np.float64)
         pixels = pixel_count({"pixels": confusion.sum()}, self.name)
-        table = self._table(state)
+        table, absent = self._table(state), self.scoring == "astmt"
         scores = {
-            "miou": np.nanmean(table["iou"]),
+            "miou": np.mean(np.nan_to_num(table["iou"])) if absent else np.nanmean(table["iou"]),
             "pixel_accuracy": np.trace(confusion) / pixels,
             "mean_accuracy": np.nanmean(table["accuracy"]),
         }

@@ -32,6 +32,7 @@ TASKS = {
     "fsv": ("segmentation", "albedo", "depth"),
 }
 VARIANTS = ("variant=single", "variant=multi", "variant=se", "variant=adapters", "variant=adversarial")
+RELEASED = ("variant=released",)
 UBER = tuple(f"{variant},decoder=uber" for variant in VARIANTS)
 MOBILE = tuple(f"backbone=mobilenet,{v}" for v in (*VARIANTS[:3], "variant=se,se=dec"))
 # A few of each kind; the slow test has them all.
@@ -54,7 +55,7 @@ def every_program() -> list[tuple[str, str]]:
     specs = [("scenes", variant) for variant in VARIANTS]
     specs += [("bsds_camvid", variant) for variant in VARIANTS[:3]]
     specs += [("pascal", variant) for variant in MOBILE]
-    rows = itertools.product(("r26", "r50", "r101"), (*VARIANTS, *UBER))
+    rows = itertools.product(("r26", "r50", "r101"), (*VARIANTS, *RELEASED, *UBER))
     specs += [(name, f"backbone={depth},{row}") for name in TASKS for depth, row in rows]
     return specs
 
@@ -123,7 +124,13 @@ def test_weights_and_rates_are_the_papers():
         ("nyud", "variant=adversarial,w_d=1", "w_d=1"),
         ("nyud", "classes=39", "classes=39: expected 41, or 40"),
         ("nyud", "variant=single,task=depth,classes=40", "classes is for task=segmentation"),
-        ("fsv", "variant=single,task=albedo,per_image", "per_image is for task=depth"),
+        ("nyud", "variant=single,task=depth,valid_normals=astmt", "valid_normals is for task=normals"),
+        ("nyud", "valid_normals=all", "did you mean 'astmt'|valid_normals=all"),
+        ("fsv", "variant=single,task=albedo,scores=astmt", "it is for task=segmentation or parts or depth"),
+        ("pascal", "scores=mean", "scores=mean"),
+        ("pascal", "backbone=mobilenet,variant=released", "backbone=mobilenet has none"),
+        ("pascal", "variant=released,decoder=uber", "expected deeplab"),
+        ("pascal", "variant=released,norm=own", "variant=released does not read it"),
         ("scenes", "root=x", "the scenes do not read it"),
         ("bsds_camvid", "backbone=r50", "this config reads"),
         ("bsds_camvid", "variant=adapters", "variant=adapters"),
@@ -135,16 +142,67 @@ def test_wrong_arguments(name, arg, message):
 
 
 def test_other_countings_of_the_data_sets():
-    """40 classes; the RMSE of depth an image. Without the arguments nothing of them is in the config."""
-    plain, other = load("nyud"), load("nyud", "classes=40,per_image")
+    """40 classes; all normals. Without the arguments nothing of them is in the config."""
+    plain, other = load("nyud"), load("nyud", "classes=40,valid_normals=astmt")
     assert other.model.task_options.segmentation.classes == other.data.eval.source.classes == 40
-    assert other.model.task_options.depth.per_image
-    assert "per_image" not in plain.model.task_options.depth
-    assert "classes" not in plain.data.train.source
-    assert read_run(other).data.train.source.options.classes == 40
-    assert_builds("nyud", "classes=40,per_image,backbone=r26")
-    assert load("fsv", "per_image").model.task_options.depth.per_image
-    assert load("nyud", "classes=40,packed").data.train.source.options.to_dict() == dict(classes=40)
+    assert other.data.train.source.valid_normals == other.data.eval.source.valid_normals == "astmt"
+    assert not {"classes", "valid_normals"} & set(plain.data.train.source)
+    assert read_run(other).data.train.source.options.valid_normals == "astmt"
+    packed = load("nyud", "classes=40,valid_normals=astmt,packed").data.train.source.options
+    assert packed.to_dict() == dict(classes=40, valid_normals="astmt")
+
+
+def test_scores_as_released():
+    options = {name: load(name, "scores=astmt").model.task_options for name in TASKS}
+    for name, tasks in TASKS.items():
+        for task in tasks:
+            expected = "astmt" if task in ("segmentation", "parts", "depth") else None
+            assert options[name].get(task, {}).get("scoring") == expected
+            assert "scoring" not in load(name).model.task_options[task]
+    assert options["nyud"].segmentation.classes == 41
+    papers.build(load("nyud", "scores=astmt,backbone=r26").model)
+
+
+def test_norms_of_each_task_are_those_of_the_release():
+    """ResNets: the encoder's wherever there are several tasks, the decoder's with its SE."""
+    expected = {
+        "variant=single": (False, False),
+        "variant=multi": (True, False),
+        "variant=se": (True, True),
+        "variant=se,se=enc": (True, False),
+        "variant=se,se=dec": (True, True),
+        "variant=adapters": (True, False),
+        "variant=adversarial": (True, True),
+        "variant=released": (True, True),
+        "variant=multi,norm=shared": (False, False),
+        "variant=multi,norm=own": (True, True),
+        "variant=se,decoder=uber": (True, False),
+        "variant=multi,backbone=mobilenet": (False, False),
+        "variant=se,se=dec,backbone=mobilenet": (False, True),
+        "variant=se,backbone=mobilenet": (True, True),
+    }
+    for arg, norms in expected.items():
+        model = load("pascal", arg).model
+        assert (model.encoder.norm, model.decoder.norm) == norms, arg
+
+
+def test_the_released_combination():
+    """SE, adapters and discriminator in one network, with the values of the released training."""
+    run = read_run(load("nyud", "variant=released"))
+    model = run.stages[-1].model
+    for part in (model.encoder, model.decoder):
+        assert (part.se, part.norm, part.adapters) == (True, True, True)
+    assert (model.adversarial.weight, model.adversarial.kernel) == (0.01, 3)
+    assert (model.backbone.stride_in_1x1, model.backbone.preprocessing) == (True, "none")
+    assert model.task_options["boundaries"]["positive_weight"] == 0.8
+    assert load("nyud", "variant=released,w_d=0.1").model.adversarial.weight == 0.1
+    pascal = load("pascal", "variant=released").model
+    assert "kernel" not in pascal.adversarial
+    assert pascal.task_options.boundaries.positive_weight == 0.95
+    assert pascal.task_options.normals.epsilon == "astmt"
+    rules = load("nyud", "variant=released").training.stages[0]["multipliers"]
+    assert match_first(rules, "discriminator/conv1/kernel") == 2.5
+    assert match_first(rules, "backbone/res2_1/adapter/depth/kernel") == 1.0
 
 
 def random_labels(tasks: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -200,7 +258,9 @@ def test_trains_a_step(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arg"), [*QUICK, *[("pascal", v) for v in (*VARIANTS, *UBER, *MOBILE)]])
+@pytest.mark.parametrize(
+    ("name", "arg"), [*QUICK, *[("pascal", v) for v in (*VARIANTS, *RELEASED, *UBER, *MOBILE)]]
+)
 def test_every_kind_trains_a_step(name, arg, monkeypatch):
     assert_trains(name, arg, monkeypatch)
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from dynpix_jax.cli.main import main
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.sections import unread
 from dynpix_jax.core.source import Source
 from dynpix_jax.data import pascal_multitask
 from dynpix_jax.data.multitask import boundaries_between, unit_normals
+from dynpix_jax.data.nyud_multitask import NyudMultitaskConfig
 from dynpix_jax.data.sources import build_source
 from tests.data.multitask_files import SHAPE, write_fsv, write_nyud, write_pascal
 from tests.data.spec_check import check_source
@@ -107,6 +110,25 @@ def test_normals_face_the_camera() -> None:
     stored = np.array([[[0.0, 0.0, 2.0], [1.2, 0.0, 1.6], [0.1, 0.1, 0.1]]])
     np.testing.assert_allclose(unit_normals(stored), [[[0, 0, -1], [0.6, 0, -0.8], [0, 0, 0]]], atol=1e-6)
     np.testing.assert_allclose(unit_normals(-stored)[0, 1], [-0.6, 0, -0.8], atol=1e-6)
+    # As released: any length but 0 is a direction.
+    released = unit_normals(np.concatenate([stored, 0 * stored]), 0.0)
+    np.testing.assert_allclose(released[0, 2], np.array([1, 1, -1]) / 3**0.5, atol=1e-6)
+    assert not released[1].any()
+
+
+def test_valid_normals_of_nyud_as_released(tmp_path: Path) -> None:
+    root = write_nyud(tmp_path)
+    picture = np.full((*SHAPE, 3), 128, np.uint8)
+    picture[:, 4:] = (128, 51, 26)
+    Image.fromarray(picture).save(root / "normals" / "0001.jpg", quality=95)
+    counted = []
+    for valid_normals in ("long", "astmt"):
+        source = build("nyud_multitask", root, fields=("normals",), valid_normals=valid_normals)
+        counted.append((np.linalg.norm(source[0]["normals"], axis=-1) > 0.5).mean())
+    assert counted[0] < 0.8
+    assert counted[1] == 1.0
+    options = NyudMultitaskConfig("x", ("depth",), valid_normals="astmt")
+    assert [path for path, _, _ in unread(options)] == ["valid_normals"]
 
 
 def test_boundaries_of_nothing_and_of_a_corner() -> None:

@@ -45,3 +45,14 @@ def test_initialisation_does_not_move_the_moments(case):
     stats = BatchNorm(4).init(jax.random.key(0), x, train=True)["batch_stats"]
     np.testing.assert_array_equal(stats["mean"], np.zeros(4))
     np.testing.assert_array_equal(stats["var"], np.ones(4))
+
+
+def test_the_stored_variance_may_be_the_unbiased_one(case):
+    """As PyTorch's: n / (n - 1) times the batch's, which normalises the batch in both."""
+    x, variables = case
+    plain, biased = BatchNorm(4).apply(variables, x, train=True, mutable=["batch_stats"])
+    found, updates = BatchNorm(4, unbiased=True).apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(found, plain)
+    np.testing.assert_array_equal(updates["batch_stats"]["mean"], biased["batch_stats"]["mean"])
+    expected = 0.9 * variables["batch_stats"]["var"] + 0.1 * np.var(x, axis=(0, 1, 2), ddof=1)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], expected, rtol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import scipy.ndimage
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.sections import unread
 from dynpix_jax.tasks.depth import Depth
 
 VALID = np.array([True, True, False])
@@ -92,19 +93,19 @@ def test_decode_and_rescale():
 
 
 def test_loss_of_metres_is_l1_plus_sobel():
-    """Against SciPy's Sobel; a missing depth takes the gradients around it out."""
+    """Against SciPy's Sobel, 0 outside of the image; a missing depth takes the gradients around it out."""
     rng = np.random.default_rng(0)
     target, found = rng.uniform(1, 5, (2, 1, 6, 7)).astype(np.float32)
     target[0, 1, 2] = 0.0
     known = target[0] > 0
     error = np.where(known, found[0] - target[0], 0.0)
-    whole = scipy.ndimage.minimum_filter(known, 3, mode="constant", cval=False)
-    gradients = sum(np.abs(scipy.ndimage.sobel(error, axis)) for axis in (0, 1))
-    expected = np.abs(error)[known].mean() + gradients[whole].mean()
+    whole = scipy.ndimage.minimum_filter(known, 3, mode="constant", cval=True)
+    gradients = sum(np.abs(scipy.ndimage.sobel(error, axis, mode="constant")) for axis in (0, 1))
+    expected = (np.abs(error)[known].sum() + gradients[whole].sum()) / known.sum()
     task = Depth(logit="metres")
     loss = jax.jit(jax.value_and_grad(task.loss))
     value, gradient = loss(found[..., None], target, np.array([True]))
-    assert whole.sum() == 4 * 5 - 6  # of the inner 4 x 5 those that do not touch the missing one
+    assert whole.sum() == 6 * 7 - 9
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert gradient[0, 1, 2, 0] == 0
     assert float(loss(found[..., None], 0 * target, np.array([True]))[0]) == 0.0
@@ -112,11 +113,50 @@ def test_loss_of_metres_is_l1_plus_sobel():
     np.testing.assert_allclose(task.rescale(np.array([3.0]), 2.0), [6.0])
 
 
+def test_holes_as_released():
+    """Of 0 metres for the gradients, which count everywhere; without holes both losses are the same."""
+    rng = np.random.default_rng(0)
+    target, found = rng.uniform(1, 5, (2, 2, 6, 7)).astype(np.float32)
+    target[0, 1, 2] = 0.0
+    valid = np.array([True, False])
+    slopes = [scipy.ndimage.sobel(found[0] - target[0], axis, mode="constant") for axis in (0, 1)]
+    known = target[0] > 0
+    expected = (np.abs(found - target)[0][known].sum() + np.abs(slopes).sum()) / known.sum()
+    released, ours = Depth(logit="metres", holes="astmt"), Depth(logit="metres")
+    np.testing.assert_allclose(released.loss(found[..., None], target, valid), expected, rtol=1e-5)
+    target[0, 1, 2] = 2.0
+    losses = [task.loss(found[..., None], target, valid) for task in (released, ours)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_options_of_the_other_logit_are_refused():
+    found = [path for path, _, _ in unread(Depth(holes="astmt"))]
+    assert found == ["holes"]
+    assert [path for path, _, _ in unread(Depth(logit="metres", gamma=1.0))] == ["gamma"]
+    assert not list(unread(Depth(logit="metres", holes="astmt")))
+
+
+def test_scores_as_released():
+    """Of four images: the mean of the RMSE, the median of the logarithm's; a missing depth is 1e-9 m."""
+    target = np.array([[[2.0, 2.0]], [[2.0, 2.0]], [[2.0, 4.0]], [[2.0, 0.0]], [[9.0, 9.0]]], np.float32)
+    found = np.array([[[3.0, 3.0]], [[5.0, 5.0]], [[2.0, 4.4]], [[2.0, 1.0]], [[1.0, 1.0]]], np.float32)
+    task = Depth(scoring="astmt")
+    batch = {"depth": target, "valid": np.array([True] * 4 + [False])}
+    truth = np.where(target > 0, target, 1e-9)[:4].astype(float)
+    rmse = np.sqrt(((found[:4] - truth) ** 2).mean((1, 2)))
+    logs = np.sqrt(((np.log(found[:4]) - np.log(truth)) ** 2).mean((1, 2)))
+    scores = task.compute(jax.jit(task.measure)(found, batch))
+    assert scores["rmse"] == pytest.approx(rmse.mean())
+    assert scores["rmse_log"] == pytest.approx(np.median(logs), rel=1e-3)
+    three = {**batch, "valid": np.array([True] * 3 + [False] * 2)}
+    assert task.compute(task.measure(found, three))["rmse_log"] == pytest.approx(logs[0], rel=1e-3)
+
+
 def test_errors_of_images_averaged():
     """An image with an error of 1 at one pixel, one with 3 at both: 2 a mean of images, not of pixels."""
     target = np.array([[[2.0, 0.0]], [[2.0, 2.0]], [[0.0, 0.0]], [[2.0, 2.0]]], np.float32)
     prediction = np.array([[[3.0, 9.0]], [[5.0, 5.0]], [[1.0, 1.0]], [[1.0, 1.0]]], np.float32)
-    task = Depth(per_image=True)
+    task = Depth(scoring="per_image")
     batch = {"depth": target, "valid": np.array([True, True, True, False])}
     scores = task.compute(jax.jit(task.measure)(prediction, batch))
     assert scores["rmse"] == pytest.approx(2.0)

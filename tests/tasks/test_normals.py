@@ -95,6 +95,25 @@ def test_gradient_is_finite_everywhere():
     assert not np.asarray(gradient)[:, :, 2].any()  # invalid
 
 
+def test_each_release_has_its_epsilon():
+    """ASTMT's stands beside the norm: short logits keep their whole gradient."""
+    direction = np.array([0.6, 0.0, -0.8], np.float32)
+    for length, share in ((1.0, 1.0), (1e-1, 0.9995), (1e-2, 0.9535), (1e-3, 0.3015)):
+        np.testing.assert_allclose(unit(length * direction, "astmt"), direction, rtol=1e-6)
+        np.testing.assert_allclose(unit(length * direction), share * direction, rtol=1e-4)
+    target = np.array([[[[-0.6, 0.64, -0.48]]]], np.float32)
+    direction = np.array([0.36, 0.48, -0.8], np.float32)
+    slope = jax.jit(jax.grad(Normals(cosine=0.0, arccos=0.0, l1=1.0, epsilon="astmt").loss))
+    for length in (1e-6, 1e-3, 1.0):
+        found = slope(length * direction[None, None, None], target, np.array([True]))[0, 0, 0]
+        # Of a third of |x - -.6| + |y - .64| + |z - -.48|, by x / |x|.
+        sides = np.array([1, -1, -1]) / 3
+        expected = (sides - np.dot(sides, direction) * direction) / length
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+    nothing = np.zeros((1, 1, 1, 3), np.float32)
+    assert np.isfinite(slope(nothing, target, np.array([True]))).all()
+
+
 def test_prediction_has_unit_length():
     rng = np.random.default_rng(2)
     logits = np.concatenate([rng.normal(0, scale, (1, 4, 5, 3)) for scale in (1e-30, 1e-3, 1.0, 1e20)])

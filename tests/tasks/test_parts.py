@@ -30,6 +30,15 @@ def test_images_without_people_do_not_count():
         Parts().compute(Parts().measure(prediction[1:2], {"parts": target[1:2], "valid": valid[:1]}))
 
 
+def test_an_image_of_background_and_ignored_pixels_is_scored_as_released():
+    """The released evaluation leaves out images of one value alone."""
+    target = np.array([[[0, 0, 255]], [[0, 1, 255]], [[0, 0, 0]], [[255, 255, 255]]], np.int32)
+    batch = {"parts": target, "valid": np.ones(4, bool)}
+    prediction = np.zeros_like(target)
+    for task, pixels in ((Parts(), 2), (Parts(scoring="astmt"), 4)):
+        assert task.measure(prediction, batch)["confusion"].sum() == pixels
+
+
 def test_it_is_another_task():
     task = Parts()
     assert (task.name, task.labels, task.class_count) == ("parts", ("parts",), 7)

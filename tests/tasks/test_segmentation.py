@@ -87,6 +87,16 @@ def test_scores_by_hand():
     }
 
 
+def test_classes_that_do_not_occur_as_released_by_astmt():
+    target, prediction = np.array([[[0, 0, 1, 255]]], np.int32), np.array([[[0, 1, 1, 3]]], np.int32)
+    batch = {"segmentation": target, "valid": np.array([True])}
+    ours, theirs = Segmentation(classes=4), Segmentation(classes=4, scoring="astmt")
+    state = ours.measure(prediction, batch)
+    assert ours.compute(state)["miou"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert theirs.compute(state) == {**ours.compute(state), "miou": pytest.approx((1 / 2 + 1 / 2) / 4)}
+    assert theirs.per_class(state) == ours.per_class(state)
+
+
 def test_batches_merge_to_the_whole_and_padding_does_not_count():
     logits, target = example()
     task = Segmentation(classes=4)

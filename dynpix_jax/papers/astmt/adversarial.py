@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.resize import resize_nearest
+from dynpix_jax.ops.vectors import scale_to_unit
 
-TINY = 1e-20
-"""Added to the squared norm: a zero gradient stays zero, and so does its own gradient."""
+EPSILON = 1e-10
+"""Added to the norm, as released: positions that are nearly solved fade for the discriminator."""
 
 
 @jax.custom_vjp
@@ -57,14 +58,11 @@ def loss_and_gradient(
 
 
 def unit_gradient(gradient: Array) -> Array:
-    """(B, h, w, C) scaled to length 1 over the channels of every position; zero stays zero.
+    """(B, h, w, C) g / (|g| + EPSILON), |g| over the channels of every position; float32.
 
-    As released: the losses' gradients shrink during training, these do not.
+    The losses' gradients shrink during training, these do not.
     """
-    # Scaled first: squares of small numbers vanish in float32. The scale cancels in the result.
-    largest = jax.lax.stop_gradient(jnp.abs(gradient).max())
-    gradient = gradient / jnp.where(largest > 0, largest, 1.0)
-    return gradient * jax.lax.rsqrt((gradient**2).sum(-1, keepdims=True) + TINY)
+    return scale_to_unit(gradient, EPSILON)
 
 
 def discriminator_loss(

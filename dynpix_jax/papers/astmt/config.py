@@ -108,6 +108,8 @@ class AstmtConfig:
         encoder: Modules of the backbone that each task has for itself.
         decoder: The decoder above the backbone.
         adversarial: The discriminator; None trains without one.
+        running_variance: What norms store of a batch: its ``unbiased`` variance, as released (PyTorch), or
+            the ``biased`` one that it is normalised by, which is 7/8 of it for the pooled branch of 8 images.
     """
 
     system: str
@@ -120,6 +122,7 @@ class AstmtConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     adversarial: AdversarialConfig | None = None
+    running_variance: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):

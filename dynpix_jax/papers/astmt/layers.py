@@ -6,19 +6,32 @@ The decoder is narrow, and tasks have modules of their own.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.core.typing import Array
-from dynpix_jax.nn.conv import Conv, DepthwiseConv
+from dynpix_jax.core.typing import Array, PRNGKey
+from dynpix_jax.nn.conv import Conv, DepthwiseConv, he_normal
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import Modulation, PerTask, SqueezeExcite, of_task, per_task, task_norm
 from dynpix_jax.ops.resize import resize_bilinear
 
 SMALL = nn.initializers.normal(0.01)
-"""Initializer of predictions: by its fan-out, a single channel would start at 1.4."""
+"""Initializer of the released ResNets' decoder and discriminator. (MobileNet's: SE alone.)"""
+
+
+def predictor(in_features: int, features: int, kernel_size: int = 1) -> Conv:
+    """A last convolution, whose bias starts as PyTorch's: uniform, at most 1 / sqrt(number of inputs)."""
+    bound = (kernel_size**2 * in_features) ** -0.5
+
+    uniform = nn.initializers.uniform(2 * bound)
+
+    def bias_init(key: PRNGKey, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return uniform(key, shape, dtype, out_sharding) - bound
+
+    return Conv(in_features, features, kernel_size, use_bias=True, kernel_init=SMALL, bias_init=bias_init)
 
 
 class Unit(nn.Module):
@@ -27,7 +40,8 @@ class Unit(nn.Module):
     Attributes:
         separable: 3x3 kernels become a depthwise 3x3 and a 1x1, ReLU becomes ReLU6 (MobileNet's form).
         reduction: Reduction of the SE.
-        adapted: False leaves adapters out (the branch of the image's mean).
+        pooled: The unit of the image's mean, which has no adapters, nor, if ``separable``, SE (as released).
+        unbiased: Of the norm, see nn.norm.BatchNorm.
     """
 
     in_features: int
@@ -37,22 +51,27 @@ class Unit(nn.Module):
     dilation: int = 1
     separable: bool = False
     reduction: int = 16
-    adapted: bool = True
+    pooled: bool = False
+    unbiased: bool = True
 
     def setup(self) -> None:
         own, shape = self.modulation, (self.in_features, self.features)
+        init = he_normal if self.separable else SMALL
         if self.separable and self.kernel_size > 1:
             self.depthwise = DepthwiseConv(self.in_features, self.kernel_size, dilation=self.dilation)
-            self.conv = Conv(*shape, kernel_size=1)
+            self.conv = Conv(*shape, kernel_size=1, kernel_init=init)
         else:
-            self.conv = Conv(*shape, self.kernel_size, dilation=self.dilation)
-        self.adapts = own.adapters and bool(own.tasks) and self.adapted
+            self.conv = Conv(*shape, self.kernel_size, dilation=self.dilation, kernel_init=init)
+        self.adapts = own.adapters and bool(own.tasks) and not self.pooled
+        self.excited = own.se and not (self.pooled and self.separable)
         if self.adapts:
             zero = nn.initializers.zeros_init()
             self.adapter = PerTask(own.tasks, lambda: Conv(*shape, kernel_size=1, kernel_init=zero))
-        self.bn = task_norm(own, self.features)
-        if own.se:
+        self.bn = task_norm(own, self.features, unbiased=self.unbiased)
+        if self.excited:
             excite = partial(SqueezeExcite, self.features, self.reduction, self._activation)
+            if self.separable:
+                excite = partial(excite, kernel_init=SMALL)
             self.se = per_task(own.se, own.tasks, excite)
 
     def _activation(self, x: Array) -> Array:
@@ -63,7 +82,7 @@ class Unit(nn.Module):
         if self.adapts:
             y = y + of_task(self.adapter, task)(x)
         y = self._activation(of_task(self.bn, task)(y, train=train))
-        return of_task(self.se, task)(y) if self.modulation.se else y
+        return of_task(self.se, task)(y) if self.excited else y
 
 
 class ASPP(nn.Module):
@@ -78,12 +97,19 @@ class ASPP(nn.Module):
     modulation: Modulation
     separable: bool = False
     reduction: int = 16
+    unbiased: bool = True
 
     def setup(self) -> None:
-        unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
+        unit = partial(
+            Unit,
+            modulation=self.modulation,
+            separable=self.separable,
+            reduction=self.reduction,
+            unbiased=self.unbiased,
+        )
         self.point = unit(self.in_features, self.features)
         self.atrous = [unit(self.in_features, self.features, kernel_size=3, dilation=d) for d in self.rates]
-        self.pool = unit(self.in_features, self.features, adapted=False)
+        self.pool = unit(self.in_features, self.features, pooled=True)
         self.fuse = unit((2 + len(self.rates)) * self.features, self.features)
 
     def __call__(self, x: Array, task: str, *, train: bool) -> Array:
@@ -112,9 +138,16 @@ class DeepLabDecoder(nn.Module):
     modulation: Modulation
     separable: bool = False
     reduction: int = 16
+    unbiased: bool = True
 
     def setup(self) -> None:
-        unit = partial(Unit, modulation=self.modulation, separable=self.separable, reduction=self.reduction)
+        unit = partial(
+            Unit,
+            modulation=self.modulation,
+            separable=self.separable,
+            reduction=self.reduction,
+            unbiased=self.unbiased,
+        )
         reduced = max(48 * self.features // 256, 1)
         self.aspp = ASPP(
             self.high,
@@ -123,6 +156,7 @@ class DeepLabDecoder(nn.Module):
             self.modulation,
             separable=self.separable,
             reduction=self.reduction,
+            unbiased=self.unbiased,
         )
         self.reduce = unit(self.low, reduced, reduction=4)
         self.join = unit(self.features + reduced, self.features, kernel_size=3)
@@ -146,13 +180,14 @@ class UberHead(nn.Module):
     low: int
     high: int
     channels: int
+    unbiased: bool = True
 
     def setup(self) -> None:
-        self.low_conv = Conv(self.low, self.channels, kernel_size=1)
-        self.low_bn = BatchNorm(self.channels)
-        self.high_conv = Conv(self.high, self.channels, kernel_size=1)
-        self.high_bn = BatchNorm(self.channels)
-        self.logits = Conv(2 * self.channels, self.channels, kernel_size=1, use_bias=True, kernel_init=SMALL)
+        self.low_conv = Conv(self.low, self.channels, kernel_size=1, kernel_init=SMALL)
+        self.low_bn = BatchNorm(self.channels, unbiased=self.unbiased)
+        self.high_conv = Conv(self.high, self.channels, kernel_size=1, kernel_init=SMALL)
+        self.high_bn = BatchNorm(self.channels, unbiased=self.unbiased)
+        self.logits = predictor(2 * self.channels, self.channels)
 
     def __call__(self, low: Array, high: Array, *, train: bool) -> Array:
         low = jax.nn.relu(self.low_bn(self.low_conv(low), train=train))
@@ -169,8 +204,8 @@ class Discriminator(nn.Module):
     kernel: int = 1
 
     def setup(self) -> None:
-        self.conv1 = Conv(self.features, self.features, self.kernel)
-        self.conv2 = Conv(self.features, self.tasks, self.kernel, use_bias=True, kernel_init=SMALL)
+        self.conv1 = Conv(self.features, self.features, self.kernel, kernel_init=SMALL)
+        self.conv2 = predictor(self.features, self.tasks, self.kernel)
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(jax.nn.relu(self.conv1(x)))

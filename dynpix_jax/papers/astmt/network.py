@@ -8,11 +8,10 @@ import flax.linen as nn
 
 from dynpix_jax.backbones.base import BuildOptions
 from dynpix_jax.core.typing import Array
-from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.per_task import Modulation
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.astmt.config import AstmtConfig
-from dynpix_jax.papers.astmt.layers import SMALL, DeepLabDecoder, Discriminator, UberHead
+from dynpix_jax.papers.astmt.layers import DeepLabDecoder, Discriminator, UberHead, predictor
 
 Features = tuple[Array, Array | None]
 """Input of a task's head: the map whose gradient the discriminator reads, and other maps (UberNet's low)."""
@@ -37,7 +36,9 @@ class AstmtNetwork(nn.Module):
         self.encoding = Modulation(tasks, encoder.se, encoder.norm, encoder.adapters)
         self.decoding = Modulation(tasks, decoder.se, decoder.norm, decoder.adapters)
         low, high = config.low, config.high
-        self.backbone = config.backbone.build(BuildOptions(taps=(low.name, high.name), own=self.encoding))
+        unbiased = config.running_variance == "unbiased"
+        built = BuildOptions(taps=(low.name, high.name), own=self.encoding, unbiased=unbiased)
+        self.backbone = config.backbone.build(built)
         if decoder.kind == "deeplab":
             self.decoder = DeepLabDecoder(
                 low.channels,
@@ -47,15 +48,19 @@ class AstmtNetwork(nn.Module):
                 self.decoding,
                 separable=decoder.separable,
                 reduction=decoder.reduction,
+                unbiased=unbiased,
             )
+        uber = decoder.kind == "uber"
         for task in config.tasks:
-            shape = decoder.features, self.channels[task]
-            uber = decoder.kind == "uber"
-            linear = Conv(*shape, kernel_size=1, use_bias=True, kernel_init=SMALL)
-            head = UberHead(low.channels, high.channels, shape[1]) if uber else linear
+            count = self.channels[task]
+            head = (
+                UberHead(low.channels, high.channels, count, unbiased)
+                if uber
+                else predictor(decoder.features, count)
+            )
             setattr(self, head_name(task), head)
         if config.adversarial is not None:
-            width = high.channels if decoder.kind == "uber" else decoder.features
+            width = high.channels if uber else decoder.features
             self.discriminator = Discriminator(width, len(config.tasks), config.adversarial.kernel)
 
     def encode(self, images: Array, task: str, *, train: bool) -> tuple[Array, Array]:

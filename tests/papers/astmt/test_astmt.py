@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,8 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.flops import dense_report, variable_shapes
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.per_task import Modulation
 from dynpix_jax.papers.astmt.adversarial import (
     discriminator_loss,
     loss_and_gradient,
@@ -25,6 +28,7 @@ from dynpix_jax.papers.astmt.adversarial import (
     reverse_gradient,
     unit_gradient,
 )
+from dynpix_jax.papers.astmt.layers import Discriminator, Unit, predictor
 from dynpix_jax.training.optim import Flat
 from tests.one_step import QUICKLY
 from tests.papers.astmt.tiny import (
@@ -142,14 +146,19 @@ def test_the_discriminator_reads_the_gradient_of_an_explicit_vjp():
     expected, pull = jax.vjp(lambda x: head(weights, x)[0], features)
     np.testing.assert_array_equal(value, expected)
     np.testing.assert_allclose(gradient, pull(jnp.ones(()))[0], rtol=1e-6)
-    unit = np.asarray(unit_gradient(gradient))
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), 1, rtol=1e-5)
-    np.testing.assert_allclose(unit * np.linalg.norm(gradient, axis=-1, keepdims=True), gradient, rtol=1e-4)
-    # Tiny gradients, and none: finite, forward and backward.
-    for scale in (1e-30, 0.0):
-        slope = jax.grad(lambda x, s=scale: (unit_gradient(s * x) ** 3).sum())(features)
-        assert np.isfinite(slope).all()
-    assert not np.asarray(unit_gradient(0 * gradient)).any()
+
+
+def test_solved_positions_fade_for_the_discriminator():
+    """g / (|g| + 1e-10), whatever the map's largest is."""
+    lengths = np.array([1.0, 1e-6, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-14, 1e-25, 0.0])
+    directions = np.random.default_rng(0).normal(size=(len(lengths), 5))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    gradient = jnp.asarray((lengths[:, None] * directions)[None, None], jnp.float32)
+    found = np.linalg.norm(unit_gradient(gradient)[0, 0], axis=-1)
+    np.testing.assert_allclose(found, lengths / (lengths + 1e-10), rtol=1e-5, atol=1e-9)
+    # Finite backwards, too: to first order the direction's change over |g| + 1e-10.
+    slope = jax.grad(lambda g: (unit_gradient(g) ** 3).sum())(gradient)
+    assert np.isfinite(slope).all()
 
 
 def test_the_reversal_changes_the_sign_alone():
@@ -225,6 +234,63 @@ def test_adapters_start_as_nothing_and_shared_parts_run_once():
     both, one = (dense_report(system, (32, 32)).total for system in (plain, single))
     # A further task costs a 1x1 convolution of the 8 x 8 map and its resizing to 32 x 32.
     assert both - one == 64 * 6 + 32 * 8 * (8 + 32)
+
+
+def spread(module: nn.Module, *inputs: Any, **options: Any) -> dict[str, float]:
+    """Standard deviation of each parameter's first values."""
+    params = module.init(jax.random.key(0), *inputs, **options)["params"]
+    return {path: float(leaf.std()) for path, leaf in named_leaves(params)}
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_first_values_are_as_released(separable):
+    """ResNets: N(0, .01), SE by its inputs. MobileNet: by the number of outputs, SE N(0, .01)."""
+    own = Modulation(TASKS, se=True, norm=True)
+    unit = Unit(128, 64, own, separable=separable)
+    found = spread(unit, jnp.zeros((1, 1, 1, 128)), "depth", train=False)
+    small = pytest.approx(0.01, rel=0.1)
+    assert found["conv/kernel"] == (pytest.approx((2 / 64) ** 0.5, rel=0.1) if separable else small)
+    se = small if separable else pytest.approx((2 / 64) ** 0.5, rel=0.2)
+    assert found["se/depth/reduce/kernel"] == se
+    assert found["se/depth/reduce/bias"] == 0.0
+
+
+def test_first_values_of_the_discriminator_and_the_predictions():
+    found = spread(Discriminator(64, 5, 3), jnp.zeros((1, 1, 1, 64)))
+    assert found["conv1/kernel"] == pytest.approx(0.01, rel=0.1)
+    assert found["conv2/kernel"] == pytest.approx(0.01, rel=0.1)
+    # Uniform up to 1 / 8, as PyTorch's convolutions.
+    assert spread(predictor(64, 500), jnp.zeros((1, 1, 1, 64)))["bias"] == pytest.approx(
+        1 / 8 / 3**0.5, rel=0.1
+    )
+
+
+BACKBONES: tuple[dict[str, Any], ...] = (
+    dict(se=True, depth=26, width=4, output_stride=16, frozen_norm=False),
+    dict(depth=18, width=4, output_stride=16, frozen_norm=False),
+    dict(name="mobilenetv2", width=0.25),
+    dict(name="vgg16", width=2, fc_features=4, batch_norm=True),
+    dict(name="hrnet", arch="w18s1", width=4, blocks=1),
+)
+
+
+@pytest.mark.parametrize("kind", ["unbiased", "biased"])
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.get("name", "resnet"))
+def test_running_variances_of_every_norm_are_unbiased(backbone, kind):
+    decoder = dict(kind="uber") if backbone.get("depth") == 18 else dict(features=6, rates=(1,))
+    changes = dict(backbone=backbone, encoder={}, decoder=decoder, running_variance=kind)
+    system = papers.build(section(**changes))
+    seen = []
+
+    def look(call: Any, arguments: Any, options: Any, context: Any) -> Any:
+        if isinstance(context.module, BatchNorm):
+            seen.append(context.module.unbiased)
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(look):
+        variable_shapes(system)
+    assert len(seen) > 8
+    assert set(seen) == {kind == "unbiased"}
 
 
 def test_published_ratio_of_mobilenet():

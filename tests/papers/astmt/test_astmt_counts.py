@@ -103,8 +103,12 @@ def network(
     return total
 
 
+def _with_tasks(section: dict[str, Any], tasks: Iterable[str] = TASKS) -> dict[str, Any]:
+    return dict(system="astmt", tasks=tuple(tasks), **section)
+
+
 def counted(section: dict[str, Any], tasks: Iterable[str] = TASKS) -> Count:
-    system = papers.build(dict(system="astmt", tasks=tuple(tasks), **section))
+    system = papers.build(_with_tasks(section, tasks))
     parameters = sum(leaf.size for _, leaf in named_leaves(variable_shapes(system)["params"]))
     return np.array([parameters, dense_report(system, (64, 64)).total])
 
@@ -160,6 +164,16 @@ def test_uber():
         backbone=dict(se=True, depth=26, output_stride=16, stride_in_1x1=False), decoder=dict(kind="uber")
     )
     np.testing.assert_array_equal(counted(section), network(encoder(), {}, always_se=True) + uber())
+
+
+def test_the_pooled_branch_of_mobilenet_has_no_se():
+    """As released; in the ResNets it has."""
+    decoder = dict(se=True, norm=True, features=16, rates=(1,))
+    small = dict(backbone=dict(name="mobilenetv2", width=0.25), decoder=dict(decoder, separable=True))
+    paths = [path for path, _ in named_leaves(variable_shapes(papers.build(_with_tasks(small)))["params"])]
+    modules = {path.split("/se/")[0] for path in paths if path.startswith("decoder/") and "/se/" in path}
+    units = {"aspp/point", "aspp/atrous_0", "aspp/fuse", "reduce", "join", "process"}
+    assert modules == {f"decoder/{unit}" for unit in units}
 
 
 def test_mobilenet(monkeypatch):
