@@ -313,7 +313,7 @@ def test_measured_comparisons(tmp_path, monkeypatch):
             step.out.mkdir(parents=True)
             modes = {"dense": {"milliseconds": 2.0, **scores}}
             (step.out / "eval.json").write_text(json.dumps({**content, "rows": [{**entry, "modes": modes}]}))
-    single, multi, se, _ = (plan.reached(table, row) for row in rows)
+    single, multi, _, se, _ = (plan.reached(table, row) for row in rows)
     heads, lines = reproduce.cells(table, [single, multi, se])
     one = dict(zip(heads, lines[0], strict=True))
     assert one["segmentation mIoU"] == "0.5000 ± 0.1000"
