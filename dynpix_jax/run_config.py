@@ -8,20 +8,57 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dynpix_jax.core.capabilities import alternatives_of, gated_layers
 from dynpix_jax.core.config import RunConfig, parse_run, plain
 from dynpix_jax.core.configs import load_config
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.overrides import apply_overrides
+from dynpix_jax.core.sections import unread
+from dynpix_jax.core.system import System
+from dynpix_jax.core.task import Task
 from dynpix_jax.data.sources import read_source
-from dynpix_jax.papers import SYSTEMS
+from dynpix_jax.papers import SYSTEMS, build
 
 
 def read_run(config: str | Path | Mapping[str, Any] | ConfigDict, overrides: Sequence[str] = ()) -> RunConfig:
     """The settings of "path/to/config.py:arg", or of such a config as sections, after `--set`.
 
-    The networks of its stages are not built here: see `training.checks.check_stages`.
+    Whether the networks of its stages can be built is not checked here: see `training.checks.check_stages`.
 
     Raises:
         UserError: Whatever is wrong, with the key's full path; a value that nothing reads.
     """
     sections = plain(load_config(config) if isinstance(config, str | Path) else config)
-    return parse_run(apply_overrides(sections, overrides), SYSTEMS, read_source)
+    run = parse_run(apply_overrides(sections, overrides), SYSTEMS, read_source)
+    try:
+        systems = [build(stage.model) for stage in run.stages]
+    except UserError:
+        return run  # its builder names the stage
+    tasks = [task for system in systems for task in system.tasks.values()]
+    also = [alternatives_of(system).get(name, system) for system in systems for name in run.evaluation.also]
+    for path, value, reason in (
+        *unread(run.evaluation, "config.evaluation", _unread_by_tasks(tasks)),
+        *unread(run.execution, "config.execution", _unread_by_systems([*systems, *also])),
+    ):
+        raise UserError(f"{path}: nothing reads {value!r}: {reason}")
+    return run
+
+
+def _unread_by_tasks(tasks: Sequence[Task]) -> dict[str, str]:
+    """Settings of the evaluation that none of the tasks reads, and why."""
+    names = ", ".join(dict.fromkeys(task.name for task in tasks))
+    reasons = {}
+    if all(task.scorer == "sums" for task in tasks):
+        reason = f"it is of the boundary benchmark, which does not score {names}"
+        reasons |= dict.fromkeys(("thresholds", "max_dist", "nms", "smooth", "workers"), reason)
+    if all(type(task).smooth is Task.smooth for task in tasks):
+        reasons["inference.blur"] = f"it smooths depth; the network predicts {names}"
+    return reasons
+
+
+def _unread_by_systems(systems: Sequence[System]) -> dict[str, str]:
+    """Settings of the execution that none of the systems reads, and why."""
+    layers = [layer for system in systems for layer in gated_layers(system).values()]
+    if any(layer.kind != "iterations" for layer in layers):
+        return {}
+    return {"implementation": "it runs what gates skip, and no stage has gates"}

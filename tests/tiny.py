@@ -30,8 +30,9 @@ def get_config(arg=""):
             {"name": "base", "steps": 2, "learning_rate": 1e-5},
             {"name": "gates", "steps": 2, "learning_rate": 1e-5, "model": {"gate": gate}},
         )},
-        "evaluation": {"mode": "both", "every_stage": False, "thresholds": 5, "workers": 1, "pictures": 1,
-                       "limit": 2, "batch_size": 1, "inference": {"flip": False}},
+        "evaluation": {"mode": "both", "every_stage": False, "pictures": 1, "limit": 2, "batch_size": 1,
+                       "inference": {"flip": False},
+                       **({"thresholds": 5, "workers": 1} if args.task == "boundaries" else {})},
     })
 """
 

@@ -83,5 +83,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         eval=dict(source=dict(joint, split=args.split)),
     )
     config.evaluation.inference = dict(scales=(2 / 3 if cpu else 1.0,), flip=False)
-    config.evaluation.thresholds = 25
+    if "boundaries" in config.model.tasks:
+        config.evaluation.thresholds = 25
     return config

@@ -260,10 +260,9 @@ def astmt_config(
         init_from=args.weights,
         workers=8,
     )
-    config.evaluation = dict(
-        mode="dense",
-        max_dist=max_dist,
-    )
+    config.evaluation = dict(mode="dense")
+    if "boundaries" in tasks:
+        config.evaluation.max_dist = max_dist
     return config
 
 

@@ -52,6 +52,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         checkpoint_every=0,
         workers=0,
     )
-    config.evaluation.update(thresholds=25, pictures=2, batch_size=4)
+    config.evaluation.update(pictures=2, batch_size=4)
+    if "boundaries" in config.model.tasks:
+        config.evaluation.thresholds = 25
     config.data = datasets.scenes(recipe.chosen(args, TASKS), size=SIZE, train=1000, val=100)
     return config

@@ -51,7 +51,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         sampling=dict(strategy=args.strategy, rare_share=args.rare if args.strategy == "biased" else 0.5),
         cpu_images=5,
     )
-    config.model.backbone.update(width=16, fc_features=128, batch_norm=True)
+    config.model.backbone.update(width=16, batch_norm=True)
+    if args.conv7:
+        config.model.backbone.fc_features = 128
     (stage,) = config.training.stages
     rest = ((r".*", 1.0),)
     config.training.update(
@@ -61,6 +63,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         keep=1,
         init_from="",
     )
-    config.evaluation.update(thresholds=25, pictures=4)
+    config.evaluation.pictures = 4
+    if args.task == "boundaries":
+        config.evaluation.thresholds = 25
     config.data = datasets.scenes((args.task,))
     return config

@@ -170,7 +170,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     for path in sorted(before.keys() | after.keys()):
         there, here = before.get(path, _ABSENT), after.get(path, _ABSENT)
         if there != here and not any(re.fullmatch(pattern, path) for pattern in HARMLESS):
-            key = path.replace(".source.options.", ".source.")
+            key = re.sub(r"(\.source|\.sources\[\d+\])\.options\.", r"\1.", path)
             lines.append(f"config.{key} is {there!r} there and {here!r} here")
     # A difference that all stages share is a value of config.model.
     bases = [re.sub(r"\.training\.stages\[\d+\]\.model\.", ".model.", line) for line in lines]

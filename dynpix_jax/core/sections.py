@@ -327,8 +327,6 @@ def _convert_annotated(kind: Any, value: Any, path: str) -> Any:
         return _convert(base, value, path)
     if not _is_mapping(value):
         raise UserError(f"{path}: expected a section with keys, got {show(value)}")
-    if choice.key is None:
-        return _convert(choice.named(path.rpartition(".")[2], path), value, path)
     section = dict(_plain(value))
     if choice.default is not None:
         section.setdefault(choice.key, choice.default)
@@ -362,7 +360,13 @@ def _convert_mapping(kind: Any, value: Any, path: str) -> dict[str, Any]:
     if not _is_mapping(value):
         raise _mistyped(kind, value, path)
     item_kind = (get_args(kind) or (str, Any))[1]
-    return {key: _convert(item_kind, _get(value, key, f"{path}.{key}"), f"{path}.{key}") for key in value}
+    choice = choice_of(item_kind)
+    found = {}
+    for key in value:
+        place, item = f"{path}.{key}", _get(value, key, f"{path}.{key}")
+        named = choice is not None and choice.key is None and not dataclasses.is_dataclass(item)
+        found[key] = _convert(choice.named(key, place) if choice and named else item_kind, item, place)
+    return found
 
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:

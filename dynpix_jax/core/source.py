@@ -123,7 +123,8 @@ class SourceClass(Protocol):
     """What a config names: a class whose instances are sources.
 
     Attributes:
-        Config: Frozen dataclass of the source's options, parsed from its section of a config.
+        Config: Frozen dataclass of the source's options, parsed from its section of a config; by its
+            ``of_split(section, split, path)`` if it has that, where the options depend on the split.
         splits: Names of its splits, such as "train", "val" and "test"; not all need be on the disk.
     """
 

@@ -13,13 +13,24 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import INDEX, Element, FieldSpec, Source, SourceSpec, annotators_of, check_index
-from dynpix_jax.data.sources import build_source, read_source
+from dynpix_jax.core.sections import from_config
+from dynpix_jax.core.source import (
+    INDEX,
+    Element,
+    FieldSpec,
+    Source,
+    SourceSettings,
+    SourceSpec,
+    annotators_of,
+    check_index,
+)
+from dynpix_jax.data.sources import open_source, read_source
 
 SPLITS = ("train", "val", "test")
 
@@ -29,12 +40,12 @@ class JointConfig:
     """Options of the source.
 
     Attributes:
-        sources: Sections of its parts, each with `name` and the part's own options; one may have a `split` of
-            its own, which then stands for the joint one.
+        sources: Its parts. In a file: their sections, each with `name` and the part's own options; one may
+            have a `split` of its own, which then stands for the joint one.
         weights: How often a training batch is of each part, in any unit; () all equally often.
     """
 
-    sources: tuple[dict[str, Any], ...]
+    sources: tuple[SourceSettings, ...]
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -42,8 +53,18 @@ class JointConfig:
             raise ValueError("sources: (); expected the sections of one source or more")
         if self.weights and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
             raise ValueError(f"weights: {self.weights}; expected a positive number for each of the sources")
-        for index, section in enumerate(self.sources):
-            read_source(section, f"sources[{index}]", section.get("split", SPLITS[0]))
+
+    @classmethod
+    def of_split(cls, section: Mapping[str, Any], split: str, path: str) -> JointConfig:
+        """The options in a section; parts that name no split have this one."""
+        parts = section.get("sources")
+        if isinstance(parts, list | tuple) and all(isinstance(part, Mapping) for part in parts):
+            parts = tuple(
+                read_source(part, f"{path}.sources[{index}]", part.get("split", split))
+                for index, part in enumerate(parts)
+            )
+            section = {**section, "sources": parts}
+        return from_config(cls, section, path)
 
 
 class Joint:
@@ -56,10 +77,7 @@ class Joint:
     splits = SPLITS
 
     def __init__(self, config: JointConfig, split: str) -> None:
-        self._parts: list[Source] = [
-            build_source(section, section.get("split", split), f"sources[{index}]")
-            for index, section in enumerate(config.sources)
-        ]
+        self._parts: list[Source] = [open_source(part) for part in config.sources]
         sizes = [len(part) for part in self._parts]
         self._firsts = [0, *itertools.accumulate(sizes)][:-1]
         self._size = sum(sizes)

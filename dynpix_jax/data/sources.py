@@ -64,6 +64,9 @@ def read_source(section: Mapping[str, Any], path: str, split: str | None = None)
     if chosen not in source.splits:
         splits = suggest(str(chosen), source.splits)
         raise UserError(f"{path}.split: {name} has no split {chosen!r}; {splits}")
+    parse = getattr(source.Config, "of_split", None)
+    if parse is not None:
+        return SourceSettings(str(name), str(chosen), parse(options, str(chosen), path))
     return SourceSettings(str(name), str(chosen), from_config(source.Config, options, path))
 
 

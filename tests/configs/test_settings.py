@@ -37,6 +37,7 @@ VARIANTS = (
     "configs/anytime/scenes_pose.py:variant=ca",
     "configs/astmt/scenes.py:variant=adversarial",
     "configs/astmt/nyud.py:decoder=uber",
+    "configs/astmt/bsds_camvid.py:variant=multi",
     "configs/astmt/pascal.py:backbone=mobilenet,variant=se",
 )
 """Beside the defaults of every file: one a kind of network."""
@@ -54,11 +55,18 @@ def written_out(run: RunConfig) -> dict[str, Any]:
     model = run.given["model"]
     full["model"] = to_json(parse(model)) if parses(model) else model
     for part in ("train", "eval"):
-        source = full["data"][part]["source"]
-        full["data"][part]["source"] = {**source.pop("options"), **source}
+        full["data"][part]["source"] = of_source(full["data"][part]["source"])
     for stage, given in zip(full["training"]["stages"], run.given["training"]["stages"], strict=True):
         stage["model"] = given.get("model") or {}
     return full
+
+
+def of_source(settings: dict[str, Any]) -> dict[str, Any]:
+    """The section of a source from its settings."""
+    options = settings.pop("options")
+    if settings["name"] == "joint":
+        options["sources"] = [of_source(part) for part in options["sources"]]
+    return {**options, **settings}
 
 
 def parses(model: dict[str, Any]) -> bool:
@@ -173,6 +181,15 @@ def test_every_argument_has_an_effect_or_is_refused(spec):
         ("configs/anytime/camvid.py:variant=ee", "model.heads.features=32", "model.heads.kind"),
         ("configs/astmt/nyud.py:decoder=uber", "model.decoder.features=32", "model.decoder.kind"),
         ("configs/perspective/nyuv2.py", "model.depth_features=(8, 8)", "model.pooling.signal"),
+        ("configs/pag/camvid.py", "evaluation.thresholds=25", "boundary benchmark"),
+        ("configs/pag/camvid.py", "evaluation.workers=1", "does not score segmentation"),
+        ("configs/astmt/nyud.py:variant=single,task=depth", "evaluation.max_dist=0.01", "score depth"),
+        ("configs/pag/camvid.py", "evaluation.inference.blur=2.0", "smooths depth"),
+        ("configs/pag/camvid.py", "execution.implementation=gather", "no stage has gates"),
+        ("configs/mdeq/camvid.py:continue_from=x", "execution.implementation=gather", "no stage has gates"),
+        ("configs/astmt/nyud.py", "execution.implementation=gather", "no stage has gates"),
+        ("configs/pixelnet/scenes.py", "model.backbone.fc_features=64", "model.hypercolumn.layers"),
+        ("configs/pixelnet/scenes.py", "model.backbone.dropout=0.1", "model.hypercolumn.layers"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_refused_with_the_key_that_counts(spec, change, key):
@@ -180,3 +197,44 @@ def test_what_nothing_reads_is_refused_with_the_key_that_counts(spec, change, ke
         read_run(str(ROOT / spec), [change])
     assert key in str(error.value)
     assert change.split("=")[0] in str(error.value)
+
+
+def test_what_an_alternative_reads_is_read():
+    """The soft choices of a network have no gates; evaluated by their largest, they have."""
+    spec, change = "configs/perspective/nyuv2.py:variant=pred_depth", "execution.implementation=gather"
+    assert read_run(str(ROOT / spec), [change]).evaluation.also == ("argmax",)
+    with pytest.raises(UserError, match="no stage has gates"):
+        read_run(str(ROOT / spec), [change, "evaluation.also=()"])
+    # In training a gate may stand in one stage alone.
+    assert read_run(str(ROOT / "configs/quickstart.py"), [change]).execution.implementation == "gather"
+
+
+def test_a_default_of_a_task_makes_no_difference():
+    """What ASTMT leaves out of a task's options and weights is the task's default."""
+    config = read("configs/astmt/nyud.py").given
+    model = {**config["model"], "task_weights": {}}
+    options = {**model["task_options"], "normals": {}, "depth": {"per_image": False}}
+    short = {**config, "model": {**model, "task_options": options}}
+    long = {
+        **config,
+        "model": {**model, "task_options": {**options, "depth": {}}, "task_weights": {"depth": 1}},
+    }
+    assert read(short) == read(long)
+    with pytest.raises(UserError, match=r"model\.task_options\.depth\.per_imag: unknown key"):
+        read({**config, "model": {**model, "task_options": {**options, "depth": {"per_imag": False}}}})
+
+
+def test_a_default_of_a_part_makes_no_difference():
+    """What the part of a joint source leaves out is that source's default, and the joint source's split."""
+    config = read("configs/astmt/bsds_camvid.py:variant=multi").given
+    train, (edges, classes) = config["data"]["train"], config["data"]["train"]["source"]["sources"]
+
+    def with_parts(*parts):
+        source = {**train["source"], "sources": parts}
+        return {**config, "data": {**config["data"], "train": {**train, "source": source}}}
+
+    short = {"name": edges["name"], "root": edges["root"]}
+    long = {**edges, "label": "consensus", "consensus": 0.3, "split": "train"}
+    assert read(with_parts(short, classes)) == read(with_parts(long, classes)) == read(config)
+    with pytest.raises(UserError, match=r"config\.data\.train\.source\.sources\[1\]\.rooot: unknown key"):
+        read(with_parts(edges, {**classes, "rooot": ""}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.run_config import read_run
@@ -58,6 +60,11 @@ class ToySystem:
     """The part of `System` that the loop calls."""
 
     Config = ToyConfig
+    tasks: Mapping[str, Any] = {}
+    gated: Mapping[str, GatedLayer] = {"stem": GatedLayer(("stem",))}
+
+    def executed_shares(self, outputs: Any) -> dict[str, jax.Array]:
+        return {}
 
     def __init__(self, config: ToyConfig) -> None:
         if config.scale > 100:

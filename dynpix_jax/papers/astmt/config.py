@@ -11,6 +11,7 @@ from dynpix_jax.backbones.base import BackboneConfig, Stage, at_stride
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import OneOf
+from dynpix_jax.tasks import TASKS, build
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class AstmtConfig:
 
     Attributes:
         tasks: Names of the tasks in the order of the updates; with a single task no module is a task's own.
-        task_options: Fields of each task's class.
+        task_options: The tasks. In a file: fields of their classes, where they are no defaults.
         task_weights: w_t of eq. 1; 1 where it is not given.
         backbone: See backbones; the paper has SE-ResNets and MobileNetV2.
         encoder: Modules of the backbone that each task has for itself.
@@ -114,7 +115,7 @@ class AstmtConfig:
 
     system: str
     tasks: tuple[str, ...]
-    task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task_options: dict[str, Annotated[Any, OneOf(TASKS, key=None)]] = field(default_factory=dict)
     task_weights: dict[str, float] = field(default_factory=dict)
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES, default="resnet")] = field(
         default_factory=lambda: ResNetConfig(se=True)
@@ -138,6 +139,14 @@ class AstmtConfig:
         for task, weight in self.task_weights.items():
             if not weight > 0.0:
                 raise ValueError(f"task_weights.{task}: {weight}; expected a positive number")
+        # Defaults as if they were written out: the same run.
+        options = {
+            task: build(task, self.task_options.get(task, {}), f"config.model.task_options.{task}")
+            for task in self.tasks
+        }
+        object.__setattr__(self, "task_options", options)
+        weights = {task: self.task_weights.get(task, 1.0) for task in self.tasks}
+        object.__setattr__(self, "task_weights", weights)
         if self.adversarial is not None and len(self.tasks) == 1:
             raise ValueError("adversarial: of one task there is nothing to tell it from; expected None")
         for name in ("se", "norm", "adapters"):

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dynpix_jax import tasks
 from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
@@ -45,16 +44,13 @@ class Astmt(System):
     Config = AstmtConfig
 
     def __init__(self, config: AstmtConfig):
-        given = {
-            task: tasks.build(task, config.task_options.get(task, {}), f"config.model.task_options.{task}")
-            for task in config.tasks
-        }
+        given = config.task_options
         self.tasks = {task.name: task for task in given.values()}
         # From here on, a user's task, "package.module:Name", goes by its own name.
         self.config = config = dataclasses.replace(
             config,
             tasks=tuple(self.tasks),
-            task_options={given[name].name: options for name, options in config.task_options.items()},
+            task_options=dict(self.tasks),
             task_weights={given[name].name: weight for name, weight in config.task_weights.items()},
         )
         self.turns = config.tasks

@@ -114,6 +114,17 @@ class PixelNetConfig:
     chunk: int = 4096
     task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        if not isinstance(self.backbone, VGGConfig):
+            return {}
+        reason = "model.hypercolumn.layers has neither fc6 nor fc7"
+        layers = self.hypercolumn.layers
+        reasons = {} if {"fc6", "fc7"} & set(layers) else {"backbone.fc_features": reason}
+        if "fc7" not in layers:  # what is dropped of fc6 only fc7 would read
+            reasons["backbone.dropout"] = "model.hypercolumn.layers has no fc7"
+        return reasons
+
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.backbone.stages]
         for layer in self.hypercolumn.layers:
