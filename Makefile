@@ -11,9 +11,10 @@ AOT := .venv-aot
 
 setup: $(STAMP)
 
-# The locked packages, checked by hash, then this project itself as an editable install. The stamp makes a second call
-# free; a changed lock or pyproject.toml installs again. uv from the PATH, else by pip into the environment. Some systems
-# ship Python without ensurepip, so the environment gets no pip of its own: `uv pip` serves.
+# The locked packages, checked by hash, then this project itself as an editable install. They are compiled here, or each
+# process would compile the sources of jax where Python is told to write no bytecode. The stamp makes a second call free;
+# a changed lock or pyproject.toml installs again. uv from the PATH, else by pip into the environment. Some systems ship
+# Python without ensurepip, so the environment gets no pip of its own: `uv pip` serves.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip .venv
@@ -21,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 	uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ]; then $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check uv; uv=$(BIN)/uv; fi; \
 	echo "installing requirements.lock with $$uv"; \
-	"$$uv" pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; \
+	"$$uv" pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock; \
 	"$$uv" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -14,6 +14,7 @@ from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.overrides import apply_overrides
 from dynpix_jax.core.sections import unread
+from dynpix_jax.core.settings import ExecutionConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.task import Task
 from dynpix_jax.data.sources import read_source
@@ -34,31 +35,33 @@ def read_run(config: str | Path | Mapping[str, Any] | ConfigDict, overrides: Seq
         systems = [build(stage.model) for stage in run.stages]
     except UserError:
         return run  # its builder names the stage
-    tasks = [task for system in systems for task in system.tasks.values()]
-    also = [alternatives_of(system).get(name, system) for system in systems for name in run.evaluation.also]
     for path, value, reason in (
-        *unread(run.evaluation, "config.evaluation", _unread_by_tasks(tasks)),
-        *unread(run.execution, "config.execution", _unread_by_systems([*systems, *also])),
+        *unread(run.evaluation, "config.evaluation", _unread_by_tasks(systems)),
+        *unread(run.execution, "config.execution", _unread_by_gates(run, systems)),
     ):
         raise UserError(f"{path}: nothing reads {value!r}: {reason}")
     return run
 
 
-def _unread_by_tasks(tasks: Sequence[Task]) -> dict[str, str]:
-    """Settings of the evaluation that none of the tasks reads, and why."""
-    names = ", ".join(dict.fromkeys(task.name for task in tasks))
+def _unread_by_tasks(systems: Sequence[System]) -> dict[str, str]:
+    """Settings of the evaluation that no task reads, and why."""
+    tasks = {task.name: task for system in systems for task in system.tasks.values()}
+    names = ", ".join(tasks)
     reasons = {}
-    if all(task.scorer == "sums" for task in tasks):
+    if all(task.scorer == "sums" for task in tasks.values()):
         reason = f"it is of the boundary benchmark, which does not score {names}"
         reasons |= dict.fromkeys(("thresholds", "max_dist", "nms", "smooth", "workers"), reason)
-    if all(type(task).smooth is Task.smooth for task in tasks):
+    if all(type(task).smooth is Task.smooth for task in tasks.values()):
         reasons["inference.blur"] = f"it smooths depth; the network predicts {names}"
     return reasons
 
 
-def _unread_by_systems(systems: Sequence[System]) -> dict[str, str]:
-    """Settings of the execution that none of the systems reads, and why."""
-    layers = [layer for system in systems for layer in gated_layers(system).values()]
+def _unread_by_gates(run: RunConfig, systems: Sequence[System]) -> dict[str, str]:
+    """Settings of the execution that no gate reads, and why."""
+    if run.execution == ExecutionConfig():
+        return {}  # nothing to refuse, and gates may take long to find
+    others = [alternatives_of(system).get(name, system) for system in systems for name in run.evaluation.also]
+    layers = (layer for system in (*systems, *others) for layer in gated_layers(system).values())
     if any(layer.kind != "iterations" for layer in layers):
         return {}
     return {"implementation": "it runs what gates skip, and no stage has gates"}

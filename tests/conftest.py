@@ -23,6 +23,9 @@ from tests.tiny import SHORT_CONFIG, TinyRun
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# What jax keeps of traced programs is alive; to go through it again and again takes a quarter of the time.
+gc.set_threshold(100_000, 50, 100)
+
 # grain 0.2.18 reads an absl flag in `mp_prefetch` and raises if no absl app has parsed the command line
 # (grain issue 1355).
 flags.FLAGS.mark_as_parsed()

@@ -17,7 +17,7 @@ from dynpix_jax.run_config import read_run
 from dynpix_jax.training import writers
 from dynpix_jax.training.inputs import train_loader
 from dynpix_jax.training.loop import Result, train
-from tests.tiny import TINY_CONFIG
+from tests.tiny import SHORT_CONFIG
 
 BATCH_SIZE = 8
 STEPS = (1, 5)
@@ -28,7 +28,7 @@ def train_gated(workdir: Path, watch: Sequence[writers.Writer] = ()) -> Result:
     """A step without gates and five with them; a line of metrics every step, a checkpoint every other."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tiny.py"
-        augmented = TINY_CONFIG.replace('"split": "train"}', '"split": "train"}, "augment": {"flip": True}')
+        augmented = SHORT_CONFIG.replace('"split": "train"}', '"split": "train"}, "augment": {"flip": True}')
         file.write_text(augmented)
         run = read_run(
             file,
