@@ -43,8 +43,24 @@ hypothesis.settings.load_profile("dynpix")
 
 QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 CHOSEN = os.environ.get(QUICKLY)
-LONGEST = ("test_notebooks.py",)
-"""Files that train for many steps. They begin first: no process is to be left alone with them in the end."""
+OPTIMIZED = ("test_notebooks.py",)
+"""Files that train for many steps."""
+
+LONGEST = (
+    "test_notebooks.py",
+    "test_sparse_systems.py",
+    "test_gated.py",
+    "test_anytime.py",
+    "test_gate_and_backbone.py",
+    "test_astmt.py",
+    "test_perspective.py",
+    "test_mdeq.py",
+    "test_resume.py",
+    "test_configs.py",
+    "test_tasks.py",
+    "test_pag.py",
+)
+"""Files that take longest. They begin first: no process is to be left alone with one in the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,7 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,7 +81,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     if CHOSEN is None:
         long = any(item.get_closest_marker(name) for name in ("slow", "aot", "gpu", "tpu"))
-        long = long or item.path.name in LONGEST
+        long = long or item.path.name in OPTIMIZED
         quickly = not long and os.environ["JAX_PLATFORMS"] == "cpu"
         os.environ[QUICKLY] = str(int(quickly))
         jax.config.update(QUICKLY.lower(), quickly)

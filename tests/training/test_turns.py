@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,23 @@ def test_a_step_is_an_update_a_turn_by_hand() -> None:
     step = jax.jit(make_step(system, optimizer, seed=0, stage_start=0, stage_steps=10))
     state = new_state(variables, optimizer.tx, optimizer.pick, 0)
 
+    @partial(jax.jit, static_argnames="turn")
+    def by_hand(params: Any, stats: Any, turn: str) -> Any:
+        def loss(params: Any) -> Any:
+            return system.turn_loss({"params": params, **stats}, batch, turn, rngs={}, controls={})
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
     flat, momentum = optimizer.pick(variables["params"]), {}
     stats = {"batch_stats": variables["batch_stats"]}
     for number in range(2):
         state, metrics = step(state, batch)
         for turn in turns.TURNS:
-
-            def loss(params: Any, turn: str = turn, stats: Any = stats) -> Any:
-                return system.turn_loss({"params": params, **stats}, batch, turn, rngs={}, controls={})
-
             nested = {}
             for path, leaf in flat.items():
                 module, name = path.split("/")
                 nested.setdefault(module, {})[name] = leaf
-            (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(nested)
+            (value, aux), grads = by_hand(nested, stats, turn)
             stats = dict(aux.updates)
             np.testing.assert_allclose(metrics[turn], value, rtol=1e-5)
             for path in flat:

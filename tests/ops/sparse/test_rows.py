@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ def blocks(normalize: str) -> tuple[ResidualBlock, ...]:
 
 
 X = jnp.asarray(RNG.normal(size=(*SHAPE, CHANNELS)), jnp.float32)
+WEIGHTS = jnp.asarray(RNG.normal(size=X.shape), jnp.float32)
 MASKS = {
     "empty": np.zeros(SHAPE, bool),
     "half": RNG.random(SHAPE) < 0.5,
@@ -77,6 +78,21 @@ def by_rows(blocks, x, mask, needed, implementation):
     return sparse_block(x, rows, blocks, implementation=implementation)
 
 
+def with_gradients(run):
+    def loss(blocks, x, mask, needed):
+        y = run(blocks, x, mask, needed)
+        return jnp.where(needed[..., None], y * WEIGHTS, 0).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+
+@cache
+def definition(normalize):
+    """Values and gradients by whole maps, for each mask."""
+    run = with_gradients(lambda blocks, x, mask, needed: by_maps(blocks, x, mask))
+    return {name: run(blocks(normalize), X, mask, spread(mask)) for name, mask in MASKS.items()}
+
+
 @jax.jit
 def filled(y, mask, needed, lam):
     return interpolate_rows(y, active_rows(mask, needed, CHANNELS, radius=3), Interpolation(lam))
@@ -85,21 +101,11 @@ def filled(y, mask, needed, lam):
 @pytest.mark.parametrize("normalize", ["full", "present"])
 @pytest.mark.parametrize("implementation", ["gather", "masked", "pallas_tpu", "pallas_gpu", None])
 def test_rows_equal_maps_in_values_and_gradients(implementation, normalize):
-    weights = jnp.asarray(RNG.normal(size=X.shape), jnp.float32)
-
-    def with_gradients(run):
-        def loss(blocks, x, mask, needed):
-            y = run(blocks, x, mask, needed)
-            return jnp.where(needed[..., None], y * weights, 0).sum(), y
-
-        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-
     given = blocks(normalize)
-    expect = with_gradients(lambda blocks, x, mask, needed: by_maps(blocks, x, mask))
     find = with_gradients(partial(by_rows, implementation=implementation))
-    for mask in MASKS.values():
+    for name, mask in MASKS.items():
         needed = spread(mask)
-        (_, expected), gradients = expect(given, X, mask, needed)
+        (_, expected), gradients = definition(normalize)[name]
         with interpreted():
             (_, found), found_gradients = find(given, X, mask, needed)
         np.testing.assert_allclose(found[needed], expected[needed], atol=1e-4, rtol=1e-4)

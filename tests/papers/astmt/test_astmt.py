@@ -168,6 +168,7 @@ def test_the_reversal_changes_the_sign_alone():
     tells = jax.random.normal(keys[2], (3, 2))
     labelled = jnp.ones((1, 4, 4), bool)
 
+    @jax.jit
     def told(x: Any, weights: Any, tells: Any, strength: float) -> Any:
         _, _, gradient = loss_and_gradient(lambda x: head(weights, x), x)
         discriminate = lambda g: jnp.einsum("bhwc,cd->bhwd", g, tells)  # noqa: E731
@@ -175,7 +176,7 @@ def test_the_reversal_changes_the_sign_alone():
 
     arguments = (features, weights, tells)
     assert told(*arguments, 0.0) == told(*arguments, 2.0)
-    backwards = jax.grad(told, (0, 1, 2))(*arguments, 0.7)
+    backwards = jax.jit(jax.grad(told, (0, 1, 2)))(*arguments, 0.7)
     for place, (value, gradient) in enumerate(zip(arguments, backwards, strict=True)):
         direction = np.asarray(jax.random.normal(keys[3], value.shape))
         ends = []
@@ -224,8 +225,8 @@ def test_adapters_start_as_nothing_and_shared_parts_run_once():
     def prune(tree: Any) -> Any:
         return {k: prune(v) if isinstance(v, dict) else v for k, v in tree.items() if k != "adapter"}
 
-    found = system.apply(variables, images).predictions
-    expected = plain.apply(jax.tree.map(jnp.asarray, prune(variables)), images).predictions
+    found = jax.jit(system.apply)(variables, images).predictions
+    expected = jax.jit(plain.apply)(prune(variables), images).predictions
     for task in TASKS:
         np.testing.assert_array_equal(found[task], expected[task])
     single = papers.build(section(tasks=("depth",), encoder=dict(), decoder=dict(features=6, rates=(1,))))

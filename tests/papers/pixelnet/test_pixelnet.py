@@ -154,7 +154,7 @@ def test_loss_is_the_tasks_at_the_drawn_pixels():
         return system.loss({**variables, "params": params}, batch, rngs=rngs, controls={})
 
     (value, aux), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-    points = np.asarray(system.draw(rngs["points"], batch["segmentation"], batch["valid"]))
+    points = np.asarray(jax.jit(system.draw)(rngs["points"], batch["segmentation"], batch["valid"]))
     assert points.shape == (2, 40, 2)
     assert (points[..., 0] >= 5).all()  # what is above has no label
     logits = np.asarray(
@@ -179,7 +179,7 @@ def test_strategies():
 
     def draw(**sampling: Any) -> np.ndarray:
         system = tiny(task="boundaries", task_options={}, sampling=dict(pixels=40, **sampling))
-        return np.asarray(system.draw(jax.random.key(0), target, valid))
+        return np.asarray(jax.jit(system.draw)(jax.random.key(0), target, valid))
 
     for share in (0.25, 0.5, 0.75):
         points = draw(strategy="biased", rare_share=share)
