@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
-_INTERPRETING = ContextVar("interpreting", default=False)
+import jax
+
+_INTERPRETING = jax.make_user_context(False)
+"""Part of the key of what jax keeps: no program traced with it is run without."""
 
 
 @contextmanager
@@ -14,15 +16,12 @@ def interpreted() -> Iterator[None]:
     """Inside it, named Pallas implementations run on every platform.
 
     ``pallas_tpu`` runs its kernel in Pallas' interpreter. Mosaic GPU has no interpreter for the operations of
-    ``pallas_gpu``: the kernel's plan runs in plain XLA instead. A function traced inside keeps this outside.
+    ``pallas_gpu``: the kernel's plan runs in plain XLA instead.
     """
-    token = _INTERPRETING.set(True)
-    try:
+    with _INTERPRETING(True):
         yield
-    finally:
-        _INTERPRETING.reset(token)
 
 
 def interpreting() -> bool:
     """Whether :func:`interpreted` is active."""
-    return _INTERPRETING.get()
+    return bool(_INTERPRETING.value)

@@ -35,10 +35,8 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 @pytest.fixture
 def stated_kernel():
     """Everything but the kernel itself, on any backend."""
-    jax.clear_caches()
     with interpreted():
         yield
-    jax.clear_caches()  # No other test may meet a program traced so.
 
 
 def bound(x, kernel, active, bias=None, strides=(1, 1), dilation=(1, 1)) -> Call:
