@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 if __name__ == "__main__":
@@ -51,6 +52,7 @@ class TurnsSystem:
 
     Config = TurnsConfig
     config: TurnsConfig
+    tasks: Mapping[str, Any] = {}
     turns = TURNS
 
     def init(self, key: jax.Array, batch: Any) -> Any:
