@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from dynpix_jax.core.capabilities import Iterates, gated_layers, inputs_of
+from dynpix_jax.core.capabilities import CountedInPart, Iterates, gated_layers, inputs_of
 from dynpix_jax.core.progressive import STEP_SCOPE
 from dynpix_jax.core.system import Inputs, System
 from dynpix_jax.core.typing import Array, Variables
@@ -73,6 +73,13 @@ class MacReport:
         if total != self.total:
             primitives["dot_general"] -= self.total - total
         return MacReport(total, primitives, kept)
+
+    def of_modules(self, pattern: str) -> MacReport:
+        """The report of the modules whose path (`module_path`) is the regex's."""
+        kept = {
+            scope: macs for scope, macs in self.by_scope.items() if re.fullmatch(pattern, module_path(scope))
+        }
+        return MacReport(sum(kept.values()), {}, kept)
 
     @property
     def flops(self) -> float:
@@ -234,7 +241,22 @@ def system_macs(system: System, size: tuple[int, int]) -> SystemMacs:
     Raises:
         ValueError: The scopes of a gated layer hold no product.
     """
-    report = dense_report(system, size)
+    macs = _by_layer(system, dense_report(system, size))
+    for name, of_layer in macs.layers.items():
+        if not any(of_layer):
+            raise ValueError(f"{name}: there is no product in its scopes {gated_layers(system)[name].scopes}")
+    return macs
+
+
+def macs_in_paper(system: System, macs: SystemMacs) -> SystemMacs:
+    """What the paper's tables count of the MACs of a system; of most that is everything."""
+    if not isinstance(system, CountedInPart):
+        return macs
+    return _by_layer(system, macs.report.of_modules(system.counted_in_paper))
+
+
+def _by_layer(system: System, report: MacReport) -> SystemMacs:
+    """The steps and gated layers of a report."""
     found = [(module_path(scope), macs) for scope, macs in report.by_scope.items()]
     at = [_step_of(path) for path, _ in found]
     count = max((step + 1 for step in at if step is not None), default=0)
@@ -247,9 +269,6 @@ def system_macs(system: System, size: tuple[int, int]) -> SystemMacs:
         return tuple(macs)
 
     layers = {name: by_step(layer.scopes) for name, layer in gated_layers(system).items()}
-    for name, macs in layers.items():
-        if not any(macs):
-            raise ValueError(f"{name}: there is no product in its scopes {gated_layers(system)[name].scopes}")
     return SystemMacs(report, by_step((".*",)) if count else (), layers)
 
 

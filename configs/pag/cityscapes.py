@@ -6,7 +6,8 @@
         --workdir=runs/cityscapes/gated
 
 Needs leftImg8bit, gtFine and, for depth, disparity (and camera) unpacked into one folder (root=DIR), and
-ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). Arguments: task = segmentation | depth;
+ImageNet weights imported by ``dynpix import-weights`` (weights=FILE; with budget=gpu those of a stem of three
+3x3, or give stem=7x7). Arguments: task = segmentation | depth;
 split = train | val; budget = cpu (a quarter of the images' area, one crop a step) | gpu (crops of 800x800,
 four a step; made for one GPU of 40 GB); packed=True: root holds what ``dynpix prepare cityscapes --set
 fields=segmentation,instances`` (depth: ``fields=depth``) wrote; the others, and departures from the paper,
@@ -28,7 +29,7 @@ from . import recipe
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = recipe.read_args(arg, tasks=("segmentation", "depth"), root=CITYSCAPES.root, split="val")
+    args = recipe.read_args(arg, tasks=("segmentation", "depth"), root=CITYSCAPES.root, split="val", stem="")
     cpu = args.budget == "cpu"
     segmentation = args.task == "segmentation"
     config = recipe.pag_config(

@@ -6,9 +6,10 @@
         --workdir=runs/nyuv2/gated
 
 Needs the data set, published files or extracted folders (root=DIR), and ImageNet weights imported by ``dynpix
-import-weights`` (weights=FILE). Arguments, and departures from the paper: recipe.py. task = segmentation |
-depth | normals; budget = cpu (half size, one image a step) | gpu (crops of 400x544 with scales and rotations
-as in the authors' other work on these images, eight a step; made for one GPU of 40 GB); split = train | test.
+import-weights`` (weights=FILE; with budget=gpu those of a stem of three 3x3, or give stem=7x7). Arguments,
+and departures from the paper: recipe.py. task = segmentation | depth | normals; budget = cpu (half size, one
+image a step) | gpu (crops of 400x544 with scales and rotations as in the authors' other work on these images,
+eight a step; made for one GPU of 40 GB); split = train | test.
 
 Paper, 654 test images. Segmentation (IoU): base .421, MultiPool at Res5 .465, rho .9 / .7 / .5: .458 / .436 /
 .409. Depth (delta < 1.25): base .711, MultiPool .751, .745 / .710 / .673. Normals (mean angle): base 22.3,
@@ -26,7 +27,9 @@ from . import recipe
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = recipe.read_args(arg, tasks=("segmentation", "depth", "normals"), root=NYUV2.root, split="test")
+    args = recipe.read_args(
+        arg, tasks=("segmentation", "depth", "normals"), root=NYUV2.root, split="test", stem=""
+    )
     cpu = args.budget == "cpu"
     config = recipe.pag_config(
         args,

@@ -6,11 +6,16 @@ A config reads its argument with `read_args` and gets all sections but `data` fr
   rho            target density of the last two kinds of gates
   gate_scope     residual | conv3x3, the two readings of eq. 2; on BSDS500 residual costs .014 ODS at 82 % of
                  the MACs, conv3x3 .018 at 89 % (docs/results.md)
-  multipool      the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6
+  multipool      the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6; that of
+                 variant=layer_skip and truncated is at the top (section 5.2)
   drop_blocks    of variant=truncated, from the top
+  drop_layers    of variant=truncated, 0 to 2 more, from the top of the last block that is kept
+  stem           of nyuv2, stanford2d3d, cityscapes: 3x3 (three of them, as the budgets of table 2 have it;
+                 default of budget=gpu) | 7x7 (that of most ImageNet weights; default of budget=cpu)
   loss           of depth both | l2 | l1, of normals both | cosine | arccos
   budget         cpu | gpu
-  weights        ImageNet weights imported by ``dynpix import-weights``
+  weights        ImageNet weights imported by ``dynpix import-weights``; with stem=3x3 those of ``--arch
+                 resnet50_deep``
   continue_from  workdir of the variant one stage earlier, so that only the last stages are trained
   root, split    folder of the data set, images that are evaluated
   packed         root holds what ``dynpix prepare`` wrote
@@ -31,7 +36,7 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
@@ -42,6 +47,14 @@ LOSSES: dict[str, dict[str, dict[str, float]]] = {
 }
 """Task -> value of the argument ``loss`` -> options of the task (tables 7 and 8)."""
 
+STEMS = ("3x3", "7x7")
+BLOCKS = tuple(
+    f"res{stage}_{index + 1}"
+    for stage, count in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True)
+    for index in range(count)
+)
+"""The blocks of a ResNet-50, bottom first."""
+
 SPARSITY_WEIGHT = {"boundaries": 0.02, "segmentation": 0.1, "depth": 0.1, "normals": 0.3}
 
 READ_BY = {
@@ -49,6 +62,7 @@ READ_BY = {
     "gate_scope": ("gated",),
     "multipool": ("multipool", "average", "gated", "layer_skip"),
     "drop_blocks": ("truncated",),
+    "drop_layers": ("truncated",),
 }
 """Variants that read an argument; the others refuse it rather than train something else than asked for."""
 
@@ -91,6 +105,7 @@ def read_args(
         gate_scope="residual",
         multipool=("res5_2",),
         drop_blocks=1,
+        drop_layers=0,
         loss="both",
         budget="cpu",
         root=root,
@@ -104,6 +119,14 @@ def read_args(
     check_choices(args, {"task": tasks, "variant": VARIANTS, "budget": ("cpu", "gpu"), "loss": losses})
     check_density(args.rho)
     check_read_by_variant(arg, args, READ_BY)
+    given = given_args(arg)
+    if args.variant == "layer_skip" and "multipool" not in given:
+        args.multipool = (BLOCKS[-1],)
+    if "stem" in args:
+        args.stem = args.stem or ("7x7" if args.budget == "cpu" else "3x3")
+        check_choices(args, {"stem": STEMS})
+        if args.stem == "3x3" and "weights" not in given:
+            args.weights = "weights/resnet50_deep.safetensors"
     return args
 
 
@@ -143,9 +166,13 @@ def pag_config(
         task=args.task,
         task_options={**task_options, **LOSSES.get(args.task, {"both": {}})[args.loss]},
         head_features=head_features,
+        head_layers=1 if args.budget == "cpu" else 2,
         drop_blocks=args.drop_blocks if args.variant == "truncated" else 0,
+        drop_layers=args.drop_layers,
         res6=res6,
     )
+    if args.get("stem") == "3x3":
+        config.model.backbone = dict(name="resnet", deep_stem=True)
     config.training = dict(
         batch_size=schedule.batch_size,
         stages=_stages(args, schedule, res6=res6),
@@ -163,10 +190,13 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
     With ``continue_from`` only what comes after the variant one stage earlier.
     """
     # Norms keep their ImageNet moments and scales (section 4). Only those of a gate's own network learn.
-    norms = (r"backbone/stem_bn/.*", r"backbone/res\d_\d+/(bn\d|projection_bn|multipool/dilation_\d+/bn)/.*")
+    norms = (
+        r"backbone/stem_bn\d?/.*",
+        r"backbone/res\d_\d+/(bn\d|projection_bn|multipool/dilation_\d+/bn)/.*",
+    )
     # Back-propagation ends above Res2 on a CPU, but for the gates in it.
     cpu = args.budget == "cpu"
-    early = (r"backbone/stem_conv/.*", r"backbone/res2_\d+/(conv\d|projection)/.*") if cpu else ()
+    early = (r"backbone/stem_conv\d?/.*", r"backbone/res2_\d+/(conv\d|projection)/.*") if cpu else ()
     # Layers that no ImageNet network has.
     new = (*(((r"res6/.*", 10.0),) if res6 else ()), (r".*", 1.0))
     base = dict(
@@ -203,12 +233,15 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
     inserted = dict(gate, rho=start, rho_start=start, ramp=0.6, insert=True)
     lowered = dict(gate, rho=args.rho, rho_start=start, ramp=0.5, temperature=(0.5, 0.1))
     kept = dict(gate, rho=args.rho, rho_start=args.rho, temperature=(0.1, 0.1))
+    # All blocks have a gate in the budgets of table 2, that of the MultiPool, too.
+    counted = "stem" in args and not cpu and args.gate_scope == "residual" and pooled != ("res6",)
+    gated = args.variant == "gated" and counted
     gates = tuple(
         dict(
             later,
             name=name,
             steps=steps,
-            model=dict(multipool=pool, gate=section),
+            model=dict(multipool={**pool, "gated": True} if gated else pool, gate=section),
             multipliers=((r".*/gate/.*", schedule.gate_rate), head, *new),
         )
         for name, steps, section in (
@@ -228,14 +261,15 @@ def _pooled(args: ml_collections.ConfigDict) -> tuple[str, ...]:
         return ()
     if args.variant != "truncated":
         return tuple(args.multipool)
-    blocks = [
-        f"res{stage}_{k + 1}"
-        for stage, count in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True)
-        for k in range(count)
-    ]
-    if not 0 <= args.drop_blocks < len(blocks):
+    if not 0 <= args.drop_blocks < len(BLOCKS):
         raise UserError(
-            f"config argument drop_blocks={args.drop_blocks}: expected 0 to {len(blocks) - 1} of the "
-            f"{len(blocks)} blocks"
+            f"config argument drop_blocks={args.drop_blocks}: expected 0 to {len(BLOCKS) - 1} of the "
+            f"{len(BLOCKS)} blocks"
         )
-    return () if args.task == "boundaries" else (blocks[len(blocks) - args.drop_blocks - 1],)
+    if args.drop_layers not in (0, 1, 2):
+        raise UserError(
+            f"config argument drop_layers={args.drop_layers}: expected 0, 1 or 2 of the last block's three"
+        )
+    # Without its 3x3 the last block has no place for one.
+    kept = BLOCKS[: len(BLOCKS) - args.drop_blocks - (args.drop_layers == 2)]
+    return () if args.task == "boundaries" else kept[-1:]

@@ -6,7 +6,8 @@
         --workdir=runs/stanford2d3d/normals
 
 Needs the areas with their assets in one folder (root=DIR) and ImageNet weights imported by ``dynpix
-import-weights`` (weights=FILE). Arguments: task = segmentation | depth | normals; points = the file of
+import-weights`` (weights=FILE; with budget=gpu those of a stem of three 3x3, or give stem=7x7).
+Arguments: task = segmentation | depth | normals; points = the file of
 ``python -m tools.annotate_panorama``, for normals (without it each panorama's north is found by its depth);
 split = train | val, areas 3 and 4; budget = cpu (a quarter of the panorama's area, one crop a step) | gpu
 (crops of 704x704, four a step; made for one GPU of 40 GB); the others, and departures from the paper, are
@@ -32,7 +33,12 @@ from . import recipe
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
     args = recipe.read_args(
-        arg, tasks=("segmentation", "depth", "normals"), root=STANFORD2D3D.root, split="val", points=""
+        arg,
+        tasks=("segmentation", "depth", "normals"),
+        root=STANFORD2D3D.root,
+        split="val",
+        stem="",
+        points="",
     )
     if "points" in given_args(arg) and args.task != "normals":
         raise UserError(f"config argument points: task={args.task} does not read it; expected task=normals")

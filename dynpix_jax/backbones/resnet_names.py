@@ -1,7 +1,8 @@
 """Maps names of published ResNets to ours: torchvision's, Caffe's under the same names, and SE-ResNets.
 
 Source: torchvision.models.resnet. Their ``layer1.0`` is our ``res2_1``: the papers count the stem as the
-first stage, and blocks from one. A layer of squeeze-and-excitation is ``layer1.0.se.fc.0`` (ASTMT).
+first stage, and blocks from one. A layer of squeeze-and-excitation is ``layer1.0.se.fc.0`` (ASTMT). A deep
+stem is ``conv1``, ``bn1`` ... ``conv3``, ``bn3`` (the ImageNet networks of PSPNet's PyTorch release).
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ from dynpix_jax.core.errors import UserError
 DEPTHS = {
     **{f"resnet{depth}": depth for depth in (18, 26, 34, 50, 101)},
     **{f"se_resnet{depth}": depth for depth in (26, 50, 101)},
+    **{f"resnet{depth}_deep": depth for depth in (50, 101)},
 }
 
 # (their module, our module); {stage} and {block} are theirs with the offsets of this file's docstring.
 _BLOCK = r"layer(?P<stage>[1-4])\.(?P<block>\d+)\."
 _CONVS = (
     (r"conv1", "stem_conv"),
+    (r"conv(?P<k>[23])", "stem_conv{k}"),
     (_BLOCK + r"conv(?P<k>[123])", "res{stage}_{block}/conv{k}"),
     (_BLOCK + r"downsample\.0", "res{stage}_{block}/projection"),
 )
 _NORMS = (
     (r"bn1", "stem_bn"),
+    (r"bn(?P<k>[23])", "stem_bn{k}"),
     (_BLOCK + r"bn(?P<k>[123])", "res{stage}_{block}/bn{k}"),
     (_BLOCK + r"downsample\.1", "res{stage}_{block}/projection_bn"),
 )
@@ -49,7 +53,7 @@ _SE_LAYERS = {"0": "reduce", "2": "expand"}
 def architecture(name: str) -> Architecture:
     """The architecture of that name, one of ``DEPTHS``."""
     se = name.startswith("se_")
-    config = ResNetConfig(depth=DEPTHS[name], output_stride=32, se=se)
+    config = ResNetConfig(depth=DEPTHS[name], output_stride=32, se=se, deep_stem=name.endswith("_deep"))
     return Architecture(
         lambda classes: ResNet(config, classes=classes),
         translate,

@@ -9,21 +9,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynpix_jax.cli.runs import target_density
-from dynpix_jax.core.capabilities import GatedLayer, gated_layers
+from dynpix_jax.cli.tables import print_markdown
+from dynpix_jax.core.capabilities import CountedInPart, GatedLayer, gated_layers
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import STEP_SCOPE
+from dynpix_jax.core.system import System
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.flops import MacReport, module_path, system_macs, variable_shapes
+from dynpix_jax.evaluation.paper_tables import EACH_TASK
+from dynpix_jax.evaluation.table_files import read_tables
+from dynpix_jax.flops import (
+    MacReport,
+    SystemMacs,
+    macs_in_paper,
+    module_path,
+    system_macs,
+    variable_shapes,
+)
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system
 
 _EXAMPLE = """\
 example:
   dynpix flops --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --size 321x481
+  dynpix flops --table pag "Table 2" --args budget=gpu --size 424x560
 
 Counts the dense program: one MAC is one multiplication with its addition, of convolutions and matrix
 products only. Of a gated network it tells what each layer saves, and the MACs if every gate met its target
-density rho. No data and no weights are read.
+density rho. Where a paper's tables count a part of the network, that count stands beside the whole. --table
+compares the rows of a paper's table whose MACs are printed with these counts. No data and no weights are
+read.
 """
 
 
@@ -36,8 +51,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file with its argument")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="FILE[:ARG]", help="config file with its argument")
+    what.add_argument(
+        "--table", nargs=2, metavar=("PAPER", "TABLE"), help='all rows of a table, such as "Table 2"'
+    )
     parser.add_argument("--size", required=True, metavar="HxW", help="height x width of the image in pixels")
+    parser.add_argument(
+        "--args", default="", metavar="ARG", help="with --table: arguments of every row's config"
+    )
     parser.add_argument("--stage", metavar="NAME", help="training stage (default: the last one)")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
@@ -78,13 +100,96 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
         "target_rho": rho,
         "macs_gates_open": macs.executed(target_shares(layers, 1.0)),
         "macs_at_target_rho": macs.executed(target_shares(layers, rho)),
+        **_in_paper(system, macs, rho),
     }
 
 
+def _in_paper(system: System, whole: SystemMacs, rho: float) -> dict[str, float]:
+    """The same counts of what the paper's tables count; {} where that is everything."""
+    if not isinstance(system, CountedInPart):
+        return {}
+    macs, layers = macs_in_paper(system, whole), gated_layers(system)
+    return {
+        "macs_in_paper_gates_open": macs.executed(target_shares(layers, 1.0)),
+        "macs_in_paper": macs.executed(target_shares(layers, rho)),
+    }
+
+
+def count_table(paper: str, number: str, size: str, arguments: str = "") -> list[dict[str, Any]]:
+    """The counts of the rows of a paper's table whose MACs it prints, each beside the printed figure.
+
+    Args:
+        paper: A paper of `read_tables`.
+        number: The table's, such as "Table 2".
+        size: Of one image.
+        arguments: Arguments of every row's config, in addition to its own.
+
+    Raises:
+        UserError: No such table, or it prints no MACs of networks as they are.
+    """
+    tables = [table for table in read_tables(paper).all if table.number == number]
+    found = [
+        (table, row)
+        for table in tables
+        for row in table.rows
+        if row.macs and not row.alternative and EACH_TASK not in row.argument
+    ]
+    if not found:
+        raise UserError(f"--table {paper} {number!r}: no such table with MACs of whole networks")
+    rows = []
+    for table, row in found:
+        spec = ",".join(filter(None, (table.spec(row), arguments)))
+        counts = count(spec, size)
+        executed = counts["macs_at_target_rho"]
+        counted = counts.get("macs_in_paper", executed)
+        rows.append(
+            {
+                "network": row.network,
+                "config": spec,
+                "printed": row.macs,
+                "counted": counted,
+                "off": counted / row.macs - 1.0,
+                "executed": executed,
+            }
+        )
+    return rows
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prints the counts; returns 0."""
+    """Prints the counts; returns 0.
+
+    Raises:
+        UserError: What `count` or `count_table` refuses, or an option of the other.
+    """
+    if args.table:
+        return _run_table(args)
+    if args.args:
+        raise UserError("--args: with --table only; give a config's argument after its file, FILE:ARG")
     counts = count(args.config, args.size, args.stage, args.set)
     print(json.dumps(counts, indent=2) if args.json else _describe(counts))
+    return 0
+
+
+def _run_table(args: argparse.Namespace) -> int:
+    if args.stage or args.set:
+        raise UserError("--stage and --set: with --config only")
+    rows = count_table(*args.table, args.size, args.args)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"MACs (1e9) of one image of {args.size} pixels, gates at their target density:\n")
+    heads = ["network", "printed", "counted so", "off", "everything", "config's argument"]
+    cells = [
+        [
+            row["network"],
+            *(f"{row[name] / 1e9:.1f}" for name in ("printed", "counted")),
+            f"{row['off']:+.1%}",
+            f"{row['executed'] / 1e9:.1f}",
+            f"`{row['config'].partition(':')[2]}`",
+        ]
+        for row in rows
+    ]
+    print_markdown(heads, cells)
     return 0
 
 
@@ -96,7 +201,13 @@ def target_shares(layers: Mapping[str, GatedLayer], rho: float) -> dict[str, flo
     """
     branches = Counter(layer.choice for layer in layers.values() if layer.kind == "branch")
     shares = {"gate": rho, "iterations": 1.0}
-    return {name: shares.get(layer.kind) or 1.0 / branches[layer.choice] for name, layer in layers.items()}
+
+    def share(layer: GatedLayer) -> float:
+        if layer.kind != "branch":
+            return shares[layer.kind]
+        return (rho if layer.skipped else 1.0) / branches[layer.choice]
+
+    return {name: share(layer) for name, layer in layers.items()}
 
 
 def parts_of(report: MacReport) -> dict[str, float]:
@@ -135,14 +246,20 @@ def _describe(counts: Mapping[str, Any]) -> str:
         lines += ["", "MACs up to each prediction, / 2^30, and their mean:"]
         shown = [f"{macs / 2**30:.2f}" for macs in counts["steps"]]
         lines.append(f"  {', '.join(shown)}; {sum(counts['steps']) / len(shown) / 2**30:.2f}")
+    in_paper = _describe_in_paper(counts)
     if not gated:
-        return "\n".join([*lines, "", "no gated layers: every image costs the same"])
+        return "\n".join([*lines, "", "no gated layers: every image costs the same", *in_paper])
     lines += ["", f"{'gated layer':<20}{'MACs, 10^9':>12}{'share':>9}{'one skipped % saves':>22}"]
     lines += [f"{_row(name, macs, total)}{macs / 100 / 1e6:>13.2f} x 10^6" for name, macs in gated.items()]
     at_rho, gates_open = counts["macs_at_target_rho"], counts["macs_gates_open"]
     if len(counts["branches"]) == len(gated):
         return "\n".join(
-            [*lines, "", f"MACs with one branch a pixel: {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9"]
+            [
+                *lines,
+                "",
+                f"MACs with one branch a pixel: {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9",
+                *in_paper,
+            ]
         )
     rho = counts["target_rho"]
     lines += ["", f"MACs with every gate open:     {gates_open:.4g} = {gates_open / 1e9:.2f} x 10^9"]
@@ -153,7 +270,15 @@ def _describe(counts: Mapping[str, Any]) -> str:
         lines.append("How much of them is skipped depends on the image: eval.py measures it.")
     if counts["branches"]:
         lines.append("Counted is one branch of a MultiPool a pixel; pixels that only copy make it less.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *in_paper])
+
+
+def _describe_in_paper(counts: Mapping[str, Any]) -> list[str]:
+    if "macs_in_paper" not in counts:
+        return []
+    at_rho, gates_open = counts["macs_in_paper"], counts["macs_in_paper_gates_open"]
+    line = f"MACs as the paper's tables count (a part of the network): {gates_open / 1e9:.2f} x 10^9"
+    return [f"{line}; at target density {at_rho / 1e9:.2f} x 10^9" if at_rho != gates_open else line]
 
 
 def _row(name: str, macs: float, total: float) -> str:

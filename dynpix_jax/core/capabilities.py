@@ -65,11 +65,13 @@ class GatedLayer:
         kind: ``gate``: computed or skipped; ``branch``: every pixel takes one of several; ``iterations``: one
             by one.
         choice: The module whose pixels choose the branch ("res4_2"), the same for all its branches.
+        skipped: Whether that module has a gate, too: where it is off, no branch is taken.
     """
 
     scopes: tuple[str, ...]
     kind: Literal["gate", "branch", "iterations"] = "gate"
     choice: str = ""
+    skipped: bool = False
 
 
 @runtime_checkable
@@ -82,6 +84,17 @@ class Gated(Protocol):
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
         """Executed share of positions of each gated layer, (B,) in [0, 1]."""
+
+
+@runtime_checkable
+class CountedInPart(Protocol):
+    """Its paper's tables count a part of the network only.
+
+    Attributes:
+        counted_in_paper: Regex of the module paths ("backbone/res4_2/conv2") whose MACs the tables hold.
+    """
+
+    counted_in_paper: ClassVar[str]
 
 
 @runtime_checkable

@@ -141,6 +141,10 @@ class Runner:
         layers = gated_layers(self.system)
         closed = sum(macs for name, macs in skipped.items() if layers[name].kind == "gate")
         shares = {name: executed[name] / gated[name] for name in gated}
+        for name in (name for name, layer in layers.items() if layer.skipped):
+            # A pixel that is skipped would take the branches that others take.
+            open_share = np.maximum(shares[layers[name].choice], np.finfo(np.float64).tiny)
+            closed = closed + executed[name] * (1.0 / open_share - 1.0)
         exits = tuple(measured["exits"])
         return BatchResult(outputs, shares, macs, macs + closed, milliseconds, seen, exits)
 

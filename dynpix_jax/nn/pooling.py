@@ -46,6 +46,7 @@ def pool_dilated(
     routing: Routing,
     *,
     one_hot: bool,
+    mask: Array | None = None,
 ) -> Array:
     """sum_i W_i M_i over pooling sizes M_i; dilation 0 copies the input.
 
@@ -56,6 +57,8 @@ def pool_dilated(
         branch: The branch of a dilation above 0, C to C channels.
         routing: In sparse mode, with ``one_hot`` weights, a pixel runs in its own branch only.
         one_hot: Whether each pixel has one weight of 1, the others 0.
+        mask: (B, H, W) in {0, 1}; in sparse mode, with ``one_hot`` weights, a pixel where it is 0 keeps its
+            input. None: 1 everywhere. Other passes do not read it.
     """
 
     def everywhere(dilation: int) -> Array:
@@ -66,12 +69,13 @@ def pool_dilated(
         pooled = (everywhere(dilation) if dilation else x for dilation in dilations)
         return weighted_sum(pooled, weights, len(dilations))
     # A pixel of the copy branch keeps its input; without a copy branch every position is written once.
-    out = x if 0 in dilations else None
+    out = x if 0 in dilations or mask is not None else None
+    chosen = weights > 0.5 if mask is None else (weights > 0.5) & (mask > 0.5)[..., None]
     for index, dilation in enumerate(dilations):
         if dilation:
             if routing.train and not branch(dilation).frozen_norm:
                 raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
-            active = active_set(weights[..., index] > 0.5)
+            active = active_set(chosen[..., index])
             layers = branch(dilation).layers(dilation)
             out = sparse_block(x, active, layers, init=out, implementation=routing.implementation)
     return x if out is None else out

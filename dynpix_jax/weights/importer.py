@@ -23,7 +23,7 @@ from dynpix_jax.weights.weights_file import check_architecture, is_native
 
 _FAMILIES = {
     "dynpix_jax.backbones.resnet_names": "resnet18 resnet26 resnet34 resnet50 resnet101 "
-    "se_resnet26 se_resnet50 se_resnet101",
+    "resnet50_deep resnet101_deep se_resnet26 se_resnet50 se_resnet101",
     "dynpix_jax.backbones.mobilenet_names": "mobilenetv2 se_mobilenetv2",
     "dynpix_jax.backbones.vgg_names": "vgg16 vgg16_bn",
     "dynpix_jax.papers.mdeq.weight_names": "mdeq_small mdeq_xl",

@@ -149,3 +149,37 @@ def test_bad_size(tiny, size, capsys):
 def test_unknown_stage(tiny, capsys):
     assert main.main(["flops", f"--config={tiny}", "--size=48x64", "--stage=gate"]) == 2
     assert "did you mean 'gates'?" in capsys.readouterr().err
+
+
+def test_counts_of_a_table_beside_the_printed_ones(tmp_path, tiny, capsys):
+    """The paper's reading of PAG: the backbone without its gates; and everything."""
+    tables = tmp_path / "own.toml"
+    tables.write_text(f"""
+[[tables]]
+number = "Table 1"
+title = "budgets"
+config = "{tiny}"
+source = "scenes"
+task = "boundaries"
+metrics = ["ods"]
+columns = ["network", "argument", "ods", "macs"]
+rows = [["half", "rho=0.5", 0.7, 0.0005], ["unprinted", "rho=0.7", 0.7, "-"]]
+""")
+    arguments = ["flops", "--table", str(tables), "Table 1", "--size=48x64"]
+    assert main.main([*arguments, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    numbers = count(capsys, f"--config={tiny}:rho=0.5", "--size=48x64")
+    beside = numbers["head"] + numbers["gates"]
+    assert row["executed"] == numbers["macs_at_target_rho"]
+    assert row["counted"] == pytest.approx(row["executed"] - beside)
+    assert row["off"] == pytest.approx(row["counted"] / 5e5 - 1)
+    assert main.main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| half | 0.0 |")
+    for wrong in (["--stage=base"], ["--table", str(tables), "Table 2"]):
+        assert main.main([*arguments, *wrong]) == 2
+    assert main.main(["flops", f"--config={tiny}", "--size=48x64", "--args=rho=0.5"]) == 2
+
+
+def test_the_reading_of_the_paper_stands_beside_the_whole(tiny, capsys):
+    assert main.main(["flops", f"--config={tiny}:rho=0.7", "--size=48x64"]) == 0
+    assert "MACs as the paper's tables count (a part of the network)" in capsys.readouterr().out

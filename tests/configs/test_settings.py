@@ -146,7 +146,8 @@ def test_every_value_has_an_effect_or_is_refused(spec):
 def test_every_argument_has_an_effect_or_is_refused(spec):
     """Each that a config's docstring or recipe names, by one other value."""
     values = {
-        "rho": "0.6", "gate_scope": "conv3x3", "drop_blocks": "2", "multipool": "res4_2", "budget": "gpu cpu",
+        "rho": "0.6", "gate_scope": "conv3x3", "drop_blocks": "2", "drop_layers": "1",
+        "stem": "3x3 7x7", "multipool": "res4_2", "budget": "gpu cpu",
         "loss": "l1", "loops": "1", "tied": "True", "pooling": "multiscale", "gate": "argmax", "blur": "2.0",
         "regression": "True", "test_aug": "True", "steps": "999", "fc": "2", "width": "64", "pixels": "77",
         "images": "3", "conv7": "True False",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from dynpix_jax.backbones import BACKBONES
@@ -112,12 +112,15 @@ class MultiPoolConfig:
         selection: ``pag`` (one pooling size per pixel) or ``average`` (softmax-weighted, "wAvg").
         dilations: The pooling sizes; 0 copies.
         original_bias: Initial logit in favour of the replaced convolution.
+        gated: These blocks have a gate, too, of scope ``residual`` like the others. Those of the released
+            networks have none, those that the budgets of table 2 count have one.
     """
 
     blocks: tuple[str, ...] = ()
     selection: Literal["pag", "average"] = "pag"
     dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)
     original_bias: float = 0.0
+    gated: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=-1) < 0:
@@ -125,7 +128,7 @@ class MultiPoolConfig:
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        names = () if self.blocks else ("selection", "dilations", "original_bias")
+        names = () if self.blocks else ("selection", "dilations", "original_bias", "gated")
         return dict.fromkeys(names, "no block has a MultiPool; set model.multipool.blocks")
 
 
@@ -140,7 +143,10 @@ class PagConfig:
         gate: Gates of the backbone's blocks.
         multipool: MultiPools of the backbone's blocks.
         head_features: Width of the decoder.
+        head_layers: Its hidden 3x3 convolutions, after the deconvolution; the paper has two or more.
         drop_blocks: Number of blocks left out at the top (the truncated baseline).
+        drop_layers: Number of layers left out at the top of the last block that is kept: 1, its last 1x1, or
+            2, its 3x3 as well. A block of Res5 has 17 % of the MACs; budgets of table 2 lie between.
         res6: Two more 3x3 convolutions above the backbone (Res6), below the decoder (of boundaries: the top
             side output). The paper's networks have them for all tasks but boundaries.
     """
@@ -153,7 +159,9 @@ class PagConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     multipool: MultiPoolConfig = field(default_factory=MultiPoolConfig)
     head_features: int = 16
+    head_layers: int = 1
     drop_blocks: int = 0
+    drop_layers: int = 0
     res6: bool = False
     task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
 
@@ -162,6 +170,9 @@ class PagConfig:
         total = len(self.backbone.block_specs)
         if not 0 <= self.drop_blocks < max(total, 1):
             raise ValueError(f"drop_blocks: {self.drop_blocks}; expected less than the {total} blocks")
+        if self.head_layers < 1:
+            raise ValueError(f"head_layers: {self.head_layers}; expected at least 1")
+        self._check_drop_layers()
         if self.gate.exists and not gated_blocks(self):
             raise ValueError(f"gate.kind: {self.gate.kind!r}, but {self.backbone.name} has no block to gate")
         dilations = {spec.name: spec.dilation for spec in kept_specs(self)}
@@ -169,11 +180,38 @@ class PagConfig:
             dilations["res6"] = 1
         for name in self.multipool.blocks:
             self._check_multipool(name, dilations)
+        if self.multipool.gated:
+            self._check_gated_multipool()
 
     @property
     def target_density(self) -> float:
         """Target density of the gates; 1 without gates."""
         return 1.0 if self.gate.kind == "none" else self.gate.rho
+
+    def _check_drop_layers(self) -> None:
+        if self.drop_layers not in (0, 1, 2):
+            raise ValueError(f"drop_layers: {self.drop_layers}; expected 0, 1 or 2 of a block's three layers")
+        if not self.drop_layers:
+            return
+        top = kept_specs(self)[-1:]
+        if not top or not top[0].splits:
+            raise ValueError(f"drop_layers: the top block of this {self.backbone.name} is no bottleneck")
+        if self.drop_layers == 2 and top[0].name in self.multipool.blocks:
+            raise ValueError(
+                f"drop_layers: 2 leaves out the 3x3 of {top[0].name}, which is to be a MultiPool"
+            )
+
+    def _check_gated_multipool(self) -> None:
+        if not self.gate.exists or self.gate.options.whole_images:
+            raise ValueError("multipool.gated: there are no gates of pixels; set model.gate.kind")
+        if self.gate.scope == "conv3x3":
+            raise ValueError("multipool.gated: its gate is of gate.scope 'residual', the others of 'conv3x3'")
+        if set(self.multipool.blocks) <= {"res6"}:
+            raise ValueError("multipool.gated: no block of the backbone has a MultiPool")
+        if self.multipool.selection == "average":
+            raise ValueError(
+                "multipool.gated: an average computes every pooling size everywhere; expected 'pag'"
+            )
 
     def _check_multipool(self, name: str, dilations: dict[str, int]) -> None:
         if name == "res6" and not self.res6:
@@ -202,18 +240,25 @@ def kept_specs(config: PagConfig) -> tuple[BlockSpec, ...]:
 
 
 def kept_stages(config: PagConfig) -> tuple[Stage, ...]:
-    """The backbone's stages that the truncated baseline does not drop as a whole."""
-    stages, kept = config.backbone.stages, {spec.stage for spec in kept_specs(config)}
-    return tuple(stage for stage in stages if stage.name in kept) if kept else stages
+    """The backbone's stages that the truncated baseline does not drop as a whole, with their features."""
+    specs = kept_specs(config)
+    stages, kept = config.backbone.stages, {spec.stage for spec in specs}
+    stages = tuple(stage for stage in stages if stage.name in kept) if kept else stages
+    if config.drop_layers:
+        stages = (*stages[:-1], replace(stages[-1], channels=specs[-1].features))
+    return stages
 
 
 def gated_blocks(config: PagConfig) -> tuple[str, ...]:
-    """Blocks with a gate, bottom first: all that split, except those with a MultiPool.
+    """Blocks with a gate, bottom first: all that split, except those that end before their sum.
 
-    With torchvision strides, a block that reduces the resolution in its 3x3 has no gate: X and Y of eq. 2
-    would differ in size.
+    Those with a MultiPool have one with ``multipool.gated`` only. With torchvision strides, a block that
+    reduces the resolution in its 3x3 has no gate: X and Y of eq. 2 would differ in size.
     """
     if not config.gate.exists:
         return ()
-    pooled = config.multipool.blocks
-    return tuple(spec.name for spec in kept_specs(config) if spec.splits and spec.name not in pooled)
+    specs = kept_specs(config)
+    without = set(() if config.multipool.gated else config.multipool.blocks)
+    if config.drop_layers:
+        without.add(specs[-1].name)
+    return tuple(spec.name for spec in specs if spec.splits and spec.name not in without)

@@ -86,12 +86,13 @@ class MultiPool(nn.Module):
         bias = tuple(self.original_bias if d == self.original_dilation else 0.0 for d in self.dilations)
         self.gate = PoolGate(self.features, len(self.dilations), bias)
 
-    def __call__(self, x: Array, routing: Routing) -> tuple[Array, Array]:
+    def __call__(self, x: Array, routing: Routing, mask: Array | None = None) -> tuple[Array, Array]:
+        """O and W; of ``pag``, pixels where ``mask`` (B, H, W) is 0 are only copied."""
         logits = self.gate(x, train=routing.train)
         average = self.selection == "average"
         selection = jax.nn.softmax(logits) if average else choose(self, logits, routing)
         pooled = pool_dilated(
-            x, selection, self.dilations, self.branches.__getitem__, routing, one_hot=not average
+            x, selection, self.dilations, self.branches.__getitem__, routing, one_hot=not average, mask=mask
         )
         return pooled, selection
 
@@ -262,15 +263,21 @@ class SkippedBlock(PagBlock):
 class MultiPoolBlock(PagBlock):
     """A block whose F2 is a MultiPool module (section 3.4).
 
+    With a gate: Z = F3(F2(X)) where it is on, 0 elsewhere, as in a GatedBlock of scope ``residual``.
+
     Attributes:
         dilations: See MultiPool.
-        selection: See MultiPool.
+        selection: See MultiPool; with a gate ``pag``.
         original_bias: See MultiPool.
+        options: Options of its gate; None: it has none.
+        expands: Whether F3 and the sum with I follow; the top of a truncated network may end in F2.
     """
 
     dilations: tuple[int, ...] = (0, 1, 2, 4, 6, 8, 10)
     selection: Literal["pag", "average"] = "pag"
     original_bias: float = 0.0
+    options: GateOptions | None = None
+    expands: bool = True
 
     def setup(self) -> None:
         super().setup()
@@ -285,15 +292,62 @@ class MultiPoolBlock(PagBlock):
             original_dilation=spec.dilation,
             original_bias=self.original_bias,
         )
+        if self.options is not None:
+            self.gate = self.options.build("features", spec.in_features, spec.strides)
+
+    def __call__(
+        self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
+    ) -> tuple[Array, BlockOutputs]:
+        """See PagBlock; without a gate a mask cannot be given."""
+        block, train = self.block, routing.train
+        reduced = block.reduce(x, train=train)
+        if self.options is not None:
+            return self._gated(x, reduced, routing, in_force, given)
+        pooled, selection = self.multipool(reduced, routing)
+        told = BlockOutputs(selection=selection)
+        if not self.expands:
+            return pooled, told
+        return block.join(block.shortcut(x, train=train), block.expand(pooled, train=train)), told
+
+    def _gated(
+        self, x: Array, reduced: Array, routing: Routing, in_force: Array | bool, given: Array | None
+    ) -> tuple[Array, BlockOutputs]:
+        """O and the other outputs of a block with a gate."""
+        block, train = self.block, routing.train
+        decision = self.gate(x, routing)
+        mask = jnp.where(in_force, decision.mask, 1.0)
+        if given is not None:
+            mask = _as_mask(given, mask.shape, block.spec.name)
+        sparse = self._check_sparse(routing)
+        pooled, selection = self.multipool(reduced, routing, mask if sparse else None)
+        told = BlockOutputs(mask, decision.probability, selection)
+        if sparse:
+            init, shortcut = block.shortcut_in_parts(x, train=train)
+            run = partial(sparse_block, implementation=routing.implementation)
+            active = active_set(mask > 0.5)
+            return run(pooled, active, block.expand_layers(), init=init, combine=shortcut), told
+        with jax.named_scope(GATED):
+            z = mask[..., None].astype(x.dtype) * block.expand(pooled, train=train)
+        return block.join(block.shortcut(x, train=train), z), told
+
+
+class CutBlock(PagBlock):
+    """The top block of a truncated network whose upper layers are left out: (B, h, w, features).
+
+    Attributes:
+        dropped: How many of its three layers are left out: 1 leaves F1 and F2, 2 leaves F1.
+    """
+
+    dropped: int = 1
 
     def __call__(
         self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
     ) -> tuple[Array, BlockOutputs]:
         """See PagBlock; there is no gate, and a mask cannot be given."""
-        block, train = self.block, routing.train
-        pooled, selection = self.multipool(block.reduce(x, train=train), routing)
-        out = block.join(block.shortcut(x, train=train), block.expand(pooled, train=train))
-        return out, BlockOutputs(selection=selection)
+        reduced = self.block.reduce(x, train=routing.train)
+        if self.dropped == 2:
+            return reduced, BlockOutputs()
+        return self.block.spatial(reduced, train=routing.train), BlockOutputs()
 
 
 class Res6(nn.Module):

@@ -18,7 +18,7 @@ from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.residual import Block, BlockSpec
 from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.papers.pag.config import PagConfig, gated_blocks, kept_specs, kept_stages
-from dynpix_jax.papers.pag.layers import GatedBlock, MultiPoolBlock, PagBlock, Res6, SkippedBlock
+from dynpix_jax.papers.pag.layers import CutBlock, GatedBlock, MultiPoolBlock, PagBlock, Res6, SkippedBlock
 
 
 def bilinear_taps(stride: int) -> Array:
@@ -67,26 +67,32 @@ class DeconvDecoder(nn.Module):
 
     (B, h, w, in_features) at ``stride`` -> (B, H, W, out_features) logits.
 
-    1x1 reduction to ``features`` with ReLU, deconvolution by ``stride``, 3x3 convolution with ReLU, 3x3
-    convolution to the logits: two convolutions after the up-sampling, so that they see the fine details.
+    1x1 reduction to ``features`` with ReLU, deconvolution by ``stride``, ``layers`` 3x3 convolutions with
+    ReLU, 3x3 convolution to the logits: the convolutions after the up-sampling see the fine details.
     """
 
     in_features: int
     features: int
     out_features: int
     stride: int
+    layers: int = 1
 
     def setup(self) -> None:
         self.reduce = Conv(self.in_features, self.features, 1, use_bias=True)
         self.deconv = Deconv(self.features, self.stride)
-        self.conv = Conv(self.features, self.features, 3, use_bias=True)
+        self.convs = [
+            Conv(self.features, self.features, 3, use_bias=True, name=f"conv{index or ''}")
+            for index in range(self.layers)
+        ]
         self.logits = Conv(
             self.features, self.out_features, 3, use_bias=True, kernel_init=nn.initializers.normal(0.01)
         )
 
     def __call__(self, x: Array, size: tuple[int, int]) -> Array:
         x = self.deconv(jax.nn.relu(self.reduce(x)), size)
-        return self.logits(jax.nn.relu(self.conv(x)))
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x))
+        return self.logits(x)
 
 
 class TopHead(nn.Module):
@@ -98,10 +104,13 @@ class TopHead(nn.Module):
     stage: Stage
     features: int
     out_features: int
+    layers: int = 1
 
     def setup(self) -> None:
         stage = self.stage
-        self.decoder = DeconvDecoder(stage.channels, self.features, self.out_features, stage.stride)
+        self.decoder = DeconvDecoder(
+            stage.channels, self.features, self.out_features, stage.stride, self.layers
+        )
 
     def __call__(self, features: dict[str, Array], size: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
         return self.decoder(features[self.stage.name], size), ()
@@ -115,10 +124,11 @@ class BoundaryHead(nn.Module):
 
     stages: tuple[Stage, ...]
     features: int = 16
+    layers: int = 1
 
     def setup(self) -> None:
         self.decoders = [
-            DeconvDecoder(stage.channels, self.features, 1, stage.stride, name=stage.name)
+            DeconvDecoder(stage.channels, self.features, 1, stage.stride, self.layers, name=stage.name)
             for stage in self.stages
         ]
         share = 1.0 / len(self.stages)
@@ -133,11 +143,23 @@ class BoundaryHead(nn.Module):
 
 
 def pag_block(config: PagConfig, spec: BlockSpec, make: Callable[..., Block]) -> PagBlock:
-    """A hook (see backbones.base): the block of a spec with a MultiPool, with a gate, or plain."""
+    """A hook (see backbones.base): the block of a spec with a MultiPool, with a gate, cut, or plain."""
     block, gate, pool = make(parent=None), config.gate, config.multipool
+    gated = spec.name in gated_blocks(config)
+    cut = config.drop_layers if spec == kept_specs(config)[-1] else 0
     if spec.name in pool.blocks:
-        return MultiPoolBlock(block, pool.dilations, pool.selection, pool.original_bias, name=spec.name)
-    if spec.name not in gated_blocks(config):
+        return MultiPoolBlock(
+            block,
+            pool.dilations,
+            pool.selection,
+            pool.original_bias,
+            gate.options if gated else None,
+            expands=not cut,
+            name=spec.name,
+        )
+    if cut:
+        return CutBlock(block, cut, name=spec.name)
+    if not gated:
         return PagBlock(block, name=spec.name)
     if gate.options.whole_images:
         return SkippedBlock(block, gate.options, name=spec.name)
@@ -174,9 +196,9 @@ class PagNetwork(nn.Module):
             )
             stages = (*stages[:-1], Stage("res6", features, self.top.stride))
         if self.task.side_outputs:
-            self.head: nn.Module = BoundaryHead(stages, config.head_features)
+            self.head: nn.Module = BoundaryHead(stages, config.head_features, config.head_layers)
         else:
-            self.head = TopHead(stages[-1], config.head_features, self.task.channels)
+            self.head = TopHead(stages[-1], config.head_features, self.task.channels, config.head_layers)
 
     def __call__(
         self,

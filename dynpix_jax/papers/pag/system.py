@@ -49,6 +49,7 @@ class Pag(System):
     name = "pag"
     Config = PagConfig
     nested_gates = False
+    counted_in_paper = r"backbone/(?!(.*/)?gate(/|$)).*"
 
     def __init__(self, config: PagConfig):
         self.config = config
@@ -167,18 +168,21 @@ class Pag(System):
     @property
     def gated(self) -> dict[str, GatedLayer]:
         """The gates, and the branches of MultiPools (``res4_2/dilation_2``), of which a pixel selects one."""
-        layers = {name: GatedLayer((f"backbone/{name}/{GATED}",)) for name in gated_blocks(self.config)}
+        blocks = gated_blocks(self.config)
+        layers = {name: GatedLayer((f"backbone/{name}/{GATED}",)) for name in blocks}
         for name, dilation, _ in self._branches:
             place = name if name == "res6" else f"backbone/{name}"
             scopes = (f"{place}/multipool/branch_{dilation}",)
-            layers[f"{name}/dilation_{dilation}"] = GatedLayer(scopes, "branch", name)
+            layers[f"{name}/dilation_{dilation}"] = GatedLayer(scopes, "branch", name, name in blocks)
         return layers
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
         """Share of positions (B,) at which each of ``gated`` was executed."""
-        shares = {name: mask.mean((1, 2)) for name, mask in outputs.gates.items()}
+        masks = outputs.gates
+        shares = {name: mask.mean((1, 2)) for name, mask in masks.items()}
         for name, dilation, index in self._branches:
             chosen = outputs.selections[name][..., index]
+            chosen = chosen * masks[name] if name in masks else chosen
             shares[f"{name}/dilation_{dilation}"] = chosen.mean((1, 2))
         return shares
 

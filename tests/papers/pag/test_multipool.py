@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.nn.gates import choose
+from dynpix_jax.nn.gates import PixelOptions, choose
 from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
 from dynpix_jax.papers.pag.layers import MultiPool, MultiPoolBlock
 
@@ -120,6 +122,33 @@ def test_training_trains_the_gate_and_its_norms(variables):
     np.testing.assert_array_equal(  # the branches' moments are frozen
         moments["dilation_1"]["bn"]["mean"], variables["batch_stats"]["dilation_1"]["bn"]["mean"]
     )
+
+
+def test_gated_block():
+    """Where the gate is off there is the input; elsewhere, what the block without a gate gives."""
+    spec = ResidualSpec("res4_2", "res4", 16, 4, 16, frozen_norm=True, rectified=True)
+
+    def block(options):
+        plain = Bottleneck(spec, parent=None)
+        return MultiPoolBlock(plain, (0, 1, 2), options=options)
+
+    x = np.abs(np.random.default_rng(3).normal(size=(1, 5, 6, 16))).astype(np.float32)
+    mask = np.random.default_rng(4).random((1, 5, 6)) < 0.5
+    gated = block(PixelOptions())
+    variables = jax.jit(lambda key: gated.init(key, jnp.asarray(x), Routing()))(jax.random.key(0))
+
+    @partial(jax.jit, static_argnames="mode")
+    def run(x, mode):
+        out, told = gated.apply(variables, x, Routing(mode=mode), given=jnp.asarray(mask))
+        return out, told.mask
+
+    out, told = run(x, "dense")
+    np.testing.assert_array_equal(told, mask)
+    sparse, _ = run(x, "sparse")
+    np.testing.assert_allclose(sparse, out, atol=1e-5)
+
+    everywhere, _ = jax.jit(lambda x: block(None).apply(variables, x, Routing()))(x)
+    np.testing.assert_allclose(out, np.where(mask[..., None], everywhere, x), atol=1e-5)
 
 
 def test_soft_choice_needs_the_dense_mode():
