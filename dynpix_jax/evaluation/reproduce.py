@@ -292,6 +292,8 @@ def select(
         for name in (table.number, f"{table.number}/{table.source}"):
             known.setdefault(name, []).append(table)
     for name in names:
+        if programs := [one.program for one in paper.benchmarks if one.number == name]:
+            raise UserError(f"{name} is about costs, which nothing is trained for: {programs[0]}")
         if name not in known:
             raise UserError(f"no table {name!r}; {suggest(name, known)}")
     chosen = [table for table in paper.all if any(table in known[name] for name in names)] or paper.tables

@@ -122,6 +122,8 @@ def test_costs_name_the_program_that_measures_them(capsys):
         "144",
     ]
     assert line.endswith('dynpix bench pixelnet-sampling --rows "ours, fc-3"')
+    assert main(["reproduce", "pixelnet", "Table 4", "--workdir=runs"]) == 2
+    assert "which nothing is trained for: dynpix bench pixelnet-sampling" in capsys.readouterr().err
     assert main(["tables", "pixelnet", "--json"]) == 0
     tables = {one["title"]: one for one in json.loads(capsys.readouterr().out)}
     assert tables[table.title]["rows"][0]["paper"]["memory, MB"] == 2056
