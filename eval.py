@@ -1,4 +1,4 @@
-"""Evaluate a trained run: `python eval.py --workdir=DIR`.
+"""Evaluate a trained run: `python eval.py --workdir=DIR`, or `--weights=FILE --config=FILE --out=DIR`.
 
 Prints a table (accuracy beside computation and time), and leaves DIR/eval.json with all numbers and
 DIR/report.html with curves and pictures. With evaluation.reference (a file of `dynpix reference`) a network
@@ -66,7 +66,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_run_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where eval.json and report.html go (default: the workdir)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where eval.json and report.html go (default: the workdir; --weights needs one)",
     )
     return parser
 
@@ -76,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     config = run_of(args)
     settings = config.evaluation
-    opened = open_runs(config, args.workdir, args.stage, every_stage=settings.every_stage)
+    if args.weights is not None and args.out is None:
+        raise UserError(f"--weights {args.weights}: give --out, the folder for eval.json and report.html")
+    every_stage = settings.every_stage and args.weights is None  # a file has one network
+    opened = open_runs(config, args.workdir, args.stage, args.weights, every_stage=every_stage)
     runs = with_alternatives(opened, settings.also)
     source = data_source(config, "eval")
     reference = read_reference(Path(settings.reference)) if settings.reference else None
@@ -128,10 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_runs(config: RunConfig, workdir: Path, stage: str | None, *, every_stage: bool) -> list[Trained]:
-    """Networks to evaluate: newest checkpoint, end of `stage`, or (`every_stage`) the end of each stage."""
+def open_runs(
+    config: RunConfig, workdir: Path, stage: str | None, weights: Path | None = None, *, every_stage: bool
+) -> list[Trained]:
+    """Networks to evaluate: newest checkpoint, end of `stage`, `every_stage`'s end, or `weights`."""
     if stage is not None or not every_stage:
-        return [open_run(config, workdir, stage)]
+        return [open_run(config, workdir, stage, weights)]
     newest = open_run(config, workdir)
     runs = [open_run(config, workdir, name) for name in finished_stages(workdir)]
     # A stage that has not ended yet is evaluated at the newest checkpoint.
@@ -189,7 +197,7 @@ def describe(
     return {
         "name": config.name,
         "data": data_name(config, source, evaluation.images),
-        "checkpoints": ", ".join(f"{run.stage} (step {run.step})" for run in runs),
+        "checkpoints": ", ".join(run.origin for run in runs),
         "device": f"{device.platform}: {device.device_kind}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 from jax.nn.initializers import normal
@@ -45,6 +45,8 @@ class MobileNetConfig(BackboneConfig):
         frozen_norm: Norms use their stored moments in training too.
         se: Squeeze-and-excitation after every block (SE-MobileNetV2, which ASTMT pretrains); torchvision's
             weights have none.
+        preprocessing: Convention of the pretrained weights: ``torch`` (RGB, mean, std) or ``none`` (raw RGB,
+            as ASTMT's released networks).
     """
 
     width: float = 1.0
@@ -52,6 +54,7 @@ class MobileNetConfig(BackboneConfig):
     first_dilated: bool = True
     frozen_norm: bool = False
     se: bool = True
+    preprocessing: Literal["torch", "none"] = "torch"
     name: str = field(default="mobilenetv2", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -112,8 +115,8 @@ class MobileNetConfig(BackboneConfig):
         return frozenset({"norm", "se"} if self.se else {"norm"})
 
     def preprocess(self, images: Array) -> Array:
-        """Normalises images as torchvision's weights expect."""
-        return normalize(images, "torch")
+        """Normalises images by the convention of the pretrained weights."""
+        return normalize(images, self.preprocessing)
 
     def build(self, options: BuildOptions = DEFAULTS) -> MobileNetV2:
         """The network, without the classifier and the 1x1 convolution before it."""

@@ -2,7 +2,7 @@
 
 The layers of a block have two numberings: torchvision's (``features.2.conv.1.0``) and an older, flat one
 (``features.2.conv.3``), which ASTMT uses too; `flat_to_torchvision` converts the second to the first. ASTMT's
-multi-task checkpoints, with a task's name before the leaf, are not read; their initial weights are.
+multi-task checkpoints, with a task's name before the leaf, are those of `papers.astmt.weight_names`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ _IN_BLOCK = re.compile(r"features\.(?P<block>[1-9]|1[0-7])\.conv\.(?P<module>\d(
 
 def architecture(name: str) -> Architecture:
     """The architecture of that name, "mobilenetv2" or "se_mobilenetv2"."""
-    config = MobileNetConfig(output_stride=32, se=name.startswith("se_"))
+    se = name.startswith("se_")
+    config = MobileNetConfig(output_stride=32, se=se)
     return Architecture(
-        lambda _: MobileNetV2(config),
-        translate,
-        "torchvision's names (features.0.0.weight, features.1.conv.0.0.weight, ...)",
+        model=lambda _: MobileNetV2(config),
+        translate=translate,
+        example="torchvision's names (features.0.0.weight, features.1.conv.0.0.weight, ...)",
         is_dropped=is_classifier,
-        prepare=flat_to_torchvision,
+        prepare=lambda tensors, _: flat_to_torchvision(tensors),
+        settings={"preprocessing": "" if se else "torch"},
+        stem="params/stem_conv/kernel",
     )
 
 

@@ -1,10 +1,14 @@
-"""Description of a network for the import of published weights; the ``*_names`` modules fill it in."""
+"""Description of a network for the import of published weights; the ``*_names`` modules fill it in.
+
+Tensors are in PyTorch's terms here, whatever the file's format: kernels are (out, in, height, width), a
+norm has ``weight``, ``bias``, ``running_mean`` and ``running_var``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import numpy as np
@@ -36,25 +40,75 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
-    """A network with published weights.
+class Layer:
+    """A layer of a file that holds its graph (MatConvNet's).
+
+    Attributes:
+        name: Its name.
+        kind: Its class in MatConvNet, such as "dagnn.Conv".
+        inputs: Names of the variables that it reads.
+        outputs: Names of the variables that it writes.
+        params: Names of its parameters; loops share theirs.
+        dilation: Of a convolution; 1 of other layers.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    params: tuple[str, ...]
+    dilation: int = 1
+
+
+Settings = Mapping[str, bool | str]
+"""Settings of a backbone that weights were trained for: ``stride_in_1x1``, ``preprocessing``."""
+
+TORCH: Settings = {"stride_in_1x1": False, "preprocessing": "torch"}
+"""torchvision's: stride in a bottleneck's 3x3; RGB / 255, mean, standard deviation."""
+CAFFE: Settings = {"stride_in_1x1": True, "preprocessing": "caffe"}
+"""Caffe's and MatConvNet's: stride in its first 1x1; BGR in 0..255 less the mean."""
+
+
+def _as_they_are(tensors: Tensors, layers: Sequence[Layer]) -> Tensors:
+    return tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """How the names of published files become ours.
+
+    Attributes:
+        translate: A tensor's name in the file -> its target; None for an unknown name.
+        example: Example names of the file's tensors, for messages.
+        is_dropped: Whether a tensor is left out on purpose.
+        prepare: Converts the file's names to the form that ``translate`` reads, with the file's layers, if it
+            has them. Raises UserError, without the file's name, for tensors of another architecture.
+        settings: What PyTorch files of these names expect of a backbone; "" where they do not agree. Only its
+            keys are settings that this backbone has.
+        stem: Our name of the kernel that reads the image.
+    """
+
+    translate: Callable[[str], Target | None]
+    example: str
+    is_dropped: Callable[[str], bool] = lambda name: False
+    prepare: Callable[[Tensors, Sequence[Layer]], Tensors] = _as_they_are
+    settings: Settings = dataclasses.field(default_factory=dict)
+    stem: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(Names):
+    """A network with published weights that has a name of its own, such as "resnet50".
 
     Attributes:
         model: Number of classes -> the network with all tensors that can be imported.
-        translate: A tensor's name in the file -> its target; None for an unknown name.
-        example: Example names of the file's tensors, for messages.
         classifier: (name in the file, our name) of the kernel with one output per class.
-        is_dropped: Whether a tensor is left out on purpose.
-        prepare: Converts the file's names to the form that ``translate`` reads. Raises UserError, without the
-            file's name, for tensors of another architecture.
+        variant: Tensors -> name of the architecture of exactly these, "" for this one.
     """
 
     model: Callable[[int], nn.Module]
-    translate: Callable[[str], Target | None]
-    example: str
     classifier: tuple[str, str] = ("fc.weight", "params/fc/kernel")
-    is_dropped: Callable[[str], bool] = lambda name: False
-    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    variant: Callable[[Tensors], str] = lambda tensors: ""
 
 
 def conv_kernel(array: np.ndarray) -> np.ndarray:
@@ -77,6 +131,23 @@ def norm_target(module: str, leaf: str) -> Target | None:
     return Target(_NORM_LEAVES[leaf].format(module), 1, vector) if leaf in _NORM_LEAVES else None
 
 
+def layer_target(place: str, leaf: str, *, is_norm: bool) -> Target | None:
+    """Target of a convolution's or a norm's tensor; None for an unknown leaf."""
+    if is_norm:
+        return norm_target(place, leaf)
+    if leaf == "weight":
+        return Target(f"params/{place}/kernel", 4, conv_kernel)
+    return Target(f"params/{place}/bias", 1, vector) if leaf == "bias" else None
+
+
 def without_wrappers(tensors: Tensors) -> dict[str, np.ndarray]:
     """The tensors without the prefixes ``module.`` and ``model.`` that training programs add."""
     return {_WRAPPERS.sub("", name): array for name, array in tensors.items()}
+
+
+def within(prefix: str, target: Target | None) -> Target | None:
+    """The same target in a network that has this one as its part ``prefix``."""
+    if target is None:
+        return None
+    collection, _, place = target.name.partition("/")
+    return dataclasses.replace(target, name=f"{collection}/{prefix}/{place}")

@@ -8,15 +8,18 @@ stem is ``conv1``, ``bn1`` ... ``conv3``, ``bn3`` (the ImageNet networks of PSPN
 from __future__ import annotations
 
 import collections
-import functools
 import re
 
+import numpy as np
+
 from dynpix_jax.backbones.pretrained import (
+    TORCH,
     Architecture,
     Target,
     Tensors,
     conv_kernel,
     dense_kernel,
+    layer_target,
     norm_target,
     vector,
 )
@@ -54,11 +57,17 @@ def architecture(name: str) -> Architecture:
     """The architecture of that name, one of ``DEPTHS``."""
     se = name.startswith("se_")
     config = ResNetConfig(depth=DEPTHS[name], output_stride=32, se=se, deep_stem=name.endswith("_deep"))
+    bottlenecks = any(spec.out_features > spec.features for spec in config.block_specs)
+    settings = {
+        key: "" if se else value for key, value in TORCH.items() if bottlenecks or key != "stride_in_1x1"
+    }
     return Architecture(
-        lambda classes: ResNet(config, classes=classes),
-        translate,
-        f"torchvision's names (conv1.weight, layer1.0.{'se.fc.0' if se else 'conv1'}.weight, ...)",
-        prepare=functools.partial(check_layout, name),
+        model=lambda classes: ResNet(config, classes=classes),
+        translate=translate,
+        example=f"torchvision's names (conv1.weight, layer1.0.{'se.fc.0' if se else 'conv1'}.weight, ...)",
+        prepare=lambda tensors, _: check_layout(name, from_caffe(tensors)),
+        settings=settings,
+        stem="params/stem_conv/kernel",
     )
 
 
@@ -75,6 +84,78 @@ def translate(name: str) -> Target | None:
     for pattern, ours in _NORMS:
         if match := re.fullmatch(pattern, module):
             return norm_target(_format(ours, match), leaf)
+    return None
+
+
+_CAFFE = re.compile(
+    r"(?P<kind>res|bn|scale)(?P<stage>[2-5])(?P<letter>[a-z])(?P<number>\d*)_branch(?P<layer>1|2[abc])\.(?P<blob>[012])"
+)
+_CAFFE_STEM = re.compile(r"(?P<kind>conv1|bn_conv1|scale_conv1|fc1000)\.(?P<blob>[012])")
+_CAFFE_LAYERS = {
+    "1": ("downsample.0", "downsample.1"),
+    **{f"2{c}": (f"conv{k}", f"bn{k}") for k, c in enumerate("abc", 1)},
+}
+
+
+def from_caffe(tensors: Tensors) -> Tensors:
+    """He et al.'s Caffe models (`res2a_branch2a.0`, `bn2a_branch2a.0`, ...) under torchvision's names.
+
+    Caffe divides the sums of a norm's moments by a third blob, and has scale and bias in a layer of their
+    own. ResNet-50's first convolution has a bias, which moves the mean of its norm.
+    """
+    if "res2a_branch2a.0" not in tensors:
+        return tensors
+    found: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        place, blob, conv = _caffe_place(name)
+        if place == "":
+            found[name] = array
+        elif conv or name.startswith("scale"):
+            found[f"{place}.{'weight' if blob == '0' else 'bias'}"] = array
+        elif blob != "2":
+            factor = float(tensors.get(f"{name[:-1]}2", np.ones(1)).ravel()[0]) or 1.0
+            found[f"{place}.running_{'mean' if blob == '0' else 'var'}"] = array / np.float32(factor)
+    if "conv1.bias" in found and "bn1.running_mean" in found:
+        found["bn1.running_mean"] = found["bn1.running_mean"] - found.pop("conv1.bias")
+    return found
+
+
+def _caffe_place(name: str) -> tuple[str, str, bool]:
+    """(torchvision's module, blob, whether it is a convolution or the classifier); "" for an unknown name."""
+    if match := _CAFFE_STEM.fullmatch(name):
+        module = {"conv1": "conv1", "fc1000": "fc"}.get(match["kind"], "bn1")
+        return module, match["blob"], module != "bn1"
+    if match := _CAFFE.fullmatch(name):
+        block = int(match["number"]) if match["number"] else ord(match["letter"]) - ord("a")
+        conv = match["kind"] == "res"
+        layer = _CAFFE_LAYERS[match["layer"]][0 if conv else 1]
+        return f"layer{int(match['stage']) - 1}.{block}.{layer}", match["blob"], conv
+    return "", "", False
+
+
+_KONG_BLOCK = r"res(?P<stage>[2-5])_(?P<block>\d+)_"
+_KONG = (
+    (r"conv1(?:_1)?", "stem_conv", "stem_bn"),
+    (r"conv1_(?P<k>[23])", "stem_conv{k}", "stem_bn{k}"),
+    (_KONG_BLOCK + r"(?P<k>[123])conv", "res{stage}_{block}/conv{k}", "res{stage}_{block}/bn{k}"),
+    (
+        _KONG_BLOCK + r"projBranch(?:_conv)?",
+        "res{stage}_{block}/projection",
+        "res{stage}_{block}/projection_bn",
+    ),
+)
+
+
+def translate_matconvnet(name: str) -> Target | None:
+    """Target of a tensor of the MatConvNet ResNets that PAG and recurrent scene parsing are built on.
+
+    Source: the layers' names in both releases' scripts. The norm of a convolution is its ``.norm``, see
+    `weights.matconvnet_names`; the names of the stem are those of the release's `conv1_1`.
+    """
+    for pattern, conv, norm in _KONG:
+        if match := re.fullmatch(pattern + r"(?P<norm>\.norm)?\.(?P<leaf>\w+)", name):
+            place = (norm if match["norm"] else conv).format(**match.groupdict())
+            return layer_target(place, match["leaf"], is_norm=bool(match["norm"]))
     return None
 
 

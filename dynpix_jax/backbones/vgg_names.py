@@ -1,8 +1,8 @@
 """Maps names and layouts of VGG-16's tensors, torchvision's or Caffe's, to ours.
 
 torchvision numbers the layers of one sequence, ReLU and pooling included: ``features.0`` is conv1_1 (source:
-torchvision.models.vgg, `vgg16` and `vgg16_bn`). Caffe has the paper's names: ``conv1_1.weight``, or ``.0``
-and ``.1`` for the two blobs of a layer.
+torchvision.models.vgg, `vgg16` and `vgg16_bn`). Caffe and MatConvNet have the paper's names:
+``conv1_1.weight``, or ``.0`` and ``.1`` for the two blobs of a layer.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ def architecture(name: str) -> Architecture:
     """The architecture of that name, "vgg16" or "vgg16_bn"."""
     config = VGGConfig(batch_norm=name.endswith("_bn"))
     return Architecture(
-        lambda _: VGG(config, taps=("fc7",)),
-        functools.partial(translate, batch_norm=config.batch_norm),
-        "torchvision's names (features.0.weight, ..., classifier.0.weight) or Caffe's (conv1_1.weight, ...)",
+        model=lambda _: VGG(config, taps=("fc7",)),
+        translate=functools.partial(translate, batch_norm=config.batch_norm),
+        example="torchvision's names (features.0.weight, ..., classifier.0.weight), Caffe's (conv1_1.0, ...)",
+        settings={"preprocessing": "torch"},
+        stem="params/conv1_1/kernel",
     )
 
 

@@ -1,4 +1,4 @@
-"""`dynpix import-weights`: pretrained weights of other libraries into a file that training starts from."""
+"""`dynpix import-weights`: published weights into a file that training, evaluation and prediction read."""
 
 from __future__ import annotations
 
@@ -7,16 +7,38 @@ import collections
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
-from dynpix_jax.weights import ARCHITECTURES, ImportReport, import_weights, write_weights
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import stage_system, system_shapes
+from dynpix_jax.weights import ARCHITECTURES, ImportReport, import_network, import_weights, write_weights
+from dynpix_jax.weights.convention import CONVENTIONS, describe, to_header
+from dynpix_jax.weights.importer import flat_shapes
 
 _EXAMPLE = """\
-example:
-  dynpix import-weights --arch resnet50 --source resnet50-0676ba61.pth --out weights/resnet50.safetensors
+examples:
+  A backbone that ImageNet trained, and a config that begins with it. torchvision's ResNets have strides and
+  colours unlike the networks of the papers; the file says so, and a config that differs refuses it:
 
-Reads .safetensors, .npz, PyTorch's files of any version (.pth, .pt, .pth.tar, .pkl) and .caffemodel. Neither
-PyTorch nor Caffe is needed, and no code in the file is run: a pickle that holds more than tensors, dicts,
-lists and scalars is refused.
+  dynpix import-weights --arch resnet50 --source resnet50-0676ba61.pth --out weights/resnet50.safetensors
+  python train.py --config=configs/pag/bsds500.py:weights=weights/resnet50.safetensors --workdir=runs/a \\
+      --set model.backbone.stride_in_1x1=False model.backbone.preprocessing=torch
+
+  A network of a paper's authors, evaluated as it is; the config says which network it is:
+
+  dynpix import-weights --config configs/anytime/cityscapes.py:variant=ca --source final_state.pth \\
+      --out weights/ca.safetensors
+  python eval.py --config=configs/anytime/cityscapes.py:variant=ca --weights=weights/ca.safetensors --out=out
+
+  Weights for other classes, without the layer that predicts them:
+
+  dynpix import-weights --arch hrnet_w48 --source hrnet_cityscapes.pth --out weights/hrnet.safetensors \\
+      --skip exit4/classify
+
+Reads .safetensors, .npz, PyTorch's files of any version (.pth, .pt, .pth.tar, .pkl), MatConvNet's .mat of any
+version, and .caffemodel. None of these libraries is needed, and no code in the file is run: a pickle that
+holds more than tensors, dicts, lists and scalars is refused.
 """
 
 
@@ -25,36 +47,92 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "import-weights",
         help="convert pretrained weights of another library",
-        description="Converts pretrained weights of another library into a .safetensors file of our names.",
+        description="Converts published weights of another library into a .safetensors file of our names.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--arch", required=True, metavar="ARCH", help=f"one of {', '.join(ARCHITECTURES)}")
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("--arch", metavar="ARCH", help=f"one of {', '.join(ARCHITECTURES)}")
+    of.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        help="in place of --arch: the network of this config's last stage, as its authors released it",
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
     parser.add_argument("--source", required=True, type=Path, help="the file to read")
     parser.add_argument("--out", required=True, type=Path, help="the .safetensors file to write")
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="leave out tensors of this place in our network, such as exit4/classify (a regex; repeatable)",
+    )
+    parser.add_argument(
+        "--convention",
+        choices=tuple(CONVENTIONS),
+        help="what the weights follow, if the file does not tell: caffe (stride in the first 1x1, BGR "
+        "less the mean) or torch (stride in the 3x3, RGB, mean and standard deviation)",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
 
 
+def _import(args: argparse.Namespace) -> tuple[dict[str, Any], ImportReport]:
+    options: dict[str, Any] = dict(convention=args.convention, skip=args.skip)
+    if args.arch is not None:
+        if args.set:
+            raise UserError("--set: changes values of a --config; --arch has none")
+        return import_weights(args.arch, args.source, **options)
+    stage = read_run(args.config, args.set).stages[-1]
+    shapes = flat_shapes(system_shapes(stage_system(stage)))
+    return import_network(stage.model, shapes, args.source, **options)
+
+
 def _describe(report: ImportReport, source: Path, out: Path) -> str:
-    # Most tensors are loaded: a count for each block is enough. The others are listed by name.
-    lines = [f"{source} -> {out}", f"loaded: {len(report.loaded)}"]
+    # Most tensors are loaded: a count for each block is enough. So are tensors that no network of ours has.
+    # The others are listed by name.
+    lines = [f"{source} -> {out}", f"network: {report.architecture}"]
+    lines.append(f"convention: {_convention(report)}")
+    lines.extend(f"note: {note}" for note in report.notes)
+    lines.append(f"loaded: {len(report.loaded)}")
     blocks = collections.Counter(name.split("/")[1] for name in report.loaded)
     lines.extend(f"  {block}: {count}" for block, count in blocks.items())
-    for kind in ("missing", "unexpected"):
+    lines.append(f"left out, never used: {len(report.left_out)}")
+    kinds = collections.Counter(_kind(name) for name in report.left_out)
+    lines.extend(f"  {kind}: {count}" for kind, count in kinds.items())
+    for kind in ("skipped", "missing", "unexpected"):
         names = getattr(report, kind)
         lines.append(f"{kind}: {len(names)}")
         lines.extend(f"  {name}" for name in names)
+    if report.missing:
+        lines.append("incomplete: training can begin with it (init_from), eval.py --weights refuses it")
     return "\n".join(lines)
 
 
+def _convention(report: ImportReport) -> str:
+    parts = [describe(report.settings)] if report.settings else []
+    if report.untold:
+        parts.append(f"the file does not tell {', '.join(report.untold)} (--convention states it)")
+    return "; ".join(parts) or "the only one of this network"
+
+
+def _kind(name: str) -> str:
+    """What a tensor that is left out is: its leaf (a counter, a constant), or its first module."""
+    first, *_, leaf = name.split(".")
+    return f"*.{leaf}" if leaf in ("num_batches_tracked", "square_dis") else f"{first}.*"
+
+
 def run(args: argparse.Namespace) -> int:
-    """Imports, writes, prints what was loaded, missing and unexpected; returns 0."""
-    variables, report = import_weights(args.arch, args.source)
-    write_weights(args.out, variables, {"architecture": args.arch, "source": args.source.name})
+    """Imports, writes, prints what became of every tensor; returns 0."""
+    variables, report = _import(args)
+    header = {"architecture": report.architecture, "source": args.source.name, **to_header(report.settings)}
+    write_weights(args.out, variables, header)
     if args.json:
-        files = {"arch": args.arch, "source": str(args.source), "out": str(args.out)}
-        print(json.dumps({**files, **dataclasses.asdict(report)}, indent=2))
+        files = {"source": str(args.source), "out": str(args.out)}
+        print(json.dumps({"arch": report.architecture, **files, **dataclasses.asdict(report)}, indent=2))
     else:
         print(_describe(report, args.source, args.out))
     return 0

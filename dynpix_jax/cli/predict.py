@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     names = result_names(photos)
     _check_output(args.out, photos, names)
     settings = run_of(args)
-    trained = open_run(settings, args.workdir, args.stage)
+    trained = open_run(settings, args.workdir, args.stage, args.weights)
     if inputs := inputs_of(trained.system):
         taken = " and ".join(inputs)
         raise UserError(

@@ -1,4 +1,4 @@
-"""A trained network from its config and workdir, as `eval.py` and `dynpix predict` use it."""
+"""A trained network from its config and workdir or a weights file, for `eval.py` and `dynpix predict`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
-from dynpix_jax.training.checks import stage_system
+from dynpix_jax.training.checks import stage_system, system_shapes
 from dynpix_jax.training.snapshots import check_same_run
+from dynpix_jax.weights import check_complete, check_header, read_weights
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name a trained run; see `run_of`."""
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where it was trained")
+    """The arguments that name a trained network; see `run_of`."""
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--workdir", type=Path, metavar="DIR", help="where it was trained")
+    where.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="in place of a workdir: weights of the network of --config (see dynpix import-weights --config)",
+    )
     parser.add_argument(
         "--config", metavar="FILE[:ARG]", help="config of the training (default: the one that DIR holds)"
     )
@@ -52,6 +60,8 @@ def run_of(args: argparse.Namespace) -> RunConfig:
         overrides.append(f"execution.implementation={args.implementation}")
     if args.config is not None:
         return read_run(args.config, overrides)
+    if args.weights is not None:
+        raise UserError(f"--weights {args.weights}: give the --config of its network, too")
     _check_folder(args.workdir)
     saved = Checkpoints(args.workdir / "checkpoints").config()
     if saved is None:
@@ -70,6 +80,7 @@ class Trained:
         step: Global step.
         rho: The stage's target density; 1 without gates.
         alternative: The alternative of the system that is run; "" for the system itself.
+        weights: The weights file; None of a trained run.
     """
 
     system: System
@@ -78,6 +89,14 @@ class Trained:
     step: int
     rho: float
     alternative: str = ""
+    weights: Path | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where the variables are from, in words."""
+        return (
+            f"{self.stage} (step {self.step})" if self.weights is None else f"{self.stage} ({self.weights})"
+        )
 
 
 def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Trained]:
@@ -105,23 +124,42 @@ def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Tra
     return found
 
 
-def open_run(run: RunConfig, workdir: str | Path, stage: str | None = None) -> Trained:
-    """The network of a run as it was trained in `workdir`.
+def open_run(
+    run: RunConfig, workdir: str | Path | None, stage: str | None = None, weights: Path | None = None
+) -> Trained:
+    """The network of a run as it was trained in `workdir`, or with the values of a weights file.
 
     Args:
         run: Settings of the trained run; only those that do not change the network may differ
             (`core.config.HARMLESS`).
-        workdir: The run's workdir.
-        stage: Stage whose end is opened; None: the newest checkpoint.
+        workdir: The run's workdir; None with ``weights``.
+        stage: Stage whose end is opened; None: the newest checkpoint, with ``weights`` the last stage.
+        weights: One of our weights files.
 
     Raises:
-        UserError: No such workdir, checkpoint or stage; the run of another config.
+        UserError: No such workdir, checkpoint or stage; the run of another config; weights that are not those
+            of the network.
     """
+    if weights is not None:
+        return _open_weights(run, weights, stage)
+    assert workdir is not None  # the command line asks for one of both
     _check_folder(workdir)
     variables, step, index, saved = load_variables(workdir, stage)
     check_same_run(saved, run, workdir, "give the --config and --set of its training, or no --config")
     settings = run.stages[index]
     return Trained(stage_system(settings), variables, settings.name, step, target_density(settings))
+
+
+def _open_weights(run: RunConfig, path: Path, stage: str | None) -> Trained:
+    stages = {settings.name: settings for settings in run.stages}
+    if stage is not None and stage not in stages:
+        raise UserError(f"--stage {stage}: the config has no such stage; {suggest(stage, stages)}")
+    settings = run.stages[-1] if stage is None else stages[stage]
+    system = stage_system(settings)
+    variables = read_weights(path)
+    check_header(path, settings.model)
+    check_complete(path, variables, system_shapes(system))
+    return Trained(system, variables, settings.name, 0, target_density(settings), weights=path)
 
 
 def finished_stages(workdir: str | Path) -> tuple[str, ...]:

@@ -98,7 +98,8 @@ def copy_matching(given: Variables, fresh: Variables, source: Callable[[str], Se
             if known[name].shape != leaf.shape:
                 raise UserError(
                     f"weights: {collection}/{name} has shape {known[name].shape}; "
-                    f"{collection}/{path} expects {leaf.shape}"
+                    f"{collection}/{path} expects {leaf.shape}; to begin with fresh ones there, import them "
+                    f"again with dynpix import-weights --skip {name.rpartition('/')[0]}"
                 )
             matched += 1
             return known[name]

@@ -16,6 +16,7 @@ from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.source import SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
+from dynpix_jax.core.typing import Variables
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
 
@@ -39,6 +40,13 @@ def stage_system(stage: StageConfig) -> System:
         return papers.build(stage.model)
     except UserError as error:
         raise UserError(f"stage '{stage.name}': {error}") from error
+
+
+def system_shapes(system: System) -> Variables:
+    """The variables of a system as shapes."""
+    # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
+    batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
+    return jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
 
 
 def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageSummary, ...]:
@@ -67,9 +75,7 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
                         f"config.data.train, source {spec.name}: no '{name}' labels, stage '{stage.name}' "
                         "needs them; set fields of config.data.train.source"
                     )
-        # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
-        batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
-        variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
+        variables = system_shapes(system)
         stage_optimizer(variables["params"], run.training, stage, system)
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
         summaries.append(StageSummary(stage.name, stage.steps, count))

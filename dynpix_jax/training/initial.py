@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import load_variables
-from dynpix_jax.weights import read_weights
+from dynpix_jax.weights import check_header, read_weights
 
 
-def initial_variables(init_from: str) -> Variables | None:
+def initial_variables(init_from: str, model: Any = None) -> Variables | None:
     """Variables of `config.training.init_from`: those of a weights file or of a run; None for "".
 
     A run is named by its workdir: "DIR" is its newest checkpoint, "DIR@STAGE" what a stage ended with,
     "DIR@STAGE:STEP" the checkpoint after so many steps of the stage. The variables go through `System.adapt`
     of the first stage, which copies what matches by path.
 
+    Args:
+        init_from: The setting.
+        model: The typed ``model`` section of the first stage; None: conventions are not compared.
+
     Raises:
-        UserError: No such file or directory, no such checkpoint in it, or not a readable weights file.
+        UserError: No such file or directory, no such checkpoint in it, no readable weights file, or weights
+            of another convention than ``model.backbone``.
     """
     if not init_from:
         return None
@@ -34,4 +40,6 @@ def initial_variables(init_from: str) -> Variables | None:
         raise UserError(
             f"config.training.init_from: {init_from}: {name} is a file, of which no stage is known"
         )
-    return read_weights(path)
+    variables = read_weights(path)
+    check_header(path, model)
+    return variables

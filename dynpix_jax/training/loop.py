@@ -144,7 +144,8 @@ class _Run:
         self.step, self.evaluated = (saved.step, saved.evaluated) if saved else (0, False)
         self._saved_step = saved.step if saved else -1
         if saved is None:
-            self.state = self.stage.init(initial_variables(settings.init_from))
+            given = initial_variables(settings.init_from, config.stages[0].model)
+            self.state = self.stage.init(given)
         else:
             self.state = self._restore(saved)
         self.out = Writers(_usual_writers(workdir, config, saved) if writers is None else writers)

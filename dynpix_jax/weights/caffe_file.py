@@ -146,4 +146,4 @@ def read_caffemodel(path: str | os.PathLike[str]) -> NetworkFile:
         channel_order=channel_order(mean),
         mean=mean,
     )
-    return NetworkFile(reader.tensors, convention, reader.convolutions)
+    return NetworkFile(reader.tensors, convention, reader.convolutions, format="caffe")

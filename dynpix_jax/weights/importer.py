@@ -1,4 +1,9 @@
-"""Pretrained weights of other libraries as variables of our networks."""
+"""Published weights of other libraries, and of the papers' authors, as variables of our networks.
+
+There are two kinds of import. One is of an architecture by name (`import_weights`), such as a backbone that
+ImageNet trained. The other is of a whole network that a config describes (`import_network`): its tasks,
+classes and modules tell which names a file of its authors has.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dynpix_jax.backbones.pretrained import Architecture, Target, Tensors, vector
+from dynpix_jax.backbones.pretrained import Architecture, Names, Target, Tensors, vector
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.registry import Registry
-from dynpix_jax.weights.readers import read_tensors
+from dynpix_jax.core.typing import Variables
+from dynpix_jax.weights.convention import (
+    check_settings,
+    mean_note,
+    read_settings,
+    reads_rgb,
+    settings_of,
+)
+from dynpix_jax.weights.matconvnet_names import in_torch_terms
+from dynpix_jax.weights.network_file import NetworkFile
+from dynpix_jax.weights.readers import read_network
 from dynpix_jax.weights.weights_file import check_architecture, is_native
 
 _FAMILIES = {
@@ -28,13 +43,23 @@ _FAMILIES = {
     "dynpix_jax.backbones.vgg_names": "vgg16 vgg16_bn",
     "dynpix_jax.papers.mdeq.weight_names": "mdeq_small mdeq_xl",
     "dynpix_jax.papers.anytime.weight_names": "hrnet_w18s1 hrnet_w18s2 hrnet_w18 hrnet_w32 "
-    "hrnet_w48 hrnet_w32_pose hrnet_w48_pose anytime_w18s2 anytime_w48",
+    "hrnet_w48 hrnet_w32_pose hrnet_w48_pose anytime_w18s2 anytime_w18s2_ee anytime_w18s2_rh "
+    "anytime_w18s2_ca anytime_w48 anytime_w48_ee anytime_w48_rh anytime_w48_ca",
 }
 ARCHITECTURES: Registry[Callable[[str], Architecture]] = Registry(
     "architecture",
     {name: f"{module}:architecture" for module, names in _FAMILIES.items() for name in names.split()},
 )
 """Name -> function of the name that gives what an import needs to know."""
+
+NETWORKS: Registry[Callable[[Any], Names]] = Registry(
+    "system with published names",
+    {
+        system: f"dynpix_jax.papers.{system}.weight_names:published"
+        for system in ("pag", "perspective", "pixelnet", "anytime", "mdeq", "astmt")
+    },
+)
+"""System -> function of the typed ``model`` section that gives the names of its authors' files."""
 
 _CLASSES = 1000
 # A counter that only serves a cumulative average in training.
@@ -43,17 +68,29 @@ _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")
 
 @dataclasses.dataclass(frozen=True)
 class ImportReport:
-    """Which tensors were used.
+    """What became of each tensor, and what the file told of itself.
 
     Attributes:
+        architecture: Name of the architecture, or of the config's system.
         loaded: Our flat names that were filled.
         missing: Our names for which the file has nothing.
-        unexpected: Names in the file for which the architecture has no place.
+        unexpected: Names in the file for which the network has no place.
+        skipped: "name in the file -> our name" of what was left out on request.
+        left_out: Names in the file that are left out always: counters, copies, other heads.
+        settings: Settings of the backbone that the weights were trained for (see `weights.convention`).
+        untold: Settings that the backbone has and nothing tells.
+        notes: What else a user should know.
     """
 
+    architecture: str
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    skipped: tuple[str, ...]
+    left_out: tuple[str, ...]
+    settings: Mapping[str, bool | str]
+    untold: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def architecture(name: str) -> Architecture:
@@ -69,70 +106,199 @@ def architecture(name: str) -> Architecture:
 def expected_shapes(arch: str, classes: int = _CLASSES) -> Mapping[str, tuple[int, ...]]:
     """Shapes of all variables of the architecture with a classifier, by flat name ("params/fc/bias")."""
     init = architecture(arch).model(classes).init
-    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return flat_shapes(jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+
+
+def flat_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
+    """Shapes of nested variables by flat name."""
     return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
-def import_weights(arch: str, source: str | os.PathLike[str]) -> tuple[dict[str, Any], ImportReport]:
+def import_weights(
+    arch: str,
+    source: str | os.PathLike[str],
+    *,
+    convention: str | None = None,
+    skip: Sequence[str] = (),
+) -> tuple[dict[str, Any], ImportReport]:
     """Reads a file of published weights into nested float32 variables.
 
     Args:
-        arch: One of ``ARCHITECTURES``, or "package.module:function".
-        source: .safetensors, .npz, .pth or .pt, under the architecture's published names, or ours.
+        arch: One of ``ARCHITECTURES``, or "package.module:function". Of an anytime network without a form
+            ("anytime_w48"), the file tells which it is.
+        source: A file of any kind that `read_network` reads, under the architecture's published names, or
+            ours.
+        convention: ``caffe`` or ``torch``; None: what the file tells.
+        skip: Regexes of our places ("exit4/classify") whose tensors are left out.
 
     Returns:
         The variables, without those that the file lacks, and what became of each tensor.
 
     Raises:
         UserError: An unreadable file, another architecture's weights, a shape that does not fit, a value that
-            is not finite, or no tensor that fits.
+            is not finite, a ``skip`` that nothing fits, or no tensor that fits.
     """
     source = Path(source)
-    network = architecture(arch)  # an unknown name is reported before the file is read
-    tensors: Tensors = read_tensors(source)
-    if native := is_native(tensors):
+    names = architecture(arch)  # an unknown name is reported before the file is read
+    file = read_network(source)
+    native = is_native(file.tensors)
+    tensors = _prepared(source, names, file)
+    if variant := "" if native else names.variant(tensors):
+        arch, names = variant, architecture(variant)
+    if native:
         check_architecture(source, arch)
-    else:
-        try:
-            tensors = network.prepare(tensors)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
-    expected = expected_shapes(arch, _classes(network, tensors))
+    expected = expected_shapes(arch, _classes(names, tensors))
+    job = _Job(arch, names, expected, source, file, tensors, native)
+    return job.run(convention, skip)
 
-    loaded: dict[str, np.ndarray] = {}
-    unexpected = []
-    for name, array in tensors.items():
-        if _COUNTER.fullmatch(name) or network.is_dropped(name):
-            continue
-        target = Target(name, -1, vector) if native else network.translate(name)
-        if target is None or target.name not in expected:
-            unexpected.append(name)
-        else:
-            try:
-                loaded[target.name] = _converted(array, target, expected[target.name], arch)
-            except ValueError as error:
-                raise UserError(f"{source}: {name} has {error}") from None
-    if not loaded:
-        raise UserError(
-            f"{source}: none of its {len(tensors)} tensors belongs to {arch}; "
-            f"the first is {next(iter(tensors))!r}, expected {network.example}"
+
+def import_network(
+    model: Any,
+    expected: Mapping[str, tuple[int, ...]],
+    source: str | os.PathLike[str],
+    *,
+    convention: str | None = None,
+    skip: Sequence[str] = (),
+) -> tuple[dict[str, Any], ImportReport]:
+    """Reads a file of a paper's authors into the variables of the network that a config describes.
+
+    Args:
+        model: The typed ``model`` section.
+        expected: Shapes of the network's variables by flat name.
+        source: As of `import_weights`.
+        convention: As of `import_weights`.
+        skip: As of `import_weights`.
+
+    Raises:
+        UserError: As of `import_weights`; the convention of the file is not that of ``model.backbone``.
+    """
+    source = Path(source)
+    names = NETWORKS.resolve(model.system, "config.model.system")(model)
+    file = read_network(source)
+    tensors = _prepared(source, names, file)
+    job = _Job(model.system, names, expected, source, file, tensors, is_native(file.tensors))
+    variables, report = job.run(convention, skip)
+    check_settings(source, report.settings, getattr(model, "backbone", None))
+    return variables, report
+
+
+def _prepared(source: Path, names: Names, file: NetworkFile) -> Tensors:
+    if is_native(file.tensors):
+        return file.tensors
+    try:
+        tensors = in_torch_terms(file) if file.format == "matconvnet" else file.tensors
+        return names.prepare(tensors, file.layers)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One import: the file, its tensors in the form that the names translate, and what is expected."""
+
+    label: str
+    names: Names
+    expected: Mapping[str, tuple[int, ...]]
+    source: Path
+    file: NetworkFile
+    tensors: Tensors
+    native: bool
+
+    def run(self, convention: str | None, skip: Sequence[str]) -> tuple[dict[str, Any], ImportReport]:
+        settings = settings_of(self.file, self.names, convention)
+        if self.native and convention is None:
+            settings = read_settings(self.source)
+        patterns = [_pattern(text) for text in skip]
+        loaded: dict[str, np.ndarray] = {}
+        skipped: dict[str, str] = {}
+        unexpected, left_out = [], []
+        for name, array in self.tensors.items():
+            if _COUNTER.fullmatch(name) or self.names.is_dropped(name):
+                left_out.append(name)
+                continue
+            target = Target(name, -1, vector) if self.native else self.names.translate(name)
+            if target is None or target.name not in self.expected:
+                unexpected.append(name)
+            elif any(pattern.match(_place(target.name)) for pattern in patterns):
+                skipped[target.name] = name
+            else:
+                loaded[target.name] = self._converted(name, array, target, settings)
+        self._check(loaded, skipped, skip, patterns)
+        report = ImportReport(
+            self.label,
+            tuple(sorted(loaded)),
+            tuple(name for name in sorted(self.expected) if name not in loaded and name not in skipped),
+            tuple(sorted(unexpected)),
+            tuple(f"{theirs} -> {ours}" for ours, theirs in sorted(skipped.items())),
+            tuple(sorted(left_out)),
+            settings,
+            tuple(name for name in self.names.settings if name not in settings),
+            self._notes(settings),
         )
-    missing = tuple(name for name in sorted(expected) if name not in loaded)
-    report = ImportReport(tuple(sorted(loaded)), missing, tuple(sorted(unexpected)))
-    return traverse_util.unflatten_dict(loaded, sep="/"), report
+        return traverse_util.unflatten_dict(loaded, sep="/"), report
+
+    def _check(
+        self,
+        loaded: Mapping[str, np.ndarray],
+        skipped: Mapping[str, str],
+        skip: Sequence[str],
+        patterns: Sequence[re.Pattern[str]],
+    ) -> None:
+        if not loaded and not skipped:
+            raise UserError(
+                f"{self.source}: none of its {len(self.tensors)} tensors belongs to {self.label}; "
+                f"the first is {next(iter(self.tensors))!r}, expected {self.names.example}"
+            )
+        for text, pattern in zip(skip, patterns, strict=True):
+            if not any(pattern.match(_place(name)) for name in skipped):
+                places = sorted({_place(name).split("/")[0] for name in loaded})
+                raise UserError(
+                    f"--skip {text}: no tensor of {self.source} goes there; places begin with "
+                    f"{', '.join(places)}"
+                )
+
+    def _converted(
+        self, name: str, array: np.ndarray, target: Target, settings: Mapping[str, bool | str]
+    ) -> np.ndarray:
+        """The tensor in our layout, float32."""
+        shape = self.expected[target.name]
+        fits = target.ndim in (-1, array.ndim)
+        converted = target.convert(array) if fits else array
+        if not fits or converted.shape != shape:
+            layout = f" ({converted.shape} in our layout)" if converted.shape != array.shape else ""
+            raise UserError(
+                f"{self.source}: {name} has shape {array.shape}{layout}, but {self.label} expects {shape} "
+                f"for {target.name}; --skip {_place(target.name).rpartition('/')[0]} would leave it out"
+            )
+        if target.name == self.names.stem and self._is_reversed(settings):
+            converted = converted[:, :, ::-1]
+        converted = np.asarray(converted, dtype=np.float32)  # a single number keeps its shape ()
+        if not np.isfinite(converted).all():
+            raise UserError(f"{self.source}: {name} has values that are not finite")
+        return converted
+
+    def _is_reversed(self, settings: Mapping[str, bool | str]) -> bool:
+        """Whether the file's stem reads the colours in the other order than these settings give them."""
+        if self.native or self.file.format not in ("caffe", "matconvnet"):
+            return False
+        return reads_rgb(self.file) == (settings.get("preprocessing") == "caffe")
+
+    def _notes(self, settings: Mapping[str, bool | str]) -> tuple[str, ...]:
+        reversed_ = "the stem's input channels were reversed: the file reads the other order of colours"
+        note = mean_note(self.file.convention) if settings.get("preprocessing") == "caffe" else ""
+        return tuple(text for text in (reversed_ if self._is_reversed(settings) else "", note) if text)
 
 
-def _converted(array: np.ndarray, target: Target, shape: tuple[int, ...], arch: str) -> np.ndarray:
-    """The tensor in our layout, float32; ValueError for another shape or values that are not finite."""
-    fits = target.ndim in (-1, array.ndim)
-    converted = target.convert(array) if fits else array
-    if not fits or converted.shape != shape:
-        layout = f" ({converted.shape} in our layout)" if converted.shape != array.shape else ""
-        raise ValueError(f"shape {array.shape}{layout}, but {arch} expects {shape} for {target.name}")
-    converted = np.ascontiguousarray(converted, dtype=np.float32)
-    if not np.isfinite(converted).all():
-        raise ValueError("values that are not finite")
-    return converted
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(rf"(?:{text})(?:/|$)")
+    except re.error as error:
+        raise UserError(f"--skip {text}: not a regular expression: {error}") from None
+
+
+def _place(name: str) -> str:
+    """A flat name without its collection: "exit4/classify/conv/kernel"."""
+    return name.partition("/")[2]
 
 
 def _classes(network: Architecture, tensors: Tensors) -> int:

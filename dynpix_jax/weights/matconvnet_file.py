@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from dynpix_jax.backbones.pretrained import Layer
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.matlab_file import Unread, read_matlab
 from dynpix_jax.weights.network_file import (
@@ -98,7 +99,14 @@ def _convolution(geometry: dict[str, Any], kernel: np.ndarray) -> Convolution:
     )
 
 
-def _read_dag(net: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Convolution]]:
+_Parts = tuple[dict[str, np.ndarray], dict[str, Convolution], list[Layer]]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(item for item in _listed(value) if isinstance(item, str) and item)
+
+
+def _read_dag(net: dict[str, Any]) -> _Parts:
     tensors: dict[str, np.ndarray] = {}
     for parameter in _listed(net["params"]):
         name = parameter["name"]
@@ -106,10 +114,13 @@ def _read_dag(net: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Con
             raise ValueError(f"two parameters {name!r}")
         tensors[name] = _array(parameter["value"], f"parameter {name!r}")
     convolutions: dict[str, Convolution] = {}
+    layers: list[Layer] = []
     arranged: set[str] = set()  # loops share their parameters
     for layer in _listed(net["layers"]):
         block = layer["block"] if isinstance(layer["block"], dict) else {}
-        names = [name for name in _listed(layer["params"]) if isinstance(name, str) and name]
+        names = _texts(layer["params"])
+        ends = (_texts(layer.get(side, [])) for side in ("inputs", "outputs"))
+        layers.append(Layer(layer["name"], layer["type"], *ends, names, _largest(block.get("dilate"))))
         layouts = _LAYOUTS.get(layer["type"], (_vector,) * len(names))
         if len(names) > len(layouts):
             raise ValueError(f"layer {layer['name']!r} ({layer['type']}) has {len(names)} parameters")
@@ -125,7 +136,7 @@ def _read_dag(net: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Con
             if field in block:
                 name = f"{layer['name']}.{field}"
                 tensors[name] = _vector(_array(block[field], name))
-    return tensors, convolutions
+    return tensors, convolutions, layers
 
 
 def _simple_values(layer: dict[str, Any]) -> list[Any]:
@@ -135,9 +146,10 @@ def _simple_values(layer: dict[str, Any]) -> list[Any]:
     return [layer[field] for field in ("filters", "biases") if field in layer]
 
 
-def _read_simple(net: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Convolution]]:
+def _read_simple(net: dict[str, Any]) -> _Parts:
     tensors: dict[str, np.ndarray] = {}
     convolutions: dict[str, Convolution] = {}
+    layers: list[Layer] = []
     for number, layer in enumerate(_listed(net["layers"]), 1):
         name, kind = layer.get("name", f"layer{number}"), layer["type"]
         values = _simple_values(layer) if kind in _SIMPLE_LAYOUTS else []
@@ -149,7 +161,11 @@ def _read_simple(net: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, 
                 tensors[f"{name}{letter}"] = layout(array)
         if kind == "conv":
             convolutions[name] = _convolution(layer, tensors[f"{name}f"])
-    return tensors, convolutions
+        params: tuple[str, ...] = tuple(f"{name}{letter}" for letter, _ in _SIMPLE_LAYOUTS.get(kind, ()))
+        ends = ((f"x{number - 1}",), (f"x{number}",))  # a chain: each layer reads the one before
+        params = tuple(param for param in params if param in tensors)
+        layers.append(Layer(name, kind, *ends, params, _largest(layer.get("dilate"))))
+    return tensors, convolutions, layers
 
 
 def _mean(net: dict[str, Any]) -> tuple[float, ...] | None:
@@ -195,7 +211,7 @@ def read_matconvnet(path: str | os.PathLike[str]) -> NetworkFile:
     path = Path(path)
     net = _network(path, read_matlab(path))
     try:
-        tensors, convolutions = _read_dag(net) if "params" in net else _read_simple(net)
+        tensors, convolutions, layers = _read_dag(net) if "params" in net else _read_simple(net)
         mean = _mean(net)
     except KeyError as error:
         raise UserError(f"{path}: corrupt network of MatConvNet: no field {error}") from error
@@ -207,4 +223,4 @@ def read_matconvnet(path: str | os.PathLike[str]) -> NetworkFile:
         channel_order=channel_order(mean),
         mean=mean,
     )
-    return NetworkFile(tensors, convention, convolutions)
+    return NetworkFile(tensors, convention, convolutions, tuple(layers), "matconvnet")

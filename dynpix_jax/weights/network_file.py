@@ -20,6 +20,8 @@ from typing import Literal
 
 import numpy as np
 
+from dynpix_jax.backbones.pretrained import Layer
+
 _IMAGE_CHANNELS = 4  # colour and depth: a convolution that reads no more reads the image
 
 
@@ -66,11 +68,16 @@ class NetworkFile:
         tensors: Arrays by the file's names, in the file's layout.
         convention: How to run it.
         convolutions: Convolutions by the layer's name; empty where the file has no layers.
+        layers: All layers, in the file's order; empty where the file has no graph of them.
+        format: ``torch`` (of any version), ``matconvnet``, ``caffe``, or ``plain`` (safetensors, npz), which
+            tells tensors by name and nothing else.
     """
 
     tensors: dict[str, np.ndarray]
     convention: Convention
     convolutions: Mapping[str, Convolution] = dataclasses.field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
+    format: Literal["torch", "matconvnet", "caffe", "plain"] = "plain"
 
 
 def stride_in_1x1(convolutions: Iterable[Convolution]) -> bool | None:

@@ -167,7 +167,7 @@ def read_network(path: str | os.PathLike[str]) -> NetworkFile:
             network = read_caffemodel(path)
         else:
             tensors = _flatten(path, _unwrap(read_torch(path)))
-            network = NetworkFile(tensors, Convention(kernel_axes="OIHW"))
+            network = NetworkFile(tensors, Convention(kernel_axes="OIHW"), format="torch")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not network.tensors:

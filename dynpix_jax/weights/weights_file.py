@@ -93,12 +93,42 @@ def read_weights(path: str | os.PathLike[str], architecture: str | None = None) 
     if foreign:
         raise UserError(
             f"{path}: {foreign[0]} is not a name of ours ({'/... or '.join(COLLECTIONS)}/...); "
-            "convert the file first: dynpix import-weights --arch ARCH --source FILE --out FILE.safetensors"
+            "convert the file first: dynpix import-weights --source FILE --out FILE.safetensors, with --arch "
+            "(a backbone) or --config (a whole network)"
         )
     for name in tensors:
         if inside := [parent for parent in _parents(name) if parent in tensors]:
             raise UserError(f"{path}: {inside[0]} is a tensor, but {name} lies below it")
     return traverse_util.unflatten_dict(tensors, sep="/")
+
+
+def check_complete(path: str | os.PathLike[str], given: Variables, network: Variables) -> None:
+    """Checks that weights are those of a network: all of them, with its shapes, and no others.
+
+    Args:
+        path: Their file, for messages.
+        given: The weights.
+        network: The network's variables, or their shapes.
+
+    Raises:
+        UserError: Names one that is missing, one too many, or one of another shape.
+    """
+    have = traverse_util.flatten_dict(given, sep="/")
+    expected = traverse_util.flatten_dict(network, sep="/")
+    for name in sorted(have.keys() & expected.keys()):
+        if have[name].shape != expected[name].shape:
+            raise UserError(
+                f"{path}: {name} has shape {have[name].shape}, the config's network {expected[name].shape}"
+            )
+    for names, said in (
+        (sorted(expected.keys() - have.keys()), "lacks"),
+        (sorted(have.keys() - expected.keys()), "has, beside those of the config's network,"),
+    ):
+        if names:
+            raise UserError(
+                f"{path}: {said} {len(names)} tensors, the first {names[0]}; it is of another variant of the "
+                "network, or incomplete (dynpix import-weights lists what is missing)"
+            )
 
 
 def _parents(name: str) -> list[str]:

@@ -6,12 +6,16 @@ code, liuzhuang13/anytime. They share their names; heads differ.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
+from collections.abc import Sequence
 
-from dynpix_jax.backbones.hrnet import ARCHITECTURES, HRNetConfig
+from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.backbones.pretrained import (
     Architecture,
+    Layer,
+    Names,
     Target,
     Tensors,
     conv_kernel,
@@ -27,6 +31,11 @@ _DROPPED = re.compile(
     r"(incre_modules|downsamp_modules|classifier|final_layer\.\d|conv3x3_ocr|ocr_gather_head|ocr_distri_head"
     r"|aux_head|cls_head)\..*|.*\.square_dis"
 )
+_REDESIGNED = HeadConfig()
+_HEADS = {True: "plain exits (EE)", False: "redesigned exits (RH)"}
+_ADAPTIVE = {True: "an interpolation's Lambda in its convolutions (CA)", False: "no Lambda (not CA)"}
+# (plain exits, adaptive) -> ending of the architecture's name.
+_FORMS = {(True, False): "_ee", (False, False): "_rh", (True, True): "_ca", (False, True): ""}
 
 _LAYER1 = r"layer1\.(?P<b>\d+)\."
 _BLOCK = r"stage(?P<s>[234])\.(?P<m>\d+)\.branches\.(?P<r>\d)\.(?P<b>\d+)\."
@@ -65,10 +74,14 @@ _EXIT = re.compile(r"exit(?P<e>[123])\.(?P<at>\d+)")
 def architecture(name: str) -> Architecture:
     """The architecture of that name.
 
-    "hrnet_w48" (segmentation or classification), "hrnet_w32_pose", or "anytime_w48" (the full model).
+    "hrnet_w48" (segmentation or classification), "hrnet_w32_pose", or "anytime_w48", which has redesigned
+    exits and adaptive convolutions; "anytime_w48_rh" has the former alone, "anytime_w48_ca" the latter alone,
+    "anytime_w48_ee" neither.
     """
-    kind, arch, *_ = name.split("_")
-    pose, anytime = name.endswith("_pose"), kind == "anytime"
+    kind, arch, *rest = name.split("_")
+    pose, anytime = rest == ["pose"], kind == "anytime"
+    form = "".join(f"_{part}" for part in rest)
+    plain, adaptive = next((key for key, ending in _FORMS.items() if ending == form), (False, False))
     config = AnytimeConfig(
         "anytime",
         "pose" if pose else "segmentation",
@@ -76,29 +89,80 @@ def architecture(name: str) -> Architecture:
         exits=(1, 2, 3, 4) if anytime else (4,),
         weights=(1.0,) * (4 if anytime else 1),
         heads=HeadConfig(
+            kind="plain" if plain else "redesigned",
             plain="single" if pose else "two_layers",
             inputs="highest" if pose else "concat",
             features=128 if arch == "w48" else 64,
         ),
-        adaptivity=AdaptivityConfig() if anytime else None,
+        adaptivity=AdaptivityConfig() if anytime and adaptive else None,
     )
+    names = published(config)
+    if anytime and not rest:  # the file tells its form: its exits are not compared
+        names = dataclasses.replace(names, prepare=lambda tensors, _: check_blocks(config.backbone, tensors))
+    fields = {field.name: getattr(names, field.name) for field in dataclasses.fields(names)}
     return Architecture(
-        lambda classes: AnytimeNetwork(config, classes),
-        translate,
-        "HRNet's names (conv1.weight, layer1.0.conv1.weight, stage2.0.branches.0.0.conv1.weight, ...)",
-        ("final_layer.weight" if pose else "last_layer.3.weight", "params/exit4/classify/conv/kernel"),
-        is_dropped,
-        functools.partial(check_blocks, arch),
+        **fields,
+        model=lambda classes: AnytimeNetwork(config, classes),
+        classifier=(
+            "final_layer.weight" if pose else "last_layer.3.weight",
+            "params/exit4/classify/conv/kernel",
+        ),
+        variant=lambda tensors: name + _form(tensors) if anytime and not rest and _early(tensors) else "",
     )
 
 
-def check_blocks(arch: str, tensors: Tensors) -> Tensors:
+def published(config: AnytimeConfig) -> Names:
+    """The names of HRNet's and the anytime paper's files of that network."""
+    early = len(config.exits) > 1
+
+    def prepare(tensors: Tensors, layers: Sequence[Layer]) -> Tensors:
+        tensors = check_blocks(config.backbone, tensors)
+        if early and _early(tensors):
+            check_form(config, tensors)
+        return tensors
+
+    return Names(
+        functools.partial(translate, heads=config.heads),
+        "HRNet's names (conv1.weight, layer1.0.conv1.weight, stage2.0.branches.0.0.conv1.weight, ...)",
+        is_dropped,
+        prepare,
+    )
+
+
+def _early(tensors: Tensors) -> bool:
+    return any(name.startswith("exit1.") for name in tensors)
+
+
+def _form(tensors: Tensors) -> str:
+    plain = "exit1.0.weight" in tensors
+    return _FORMS[plain, any(name.endswith(".Lambda") for name in tensors)]
+
+
+def check_form(config: AnytimeConfig, tensors: Tensors) -> None:
+    """Compares the exits and the adaptivity with those of the tensors.
+
+    Raises:
+        UserError: They differ.
+    """
+    ours = config.heads.kind == "plain", config.adaptivity is not None
+    theirs = next(key for key, ending in _FORMS.items() if ending == _form(tensors))
+    if theirs == ours:
+        return
+    said = [words[a] for words, a, b in zip((_HEADS, _ADAPTIVE), theirs, ours, strict=True) if a != b]
+    has = [words[b] for words, a, b in zip((_HEADS, _ADAPTIVE), theirs, ours, strict=True) if a != b]
+    raise UserError(
+        f"the tensors are of a network with {' and '.join(said)}; this one has {' and '.join(has)} "
+        "(model.heads.kind, model.adaptivity)"
+    )
+
+
+def check_blocks(backbone: HRNetConfig, tensors: Tensors) -> Tensors:
     """The tensors without wrappers' prefixes, after a check of the architecture.
 
     A longer network has all names and shapes of a shorter one, so modules and blocks are compared.
 
     Raises:
-        UserError: The modules and blocks are not those of ``arch``.
+        UserError: The modules and blocks are not those of the ``backbone``.
     """
     tensors = without_wrappers(tensors)
     blocks = [match for name in tensors if (match := re.match(_BLOCK, name))]
@@ -108,12 +172,12 @@ def check_blocks(arch: str, tensors: Tensors) -> Tensors:
         tuple(len({match["m"] for match in blocks if match["s"] == stage}) for stage in "234"),
         len({match["b"] for match in blocks}),
     )
-    shape = ARCHITECTURES[arch]
+    shape = backbone.shape
     if found != (shape.modules, shape.blocks):
         theirs, ours = ("/".join(map(str, modules)) for modules in (found[0], shape.modules))
         raise UserError(
             f"the tensors have {theirs} modules of {found[1]} blocks; "
-            f"HRNet {arch} has {ours} of {shape.blocks}"
+            f"HRNet {backbone.arch} has {ours} of {shape.blocks}"
         )
     return tensors
 
@@ -123,11 +187,14 @@ def is_dropped(name: str) -> bool:
     return _DROPPED.fullmatch(name) is not None
 
 
-def translate(name: str) -> Target | None:
-    """Target of an HRNet's tensor; None for an unknown name."""
+def translate(name: str, heads: HeadConfig = _REDESIGNED) -> Target | None:
+    """Target of an HRNet's tensor; None for an unknown name. ``heads``: those of its early exits."""
     module, _, leaf = name.rpartition(".")
     if match := _EXIT.fullmatch(module):
-        return _exit(int(match["e"]), int(match["at"]), leaf)
+        number, at = int(match["e"]), int(match["at"])
+        if heads.kind == "plain":
+            return _plain_exit(number, at, leaf)
+        return _redesigned_exit(number, at, leaf, heads.downsampling[number - 1])
     for pattern, ours in _CONVS:
         if match := re.fullmatch(pattern, module):
             place = ours.format(**match.groupdict())
@@ -148,8 +215,15 @@ def _conv(place: str, leaf: str) -> Target | None:
     return None
 
 
-def _exit(exit_: int, at: int, leaf: str) -> Target | None:
-    depth = 4 - exit_
+def _plain_exit(exit_: int, at: int, leaf: str) -> Target | None:
+    """Convolution, norm, ReLU, convolution; the last exit (`last_layer`) is another such."""
+    if at == 1:
+        return norm_target(f"exit{exit_}/unit/bn", leaf)
+    place = {0: "unit/conv/conv", 3: "classify/conv"}.get(at)
+    return None if place is None else _conv(f"exit{exit_}/{place}", leaf)
+
+
+def _redesigned_exit(exit_: int, at: int, leaf: str, depth: int) -> Target | None:
     number, part = divmod(at - 1, 4)
     if number > 2 * depth - 1 or part not in (0, 1):
         return None

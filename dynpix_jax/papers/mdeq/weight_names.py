@@ -6,12 +6,14 @@ are dropped. Heads of classifiers are not read.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
 
 from dynpix_jax.backbones.pretrained import (
     Architecture,
+    Names,
     Target,
     conv_kernel,
     norm_target,
@@ -73,13 +75,21 @@ CELLS = {
 def architecture(name: str) -> Architecture:
     """The architecture of that name, one of ``CELLS``."""
     config = MdeqConfig("mdeq", cell=CELLS[name])
+    names = published(config)
     return Architecture(
-        lambda classes: MdeqNetwork(config, classes),
+        **{field.name: getattr(names, field.name) for field in dataclasses.fields(names)},
+        model=lambda classes: MdeqNetwork(config, classes),
+        classifier=("last_layer.3.weight", "params/head/conv2/kernel"),
+    )
+
+
+def published(config: MdeqConfig) -> Names:
+    """The names of the official checkpoints; those of all sizes are the same."""
+    return Names(
         translate,
         "those of the official checkpoints (model.downsample.0.weight, model.fullstage.branches.0...)",
-        ("last_layer.3.weight", "params/head/conv2/kernel"),
         is_dropped,
-        without_wrappers,
+        lambda tensors, _: without_wrappers(tensors),
     )
 
 

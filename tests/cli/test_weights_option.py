@@ -1,0 +1,119 @@
+"""eval.py and `dynpix predict` with --weights: imported networks without a training run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import traverse_util
+from PIL import Image
+
+import eval as eval_program
+from dynpix_jax.backbones import hrnet
+from dynpix_jax.cli import main
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.weights import check_complete
+from tests.weights import official, torch_old
+from tests.weights import torch_zip as tz
+
+CONFIG = """
+import ml_collections
+
+def get_config(arg=""):
+    scenes = {{"name": "scenes", "size": (64, 64), "length": 2, "fields": ("segmentation",)}}
+    return ml_collections.ConfigDict({{
+        "name": "tiny", "seed": 0, "model": {model},
+        "data": {{
+            "train": {{"source": {{**scenes, "split": "train"}}}},
+            "eval": {{"source": {{**scenes, "split": "val"}}}},
+        }},
+        "training": {{"batch_size": 1, "stages": ({{"name": "train", "steps": 1, "learning_rate": 1e-5}},)}},
+        "evaluation": {{"mode": "dense", "workers": 1, "pictures": 1, "limit": 1, "batch_size": 1,
+                       "every_stage": True, "inference": {{"flip": False}}}},
+    }})
+"""
+MODEL = dict(
+    system="anytime",
+    task="segmentation",
+    task_options=dict(classes=8),
+    backbone=dict(arch="w18s1"),
+    heads=dict(features=4),
+    adaptivity=dict(),
+)
+ARCH = hrnet.Arch(4, (1, 4), (1, 1, 1), 1)
+
+
+@pytest.fixture
+def imported(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """(config, weights) of an adaptive network, from a file as torch 1.1 wrote it."""
+    monkeypatch.setitem(hrnet.ARCHITECTURES, "w18s1", ARCH)
+    config = tmp_path / "tiny.py"
+    config.write_text(CONFIG.format(model=MODEL))
+    tensors = official.filled(official.hrnet(*ARCH, exits="flex", adaptive=True, classes=8))
+    state = {f"model.{name}": tz.tensor(array) for name, array in tensors.items()}
+    torch_old.save(tmp_path / "final_state.pth", state)
+    out = tmp_path / "w.safetensors"
+    arguments = [f"--config={config}", f"--source={tmp_path / 'final_state.pth'}", f"--out={out}"]
+    assert main.main(["import-weights", *arguments]) == 0
+    return config, out
+
+
+def test_an_official_file_is_scored_and_labels_a_photo(imported, tmp_path, capsys):
+    config, weights = imported
+    assert "missing: 0\nunexpected: 0" in capsys.readouterr().out
+    of = [f"--config={config}", f"--weights={weights}"]
+    assert eval_program.main([*of, f"--out={tmp_path / 'scores'}"]) == 0
+    numbers = json.loads((tmp_path / "scores" / "eval.json").read_text())
+    assert numbers["checkpoints"] == f"train ({weights})"
+    (row,) = numbers["rows"]
+    assert 0 <= row["modes"]["dense"]["miou"] <= 1
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(photo)
+    assert main.main(["predict", *of, f"--out={tmp_path / 'out'}", "--mode=dense", str(photo)]) == 0
+    assert (tmp_path / "out" / "photo_map.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"params/head/kernel": np.ones((2, 19))},
+            r"kernel has shape \(2, 19\), the config's network \(2, 5\)",
+        ),
+        ({"params/head/bias": None}, "lacks 1 tensors, the first params/head/bias; it is of another variant"),
+        (
+            {"params/head/lam": np.ones(())},
+            "has, beside .* network, 1 tensors, the first params/head/lam; it is",
+        ),
+    ],
+)
+def test_weights_of_another_network(change, said):
+    network = {"params/head/kernel": np.ones((2, 5)), "params/head/bias": np.ones(5)}
+    given = {name: leaf for name, leaf in (network | change).items() if leaf is not None}
+    nested = [traverse_util.unflatten_dict(leaves, sep="/") for leaves in (given, network)]
+    with pytest.raises(UserError, match=rf"w\.safetensors: .*{said}"):
+        check_complete("w.safetensors", *nested)
+    check_complete("w.safetensors", nested[1], nested[1])
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    config, photo, weights = tmp_path / "tiny.py", tmp_path / "photo.png", tmp_path / "w.npz"
+    config.write_text(CONFIG.format(model=MODEL))
+    np.savez(weights, **{"conv1.weight": np.ones(1)})
+
+    def refusal(*arguments: object) -> str:
+        assert main.main(["predict", f"--out={tmp_path / 'o'}", str(photo), *map(str, arguments)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    of = [f"--config={config}", f"--weights={weights}"]
+    assert "give the --config of its network" in refusal(of[1])
+    assert "the config has no such stage; did you mean 'train'" in refusal(*of, "--stage=trian")
+    assert "conv1.weight is not a name of ours" in refusal(*of)
+    assert "no such file" in refusal(of[0], f"--weights={tmp_path / 'none.npz'}")
+    with pytest.raises(UserError, match="give --out, the folder for"):
+        eval_program.main(of)
+    with pytest.raises(SystemExit):
+        eval_program.main([*of, f"--workdir={tmp_path}"])
