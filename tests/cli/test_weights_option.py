@@ -15,6 +15,7 @@ from dynpix_jax.backbones import hrnet
 from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import check_complete
+from tests.weights import caffe_net as cn
 from tests.weights import official, torch_old
 from tests.weights import torch_zip as tz
 
@@ -34,7 +35,7 @@ def get_config(arg=""):
                        "every_stage": True, "inference": {{"flip": False}}}},
     }})
 """
-MODEL = dict(
+ANYTIME = dict(
     system="anytime",
     task="segmentation",
     task_options=dict(classes=8),
@@ -43,27 +44,42 @@ MODEL = dict(
     adaptivity=dict(),
 )
 ARCH = hrnet.Arch(4, (1, 4), (1, 1, 1), 1)
+PIXELNET = dict(
+    system="pixelnet",
+    task="segmentation",
+    task_options=dict(classes=8),
+    backbone=dict(width=4, fc_features=6),
+    hypercolumn=dict(layers=("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "fc7")),
+    mlp=dict(hidden=(8, 8)),
+)
 
 
-@pytest.fixture
-def imported(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """(config, weights) of an adaptive network, from a file as torch 1.1 wrote it."""
-    monkeypatch.setitem(hrnet.ARCHITECTURES, "w18s1", ARCH)
-    config = tmp_path / "tiny.py"
-    config.write_text(CONFIG.format(model=MODEL))
+def anytime_file(folder: Path) -> Path:
+    """Of an adaptive network, as torch 1.1 wrote it."""
     tensors = official.filled(official.hrnet(*ARCH, exits="flex", adaptive=True, classes=8))
     state = {f"model.{name}": tz.tensor(array) for name, array in tensors.items()}
-    torch_old.save(tmp_path / "final_state.pth", state)
-    out = tmp_path / "w.safetensors"
-    arguments = [f"--config={config}", f"--source={tmp_path / 'final_state.pth'}", f"--out={out}"]
-    assert main.main(["import-weights", *arguments]) == 0
-    return config, out
+    return torch_old.save(folder / "final_state.pth", state)
 
 
-def test_an_official_file_is_scored_and_labels_a_photo(imported, tmp_path, capsys):
-    config, weights = imported
-    assert "missing: 0\nunexpected: 0" in capsys.readouterr().out
+def pixelnet_file(folder: Path) -> Path:
+    layers = []
+    for name, tensor in official.filled(official.pixelnet(4, 6, 8, 8)).items():
+        kind = "Convolution" if tensor.ndim == 4 else "InnerProduct"
+        layers.append(cn.layer(name, kind, [cn.blob(tensor), cn.blob(np.zeros(len(tensor)))]))
+    return cn.save(folder / "vgg16_segmentation.caffemodel", *layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "write"),
+    [(PIXELNET, pixelnet_file), pytest.param(ANYTIME, anytime_file, marks=pytest.mark.slow)],
+)
+def test_an_official_file_is_scored_and_labels_a_photo(tmp_path, monkeypatch, capsys, model, write):
+    monkeypatch.setitem(hrnet.ARCHITECTURES, "w18s1", ARCH)
+    config, weights = tmp_path / "tiny.py", tmp_path / "w.safetensors"
+    config.write_text(CONFIG.format(model=model))
     of = [f"--config={config}", f"--weights={weights}"]
+    assert main.main(["import-weights", of[0], f"--source={write(tmp_path)}", f"--out={weights}"]) == 0
+    assert "skipped: 0\nmissing: 0\nunexpected: 0\n" in capsys.readouterr().out
     assert eval_program.main([*of, f"--out={tmp_path / 'scores'}"]) == 0
     numbers = json.loads((tmp_path / "scores" / "eval.json").read_text())
     assert numbers["checkpoints"] == f"train ({weights})"
@@ -100,7 +116,7 @@ def test_weights_of_another_network(change, said):
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     config, photo, weights = tmp_path / "tiny.py", tmp_path / "photo.png", tmp_path / "w.npz"
-    config.write_text(CONFIG.format(model=MODEL))
+    config.write_text(CONFIG.format(model=PIXELNET))
     np.savez(weights, **{"conv1.weight": np.ones(1)})
 
     def refusal(*arguments: object) -> str:

@@ -83,7 +83,10 @@ def test_the_file_carries_it_and_another_config_refuses(tmp_path, capsys):
         "--set model.backbone.stride_in_1x1=False model.backbone.preprocessing=torch"
     )
     assert initial_variables(str(out), model(stride_in_1x1=False, preprocessing="torch")) is not None
-    assert initial_variables(str(out), papers.parse(dict(system="mdeq"))) is not None  # it has neither
+    assert (
+        initial_variables(str(out), papers.parse(dict(system="mdeq", task_options=dict(classes=5))))
+        is not None
+    )  # it has neither
     # A file of ours keeps what it says; a file that says nothing is taken by all.
     assert main.main([*argv[:2], f"--source={out}", f"--out={tmp_path / 'again.safetensors'}"]) == 0
     assert read_settings(tmp_path / "again.safetensors") == TORCH
