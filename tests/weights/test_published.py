@@ -19,6 +19,7 @@ from dynpix_jax.training.checks import system_shapes
 from dynpix_jax.weights import import_network, import_weights, importer
 from dynpix_jax.weights.importer import flat_shapes
 from dynpix_jax.weights.network_file import Convention, NetworkFile
+from tests.papers.mdeq.reference import random_tensors
 from tests.weights import caffe_net as cn
 from tests.weights import matconvnet_graphs as graphs
 from tests.weights import matlab_net as mn
@@ -150,6 +151,22 @@ def test_a_head_is_skipped_on_request(tmp_path, tiny_hrnet):
         bring(section, path, skip=[r"exit\d/classify", "exit5"])
     with pytest.raises(UserError, match=r"--skip \(: not a regular expression"):
         bring(section, path, skip=["("])
+
+
+@pytest.mark.parametrize("channels", [(24, 48, 96, 192), (88, 176, 352, 704)])
+def test_all_of_an_mdeq_checkpoint_is_loaded(monkeypatch, channels):
+    """small and XL; f four times, of which one is read."""
+    expansion = 5 if channels[0] == 24 else 6
+    tensors = random_tensors(channels, expansion, classes=19)
+    shapes = {name: array.shape for name, array in tensors.items()}
+    for copy in ("fullstage_copy", "deq.func", "deq.func_copy"):
+        inner = {name: shape for name, shape in shapes.items() if name.startswith("fullstage.")}
+        shapes |= {name.replace("fullstage", copy, 1): shape for name, shape in inner.items()}
+    counted = in_memory(monkeypatch, shapes)
+    section = dict(
+        system="mdeq", task_options=dict(classes=19), cell=dict(channels=channels, expansion=expansion)
+    )
+    all_loaded(bring(section, "MDEQ_Cls.pkl")[2], counted)
 
 
 # --- ASTMT
