@@ -214,15 +214,15 @@ def test_a_default_of_a_task_makes_no_difference():
     """What ASTMT leaves out of a task's options and weights is the task's default."""
     config = read("configs/astmt/nyud.py").given
     model = {**config["model"], "task_weights": {}}
-    options = {**model["task_options"], "normals": {}, "depth": {"per_image": False}}
+    options = {**model["task_options"], "normals": {}, "depth": {"scale_invariance": 0.0}}
     short = {**config, "model": {**model, "task_options": options}}
     long = {
         **config,
         "model": {**model, "task_options": {**options, "depth": {}}, "task_weights": {"depth": 1}},
     }
     assert read(short) == read(long)
-    with pytest.raises(UserError, match=r"model\.task_options\.depth\.per_imag: unknown key"):
-        read({**config, "model": {**model, "task_options": {**options, "depth": {"per_imag": False}}}})
+    with pytest.raises(UserError, match=r"model\.task_options\.depth\.scale_invarance: unknown key"):
+        read({**config, "model": {**model, "task_options": {**options, "depth": {"scale_invarance": 0.0}}}})
 
 
 def test_a_default_of_a_part_makes_no_difference():
