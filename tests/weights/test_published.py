@@ -383,10 +383,12 @@ def test_a_multipool_that_keeps_another_dilation(tmp_path, kong_resnet):
     graph = graphs.Graph()
     graphs.backbone(graph, 4, stride=8, gates=True, pool=True)
     path = mn.save(tmp_path / "net.mat", graph.struct(), "7")
-    with pytest.raises(
-        UserError, match=r"at res5_2 has dilations 0/2/4/4/6/8/10 \(0: copy; .* keeps has 4\)"
-    ):
-        bring(pag(), path)
+    _, variables, report = bring(pag(), path)
+    why = "(a MultiPool of dilations 0/2/4/4/6/8/10, the 3x3 that it keeps has 4; model.multipool.dilations: "
+    assert f"res5_pyramid_pool2_conv.weight {why}0/1/2/4/6/8/10)" in report.unexpected
+    assert {name.partition(" ")[2].startswith(why) for name in report.unexpected} == {True}
+    assert {name.split("/")[3] for name in report.missing if "/backbone/" in name} == {"multipool"}
+    assert "conv3" in variables["params"]["backbone"]["res5_2"]
     with pytest.raises(UserError, match=r"a MultiPool at res5_2; set model\.multipool\.blocks"):
         bring(pag(multipool={}), path)
 

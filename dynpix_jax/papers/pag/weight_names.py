@@ -79,7 +79,8 @@ def _arrange_pool(
 ) -> None:
     """Brings the choices of a MultiPool into our order, and gives the kept 3x3 the name of a branch.
 
-    The gating layer reads one map a choice, in the order of the choices, and then the weights.
+    The gating layer reads one map a choice, in the order of the choices, and then the weights. A MultiPool of
+    other dilations than the config's gets no place, and its tensors a name that says why.
     """
     block = f"{stage}_2"
     dilations = config.multipool.dilations
@@ -88,11 +89,12 @@ def _arrange_pool(
     kept = next((layer.dilation for layer in layers if layer.name == f"{block}_2conv"), 1)
     theirs = [_dilation(name, block, kept) for name in gating.inputs[:-1]]
     if sorted(theirs) != sorted(dilations):
-        raise UserError(
-            f"the MultiPool of the tensors at {block} has dilations {'/'.join(map(str, sorted(theirs)))} "
-            f"(0: copy; the 3x3 that it keeps has {kept}), model.multipool.dilations are "
-            f"{'/'.join(map(str, dilations))}"
-        )
+        have, want = ("/".join(map(str, sorted(values))) for values in (theirs, dilations))
+        parts = re.compile(rf"{stage}_(pyramid_pool\d+|AttentionLayer\w*)_conv\..*|{block}_2conv\..*")
+        for name in [name for name in tensors if parts.fullmatch(name)]:
+            why = f"of dilations {have}, the 3x3 that it keeps has {kept}; model.multipool.dilations: {want}"
+            tensors[f"{name} (a MultiPool {why})"] = tensors.pop(name)
+        return
     order = [theirs.index(dilation) for dilation in dilations]
     for leaf in ("weight", "bias"):
         name = f"{stage}{_CHOICES}.{leaf}"
