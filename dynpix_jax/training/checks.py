@@ -46,7 +46,8 @@ def system_shapes(system: System) -> Variables:
     """The variables of a system as shapes."""
     # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
     batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
-    return jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
+    shapes: Variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
+    return shapes
 
 
 def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageSummary, ...]:

@@ -119,8 +119,9 @@ def _read_dag(net: dict[str, Any]) -> _Parts:
     for layer in _listed(net["layers"]):
         block = layer["block"] if isinstance(layer["block"], dict) else {}
         names = _texts(layer["params"])
-        ends = (_texts(layer.get(side, [])) for side in ("inputs", "outputs"))
-        layers.append(Layer(layer["name"], layer["type"], *ends, names, _largest(block.get("dilate"))))
+        inputs, outputs = (_texts(layer.get(side, [])) for side in ("inputs", "outputs"))
+        dilation = _largest(block.get("dilate"))
+        layers.append(Layer(layer["name"], layer["type"], inputs, outputs, names, dilation))
         layouts = _LAYOUTS.get(layer["type"], (_vector,) * len(names))
         if len(names) > len(layouts):
             raise ValueError(f"layer {layer['name']!r} ({layer['type']}) has {len(names)} parameters")
@@ -162,9 +163,9 @@ def _read_simple(net: dict[str, Any]) -> _Parts:
         if kind == "conv":
             convolutions[name] = _convolution(layer, tensors[f"{name}f"])
         params: tuple[str, ...] = tuple(f"{name}{letter}" for letter, _ in _SIMPLE_LAYOUTS.get(kind, ()))
-        ends = ((f"x{number - 1}",), (f"x{number}",))  # a chain: each layer reads the one before
         params = tuple(param for param in params if param in tensors)
-        layers.append(Layer(name, kind, *ends, params, _largest(layer.get("dilate"))))
+        inputs, outputs = (f"x{number - 1}",), (f"x{number}",)  # a chain: each layer reads the one before
+        layers.append(Layer(name, kind, inputs, outputs, params, _largest(layer.get("dilate"))))
     return tensors, convolutions, layers
 
 

@@ -67,10 +67,9 @@ def _moments(layer: Layer, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, 
 
     The variance is such that our norm divides by what the file's divides by.
     """
+    names = layer.params[2:3]
     if layer.kind == "attentionChannel":
         names = (f"{layer.name}.globalMean", f"{layer.name}.globalVariance")
-    else:
-        names = layer.params[2:3]
     if not names or not set(names) <= set(tensors):
         return None
     parts = [tensors.pop(name) for name in names]
