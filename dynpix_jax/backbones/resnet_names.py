@@ -12,6 +12,7 @@ import re
 
 import numpy as np
 
+from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.pretrained import (
     TORCH,
     Architecture,
@@ -144,6 +145,21 @@ _KONG = (
         "res{stage}_{block}/projection_bn",
     ),
 )
+
+
+def check_stem(backbone: BackboneConfig, tensors: Tensors) -> None:
+    """Compares the stem with that of a MatConvNet ResNet's tensors.
+
+    Raises:
+        UserError: One has three 3x3 convolutions, the other has not.
+    """
+    deep = "conv1_3.weight" in tensors
+    if getattr(backbone, "deep_stem", deep) != deep:
+        has = "three convolutions" if deep else "one convolution"
+        raise UserError(
+            f"the tensors are of a ResNet whose stem has {has}; "
+            f"change the config: --set model.backbone.deep_stem={deep}"
+        )
 
 
 def translate_matconvnet(name: str) -> Target | None:

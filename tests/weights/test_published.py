@@ -427,6 +427,21 @@ def test_recurrent_parsing_computes_what_its_file_computes(tmp_path, kong_resnet
             np.testing.assert_allclose(found[0], expected, atol=2e-4 * np.abs(expected).max())
 
 
+def test_a_stem_of_three_convolutions(tmp_path, kong_resnet):
+    """PSPNet's, which has 7 % more to compute: conv1_1, conv1_2, conv1_3."""
+    graph, x, into = graphs.Graph(), "data", 3
+    for index, width in enumerate((4, 4, 8), 1):
+        x = graph.conv(f"conv1_{index}", x, (3, into, width), 2 if index == 1 else 1)
+        x, into = graph.attention(f"conv1_{index}_ChaAtten", x, width), width
+    path = mn.save(tmp_path / "net.mat", graph.struct(), "7")
+    with pytest.raises(UserError, match=r"three convolutions; .* --set model\.backbone\.deep_stem=True"):
+        bring(pag(gate={}, multipool={}), path)
+    backbone = dict(depth=26, width=4, output_stride=32, deep_stem=True)
+    _, variables, report = bring(pag(gate={}, multipool={}, backbone=backbone), path)
+    assert len(report.loaded) == 3 * 5
+    assert variables["params"]["backbone"]["stem_conv3"]["kernel"].shape == (3, 3, 4, 8)
+
+
 def test_a_norm_that_was_never_trained(tmp_path, kong_resnet):
     graph = graphs.Graph()
     graph.norm("bn", graph.conv("conv1_1", "data", (7, 3, 4), 2), 4)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynpix_jax.backbones.pretrained import CAFFE, Layer, Names, Target, Tensors, layer_target, within
-from dynpix_jax.backbones.resnet_names import translate_matconvnet
+from dynpix_jax.backbones.resnet_names import check_stem, translate_matconvnet
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.papers.pag.config import PagConfig
 
@@ -47,6 +47,7 @@ def published(config: PagConfig) -> Names:
     """The names of the released files of such a network."""
 
     def prepare(tensors: Tensors, layers: Sequence[Layer]) -> Tensors:
+        check_stem(config.backbone, tensors)
         found = dict(tensors)
         for layer in layers:
             if layer.name.endswith(_GATING):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynpix_jax.backbones.pretrained import CAFFE, Layer, Names, Target, Tensors, layer_target, within
-from dynpix_jax.backbones.resnet_names import translate_matconvnet
+from dynpix_jax.backbones.resnet_names import check_stem, translate_matconvnet
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.papers.perspective.config import PerspectiveConfig
 
@@ -40,6 +40,7 @@ def published(config: PerspectiveConfig) -> Names:
     """The names of the released files of such a network."""
 
     def prepare(tensors: Tensors, layers: Sequence[Layer]) -> Tensors:
+        check_stem(config.backbone, tensors)
         found = dict(tensors)
         order = _order(config, layers)
         for name in found:
