@@ -62,10 +62,11 @@ class DataSet:
         augment: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Section ``data``: split train to train on, ``args.split`` to evaluate.
+        """Section ``data``: split train (``args.train_split``) to train on, ``args.split`` to evaluate.
 
         Args:
-            args: Arguments of the config: root, split; packed: root holds what ``dynpix prepare`` wrote.
+            args: Arguments of the config: root, split, and what it has of train_split; packed: root holds
+                what ``dynpix prepare`` wrote.
             labels: Fields to read, beside the image.
             augment: Replaces the data set's own for ``args.budget``.
             options: Options of the source, beside the data set's own.
@@ -79,7 +80,7 @@ class DataSet:
             source.update(**({"fields": labels} if self.takes_fields else {}), **self.options, **options)
         augment = self.augment[args.budget] if augment is None else augment
         return dict(
-            train=dict(source=dict(source, split="train"), augment=dict(augment)),
+            train=dict(source=dict(source, split=args.get("train_split", "train")), augment=dict(augment)),
             eval=dict(source=dict(source, split=args.split)),
         )
 

@@ -30,7 +30,12 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     gate = dict(
-        kind="pixel", scope="residual", weight=0.1, options=dict(init_std=0.2, open_bias=2.0), ramp=0.5
+        kind="pixel",
+        scope="residual",
+        weight=0.1,
+        options=dict(init_std=0.2, open_bias=2.0),
+        ramp=0.5,
+        calibrate="each",
     )
     learn_gates = ((r".*/gate/.*", 5.0), (r".*", 1.0))
     config.training = dict(

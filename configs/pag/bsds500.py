@@ -5,7 +5,8 @@
 
 Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE).
 Arguments, and departures from the paper: recipe.py. budget = cpu (one 320x320 crop, few thousand steps) | gpu
-(longer, ten crops, HED's scales and rotations); split = train | val | test.
+(longer, ten crops, HED's scales and rotations); train_split = train | trainval, the paper's 300 images, which
+are then evaluated on test; split = train | val | test, the images that are evaluated.
 
 Paper, test set: base .790, MultiPool at Res4 .792, at 70 % of the computation .773 (ODS F).
 Measured here: docs/results.md.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from .. import published
 from ..datasets import BSDS500
 from . import recipe
 
@@ -22,8 +24,15 @@ from . import recipe
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one row of the results."""
     args = recipe.read_args(
-        arg, tasks=("boundaries",), root=BSDS500.root, split="val", multipool=("res4_2",), drop_blocks=3
+        arg,
+        tasks=("boundaries",),
+        root=BSDS500.root,
+        split="val",
+        train_split="train",
+        multipool=("res4_2",),
+        drop_blocks=3,
     )
+    published.check_bsds_splits(arg, args)
     cpu = args.budget == "cpu"
     rates = dict(head_rate=10.0, gate_rate=10.0)
     config = recipe.pag_config(
@@ -38,5 +47,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # On a GPU the augmentation of HED (Xie and Tu, ICCV 2015): 3 scales, 16 rotations, mirrored or not.
     hed = dict(scales=(0.5, 1.0, 1.5), rotations=tuple(22.5 * k for k in range(16)))
     augment = dict(flip=True, crop=(320, 320), **({} if cpu else hed))
+    if args.recipe == "paper":
+        augment = published.crops()
     config.data = BSDS500.data(args, (), augment=augment)
     return config

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from .. import published
 from ..datasets import NYUV2
 from . import recipe
 
@@ -39,5 +40,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         head_features=48 if cpu else 64,
         scale=NYUV2.scale(args.budget),
     )
-    config.data = NYUV2.data(args, (args.task,))
+    augment = published.crops(NYUV2.scale(args.budget)) if args.recipe == "paper" else None
+    config.data = NYUV2.data(args, (args.task,), augment=augment)
     return config

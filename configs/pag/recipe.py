@@ -6,6 +6,7 @@ A config reads its argument with `read_args` and gets all sections but `data` fr
   rho            target density of the last two kinds of gates
   gate_scope     residual | conv3x3, the two readings of eq. 2; on BSDS500 residual costs .014 ODS at 82 % of
                  the MACs, conv3x3 .018 at 89 % (docs/results.md)
+  calibrate      each | mean | none: how the last stage with gates ends, see GateConfig
   multipool      the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6; that of
                  variant=layer_skip and truncated is at the top (section 5.2)
   drop_blocks    of variant=truncated, from the top
@@ -14,6 +15,7 @@ A config reads its argument with `read_args` and gets all sections but `data` fr
                  default of budget=gpu) | 7x7 (that of most ImageNet weights; default of budget=cpu)
   loss           of depth both | l2 | l1, of normals both | cosine | arccos
   budget         cpu | gpu
+  recipe         ours | paper, the training of the paper (../published.py) in place of what departs from it
   weights        ImageNet weights imported by ``dynpix import-weights``; with stem=3x3 those of ``--arch
                  resnet50_deep``
   continue_from  workdir of the variant one stage earlier, so that only the last stages are trained
@@ -26,7 +28,9 @@ Where this departs from the paper: AdamW instead of SGD at 2e-4, because its ste
 of the loss, which is a mean over pixels here and a sum in eq. 7. Lambda of eq. 6 is SPARSITY_WEIGHT instead
 of 1e-4, because gates have hundreds of steps a stage to reach rho, not tens of thousands. Gates start open
 with high confidence (init_std, open_bias): from the release's start layers close before the budget asks for
-it. budget=cpu leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
+it. After training the gates' biases are calibrated so that the density of arg-max masks is rho. recipe=paper
+undoes all of this but the calibration (calibrate=none undoes that), and takes as many images. budget=cpu
+leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
 """
 
 from __future__ import annotations
@@ -39,7 +43,10 @@ import ml_collections
 from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
+from .. import published
+
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
+CALIBRATIONS = ("each", "mean", "none")
 LOSSES: dict[str, dict[str, dict[str, float]]] = {
     # Beside an L1 of this weight the L2 of eq. 9 is negligible; AdamW does not depend on the scale.
     "depth": {"both": {}, "l2": {"gamma": 0.0}, "l1": {"gamma": 1000.0}},
@@ -60,6 +67,7 @@ SPARSITY_WEIGHT = {"boundaries": 0.02, "segmentation": 0.1, "depth": 0.1, "norma
 READ_BY = {
     "rho": ("gated", "layer_skip"),
     "gate_scope": ("gated",),
+    "calibrate": ("gated",),
     "multipool": ("multipool", "average", "gated", "layer_skip"),
     "drop_blocks": ("truncated",),
     "drop_layers": ("truncated",),
@@ -103,11 +111,13 @@ def read_args(
         variant="base",
         rho=0.7,
         gate_scope="residual",
+        calibrate="each",
         multipool=("res5_2",),
         drop_blocks=1,
         drop_layers=0,
         loss="both",
         budget="cpu",
+        recipe="ours",
         root=root,
         packed=False,
         weights="weights/resnet50.safetensors",
@@ -116,7 +126,8 @@ def read_args(
     )
     args = parse_arg(arg, **(spec | more))
     losses = tuple(LOSSES.get(args.task, {"both": {}}))
-    check_choices(args, {"task": tasks, "variant": VARIANTS, "budget": ("cpu", "gpu"), "loss": losses})
+    choices = {"task": tasks, "variant": VARIANTS, "budget": ("cpu", "gpu"), "loss": losses}
+    check_choices(args, choices | {"recipe": published.RECIPES, "calibrate": CALIBRATIONS})
     check_density(args.rho)
     check_read_by_variant(arg, args, READ_BY)
     given = given_args(arg)
@@ -181,6 +192,8 @@ def pag_config(
         workers=0 if args.budget == "cpu" or boundaries else 8,
     )
     config.evaluation = dict(inference=dict(scales=(scale,)))
+    if args.recipe == "paper":
+        published.pag(config)
     return config
 
 
@@ -233,6 +246,9 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
     inserted = dict(gate, rho=start, rho_start=start, ramp=0.6, insert=True)
     lowered = dict(gate, rho=args.rho, rho_start=start, ramp=0.5, temperature=(0.5, 0.1))
     kept = dict(gate, rho=args.rho, rho_start=args.rho, temperature=(0.1, 0.1))
+    if args.variant == "gated" and args.calibrate != "none":
+        # Every image is one more pass of the network, and a bit more of certainty.
+        kept.update(calibrate=args.calibrate, calibration_images=64 if cpu else 256)
     # All blocks have a gate in the budgets of table 2, that of the MultiPool, too.
     counted = "stem" in args and not cpu and args.gate_scope == "residual" and pooled != ("res6",)
     gated = args.variant == "gated" and counted

@@ -31,11 +31,12 @@ baseline, as section 5 says. ``dynpix reproduce`` keeps that order; a run by its
 baseline, or from what continue_from names: a workdir, with @STAGE behind it what a stage of that run ended
 with.
 
-Where this departs from the paper: AdamW instead of SGD at 2.5e-4, because its steps do not depend on the
-scale of the loss. Depth losses weigh 0.1 and 0.05, not as at the end of the NYU script (0.01 and 0.001),
-because training is shorter. The scales of MultiScale and of test_aug are our choice, the paper does not
-give them. Losses are taken at the pixels; the code released for NYU takes them at the cells of the
-network's map. budget=cpu freezes stem and Res2, and has 256 instead of 512 channels above the backbone.
+Where this departs from the paper (recipe=paper, ../published.py, undoes the first two, with as many images):
+AdamW instead of SGD at 2.5e-4, because its steps do not depend on the scale of the loss. Depth losses weigh
+0.1 and 0.05, not as at the end of the NYU script (0.01 and 0.001), because training is shorter. The scales of
+MultiScale and of test_aug are our choice, the paper does not give them. Losses are taken at the pixels; the
+code released for NYU takes them at the cells of the network's map. budget=cpu freezes stem and Res2, and has
+256 instead of 512 channels above the backbone.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ import ml_collections
 
 from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_arg
 from dynpix_jax.core.errors import UserError
+
+from .. import published
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 POOLINGS = ("multipool", "multiscale")
@@ -112,6 +115,7 @@ def read_args(
         blur=0.0,
         steps=0,
         budget="cpu",
+        recipe="ours",
         root=root,
         packed=False,
         weights="weights/resnet50.safetensors",
@@ -120,7 +124,7 @@ def read_args(
         **more,
     )
     choices = {"variant": variants, "loop_loss": tuple(LOOP_LOSS), "pooling": POOLINGS, "gate": GATES}
-    check_choices(args, {**choices, "budget": BUDGETS})
+    check_choices(args, {**choices, "budget": BUDGETS, "recipe": published.RECIPES})
     check_read_by_variant(arg, args, READ_BY)
     if not args.blur >= 0:
         raise UserError(f"config argument blur={args.blur:g}: expected a number of pixels >= 0")
@@ -216,6 +220,8 @@ def perspective_config(
         inference=_views(args, scale),
         also=_also(args),
     )
+    if args.recipe == "paper":
+        published.perspective(config)
     return config
 
 

@@ -32,7 +32,7 @@ EDGES = (0.001, 2.45, 3.0, 3.9, 4.8, 20.0)
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    for name in ("budget", "root", "packed", "weights", "split"):
+    for name in ("budget", "recipe", "root", "packed", "weights", "split"):
         if name in given_args(arg):
             raise UserError(f"config argument {name}: the scenes do not read it")
     args = recipe.read_args(arg, root="", split="val", seed=0)

@@ -11,8 +11,9 @@ the budget's); balanced=True weighs boundaries and the rest alike in each image'
 has it, in place of plain cross-entropy, as released; consensus, of a pixel's annotators (3 in the paper: a
 number; below 1 a share); train_scales = half | full | both (the budget's: cpu full, gpu both); test_scales,
 such as 0.5+1.0; budget = cpu (two 224x224 crops a step, 1000 steps) | gpu (the paper's 25 epochs of 9600
-images, five a step at half or full size, with HED's rotations); continue_from = a run to start from; split =
-train | val | test, the images that are evaluated; seed. Departures of budget=cpu from the paper: see
+images, five a step at half or full size, with HED's rotations); continue_from = a run to start from;
+train_split = train | trainval, the paper's 300 images, which are then evaluated on test; split = train | val
+| test, the images that are evaluated; seed. Departures of budget=cpu from the paper: see
 recipe.py.
 
 Paper, test set: uniform .767, 25 % .792, 50 % .791, 75 % .790; with conv-7 .795 (ODS F).
@@ -28,7 +29,7 @@ import ml_collections
 from dynpix_jax.core.configs import given_args
 from dynpix_jax.core.errors import UserError
 
-from .. import datasets
+from .. import datasets, published
 from . import recipe
 
 
@@ -38,12 +39,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         arg,
         root=datasets.BSDS500.root,
         split="val",
+        train_split="train",
         train_scales="both",
         test_scale=1.0,
         rare=0.25,
         consensus=3.0,
         balanced=False,
     )
+    published.check_bsds_splits(arg, args)
     if not 0.0 <= args.rare < 1.0:
         raise UserError(f"config argument rare={args.rare:g}: expected a share in [0, 1)")
     cpu = args.budget == "cpu"

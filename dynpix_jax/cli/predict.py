@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
-from dynpix_jax.core.capabilities import density, inputs_of
+from dynpix_jax.core.capabilities import choices_of, density, inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, SourceSpec
 from dynpix_jax.core.task import Task
@@ -23,9 +23,10 @@ from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
 from dynpix_jax.data.sources import SOURCES
-from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
+from dynpix_jax.evaluation.runner import ImageResult, Runner, choice_maps, ponder_maps
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
+from dynpix_jax.visualization.steps import choices_figure
 from dynpix_jax.visualization.task_pictures import task_pictures
 
 _EXAMPLE = """\
@@ -35,8 +36,9 @@ example:
 For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
 segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
 NAME_overlay.png (boundaries, classes or joints on the photo) or NAME_colours.png (depth, red = near); and, of
-a gated network, NAME_ponder.png (where it computed). Of a network with several tasks, the pictures of all but
-the first have the task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
+a gated network, NAME_ponder.png (where it computed); of one whose pixels choose among branches, such as
+pooling sizes, NAME_choices.png. Of a network with several tasks, the pictures of all but the first have the
+task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
 For the server of Cityscapes, --label-ids cityscapes --max-side 0; it takes the _map.png alone.
 
 Networks that predict in steps (configs/anytime, perspective, mdeq) stop in time with --budget-ms; the first
@@ -44,7 +46,7 @@ photo of each size runs all steps twice before that, to compile and to measure t
 """
 
 
-KINDS = ("map", "overlay", "colours", "ponder")
+KINDS = ("map", "overlay", "colours", "ponder", "choices")
 """Pictures of a photo, by the ends of their files' names."""
 
 
@@ -291,6 +293,8 @@ def label(
     ponder = ponder_maps(trained.system, result, photo.image.shape[:2])
     if ponder:
         pictures["ponder"] = ponder_figure(photo.image, ponder)
+    if chosen := choice_maps(trained.system, result, photo.image.shape[:2]):
+        pictures["choices"] = choices_figure(chosen, choices_of(trained.system))
     files = {kind: out / f"{photo.name}_{kind}.png" for kind in pictures}
     for kind, picture in pictures.items():
         save_png(picture, files[kind])

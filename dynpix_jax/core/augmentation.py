@@ -77,6 +77,9 @@ class GeometryRanges:
         flip: Mirror left and right in half of the draws.
         crop: (H, W) of the output, at a random place of the canvas; None keeps the canvas. A crop larger than
             the canvas shows the outside, whose labels are ignored.
+        margin: Pixels that a crop is smaller than the canvas, in place of a crop of one size; its sides are
+            rounded down to multiples of 8, and its place is random (Kong and Fowlkes). Images of one size
+            stay of one size, others do not: take batches of one. 0: no such crop.
         scale_between: See scales.
         canvas: The region that is cropped from: `inscribed`, the largest upright rectangle inside of the
             rotated image (as HED's augmentation), or `bounding`, the smallest around it, whose corners are
@@ -90,6 +93,7 @@ class GeometryRanges:
     rotations: tuple[float, ...] = (0.0,)
     flip: bool = False
     crop: tuple[int, int] | None = None
+    margin: int = 0
     scale_between: bool = False
     canvas: Literal["inscribed", "bounding"] = "inscribed"
     rotation_between: bool = False
@@ -103,6 +107,10 @@ class GeometryRanges:
             raise ValueError("rotations: (); expected angles in degrees, (0.0,) for none")
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop}; expected a positive height and width")
+        if self.margin < 0:
+            raise ValueError(f"margin: {self.margin}; expected a number of pixels >= 0")
+        if self.margin and self.crop is not None:
+            raise ValueError(f"margin: {self.margin} says how large a crop is, and so does crop {self.crop}")
         if self.box is not None and self.crop is None:
             raise ValueError("crop: a size is needed with box")
 

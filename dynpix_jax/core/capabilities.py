@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -126,6 +126,26 @@ class Chooses(Protocol):
         """The choices that a batch's labels imply: (B, H, W) int32, 255 = unknown.
 
         None if the labels do not determine them.
+        """
+
+
+@runtime_checkable
+class Calibrates(Protocol):
+    """Sets some of its parameters from images at the end of a training stage, without gradients."""
+
+    @property
+    def calibration_images(self) -> int:
+        """Number of training images that it needs; 0: this stage calibrates nothing."""
+
+    def calibrate(
+        self, variables: Variables, image: Callable[[int], Array], count: int
+    ) -> tuple[Variables, str]:
+        """The calibrated variables, and a line for the log.
+
+        Args:
+            variables: At the end of the stage.
+            image: Reads an image (1, H, W, 3), as evaluation shows it, by its number.
+            count: Number of images.
         """
 
 

@@ -3,7 +3,7 @@
 Layout: ROOT/images/{train,val,test}/ID.jpg and ROOT/groundTruth/{train,val,test}/ID.mat, where ROOT is the
 `data` folder of the published archive; its parents (`BSDS500`, `BSR`) are accepted as well. Each .mat holds a
 cell array `groundTruth`, one cell an annotator, with fields `Boundaries` (H, W) in {0, 1} and `Segmentation`
-(H, W) from 1.
+(H, W) from 1. The papers train on the split `trainval`: the 200 images of train, then the 100 of val.
 
 Source: Arbelaez, Maire, Fowlkes, Malik, "Contour Detection and Hierarchical Image Segmentation", TPAMI 2011.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import BOUNDARIES, Element
+from dynpix_jax.core.source import BOUNDARIES, Element, check_index
 from dynpix_jax.data.base import FileSource
 from dynpix_jax.data.files import same_size
 from dynpix_jax.data.images import read_image
@@ -59,19 +59,23 @@ class BSDS500(FileSource[BSDS500Config]):
     """Elements: `image` uint8 (H, W, 3), `boundaries` float32 (H, W) in [0, 1] or -1, `index` int64."""
 
     Config = BSDS500Config
-    splits = ("train", "val", "test")
+    splits = ("train", "val", "trainval", "test")
     data_set = "bsds500"
     where_to_get = WHERE_TO_GET
     labels = FIELDS
 
     def find(self) -> list[str]:
-        self.root = _find_data(self.root, self.split)
-        self._images = self.files(self.root / "images" / self.split, "*.jpg")
+        folders = ("train", "val") if self.split == "trainval" else (self.split,)
+        self.root = _find_data(self.root, folders)
+        self._images = [
+            path for folder in folders for path in self.files(self.root / "images" / folder, "*.jpg")
+        ]
         return [path.stem for path in self._images]
 
     def truth_path(self, index: int) -> Path:
         """The annotators' .mat file of element `index`."""
-        return self.root / "groundTruth" / self.split / f"{self.name(index)}.mat"
+        folder = self._images[check_index(self, index)].parent.name
+        return self.root / "groundTruth" / folder / f"{self.name(index)}.mat"
 
     def annotators(self, index: int) -> list[np.ndarray]:
         """Each annotator's boundaries, bool (H, W): the ground truth of the benchmark."""
@@ -122,13 +126,14 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
     return [cell != 0 for cell in cells]
 
 
-def _find_data(root: Path, split: str) -> Path:
-    """The folder that holds images/ and groundTruth/."""
+def _find_data(root: Path, splits: tuple[str, ...]) -> Path:
+    """The folder that holds images/ and groundTruth/, each with a folder for every split."""
     for data in (root, root / "data", root / "BSDS500" / "data", root / "BSR" / "BSDS500" / "data"):
         if (data / "images").is_dir():
-            for folder in (data / "images" / split, data / "groundTruth" / split):
-                if not folder.is_dir():
-                    raise UserError(f"bsds500: folder not found: {folder.absolute()}; {WHERE_TO_GET}")
+            for split in splits:
+                for folder in (data / "images" / split, data / "groundTruth" / split):
+                    if not folder.is_dir():
+                        raise UserError(f"bsds500: folder not found: {folder.absolute()}; {WHERE_TO_GET}")
             return data
     raise UserError(
         f"bsds500: {root.absolute()} holds neither data/images nor BSDS500/data/images; {WHERE_TO_GET}"

@@ -73,14 +73,18 @@ class Geometry:
             rotation = float(ranges.rotations[rng.integers(len(ranges.rotations))])
         flip = bool(rng.integers(2)) and ranges.flip
         geometry = Geometry(scale, rotation, flip, canvas=ranges.canvas)
-        if ranges.crop is None:
+        size = ranges.crop
+        if ranges.margin:
+            height, width = (max(8, (side - ranges.margin) // 8 * 8) for side in geometry.canvas_size(shape))
+            size = (height, width)
+        if size is None:
             return geometry
         origin = []
-        for canvas, crop in zip(geometry.canvas_size(shape), ranges.crop, strict=True):
+        for canvas, crop in zip(geometry.canvas_size(shape), size, strict=True):
             slack = canvas - crop
             # A canvas smaller than the crop is put in its middle, which shows the most of the image.
             origin.append(int(rng.integers(slack + 1)) if slack >= 0 else slack // 2)
-        return dataclasses.replace(geometry, origin=(origin[0], origin[1]), size=ranges.crop)
+        return dataclasses.replace(geometry, origin=(origin[0], origin[1]), size=size)
 
     def canvas_size(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the canvas of an image of `shape`, at least 1 x 1."""

@@ -21,7 +21,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import InferenceConfig, scaled_size
 from dynpix_jax.core.system import Inputs
 from dynpix_jax.core.typing import Array
-from dynpix_jax.ops.resize import mean_scale, resize_bilinear
+from dynpix_jax.ops.resize import mean_scale, resize_bilinear, resize_images
 from dynpix_jax.tasks import TASKS, Task
 
 Costs = Mapping[str, Any]
@@ -75,14 +75,6 @@ def multi_scale(
         return _mean(views, tasks), _add(costs)
 
     return at_scales
-
-
-def resize_images(images: Array, size: tuple[int, int]) -> Array:
-    """(B, H, W, 3) images at another size: bilinear, blurred first when made smaller."""
-    if images.shape[1:3] == size:
-        return images
-    shape = (images.shape[0], *size, images.shape[3])
-    return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
 
 
 def resize_inputs(inputs: Inputs, size: tuple[int, int]) -> Inputs:

@@ -27,6 +27,9 @@ from dynpix_jax.ops.confidence import Measure, confidence, top_share
 from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax_st
 
 SKIP, COMPUTE = 0, 1
+MARGIN = "margin"
+"""Name under which a gate sows, among the intermediates, by how much computing outweighs skipping: the
+difference of its logits, above 0 where the mask of evaluation is on."""
 Reads = Literal["features", "logits"]
 """Input of a gate: the features in front of a block, or the logits of a prediction."""
 
@@ -66,10 +69,13 @@ class GateOptions(ABC):
     Attributes:
         reads: Inputs that the gate can decide on.
         whole_images: Whether it keeps or skips a layer for whole images.
+        bias: Path of the bias of its two logits within the gate ("logits/bias"), which a calibration shifts;
+            the gate then tells `MARGIN`. "": it has none.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features", "logits")
     whole_images: ClassVar[bool] = False
+    bias: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, reads: Reads, features: int, strides: int = 1) -> Gate:
@@ -129,6 +135,7 @@ class PixelOptions(GateOptions):
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features",)
+    bias: ClassVar[str] = "logits/bias"
     blur: bool = False
     init_std: float = 1.0
     open_bias: float = 0.0
@@ -163,6 +170,7 @@ class PixelGate(Gate):
         logits = self.logits(x)
         if self.options.blur:
             logits = nn.avg_pool(logits, (3, 3), (1, 1), ((1, 1), (1, 1)))
+        self.sow("intermediates", MARGIN, logits[..., COMPUTE] - logits[..., SKIP])
         mask = choose(self, logits, routing)[..., COMPUTE]
         mask = mask if before is None else mask * before
         return Decision(mask, jax.nn.softmax(logits)[..., COMPUTE])

@@ -101,6 +101,14 @@ def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
     return x
 
 
+def resize_images(images: Array, size: tuple[int, int]) -> Array:
+    """(B, H, W, 3) images at another size: bilinear, blurred first when made smaller."""
+    if images.shape[1:3] == size:
+        return images
+    shape = (images.shape[0], *size, images.shape[3])
+    return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+
+
 def mean_scale(old: Sequence[int], new: Sequence[int]) -> float:
     """The scale between two sizes (H, W): the geometric mean over both sides, which differ by rounding."""
     return float(np.sqrt(new[0] / old[0] * new[1] / old[1]))

@@ -17,10 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynpix_jax.core.capabilities import Calibrates
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.training.calibration import seen_images
 from dynpix_jax.training.checkpoints import Checkpoints, Progress
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
@@ -87,6 +89,8 @@ def train(
             for index in range(at.stage.index, len(run.stages)):
                 at.begin(index)
                 while True:
+                    if at.stage_done:
+                        at.calibrate()
                     stopping, evaluating = stop.at(at.step), bool(evaluate_fn) and at.evaluation_due
                     if stopping or at.stage_done or evaluating or at.checkpoint_due:
                         at.save()
@@ -178,6 +182,17 @@ class _Run:
             self.stage = self._make_stage(index)
             self.state = self.stage.init(self.state.variables)
         self.out.note(self.stage.describe(self.state))
+
+    def calibrate(self) -> None:
+        """Lets the system calibrate itself at the end of its stage, before that is saved."""
+        system = self.stage.system
+        if self.step > self._saved_step and isinstance(system, Calibrates) and system.calibration_images:
+            image, count = seen_images(self._config, system.calibration_images)
+            found, note = system.calibrate(self.state.variables, image, count)
+            place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
+            params = jax.tree.map(place, found["params"], self.state.params)
+            self.state = dataclasses.replace(self.state, params=params)
+            self.out.note(note)
 
     def save(self) -> None:
         """Takes a checkpoint, unless this step has one."""

@@ -82,7 +82,7 @@ def masks_figure(masks: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure
     if not masks:
         raise ValueError("masks_figure: no masks")
     height, width = next(iter(masks.values())).shape
-    figure, axes = _grid(len(masks), min(columns, len(masks)), 1.7, height / width)
+    figure, axes = picture_grid(len(masks), min(columns, len(masks)), 1.7, height / width)
     for place, (name, mask) in zip(axes, masks.items(), strict=False):
         place.imshow(mask_picture(mask), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         place.set_title(f"{name}: {np.mean(np.asarray(mask) > 0.5):.0%}", size=9)
@@ -102,7 +102,7 @@ def ponder_figure(photo: np.ndarray, maps: Mapping[str, np.ndarray], *, columns:
     """
     if not maps:
         raise ValueError("ponder_figure: no maps")
-    figure, axes = _grid(len(maps), min(columns, len(maps)), 2.6, photo.shape[0] / photo.shape[1])
+    figure, axes = picture_grid(len(maps), min(columns, len(maps)), 2.6, photo.shape[0] / photo.shape[1])
     for place, (name, shares) in zip(axes, maps.items(), strict=False):
         place.imshow(heat_overlay(photo, shares))
         place.set_title(f"{name}: {np.mean(shares):.0%}", size=9)
@@ -151,7 +151,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _grid(count: int, columns: int, panel_width: float, aspect: float) -> tuple[Figure, list[Axes]]:
+def picture_grid(count: int, columns: int, panel_width: float, aspect: float) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels for pictures of height / width `aspect`; places left over are empty."""
     rows = math.ceil(count / columns)
     panel_width = min(panel_width, max(1.2, MAX_PANEL_HEIGHT / aspect))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
+from dynpix_jax.visualization.pictures import picture_grid
 from dynpix_jax.visualization.task_pictures import Colour, TaskPictures
 
 CHOICE_COLOURS = "turbo"
@@ -33,6 +38,25 @@ def choice_note(choice: np.ndarray, names: tuple[str, ...]) -> str:
     shares = np.bincount(choice[(choice >= 0) & (choice < count)].ravel(), minlength=count) / choice.size
     order = np.argsort(-shares, kind="stable")
     return ", ".join(f"{names[index]} {shares[index]:.0%}" for index in order if shares[index] >= 0.005)
+
+
+def choices_figure(maps: Mapping[str, np.ndarray], names: tuple[str, ...], *, columns: int = 3) -> Figure:
+    """Which branch each pixel takes, one picture for each module whose pixels choose, with a legend for all.
+
+    Args:
+        maps: Module ("res5_2") -> int (H, W), at least one.
+        names: Names of the branches.
+        columns: Most pictures side by side.
+    """
+    height, width = next(iter(maps.values())).shape
+    figure, axes = picture_grid(len(maps), min(columns, len(maps)), 2.6, height / width)
+    for place, (name, chosen) in zip(axes, maps.items(), strict=False):
+        place.imshow(choice_picture(chosen, len(names)), interpolation="nearest")
+        place.set_title(name, size=9)
+    colours = np.array(choice_colours(len(names))) / 255
+    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 3), fontsize=8)
+    return figure
 
 
 def change_picture(

@@ -11,6 +11,9 @@ from PIL import Image
 from dynpix_jax import tasks
 from dynpix_jax.cli import main, predict
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.system import Outputs
+from dynpix_jax.evaluation.runner import ImageResult
+from dynpix_jax.visualization.steps import choice_colours
 
 
 def write_photo(path: Path, size: tuple[int, int], **options) -> Path:
@@ -96,6 +99,27 @@ def test_a_network_that_diverged_is_named(tmp_path):
             photo, lambda image, mode: SimpleNamespace(outputs=outputs), trained, "sparse", tmp_path
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_choices_are_drawn(tmp_path, capsys):
+    """Of a MultiPool: a picture for each of its blocks, with the pooling sizes' colours."""
+    logits, size = np.zeros((1, 16, 24, 1), np.float32), (16, 24)
+    outputs = Outputs({"boundaries": logits}, selections={"res5_2": np.eye(2, dtype=np.float32)[None, :1]})
+    chosen = np.repeat([[0, 1]], 12, axis=1)[None].repeat(16, axis=1)
+    system = SimpleNamespace(
+        tasks={"boundaries": tasks.build("boundaries", {}, "")},
+        choices=("copy", "dilation 4"),
+        choice_maps=lambda outputs, size: {"res5_2": chosen.astype(np.int32)},
+        true_choices=lambda labels: None,
+    )
+    trained = SimpleNamespace(stage="multipool", step=4, system=system, rho=1.0)
+    result = ImageResult(outputs, {}, 1.0, 1.0, 1.0, size)
+    photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((*size, 3), np.uint8)] * 2)
+    files = predict.label(photo, lambda image, mode: result, trained, "sparse", tmp_path)["files"]
+    assert files["choices"] == str(tmp_path / "x_choices.png")
+    drawn = picture(files["choices"])[..., :3]
+    for colour in choice_colours(2):
+        assert (drawn == colour).all(-1).mean() > 0.05
 
 
 def test_mistakes_are_one_line_and_2(tiny_run, tmp_path, capsys):

@@ -221,6 +221,9 @@ def test_every_config_is_tested():
         ("cityscapes", "task=normals", "task=normals"),
         ("stanford2d3d", "task=depth,points=a.json", "points: task=depth does not read it"),
         ("camvid", "budget=tpu", "budget=tpu"),
+        ("camvid", "recipe=papers", "did you mean 'paper'"),
+        ("camvid", "calibrate=each", "variant=base does not read it; calibrate is for variant=gated"),
+        ("bsds500", "train_split=test", "train_split=test"),
     ],
 )
 def test_arguments_that_make_no_sense(name, arg, message):
@@ -237,6 +240,46 @@ def test_stages_begin_where_another_run_ended():
     assert later.init_from == "runs/multipool"
     later = get_config("variant=multipool,continue_from=runs/base").training
     assert [stage["name"] for stage in later.stages] == ["multipool"]
+
+
+def test_the_papers_own_training():
+    """Section 4: SGD, one image a step, 2e-4, no warm-up, lambda 1e-4, margin crops; as many images."""
+    ours = read_run(load_config(ROOT / "configs/pag/nyuv2.py:variant=gated,budget=gpu"))
+    paper = read_run(load_config(ROOT / "configs/pag/nyuv2.py:variant=gated,budget=gpu,recipe=paper"))
+    training = paper.training
+    found = (training.optimizer, training.momentum, training.batch_size, training.warmup_steps)
+    assert found == ("sgd", 0.9, 1, 0)
+    assert training.poly_power == 0.9
+    assert {stage.learning_rate for stage in paper.stages} == {2e-4}
+    gates = [stage.model.gate for stage in paper.stages if stage.model.gate.exists]
+    assert {gate.weight for gate in gates} == {1e-4}
+    assert {(gate.options.init_std, gate.options.open_bias) for gate in gates} == {(1.0, 0.0)}
+    assert paper.stages[1].model.multipool.original_bias == 0.0
+    images = [sum(stage.steps for stage in run.stages) * run.training.batch_size for run in (ours, paper)]
+    assert images[0] == images[1]
+    augment = paper.data.train.augment
+    assert (augment.margin, augment.crop, augment.flip, augment.scales) == (20, None, True, (1.0,))
+
+
+def test_rho_is_calibrated_at_the_end_unless_told_otherwise():
+    def last(arg: str) -> list[str]:
+        run = read_run(load_config(ROOT / f"configs/pag/{arg}"))
+        return [stage.model.gate.calibrate for stage in run.stages if stage.model.gate.exists]
+
+    assert last("bsds500.py:variant=gated") == ["none", "none", "each"]
+    assert last("bsds500.py:variant=gated,calibrate=mean,recipe=paper") == ["none", "none", "mean"]
+    assert last("bsds500.py:variant=gated,calibrate=none") == ["none"] * 3
+    assert last("bsds500.py:variant=layer_skip") == ["none"] * 3
+    assert last("scenes.py:variant=gated") == ["each"]
+
+
+def test_the_papers_images_of_bsds500():
+    """Train and val, 300 images; what is evaluated is then test."""
+    for folder in ("pag", "pixelnet"):
+        data = read_run(load_config(ROOT / f"configs/{folder}/bsds500.py:train_split=trainval")).data
+        assert (data.train.source.split, data.eval.source.split) == ("trainval", "test")
+        data = read_run(load_config(ROOT / f"configs/{folder}/bsds500.py")).data
+        assert (data.train.source.split, data.eval.source.split) == ("train", "val")
 
 
 def test_losses_are_those_of_the_tables():

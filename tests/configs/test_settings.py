@@ -157,6 +157,7 @@ def test_every_argument_has_an_effect_or_is_refused(spec):
         "heads": "plain",
         "norm": "shared own", "se": "dec", "w_d": "0.2", "decoder": "uber", "split": "test train",
         "root": "elsewhere", "weights": "other.safetensors", "continue_from": "runs/x", "packed": "True",
+        "recipe": "paper ours", "calibrate": "mean", "train_split": "trainval",
     }  # fmt: skip
     run = read(spec)
     for name, choices in values.items():

@@ -105,6 +105,19 @@ def test_missing_things_are_named(root: Path, tmp_path: Path) -> None:
         build(root)[0]
 
 
+def test_trainval_is_train_and_val(root: Path) -> None:
+    with pytest.raises(UserError, match=r"folder not found: .*val"):
+        build(root, "trainval")
+    (root / "data" / "images" / "val").mkdir()
+    cv2.imwrite(str(root / "data" / "images" / "val" / "1.jpg"), np.zeros((4, 5, 3), np.uint8))
+    write_truth(root / "data" / "groundTruth" / "val" / "1.mat", tuple(np.flipud(map_) for map_ in VOTES))
+    source = build(root, "trainval")
+    assert [source.name(i) for i in range(len(source))] == ["12", "3", "1"]
+    np.testing.assert_array_equal(source[1]["boundaries"][::-1], source[2]["boundaries"])
+    assert source[2]["image"].max() == 0
+    assert source[2]["index"] == 2
+
+
 @pytest.mark.parametrize("harm", ["truncated", "garbage", "empty"])
 def test_corrupt_jpeg_is_named(root: Path, harm: str) -> None:
     path = root / "data" / "images" / "train" / "12.jpg"

@@ -198,12 +198,25 @@ def test_sampling_covers_heds_augmentation() -> None:
     assert all(g.size == (20, 20) for g in drawn)
 
 
+def test_crops_with_a_margin() -> None:
+    """Kong and Fowlkes: 20 pixels smaller than the image, sides divisible by 8, anywhere within."""
+    ranges = GeometryRanges(margin=20)
+    drawn = [Geometry.sample(np.random.default_rng(seed), ranges, (425, 560)) for seed in range(300)]
+    assert {one.size for one in drawn} == {(400, 536)}
+    rows, columns = ({one.origin[axis] for one in drawn} for axis in (0, 1))
+    assert (min(rows), max(rows), min(columns), max(columns)) == (0, 25, 0, 24)
+    half = Geometry.sample(np.random.default_rng(0), GeometryRanges(margin=20, scales=(0.5,)), (425, 560))
+    assert half.size == (192, 256)  # of 212 x 280
+
+
 def test_bad_ranges() -> None:
     for options, word in (
         ({"scales": ()}, "scales"),
         ({"scales": (0.0,)}, "scales"),
         ({"rotations": ()}, "rotations"),
         ({"crop": (0, 5)}, "crop"),
+        ({"margin": -1}, "margin"),
+        ({"crop": (8, 8), "margin": 20}, "margin"),
     ):
         with pytest.raises(ValueError, match=f"^{word}: "):
             GeometryRanges(**options)  # type: ignore[arg-type]

@@ -39,6 +39,11 @@ class GateConfig:
         weight: Lambda of the loss.
         temperature: Temperature of the relaxation, (start, end) over the stage.
         soft: Train on relaxed samples, as the released code does, instead of straight-through ones.
+        calibrate: At the end of the stage, shift the gates' biases until the arg-max masks of training images
+            have density rho: ``each`` gate's by itself, as eq. 6 asks for, or all by the same shift, so that
+            the ``mean`` over gates is rho and each keeps its learned share; ``none``: leave them. Samples,
+            which the loss holds at rho, are not arg-max masks (`papers.pag.calibration`).
+        calibration_images: Number of training images that the calibration measures.
         options: Options of the gate's kind.
     """
 
@@ -53,6 +58,8 @@ class GateConfig:
     weight: float = 1e-4
     temperature: tuple[float, float] = (1.0, 0.1)
     soft: bool = False
+    calibrate: Literal["none", "each", "mean"] = "none"
+    calibration_images: int = 64
     options: Annotated[GateOptions, OneOf(GATES, key="kind", beside=True)] = BESIDE
 
     def __post_init__(self) -> None:
@@ -67,13 +74,16 @@ class GateConfig:
             raise ValueError(f"temperature: {self.temperature}; expected two positive numbers")
         if self.weight < 0.0:
             raise ValueError(f"weight: {self.weight}; expected a number >= 0")
+        if self.calibration_images < 1:
+            raise ValueError(f"calibration_images: {self.calibration_images}; expected at least 1")
         if self.exists:
             self._refuse_unread()
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
         if self.exists:
-            return {}
+            reason = "nothing is calibrated; set model.gate.calibrate"
+            return {"calibration_images": reason} if self.calibrate == "none" else {}
         names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options"))
         return dict.fromkeys(names, "there are no gates; model.gate.kind is 'none'")
 
@@ -92,6 +102,8 @@ class GateConfig:
             raise ValueError(
                 f"rho_start: {self.rho_start} is lowered on the ramp; set model.gate.ramp above 0"
             )
+        if self.calibrate != "none" and not self.options.bias:
+            raise ValueError(f"calibrate: {self.calibrate!r}, but gates of kind {self.kind!r} have no bias")
         defaults = {entry.name: entry.default for entry in fields(self)}
         unread: tuple[str, ...] = ("scope",) if self.options.whole_images else ()
         unread += ("sparsity", "sparsity_on") if isinstance(self.options, LayerOptions) else ()

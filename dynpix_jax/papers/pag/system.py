@@ -14,6 +14,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from dynpix_jax import tasks
+from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.errors import UserError
@@ -22,12 +23,14 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.gates import LayerOptions, layer_rate_loss
 from dynpix_jax.ops.resize import cells_to_pixels
+from dynpix_jax.papers.pag.calibration import calibrate
 from dynpix_jax.papers.pag.config import (
     GateConfig,
     MultiPoolConfig,
     PagConfig,
     gated_blocks,
     kept_specs,
+    kept_stages,
 )
 from dynpix_jax.papers.pag.layers import GATED
 from dynpix_jax.papers.pag.network import PagNetwork
@@ -150,6 +153,18 @@ class Pag(System):
         }
 
     @property
+    def calibration_images(self) -> int:
+        """Training images that `calibrate` needs; 0: the gates stay as they were trained."""
+        gate = self.config.gate
+        return gate.calibration_images if gate.exists and gate.calibrate != "none" else 0
+
+    def calibrate(
+        self, variables: Variables, image: Callable[[int], Array], count: int
+    ) -> tuple[Variables, str]:
+        """Holds the density of arg-max masks at rho; see papers.pag.calibration."""
+        return calibrate(self, variables, image, count)
+
+    @property
     def taken_over(self) -> TakeOver:
         """Branches of a MultiPool start from the 3x3 that they replace."""
         backbone = self.config.backbone
@@ -196,11 +211,37 @@ class Pag(System):
 
     def ponder_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
         """The accumulated masks of section 3.3, as shares in [0, 1]: one per macro block, and ``total``."""
-        strides = {stage.name: stage.stride for stage in self.config.backbone.stages}
-        stages = {spec.name: spec.stage for spec in kept_specs(self.config)}
+        stages = self._stages
         groups: dict[str, list[Array]] = {}
         for name, mask in outputs.gates.items():
-            pixels = cells_to_pixels(mask, size, strides[stages[name]])
-            groups.setdefault(stages[name], []).append(pixels)
+            pixels = cells_to_pixels(mask, size, stages[name].stride)
+            groups.setdefault(stages[name].name, []).append(pixels)
             groups.setdefault("total", []).append(pixels)
         return {group: jnp.stack(masks).mean(0) for group, masks in groups.items()}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The pooling sizes of MultiPools; () without."""
+        pool = self.config.multipool
+        sizes = pool.dilations if pool.blocks else ()
+        return tuple(f"dilation {dilation}" if dilation else "copy" for dilation in sizes)
+
+    def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
+        """The pooling size of largest weight at each pixel, for each MultiPool."""
+        stages, top = self._stages, kept_stages(self.config)[-1]
+        return {
+            name: cells_to_pixels(
+                jnp.argmax(weights, axis=-1).astype(jnp.int32), size, stages.get(name, top).stride
+            )
+            for name, weights in outputs.selections.items()
+        }
+
+    def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
+        """None: no label says how far to pool."""
+        return None
+
+    @property
+    def _stages(self) -> dict[str, Stage]:
+        """Block -> its stage."""
+        stages = {stage.name: stage for stage in self.config.backbone.stages}
+        return {spec.name: stages[spec.stage] for spec in kept_specs(self.config)}

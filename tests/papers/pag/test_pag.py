@@ -13,6 +13,7 @@ import pytest
 
 from dynpix_jax import papers
 from dynpix_jax.backbones.resnet import ResNetConfig
+from dynpix_jax.core.capabilities import Chooses
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
@@ -100,6 +101,22 @@ def test_sparse_equals_dense(name):
         (sparse.predictions, sparse.exits),
         (dense.predictions, dense.exits),
     )
+
+
+def test_multipools_choices_are_maps():
+    """Figure 3: which pooling size each pixel takes."""
+    system, _, dense, _ = ran("residual")
+    assert isinstance(system, Chooses)
+    assert system.choices == ("copy", "dilation 1", "dilation 3")
+    maps = system.choice_maps(dense, SIZE)
+    assert set(maps) == {"res4_2"}
+    assert maps["res4_2"].shape == (2, *SIZE)
+    cells = np.argmax(dense.selections["res4_2"], -1)
+    assert len(np.unique(cells)) > 1
+    # Cell (2, 3) lies at pixel (16, 24).
+    np.testing.assert_array_equal(maps["res4_2"][:, 16, 24], cells[:, 2, 3])
+    assert system.true_choices({}) is None
+    assert Pag(CONFIGS["torchvision"]).choices == ()
 
 
 def test_every_bottleneck_but_multipools_is_gated():
