@@ -140,6 +140,21 @@ def test_only_what_is_left_is_trained_after_an_earlier_run():
     assert names("continue_from=runs/x") == ["base"]
 
 
+def test_the_papers_own_training():
+    """Section 5: SGD, one image a step, 2.5e-4, no warm-up; depth losses as released; as many images as ours."""
+    arg = "variant=pred_depth,loops=1,regression=True,budget=gpu"
+    ours, paper = (read_run(load("nyuv2", f"{arg},recipe={name}")) for name in ("ours", "paper"))
+    training = paper.training
+    assert (training.optimizer, training.batch_size, training.warmup_steps) == ("sgd", 1, 0)
+    assert {stage.learning_rate for stage in paper.stages} == {2.5e-4}
+    assert {(stage.model.loss.depth_class, stage.model.loss.depth) for stage in paper.stages} == {
+        (0.01, 0.001)
+    }
+    assert training.total_steps == ours.training.total_steps * ours.training.batch_size
+    # Without classes there is no layer of theirs to learn faster.
+    assert read_run(load("sevenscenes", "recipe=paper")).stages[0].multipliers == ((".*", 1.0),)
+
+
 def test_steps_of_all_stages_together():
     """By hand: 4 parts, 2 for the gates and each loop, 1 for the last stage."""
 
