@@ -141,7 +141,7 @@ def test_only_what_is_left_is_trained_after_an_earlier_run():
 
 
 def test_the_papers_own_training():
-    """Section 5: SGD, one image a step, 2.5e-4, no warm-up; depth losses as released; as many images as ours."""
+    """Section 5: SGD, one image a step, 2.5e-4, no warm-up; depth losses as released; as many images."""
     arg = "variant=pred_depth,loops=1,regression=True,budget=gpu"
     ours, paper = (read_run(load("nyuv2", f"{arg},recipe={name}")) for name in ("ours", "paper"))
     training = paper.training
