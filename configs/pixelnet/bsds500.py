@@ -13,8 +13,8 @@ number; below 1 a share); train_scales = half | full | both (the budget's: cpu f
 such as 0.5+1.0; budget = cpu (two 224x224 crops a step, 1000 steps) | gpu (the paper's 25 epochs of 9600
 images, five a step at half or full size, with HED's rotations); continue_from = a run to start from;
 train_split = train | trainval, the paper's 300 images, which are then evaluated on test; split = train | val
-| test, the images that are evaluated; seed. Departures of budget=cpu from the paper: see
-recipe.py.
+| test, the images that are evaluated; seed; recipe = ours | paper, by default the budget's. Departures from
+the paper: see recipe.py.
 
 Paper, test set: uniform .767, 25 % .792, 50 % .791, 75 % .790; with conv-7 .795 (ODS F).
 Measured here: docs/results.md.

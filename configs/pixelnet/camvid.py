@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         length=recipe.Length(images=367, cpu=args.steps),
         cpu_images=5,
     )
-    if args.budget == "cpu":
+    if args.budget == "cpu" and args.recipe == "ours":
         (stage,) = config.training.stages
         config.training.stages = (dict(stage, frozen=(r"backbone/conv[123]_\d/.*",)),)
         config.training.warmup_steps = 20

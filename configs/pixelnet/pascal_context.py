@@ -9,9 +9,10 @@ hidden ones (table 1); pixels of an image and images a step (table 2: 2000 and 5
 adds VGG's fc7 to the hypercolumn (its weights must hold fc6 and fc7); train_scales = small | half | full |
 both | multi (.25 and .5; .5; 1; .5 and 1; all three); test_scales, such as 0.25+0.5+1.0; continue_from = a
 run to train on from, for three times 8 epochs with budget=gpu (DIR@train: as it was before it first lowered
-the rate); budget = cpu | gpu (the paper's 96 epochs; made for one GPU of 40 GB); packed=True: root holds
-what ``dynpix prepare`` wrote; split = train | val; seed. The default is half alone: the paper's text can be
-read as if its baseline trained at .25 too. Departures from the paper: see recipe.py.
+the rate); budget = cpu | gpu (the paper's 96 epochs; made for one GPU of 40 GB); recipe = ours | paper, by
+default the budget's; packed=True: root holds what ``dynpix prepare`` wrote; split = train | val; seed. The
+default is half alone: the paper's text can be read as if its baseline trained at .25 too. Departures from the
+paper: see recipe.py.
 
 Paper, class accuracy (its "AC") and IoU: 44.0 / 34.9 of 59 classes, 62.5 / 51.1 of 33; 2000 pixels of one
 image 32.6 / 24.6; with conv-7 at all scales 51.5 / 41.4 and 69.5 / 56.9. All: ``dynpix tables pixelnet``.

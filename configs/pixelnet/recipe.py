@@ -2,20 +2,21 @@
 
 A config reads its argument with `read_args` and gets all sections but `data` from `pixelnet_config`.
 
-budget=gpu is the paper's: batches of 5 images with 2000 pixels each, SGD with momentum 0.9 and decay 5e-4,
-80 epochs at 1e-3, then 8 at 1e-4 and 8 at 1e-5, MLP layers of 4096. An epoch is all images once, however
-many there are in a step. Biases learn twice as fast as kernels, and the boundaries' MLP ten times as fast
-as VGG, as released. These rates are for VGG's original Caffe weights, whose activations are one to two
-orders of magnitude larger than torchvision's: weights/vgg16_caffe.safetensors, imported by ``dynpix
-import-weights --arch vgg16`` from their .caffemodel. For torchvision's: ``weights=FILE`` and ``--set
-model.backbone.preprocessing=torch``.
+recipe=paper, the default of budget=gpu, is the paper's training: batches of 5 images with 2000 pixels each,
+SGD with momentum 0.9 and decay 5e-4, 80 epochs at 1e-3, then 8 at 1e-4 and 8 at 1e-5, MLP layers of 4096. An
+epoch is all images once, however many there are in a step. Biases learn twice as fast as kernels, and the
+boundaries' MLP ten times as fast as VGG, as released. These rates are for VGG's original Caffe weights, whose
+activations are one to two orders of magnitude larger than torchvision's: weights/vgg16_caffe.safetensors,
+imported by ``dynpix import-weights --arch vgg16`` from their .caffemodel. For torchvision's: ``weights=FILE``
+and ``--set model.backbone.preprocessing=torch``.
 
 Rows of several sizes (train_scales=multi, full) train the run of size .5 on for three times 8 epochs, from
 right before it first lowers the rate: continue_from=DIR@train, what the stage "train" of the run in DIR
 ended with.
 
-budget=cpu departs from that: AdamW, one stage, MLP layers of 512 that start as He's do, a batch norm on the
-hypercolumn (normalize=batch), a few images a step, conv1 and conv2 frozen.
+recipe=ours, the default of budget=cpu, departs from that: AdamW, one stage, torchvision's weights, MLP layers
+of 512 that start as He's do, a batch norm on the hypercolumn (normalize=batch). budget=cpu trains minutes, a
+few images a step, and by our recipe with conv1 and conv2 frozen.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import ml_collections
 
 from dynpix_jax.core.configs import check_choices, parse_arg
 from dynpix_jax.core.errors import UserError
+
+from .. import published
 
 BUDGETS = ("cpu", "gpu")
 COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -47,8 +50,8 @@ class Length:
 
     Attributes:
         images: Those of an epoch, with budget=gpu.
-        epochs: At each of the three learning rates, with budget=gpu.
-        cpu: Steps on budget=cpu.
+        epochs: At each of the three learning rates of the paper; with recipe=ours their sum.
+        cpu: Steps on budget=cpu, whatever the epochs.
     """
 
     images: int
@@ -86,6 +89,7 @@ def read_args(
         train_scales=train_scales,
         test_scales=(test_scale,),
         budget="cpu",
+        recipe="",
         root=root,
         packed=False,
         weights="",
@@ -94,7 +98,9 @@ def read_args(
         seed=0,
         **more,
     )
-    check_choices(args, {"budget": BUDGETS, "train_scales": tuple(TRAIN_SCALES)})
+    args.recipe = args.recipe or ("ours" if args.budget == "cpu" else "paper")
+    choices = {"budget": BUDGETS, "recipe": published.RECIPES, "train_scales": tuple(TRAIN_SCALES)}
+    check_choices(args, choices)
     check_number("fc", args.fc, (1, 2, 3))
     for name, least in (("width", 0), ("pixels", 2), ("images", 0)):
         if args[name] < least:
@@ -110,25 +116,16 @@ def check_number(name: str, value: int, choices: tuple[int, ...]) -> None:
         raise UserError(f"config argument {name}={value}: expected one of {', '.join(map(str, choices))}")
 
 
-# A short training from ImageNet's weights, against the paper's.
-CPU = dict(
-    optimizer="adamw",
-    weight_decay=1e-4,
-    poly_power=0.9,
-    warmup_steps=50,
-    grad_clip=1.0,
-    checkpoint_every=250,
-    workers=0,
-)
-GPU = dict(
-    optimizer="sgd",
-    weight_decay=5e-4,
-    poly_power=0.0,
-    warmup_steps=0,
-    grad_clip=0.0,
-    checkpoint_every=1000,
-    workers=8,
-)
+TRAINING = {
+    "ours": dict(optimizer="adamw", weight_decay=1e-4, poly_power=0.9, warmup_steps=50, grad_clip=1.0),
+    "paper": dict(optimizer="sgd", weight_decay=5e-4, poly_power=0.0, warmup_steps=0, grad_clip=0.0),
+}
+"""Recipe -> how it optimizes."""
+MACHINE = {
+    "cpu": dict(checkpoint_every=250, workers=0),
+    "gpu": dict(checkpoint_every=1000, workers=8),
+}
+"""Budget -> what else the section ``training`` has."""
 
 
 def pixelnet_config(
@@ -150,14 +147,14 @@ def pixelnet_config(
         length: Length of the training.
         task_options: Options of the task.
         sampling: Options of the sampling, beside the number of pixels.
-        column_dropout: Dropout of hypercolumns, on budget=gpu.
-        mlp_rate: Learning rate of the MLP relative to VGG's, on budget=gpu.
+        column_dropout: Dropout of hypercolumns, with recipe=paper.
+        mlp_rate: Learning rate of the MLP relative to VGG's, with recipe=paper.
         cpu_images: Images a step, on budget=cpu.
     """
-    cpu = args.budget == "cpu"
-    width = args.width or (512 if cpu else 4096)
-    images = args.images or (cpu_images if cpu else 5)
-    weights = args.weights or f"weights/vgg16{'' if cpu else '_caffe'}.safetensors"
+    ours = args.recipe == "ours"
+    width = args.width or (512 if ours else 4096)
+    images = args.images or (cpu_images if ours and args.budget == "cpu" else 5)
+    weights = args.weights or f"weights/vgg16{'' if ours else '_caffe'}.safetensors"
     config = ml_collections.ConfigDict()
     config.name = f"pixelnet_{name}"
     config.seed = args.seed
@@ -166,16 +163,16 @@ def pixelnet_config(
         task=task,
         task_options=task_options or {},
         # Of the weights: "caffe" for those that expect BGR less the mean.
-        backbone=dict(preprocessing="torch" if cpu else "caffe"),
+        backbone=dict(preprocessing="torch" if ours else "caffe"),
         hypercolumn=dict(
             layers=(*COLUMN, "fc7") if args.conv7 else COLUMN,
-            normalize="batch" if cpu else "none",
-            dropout=0.0 if cpu else column_dropout,
+            normalize="batch" if ours else "none",
+            dropout=0.0 if ours else column_dropout,
         ),
         mlp=dict(
             hidden=(width,) * (args.fc - 1),
-            dropout=0.0 if cpu and args.fc > 1 else 0.5,
-            init_std=None if cpu else 1e-3,
+            dropout=0.0 if ours and args.fc > 1 else 0.5,
+            init_std=None if ours else 1e-3,
         ),
         sampling=dict(pixels=args.pixels, **(sampling or dict(strategy="stratified"))),
     )
@@ -183,7 +180,8 @@ def pixelnet_config(
         batch_size=images,
         stages=_stages(args, length, images, mlp_rate),
         init_from=args.continue_from or weights,
-        **(CPU if cpu else GPU),
+        **TRAINING[args.recipe],
+        **MACHINE[args.budget],
     )
     config.evaluation = dict(
         mode="dense",
@@ -195,26 +193,28 @@ def pixelnet_config(
 def _stages(
     args: ml_collections.ConfigDict, length: Length, images: int, mlp_rate: float
 ) -> tuple[dict, ...]:
-    rest = (r".*", 1.0)
-    if args.budget == "cpu":
+    cpu, rest = args.budget == "cpu", (r".*", 1.0)
+    epochs = (8, 8, 8) if args.continue_from else length.epochs
+    # Of one of the parts that ``epochs`` counts.
+    steps = length.cpu / sum(epochs) if cpu else length.images // images
+    if args.recipe == "ours":
         stage = dict(
             name="train",
-            steps=length.cpu,
+            steps=round(steps * sum(epochs)),
             learning_rate=5e-5,
-            frozen=(r"backbone/conv[12]_\d/.*",),
+            frozen=(r"backbone/conv[12]_\d/.*",) if cpu else (),
             # Layers that no ImageNet network has learn faster.
             multipliers=((r"mlp\d/.*", 20.0), (r"norms_.*", 20.0), rest),
         )
         return (stage,)
     # A single layer diverges at the paper's usual rate (section 4.1, analysis 1).
     rate = 1e-7 if args.fc == 1 else 1e-3
-    epochs = (8, 8, 8) if args.continue_from else length.epochs
     # Caffe's habit, as released: biases have twice the rate of kernels.
     mlp = ((r"mlp\d/bias", 2 * mlp_rate), (r"mlp\d/kernel", mlp_rate)) if mlp_rate != 1 else ()
     return tuple(
         dict(
             name=stage,
-            steps=length.images // images * count,
+            steps=max(1, round(steps * count)),
             learning_rate=rate * factor,
             multipliers=(*mlp, (r".*/bias", 2.0), rest),
         )

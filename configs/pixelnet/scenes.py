@@ -29,7 +29,7 @@ OPTIONS = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task."""
-    for name in ("budget", "root", "packed", "weights", "continue_from", "split", "train_scales"):
+    for name in ("budget", "recipe", "root", "packed", "weights", "continue_from", "split", "train_scales"):
         if name in given_args(arg):
             raise UserError(f"config argument {name}: the scenes do not read it")
     args = recipe.read_args(

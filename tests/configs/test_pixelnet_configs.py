@@ -89,6 +89,28 @@ def test_every_file_is_built():
     assert files == {spec.split(":")[0] for spec in VARIANTS + SCENES}
 
 
+def test_the_papers_own_training_whatever_the_budget():
+    """Section 4: SGD at 1e-3, 1e-4, 1e-5, five images a step, layers of 4096."""
+    for budget in ("cpu", "gpu"):
+        run = read_run(load(f"pascal_context:budget={budget},recipe=paper"))
+        training, model = run.training, run.stages[0].model
+        assert (training.optimizer, training.batch_size, training.weight_decay) == ("sgd", 5, 5e-4)
+        assert (training.warmup_steps, training.poly_power) == (0, 0.0)
+        assert [stage.learning_rate for stage in run.stages] == pytest.approx([1e-3, 1e-4, 1e-5])
+        assert (model.mlp.hidden, model.mlp.init_std, model.hypercolumn.normalize) == (
+            (4096, 4096),
+            1e-3,
+            "none",
+        )
+        ours = read_run(load(f"pascal_context:budget={budget},recipe=ours"))
+        assert ours.training.optimizer == "adamw"
+        assert len(ours.stages) == 1
+        assert ours.training.total_steps == pytest.approx(training.total_steps, abs=2)
+    for budget, recipe in (("cpu", "ours"), ("gpu", "paper")):
+        default = read_run(load(f"bsds500:budget={budget}"))
+        assert default == read_run(load(f"bsds500:budget={budget},recipe={recipe}"))
+
+
 def test_lengths_are_the_papers():
     """96 epochs of 4998 images, five a step; 25 of 9600; three times 8 from an earlier run."""
 
