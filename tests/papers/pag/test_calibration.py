@@ -60,8 +60,8 @@ def calibrated(how: str):
 
 @pytest.mark.parametrize("how", ["each", "mean"])
 def test_rho_holds_the_density_of_arg_max_masks(how):
-    before = {name: float(mask.mean()) for name, mask in masks_of("dense")(variables()).items()}
-    assert abs(np.mean(list(before.values())) - RHO) > 0.1
+    before = masks_of("dense")(variables())
+    assert all(abs(mask.mean() - RHO) > 0.2 for mask in before.values())
     found, note = calibrated(how)
     after = masks_of("dense")(found)
     densities = [float(after[name].mean()) for name in NAMES]
