@@ -22,7 +22,7 @@ RHO = 0.7
 GATE = GateConfig("pixel", "residual", rho=RHO, calibrate="each", calibration_images=6)
 CONFIG = PagConfig("pag", "boundaries", ResNetConfig(depth=26, width=8), GATE, head_features=4, drop_blocks=4)
 NAMES = gated_blocks(CONFIG)
-IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 32, 32, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 64, 64, 3), np.uint8)
 
 
 @functools.cache
