@@ -27,9 +27,10 @@ from dynpix_jax.papers.pag.config import gated_blocks
 if TYPE_CHECKING:
     from dynpix_jax.papers.pag.system import Pag
 
-STEPS = (4, 2, 1)
+STEPS = (4, 2, 1, 1, 1)
 """Every how many images each pass measures. A shift changes what later gates see, so one pass is not enough;
-the first need not be exact."""
+the first need not be exact, and the last are left out once all images have the density."""
+TOLERANCE = 0.002
 
 
 def calibrate(
@@ -41,19 +42,22 @@ def calibrate(
     their densities is rho, each weighing the same.
     """
     gate, names = system.config.gate, gated_blocks(system.config)
+    groups = [[name] for name in names] if gate.calibrate == "each" else [list(names)]
     measure, found = jax.jit(partial(_measure, system)), []
     for step in STEPS:
         margins = _joined([measure(variables, image(place)) for place in range(0, count, step)])
-        found.append(np.mean([np.mean(margins[name] > 0) for name in names]))
-        if gate.calibrate == "each":
-            shifts = {name: -threshold([margins[name]], gate.rho) for name in names}
-        else:
-            shifts = dict.fromkeys(names, -threshold([margins[name] for name in names], gate.rho))
-        paths = {f"backbone/{name}/gate/{gate.options.bias}": shift for name, shift in shifts.items()}
-        variables = {**variables, "params": _shifted(variables["params"], paths)}
+        densities = [np.mean([np.mean(margins[name] > 0) for name in group]) for group in groups]
+        found.append(np.mean(densities))
+        if step == 1 and np.abs(np.subtract(densities, gate.rho)).max() <= TOLERANCE:
+            break
+        shifts = {}
+        for group in groups:
+            shift = -threshold([margins[name] for name in group], gate.rho)
+            shifts |= {f"backbone/{name}/gate/{gate.options.bias}": shift for name in group}
+        variables = {**variables, "params": _shifted(variables["params"], shifts)}
     return variables, (
-        f"gates calibrated on {count} training images: density {found[0]:.3f} is now {gate.rho:g} "
-        f"({found[-1]:.4f} before the last pass)"
+        f"gates calibrated on {count} training images: density {found[0]:.3f} is now {found[-1]:.4f}, "
+        f"rho is {gate.rho:g}"
     )
 
 
