@@ -120,7 +120,10 @@ class Chooses(Protocol):
         """Names of the branches, in their order; () without."""
 
     def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """Index of the choice of largest weight, (B, H, W) int32, for each module whose pixels choose."""
+        """Index of the choice of largest weight, (B, H, W) int32, for each module whose pixels choose.
+
+        255 where the module is skipped.
+        """
 
     def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
         """The choices that a batch's labels imply: (B, H, W) int32, 255 = unknown.

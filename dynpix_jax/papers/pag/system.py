@@ -227,14 +227,15 @@ class Pag(System):
         return tuple(f"dilation {dilation}" if dilation else "copy" for dilation in sizes)
 
     def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """The pooling size of largest weight at each pixel, for each MultiPool."""
+        """The pooling size of largest weight at each pixel of each MultiPool; 255 where its block is skipped."""
         stages, top = self._stages, kept_stages(self.config)[-1]
-        return {
-            name: cells_to_pixels(
-                jnp.argmax(weights, axis=-1).astype(jnp.int32), size, stages.get(name, top).stride
-            )
-            for name, weights in outputs.selections.items()
-        }
+        maps = {}
+        for name, weights in outputs.selections.items():
+            cells = jnp.argmax(weights, axis=-1).astype(jnp.int32)
+            if name in outputs.gates:
+                cells = jnp.where(outputs.gates[name] > 0.5, cells, 255)
+            maps[name] = cells_to_pixels(cells, size, stages.get(name, top).stride)
+        return maps
 
     def true_choices(self, labels: Mapping[str, Array]) -> Array | None:
         """None: no label says how far to pool."""

@@ -117,6 +117,9 @@ def test_multipools_choices_are_maps():
     # Cell (2, 3) lies at pixel (16, 24).
     np.testing.assert_array_equal(maps["res4_2"][:, 16, 24], cells[:, 2, 3])
     assert system.true_choices({}) is None
+    # Where a gate skips the block, no size is taken.
+    gated = system.choice_maps(replace(outputs, gates={"res4_2": jnp.zeros((2, 5, 7))}), SIZE)
+    assert (gated["res4_2"] == 255).all()
     assert Pag(CONFIGS["torchvision"]).choices == ()
 
 
