@@ -227,7 +227,7 @@ class Pag(System):
         return tuple(f"dilation {dilation}" if dilation else "copy" for dilation in sizes)
 
     def choice_maps(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Array]:
-        """The pooling size of largest weight at each pixel of each MultiPool; 255 where its block is skipped."""
+        """The pooling size of largest weight at each pixel of each MultiPool; 255 where it is skipped."""
         stages, top = self._stages, kept_stages(self.config)[-1]
         maps = {}
         for name, weights in outputs.selections.items():
