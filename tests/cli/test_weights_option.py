@@ -31,7 +31,7 @@ def get_config(arg=""):
             "eval": {{"source": {{**scenes, "split": "val"}}}},
         }},
         "training": {{"batch_size": 1, "stages": ({{"name": "train", "steps": 1, "learning_rate": 1e-5}},)}},
-        "evaluation": {{"mode": "dense", "workers": 1, "pictures": 1, "limit": 1, "batch_size": 1,
+        "evaluation": {{"mode": "dense", "pictures": 1, "limit": 1, "batch_size": 1,
                        "every_stage": True, "inference": {{"flip": False}}}},
     }})
 """
