@@ -12,6 +12,8 @@ from typing import Any
 
 # Before jax is imported by any test. Set JAX_PLATFORMS to test on another device.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The older emitters of XLA for CPUs compile in less than half of the time. XLA_FLAGS="" has those of users.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import hypothesis
 import jax

@@ -121,7 +121,7 @@ print(json.dumps(out))
 def losses(devices: int, meshes: dict[str, Any]) -> dict[str, list[float]]:
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     }  # fmt: skip
     command = [sys.executable, "-W", "error", "-c", LOSSES, json.dumps(meshes)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

@@ -124,7 +124,7 @@ def test_each_turn_of_each_step_draws_its_own_noise() -> None:
 def test_8_devices_give_the_losses_of_1_and_a_run_continues(tmp_path: Path) -> None:
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.training.turns"]
     eight = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)

@@ -216,7 +216,7 @@ def test_shard_map_over_data():
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
     }
     command = [sys.executable, "-c", SHARDED]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -353,7 +353,7 @@ def test_8_devices_give_the_losses_of_1():
     command = [sys.executable, "-W", "error", "-m", "tests.papers.astmt.devices"]
     running = []
     for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
         running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True))
     found = []

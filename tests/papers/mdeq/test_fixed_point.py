@@ -361,7 +361,7 @@ print("same")
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("method", ["broyden", pytest.param("anderson", marks=pytest.mark.slow)])
 def test_sharded_over_the_batch(method):
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     program = SHARDED.replace("METHOD", repr(method))
     root = Path(__file__).resolve().parents[3]
