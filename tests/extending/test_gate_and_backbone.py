@@ -44,7 +44,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
         system="anytime",
         **TASK,
         backbone=dict(name="hrnet", arch="w18s1", width=4, blocks=1),
-        heads=dict(features=8),
+        exits=(1, 3, 4),
+        weights=(1.0, 1.0, 1.0),
+        heads=dict(kind="plain"),
         adaptivity=TOP_K,
     ),
     "backbone in PAG": dict(
