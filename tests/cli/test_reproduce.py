@@ -259,12 +259,12 @@ def test_rows_share_what_they_can(monkeypatch):
         assert all((step.out or step.workdir).parent.parent == Path("runs", paper) for step in steps)
         return [f"{step.program} {(step.out or step.workdir).name}" for step in steps]
 
+    pooled = "variant_multipool_multipool_res4_2_train_split_trainval"  # table 1's
+    gated = "variant_gated_gate_scope_residual_rho_0.5_train_split_trainval"
     assert steps("pag", "Figure 5") == [
-        "train.py variant_base",
-        "train.py variant_multipool_multipool_res4_2",  # table 1's
-        "eval.py variant_multipool_multipool_res4_2",
-        "train.py variant_gated_gate_scope_residual_rho_0.5",
-        "eval.py variant_gated_gate_scope_residual_rho_0.5",
+        "train.py variant_base_train_split_trainval",
+        *(f"{program}.py {pooled}" for program in ("train", "eval")),
+        *(f"{program}.py {gated}" for program in ("train", "eval")),
     ]
     assert steps("perspective", "Table 1") == [
         "train.py variant_pred_depth_regression_True",
