@@ -144,8 +144,9 @@ def loss_of(system: PixelNet, kind: str) -> Callable[[Params, dict[str, Array], 
     def fcn(params: Params, batch: dict[str, Array], key: Array) -> Array:
         target = batch["segmentation"]
         maps: Any = system.network.apply({"params": params}, batch["image"], method="maps")
-        layer, scores, strides = params["mlp1"], [], []
-        first = 0
+        layer, first = params["mlp1"], 0
+        scores: list[Array] = []
+        strides: list[int] = []
         for info, features in zip(infos(system), maps, strict=True):
             pooled = info.name in POOLED
             x = nn.max_pool(features, (2, 2), (2, 2)) if pooled else features

@@ -162,7 +162,8 @@ def class_cells(table: Table, scores: ClassScores, runs: Runs | None) -> tuple[l
         if row.network in scores.networks and (found := find_run(runs or {}, table, row)) is not None:
             # The table's task may be the second one of a network of several tasks.
             known = {name.removeprefix(f"{table.task}/"): one for name, one in found.per_class.items()}
-            columns[f"{row.network} here"] = tuple(map(known.get(scores.score, {}).get, scores.classes))
+            values = known.get(scores.score, {})
+            columns[f"{row.network} here"] = tuple(values.get(name) for name in scores.classes)
     lines = [
         [name, *("-" if column[index] is None else f"{column[index]:.3f}" for column in columns.values())]
         for index, name in enumerate(scores.classes)

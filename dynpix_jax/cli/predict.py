@@ -286,8 +286,9 @@ def label(
             prediction = drawn.uncropped(prediction, photo.crop.matrix((height, width)), (height, width))
         prefix = f"{task.name}_" if pictures else ""
         for kind, picture in drawn.files(photo.upright, prediction).items():
-            classes = ids is not None and task.name == "segmentation" and kind == "map"
-            pictures[f"{prefix}{kind}"] = ids[picture] if classes else picture
+            pictures[f"{prefix}{kind}"] = picture
+        if ids is not None and task.name == "segmentation":
+            pictures[f"{prefix}map"] = ids[pictures[f"{prefix}map"]]
         if (numbers := drawn.numbers(prediction)) is not None:
             joints[task.name] = numbers
     ponder = ponder_maps(trained.system, result, photo.image.shape[:2])
