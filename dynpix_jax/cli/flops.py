@@ -173,7 +173,8 @@ def run(args: argparse.Namespace) -> int:
 def _run_table(args: argparse.Namespace) -> int:
     if args.stage or args.set:
         raise UserError("--stage and --set: with --config only")
-    rows = count_table(*args.table, args.size, args.args)
+    paper, number = args.table
+    rows = count_table(paper, number, args.size, args.args)
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
