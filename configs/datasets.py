@@ -108,6 +108,8 @@ SUN_RGBD = DataSet(
 )
 STANFORD2D3D = DataSet("stanford2d3d", "data/stanford2d3d", dict(classes=13))
 CITYSCAPES = DataSet("cityscapes", "data/cityscapes", dict(classes=19, instance_sizes="cityscapes"))
+CITYSCAPES_RELEASED = dict(resampling="linear", outside="black")
+"""Images of training in the released code of HRNet, of the anytime paper and of MDEQ."""
 BSDS500 = DataSet(
     "bsds500", "data/BSDS500", options=dict(label="consensus", consensus=0.3), takes_fields=False
 )

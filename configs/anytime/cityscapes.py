@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from ..datasets import CITYSCAPES
+from ..datasets import CITYSCAPES, CITYSCAPES_RELEASED
 from . import recipe
 
 CLASS_WEIGHTS = (
@@ -59,6 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         flip=True,
         crop=(256, 512) if cpu else (512, 1024),
         scales=tuple(tenth / (20 if cpu else 10) for tenth in tenths),
+        **({} if cpu else CITYSCAPES_RELEASED),
     )
     config.data = CITYSCAPES.data(args, ("segmentation",), augment=augment)
     return config

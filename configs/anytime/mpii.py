@@ -68,6 +68,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
                 flip=True,
                 crop=(side, side),
                 box=dict(field="box", scale=0.25, rotation=30.0, rotated=0.6),
+                # HRNet's crops; those of evaluation are so by default.
+                resampling="linear",
+                outside="black",
             ),
         ),
         eval=dict(source=dict(name="mpii", root=args.root, split=args.split, crop=(side, side))),

@@ -10,6 +10,7 @@ Further arguments of all of them:
   heads          plain | redesigned, of variant=ca (plain: "CA only")
   downsampling   D of the exits after stages 1, 2, 3, joined by "+" (figure 6: 3+2+1, 1+1+1, 3+3+3)
   criterion      max_probability | entropy | top_k | random (figure 7), threshold with it (0: the recipe's)
+  masked         training | inference: from when on positions are skipped; figure 7 skips in inference alone
   normalize      full | present: by what interpolation divides (reference code | the paper's text)
   steps          in place of the recipe's; 0 keeps them
   weights        ImageNet weights imported by ``dynpix import-weights``; "" begins from nothing
@@ -38,6 +39,7 @@ READ_BY = {
     "downsampling": ("rh", "ca"),
     "criterion": ("ca",),
     "threshold": ("ca",),
+    "masked": ("ca",),
     "normalize": ("ca",),
     "continue_from": ("ca",),
 }
@@ -58,6 +60,7 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
         downsampling=(3, 2, 1),
         criterion="max_probability",
         threshold=0.0,
+        masked="training",
         normalize="full",
         steps=0,
         continue_from="",
@@ -68,6 +71,7 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
         "arch": ARCHITECTURES,
         "heads": ("plain", "redesigned"),
         "criterion": tuple(THRESHOLDS),
+        "masked": ("training", "inference"),
         "normalize": ("full", "present"),
     }
     if "budget" in args:
@@ -145,7 +149,8 @@ def _adaptivity(args: ml_collections.ConfigDict, threshold: float) -> dict[str, 
         kind=args.criterion if by_share else "confidence",
         # Of the positions, "threshold" is the share that is skipped.
         options=dict(density=1.0 - own) if by_share else dict(measure=args.criterion, threshold=own),
-        start=0.0,
+        # Of each stage's steps, the share in which nothing is skipped.
+        start=0.0 if args.masked == "training" else 1.0,
         radius=3,
         normalize=args.normalize,
     )

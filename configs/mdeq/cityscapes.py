@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from ..datasets import CITYSCAPES
+from ..datasets import CITYSCAPES, CITYSCAPES_RELEASED
 from . import recipe
 
 CLASS_WEIGHTS = (
@@ -49,6 +49,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # .5 to 2.1 in steps of .1, as released.
         scales=(0.25, 1.05) if cpu else tuple(k / 10 for k in range(5, 22)),
         scale_between=cpu,
+        **({} if cpu else CITYSCAPES_RELEASED),
     )
     config.data = CITYSCAPES.data(args, ("segmentation", "instances"), augment=augment)
     return config

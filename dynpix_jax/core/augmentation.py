@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+Resampling = Literal["antialiased", "linear"]
+Outside = Literal["mean", "black"]
+
 
 @dataclass(frozen=True)
 class ColourRanges:
@@ -87,6 +90,10 @@ class GeometryRanges:
         rotation_between: See rotations.
         colour: Ranges of the colour jitter, which changes the image alone; None for none.
         box: Crops around a box, with ranges of its own.
+        resampling: `antialiased` blurs images before they are made smaller; `linear` interpolates only, as
+            the code of HRNet and MDEQ does.
+        outside: What images show outside of themselves: the ImageNet `mean`, which is 0 after the usual
+            normalisation, or `black`, 0 before it, as in the code of HRNet and MDEQ.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -99,6 +106,8 @@ class GeometryRanges:
     rotation_between: bool = False
     colour: ColourRanges | None = None
     box: BoxRanges | None = None
+    resampling: Resampling = "antialiased"
+    outside: Outside = "mean"
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -120,6 +129,10 @@ class GeometryRanges:
             own = ("scales", "rotations", "scale_between", "canvas", "rotation_between")
             return dict.fromkeys(own, "a crop around a box has ranges of its own, those of box")
         reasons = {}
+        if min(self.scales) >= 1:
+            reasons["resampling"] = "nothing is made smaller"
+        if self.crop is None and self.canvas == "inscribed":
+            reasons["outside"] = "nothing outside of the image is shown"
         if len(set(self.scales)) == 1:
             reasons["scale_between"] = "there is one scale"
         if len(set(self.rotations)) == 1:

@@ -44,7 +44,7 @@ class StageConfig:
     Attributes:
         name: Shown in logs and messages; unique within the run.
         steps: Optimizer updates, at least 1.
-        learning_rate: Peak of the stage's schedule (poly decay after a linear warm-up).
+        learning_rate: Peak of the stage's schedule (see TrainingConfig.schedule).
         model: Typed settings of the stage's network. In a file: changes of `config.model` for this stage.
         frozen: Regexes of parameter paths ("params" collection, "a/b/c") that are not trained. Their
             gradients are not computed and they have no optimizer state.
@@ -84,7 +84,9 @@ class TrainingConfig:
         momentum: Momentum of sgd.
         weight_decay: Factor of the decay.
         weight_decay_on: Regexes of the parameters that decay; all others do not.
-        poly_power: The learning rate falls as (1 - step / steps) ** poly_power; 0 keeps it constant.
+        schedule: How the learning rate falls: as a ``poly`` in every stage, or as half a ``cosine`` from the
+            first stage's begin to the last one's end.
+        poly_power: Of ``poly``, (1 - step / steps) ** poly_power; 0 keeps the rate constant.
         warmup_steps: Linear warm-up at the start of every stage.
         grad_clip: Global norm that gradients are clipped to; 0 does not clip.
         log_every: Steps between log lines; each line is the mean since the last one.
@@ -103,6 +105,7 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     weight_decay_on: tuple[str, ...] = (r".*/kernel",)
+    schedule: Literal["poly", "cosine"] = "poly"
     poly_power: float = 0.9
     warmup_steps: int = 0
     grad_clip: float = 0.0
@@ -133,6 +136,8 @@ class TrainingConfig:
         reasons = {}
         if self.optimizer != "sgd":
             reasons["momentum"] = f"training.optimizer is '{self.optimizer}'; 'sgd' reads it"
+        if self.schedule != "poly":
+            reasons["poly_power"] = f"training.schedule is '{self.schedule}'"
         if not self.weight_decay:
             reasons["weight_decay_on"] = "training.weight_decay is 0"
         return reasons

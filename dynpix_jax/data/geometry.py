@@ -14,12 +14,12 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from dynpix_jax.core.augmentation import GeometryRanges
+from dynpix_jax.core.augmentation import GeometryRanges, Outside, Resampling
 from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
 from dynpix_jax.data.colour import Colour
 
-# What an image shows outside of itself: the ImageNet mean, which is 0 after the usual normalisation.
-FILL = (124, 116, 104)
+FILL: dict[Outside, tuple[int, int, int]] = {"mean": (124, 116, 104), "black": (0, 0, 0)}
+"""What an image shows outside of itself; see GeometryRanges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Geometry:
         origin: (y, x) of the output's top left pixel on the canvas.
         size: (H, W) of the output, None for all the canvas.
         about: (x, y) of the source that comes to lie at (W / 2, H / 2) of the output, in place of a canvas.
+        resampling: See GeometryRanges.
+        outside: See GeometryRanges.
     """
 
     scale: float = 1.0
@@ -39,6 +41,8 @@ class Geometry:
     size: tuple[int, int] | None = None
     canvas: Literal["inscribed", "bounding"] = "inscribed"
     about: tuple[float, float] | None = None
+    resampling: Resampling = "antialiased"
+    outside: Outside = "mean"
 
     @staticmethod
     def around(box: np.ndarray, size: tuple[int, int]) -> Geometry:
@@ -57,7 +61,14 @@ class Geometry:
         rotation *= bool(rng.random() < ranges.box.rotated)
         flip = bool(rng.integers(2)) and ranges.flip
         fitting = Geometry.around(box, ranges.crop)
-        return dataclasses.replace(fitting, scale=fitting.scale / grown, rotation=rotation, flip=flip)
+        return dataclasses.replace(
+            fitting,
+            scale=fitting.scale / grown,
+            rotation=rotation,
+            flip=flip,
+            resampling=ranges.resampling,
+            outside=ranges.outside,
+        )
 
     @staticmethod
     def sample(rng: np.random.Generator, ranges: GeometryRanges, shape: tuple[int, int]) -> Geometry:
@@ -72,7 +83,14 @@ class Geometry:
         else:
             rotation = float(ranges.rotations[rng.integers(len(ranges.rotations))])
         flip = bool(rng.integers(2)) and ranges.flip
-        geometry = Geometry(scale, rotation, flip, canvas=ranges.canvas)
+        geometry = Geometry(
+            scale,
+            rotation,
+            flip,
+            canvas=ranges.canvas,
+            resampling=ranges.resampling,
+            outside=ranges.outside,
+        )
         size = ranges.crop
         if ranges.margin:
             height, width = (max(8, (side - ranges.margin) // 8 * 8) for side in geometry.canvas_size(shape))
@@ -121,9 +139,9 @@ class Geometry:
     def apply(self, element: Element, spec: SourceSpec) -> Element:
         """Moves every field of `element` by its kind in `spec`; see `FieldSpec`.
 
-        Images and `dense` fields are interpolated bilinearly (blurred first when made smaller), labels, depth
-        and normals take the nearest pixel, boundaries see `_warp_boundary`. Outside of the source images are
-        `FILL`, labels their ignore value, keypoints invisible.
+        Images and `dense` fields are interpolated bilinearly (see `resampling`), labels, depth and normals
+        take the nearest pixel, boundaries see `_warp_boundary`. Outside of the source images are `FILL`,
+        labels their ignore value, keypoints invisible.
         """
         shape = element["image"].shape[:2]
         warp = _Warp(self, shape)
@@ -149,9 +167,16 @@ def augment(rng: np.random.Generator, ranges: GeometryRanges, element: Element, 
     return geometry.apply(element, spec)
 
 
-def crop_to_box(element: Element, spec: SourceSpec, size: tuple[int, int], field: str = "box") -> Element:
+def crop_to_box(
+    element: Element,
+    spec: SourceSpec,
+    size: tuple[int, int],
+    resampling: Resampling = "antialiased",
+    outside: Outside = "mean",
+) -> Element:
     """The element with all its fields as they are in a crop of ``size`` around its box."""
-    return Geometry.around(element[field], size).apply(element, spec)
+    geometry = Geometry.around(element["box"], size)
+    return dataclasses.replace(geometry, resampling=resampling, outside=outside).apply(element, spec)
 
 
 class _Warp:
@@ -180,21 +205,22 @@ class _Warp:
         out[~self.inside] = outside
         return out
 
-    def bilinear(self, value: np.ndarray) -> np.ndarray:
-        if self.geometry.scale < 1:
+    def bilinear(self, value: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+        if self.geometry.scale < 1 and self.geometry.resampling == "antialiased":
             # The blur that leaves no frequency above the new sampling rate's half, about: sigma 0.87 at scale
             # 1/2.
             sigma = 0.5 * math.sqrt(self.geometry.scale**-2 - 1)
             value = cv2.GaussianBlur(value, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
         size = (self.size[1], self.size[0])
-        return cv2.warpAffine(
-            value, self.forward, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        return cv2.warpAffine(value, self.forward, size, flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def _move_image(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
+    if warp.geometry.about is not None and warp.geometry.outside == "black":
+        # HRNet's pose code leaves the border to OpenCV: the image fades into black over a pixel.
+        return warp.bilinear(value, cv2.BORDER_CONSTANT)
     out = warp.bilinear(value)
-    out[~warp.inside] = FILL
+    out[~warp.inside] = FILL[warp.geometry.outside]
     return out
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dynpix_jax.core.augmentation import Outside, Resampling
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import BOX, HEAD_SIZE, Element, FieldSpec
 from dynpix_jax.data.base import FileSource
@@ -54,14 +56,22 @@ class MpiiConfig:
         root: The folder that holds `images` and `annot`.
         crop: (H, W) of crops around the people, which evaluation needs; None for whole images, for training
             with `augment.box`.
+        resampling: Of crops, as in `augment`; HRNet's code is `linear`.
+        outside: Of crops, as in `augment`; `black` in HRNet's code.
     """
 
     root: str
     crop: tuple[int, int] | None = None
+    resampling: Resampling = "linear"
+    outside: Outside = "black"
 
     def __post_init__(self) -> None:
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop}; expected a positive height and width")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        return dict.fromkeys(("resampling", "outside"), "there are no crops") if self.crop is None else {}
 
 
 class Mpii(FileSource[MpiiConfig]):
@@ -100,7 +110,10 @@ class Mpii(FileSource[MpiiConfig]):
             "head_size": np.array(self._heads[index]),
             "box": person.box.copy(),
         }
-        return element if self.config.crop is None else crop_to_box(element, self.spec, self.config.crop)
+        config = self.config
+        if config.crop is None:
+            return element
+        return crop_to_box(element, self.spec, config.crop, config.resampling, config.outside)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,22 @@ def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: 
     return schedule
 
 
+def cosine_schedule(learning_rate: float, start: int, total: int, warmup_steps: int) -> optax.Schedule:
+    """lr(t) = learning_rate * min(1, (t + 1) / (warmup_steps + 1)) * (1 + cos(pi (start + t) / total)) / 2.
+
+    Args:
+        start: Steps of the run before the stage.
+        total: Steps of the whole run.
+    """
+
+    def schedule(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1.0) / (warmup_steps + 1.0))
+        return learning_rate * warm * 0.5 * (1.0 + jnp.cos(jnp.pi * (start + step) / total))
+
+    return schedule
+
+
 def stage_optimizer(
     params: Any, config: TrainingConfig, stage: StageConfig, system: System | None = None
 ) -> StageOptimizer:
@@ -93,7 +109,7 @@ def stage_optimizer(
     """
     multipliers = _multipliers([name for name, _ in named_leaves(params)], config, stage)
     trainable = frozenset(multipliers)
-    schedule = poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
+    schedule = _schedule(config, stage)
     clip = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
     scale = optax.stateless(
         lambda updates, _: {name: multipliers[name] * leaf for name, leaf in updates.items()}
@@ -106,6 +122,13 @@ def stage_optimizer(
     tx = optax.chain(*clip, _by_users(rule, users), _scale_by_step(schedule))
     turns = {turn: frozenset(name for name, of in users.items() if turn in of) for turn in system.turns}
     return StageOptimizer(tx, trainable, schedule, turns)
+
+
+def _schedule(config: TrainingConfig, stage: StageConfig) -> optax.Schedule:
+    if config.schedule == "poly":
+        return poly_schedule(stage.learning_rate, stage.steps, config.poly_power, config.warmup_steps)
+    start = config.stage_start([one.name for one in config.stages].index(stage.name))
+    return cosine_schedule(stage.learning_rate, start, config.total_steps, config.warmup_steps)
 
 
 def _multipliers(names: Sequence[str], config: TrainingConfig, stage: StageConfig) -> dict[str, float]:

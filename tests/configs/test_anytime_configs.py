@@ -98,8 +98,12 @@ def test_the_published_settings():
     assert stage.steps * 12 / 2975 == pytest.approx(484, abs=0.1)
     augment = config.data.train.augment
     assert augment.crop == (512, 1024)
+    assert (augment.resampling, augment.outside) == ("linear", "black")
     assert augment.scales == pytest.approx([0.5 + 0.1 * step for step in range(17)])
     assert model.adaptivity.options.to_dict() == dict(measure="max_probability", threshold=0.998)
+    # Figure 7 masks in inference alone.
+    assert model.adaptivity.start == 0.0
+    assert load("cityscapes:criterion=entropy,masked=inference").model.adaptivity.start == 1.0
     assert model.heads.features == 128
     assert load("cityscapes:variant=ca,arch=w18s2").model.heads.features == 64
     assert sum(model.task_options.class_weights) == pytest.approx(18.9992, abs=1e-3)

@@ -68,7 +68,19 @@ def test_the_published_settings():
         assert training.stages[0].steps == steps
         assert training.total_steps * batch / 2975 == pytest.approx(500, rel=0.01)
         assert (training.optimizer, training.momentum, training.stages[0].learning_rate) == ("sgd", 0.9, 0.01)
+        # 6a to 6f: what else the released code does.
+        released = read_run(config).stages[1].model
+        assert (released.implicit.gives, released.implicit.start) == ("applied", "zero")
+        assert (released.forward.stops, released.backward.stops) == ("batch", "batch")
+        assert training.weight_decay_on == (".*",)
+        assert (training.schedule, training.warmup_steps) == ("cosine", 0)
+        assert training.stages[1].learning_rate == 0.01
+        augment = read_run(config).data.train.augment
+        assert (augment.resampling, augment.outside) == ("linear", "black")
     assert (small.training.weight_decay, xl.training.weight_decay) == (2e-4, 3e-4)
+    # 26 of XL fit into the memory of 27.
+    assert read_run(small).stages[1].model.backward.forgets == "after"
+    assert read_run(xl).stages[1].model.backward.forgets == "before"
     later = load("camvid:continue_from=runs/x").training
     assert [stage["name"] for stage in later.stages] == ["equilibrium"]
     assert later.init_from == "runs/x"

@@ -64,6 +64,7 @@ def test_rows_of_table_2(variant):
         sections = [stage.model.adaptivity for stage in training.stages]
         assert [one.start for one in sections] == pytest.approx([10 / 170, 0, 0])
     assert data.train.augment.crop == (256, 256)
+    assert (data.train.augment.resampling, data.train.augment.outside) == ("linear", "black")
     settings = data.eval.source
     assert (settings.name, settings.options.crop, settings.split) == ("mpii", (256, 256), "val")
 

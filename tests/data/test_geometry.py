@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,7 +110,7 @@ def test_everything_moves_together() -> None:
         inner = inside & (label_x > 2) & (label_x < WIDTH - 3) & (label_y > 2) & (label_y < HEIGHT - 3)
         assert np.abs(out["ramp"][..., 0] - label_x)[inner].max(initial=0) < 0.6
         assert np.abs(out["ramp"][..., 1] - label_y)[inner].max(initial=0) < 0.6
-        assert (out["image"][~inside] == FILL).all()
+        assert (out["image"][~inside] == FILL["mean"]).all()
         assert (out["boundaries"][~inside] == -1).all()
         assert (out["depth"][~inside] == 0).all()
         assert out["index"] == 7
@@ -147,6 +149,20 @@ def test_crop_larger_than_the_image_is_ignored_outside() -> None:
     out = geometry.apply(ramps(), SPEC)
     np.testing.assert_array_equal(out["label"][5:-5, 2:-2], ramps()["label"])
     assert (out["label"] == 255).sum() == out["label"].size - HEIGHT * WIDTH
+
+
+def test_images_as_the_releases_prepare_them() -> None:
+    """Finding 5: cv2.resize without a blur, then padding with 0 (HRNet, MDEQ; there at the bottom right)."""
+    image = np.random.default_rng(0).integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    ranges = GeometryRanges((0.5,), crop=(16, 18), resampling="linear", outside="black")
+    geometry = Geometry.sample(np.random.default_rng(0), ranges, (HEIGHT, WIDTH))
+    out = geometry.apply({"image": image}, SPEC)["image"]
+    small = cv2.resize(image, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(out[2:14].astype(int) - small).max() <= 1
+    assert not out[:2].any()
+    assert not out[14:].any()
+    smooth = dataclasses.replace(geometry, resampling="antialiased").apply({"image": image}, SPEC)["image"]
+    assert np.abs(smooth[2:14].astype(int) - small).max() > 20
 
 
 def line(angle: float) -> Element:

@@ -28,7 +28,7 @@ def heatmap_by_hand(x: float, y: float, size: tuple[int, int], sigma: float) -> 
 def test_heatmaps_are_patches_around_the_nearest_cell():
     joints = [(9.9, 22.0, 2), (0.0, 0.0, 1), (61.9, 35.0, 2), (-20.0, 10.0, 2), (30.0, 30.0, 0)]
     # Patches wholly outside: to the left, and below.
-    joints += [(-30.0, 10.0, 2), (10.0, 40 + 24, 2)]
+    joints += [(-34.0, 10.0, 2), (10.0, 40 + 24, 2)]
     size = (10, 16)
     maps, weights = jax.jit(lambda k: heatmaps(k, size, stride=4, sigma=2.0))(np.float32([joints]))
     assert maps.shape == (1, *size, len(joints))
@@ -79,6 +79,30 @@ def test_joints_are_found_a_quarter_towards_the_greater_neighbour():
         [8.25 * 4, 6.25 * 4, 0.6],
     ]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+
+
+def test_maps_without_a_positive_value_have_their_joint_at_the_origin():
+    """S4: get_max_preds of HRNet's code; the peak of 0 or less is reported as it is."""
+    maps = np.full((1, 8, 10, 3), -1.0, np.float32)
+    maps[0, 4, 5, 0], maps[0, 4, 5, 1], maps[0, 4, 5, 2] = -0.1, 0.0, 1e-6
+    found = np.asarray(find_joints(maps, stride=4))
+    np.testing.assert_allclose(found[0, :, 2], [-0.1, 0.0, 1e-6])
+    np.testing.assert_array_equal(found[0, :2, :2], np.zeros((2, 2)))
+    np.testing.assert_array_equal(found[0, 2, :2], [20, 16])
+
+
+@pytest.mark.parametrize(("sigma", "reach"), [(2.0, 6), (1.0, 3)])
+def test_weights_are_one_where_hrnets_code_has_one(sigma, reach):
+    """S5: ul = mu - reach and br = mu + reach + 1; the weight is 0 if ul >= size or br < 0."""
+    cells = np.arange(-12, 22)
+    joints = np.stack([4.0 * cells, np.full(len(cells), 8.0), np.full(len(cells), 2.0)], -1)
+    maps, weights = heatmaps(joints[None].astype(np.float32), (5, 10), stride=4, sigma=sigma)
+    middles = [int(cell + 0.5) for cell in cells]
+    expected = [not (mu - reach >= 10 or mu + reach + 1 < 0) for mu in middles]
+    np.testing.assert_array_equal(weights[0], expected)
+    last = middles.index(-reach - 1)
+    assert weights[0, last] == 1
+    assert not np.asarray(maps)[..., last].any()
 
 
 def test_targets_are_found_where_the_joints_are():
@@ -140,6 +164,11 @@ def test_pckh_by_hand():
         assert list(found) == [score.name for score in task.scores]
         assert found["pckh"] == pytest.approx(21 / 22)
         assert found["pckh_10"] == pytest.approx(20 / 22)  # 30 px are too far as well
+    # S6: what HRNet's code calls "Mean@0.1" has a name of its own.
+    (released,) = (score for score in task.scores if "Mean@0.1" in score.meaning)
+    assert (released.name, released.label) == ("pckh_11", "PCKh@0.11")
+    for one in (state, merged):
+        found = task.compute(one)
         assert found["shoulder"] == pytest.approx(0.75)
     assert task.per_class(state)["pckh"][12] == pytest.approx(0.5)
     nobody = measure(prediction.astype(np.float32), batch | {"valid": np.zeros(3, bool)})

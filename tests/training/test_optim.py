@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.sections import unread
 from dynpix_jax.core.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.optim import merge, poly_schedule, stage_optimizer
 
@@ -86,6 +87,20 @@ def test_schedule() -> None:
     values = [float(schedule(step)) for step in (0, 3, 4, 50, 99)]
     expected = [0.08, 0.4 * 0.8 * 0.97**0.9, 0.4 * 0.96**0.9, 0.4 * 0.5**0.9, 0.4 * 0.01**0.9]
     np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_a_cosine_goes_on_from_stage_to_stage() -> None:
+    """MDEQ's 6c: rates of a run of 3 + 5 steps are those of torch's CosineAnnealingLR over 8."""
+    stages = (StageConfig("one", 3, 0.1), StageConfig("two", 5, 0.1))
+    config = TrainingConfig(1, stages, optimizer="sgd", weight_decay=0.0, schedule="cosine")
+    rates = []
+    for stage in stages:
+        schedule = stage_optimizer(PARAMS, config, stage).schedule
+        rates += [float(schedule(jnp.asarray(step))) for step in range(stage.steps)]
+    expected = [0.05 * (1 + np.cos(np.pi * step / 8)) for step in range(8)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    linear = TrainingConfig(1, stages, schedule="cosine", poly_power=1.0)
+    assert [path for path, _, _ in unread(linear)] == ["poly_power"]
 
 
 @pytest.mark.parametrize(

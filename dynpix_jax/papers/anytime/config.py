@@ -55,6 +55,9 @@ class HeadConfig:
             ``highest`` alone. The paper's pose rows are EE on the highest, RH on all.
         features: Width of redesigned heads.
         downsampling: D of section 3.3, for the exits after stages 1, 2 and 3.
+        sides: What becomes of sides that pooling by 2 does not divide: ``restored`` enlarges them to what
+            they were; ``floored``, as released, doubles what pooling has left, so that logits are smaller
+            than masks.
     """
 
     kind: Literal["plain", "redesigned"] = "redesigned"
@@ -62,6 +65,7 @@ class HeadConfig:
     inputs: Literal["concat", "highest"] = "concat"
     features: int = 128
     downsampling: tuple[int, int, int] = (3, 2, 1)
+    sides: Literal["restored", "floored"] = "restored"
 
     def __post_init__(self) -> None:
         if self.features < 1:
@@ -71,7 +75,7 @@ class HeadConfig:
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        names = () if self.kind == "redesigned" else ("features", "downsampling")
+        names = () if self.kind == "redesigned" else ("features", "downsampling", "sides")
         return dict.fromkeys(names, "they are of redesigned heads; set model.heads.kind")
 
 
@@ -87,6 +91,8 @@ class AnytimeConfig:
         weights: Weights of the exits' losses.
         heads: Heads of the exits.
         adaptivity: None computes all positions.
+        running_variance: What norms store of a batch: its ``unbiased`` variance, as released (PyTorch), or
+            the ``biased`` one that it is normalised by.
     """
 
     system: str
@@ -97,6 +103,7 @@ class AnytimeConfig:
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     heads: HeadConfig = field(default_factory=HeadConfig)
     adaptivity: AdaptivityConfig | None = None
+    running_variance: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
         if not self.exits or self.exits[-1] != 4 or not set(self.exits) <= {1, 2, 3, 4}:
@@ -108,6 +115,11 @@ class AnytimeConfig:
         if self.adaptivity is not None:
             if len(self.exits) == 1:
                 raise ValueError("adaptivity: needs an exit before the last one")
+            if self.heads.kind == "redesigned" and self.heads.sides == "floored":
+                raise ValueError(
+                    "heads.sides: 'floored' gives logits that no mask fits; expected 'restored' with "
+                    "adaptivity (the same where 4 * 2**D divides the sides)"
+                )
             options = self.adaptivity.options
             by_value = isinstance(options, ConfidenceOptions) and options.measure == "max_value"
             by_probability = isinstance(options, ConfidenceOptions | TopKOptions) and not by_value
@@ -116,3 +128,8 @@ class AnytimeConfig:
                     f"adaptivity.kind: {self.adaptivity.kind!r} with task {self.task!r}; "
                     "probabilities are those of segmentation, values those of pose"
                 )
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        frozen = self.backbone.frozen_norm
+        return {"running_variance": "model.backbone.frozen_norm: nothing is stored"} if frozen else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 
@@ -53,11 +54,11 @@ class PlainHead(nn.Module):
 class RedesignedHead(nn.Module):
     """``depth`` times average pooling by 2 and a 1x1 convolution, then ``depth`` times enlarging and one.
 
-    All but the last convolution have ``features`` channels, and are followed by norm and ReLU. Sides that
-    pooling does not divide evenly are enlarged to their former size.
+    All but the last convolution have ``features`` channels, and are followed by norm and ReLU.
 
     Attributes:
         make_unit: Makes a 1x1 convolution with norm and ReLU.
+        sides: See HeadConfig.
         adaptive: Whether it takes masks.
     """
 
@@ -66,6 +67,7 @@ class RedesignedHead(nn.Module):
     make_unit: Callable[..., ConvNorm]
     features: int
     depth: int
+    sides: Literal["restored", "floored"] = "restored"
     adaptive: bool = False
 
     def setup(self) -> None:
@@ -80,5 +82,10 @@ class RedesignedHead(nn.Module):
             sizes.append((x.shape[1], x.shape[2]))
             x = unit(nn.avg_pool(x, (2, 2), (2, 2)), masking, train=train)
         for unit in self.up:
-            x = unit(resize_bilinear(x, sizes.pop()), masking, train=train)
-        return self.classify(resize_bilinear(x, sizes.pop()), masking)
+            x = unit(self._enlarged(x, sizes.pop()), masking, train=train)
+        return self.classify(self._enlarged(x, sizes.pop()), masking)
+
+    def _enlarged(self, x: Array, before: tuple[int, int]) -> Array:
+        """A map at the size from ``before`` its pooling, or at twice its own."""
+        doubled = (2 * x.shape[1], 2 * x.shape[2])
+        return resize_bilinear(x, before if self.sides == "restored" else doubled)

@@ -46,9 +46,15 @@ class AnytimeNetwork(nn.Module):
     def setup(self) -> None:
         config, heads = self.config, self.config.heads
         adaptive = config.adaptivity is not None
+        unbiased = config.running_variance == "unbiased"
         # Before the first exit there is no mask.
-        self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5)
-        norm = partial(ConvNorm, frozen_norm=config.backbone.frozen_norm, momentum=config.backbone.momentum)
+        self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5, unbiased)
+        norm = partial(
+            ConvNorm,
+            frozen_norm=config.backbone.frozen_norm,
+            momentum=config.backbone.momentum,
+            unbiased=unbiased,
+        )
         exits: dict[int, nn.Module] = {}
         for index, stage in enumerate(config.exits):
             branches = config.backbone.branch_channels(stage)
@@ -73,6 +79,7 @@ class AnytimeNetwork(nn.Module):
                     unit,
                     heads.features,
                     depth,
+                    sides=heads.sides,
                     adaptive=adapts,
                     name=f"exit{stage}",
                 )

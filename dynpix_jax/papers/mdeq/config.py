@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from dynpix_jax.core.sections import BESIDE, OneOf
-from dynpix_jax.papers.mdeq.fixed_point import SolverConfig
+from dynpix_jax.papers.mdeq.fixed_point import ImplicitConfig, SolverConfig
 from dynpix_jax.tasks import TASKS, task_class
 
 
@@ -101,11 +101,14 @@ class MdeqConfig:
         cell: The function f.
         forward: The search for the fixed point.
         backward: The search for its gradient, in training.
+        implicit: What training decodes, and where the search for the gradient starts.
         unrolled: 0 seeks the fixed point; n applies f n times instead and differentiates through these
             applications, for pretraining.
         jacobian: The penalty on f's Jacobian.
         anytime: Predictions from earlier iterates.
         norm_momentum: Momentum of the moving averages of stem and head.
+        running_variance: What these norms store of a batch: its ``unbiased`` variance, as released (PyTorch),
+            or the ``biased`` one that it is normalised by.
     """
 
     system: str
@@ -114,10 +117,12 @@ class MdeqConfig:
     cell: CellConfig = field(default_factory=CellConfig)
     forward: SolverConfig = field(default_factory=SolverConfig)
     backward: SolverConfig = field(default_factory=lambda: SolverConfig(iterations=30, tolerance=2e-10))
+    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
     unrolled: int = 0
     jacobian: JacobianConfig = field(default_factory=JacobianConfig)
     anytime: AnytimeConfig = field(default_factory=AnytimeConfig)
     norm_momentum: float = 0.99
+    running_variance: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
         task_class(self.task)
@@ -130,7 +135,7 @@ class MdeqConfig:
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        names = ("forward", "backward", "jacobian", "anytime") if self.unrolled else ()
+        names = ("forward", "backward", "implicit", "jacobian", "anytime") if self.unrolled else ()
         return dict.fromkeys(names, "model.unrolled applies f so often, and seeks no fixed point")
 
     @property

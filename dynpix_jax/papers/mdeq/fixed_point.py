@@ -1,8 +1,8 @@
 """Fixed points z = f(z): limited-memory Broyden and Anderson, and gradients by the implicit function theorem.
 
 Solvers are pure functions of vectors (B, D), one per image: a batch is B independent problems. An image that
-has converged or diverged is no longer updated, so its result does not depend on the others. `flatten` makes
-such vectors of feature maps of several resolutions.
+has converged or diverged is no longer updated, so its result does not depend on the others (unless
+``SolverConfig.stops`` says "batch"). `flatten` makes such vectors of feature maps of several resolutions.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class SolverConfig:
         regularization: Regularization of Anderson's least squares, relative to the largest residual in
             memory.
         mixing: Anderson's beta. Broyden reads neither this nor ``regularization``.
+        stops: Each ``image`` ends its search, and keeps its best iterate, on its own; or the whole ``batch``
+            does by the errors of all images together, as in MDEQ's release.
+        forgets: When Broyden's memory is full, its oldest term is dropped ``before`` the new one is computed,
+            which then meets the secant condition, or ``after``, as in MDEQ's release.
     """
 
     method: Literal["broyden", "anderson"] = "broyden"
@@ -51,6 +55,8 @@ class SolverConfig:
     memory: int = 27
     regularization: float = 1e-4
     mixing: float = 1.0
+    stops: Literal["image", "batch"] = "image"
+    forgets: Literal["before", "after"] = "before"
 
     def __post_init__(self) -> None:
         for name in ("iterations", "memory"):
@@ -64,8 +70,27 @@ class SolverConfig:
 
     def unread(self) -> Mapping[str, str]:
         """Options that nothing reads, and why."""
-        names = () if self.method == "anderson" else ("regularization", "mixing")
-        return dict.fromkeys(names, "they are of method 'anderson'")
+        if self.method == "anderson":
+            return {"forgets": "method 'anderson' mixes iterates and has no terms"}
+        reasons = dict.fromkeys(("regularization", "mixing"), "they are of method 'anderson'")
+        if self.memory >= self.iterations:
+            reasons["forgets"] = "memory has room for a term an iteration"
+        return reasons
+
+
+@dataclass(frozen=True)
+class ImplicitConfig:
+    """How training passes through a fixed point z*.
+
+    Attributes:
+        gives: What it goes on with: what was ``found``, z*, as evaluation does, or f ``applied`` to it once
+            more, as in MDEQ's release.
+        start: Where the search for the gradient begins: at the gradient of the ``loss``, which is its first
+            iterate from 0, or at ``zero``, as in MDEQ's release, one application of f earlier.
+    """
+
+    gives: Literal["found", "applied"] = "found"
+    start: Literal["loss", "zero"] = "loss"
 
 
 @flax.struct.dataclass
@@ -118,7 +143,7 @@ def start(f: Function, z: Array, config: SolverConfig) -> SolverState:
         raise ValueError(f"start: z must be (B, D) and floating, got {z.shape} {z.dtype}")
     batch, size = z.shape
     residual = f(z) - z
-    first = _norm(residual)
+    first = _norm(residual, config)
     slots = min(config.memory, config.iterations + (config.method == "anderson"))
     blank = jnp.zeros((batch, slots, size), z.dtype)
     memory = (blank, blank)
@@ -170,7 +195,7 @@ def _iterate(f: Function, config: SolverConfig, state: SolverState) -> SolverSta
     ended = state.converged | state.diverged
     z = state.z + jnp.where(ended[:, None], 0.0, state.step)
     residual = f(z) - z
-    norm, error = _norm(residual), _error(z, residual, config)
+    norm, error = _norm(residual, config), _error(z, residual, config)
     diverged = ~ended & (~jnp.isfinite(norm) | (norm > DIVERGED * state.first))
     better = ~ended & ~diverged & (error < state.error)
     best = jnp.where(better[:, None], z, state.best)
@@ -197,13 +222,11 @@ def _iterate(f: Function, config: SolverConfig, state: SolverState) -> SolverSta
 def _broyden(
     config: SolverConfig, state: SolverState, z: Array, residual: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Broyden's good method: the inverse Jacobian of the residual is -I + sum of left_k right_k^T.
-
-    The oldest term is dropped before the new one is computed, so that the new one meets the secant condition.
-    """
+    """Broyden's good method: the inverse Jacobian of the residual is -I + sum of left_k right_k^T."""
     left, right = state.memory
     slot = state.iteration % left.shape[1]
-    left, right = left.at[:, slot].set(0.0), right.at[:, slot].set(0.0)
+    if config.forgets == "before":
+        left, right = left.at[:, slot].set(0.0), right.at[:, slot].set(0.0)
     moved, changed = z - state.z, residual - state.residual
     row = _combine(right, _dots(left, moved)) - moved
     gap = moved + changed - _combine(left, _dots(right, changed))
@@ -246,15 +269,19 @@ def _combine(rows: Array, weights: Array) -> Array:
     return jnp.einsum("bmd,bm->bd", rows, weights, precision=lax.Precision.HIGHEST)
 
 
-def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(x * x, -1))
+def _norm(x: Array, config: SolverConfig) -> Array:
+    """(B,) norms of (B, D); all the same where the batch stops as one."""
+    squares = jnp.sum(x * x, -1)
+    if config.stops == "batch":
+        squares = jnp.broadcast_to(squares.sum(), squares.shape)
+    return jnp.sqrt(squares)
 
 
 def _error(z: Array, residual: Array, config: SolverConfig) -> Array:
     if config.error == "absolute":
-        return _norm(residual) / math.sqrt(z.shape[1])
+        return _norm(residual, config) / math.sqrt(z.size if config.stops == "batch" else z.shape[1])
     # At a fixed point of 0 both norms are 0.
-    return _norm(residual) / jnp.maximum(_norm(z + residual), jnp.finfo(z.dtype).tiny)
+    return _norm(residual, config) / jnp.maximum(_norm(z + residual, config), jnp.finfo(z.dtype).tiny)
 
 
 def flatten(tree: Any) -> Array:
@@ -271,9 +298,14 @@ def unflatten(vectors: Array, like: Any) -> Any:
     return jax.tree.unflatten(structure, [part.reshape(len(part), *leaf.shape[1:]) for part, leaf in pairs])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4, 5))
 def fixed_point(
-    f: Callable[[Any, Array], Array], theta: Any, z: Array, forward: SolverConfig, backward: SolverConfig
+    f: Callable[[Any, Array], Array],
+    theta: Any,
+    z: Array,
+    forward: SolverConfig,
+    backward: SolverConfig,
+    implicit: ImplicitConfig = ImplicitConfig(),
 ) -> tuple[Array, Stats]:
     """The fixed point of f(theta, .) near ``z`` (B, D), differentiable with respect to theta.
 
@@ -284,29 +316,40 @@ def fixed_point(
     Args:
         f: Must not close over values that are differentiated.
         forward: Settings of the search for the fixed point.
-        backward: Settings of the search for u. It starts from u = loss', the gradient through one application
-            of f, and falls back to it if it diverges.
+        backward: Settings of the search for u. It falls back to its start if it diverges: to the gradient
+            through one application of f, or to none.
+        implicit: What is given back, and where the search for u starts. J is that at what is given back.
     """
-    return solve(partial(f, theta), z, forward)
+    return _fixed_point_forward(f, theta, z, forward, backward, implicit)[0]
 
 
 def _fixed_point_forward(
-    f: Callable[[Any, Array], Array], theta: Any, z: Array, forward: SolverConfig, backward: SolverConfig
-) -> tuple[tuple[Array, Stats], tuple[Any, Array]]:
+    f: Callable[[Any, Array], Array],
+    theta: Any,
+    z: Array,
+    forward: SolverConfig,
+    backward: SolverConfig,
+    implicit: ImplicitConfig,
+) -> tuple[tuple[Array, Stats], tuple[Any, Array, Array]]:
     found, how = solve(partial(f, theta), z, forward)
-    return (found, how), (theta, found)
+    given = f(theta, found) if implicit.gives == "applied" else found
+    return (given, how), (theta, found, given)
 
 
 def _fixed_point_backward(
     f: Callable[[Any, Array], Array],
     forward: SolverConfig,
     backward: SolverConfig,
-    saved: tuple[Any, Array],
+    implicit: ImplicitConfig,
+    saved: tuple[Any, Array, Array],
     cotangents: tuple[Array, Any],
 ) -> tuple[Any, Array]:
-    gradient = cotangents[0]
-    _, pull = jax.vjp(f, *saved)
-    adjoint, _ = solve(lambda u: gradient + pull(u)[1], gradient, backward)
+    (theta, found, given), gradient = saved, cotangents[0]
+    _, pull = jax.vjp(f, theta, found)
+    # Here u^T df/dtheta is taken at z*, where f was applied, and J at what that gave, as in the release.
+    pull_z = jax.vjp(partial(f, theta), given)[1] if implicit.gives == "applied" else lambda u: pull(u)[1:]
+    start = gradient if implicit.start == "loss" else jnp.zeros_like(gradient)
+    adjoint, _ = solve(lambda u: gradient + pull_z(u)[0], start, backward)
     return pull(adjoint)[0], jnp.zeros_like(gradient)
 
 

@@ -37,9 +37,10 @@ class Stem(nn.Module):
 
     features: int
     momentum: float
+    unbiased: bool = False
 
     def setup(self) -> None:
-        norm = partial(BatchNorm, self.features, momentum=self.momentum)
+        norm = partial(BatchNorm, self.features, momentum=self.momentum, unbiased=self.unbiased)
         self.conv1 = Conv(3, self.features, 3, 2, kernel_init=_normal)
         self.bn1 = norm()
         self.conv2 = Conv(self.features, self.features, 3, 2, kernel_init=_normal)
@@ -163,10 +164,11 @@ class Head(nn.Module):
     features: int
     channels: int
     momentum: float
+    unbiased: bool = False
 
     def setup(self) -> None:
         self.conv1 = Conv(self.features, self.features, 1, use_bias=True, kernel_init=_normal)
-        self.bn1 = BatchNorm(self.features, momentum=self.momentum)
+        self.bn1 = BatchNorm(self.features, momentum=self.momentum, unbiased=self.unbiased)
         self.conv2 = Conv(self.features, self.channels, 1, use_bias=True, kernel_init=_normal)
 
     def __call__(self, z: Maps, *, train: bool) -> Array:
@@ -183,9 +185,10 @@ class MdeqNetwork(nn.Module):
 
     def setup(self) -> None:
         cell, momentum = self.config.cell, self.config.norm_momentum
-        self.stem = Stem(cell.channels[0], momentum)
+        unbiased = self.config.running_variance == "unbiased"
+        self.stem = Stem(cell.channels[0], momentum, unbiased)
         self.cell = Cell(cell)
-        self.head = Head(sum(cell.channels), self.channels, momentum)
+        self.head = Head(sum(cell.channels), self.channels, momentum, unbiased)
 
     def inject(self, images: Array, *, train: bool = False) -> Array:
         """The injection (B, h, w, C) of (B, H, W, 3) RGB images in 0..255."""

@@ -231,7 +231,7 @@ class Mdeq(System):
         if config.unrolled:
             z = solvers.unrolled(partial(f, theta), z, config.unrolled)
             return self._maps(theta, z), None, updates, nothing
-        z, how = solvers.fixed_point(f, theta, z, config.forward, config.backward)
+        z, how = solvers.fixed_point(f, theta, z, config.forward, config.backward, config.implicit)
         jacobian = config.jacobian
         if key is None or not jacobian.weight:
             return self._maps(theta, z), how, updates, nothing

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.cli.flops import parts_of
@@ -21,8 +22,11 @@ from dynpix_jax.evaluation.stepwise import StepPredictor
 from dynpix_jax.flops import dense_report, system_macs, variable_shapes
 from dynpix_jax.nn.gates import ConfidenceOptions, TopKOptions
 from dynpix_jax.papers import build
+from dynpix_jax.papers.anytime import weight_names
 from dynpix_jax.papers.anytime.system import AdaptivityConfig, Anytime, AnytimeConfig, HeadConfig
+from tests.numpy_layers import normalized
 from tests.papers.anytime import layers_counted
+from tests.papers.anytime.reference import AnytimeReference
 
 SIZE = (64, 96)
 CELLS = (16, 24)
@@ -105,6 +109,36 @@ def test_both_modes_agree_and_skipped_positions_carry_over(density):
         assert not np.allclose(dense[0], dense[-1])
 
 
+GOLDEN_LOGITS = (-0.1745586919, 1.3498344654, 0.6554431640, 6.9855652382)
+"""Of the first class in the middle of the second image, after each exit: NumPy's."""
+
+
+def test_forward_pass_of_numpy():
+    """To 1e-5, by official names, on sides that do not halve evenly; masks are NumPy's own, by confidence."""
+    reference = AnytimeReference(4, (1, 32), (1, 1, 1), 1, classes=5, features=8, threshold=0.6)
+    # Large blocks of colour, or all positions would be as certain as the others.
+    images = np.random.default_rng(4).integers(0, 256, (2, 3, 4, 3), np.uint8).repeat(20, 1).repeat(23, 2)
+    logits, masks = zip(*(reference.exits(normalized(image)) for image in images), strict=True)
+    expected = [np.moveaxis(np.stack(one), 1, -1) for one in zip(*logits, strict=True)]
+    assert [one[1, 7, 11, 0] for one in expected] == pytest.approx(GOLDEN_LOGITS, rel=1e-6)
+    given = {f"stage{n}": np.stack(one) for n, one in enumerate(zip(*masks, strict=True), 2)}
+    assert 0.1 < given["stage4"].mean() < given["stage2"].mean() < 0.9
+    flat = {}
+    for name, tensor in reference.tensors.items():
+        target = weight_names.translate(name)
+        flat[target.name] = jnp.asarray(target.convert(tensor))
+    assert {path: leaf.shape for path, leaf in named_leaves(variables())} == {
+        path: leaf.shape for path, leaf in flat.items()
+    }
+    found = exits("dense")(traverse_util.unflatten_dict(flat, sep="/"), images, given)
+    gate = ConfidenceOptions(threshold=0.6).build("logits", 5)
+    for number, (ours, theirs) in enumerate(zip(found, expected, strict=True), 2):
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+        if number < 5:
+            own = gate.apply({}, ours, Routing()).mask
+            np.testing.assert_array_equal(own > 0.5, given[f"stage{number}"])
+
+
 def test_shapes_and_names():
     outputs = jax.eval_shape(tiny().apply, variables(), IMAGES)
     assert outputs.predictions["segmentation"].shape == (2, *SIZE, 5)
@@ -119,6 +153,19 @@ def test_shapes_and_names():
         jax.eval_shape(tiny().apply, variables(), IMAGES, {}, Routing(masks=masks))
     with pytest.raises(ValueError, match="sparse"):
         jax.eval_shape(tiny().apply, variables(), IMAGES, {}, Routing(train=True, mode="sparse"))
+
+
+def test_sides_of_redesigned_heads():
+    """S1: at 120x184 the release's exits 1 and 2 have 24x40 and 28x44 positions, of 30x46."""
+    images = jax.ShapeDtypeStruct((1, 120, 184, 3), jnp.float32)
+    for sides, sizes in (("floored", ((24, 40), (28, 44))), ("restored", ((30, 46), (30, 46)))):
+        heads = dataclasses.replace(TINY.heads, sides=sides)
+        network = Anytime(dataclasses.replace(TINY, adaptivity=None, heads=heads)).network
+        after, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+        assert tuple(one.logits.shape[1:3] for one in after) == (*sizes, (30, 46), (30, 46))
+    section = dict(system="anytime", task="segmentation", task_options=dict(classes=5), adaptivity=dict())
+    with pytest.raises(UserError, match=r"heads\.sides: 'floored' gives logits that no mask fits"):
+        build(section | dict(heads=dict(sides="floored")))
 
 
 def test_a_training_step_has_gradients_everywhere():

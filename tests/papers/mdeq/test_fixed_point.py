@@ -17,7 +17,9 @@ import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynpix_jax.core.sections import unread
 from dynpix_jax.papers.mdeq.fixed_point import (
+    ImplicitConfig,
     SolverConfig,
     advance,
     fixed_point,
@@ -153,6 +155,103 @@ def test_implicit_gradient(method):
         )
         slope = sum(jnp.vdot(g, d) for g, d in zip(found, along, strict=True))
         np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-3)
+
+
+def mild_jacobian(a, z):
+    return (1 - np.tanh(a @ z) ** 2)[:, None] * a + np.diag(0.1 * np.cos(z))
+
+
+@pytest.mark.parametrize("start_of_gradient", ["zero", "loss"])
+@pytest.mark.parametrize("gives", ["applied", "found"])
+def test_implicit_passes_as_the_release_does(gives, start_of_gradient):
+    """6a: f is applied once more to what was found. 6d: the search for the gradient starts from 0.
+
+    Far from the fixed point, and with few iterations of the gradient's search, these differ; NumPy has both.
+    """
+    (a, offset), n = problem(0.6, batch=1), 4
+    options = config("broyden", iterations=2)
+    implicit = ImplicitConfig(gives, start_of_gradient)
+
+    def value(theta):
+        start_z = start_at((a, offset))
+        z, _ = fixed_point(mild, theta, start_z, options, config("broyden", iterations=n), implicit)
+        return jnp.sin(z).sum(), z
+
+    (_, z), (by_a, by_offset) = jit(jax.value_and_grad(value, has_aux=True))((a, offset))
+    found, _ = solve(partial(mild, (a, offset)), start_at((a, offset)), options)
+    found = np.asarray(found[0])
+    given = np.asarray(mild((a, offset), found[None])[0]) if gives == "applied" else found
+    np.testing.assert_allclose(z[0], given, rtol=1e-9)
+    assert np.abs(given - mild((a, offset), given[None])[0]).max() > 1e-3
+    jacobian, loss = mild_jacobian(a[0], given), np.cos(given)
+
+    def residual(u):
+        return loss + jacobian.T @ u - u
+
+    begin = np.zeros(SIZE) if start_of_gradient == "zero" else loss
+    u = dense_broyden(residual, begin, n)
+    assert np.abs(residual(u)).max() > 1e-6
+    np.testing.assert_allclose(by_offset[0], u, rtol=1e-7)
+    slope = u * (1 - np.tanh(a[0] @ found) ** 2)
+    np.testing.assert_allclose(by_a[0], np.outer(slope, found), rtol=1e-7)
+
+
+def dense_broyden(residual, z, iterations, memory=None, forgets="before"):
+    """The iterate of the least residual, by terms of the inverse Jacobian that are kept in a list."""
+    terms, g = [], residual(z)
+    visited = [(np.linalg.norm(g), z)]
+    step = g
+    for _ in range(iterations):
+        old, old_g = z, g
+        z = z + step
+        g = residual(z)
+        visited.append((np.linalg.norm(g), z))
+        if forgets == "before" and len(terms) == memory:
+            terms = terms[1:]
+        inverse = sum((np.outer(left, right) for left, right in terms), -np.eye(len(z)))
+        dz, dg = z - old, g - old_g
+        right = dz @ inverse
+        left = (dz - inverse @ dg) / (right @ dg)
+        if len(terms) == memory:
+            terms = terms[1:]
+        terms.append((left, right))
+        step = -sum((np.outer(left, right) for left, right in terms), -np.eye(len(z))) @ g
+    return min(visited, key=lambda one: one[0])[1]
+
+
+@pytest.mark.parametrize("forgets", ["before", "after"])
+def test_when_the_oldest_term_is_forgotten(forgets):
+    """6e: the release computes with the oldest of its 27 terms before it overwrites it."""
+    (a, offset), iterations = problem(batch=1), 6
+    options = config("broyden", iterations=iterations, memory=2, forgets=forgets)
+    z, _ = jit(lambda: solve(partial(mild, (a, offset)), start_at((a, offset)), options))()
+
+    def residual(z):
+        return np.tanh(a[0] @ z) + 0.1 * np.sin(z) + offset[0] - z
+
+    both = {
+        name: dense_broyden(residual, np.zeros(SIZE), iterations, 2, name) for name in ("before", "after")
+    }
+    assert np.abs(both["before"] - both["after"]).max() > 1e-3
+    np.testing.assert_allclose(z[0], both[forgets], rtol=1e-9)
+    roomy = config("broyden", forgets="after")
+    assert [path for path, _, _ in unread(roomy)] == ["forgets"]
+
+
+def test_a_batch_may_stop_as_one():
+    """6f: plain iteration of a z + 1 has residuals a^n; the release stops by the norm over all images."""
+    factors, tolerance = np.array([0.5, 0.8]), 1e-3
+    together = config("anderson", memory=1, tolerance=tolerance, stops="batch")
+    z, how = jit(lambda: solve(lambda z: factors[:, None] * z + 1, jnp.zeros((2, 4)), together))()
+    errors = [np.sqrt((factors ** (2 * n)).mean()) for n in range(60)]
+    steps = next(n for n, error in enumerate(errors) if error <= tolerance)
+    np.testing.assert_array_equal(how.iterations, [steps, steps])
+    np.testing.assert_allclose(how.trace[: steps + 1].T, [errors[: steps + 1]] * 2, rtol=1e-9)
+    np.testing.assert_allclose(z[:, 0], (1 - factors**steps) / (1 - factors), rtol=1e-9)
+    relative = replace(together, error="relative", iterations=1)
+    _, how = jit(lambda: solve(lambda z: factors[:, None] * z + 1, jnp.zeros((2, 4)), relative))()
+    # After one iteration z = 1, f = a + 1.
+    np.testing.assert_allclose(how.error, np.linalg.norm(factors) / np.linalg.norm(1 + factors), rtol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["broyden", pytest.param("anderson", marks=pytest.mark.slow)])

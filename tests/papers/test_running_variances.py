@@ -1,0 +1,43 @@
+"""S3: every norm of HRNet's exits and of MDEQ's stem and head stores the variance that the option names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import pytest
+
+from dynpix_jax import papers
+from dynpix_jax.core.sections import unread
+from dynpix_jax.flops import variable_shapes
+from dynpix_jax.nn.norm import BatchNorm
+
+ANYTIME = dict(
+    system="anytime",
+    task="segmentation",
+    task_options=dict(classes=3),
+    backbone=dict(arch="w18s1", width=4, blocks=1),
+    heads=dict(features=4),
+)
+MDEQ = dict(system="mdeq", task_options=dict(classes=3), cell=dict(channels=(4, 8), expansion=1, groups=2))
+
+
+@pytest.mark.parametrize("kind", ["unbiased", "biased"])
+@pytest.mark.parametrize(("section", "norms"), [(ANYTIME, 60), (MDEQ, 4)], ids=["anytime", "mdeq"])
+def test_running_variances(section: dict[str, Any], norms: int, kind: str) -> None:
+    seen = []
+
+    def look(call: Any, arguments: Any, options: Any, context: Any) -> Any:
+        if isinstance(context.module, BatchNorm):
+            seen.append(context.module.unbiased)
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(look):
+        variable_shapes(papers.build({**section, "running_variance": kind}))
+    assert len(seen) >= norms
+    assert set(seen) == {kind == "unbiased"}
+
+
+def test_frozen_norms_store_nothing() -> None:
+    frozen = {**ANYTIME, "backbone": dict(arch="w18s1", frozen_norm=True), "running_variance": "biased"}
+    assert [path for path, _, _ in unread(papers.parse(frozen))] == ["running_variance"]
