@@ -7,7 +7,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 if __name__ == "__main__":
     warnings.simplefilter("error")  # as in the tests
@@ -52,7 +52,7 @@ class TurnsSystem:
 
     Config = TurnsConfig
     config: TurnsConfig
-    tasks: Mapping[str, Any] = {}
+    tasks: ClassVar[Mapping[str, Any]] = {}
     turns = TURNS
 
     def init(self, key: jax.Array, batch: Any) -> Any:
