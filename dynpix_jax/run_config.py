@@ -47,7 +47,7 @@ def _unread_by_tasks(systems: Sequence[System]) -> dict[str, str]:
     """Settings of the evaluation that no task reads, and why."""
     tasks = {task.name: task for system in systems for task in system.tasks.values()}
     names = ", ".join(tasks)
-    reasons = {}
+    reasons: dict[str, str] = {}
     if all(task.scorer == "sums" for task in tasks.values()):
         reason = f"it is of the boundary benchmark, which does not score {names}"
         reasons |= dict.fromkeys(("thresholds", "max_dist", "nms", "smooth", "workers"), reason)

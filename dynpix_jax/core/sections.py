@@ -328,7 +328,7 @@ def _convert_annotated(kind: Any, value: Any, path: str) -> Any:
     if not _is_mapping(value):
         raise UserError(f"{path}: expected a section with keys, got {show(value)}")
     section = dict(_plain(value))
-    if choice.default is not None:
+    if choice.key is not None and choice.default is not None:
         section.setdefault(choice.key, choice.default)
     return _convert(choice.settings(section, path), section, path)
 

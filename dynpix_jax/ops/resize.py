@@ -106,7 +106,8 @@ def resize_images(images: Array, size: tuple[int, int]) -> Array:
     if images.shape[1:3] == size:
         return images
     shape = (images.shape[0], *size, images.shape[3])
-    return jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+    resized: Array = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+    return resized
 
 
 def mean_scale(old: Sequence[int], new: Sequence[int]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
+import jax.numpy as jnp
 
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.typing import Array
@@ -24,6 +24,6 @@ def seen_images(run: RunConfig, count: int) -> tuple[Callable[[int], Array], int
 
     def read(index: int) -> Array:
         image = source[index * len(source) // count]["image"][None]
-        return np.asarray(resize_images(image, inference.seen_size(image.shape[1:3])))
+        return resize_images(jnp.asarray(image), inference.seen_size(image.shape[1:3]))
 
     return read, count

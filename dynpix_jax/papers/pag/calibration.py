@@ -50,7 +50,7 @@ def calibrate(
         found.append(np.mean(densities))
         if step == 1 and np.abs(np.subtract(densities, gate.rho)).max() <= TOLERANCE:
             break
-        shifts = {}
+        shifts: dict[str, float] = {}
         for group in groups:
             shift = -threshold([margins[name] for name in group], gate.rho)
             shifts |= {f"backbone/{name}/gate/{gate.options.bias}": shift for name in group}
