@@ -25,7 +25,6 @@ def test_notebook(path, monkeypatch):
         assert not cell.get("outputs"), f"{path.name}: clear the outputs before committing"
         assert cell.get("execution_count") is None
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     resources = {"metadata": {"path": str(path.parent)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()

@@ -115,6 +115,7 @@ def test_parts_and_steps_of_a_network_that_loops(tmp_path, capsys):
         backbone=dict(depth=18, width=4), pooling=dict(signal="attention", gate="argmax"),
     )
     config.training.stages = (dict(config.training.stages[0], model=dict()),)
+    config.evaluation = dict(limit=2)
     return config
 
 

@@ -194,7 +194,7 @@ def test_the_released_combination():
         assert (part.se, part.norm, part.adapters) == (True, True, True)
     assert (model.adversarial.weight, model.adversarial.kernel) == (0.01, 3)
     assert (model.backbone.stride_in_1x1, model.backbone.preprocessing) == (True, "none")
-    assert model.task_options["boundaries"]["positive_weight"] == 0.8
+    assert model.task_options["boundaries"].positive_weight == 0.8
     assert load("nyud", "variant=released,w_d=0.1").model.adversarial.weight == 0.1
     pascal = load("pascal", "variant=released").model
     assert "kernel" not in pascal.adversarial

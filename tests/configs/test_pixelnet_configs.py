@@ -62,7 +62,9 @@ def assert_trains(spec: str) -> None:
     config = load(spec)
     elements: Any = RandomElements(source_spec(config))
     with config.unlocked():
-        config.model.backbone.update(width=2, fc_features=4)
+        config.model.backbone.width = 2
+        if "fc7" in config.model.hypercolumn.layers:
+            config.model.backbone.fc_features = 4
         config.model.mlp.hidden = (6,) * len(config.model.mlp.hidden)
         config.model.sampling.pixels = 20
         config.training.batch_size = 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,10 +87,16 @@ def test_augment_moves_labels_as_without_colours() -> None:
         "segmentation": rng.integers(0, 9, (30, 40), dtype=np.int32),
         "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
     }
-    plain = GeometryRanges((0.7, 1.4), (-10.0, 10.0), True, (32, 32), True, "bounding", rotation_between=True)
-    coloured = GeometryRanges(
-        (0.7, 1.4), (-10.0, 10.0), True, (32, 32), True, "bounding", rotation_between=True, colour=JITTER
+    plain = GeometryRanges(
+        scales=(0.7, 1.4),
+        rotations=(-10.0, 10.0),
+        flip=True,
+        crop=(32, 32),
+        scale_between=True,
+        canvas="bounding",
+        rotation_between=True,
     )
+    coloured = dataclasses.replace(plain, colour=JITTER)
     changed = 0
     for seed in range(8):
         one = augment(np.random.default_rng(seed), plain, element, spec)

@@ -33,9 +33,8 @@ IMAGE = np.random.default_rng(5).integers(0, 256, (1, 64, 64, 3)).astype(np.uint
 def bring(section: dict[str, Any], path, **options):
     """(system, variables, report) of the import of a file for a ``model`` section."""
     system = papers.build(section)
-    variables, report = import_network(
-        papers.parse(section), flat_shapes(system_shapes(system)), path, **options
-    )
+    shapes = flat_shapes(system_shapes(system))
+    variables, report = import_network(papers.parse(section), shapes, path, **options)
     return system, variables, report
 
 
