@@ -1,4 +1,4 @@
-"""PAG's and recurrent parsing's MatConvNet files: all that they hold gets a place and computes what it did."""
+"""MatConvNet files of PAG and recurrent parsing: all that they hold gets a place and computes what it did."""
 
 from __future__ import annotations
 
