@@ -64,6 +64,9 @@ LONGEST = (
 )
 """Files that take longest. They begin first: no process is to be left alone with one in the end."""
 
+OPTIMIZED = ("test_notebook[03_anytime]",)
+"""Tests whose programs run often enough to be worth optimizing."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # pytest-xdist would begin with the files that have the most tests.

@@ -7,6 +7,7 @@ convolution or three 3x3, each with norm and ReLU, then pooling) counts as the f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -60,6 +61,11 @@ class ResNetConfig(BackboneConfig):
     se: bool = False
     deep_stem: bool = False
     name: str = field(default="resnet", kw_only=True)
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        reason = f"a ResNet-{self.depth} has no bottlenecks"
+        return {"stride_in_1x1": reason} if self.depth in _BASIC else {}
 
     def __post_init__(self) -> None:
         if self.depth not in _BLOCKS:

@@ -27,9 +27,10 @@ examples:
 
   A network of a paper's authors, evaluated as it is; the config says which network it is:
 
-  dynpix import-weights --config configs/anytime/cityscapes.py:variant=ca --source final_state.pth \\
-      --out weights/ca.safetensors
-  python eval.py --config=configs/anytime/cityscapes.py:variant=ca --weights=weights/ca.safetensors --out=out
+  dynpix import-weights --config configs/anytime/cityscapes.py:variant=ca,budget=gpu \\
+      --source final_state.pth --out weights/ca.safetensors
+  python eval.py --config=configs/anytime/cityscapes.py:variant=ca,budget=gpu \\
+      --weights=weights/ca.safetensors --out=out
 
   Weights for other classes, without the layer that predicts them:
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.capabilities import choices_of, density, inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import IMAGE, SourceSpec
@@ -148,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for photo in read_photos(photos, names, args.max_side):
             if crop is not None:
-                photo = around_person(photo, crop, args.box)
+                photo = around_person(photo, crop, args.box, settings.data.train.augment)
             results.append(label(photo, predict, trained, args.mode, args.out, ids))
             if not args.json:
                 print(_describe(results[-1]), flush=True)
@@ -237,12 +238,17 @@ def read_photos(photos: Iterable[Path], names: Mapping[Path, str], max_side: int
         yield Photo(path, names[path], upright, image)
 
 
-def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | None) -> Photo:
-    """The photo with a crop of ``size`` (H, W) for the network, as people are cropped in training.
+def around_person(
+    photo: Photo, size: tuple[int, int], box: Sequence[float] | None, training: GeometryRanges | None = None
+) -> Photo:
+    """The photo with a crop for the network, as people are cropped in training.
 
     Args:
+        photo: What is shown.
+        size: (H, W) of the crop.
         box: (x, y) of its top left corner, width, height, in pixels of the upright photo; the crop shows a
             quarter more. None: all of the photo.
+        training: The crops of training; the photo's has their resampling, and their outside.
     """
     height, width = photo.upright.shape[:2]
     x, y, wide, high = (0.0, 0.0, width, height) if box is None else box
@@ -250,6 +256,8 @@ def around_person(photo: Photo, size: tuple[int, int], box: Sequence[float] | No
     # A photo's edge is half a pixel before the centre of its first pixel.
     person = np.array([x + wide / 2 - 0.5, y + high / 2 - 0.5, grown * wide, grown * high])
     geometry = Geometry.around(person, (int(size[0]), int(size[1])))
+    if training is not None:
+        geometry = dataclasses.replace(geometry, resampling=training.resampling, outside=training.outside)
     image = geometry.apply({"image": photo.upright}, SourceSpec("photo", {"image": IMAGE}))["image"]
     return dataclasses.replace(photo, image=image, crop=geometry)
 

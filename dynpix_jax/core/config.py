@@ -66,6 +66,11 @@ class DataSection:
     train: DataConfig
     eval: DataConfig
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        reason = "evaluation takes whole images and all labels; only training changes them"
+        return dict.fromkeys(("eval.augment", "eval.pad_to", "eval.drop_labels"), reason)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:

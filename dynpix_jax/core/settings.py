@@ -222,7 +222,7 @@ class EvaluationConfig:
         every_stage: Evaluate the end of every training stage (one row a budget), not only the newest
             checkpoint.
         also: Other ways to run the network, a row each, by the names that its system has for them
-            (``System.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
+            (``HasAlternatives.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
         thresholds: Number of thresholds of the boundary benchmark (evaluation.boundary).
         max_dist: Tolerance of the boundary benchmark, as a share of the image's diagonal.
         nms: Whether the boundary benchmark thins predictions.

@@ -2,7 +2,7 @@
 
 Pure functions: each turns a function that predicts a batch into one that predicts it from more views. They
 can be nested and jitted. The task says what is averaged (`mix`: probabilities, log depths, unit normals),
-mirrored and rescaled. Inputs beside the images (`System.inputs`) come by name and are transformed as the
+mirrored and rescaled. Inputs beside the images (`ReadsInputs.inputs`) come by name and are transformed as the
 images are.
 """
 

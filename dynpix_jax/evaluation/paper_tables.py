@@ -47,8 +47,8 @@ class Row:
         macs: The paper's "FLOPs consumption", multiply-adds; None without.
         reference: Name of the row whose networks Δm compares with; "" without.
         printed: Δm in the paper, percent.
-        alternative: Way to run the network (``System.alternatives``), one of its exits ("exit_1") or their
-            mean ("exit_mean"); "" for the network itself.
+        alternative: Way to run the network (``HasAlternatives.alternatives``), one of its exits ("exit_1") or
+            their mean ("exit_mean"); "" for the network itself.
         counted: The actual MACs, where the paper has counted something else; None without.
         after: Argument of the run that this one continues from; "" begins anew. With "@STAGE" behind it, from
             what that stage ended with.

@@ -122,7 +122,7 @@ class Runner:
         """Run (B, H, W, 3) uint8 RGB images.
 
         Args:
-            inputs: (B, H, W), exactly those that the system takes (``System.inputs``).
+            inputs: (B, H, W), exactly those that the system takes (``ReadsInputs.inputs``).
         """
         batch = jnp.asarray(images)
         given = {name: jnp.asarray(value) for name, value in inputs.items()}

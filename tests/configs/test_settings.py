@@ -157,7 +157,8 @@ def test_every_argument_has_an_effect_or_is_refused(spec):
         "heads": "plain",
         "norm": "shared own", "se": "dec", "w_d": "0.2", "decoder": "uber", "split": "test train",
         "root": "elsewhere", "weights": "other.safetensors", "continue_from": "runs/x", "packed": "True",
-        "recipe": "paper ours", "calibrate": "mean", "train_split": "trainval",
+        "recipe": "paper ours", "loop_loss": "nyuv2 cityscapes", "scores": "astmt", "valid_normals": "astmt",
+        "masked": "training inference", "calibrate": "mean", "train_split": "trainval",
     }  # fmt: skip
     run = read(spec)
     for name, choices in values.items():
@@ -192,6 +193,10 @@ def test_every_argument_has_an_effect_or_is_refused(spec):
         ("configs/astmt/nyud.py", "execution.implementation=gather", "no stage has gates"),
         ("configs/pixelnet/scenes.py", "model.backbone.fc_features=64", "model.hypercolumn.layers"),
         ("configs/pixelnet/scenes.py", "model.backbone.dropout=0.1", "model.hypercolumn.layers"),
+        ("configs/pag/camvid.py", "data.eval.pad_to=(9,9)", "only training"),
+        ("configs/pag/camvid.py", "model.gate.temperature=(3.0,2.0)", "nothing is drawn"),
+        ("configs/pag/camvid.py:variant=average", "training.stages[1].model.gate.soft=True", "is drawn"),
+        ("configs/perspective/nyuv2.py:variant=pred_depth", "model.bins.focal_baseline=1.0", "disparities"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_refused_with_the_key_that_counts(spec, change, key):
@@ -207,6 +212,11 @@ def test_what_an_alternative_reads_is_read():
     assert read_run(str(ROOT / spec), [change]).evaluation.also == ("argmax",)
     with pytest.raises(UserError, match="no stage has gates"):
         read_run(str(ROOT / spec), [change, "evaluation.also=()"])
+    # A MultiPool draws by gates' temperature, without gates.
+    change = "training.stages[1].model.gate.temperature=(3.0,2.0)"
+    multipool = read_run(str(ROOT / "configs/pag/camvid.py:variant=multipool"), [change])
+    assert multipool.stages[1].model.gate.temperature == (3.0, 2.0)
+    change = "execution.implementation=gather"
     # In training a gate may stand in one stage alone.
     assert read_run(str(ROOT / "configs/quickstart.py"), [change]).execution.implementation == "gather"
 

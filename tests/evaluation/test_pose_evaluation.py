@@ -12,6 +12,7 @@ from PIL import Image
 
 from dynpix_jax import tasks
 from dynpix_jax.cli import predict
+from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
@@ -102,6 +103,16 @@ def test_flip_test_says_the_same():
     assert result.numbers["pckh"] == pytest.approx(2 / 3)
     with pytest.raises(UserError, match="pose is not predicted in windows"):
         sliding_window(lambda images: ({}, {}), Lamps().tasks, (8, 8))
+
+
+def test_predict_crops_people_as_training_does():
+    photo = np.full((60, 90, 3), 200, np.uint8)
+    shown = predict.Photo(Path("p.png"), "p", photo, photo)
+    ranges = GeometryRanges(crop=(64, 64), resampling="linear", outside="black")
+    for training, corner in ((None, (124, 116, 104)), (ranges, (0, 0, 0))):
+        crop = predict.around_person(shown, (64, 64), None, training).image
+        np.testing.assert_array_equal(crop[0, 0], corner)
+        np.testing.assert_array_equal(crop[32, 32], (200, 200, 200))
 
 
 @pytest.mark.parametrize("box", [None, (30.0, 10.0, 40.0, 24.0)])

@@ -64,6 +64,15 @@ def test_pag_computes_what_its_file_computes(tmp_path, kong_resnet, version):
     np.testing.assert_array_equal(chosen, 6 - known["res5_AttentionSoftmax"].argmax(-1))
 
 
+def test_gates_of_another_scope(tmp_path, kong_resnet):
+    """The same tensors would compute another function: what is skipped differs."""
+    graph = graphs.Graph()
+    graphs.backbone(graph, 4, stride=32, gates=True, pool=True)
+    path = mn.save(tmp_path / "net.mat", graph.struct(), "7")
+    with pytest.raises(UserError, match=r"--set model\.gate\.scope=conv3x3"):
+        bring(pag(gate=dict(kind="pixel", scope="residual", rho=0.7)), path)
+
+
 def test_a_multipool_that_keeps_another_dilation(tmp_path, kong_resnet):
     """At output stride 8 the 3x3 that stays has dilation 4, and there is no branch of dilation 1."""
     graph = graphs.Graph()

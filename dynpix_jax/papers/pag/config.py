@@ -84,7 +84,8 @@ class GateConfig:
         if self.exists:
             reason = "nothing is calibrated; set model.gate.calibrate"
             return {"calibration_images": reason} if self.calibrate == "none" else {}
-        names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options"))
+        drawn = ("temperature", "soft")  # MultiPools draw, too: PagConfig.unread
+        names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options", *drawn))
         return dict.fromkeys(names, "there are no gates; model.gate.kind is 'none'")
 
     @property
@@ -176,6 +177,13 @@ class PagConfig:
     drop_layers: int = 0
     res6: bool = False
     task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        if self.gate.exists or (self.multipool.blocks and self.multipool.selection == "pag"):
+            return {}
+        reason = "nothing is drawn: there are neither gates nor a MultiPool of selection 'pag'"
+        return dict.fromkeys(("gate.temperature", "gate.soft"), reason)
 
     def __post_init__(self) -> None:
         task_class(self.task)

@@ -48,6 +48,11 @@ def published(config: PagConfig) -> Names:
 
     def prepare(tensors: Tensors, layers: Sequence[Layer]) -> Tensors:
         check_stem(config.backbone, tensors)
+        if config.gate.scope != "conv3x3" and any("_attentionConv." in name for name in tensors):
+            raise UserError(
+                "the tensors are of gates around the 3x3 alone, as released; change the config: --set "
+                "model.gate.scope=conv3x3 (config argument gate_scope=conv3x3)"
+            )
         found = dict(tensors)
         for layer in layers:
             if layer.name.endswith(_GATING):

@@ -66,6 +66,10 @@ class DepthBins:
     of: Literal["depth", "disparity"] = "depth"
     focal_baseline: float = CITYSCAPES_FOCAL_BASELINE
 
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        return {"focal_baseline": "it is of disparities"} if self.of == "depth" else {}
+
     def __post_init__(self) -> None:
         if len(self.edges) < 3 or any(low >= high for low, high in pairwise(self.edges)):
             raise ValueError(f"edges: {self.edges}; expected at least three rising numbers")
@@ -141,6 +145,15 @@ class PoolingConfig:
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
     scales: tuple[float, ...] = ()
     gate: Gate = "softmax"
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        if {self.signal, self.loop_signal} <= {"none", "same"}:
+            reason = "signal 'none' has one branch; set model.pooling.signal"
+            return dict.fromkeys(("tied", "dilations", "gate"), reason)
+        if {self.signal, self.loop_signal} <= {"none", "same", "average"}:
+            return {"gate": "the branches of an average weigh the same; set model.pooling.signal"}
+        return {}
 
     def __post_init__(self) -> None:
         if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=0) < 1:
