@@ -196,7 +196,7 @@ def test_every_argument_has_an_effect_or_is_refused(spec):
         ("configs/pag/camvid.py", "data.eval.pad_to=(9,9)", "only training"),
         ("configs/pag/camvid.py", "model.gate.temperature=(3.0,2.0)", "nothing is drawn"),
         ("configs/pag/camvid.py:variant=average", "training.stages[1].model.gate.soft=True", "is drawn"),
-        ("configs/perspective/nyuv2.py:variant=pred_depth", "model.bins.focal_baseline=1.0", "bins.focal_baseline"),
+        ("configs/perspective/nyuv2.py:variant=pred_depth", "model.bins.focal_baseline=1.0", "bins.focal"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_refused_with_the_key_that_counts(spec, change, key):
