@@ -5,6 +5,7 @@ The decoder is narrow, and tasks have modules of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,17 @@ class Unit(nn.Module):
         return of_task(self.se, task)(y) if self.excited else y
 
 
+def _units_of(module: ASPP | DeepLabDecoder) -> Callable[..., Unit]:
+    """Units with the options of the module that holds them."""
+    return partial(
+        Unit,
+        modulation=module.modulation,
+        separable=module.separable,
+        reduction=module.reduction,
+        unbiased=module.unbiased,
+    )
+
+
 class ASPP(nn.Module):
     """Atrous spatial pyramid: (B, H, W, in_features) -> (B, H, W, features).
 
@@ -100,13 +112,7 @@ class ASPP(nn.Module):
     unbiased: bool = True
 
     def setup(self) -> None:
-        unit = partial(
-            Unit,
-            modulation=self.modulation,
-            separable=self.separable,
-            reduction=self.reduction,
-            unbiased=self.unbiased,
-        )
+        unit = _units_of(self)
         self.point = unit(self.in_features, self.features)
         self.atrous = [unit(self.in_features, self.features, kernel_size=3, dilation=d) for d in self.rates]
         self.pool = unit(self.in_features, self.features, pooled=True)
@@ -141,13 +147,7 @@ class DeepLabDecoder(nn.Module):
     unbiased: bool = True
 
     def setup(self) -> None:
-        unit = partial(
-            Unit,
-            modulation=self.modulation,
-            separable=self.separable,
-            reduction=self.reduction,
-            unbiased=self.unbiased,
-        )
+        unit = _units_of(self)
         reduced = max(48 * self.features // 256, 1)
         self.aspp = ASPP(
             self.high,

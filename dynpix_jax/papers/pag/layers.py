@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
-from dynpix_jax.nn.gates import GateOptions, LayerOptions, PixelOptions, choose, constants
+from dynpix_jax.nn.gates import Decision, GateOptions, LayerOptions, PixelOptions, choose, constants
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
 from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated
 from dynpix_jax.nn.residual import Block
@@ -118,6 +118,12 @@ class BlockOutputs:
     selection: Array | None = None
 
 
+def _mask_of(decision: Decision, in_force: Array | bool, given: Array | None, name: str) -> Array:
+    """The mask of a block's gate: all open where the gate is not in force; ``given`` replaces it."""
+    mask = jnp.where(in_force, decision.mask, 1.0)
+    return mask if given is None else _as_mask(given, mask.shape, name)
+
+
 def _as_mask(given: Array, shape: tuple[int, ...], name: str) -> Array:
     """A given mask in the form of a gate's mask."""
     if given.dtype != jnp.bool_ or given.shape != shape:
@@ -184,9 +190,7 @@ class GatedBlock(PagBlock):
         """See PagBlock."""
         block, train = self.block, routing.train
         decision = self.gate(x, routing)
-        mask = jnp.where(in_force, decision.mask, 1.0)
-        if given is not None:
-            mask = _as_mask(given, mask.shape, block.spec.name)
+        mask = _mask_of(decision, in_force, given, block.spec.name)
         told = BlockOutputs(mask=mask, probability=decision.probability)
         reduced = block.reduce(x, train=train)
         if self._check_sparse(routing):
@@ -315,9 +319,7 @@ class MultiPoolBlock(PagBlock):
         """O and the other outputs of a block with a gate."""
         block, train = self.block, routing.train
         decision = self.gate(x, routing)
-        mask = jnp.where(in_force, decision.mask, 1.0)
-        if given is not None:
-            mask = _as_mask(given, mask.shape, block.spec.name)
+        mask = _mask_of(decision, in_force, given, block.spec.name)
         sparse = self._check_sparse(routing)
         pooled, selection = self.multipool(reduced, routing, mask if sparse else None)
         told = BlockOutputs(mask, decision.probability, selection)
