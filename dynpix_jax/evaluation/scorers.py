@@ -18,7 +18,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
 from dynpix_jax.tasks import PixelTask, Task, prefixes
 
-Progress = Callable[[int, str], None]
+ProgressFn = Callable[[int, str], None]
 """Called with the number of images done and the name of the last."""
 
 
@@ -76,7 +76,7 @@ class Scorer(ABC):
         """Takes decoded predictions of a batch; elements that are not ``valid`` do not count."""
 
     @abstractmethod
-    def finish(self, progress: Progress | None = None) -> TaskScores:
+    def finish(self, progress: ProgressFn | None = None) -> TaskScores:
         """The scores of all predictions.
 
         Raises:
@@ -103,7 +103,7 @@ class SumScorer(Scorer):
         state = jax.device_get(self._measure(prediction, read))
         self._state = state if self._state is None else self._task.merge(self._state, state)
 
-    def finish(self, progress: Progress | None = None) -> TaskScores:
+    def finish(self, progress: ProgressFn | None = None) -> TaskScores:
         assert self._state is not None
         numbers = self._task.compute(self._state)
         if not all(np.isfinite(value) for value in numbers.values()):
@@ -148,7 +148,7 @@ class BoundaryScorer(Scorer):
                 self._maps[self._seen] = maps[place]
             self._seen += 1
 
-    def finish(self, progress: Progress | None = None) -> TaskScores:
+    def finish(self, progress: ProgressFn | None = None) -> TaskScores:
         if not self._maps:
             raise UserError(
                 f"{self.task.name}: no labelled pixel in what was evaluated, so there is nothing to score"

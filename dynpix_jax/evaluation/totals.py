@@ -14,10 +14,9 @@ from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.typing import Array
 from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.runner import BatchResult, ImageResult
-from dynpix_jax.evaluation.scorers import Scorer, TaskScores, flatten_scores
+from dynpix_jax.evaluation.scorers import ProgressFn, Scorer, TaskScores, flatten_scores
 from dynpix_jax.tasks import Task
 
-Progress = Callable[[int, str], None]
 Batch = Mapping[str, np.ndarray]
 Scorers = dict[str, Scorer]
 """By task."""
@@ -96,7 +95,7 @@ class ModeTotals:
         _score(self.scorers, predictions, batch)
         self.milliseconds += [milliseconds] * int(batch["valid"].sum())
 
-    def finish(self, progress: Progress | None) -> ModeScores:
+    def finish(self, progress: ProgressFn | None) -> ModeScores:
         """The scores."""
         low, high = np.percentile(self.milliseconds, (10, 90))
         scores = _finish(self.scorers, progress)
@@ -122,7 +121,7 @@ class ExitTotals:
             _score(scorers, predictions, batch)
 
     def finish(
-        self, macs: Sequence[float], last: Mapping[str, TaskScores], progress: Progress | None
+        self, macs: Sequence[float], last: Mapping[str, TaskScores], progress: ProgressFn | None
     ) -> list[ExitScores]:
         """The scores of each exit and of the last prediction, with MACs up to them; [] without exits."""
         if not self.scorers:
@@ -202,7 +201,7 @@ class Totals:
         make: Callable[[], Scorers],
         name: Callable[[int], str],
         pictures: int,
-        progress: Progress | None,
+        progress: ProgressFn | None,
     ):
         self.modes = {mode: ModeTotals(make()) for mode in modes}
         self.exits, self.differences = ExitTotals(make), Differences(dict.fromkeys(tasks))
@@ -242,5 +241,5 @@ def _score(scorers: Scorers, predictions: Mapping[str, Array], batch: Batch) -> 
         scorer.add(predictions[name], batch)
 
 
-def _finish(scorers: Scorers, progress: Progress | None) -> dict[str, TaskScores]:
+def _finish(scorers: Scorers, progress: ProgressFn | None) -> dict[str, TaskScores]:
     return {name: scorer.finish(progress) for name, scorer in scorers.items()}

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class Manifest:
     """Where a run stands, beside its arrays.
 
     Attributes:
@@ -113,15 +113,15 @@ class Checkpoints:
             return config
         return None
 
-    def save(self, state: TrainState, iterator: Any, progress: Progress) -> None:
+    def save(self, state: TrainState, iterator: Any, manifest: Manifest) -> None:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it.
 
         Args:
             state: Arrays of the current stage.
             iterator: The data iterator (grain), whose state is saved with it.
-            progress: The rest.
+            manifest: The rest.
         """
-        path = self.path(progress.step)
+        path = self.path(manifest.step)
         first = jax.process_index() == 0
         if first and path.exists():
             _remove(path)
@@ -139,11 +139,11 @@ class Checkpoints:
                 for file in sorted(path.rglob("*"))
                 if file.is_file()
             }
-            _write_json(path / MANIFEST, {**dataclasses.asdict(progress), "files": files})
+            _write_json(path / MANIFEST, {**dataclasses.asdict(manifest), "files": files})
             # Later ones exist if a damaged one was passed over and the run continued from before it. If they
             # stayed, the damaged one would count as the newest to keep.
             for step in self.steps():
-                if step > progress.step:
+                if step > manifest.step:
                     _remove(self.path(step))
             ends = self.stage_ends().values()  # each is a budget that eval.py may want
             for step in self.steps()[: -self.keep]:
@@ -159,7 +159,7 @@ class Checkpoints:
             file = self.path(step) / MANIFEST
             _write_json(file, {**json.loads(file.read_text()), "evaluated": True})
 
-    def newest(self) -> Progress | None:
+    def newest(self) -> Manifest | None:
         """The newest checkpoint that is complete and undamaged; None if none was ever completed.
 
         A damaged one is passed over with a warning that names it and the one used instead.
@@ -170,7 +170,7 @@ class Checkpoints:
         damaged: list[str] = []
         for step in reversed(self.steps()):
             try:
-                progress = _verify(self.path(step))
+                manifest = _verify(self.path(step))
             except _DamagedError as error:
                 damaged.append(f"{self.path(step)} ({error})")
                 continue
@@ -178,14 +178,14 @@ class Checkpoints:
                 _log.warning(
                     "damaged checkpoint %s; using the previous one, %s", ", ".join(damaged), self.path(step)
                 )
-            return progress
+            return manifest
         if damaged:
             raise UserError(
                 f"all checkpoints are damaged: {', '.join(damaged)}; remove {self.directory} to begin anew"
             )
         return None
 
-    def at_step(self, step: int) -> Progress:
+    def at_step(self, step: int) -> Manifest:
         """The checkpoint of `step`.
 
         Raises:
@@ -196,11 +196,11 @@ class Checkpoints:
         except _DamagedError as error:
             raise UserError(f"damaged checkpoint {self.path(step)} ({error})") from None
 
-    def restore(self, progress: Progress, abstract: TrainState, iterator: Any) -> TrainState:
+    def restore(self, manifest: Manifest, abstract: TrainState, iterator: Any) -> TrainState:
         """Read a checkpoint found by `newest`.
 
         Args:
-            progress: Which one.
+            manifest: Which one.
             abstract: Tree of jax.ShapeDtypeStruct with shardings, of the checkpoint's stage.
             iterator: Its position is set to the saved one; None leaves the saved position unread.
         """
@@ -210,7 +210,7 @@ class Checkpoints:
         }
         if iterator is not None:
             wanted["data"] = iterator
-        found = ocp.load_checkpointables(self.path(progress.step), wanted)
+        found = ocp.load_checkpointables(self.path(manifest.step), wanted)
         variables = dict(found["variables"])
         return TrainState(
             found["optimizer"]["step"], variables.pop("params"), variables, found["optimizer"]["state"]
@@ -243,16 +243,16 @@ def load_variables(
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     if stage is None:
-        progress = checkpoints.newest()
+        manifest = checkpoints.newest()
     else:
         named = checkpoints.named()
         if stage not in named:
             what = "checkpoint" if ":" in stage else "end of a stage"
             raise UserError(f"{workdir}: holds no {what} '{stage}'; {suggest(stage, named)}")
-        progress = checkpoints.at_step(named[stage])
-    if progress is None:
+        manifest = checkpoints.at_step(named[stage])
+    if manifest is None:
         raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
-    path = checkpoints.path(progress.step)
+    path = checkpoints.path(manifest.step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
@@ -261,9 +261,9 @@ def load_variables(
     variables = ocp.load_checkpointables(path, {"variables": abstract})["variables"]
     return (
         jax.tree.map(np.asarray, variables),
-        progress.step,
-        progress.stage,
-        progress.config,
+        manifest.step,
+        manifest.stage,
+        manifest.config,
     )
 
 
@@ -271,11 +271,11 @@ class _DamagedError(Exception):
     """A checkpoint whose files are not those that were saved."""
 
 
-def _verify(path: Path) -> Progress:
+def _verify(path: Path) -> Manifest:
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest.pop("files")
-        progress = Progress(**manifest)
+        values = json.loads((path / MANIFEST).read_text())
+        files = values.pop("files")
+        manifest = Manifest(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(f"{MANIFEST}: not readable") from error
     for name, expected in files.items():
@@ -287,7 +287,7 @@ def _verify(path: Path) -> Progress:
                 raise _DamagedError(f"{name}: wrong checksum")
         except OSError as error:
             raise _DamagedError(f"{name}: {error.strerror}") from error
-    return progress
+    return manifest
 
 
 def _fingerprint(file: Path) -> list[int]:

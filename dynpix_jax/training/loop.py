@@ -23,7 +23,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.calibration import seen_images
-from dynpix_jax.training.checkpoints import Checkpoints, Progress
+from dynpix_jax.training.checkpoints import Checkpoints, Manifest
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
 from dynpix_jax.training.sharding import make_mesh, put_batch
@@ -83,20 +83,14 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
-    at = _Run(run, Path(workdir), batches, writers)
+    at = _Run(run, Path(workdir), batches, evaluate_fn, writers)
     try:
         with StopRequest() as stop:
             for index in range(at.stage.index, len(run.stages)):
                 at.begin(index)
                 while True:
-                    if at.stage_done:
-                        at.calibrate()
-                    stopping, evaluating = stop.at(at.step), bool(evaluate_fn) and at.evaluation_due
-                    if stopping or at.stage_done or evaluating or at.checkpoint_due:
-                        at.save()
-                    # Not when stopping: the next run does it.
-                    if evaluate_fn and evaluating and not at.evaluated and not stopping:
-                        at.evaluate(evaluate_fn)
+                    stopping = stop.at(at.step)
+                    at.between_steps(stopping=stopping)
                     if stopping:
                         at.out.note(f"stopped by {stop.signal} at step {at.step}; the same command continues")
                         if stop.signal == "SIGINT":
@@ -130,10 +124,11 @@ class _Run:
         config: RunConfig,
         workdir: Path,
         batches: Iterable[Mapping[str, np.ndarray]],
+        evaluate_fn: EvaluateFn | None,
         writers: Sequence[Writer] | None,
     ):
         settings = config.training
-        self._config = config
+        self._config, self._evaluate_fn = config, evaluate_fn
         self._mesh = make_mesh(settings.mesh, settings.batch_size)
         self._readers = [jax.process_count(), settings.workers]
         _make_workdir(workdir)
@@ -164,18 +159,6 @@ class _Run:
         """Whether all steps of the stage are done."""
         return self.step == self.stage.end
 
-    @property
-    def evaluation_due(self) -> bool:
-        """Whether this step is to be evaluated."""
-        settings = self._config.training
-        last = settings.eval_every > 0 and self.step == settings.total_steps
-        return last or _at(self.step, settings.eval_every)
-
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether this step is one of the regular saves."""
-        return _at(self.step, self._config.training.checkpoint_every)
-
     def begin(self, index: int) -> None:
         """Starts a stage, unless it is the current one."""
         if index != self.stage.index:
@@ -183,33 +166,19 @@ class _Run:
             self.state = self.stage.init(self.state.variables)
         self.out.note(self.stage.describe(self.state))
 
-    def calibrate(self) -> None:
-        """Lets the system calibrate itself at the end of its stage, before that is saved."""
-        system = self.stage.system
-        if self.step > self._saved_step and isinstance(system, Calibrates) and system.calibration_images:
-            image, count = seen_images(self._config, system.calibration_images)
-            found, note = system.calibrate(self.state.variables, image, count)
-            place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
-            params = jax.tree.map(place, found["params"], self.state.params)
-            self.state = dataclasses.replace(self.state, params=params)
-            self.out.note(note)
-
-    def save(self) -> None:
-        """Takes a checkpoint, unless this step has one."""
-        if self.step > self._saved_step:
-            self.meter.flush()
-            name, given = self.stage.config.name, self._config.given
-            window, readers = self.meter.window, self._readers
-            progress = Progress(self.step, self.stage.index, name, given, self.evaluated, window, readers)
-            self._checkpoints.save(self.state, self._iterator, progress)
-            self._saved_step = self.step
-
-    def evaluate(self, evaluate_fn: EvaluateFn) -> None:
-        """Evaluates the state and writes what is found."""
-        values = evaluate_fn(self.stage.system, self.state.variables)
-        self.out.write(self.step, "eval", {"stage": self.stage.config.name, **values})
-        self._checkpoints.mark_evaluated(self.step)
-        self.evaluated = True
+    def between_steps(self, *, stopping: bool) -> None:
+        """Calibrates at the end of a stage, saves and evaluates where that is due."""
+        settings, evaluate_fn = self._config.training, self._evaluate_fn
+        last = settings.eval_every > 0 and self.step == settings.total_steps
+        evaluating = last or _at(self.step, settings.eval_every)
+        if self.stage_done:
+            self._calibrate()
+        due = evaluate_fn is not None and evaluating
+        if stopping or self.stage_done or due or _at(self.step, settings.checkpoint_every):
+            self._save()
+        # Not when stopping: the next run does it.
+        if evaluate_fn is not None and evaluating and not self.evaluated and not stopping:
+            self._evaluate(evaluate_fn)
 
     def next_batch(self) -> Mapping[str, np.ndarray]:
         """The next batch of the loader."""
@@ -219,7 +188,7 @@ class _Run:
             # An unreadable file. The steps so far are sound, and so is the position of an iterator in this
             # process: on the element that could not be read.
             if self._readers == [1, 0]:
-                self.save()
+                self._save()
             raise
         if batch is None:
             raise UserError(
@@ -234,10 +203,38 @@ class _Run:
         self.meter.push(self.step, self.stage.config.name, metrics, np.asarray(batch["index"]))
         self.out.tick(self.step, self.stage.config.name)
 
+    def _calibrate(self) -> None:
+        """Lets the system calibrate itself at the end of its stage, before that is saved."""
+        system = self.stage.system
+        if self.step > self._saved_step and isinstance(system, Calibrates) and system.calibration_images:
+            image, count = seen_images(self._config, system.calibration_images)
+            found, note = system.calibrate(self.state.variables, image, count)
+            place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
+            params = jax.tree.map(place, found["params"], self.state.params)
+            self.state = dataclasses.replace(self.state, params=params)
+            self.out.note(note)
+
+    def _save(self) -> None:
+        """Takes a checkpoint, unless this step has one."""
+        if self.step > self._saved_step:
+            self.meter.flush()
+            name, given = self.stage.config.name, self._config.given
+            window, readers = self.meter.window, self._readers
+            manifest = Manifest(self.step, self.stage.index, name, given, self.evaluated, window, readers)
+            self._checkpoints.save(self.state, self._iterator, manifest)
+            self._saved_step = self.step
+
+    def _evaluate(self, evaluate_fn: EvaluateFn) -> None:
+        """Evaluates the state and writes what is found."""
+        values = evaluate_fn(self.stage.system, self.state.variables)
+        self.out.write(self.step, "eval", {"stage": self.stage.config.name, **values})
+        self._checkpoints.mark_evaluated(self.step)
+        self.evaluated = True
+
     def _make_stage(self, index: int) -> Stage:
         return make_stage(self._config, index, self._mesh, self._image_shape)
 
-    def _restore(self, saved: Progress) -> TrainState:
+    def _restore(self, saved: Manifest) -> TrainState:
         """The saved state; also restores the iterator's position."""
         same_readers = saved.readers == self._readers
         iterator = self._iterator if same_readers else None
@@ -272,7 +269,7 @@ def _make_workdir(workdir: Path) -> None:
         ) from None
 
 
-def _usual_writers(workdir: Path, run: RunConfig, saved: Progress | None) -> list[Writer]:
+def _usual_writers(workdir: Path, run: RunConfig, saved: Manifest | None) -> list[Writer]:
     if jax.process_index() != 0:
         return []
     write_config(workdir / "config.json", run.given)

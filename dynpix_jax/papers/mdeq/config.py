@@ -73,7 +73,7 @@ class JacobianConfig:
 
 
 @dataclass(frozen=True)
-class AnytimeConfig:
+class EarlyConfig:
     """Section ``model.anytime``: predictions from iterates before the fixed point.
 
     Attributes:
@@ -120,7 +120,7 @@ class MdeqConfig:
     implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
     unrolled: int = 0
     jacobian: JacobianConfig = field(default_factory=JacobianConfig)
-    anytime: AnytimeConfig = field(default_factory=AnytimeConfig)
+    anytime: EarlyConfig = field(default_factory=EarlyConfig)
     norm_momentum: float = 0.99
     running_variance: Literal["unbiased", "biased"] = "unbiased"
 

@@ -27,14 +27,14 @@ from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.mdeq import fixed_point as solvers
-from dynpix_jax.papers.mdeq.config import AnytimeConfig, CellConfig, JacobianConfig, MdeqConfig
+from dynpix_jax.papers.mdeq.config import CellConfig, EarlyConfig, JacobianConfig, MdeqConfig
 from dynpix_jax.papers.mdeq.fixed_point import SolverConfig, SolverState
 from dynpix_jax.papers.mdeq.network import Cell, Maps, MdeqNetwork, map_shapes
 from dynpix_jax.papers.mdeq.weight_norm import weight_normed
 
 __all__ = [
-    "AnytimeConfig",
     "CellConfig",
+    "EarlyConfig",
     "JacobianConfig",
     "Mdeq",
     "MdeqConfig",

@@ -118,7 +118,7 @@ class MultiScalePooling(nn.Module):
 
 
 @flax.struct.dataclass
-class Step:
+class PassOutput:
     """Outputs of the feed-forward pass or a loop, at the resolution of the network's map.
 
     None: the network has no such output.
@@ -185,7 +185,7 @@ class Pass(nn.Module):
         previous: Array | None = None,
         truth: Array | None = None,
         one_hot: bool = False,
-    ) -> Step:
+    ) -> PassOutput:
         """A step. ``maps``: one, or those of MultiScalePooling, of which the first gates.
 
         Args:
@@ -212,4 +212,4 @@ class Pass(nn.Module):
         if self.recurrent:
             x = jax.nn.relu(self.bn3(self.conv3(x), train=train))
         x = self.drop(x, deterministic=not train)
-        return Step(x, self.scores(x) if self.classes else None, bins, log_depth, weights)
+        return PassOutput(x, self.scores(x) if self.classes else None, bins, log_depth, weights)

@@ -16,7 +16,13 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.papers.perspective.config import PerspectiveConfig, Signal
-from dynpix_jax.papers.perspective.layers import DepthBranch, GatedPooling, MultiScalePooling, Pass, Step
+from dynpix_jax.papers.perspective.layers import (
+    DepthBranch,
+    GatedPooling,
+    MultiScalePooling,
+    Pass,
+    PassOutput,
+)
 
 
 class Res6(nn.Module):
@@ -99,7 +105,7 @@ class PerspectiveNetwork(nn.Module):
 
     def start(
         self, images: Array, routing: Routing, truth: Array | None, one_hot: bool
-    ) -> tuple[Array, Step]:
+    ) -> tuple[Array, PassOutput]:
         """(Res6 of (B, H, W, 3) images, the feed-forward pass)."""
         x = self._top(images, routing, "")
         if self.config.pooling.kind == "multipool":
@@ -112,7 +118,9 @@ class PerspectiveNetwork(nn.Module):
             maps.append(self._top(scaled, routing, "" if self.config.pooling.tied else f"_{index}"))
         return x, self.feedforward(tuple(maps), routing, truth=truth, one_hot=one_hot)
 
-    def refine(self, x: Array, previous: Array, routing: Routing, truth: Array | None, one_hot: bool) -> Step:
+    def refine(
+        self, x: Array, previous: Array, routing: Routing, truth: Array | None, one_hot: bool
+    ) -> PassOutput:
         """One loop, from Res6 and the feature of the previous step."""
         return self.loop((x,), routing, previous=previous, truth=truth, one_hot=one_hot)
 
@@ -127,7 +135,7 @@ class PerspectiveNetwork(nn.Module):
         routing: Routing = Routing(),
         truth: Array | None = None,
         one_hot: bool = False,
-    ) -> tuple[Step, ...]:
+    ) -> tuple[PassOutput, ...]:
         """The feed-forward pass and the loops, of (B, H, W, 3) RGB in 0..255."""
         with in_step(0):
             x, step = self.start(images, routing, truth, one_hot)

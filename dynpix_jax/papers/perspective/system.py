@@ -27,7 +27,6 @@ from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.ops.resize import resize_bilinear
-from dynpix_jax.papers.perspective import layers
 from dynpix_jax.papers.perspective.config import (
     NO_BIN,
     Gate,
@@ -35,6 +34,7 @@ from dynpix_jax.papers.perspective.config import (
     PerspectiveConfig,
     PoolingConfig,
 )
+from dynpix_jax.papers.perspective.layers import PassOutput
 from dynpix_jax.papers.perspective.network import PerspectiveNetwork
 from dynpix_jax.tasks import depth, segmentation
 
@@ -277,7 +277,7 @@ class Perspective(System):
         inputs: Inputs,
         routing: Routing,
         rngs: Mapping[str, PRNGKey] | None,
-    ) -> tuple[tuple[layers.Step, ...], dict[str, Any]]:
+    ) -> tuple[tuple[PassOutput, ...], dict[str, Any]]:
         """(all steps, new batch_stats)."""
         arguments = (images, routing, self._truth(images, inputs), self._one_hot(routing))
         return self.call(variables, *arguments, rngs=rngs, moving=routing.train)
@@ -303,14 +303,14 @@ class Perspective(System):
     def _labels(self, target: Array) -> Array:
         return at_cells(target, self._stride) if self.config.loss.at == "cells" else target
 
-    def _predictions(self, step: layers.Step, size: tuple[int, int]) -> dict[str, Array]:
+    def _predictions(self, step: PassOutput, size: tuple[int, int]) -> dict[str, Array]:
         maps = {segmentation.NAME: step.classes, depth.NAME: step.log_depth}
         return {
             name: to_pixels(value, size, self._stride) for name, value in maps.items() if value is not None
         }
 
     def _outputs(
-        self, steps: tuple[layers.Step, ...], size: tuple[int, int], updates: dict[str, Any]
+        self, steps: tuple[PassOutput, ...], size: tuple[int, int], updates: dict[str, Any]
     ) -> Outputs:
         maps = []
         for index, step in enumerate(steps):
