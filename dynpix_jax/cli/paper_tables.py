@@ -31,6 +31,8 @@ example:
   dynpix tables pag --runs runs    beside the scores of every eval.json below runs/
 
 Rows of other authors say whose they are in place of a config: their scores are those that the paper prints.
+A row that continues from another names the argument of that run, with @STAGE if from what that stage ended
+with: the config takes continue_from=WORKDIR or WORKDIR@STAGE, which `dynpix reproduce` gives it.
 Trains nothing. Run it in the repository: --runs reads its configs to tell which run is which row's.
 """
 
@@ -81,14 +83,16 @@ def _print_titled(table: Table | Benchmark, heads: Sequence[str], lines: Sequenc
 def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
     """A table for JSON.
 
-    A row of other authors has them in `by`, and null as its config. `measured` is present only with `runs`,
-    null for a row without a run.
+    A row of other authors has them in `by`, and null as its config. `after` is the config of the run that a
+    row continues from, with "@STAGE" if from the end of that stage; null without. `measured` is present only
+    with `runs`, null for a row without a run.
     """
     rows = []
     for row in table.rows:
         entry: dict[str, Any] = {
             "network": row.network,
             "config": table.spec(row),
+            "after": f"{table.config}:{row.after}" if row.after else None,
             "by": None,
             **_paper_numbers(table, row),
         }
@@ -111,7 +115,8 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
                 entry["measured_delta_m"] = table.measured_delta(row, runs)
         rows.append(entry)
     for other in table.others:
-        entry = {"network": other.network, "config": None, "by": other.by, **_paper_numbers(table, other)}
+        entry = {"network": other.network, "config": None, "after": None, "by": other.by}
+        entry |= _paper_numbers(table, other)
         rows.append(entry if runs is None else entry | {"measured": None})
     return {"table": table.number, "title": table.title, "note": table.note, "rows": rows}
 
@@ -133,6 +138,7 @@ def _paper_numbers(table: Table, row: Row | OthersRow) -> dict[str, Any]:
 
 def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; a missing value is "-"."""
+    continued = ["continues from"] if any(row.after for row in table.rows) else []
     labels = [score.label for score in table.scores]
     name = "MACs/2^30" if table.gibi else "MACs"
     costs = [name] if any(row.macs is not None for row in table.rows) else []
@@ -145,14 +151,16 @@ def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
     for row in table.rows:
         measured = [] if runs is None else _measured(table, row, runs)
         macs = [macs_text(table, one) for one in (row.macs, row.counted)[: len(costs)]]
-        lines.append([row.network, *_printed(table, row), *macs, *_more(row), *measured, table.spec(row)])
+        lines.append([row.network, *_printed(table, row), *macs, *_more(row), *measured])
+        lines[-1] += [*([row.after or "-"] if continued else []), table.spec(row)]
     for other in table.others:
         values = [score_text(score, value) for score, value in zip(table.scores, other.paper, strict=True)]
         macs = [macs_text(table, one) for one in (other.macs, None)[: len(costs)]]
         missing = ["-"] * (0 if runs is None else len(table.metrics) + table.has_delta + 2)
         unknown = ["-", "-"] if delta else []
-        lines.append([other.network, *values, *unknown, *macs, *_more(other), *missing, f"by {other.by}"])
-    return [*heads, "config"], lines
+        lines.append([other.network, *values, *unknown, *macs, *_more(other), *missing])
+        lines[-1] += [*("-" for _ in continued), f"by {other.by}"]
+    return [*heads, *continued, "config"], lines
 
 
 def class_cells(table: Table, scores: ClassScores, runs: Runs | None) -> tuple[list[str], list[list[str]]]:

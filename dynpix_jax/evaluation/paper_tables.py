@@ -141,6 +141,7 @@ class Table:
         more: Heads of columns that the paper prints and that no run has here.
         others: Rows of other authors.
         classes: Scores of each class.
+        starts: Arguments of runs that rows continue from and that the paper does not print.
     """
 
     number: str
@@ -157,6 +158,7 @@ class Table:
     more: tuple[str, ...] = ()
     others: tuple[OthersRow, ...] = ()
     classes: tuple[ClassScores, ...] = ()
+    starts: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -255,16 +255,18 @@ class Plan:
             return self._entries[config]
         found: dict[str, _Entry] = {}
         for table in self._tables:
-            for row in table.rows if table.config == config else ():
-                for argument in arguments(table, row):
-                    if argument in found:
-                        continue
-                    try:
-                        settings = self._config(config, argument, row.after)
-                    except UserError as error:
-                        self._refused[config, argument] = error
-                        continue
-                    found[argument] = _grouped(argument, row.after, settings, found.values())
+            if table.config != config:
+                continue
+            listed = [(argument, row.after) for row in table.rows for argument in arguments(table, row)]
+            for argument, after in (*listed, *((start, "") for start in table.starts)):
+                if argument in found:
+                    continue
+                try:
+                    settings = self._config(config, argument, after)
+                except UserError as error:
+                    self._refused[config, argument] = error
+                    continue
+                found[argument] = _grouped(argument, after, settings, found.values())
         self._entries[config] = found
         return found
 

@@ -18,7 +18,8 @@ the fields of `Row`, of which ``network`` and ``argument`` are needed. Scores ha
 ``macs`` and ``counted`` are in 1e9 (``gibi = true``: in 2**30), "-" stands for what the paper does not print.
 
 Rows of other authors have the network, its authors, and the columns of numbers but ``delta_m`` and
-``counted``; scores of each class have a line a class; a table of costs names the program that measures it:
+``counted``; scores of each class have a line a class; ``starts`` are arguments of runs that rows continue
+from and that the paper does not print; a table of costs names the program that measures it:
 
     others = [["HED", "Xie and Tu [2]", 0.782]]
 
@@ -107,6 +108,7 @@ class _Section:
     more: tuple[str, ...] = ()
     others: tuple[tuple[Any, ...], ...] = ()
     classes: tuple[_Classes, ...] = ()
+    starts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,14 +154,16 @@ def _read(file: Path) -> PaperTables:
 
 def _check_order(paper: PaperTables, file: str) -> None:
     """Refuses a row that continues from no row of the tables, from two, or in a cycle."""
-    parents: dict[str, dict[str, str]] = {}
+    parents: dict[str, dict[str, str]] = {table.config: {} for table in paper.all}
+    for table in paper.all:
+        parents[table.config] |= dict.fromkeys(table.starts, "")
     rows = [
         (table.config, row, f"{file}: {table.number}, row {row.network!r}: after: ")
         for table in paper.all
         for row in table.rows
     ]
     for config, row, path in rows:
-        first = parents.setdefault(config, {}).setdefault(row.argument, row.after)
+        first = parents[config].setdefault(row.argument, row.after)
         if first != row.after:
             raise UserError(f"{path}{row.after!r} here, {first!r} in another row of the same argument")
     for config, row, path in rows:

@@ -79,7 +79,7 @@ def test_other_authors_are_marked(capsys):
         for one in capsys.readouterr().out.splitlines()
         if one.startswith("RefineNet-Res101  ") and "0.736" in one
     ]
-    assert line.split() == ["RefineNet-Res101", "-", "0.736", "by", "Lin", "et", "al.", "[27]"]
+    assert line.split() == ["RefineNet-Res101", "-", "0.736", "-", "by", "Lin", "et", "al.", "[27]"]
 
 
 @pytest.mark.parametrize("number", sorted({one.number for one in TABLES}))

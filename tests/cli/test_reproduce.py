@@ -277,6 +277,18 @@ def test_rows_share_what_they_can(monkeypatch):
     assert len(steps("mdeq")) == 4
 
 
+def test_a_run_that_the_paper_does_not_print(monkeypatch):
+    """What VOC's row continues from is trained before it, and not scored."""
+    monkeypatch.chdir(ROOT)
+    paper = read_tables("pixelnet")
+    plan = Plan(paper.all, Options(Path("runs"), "budget=gpu"))
+    steps = plan.steps([(table, row) for table, rows in select(paper, ["Section 4.1"], []) for row in rows])
+    start = Path("runs/pixelnet/voc2012/conv7")
+    assert [step.program for step in steps] == ["train.py", "train.py", "eval.py"]
+    assert [step.workdir == start for step in steps] == [True, False, False]
+    assert steps[1].spec.endswith(f"continue_from={start}@train")
+
+
 def test_ways_to_run_a_network_are_evaluated_with_it(monkeypatch):
     monkeypatch.chdir(ROOT)
     tables = read_tables("perspective")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ TABLES = read_tables("pixelnet").tables
 
 def test_rows_and_scores_are_the_papers():
     rows = {(table.number, row.network): row.paper for table in TABLES[:3] + TABLES[4:] for row in table.rows}
-    assert [len(table.rows) for table in TABLES] == [6, 6, 5, 5, 2, 1, 4, 8]
+    assert [len(table.rows) for table in TABLES] == [6, 6, 5, 5, 1, 1, 4, 8]
     assert [len(table.others) for table in TABLES] == [0, 0, 7, 1, 3, 3, 0, 14]
     assert TABLES[2].others[0].paper == (0.465, 0.351)
     assert TABLES[5].others[1].paper == (23.7, 15.5, None, 0.392, 0.62, 0.711)
@@ -102,6 +103,28 @@ def test_a_run_from_nothing_is_not_of_a_row_that_continues(monkeypatch):
     run = read_run("configs/pixelnet/bsds500.py", ())
     other = read_run("configs/pixelnet/bsds500.py", ("data.train.source.split=test",))
     assert len({identity_of(one, one.stages[-1], "bsds500") for one in (run, other)}) == 2
+
+
+def test_what_a_row_continues_from(capsys):
+    """It is printed beside the row; VOC's is trained for it, but the paper does not print it."""
+    assert main(["tables", "pixelnet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("Section 4.1: segmentation on PASCAL VOC 2012")
+    heads, ours, theirs = (re.split(r"  +", line.strip()) for line in lines[start + 1 : start + 4])
+    assert heads == ["network", "mIoU", "continues from", "config"]
+    assert ours[:3] == ["ours", "0.6970", "conv7@train"]
+    assert theirs[:3] == ["Hypercolumns", "0.6270", "-"]
+    assert main(["tables", "pixelnet", "--json"]) == 0
+    tables = {one["title"]: one["rows"] for one in json.loads(capsys.readouterr().out)}
+    after = {row["network"]: row["after"] for row in tables["segmentation on PASCAL-Context, 59 classes"]}
+    where = "configs/pixelnet/pascal_context.py:classes=59,conv7@train"
+    assert [name for name, one in after.items() if one == where] == [
+        "conv7 (0.5-1.0)",
+        "conv7 (0.5-0.25,0.5,1.0)",
+    ]
+    assert [name for name, one in after.items() if one is None][:2] == ["baseline", "conv7 (0.25,0.5)"]
+    (voc,) = (row for row in tables["segmentation on PASCAL VOC 2012"] if not row["by"])
+    assert voc["after"] == "configs/pixelnet/voc2012.py:conv7@train"
 
 
 def test_costs_name_the_program_that_measures_them(capsys):
