@@ -24,6 +24,7 @@ from rich.progress import Progress
 
 import dynpix_jax
 from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.compilation_cache import use_compilation_cache
 from dynpix_jax.cli.runs import (
     Trained,
     add_run_arguments,
@@ -77,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with `argv` (the process's own by default); returns 0."""
     args = make_parser().parse_args(argv)
+    use_compilation_cache(args)
     config = run_of(args)
     settings = config.evaluation
     if args.weights is not None and args.out is None:

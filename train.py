@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.run_config import read_run
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
     )
+    add_cache_argument(parser)
     several = parser.add_argument_group(
         "several processes", "give all three; the workdir must be on a shared disk"
     )
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run with `argv` (the process's own by default); 0 when trained or stopped by SIGTERM."""
     parser = make_parser()
     args = parser.parse_args(argv)
+    use_compilation_cache(args)
     flags = (args.coordinator, args.num_processes, args.process_id)
     if any(flag is not None for flag in flags):
         if None in flags:

@@ -14,6 +14,8 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The older emitters of XLA for CPUs compile in less than half of the time. XLA_FLAGS="" has those of users.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Tests write nothing into the user's home.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import hypothesis
 import jax

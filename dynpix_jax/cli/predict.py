@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dynpix_jax.cli.compilation_cache import use_compilation_cache
 from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.capabilities import choices_of, density, inputs_of
@@ -124,6 +125,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Labels the photos and prints a line each; returns 0."""
+    use_compilation_cache(args)
     budgets = {"budget_ms": args.budget_ms, "budget_macs": args.budget_macs}
     _check_numbers(args, budgets)
     photos = list({path.resolve(): path for path in args.photos}.values())  # each file once

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from dynpix_jax.cli.compilation_cache import add_cache_argument
 from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError, suggest
@@ -47,6 +48,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:STEP]",
         help="what this training stage ended with, or its checkpoint of this step (default: the newest)",
     )
+    add_cache_argument(parser)
 
 
 def run_of(args: argparse.Namespace) -> RunConfig:

@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A persistent compilation cache, by environment for child processes and by setting for this one."""
     settings = {
+        "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": 0,

@@ -165,3 +165,16 @@ def test_console_writes_plain_lines_where_there_is_no_terminal(capsys: pytest.Ca
     writer.close()
     expected = "stage 'base' [1/2]\ntrain 20/100 stage=base loss=0.1235 images_per_second=12.5\n"
     assert capsys.readouterr().out == expected
+
+
+def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+    # With the cache of this folder's tests, which keeps programs of any size.
+    found: list[str] = []
+    train(toy.run(), tmp_path / "a", batches=toy.batches(4), writers=[])
+    jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
+    try:
+        train(toy.run(), tmp_path / "b", batches=toy.batches(4), writers=[])
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert found.count("/jax/compilation_cache/cache_hits") >= 4  # initialisation and step of two stages
+    assert "/jax/compilation_cache/cache_misses" not in found
