@@ -21,7 +21,8 @@ RECIPES = ("ours", "paper")
 def pag(config: ml_collections.ConfigDict) -> None:
     """Puts the training of the pixel-wise gates' paper in place of a config's own.
 
-    Lambda of eq. 6 is as printed. Gates start as released: half open, in no favour of a branch.
+    Lambda of eq. 6 is as printed, though the losses stay means over pixels where eq. 7 to 10 are sums. Gates
+    start as released: half open, in no favour of a branch.
     """
     multipliers = {r".*/gate/.*": 10.0, r".*/multipool/.*": 5.0, r".*": 1.0}
     stages = []

@@ -5,7 +5,8 @@
 
 A ResNet-26 of half the usual width learns boundaries from nothing on rendered rooms (no download); then its
 bottlenecks get gates, and the target density is lowered stage by stage: a row of the report for rho 1.0, 0.7
-and 0.5. Two CPU cores do. Measured here: docs/results.md.
+and 0.5. Within a stage its samples become the masks of evaluation (gate.noise). Two CPU cores do. Measured
+here: docs/results.md.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
         weight=0.1,
         options=dict(init_std=0.2, open_bias=2.0),
         ramp=0.5,
+        noise=(1.0, 0.0),
+        temperature=(1.0, 0.5),
         calibrate="each",
     )
     learn_gates = ((r".*/gate/.*", 5.0), (r".*", 1.0))
@@ -53,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
                 name="rho0.5",
                 steps=250,
                 learning_rate=3e-4,
-                model=dict(gate=dict(gate, rho=0.5, rho_start=0.7, temperature=(0.5, 0.1))),
+                model=dict(gate=dict(gate, rho=0.5, rho_start=0.7)),
                 multipliers=learn_gates,
             ),
         ),

@@ -6,7 +6,9 @@ A config reads its argument with `read_args` and gets all sections but `data` fr
   rho            target density of the last two kinds of gates
   gate_scope     residual | conv3x3, the two readings of eq. 2; on BSDS500 residual costs .014 ODS at 82 % of
                  the MACs, conv3x3 .018 at 89 % (docs/results.md)
-  calibrate      each | mean | none: how the last stage with gates ends, see GateConfig
+  calibrate      each | mean: the last stage begins and ends by shifting the gates' biases until arg-max masks
+                 have density rho (see GateConfig), and trains on such masks; none: it trains on samples, and
+                 density rho is theirs alone
   multipool      the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6; that of
                  variant=layer_skip and truncated is at the top (section 5.2)
   drop_blocks    of variant=truncated, from the top
@@ -28,9 +30,9 @@ Where this departs from the paper: AdamW instead of SGD at 2e-4, because its ste
 of the loss, which is a mean over pixels here and a sum in eq. 7. Lambda of eq. 6 is SPARSITY_WEIGHT instead
 of 1e-4, because gates have hundreds of steps a stage to reach rho, not tens of thousands. Gates start open
 with high confidence (init_std, open_bias): from the release's start layers close before the budget asks for
-it. After training the gates' biases are calibrated so that the density of arg-max masks is rho. recipe=paper
-undoes all of this but the calibration (calibrate=none undoes that), and takes as many images. budget=cpu
-leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
+it. The last stage trains on the masks of evaluation, whose density is held at rho (calibrate). recipe=paper
+undoes all of this but the last (calibrate=none undoes that), takes as many images, and keeps the means over
+pixels. budget=cpu leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
 """
 
 from __future__ import annotations
@@ -248,7 +250,9 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
     kept = dict(gate, rho=args.rho, rho_start=args.rho, temperature=(0.1, 0.1))
     if args.variant == "gated" and args.calibrate != "none":
         # Every image is one more pass of the network, and a bit more of certainty.
-        kept.update(calibrate=args.calibrate, calibration_images=64 if cpu else 256)
+        calibrated = dict(calibrate=args.calibrate, calibration_images=64 if cpu else 256)
+        lowered.update(calibrated)
+        kept.update(calibrated, noise=(0.0, 0.0), temperature=(1.0, 1.0))
     # All blocks have a gate in the budgets of table 2, that of the MultiPool, too.
     counted = "stem" in args and not cpu and args.gate_scope == "residual" and pooled != ("res6",)
     gated = args.variant == "gated" and counted

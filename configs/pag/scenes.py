@@ -4,7 +4,7 @@
     python eval.py --config=configs/pag/scenes.py:task=depth --workdir=runs/scenes/depth
 
 Arguments: task = boundaries | segmentation | depth | normals; variant = base | multipool | average | gated;
-rho, the target density of variant=gated, and calibrate = each | mean | none, how its last stage ends. A
+rho, the target density of variant=gated, and calibrate = each | mean | none, how it is held (recipe.py). A
 ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels. Two CPU cores do:
 base trains in under 3 minutes, the others add 1 minute a stage.
 
@@ -61,18 +61,19 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
             weight=0.1,
             options=dict(init_std=0.2, open_bias=2.0),
             rho=args.rho,
-            rho_start=min(1.0, args.rho + 0.2),
-            ramp=0.5,
-            insert=True,
-            **({} if args.calibrate == "none" else {"calibrate": args.calibrate}),
         )
-        name, steps, model = f"rho{args.rho:g}", 200, dict(gate=gate)
+        inserted = dict(gate, rho_start=min(1.0, args.rho + 0.2), ramp=0.6, insert=True)
+        kept = dict(gate, rho_start=args.rho)
+        if args.calibrate != "none":
+            inserted.update(calibrate=args.calibrate)
+            kept.update(calibrate=args.calibrate, noise=(0.0, 0.0), temperature=(1.0, 1.0))
+        added = (("gates", 100, dict(gate=inserted)), ("settle", 100, dict(gate=kept)))
     else:
         block = "res4_2" if args.task == "boundaries" else "res5_2"
         selection = "average" if args.variant == "average" else "pag"
         pool = dict(blocks=(block,), selection=selection, original_bias=2.0)
-        name, steps, model = "multipool", 150, dict(multipool=pool)
+        added = (("multipool", 150, dict(multipool=pool)),)
     # New layers learn faster.
     multipliers = ((r".*/gate/.*", 5.0), (r".*", 1.0))
-    later = dict(name=name, steps=steps, learning_rate=3e-4, model=model, multipliers=multipliers)
-    return (base, later)
+    later = dict(learning_rate=3e-4, multipliers=multipliers)
+    return (base, *(dict(later, name=name, steps=steps, model=model) for name, steps, model in added))

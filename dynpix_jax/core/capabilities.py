@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
@@ -71,7 +71,7 @@ class GatedLayer:
     scopes: tuple[str, ...]
     kind: Literal["gate", "branch", "iterations"] = "gate"
     choice: str = ""
-    skipped: bool = False
+    skipped: bool = field(default=False, kw_only=True)
 
 
 @runtime_checkable

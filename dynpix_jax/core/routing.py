@@ -17,13 +17,15 @@ MODES: tuple[Mode, ...] = ("dense", "sparse")
 
 @flax.struct.dataclass
 class Routing:
-    """Settings of a forward pass. A pytree: temperature and masks are arrays, the rest is static.
+    """Settings of a forward pass. A pytree: temperature, noise and masks are arrays, the rest is static.
 
     Attributes:
         train: Sample gates (stream ``gumbel``) instead of taking the arg-max, move running averages.
         mode: ``dense`` multiplies by masks and is differentiable everywhere; ``sparse`` executes active
             positions only (no gradient reaches the gates).
         temperature: Temperature of the relaxation behind the straight-through gradient (PAG, eq. 4), above 0.
+        noise: Scale of the Gumbel noise on the logits in training: 1 draws samples, 0 takes the arg-max of
+            evaluation, with the same gradient.
         masks: Gate -> bool mask of the shape that ``Outputs.gates`` has, True = compute. It replaces the
             gate's decision; gates without an entry decide for themselves. The same masks give the same result
             in both modes.
@@ -34,6 +36,7 @@ class Routing:
     train: bool = flax.struct.field(pytree_node=False, default=False)
     mode: Mode = flax.struct.field(pytree_node=False, default="dense")
     temperature: float | Array = 1.0
+    noise: float | Array = 1.0
     masks: Mapping[str, Array] = FrozenDict()
     soft: bool = flax.struct.field(pytree_node=False, default=False)
     implementation: str | None = flax.struct.field(pytree_node=False, default=None)

@@ -111,7 +111,7 @@ def choose(module: nn.Module, logits: Array, routing: Routing) -> Array:
     if not routing.train:
         return argmax_one_hot(logits)
     sample = gumbel_softmax if routing.soft else gumbel_softmax_st
-    return sample(module.make_rng("gumbel"), logits, routing.temperature)
+    return sample(module.make_rng("gumbel"), logits, routing.temperature, noise=routing.noise)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ def argmax_one_hot(logits: Array, axis: int = -1) -> Array:
     return jax.nn.one_hot(jnp.argmax(logits, axis=axis), logits.shape[axis], axis=axis, dtype=logits.dtype)
 
 
-def gumbel_softmax(key: Array, logits: Array, temperature: Array | float, *, axis: int = -1) -> Array:
+def gumbel_softmax(
+    key: Array, logits: Array, temperature: Array | float, *, axis: int = -1, noise: Array | float = 1.0
+) -> Array:
     """The relaxed sample, softmax((logits + noise) / temperature) (eq. 4 as a forward pass).
 
     The paper's released code trains with this soft sample (the option ``soft``), the paper itself with
@@ -41,15 +43,18 @@ def gumbel_softmax(key: Array, logits: Array, temperature: Array | float, *, axi
         logits: Any shape; floating; unnormalised log-probabilities along ``axis``.
         temperature: Above 0; scalar (may be traced) or broadcastable to ``logits``.
         axis: The axis of the alternatives.
+        noise: Scale of the noise; 0 relaxes the arg-max.
 
     Returns:
         Non-negative array of the shape and dtype of ``logits``, summing to 1 along ``axis``.
     """
-    noisy = _add_noise(key, logits)
+    noisy = _add_noise(key, logits, noise)
     return _relaxed(noisy, jnp.asarray(temperature, noisy.dtype), axis).astype(logits.dtype)
 
 
-def gumbel_softmax_st(key: Array, logits: Array, temperature: Array | float, *, axis: int = -1) -> Array:
+def gumbel_softmax_st(
+    key: Array, logits: Array, temperature: Array | float, *, axis: int = -1, noise: Array | float = 1.0
+) -> Array:
     """A one-hot sample with the gradient of the relaxed sample (straight-through).
 
     Forward (eq. 3): one-hot of argmax(logits + noise), an exact sample of softmax(logits) at every
@@ -62,18 +67,19 @@ def gumbel_softmax_st(key: Array, logits: Array, temperature: Array | float, *, 
         logits: Any shape; floating; unnormalised log-probabilities along ``axis``.
         temperature: Above 0; scalar (may be traced) or broadcastable to ``logits``.
         axis: The axis of the alternatives.
+        noise: Scale of the noise, which is no longer a sample's below 1; 0 takes the arg-max.
 
     Returns:
         One-hot array of the shape and dtype of ``logits``.
     """
-    noisy = _add_noise(key, logits)
+    noisy = _add_noise(key, logits, noise)
     return _straight_through(noisy, jnp.asarray(temperature, noisy.dtype), axis).astype(logits.dtype)
 
 
-def _add_noise(key: Array, logits: Array) -> Array:
+def _add_noise(key: Array, logits: Array, scale: Array | float) -> Array:
     # In float32 at least: the upper tail of bfloat16 noise has few values and would bias the samples.
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    return logits.astype(dtype) + jax.random.gumbel(key, logits.shape, dtype)
+    return logits.astype(dtype) + jnp.asarray(scale, dtype) * jax.random.gumbel(key, logits.shape, dtype)
 
 
 def _relaxed(noisy: Array, temperature: Array, axis: int) -> Array:

@@ -261,16 +261,19 @@ def test_the_papers_own_training():
     assert (augment.margin, augment.crop, augment.flip, augment.scales) == (20, None, True, (1.0,))
 
 
-def test_rho_is_calibrated_at_the_end_unless_told_otherwise():
-    def last(arg: str) -> list[str]:
+def test_rho_is_that_of_evaluations_masks_unless_told_otherwise():
+    def held(arg: str) -> list[tuple[str, float]]:
         run = read_run(load_config(ROOT / f"configs/pag/{arg}"))
-        return [stage.model.gate.calibrate for stage in run.stages if stage.model.gate.exists]
+        gates = [stage.model.gate for stage in run.stages if stage.model.gate.exists]
+        assert all(gate.noise[0] == gate.noise[1] for gate in gates)
+        return [(gate.calibrate, gate.noise[1]) for gate in gates]
 
-    assert last("bsds500.py:variant=gated") == ["none", "none", "each"]
-    assert last("bsds500.py:variant=gated,calibrate=mean,recipe=paper") == ["none", "none", "mean"]
-    assert last("bsds500.py:variant=gated,calibrate=none") == ["none"] * 3
-    assert last("bsds500.py:variant=layer_skip") == ["none"] * 3
-    assert last("scenes.py:variant=gated") == ["each"]
+    # The last stage begins calibrated, trains on arg-max masks, and ends calibrated.
+    assert held("bsds500.py:variant=gated") == [("none", 1), ("each", 1), ("each", 0)]
+    assert held("bsds500.py:variant=gated,calibrate=mean,recipe=paper")[1:] == [("mean", 1), ("mean", 0)]
+    assert held("bsds500.py:variant=gated,calibrate=none") == [("none", 1)] * 3
+    assert held("bsds500.py:variant=layer_skip") == [("none", 1)] * 3
+    assert held("scenes.py:variant=gated") == [("each", 1), ("each", 0)]
 
 
 def test_the_papers_images_of_bsds500():

@@ -63,6 +63,18 @@ def test_relaxed_sample():
     )
 
 
+def test_without_noise_it_is_the_arg_max_with_the_gradient_of_the_relaxation():
+    logits, upstream = (jax.random.normal(jax.random.key(k), (4, 3)) for k in (7, 8))
+    value, vjp = jax.vjp(lambda z: ops.gumbel_softmax_st(jax.random.key(0), z, 0.5, noise=0.0), logits)
+    np.testing.assert_array_equal(value, ops.argmax_one_hot(logits))
+    soft = jax.nn.softmax(logits / 0.5)
+    expected = soft * (upstream - (soft * upstream).sum(-1, keepdims=True)) / 0.5
+    np.testing.assert_allclose(vjp(upstream)[0], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        ops.gumbel_softmax(jax.random.key(0), logits, 0.5, noise=0.0), soft, rtol=1e-5, atol=1e-6
+    )
+
+
 def test_traced_temperature_and_key_compile_once():
     traces = []
 

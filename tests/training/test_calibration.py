@@ -1,4 +1,4 @@
-"""A system that calibrates itself does so once, at the end of its stage, before that is saved."""
+"""A system that calibrates itself does so once a stage, at its end, before that is saved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from dynpix_jax.core.capabilities import Calibrates
 from dynpix_jax.training.checkpoints import load_variables
@@ -15,11 +16,11 @@ from tests.training.test_loop import Record
 
 
 class Calibrated(toy.ToySystem):
-    """Its head's bias becomes 100 times the number of images, if it is deep."""
+    """Its head's bias becomes 100 times the number of images: 2, or 3 if it is deep."""
 
     @property
     def calibration_images(self) -> int:
-        return 3 if self.deep else 0
+        return 3 if self.deep else 2
 
     def calibrate(self, variables: Any, image: Any, count: int) -> tuple[Any, str]:
         shapes = {image(index).shape for index in range(count)}
@@ -29,7 +30,8 @@ class Calibrated(toy.ToySystem):
         return {**variables, "params": {**variables["params"], "head": head}}, f"{count} images"
 
 
-def test_a_stage_is_calibrated_once_and_then_saved_and_evaluated(tmp_path: Path) -> None:
+def test_every_stage_is_calibrated_once_and_then_saved_and_evaluated(tmp_path: Path) -> None:
+    """Also where a run stops right behind the calibration, and goes on from its checkpoint."""
     record, seen = Record(), []
     assert isinstance(Calibrated(toy.ToyConfig("")), Calibrates)
     sections = toy.config(eval_every=6, checkpoint_every=0)
@@ -39,14 +41,20 @@ def test_a_stage_is_calibrated_once_and_then_saved_and_evaluated(tmp_path: Path)
 
     def evaluate(system: Calibrated, variables: Any) -> dict[str, float]:
         seen.append(float(variables["params"]["head"]["bias"][0]))
+        if len(seen) == 1:
+            raise RuntimeError("stopped")
         return {}
 
-    for _ in range(2):  # the second finds the run finished
+    def go() -> Any:
         run = toy.read_run(sections)
-        result = train(run, tmp_path, batches=toy.batches(4), evaluate_fn=evaluate, writers=[record])
-    assert seen[0] != 300
-    assert seen[1:] == [300]
-    assert record.notes.count("3 images") == 1
+        return train(run, tmp_path, batches=toy.batches(4), evaluate_fn=evaluate, writers=[record])
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        go()
+    go()
+    result = go()  # finds the run finished
+    assert seen == [200, 200, 300]
+    assert [record.notes.count(f"{count} images") for count in (2, 3)] == [1, 1]
     assert float(result.state.params["head"]["bias"][0]) == 300
-    base, end = (load_variables(tmp_path, stage)[0] for stage in ("base", "deep"))
-    assert [float(saved["params"]["head"]["bias"][0]) == 300 for saved in (base, end)] == [False, True]
+    ends = [load_variables(tmp_path, stage)[0] for stage in ("base", "deep")]
+    assert [float(saved["params"]["head"]["bias"][0]) for saved in ends] == [200, 300]

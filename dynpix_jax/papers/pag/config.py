@@ -38,11 +38,14 @@ class GateConfig:
             probabilities that they are drawn from, as released.
         weight: Lambda of the loss.
         temperature: Temperature of the relaxation, (start, end) over the stage.
+        noise: Scale of the noise that masks are drawn with, (start, end) over the stage: 1 samples, as eq. 3
+            does; 0 trains on the arg-max masks of evaluation, and eq. 6 holds their density.
         soft: Train on relaxed samples, as the released code does, instead of straight-through ones.
         calibrate: At the end of the stage, shift the gates' biases until the arg-max masks of training images
             have density rho: ``each`` gate's by itself, as eq. 6 asks for, or all by the same shift, so that
             the ``mean`` over gates is rho and each keeps its learned share; ``none``: leave them. Samples,
-            which the loss holds at rho, are not arg-max masks (`papers.pag.calibration`).
+            which the loss holds at rho, are not arg-max masks (`papers.pag.calibration`). Gates of kind
+            ``layer`` have no such shift: their loss holds the arg-max itself, as the temperature falls.
         calibration_images: Number of training images that the calibration measures.
         options: Options of the gate's kind.
     """
@@ -57,6 +60,7 @@ class GateConfig:
     sparsity_on: Literal["hard", "soft"] = "hard"
     weight: float = 1e-4
     temperature: tuple[float, float] = (1.0, 0.1)
+    noise: tuple[float, float] = (1.0, 1.0)
     soft: bool = False
     calibrate: Literal["none", "each", "mean"] = "none"
     calibration_images: int = 64
@@ -72,6 +76,8 @@ class GateConfig:
             raise ValueError(f"ramp: {self.ramp}; expected a share in [0, 1]")
         if min(self.temperature) <= 0.0:
             raise ValueError(f"temperature: {self.temperature}; expected two positive numbers")
+        if min(self.noise) < 0.0:
+            raise ValueError(f"noise: {self.noise}; expected two numbers >= 0")
         if self.weight < 0.0:
             raise ValueError(f"weight: {self.weight}; expected a number >= 0")
         if self.calibration_images < 1:
@@ -84,7 +90,7 @@ class GateConfig:
         if self.exists:
             reason = "nothing is calibrated; set model.gate.calibrate"
             return {"calibration_images": reason} if self.calibrate == "none" else {}
-        drawn = ("temperature", "soft")  # MultiPools draw, too: PagConfig.unread
+        drawn = ("temperature", "noise", "soft")  # MultiPools draw, too: PagConfig.unread
         names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options", *drawn))
         return dict.fromkeys(names, "there are no gates; model.gate.kind is 'none'")
 
@@ -183,7 +189,7 @@ class PagConfig:
         if self.gate.exists or (self.multipool.blocks and self.multipool.selection == "pag"):
             return {}
         reason = "nothing is drawn: there are neither gates nor a MultiPool of selection 'pag'"
-        return dict.fromkeys(("gate.temperature", "gate.soft"), reason)
+        return dict.fromkeys(("gate.temperature", "gate.noise", "gate.soft"), reason)
 
     def __post_init__(self) -> None:
         task_class(self.task)
@@ -235,7 +241,7 @@ class PagConfig:
 
     def _check_multipool(self, name: str, dilations: dict[str, int]) -> None:
         if name == "res6" and not self.res6:
-            raise ValueError("multipool.blocks: 'res6' is there with model.res6 = True only")
+            raise ValueError("multipool.blocks: 'res6' exists with model.res6 = True only")
         if name not in dilations:
             raise ValueError(
                 f"multipool.blocks: {name!r} is no block of the backbone; {suggest(name, list(dilations))}"

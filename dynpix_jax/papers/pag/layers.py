@@ -118,7 +118,7 @@ class BlockOutputs:
     selection: Array | None = None
 
 
-def _mask_of(decision: Decision, in_force: Array | bool, given: Array | None, name: str) -> Array:
+def _mask_of(decision: Decision, given: Array | None, name: str, *, in_force: Array | bool) -> Array:
     """The mask of a block's gate: all open where the gate is not in force; ``given`` replaces it."""
     mask = jnp.where(in_force, decision.mask, 1.0)
     return mask if given is None else _as_mask(given, mask.shape, name)
@@ -190,11 +190,11 @@ class GatedBlock(PagBlock):
         """See PagBlock."""
         block, train = self.block, routing.train
         decision = self.gate(x, routing)
-        mask = _mask_of(decision, in_force, given, block.spec.name)
-        told = BlockOutputs(mask=mask, probability=decision.probability)
+        mask = _mask_of(decision, given, block.spec.name, in_force=in_force)
+        outputs = BlockOutputs(mask=mask, probability=decision.probability)
         reduced = block.reduce(x, train=train)
         if self._check_sparse(routing):
-            return self._sparse(x, reduced, mask, routing), told
+            return self._sparse(x, reduced, mask, routing), outputs
         g = mask[..., None].astype(x.dtype)
         with jax.named_scope(GATED):
             computed = block.spatial(reduced, train=train)
@@ -203,7 +203,7 @@ class GatedBlock(PagBlock):
         else:
             with jax.named_scope(GATED):
                 z = g * block.expand(computed, train=train)
-        return block.join(block.shortcut(x, train=train), z), told
+        return block.join(block.shortcut(x, train=train), z), outputs
 
     def _sparse(self, x: Array, reduced: Array, mask: Array, routing: Routing) -> Array:
         """O, with F2 (and F3) executed at the active positions only."""
@@ -306,31 +306,31 @@ class MultiPoolBlock(PagBlock):
         block, train = self.block, routing.train
         reduced = block.reduce(x, train=train)
         if self.options is not None:
-            return self._gated(x, reduced, routing, in_force, given)
+            return self._gated(x, reduced, routing, in_force=in_force, given=given)
         pooled, selection = self.multipool(reduced, routing)
-        told = BlockOutputs(selection=selection)
+        outputs = BlockOutputs(selection=selection)
         if not self.expands:
-            return pooled, told
-        return block.join(block.shortcut(x, train=train), block.expand(pooled, train=train)), told
+            return pooled, outputs
+        return block.join(block.shortcut(x, train=train), block.expand(pooled, train=train)), outputs
 
     def _gated(
-        self, x: Array, reduced: Array, routing: Routing, in_force: Array | bool, given: Array | None
+        self, x: Array, reduced: Array, routing: Routing, *, in_force: Array | bool, given: Array | None
     ) -> tuple[Array, BlockOutputs]:
         """O and the other outputs of a block with a gate."""
         block, train = self.block, routing.train
         decision = self.gate(x, routing)
-        mask = _mask_of(decision, in_force, given, block.spec.name)
+        mask = _mask_of(decision, given, block.spec.name, in_force=in_force)
         sparse = self._check_sparse(routing)
         pooled, selection = self.multipool(reduced, routing, mask if sparse else None)
-        told = BlockOutputs(mask, decision.probability, selection)
+        outputs = BlockOutputs(mask, decision.probability, selection)
         if sparse:
             init, shortcut = block.shortcut_in_parts(x, train=train)
             run = partial(sparse_block, implementation=routing.implementation)
             active = active_set(mask > 0.5)
-            return run(pooled, active, block.expand_layers(), init=init, combine=shortcut), told
+            return run(pooled, active, block.expand_layers(), init=init, combine=shortcut), outputs
         with jax.named_scope(GATED):
             z = mask[..., None].astype(x.dtype) * block.expand(pooled, train=train)
-        return block.join(block.shortcut(x, train=train), z), told
+        return block.join(block.shortcut(x, train=train), z), outputs
 
 
 class CutBlock(PagBlock):

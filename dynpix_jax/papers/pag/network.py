@@ -223,11 +223,11 @@ class PagNetwork(nn.Module):
             name, in_force = str(block.name), jnp.asarray(True)
             if name in order and inserted is not None:
                 in_force = order.index(name) >= len(order) - inserted
-            x, told = block(x, routing, in_force=in_force, given=given.get(name))
-            if told.mask is not None and told.probability is not None:
-                gates[name], probabilities[name] = told.mask, told.probability
-            if told.selection is not None:
-                selections[name] = told.selection
+            x, outputs = block(x, routing, in_force=in_force, given=given.get(name))
+            if outputs.mask is not None and outputs.probability is not None:
+                gates[name], probabilities[name] = outputs.mask, outputs.probability
+            if outputs.selection is not None:
+                selections[name] = outputs.selection
             return x
 
         x = self.config.backbone.preprocess(images)

@@ -103,7 +103,12 @@ class Pag(System):
         With side outputs the task's loss is the sum over them and the fusion.
         """
         task = self.task.name
-        routing = Routing(train=True, temperature=controls["temperature"], soft=self.config.gate.soft)
+        routing = Routing(
+            train=True,
+            temperature=controls["temperature"],
+            noise=controls["noise"],
+            soft=self.config.gate.soft,
+        )
         outputs = self.run(variables, batch["image"], routing, inserted=controls["inserted"], rngs=rngs)
         branches = [exit_[task] for exit_ in outputs.exits] + [outputs.predictions[task]]
         losses = [self.task.loss(logits, batch[self.task.target], batch["valid"]) for logits in branches]
@@ -136,17 +141,17 @@ class Pag(System):
         return gate.weight * kinds[gate.sparsity](masks, controls["rho"], valid=valid, in_force=in_force)
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
-        """The temperature falls linearly to the end; gates are inserted and rho is lowered on the ramp."""
+        """Temperature and noise change linearly; gates are inserted and rho is lowered on the ramp."""
         gate = self.config.gate
         count = len(gated_blocks(self.config))
         progress = jnp.asarray(step, jnp.float32) / max(steps, 1)
         ramp = jnp.clip(progress / gate.ramp, 0.0, 1.0) if gate.ramp else jnp.ones_like(progress)
-        start, end = gate.temperature
         cooling = jnp.clip(jnp.asarray(step, jnp.float32) / max(steps - 1, 1), 0.0, 1.0)
         rho = gate.rho_start + (gate.rho - gate.rho_start) * ramp
         inserted = jnp.ceil(ramp * count) if gate.insert else jnp.full_like(progress, count)
         return {
-            "temperature": start + (end - start) * cooling,
+            "temperature": _between(gate.temperature, cooling),
+            "noise": _between(gate.noise, cooling),
             # Clipped: rounding must not carry it beyond its ends; above 1 the divergence is nan.
             "rho": jnp.clip(rho, min(gate.rho, gate.rho_start), max(gate.rho, gate.rho_start)),
             "inserted": inserted,
@@ -188,7 +193,7 @@ class Pag(System):
         for name, dilation, _ in self._branches:
             place = name if name == "res6" else f"backbone/{name}"
             scopes = (f"{place}/multipool/branch_{dilation}",)
-            layers[f"{name}/dilation_{dilation}"] = GatedLayer(scopes, "branch", name, name in blocks)
+            layers[f"{name}/dilation_{dilation}"] = GatedLayer(scopes, "branch", name, skipped=name in blocks)
         return layers
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
@@ -246,3 +251,8 @@ class Pag(System):
         """Block -> its stage."""
         stages = {stage.name: stage for stage in self.config.backbone.stages}
         return {spec.name: stages[spec.stage] for spec in kept_specs(self.config)}
+
+
+def _between(ends: tuple[float, float], progress: Array) -> Array:
+    """The number that far from the first to the second."""
+    return ends[0] + (ends[1] - ends[0]) * progress

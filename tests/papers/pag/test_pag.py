@@ -190,13 +190,14 @@ def test_loss_is_equation_6(name):
     system = Pag(replace(CONFIGS[name], multipool=MultiPoolConfig(), drop_blocks=4))
     variables = variables_of(system)
     data = batch(3) | {"valid": np.array([True, True, False])}
-    controls = {"temperature": 0.5, "rho": 0.7, "inserted": len(gated_blocks(system.config)) - 1.0}
+    drawn = {"temperature": 0.5, "noise": 0.25}
+    controls = {**drawn, "rho": 0.7, "inserted": len(gated_blocks(system.config)) - 1.0}
     key = jax.random.key(3)
 
     @jax.jit
     def run(params):
         given = {**variables, "params": params}
-        routing = Routing(train=True, temperature=0.5)
+        routing = Routing(train=True, **drawn)
         outputs = system.run(
             given, data["image"], routing, inserted=controls["inserted"], rngs={"gumbel": key}
         )
@@ -233,7 +234,7 @@ def test_loss_is_equation_6(name):
 
 
 def test_controls():
-    gate = GateConfig("pixel", rho=0.5, rho_start=0.9, ramp=0.5, insert=True)
+    gate = GateConfig("pixel", rho=0.5, rho_start=0.9, ramp=0.5, insert=True, noise=(1.0, 0.0))
     system = Pag(PagConfig("pag", "boundaries", BACKBONE, gate))
     controls = {step: system.controls(jnp.asarray(step), 100) for step in (0, 25, 50, 99)}
     for step, temperature, rho, inserted in (
@@ -242,9 +243,11 @@ def test_controls():
         (50, 1.0 - 0.9 * 50 / 99, 0.5, 8),
         (99, 0.1, 0.5, 8),  # the last step has the last temperature
     ):
-        expected = {"temperature": temperature, "rho": rho, "inserted": inserted}
+        expected = {"temperature": temperature, "rho": rho, "inserted": inserted, "noise": 1 - step / 99}
         for name, value in expected.items():
-            np.testing.assert_allclose(controls[step][name], value, rtol=1e-5, err_msg=f"{name} at {step}")
+            np.testing.assert_allclose(
+                controls[step][name], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} at {step}"
+            )
     # Without a ramp both are in force from the first step.
     plain = Pag(replace(system.config, gate=replace(gate, ramp=0.0, rho_start=1.0, insert=False))).controls(
         jnp.asarray(0), 100
@@ -340,6 +343,7 @@ SECTION = dict(system="pag", task="boundaries", backbone=dict(depth=26))
         (dict(gate=dict(kind="pixle")), "config.model.gate.kind"),
         (dict(gate=dict(ramp=2.0)), "gate.ramp"),
         (dict(gate=dict(temperature=(1.0, 0.0))), "gate.temperature"),
+        (dict(gate=dict(noise=(1.0, -0.5))), "gate.noise"),
         (dict(gate=dict(weight=-1.0)), "gate.weight"),
         (dict(gate=dict(kind="pixel", insert=True)), "gate.insert: gates are inserted on the ramp"),
         (dict(gate=dict(kind="pixel", rho=0.5, rho_start=0.7)), "gate.rho_start"),

@@ -140,7 +140,7 @@ def test_one_open_cell_on_a_ponder_map():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(multipool=dict(blocks=("res6",))), r"multipool.blocks: 'res6' is there with model.res6"),
+        (dict(multipool=dict(blocks=("res6",))), r"multipool.blocks: 'res6' exists with model.res6"),
         (
             dict(multipool=dict(blocks=("res4_2",), dilations=(0, 1), original_bias=1.0)),
             "multipool.original_bias: the 3x3 of res4_2 has dilation 2",
