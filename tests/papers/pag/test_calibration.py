@@ -71,7 +71,7 @@ def test_rho_holds_the_density_of_arg_max_masks_of_other_images(how):
     densities = [float(after[name].mean()) for name in NAMES]
     assert np.mean(densities) == pytest.approx(RHO, abs=0.01)
     if how == "each":
-        np.testing.assert_allclose(densities, RHO, atol=0.03)
+        np.testing.assert_allclose(densities, RHO, atol=0.05)  # of 16 rooms
     assert "16 training images" in note
     jax.tree.map(np.testing.assert_array_equal, masks_of("sparse")(found, HELD_OUT), after)
 
