@@ -23,6 +23,7 @@ import ml_collections
 
 from dynpix_jax.core.configs import check_choices, parse_arg
 
+from ..budgets import COMPUTE_DTYPE
 from . import pose
 
 ARCHS = ("w32", "w18s2", "w18", "w48")
@@ -61,6 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = f"anytime_mpii_{args.arch}_{args.variant}"
     config.model = pose.model(args.variant, arch=args.arch, sigma=2.0, start=UNADAPTED / EPOCHS[0])
+    config.model.compute_dtype = COMPUTE_DTYPE[args.budget]
     config.data = dict(
         train=dict(
             source=dict(name="mpii", root=args.root, split="train", crop=None),

@@ -29,6 +29,8 @@ import ml_collections
 from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
+from ..budgets import COMPUTE_DTYPE
+
 VARIANTS = ("hrnet", "ee", "rh", "ca")
 ARCHITECTURES = ("w48", "w32", "w18", "w18s2", "w18s1")
 THRESHOLDS = {"max_probability": 0.998, "entropy": 0.02, "top_k": 0.5, "random": 0.5}
@@ -115,6 +117,7 @@ def anytime_config(
     config.name = f"anytime_{dataset}_{args.arch}_{args.variant}"
     config.model = dict(
         system="anytime",
+        compute_dtype=COMPUTE_DTYPE["cpu" if cpu else "gpu"],
         task="segmentation",
         task_options=task_options,
         backbone=dict(arch=args.arch),

@@ -42,6 +42,7 @@ import ml_collections
 from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
+from ..budgets import COMPUTE_DTYPE
 from ..datasets import DataSet
 
 BACKBONES = {"r26": 26, "r50": 50, "r101": 101, "mobilenet": 0}
@@ -243,6 +244,7 @@ def astmt_config(
         config.name += f"_{args.task}"
     config.seed = args.seed
     config.model = model(args, tasks, options, schedule.epochs)
+    config.model.compute_dtype = COMPUTE_DTYPE[args.get("budget", "cpu")]
     stage = dict(
         name="train",
         steps=schedule.steps,

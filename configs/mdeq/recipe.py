@@ -26,6 +26,8 @@ import ml_collections
 from dynpix_jax.core.configs import check_choices, parse_arg
 from dynpix_jax.core.errors import UserError
 
+from ..budgets import COMPUTE_DTYPE
+
 SOLVERS = ("broyden", "anderson")
 BUDGETS = ("cpu", "gpu")
 
@@ -115,6 +117,7 @@ def mdeq_config(
     config.name = f"mdeq_{dataset}_{args.variant}"
     config.model = dict(
         system="mdeq",
+        compute_dtype=COMPUTE_DTYPE[args.budget],
         task="segmentation",
         task_options=task_options,
         cell=variant.cell,

@@ -46,6 +46,7 @@ from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_
 from dynpix_jax.core.errors import UserError
 
 from .. import published
+from ..budgets import COMPUTE_DTYPE
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 CALIBRATIONS = ("each", "mean", "none")
@@ -176,6 +177,7 @@ def pag_config(
     )
     config.model = dict(
         system="pag",
+        compute_dtype=COMPUTE_DTYPE[args.budget],
         task=args.task,
         task_options={**task_options, **LOSSES.get(args.task, {"both": {}})[args.loss]},
         head_features=head_features,

@@ -50,6 +50,7 @@ from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_
 from dynpix_jax.core.errors import UserError
 
 from .. import published
+from ..budgets import COMPUTE_DTYPE
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 POOLINGS = ("multipool", "multiscale")
@@ -188,6 +189,7 @@ def perspective_config(
         )
     config.model = dict(
         system="perspective",
+        compute_dtype=COMPUTE_DTYPE[args.budget],
         segmentation=segmentation,
         depth=regression,
         backbone=dict(depth=depth),

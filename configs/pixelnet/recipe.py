@@ -30,6 +30,7 @@ from dynpix_jax.core.configs import check_choices, parse_arg
 from dynpix_jax.core.errors import UserError
 
 from .. import published
+from ..budgets import COMPUTE_DTYPE
 
 BUDGETS = ("cpu", "gpu")
 COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -160,6 +161,7 @@ def pixelnet_config(
     config.seed = args.seed
     config.model = dict(
         system="pixelnet",
+        compute_dtype=COMPUTE_DTYPE[args.budget],
         task=task,
         task_options=task_options or {},
         # Of the weights: "caffe" for those that expect BGR less the mean.

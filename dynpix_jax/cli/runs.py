@@ -10,7 +10,7 @@ from typing import get_args
 
 from dynpix_jax.cli.compilation_cache import add_cache_argument
 from dynpix_jax.core.capabilities import alternatives_of
-from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, RunConfig
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.settings import Implementation, StageConfig
 from dynpix_jax.core.system import System
@@ -133,7 +133,7 @@ def open_run(
 
     Args:
         run: Settings of the trained run; only those that do not change the network may differ
-            (`core.config.HARMLESS`).
+            (`core.config.HARMLESS`), or only how it computes.
         workdir: The run's workdir; None with ``weights``.
         stage: Stage whose end is opened; None: the newest checkpoint, with ``weights`` the last stage.
         weights: One of our weights files.
@@ -147,7 +147,8 @@ def open_run(
     assert workdir is not None  # the command line asks for one of both
     _check_folder(workdir)
     variables, step, index, saved = load_variables(workdir, stage)
-    check_same_run(saved, run, workdir, "give the --config and --set of its training, or no --config")
+    advice = "give the --config and --set of its training, or no --config"
+    check_same_run(saved, run, workdir, advice, (*HARMLESS, *HARMLESS_IN_EVALUATION))
     settings = run.stages[index]
     return Trained(stage_system(settings), variables, settings.name, step, target_density(settings))
 

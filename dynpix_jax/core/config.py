@@ -33,6 +33,9 @@ HARMLESS = (
 Nor does the place of the first weights, once there is a checkpoint.
 """
 
+HARMLESS_IN_EVALUATION = (r".*\.model\.(compute_dtype(\[.*)?|norm_group)",)
+"""Settings that may also differ where a trained network is evaluated: how its numbers are computed."""
+
 ReadSource = Callable[[Mapping[str, Any], str], SourceSettings]
 """`data.sources.read_source`: the section of a source and its full name -> what it says."""
 
@@ -168,13 +171,13 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Key paths, with both values, in which two runs differ; `HARMLESS` ones are left out."""
+def differences(old: RunConfig, new: RunConfig, harmless: Sequence[str] = HARMLESS) -> list[str]:
+    """Key paths, with both values, in which two runs differ; ``harmless`` ones are left out."""
     before, after = (dict(leaves(settings(run))) for run in (old, new))
     lines = []
     for path in sorted(before.keys() | after.keys()):
         there, here = before.get(path, _ABSENT), after.get(path, _ABSENT)
-        if there != here and not any(re.fullmatch(pattern, path) for pattern in HARMLESS):
+        if there != here and not any(re.fullmatch(pattern, path) for pattern in harmless):
             key = re.sub(r"(\.source|\.sources\[\d+\])\.options\.", r"\1.", path)
             lines.append(f"config.{key} is {there!r} there and {here!r} here")
     # A difference that all stages share is a value of config.model.

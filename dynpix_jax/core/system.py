@@ -6,7 +6,9 @@ Optional abilities (gates, turns, choices, further inputs) are the protocols of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
@@ -15,7 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.core.adapt import TakeOver, take_over
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.precision import ComputeDtype, Policy, widen
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.statistics import NormGroup, norms_over
 from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 
@@ -68,6 +73,25 @@ class ModelConfig(Protocol):
         """Name of the system in `papers.SYSTEMS`, or ``package.module:Name``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Keys that the ``model`` section of every system has.
+
+    Attributes:
+        compute_dtype: ``float32`` or ``bfloat16``, or rules ((regex, dtype), ...) on modules by their paths,
+            of which the first that matches counts; see `core.precision.Policy`.
+        norm_group: Over which images batch norms take their moments in training: ``global`` (all of the
+            batch), ``host`` (each host's), or a number of consecutive images.
+    """
+
+    compute_dtype: ComputeDtype = "float32"
+    norm_group: NormGroup = "global"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.norm_group, int) and self.norm_group < 1:
+            raise ValueError(f"norm_group: {self.norm_group}; expected at least 1")
+
+
 class System(ABC):
     """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}.
 
@@ -78,6 +102,9 @@ class System(ABC):
         Config: Class of its typed settings; takes the keys of a config's ``model`` section.
         counts_resizing: Whether bilinear resizing, a product of matrices, is among its MACs; in the papers of
             the HRNet family it is not.
+        float32: Regexes of modules that compute in float32 whatever ``compute_dtype`` says: those that make
+            logits of gates.
+        config: Its settings; a class that extends `NetworkConfig` has them read.
         tasks: What it predicts, by name, in the order of its outputs.
         network: The Flax module.
     """
@@ -85,6 +112,8 @@ class System(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[Any]]
     counts_resizing: ClassVar[bool] = True
+    float32: ClassVar[tuple[str, ...]] = ()
+    config: ModelConfig
     tasks: Mapping[str, Task]
     network: nn.Module
 
@@ -95,22 +124,45 @@ class System(ABC):
         variables = self.network.init({"params": params, "gumbel": gumbel}, images)
         return dict(variables)
 
+    @cached_property
+    def policy(self) -> Policy:
+        """The dtypes in which the network computes."""
+        return Policy(self._settings.compute_dtype, self.float32)
+
+    @property
+    def _settings(self) -> NetworkConfig:
+        return self.config if isinstance(self.config, NetworkConfig) else NetworkConfig()
+
+    def check(self, variables: Variables) -> None:
+        """Sees that the network, of such variables, reads what its settings say of modules.
+
+        Raises:
+            UserError: It does not.
+        """
+        self.policy.check(variables["params"])
+        group = self._settings.norm_group
+        if group != "global" and not variables.get("batch_stats"):
+            raise UserError(f"config.model.norm_group: {group!r}, but the network has no batch norms")
+
     def call(
         self,
         variables: Variables,
         *arguments: Any,
-        method: str = "__call__",
+        method: str | Callable[..., Any] = "__call__",
         rngs: Mapping[str, PRNGKey] | None = None,
         moving: bool = False,
         **options: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """The result of a method of the network, and the new ``batch_stats``: {} unless ``moving``."""
-        if not moving:
-            return self.network.apply(variables, *arguments, method=method, **options), {}
-        result, updates = self.network.apply(
-            variables, *arguments, method=method, rngs=dict(rngs or {}), mutable=["batch_stats"], **options
-        )
-        return result, dict(updates)
+        """The result of a method of the network, and the new ``batch_stats``: {} unless ``moving``.
+
+        The network computes as its settings say (`NetworkConfig`); the result is float32.
+        """
+        with self.policy.in_force(), norms_over(self._settings.norm_group):
+            if not moving:
+                return widen(self.network.apply(variables, *arguments, method=method, **options)), {}
+            moved = dict(rngs=dict(rngs or {}), mutable=["batch_stats"], **options)
+            result, updates = self.network.apply(variables, *arguments, method=method, **moved)
+        return widen(result), dict(updates)
 
     @abstractmethod
     def apply(

@@ -45,7 +45,7 @@ class Conv(nn.Module):
         else:
             dilation = (self.dilation, self.dilation)
             y = conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
-        return y if self.bias is None else y + self.bias.astype(y.dtype)
+        return y if self.bias is None else (y + self.bias).astype(y.dtype)
 
     def layer(self) -> Convolution:
         """The module as a layer of `ops.sparse_block`."""

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.core.statistics import norm_groups
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.affine import affine, moments
 from dynpix_jax.ops.sparse import Affine
-from dynpix_jax.ops.sparse.layers import cast
 
 SPARSE_NEEDS_FROZEN_NORMS = (
     "mode: 'sparse' normalises by stored moments; train with frozen norms or mode='dense'"
@@ -22,7 +23,9 @@ class BatchNorm(nn.Module):
     batch of one). Otherwise training normalises by the batch and moves the stored moments by
     ``1 - momentum``, with ``unbiased`` by n / (n - 1) times the variance of the batch's n = B H W values, as
     PyTorch does. The moments live in the collection ``batch_stats``. Under a global-view ``jax.jit`` the
-    batch moments are those of the global batch.
+    batch moments are those of the global batch, or of groups of its images (`core.statistics`); then the
+    stored moments move by the mean of the groups'. Forward and backward take one sum over the batch each
+    (`ops.affine`). Moments and norm are computed in float32, the result is of the dtype of the input.
     """
 
     features: int
@@ -48,13 +51,13 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         if self.frozen or not train:
-            return cast(self.layer(), x.dtype)(x)
-        x32 = x.astype(jnp.float32)
-        mean, var = x32.mean((0, 1, 2)), x32.var((0, 1, 2))
+            return self.layer()(x)
+        groups = norm_groups(len(x))
+        # The stored mean is near to the batch's: little cancels in the variance.
+        mean, var = moments(x, self.mean.value, groups)
         if not self.is_initializing():
-            self.mean.value = self.momentum * self.mean.value + (1 - self.momentum) * mean
-            positions = x.size // self.features
+            self.mean.value = self.momentum * self.mean.value + (1 - self.momentum) * mean.mean(0)
+            positions = x.size // self.features // groups
             moved = var * (positions / max(positions - 1, 1)) if self.unbiased else var
-            self.var.value = self.momentum * self.var.value + (1 - self.momentum) * moved
-        multiplier, offset = self._affine(mean, var)
-        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+            self.var.value = self.momentum * self.var.value + (1 - self.momentum) * moved.mean(0)
+        return affine(x, *self._affine(mean, var))

@@ -73,9 +73,9 @@ def interpolate_masked(
     rows, columns = (_band(lam, size, radius) for size in mask.shape[1:])
     filled = _filtered(known, rows, columns)
     if normalize == "full":
-        filled = filled * _over_sum(lam, radius).astype(x.dtype)
+        filled = filled * _over_sum(lam, radius)
     else:
-        filled = filled / (_filtered(there.astype(x.dtype), rows, columns) + EPSILON)
+        filled = filled / (_filtered(there.astype(jnp.float32), rows, columns) + EPSILON)
     return jnp.where(there, x, filled.astype(x.dtype))
 
 

@@ -32,7 +32,7 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
             (False).
 
     Returns:
-        (B, H', W', C) of the dtype of ``x``; low precision is computed in float32.
+        (B, H', W', C) of the dtype of ``x``, rounded to it after each axis.
 
     Raises:
         ValueError: ``x`` is not four-dimensional or not floating, or a size is empty.
@@ -41,14 +41,13 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"resize_bilinear: x must be floating, got {x.dtype}; resize_nearest takes labels")
     height, width = size
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     # The axis that grows least goes first: the second product then works on the smaller array.
     axes = (1, 2) if height * x.shape[2] <= width * x.shape[1] else (2, 1)
     for axis in axes:
         new = height if axis == 1 else width
         if new != x.shape[axis]:
-            wide = _interpolate(wide, _bilinear_matrix(x.shape[axis], new, align_corners), axis)
-    return wide.astype(x.dtype)
+            x = _interpolate(x, _bilinear_matrix(x.shape[axis], new, align_corners), axis)
+    return x
 
 
 def resize_nearest(x: Array, size: tuple[int, int]) -> Array:

@@ -60,8 +60,8 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
         spec: What the training batches hold; None leaves it unchecked.
 
     Raises:
-        UserError: A network that cannot be built, or a rule that matches no parameter or leaves one out;
-            names the stage. Labels that the batches lack, or that have other classes.
+        UserError: A network that cannot be built, or a rule that matches no parameter or module or leaves
+            one out; names the stage. Labels that the batches lack, or that have other classes.
     """
     summaries = []
     for stage in run.stages:
@@ -78,6 +78,7 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
                     )
         variables = system_shapes(system)
         stage_optimizer(variables["params"], run.training, stage, system)
+        system.check(variables)
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
         summaries.append(StageSummary(stage.name, stage.steps, count))
     return tuple(summaries)

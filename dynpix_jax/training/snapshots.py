@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynpix_jax.core.config import RunConfig, differences
+from dynpix_jax.core.config import HARMLESS, RunConfig, differences
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.run_config import read_run
 
@@ -19,7 +19,13 @@ def write_config(file: Path, config: Mapping[str, Any]) -> None:
     temporary.replace(file)
 
 
-def check_same_run(saved: Mapping[str, Any], run: RunConfig, workdir: str | Path, advice: str) -> None:
+def check_same_run(
+    saved: Mapping[str, Any],
+    run: RunConfig,
+    workdir: str | Path,
+    advice: str,
+    harmless: Sequence[str] = HARMLESS,
+) -> None:
     """Refuses the checkpoint of another run.
 
     Args:
@@ -27,12 +33,13 @@ def check_same_run(saved: Mapping[str, Any], run: RunConfig, workdir: str | Path
         run: Settings to compare with.
         workdir: For the message.
         advice: What to do about it, the message's end.
+        harmless: Settings that may differ.
 
     Raises:
-        UserError: Their settings differ in more than `core.config.HARMLESS`; names the first three.
+        UserError: Their settings differ in more than that; names the first three.
     """
     try:
-        lines = differences(read_run(saved), run)
+        lines = differences(read_run(saved), run, harmless)
     except UserError as error:
         raise UserError(f"{workdir} holds the run of another version: {error}") from error
     if lines:

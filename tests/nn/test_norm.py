@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynpix_jax.core.statistics import norms_over
 from dynpix_jax.nn.norm import BatchNorm
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +65,131 @@ def test_the_stored_variance_may_be_the_unbiased_one(case):
     np.testing.assert_array_equal(updates["batch_stats"]["mean"], biased["batch_stats"]["mean"])
     expected = 0.9 * variables["batch_stats"]["var"] + 0.1 * np.var(x, axis=(0, 1, 2), ddof=1)
     np.testing.assert_allclose(updates["batch_stats"]["var"], expected, rtol=1e-5)
+
+
+def gradients(norm, variables, x):
+    """Of a loss that reads every output differently, for the parameters and the input."""
+    weights = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+
+    def loss(params, x):
+        y = norm.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
+        return (weights * y.astype(jnp.float32) ** 2).sum()
+
+    return jax.grad(loss, (0, 1))(variables["params"], x)
+
+
+def test_gradients_are_those_of_flax(case):
+    x, variables = case
+    flax_norm = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
+    expected = gradients(flax_norm, variables, x)
+    found = gradients(Trained(), variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+class Trained(BatchNorm):
+    """BatchNorm in training."""
+
+    features: int = 4
+
+    def __call__(self, x):
+        return super().__call__(x, train=True)
+
+
+def test_a_mean_far_from_zero_does_not_cancel(case):
+    """Once the stored mean is near to it: a thousand standard deviations."""
+    x, variables = case
+    far = x + 2000.0
+    stats = {**variables["batch_stats"], "mean": jnp.full(4, 2001.0)}
+    found, _ = BatchNorm(4).apply(
+        {**variables, "batch_stats": stats}, far, train=True, mutable=["batch_stats"]
+    )
+    exact = np.asarray(far, np.float64)
+    normed = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5)
+    scale, bias = (np.asarray(variables["params"][name], np.float64) for name in ("scale", "bias"))
+    np.testing.assert_allclose(found, normed * scale + bias, atol=2e-3)
+
+
+def test_a_constant_map_has_no_variance_below_zero(case):
+    _, variables = case
+    x = jnp.full((2, 3, 3, 4), 1e4)
+    found, updates = BatchNorm(4).apply(variables, x, train=True, mutable=["batch_stats"])
+    assert np.isfinite(found).all()
+    assert (updates["batch_stats"]["var"] >= 0).all()
+
+
+def test_bfloat16_is_computed_in_float32(case):
+    """Also where all of a channel's values are added: 512 ones and more would stop at 256 in bfloat16."""
+    x, variables = case
+    x = jnp.tile(x, (1, 4, 4, 1)).astype(jnp.bfloat16)
+    found, updates = BatchNorm(4).apply(variables, x, train=True, mutable=["batch_stats"])
+    wide_x = x.astype(jnp.float32)
+    expected, exact = BatchNorm(4).apply(variables, wide_x, train=True, mutable=["batch_stats"])
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=2**-8, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, updates, exact)
+    of_params, of_x = gradients(Trained(), variables, x)
+    assert of_x.dtype == jnp.bfloat16
+    wide = gradients(Trained(), variables, wide_x)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=0.5), of_params, wide)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_groups_are_normed_by_themselves(case, images):
+    x, variables = case
+    x = jnp.concatenate([x, 3.0 * x[:1] + 1.0])
+    alone = [
+        BatchNorm(4).apply(variables, part, train=True, mutable=["batch_stats"])
+        for part in jnp.split(x, len(x) // images)
+    ]
+    with norms_over(images):
+        found, updates = BatchNorm(4).apply(variables, x, train=True, mutable=["batch_stats"])
+        grad = gradients(Trained(), variables, x)[0]["scale"]
+    np.testing.assert_allclose(found, jnp.concatenate([y for y, _ in alone]), atol=1e-5)
+    for name, value in updates["batch_stats"].items():
+        mean = np.mean([moved["batch_stats"][name] for _, moved in alone], 0)
+        np.testing.assert_allclose(value, mean, rtol=1e-5, err_msg=name)
+    assert grad.shape == (4,)
+
+
+COUNT = """
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from dynpix_jax.core.statistics import norms_over
+from dynpix_jax.nn.norm import BatchNorm
+
+mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+norms = [BatchNorm(3), BatchNorm(3)]
+x = jax.ShapeDtypeStruct((4, 5, 5, 3), jnp.float32)
+variables = [jax.eval_shape(norm.init, jax.random.key(0), x) for norm in norms]
+
+def step(variables, x):
+    def loss(params, x):
+        moved = []
+        for norm, own, given in zip(norms, params, variables):
+            x, stats = norm.apply({**given, "params": own}, x, train=True, mutable=["batch_stats"])
+            x, moved = jax.nn.relu(x), [*moved, stats]
+        return (x**3).sum((1, 2, 3)), moved
+    values, pull, moved = jax.vjp(loss, [v["params"] for v in variables], x, has_aux=True)
+    return moved, pull(values)
+
+for group in ("global", 2):
+    with norms_over(group):
+        at = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        print(jax.jit(step, in_shardings=at).lower(variables, x).compile().as_text(), "PROGRAM")
+"""
+
+
+def test_all_reduces_of_a_layer():
+    """One forward and one backward; norms over each device's images wait for none."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    over_all, local, _ = done.stdout.split("PROGRAM")
+    assert len(re.findall(r" all-reduce\(", over_all)) == 4
+    # Stored moments and the parameters' gradients, which nothing waits for, go together.
+    assert len(re.findall(r" all-reduce\(", local)) <= 2
+    for program in (over_all, local):
+        assert not re.search(r" (all-gather|all-to-all|collective-permute)\(", program)

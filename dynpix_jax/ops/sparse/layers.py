@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.affine import affine
 from dynpix_jax.ops.conv import Pair, conv
 from dynpix_jax.ops.depthwise import depthwise_conv
 from dynpix_jax.ops.interpolation import Normalize
@@ -105,13 +106,13 @@ WindowLayer = Convolution | Depthwise
 @partial(jax.tree_util.register_dataclass, data_fields=["multiplier", "offset"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """``x * multiplier + offset``, each (C,): a norm by its stored moments."""
+    """``x * multiplier + offset``, each (C,), in float32: a norm by its stored moments."""
 
     multiplier: Array
     offset: Array
 
     def __call__(self, x: Array) -> Array:
-        return x * self.multiplier + self.offset
+        return affine(x, self.multiplier, self.offset)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
@@ -186,15 +187,16 @@ class Shortcut:
 
 
 def cast(layers: Tree, dtype: jnp.dtype) -> Tree:
-    """The layers with their floating arrays in ``dtype``; interpolations are not cast."""
+    """The layers with their floating arrays in ``dtype``; interpolations and norms stay as they are."""
+    kept = Interpolation | Affine
 
     def leaf(value: Array) -> Array:
         return jnp.asarray(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
 
     def layer(node: object) -> object:
-        return node if isinstance(node, Interpolation) else leaf(typed(Array, node))
+        return node if isinstance(node, kept) else leaf(typed(Array, node))
 
-    cast_layers: Tree = jax.tree.map(layer, layers, is_leaf=lambda node: isinstance(node, Interpolation))
+    cast_layers: Tree = jax.tree.map(layer, layers, is_leaf=lambda node: isinstance(node, kept))
     return cast_layers
 
 

@@ -318,9 +318,9 @@ def _mean_of_neighbours(
     def add(index: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         values, known = neighbour(offsets[index])
         weight = weights[index] * known
-        return sums[0] + weight[:, None].astype(result.dtype) * values, sums[1] + weight
+        return sums[0] + weight[:, None] * values, sums[1] + weight
 
-    start = (jnp.zeros(result.shape, result.dtype), jnp.zeros(result.shape[:1], jnp.float32))
+    start = (jnp.zeros(result.shape, jnp.float32), jnp.zeros(result.shape[:1], jnp.float32))
     sums: tuple[Array, Array] = lax.fori_loop(0, count, add, start)
     total = weights.sum() if normalize == "full" else sums[1]
-    return sums[0] / (total + EPSILON).astype(result.dtype)[..., None]
+    return (sums[0] / (total + EPSILON)[..., None]).astype(result.dtype)

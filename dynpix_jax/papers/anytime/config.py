@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.nn.gates import GATES, ConfidenceOptions, GateOptions, TopKOptions
 from dynpix_jax.ops.interpolation import Normalize
 from dynpix_jax.tasks import TASKS
@@ -80,7 +81,7 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
-class AnytimeConfig:
+class AnytimeConfig(NetworkConfig):
     """Section ``model`` of an anytime config.
 
     Attributes:
@@ -106,6 +107,7 @@ class AnytimeConfig:
     running_variance: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.exits or self.exits[-1] != 4 or not set(self.exits) <= {1, 2, 3, 4}:
             raise ValueError(f"exits: {self.exits}; expected stages of 1 to 4, ending with 4")
         if list(self.exits) != sorted(set(self.exits)):

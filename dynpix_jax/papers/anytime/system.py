@@ -50,6 +50,7 @@ class Anytime(System):
     name = "anytime"
     Config = AnytimeConfig
     counts_resizing = False
+    float32 = ("gate",)
     nested_gates = True
 
     def __init__(self, config: AnytimeConfig):

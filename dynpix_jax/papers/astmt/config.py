@@ -11,6 +11,7 @@ from dynpix_jax.backbones.base import BackboneConfig, Stage, at_stride
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import OneOf
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.tasks import TASKS, build
 
 
@@ -98,7 +99,7 @@ class AdversarialConfig:
 
 
 @dataclass(frozen=True)
-class AstmtConfig:
+class AstmtConfig(NetworkConfig):
     """Section ``model`` of an ASTMT config.
 
     Attributes:
@@ -126,6 +127,7 @@ class AstmtConfig:
     running_variance: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks: {self.tasks}; expected at least one, each once")
         sections: tuple[tuple[str, Mapping[str, Any]], ...] = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 from dynpix_jax.backbones.base import BuildOptions
+from dynpix_jax.core.precision import widen
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.per_task import Modulation
 from dynpix_jax.ops.resize import resize_bilinear
@@ -89,7 +90,7 @@ class AstmtNetwork(nn.Module):
         first, low = features
         head = getattr(self, head_name(task))
         logits = head(first) if low is None else head(low, first, train=train)
-        return resize_bilinear(logits, size)
+        return resize_bilinear(widen(logits), size)
 
     def discriminate(self, gradient: Array) -> Array:
         """Logits of the task that a gradient belongs to."""

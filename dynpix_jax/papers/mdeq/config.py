@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.papers.mdeq.fixed_point import ImplicitConfig, SolverConfig
 from dynpix_jax.tasks import TASKS, task_class
 
@@ -92,7 +93,7 @@ class EarlyConfig:
 
 
 @dataclass(frozen=True)
-class MdeqConfig:
+class MdeqConfig(NetworkConfig):
     """Section ``model`` of an MDEQ config.
 
     Attributes:
@@ -125,6 +126,7 @@ class MdeqConfig:
     running_variance: Literal["unbiased", "biased"] = "unbiased"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         task_class(self.task)
         if self.unrolled < 0:
             raise ValueError(f"unrolled: {self.unrolled}; expected a number >= 0")

@@ -24,9 +24,17 @@ Maps = tuple[Array, ...]
 _normal = nn.initializers.normal(0.01)
 
 
-def _norm(groups: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group norm, computed in float32, in the dtype of its input."""
+
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+        y: Array = super().__call__(x)
+        return y.astype(x.dtype)
+
+
+def _norm(groups: int) -> GroupNorm:
     # Not the fast variance: z starts at 0, and for almost constant maps it cancels.
-    return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False)
+    return GroupNorm(groups, epsilon=1e-5, use_fast_variance=False)
 
 
 class Stem(nn.Module):

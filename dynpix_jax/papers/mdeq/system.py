@@ -21,6 +21,7 @@ from jax import lax
 
 from dynpix_jax import tasks
 from dynpix_jax.core.capabilities import GatedLayer
+from dynpix_jax.core.precision import widen
 from dynpix_jax.core.progressive import STEP_SCOPE, Step, StepResult, in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
@@ -262,8 +263,10 @@ class Mdeq(System):
 
     def _f(self, theta: Theta, z: Array) -> Array:
         params, x, masks = theta
-        with jax.named_scope("cell"):  # beside stem and head, for `flops`
-            return solvers.flatten(self._cell.apply({"params": params}, self._maps(theta, z), x, masks))
+        # Beside stem and head, for `flops` and the rules of compute_dtype. z and its residual are float32.
+        with jax.named_scope("cell"), self.policy.in_force("cell"):
+            after = self._cell.apply({"params": params}, self._maps(theta, z), x, masks)
+        return solvers.flatten(widen(after))
 
     def _maps(self, theta: Theta, z: Array) -> Maps:
         maps: Maps = solvers.unflatten(z, map_shapes(self.config.cell, theta[1]))
@@ -287,10 +290,10 @@ class Mdeq(System):
         return state.best if self.config.anytime.iterate == "best" else state.z
 
     def _inject(self, variables: Variables, images: Array) -> Array:
-        return cast(Array, self.network.apply(variables, images, method="inject"))
+        return cast(Array, self.call(variables, images, method="inject")[0])
 
     def _decode(self, variables: Variables, theta: Theta, z: Array) -> Array:
-        return cast(Array, self.network.apply(variables, self._maps(theta, z), method="decode"))
+        return cast(Array, self.call(variables, self._maps(theta, z), method="decode")[0])
 
     def _decode_train(
         self, variables: Variables, updates: Mapping[str, Any], z: Maps

@@ -86,7 +86,8 @@ def threshold(margins: Sequence[np.ndarray], rho: float) -> float:
 
 def _measure(system: Pag, variables: Variables, images: Array) -> dict[str, Array]:
     """Block -> margins (N,) of its gate at all positions of the images."""
-    _, sown = system.network.apply(variables, images, Routing(), mutable=["intermediates"])
+    with system.policy.in_force():
+        _, sown = system.network.apply(variables, images, Routing(), mutable=["intermediates"])
     gates = sown["intermediates"]["backbone"]
     return {name: gates[name]["gate"][MARGIN][0].ravel() for name in gated_blocks(system.config)}
 

@@ -11,6 +11,7 @@ from dynpix_jax.backbones.base import BackboneConfig, Stage
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.nn.gates import GATES, GateOptions, LayerOptions, NoGate
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.tasks import TASKS, task_class
@@ -152,7 +153,7 @@ class MultiPoolConfig:
 
 
 @dataclass(frozen=True)
-class PagConfig:
+class PagConfig(NetworkConfig):
     """Section ``model`` of a PAG config.
 
     Attributes:
@@ -192,6 +193,7 @@ class PagConfig:
         return dict.fromkeys(("gate.temperature", "gate.noise", "gate.soft"), reason)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         task_class(self.task)
         total = len(self.backbone.block_specs)
         if not 0 <= self.drop_blocks < max(total, 1):

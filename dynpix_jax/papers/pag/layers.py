@@ -247,7 +247,7 @@ class SkippedBlock(PagBlock):
         def update() -> Array:
             with jax.named_scope(GATED):
                 z = block.expand(block.spatial(block.reduce(x, train=train), train=train), train=train)
-            return block.join(shortcut, keep[:, None, None, None] * z)
+            return block.join(shortcut, keep[:, None, None, None].astype(z.dtype) * z)
 
         if self._check_sparse(routing) and routing.implementation != "masked":
             if routing.implementation not in (None, "gather"):

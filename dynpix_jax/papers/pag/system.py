@@ -51,6 +51,7 @@ class Pag(System):
 
     name = "pag"
     Config = PagConfig
+    float32 = (r"backbone/[^/]+/gate", r"(.*/)?multipool/gate/conv3")
     nested_gates = False
     counted_in_paper = r"backbone/(?!(.*/)?gate(/|$)).*"
 

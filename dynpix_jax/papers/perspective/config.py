@@ -15,6 +15,7 @@ from dynpix_jax.backbones import BACKBONES
 from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.sections import OneOf
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.core.typing import Array
 from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.tasks.segmentation import Segmentation
@@ -199,7 +200,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class PerspectiveConfig:
+class PerspectiveConfig(NetworkConfig):
     """Section ``model`` of a perspective config.
 
     Attributes:
@@ -236,6 +237,7 @@ class PerspectiveConfig:
     frozen_norm: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.segmentation is None and self.depth is None:
             raise ValueError("segmentation: None, and so is depth; expected options of at least one task")
         if self.loops < 0:

@@ -56,6 +56,7 @@ class Perspective(System):
 
     name = "perspective"
     Config = PerspectiveConfig
+    float32 = (r".*/depth/(classes|log_depth)",)
 
     def __init__(self, config: PerspectiveConfig):
         self.config = config

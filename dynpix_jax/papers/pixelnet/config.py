@@ -11,6 +11,7 @@ from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.vgg import VGGConfig
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import BESIDE, OneOf
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.tasks import TASKS, task_class
 
 
@@ -90,7 +91,7 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class PixelNetConfig:
+class PixelNetConfig(NetworkConfig):
     """Section ``model`` of a PixelNet config.
 
     Attributes:
@@ -126,6 +127,7 @@ class PixelNetConfig:
         return reasons
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = [stage.name for stage in self.backbone.stages]
         for layer in self.hypercolumn.layers:
             if layer not in names:

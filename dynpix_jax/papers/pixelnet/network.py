@@ -62,30 +62,35 @@ class PixelNetNetwork(nn.Module):
         column, pad = self.config.hypercolumn, self.config.pad
         points = jnp.asarray(points)
         points = points + jnp.asarray((0, pad, pad)[-points.shape[-1] :], points.dtype)
-        kernels, bias = self._first(train)
+        kernels, bias = self._first(maps, train)
         if train and (column.dropout or column.normalize == "batch"):
             # Each sampled value is normalised, or dropped, on its own: there is no product of a whole map.
             x = bias
             for info, features, kernel in zip(self.infos, maps, kernels, strict=True):
                 sampled = sample_bilinear(features, points, stride=info.stride)
                 if column.normalize == "batch":
-                    rows = sampled.reshape(1, 1, -1, info.channels)
+                    # (images, 1, N, C); pixels of the whole batch are those of one image.
+                    rows = sampled.reshape(-1, 1, *sampled.shape[-2:])
                     sampled = self.norms[info.name](rows, train=True).reshape(sampled.shape)
                 x = x + self.drop_column(sampled, deterministic=False) @ kernel
         else:
             x = sample_linear(maps, points, kernels, strides=self.strides, bias=bias)
-        return self._rest(x, train)
+        x = x.astype(maps[0].dtype)
+        for kernel, offset in self._layers():
+            x = _linear(self.drop(jax.nn.relu(x), deterministic=not train), kernel, offset)
+        return x
 
     @jax.named_scope("mlp")
     def everywhere(self, maps: Maps, size: tuple[int, int]) -> Array:
         """Predictions (B, H, W, channels) at all pixels of images of ``size``, in chunks."""
-        kernels, bias = self._first(train=False)
+        kernels, bias = self._first(maps, train=False)
         # Read before the loop over chunks: Flax creates no parameters inside a loop.
         layers = self._layers()
 
         def head(x: Array) -> Array:
+            x = x.astype(maps[0].dtype)
             for kernel, offset in layers:
-                x = jax.nn.relu(x) @ kernel + offset
+                x = _linear(jax.nn.relu(x), kernel, offset)
             return x
 
         config = self.config
@@ -103,8 +108,11 @@ class PixelNetNetwork(nn.Module):
     def __call__(self, images: Array) -> Array:
         return self.everywhere(self.maps(images), (images.shape[1], images.shape[2]))
 
-    def _first(self, train: bool) -> tuple[tuple[Array, ...], Array]:
-        """The first layer as a kernel for each map and a bias. Outside of training, norms are part of it."""
+    def _first(self, maps: Maps, train: bool) -> tuple[tuple[Array, ...], Array]:
+        """The first layer as a kernel for each map, of its dtype, and a bias.
+
+        Outside of training, norms are part of it.
+        """
         layer = self.mlp[0]
         ends = [sum(info.channels for info in self.infos[:index]) for index in range(1, len(self.infos))]
         kernels, bias = jnp.split(layer.kernel[0, 0], ends), layer.bias
@@ -114,13 +122,12 @@ class PixelNetNetwork(nn.Module):
                 norm = self.norms[info.name].layer()
                 bias = bias + norm.offset @ kernels[index]
                 kernels[index] = norm.multiplier[:, None] * kernels[index]
-        return tuple(kernels), bias
+        return tuple(kernel.astype(x.dtype) for kernel, x in zip(kernels, maps, strict=True)), bias
 
     def _layers(self) -> list[tuple[Array, Array]]:
         """(kernel, bias) of the layers above the first."""
         return [(layer.kernel[0, 0], layer.bias) for layer in self.mlp[1:] if layer.bias is not None]
 
-    def _rest(self, x: Array, train: bool) -> Array:
-        for kernel, offset in self._layers():
-            x = self.drop(jax.nn.relu(x), deterministic=not train) @ kernel + offset
-        return x
+
+def _linear(x: Array, kernel: Array, bias: Array) -> Array:
+    return (x @ kernel.astype(x.dtype) + bias).astype(x.dtype)

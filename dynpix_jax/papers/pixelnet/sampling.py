@@ -79,7 +79,7 @@ def sample_linear(
     """
     _check("sample_linear", maps, points, strides, kernels)
     count = points.shape[0] * (points.shape[1] if points.ndim == 3 else 1)
-    total: Array | None = None
+    total = bias
     for features, kernel, stride in zip(maps, kernels, strides, strict=True):
         cells = features.shape[0] * features.shape[1] * features.shape[2]
         if (order or faster_order(cells, count, *kernel.shape)) == "product_first":
@@ -88,7 +88,7 @@ def sample_linear(
             part = sample_bilinear(features, points, stride=stride) @ kernel
         total = part if total is None else total + part
     assert total is not None
-    return total if bias is None else total + bias
+    return total
 
 
 def faster_order(cells: int, points: int, channels: int, features: int) -> Order:
@@ -142,7 +142,7 @@ def linear_everywhere(
 
     def band(index: Array) -> Array:
         image, first = index // bands, index % bands * rows
-        total: Array | None = None
+        total = bias
         for features, kernel, stride in zip(maps, kernels, strides, strict=True):
             cells = min(features.shape[1], -(-(rows - 1) // stride) + 2)
             top = _cell(first + offset, stride, features.shape[1]).astype(jnp.int32)
@@ -158,7 +158,7 @@ def linear_everywhere(
                 part = _grid(part, y, x) @ kernel
             total = part if total is None else total + part
         assert total is not None
-        return head(total if bias is None else total + bias)
+        return head(total)
 
     found = lax.map(band, jnp.arange(batch * bands))
     return found.reshape(batch, bands * rows, *found.shape[2:])[:, :height]
@@ -212,8 +212,10 @@ def _at(table: Array, points: Array, stride: int, first: Array | int = 0, height
     x = jnp.stack([low_x, high_x, low_x, high_x], axis=1)
     over_y, over_x = jnp.stack([1 - part_y, part_y], 1), jnp.stack([1 - part_x, part_x], 1)
     weight = (over_y[:, :, None] * over_x[:, None, :]).reshape(-1, 4)
-    cells = jnp.take(table.reshape(rows * width, channels), y * width + x, axis=0, mode="clip")
-    return (cells * weight[..., None].astype(table.dtype)).sum(1)
+    # Gathered from float32: the gradient adds many rows to a cell.
+    wide = table.astype(jnp.promote_types(table.dtype, jnp.float32)).reshape(rows * width, channels)
+    cells = jnp.take(wide, y * width + x, axis=0, mode="clip")
+    return (cells * weight[..., None].astype(wide.dtype)).sum(1).astype(table.dtype)
 
 
 def _grid(part: Array, y: Array, x: Array) -> Array:

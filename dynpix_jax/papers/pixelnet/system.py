@@ -8,7 +8,6 @@ computes every pixel, in chunks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -70,9 +69,8 @@ class PixelNet(System):
         routing.masks_of(())
         if routing.train:
             raise ValueError("train: training computes hypercolumns at sampled pixels; see `at`")
-        maps = self.network.apply(variables, images, method="maps")
-        logits = self.network.apply(variables, maps, (images.shape[1], images.shape[2]), method="everywhere")
-        return Outputs({self.task.name: cast(Array, logits)})
+        logits, _ = self.call(variables, images)
+        return Outputs({self.task.name: logits})
 
     def at(
         self,
@@ -97,10 +95,8 @@ class PixelNet(System):
         def forward(network: PixelNetNetwork) -> Array:
             return network.at_pixels(network.maps(images, train=train), points, train=train)
 
-        logits, updates = self.network.apply(
-            variables, rngs=dict(rngs or {}), mutable=["batch_stats"] if train else [], method=forward
-        )
-        return Outputs({self.task.name: cast(Array, logits)}, updates=dict(updates))
+        logits, updates = self.call(variables, method=forward, rngs=rngs, moving=train)
+        return Outputs({self.task.name: logits}, updates=updates)
 
     def loss(
         self,
