@@ -17,6 +17,7 @@ PROGRAMS = {
     "budgets": ("budgets", "prediction in steps against the clock"),
     "curves": ("curves", "draw accuracy against MACs of evaluated runs"),
     "pixelnet-sampling": ("pixelnet_sampling", "training steps at sampled pixels against dense ones"),
+    "precision": ("precision", "training in bfloat16 against float32: their losses"),
     "device": ("device", "all implementations on this device: right results, and how fast"),
 }
 

@@ -95,7 +95,7 @@ class NetworkConfig:
 class System(ABC):
     """Base of the systems. Immutable; all state is in ``variables`` = {"params": ..., "batch_stats": ...}.
 
-    It is made from one argument, an object of its ``Config``.
+    It is made from one argument, an object of its ``Config``, and stores it as ``config``.
 
     Attributes:
         name: Name for messages.
@@ -104,7 +104,6 @@ class System(ABC):
             the HRNet family it is not.
         float32: Regexes of modules that compute in float32 whatever ``compute_dtype`` says: those that make
             logits of gates.
-        config: Its settings; a class that extends `NetworkConfig` has them read.
         tasks: What it predicts, by name, in the order of its outputs.
         network: The Flax module.
     """
@@ -113,7 +112,6 @@ class System(ABC):
     Config: ClassVar[type[Any]]
     counts_resizing: ClassVar[bool] = True
     float32: ClassVar[tuple[str, ...]] = ()
-    config: ModelConfig
     tasks: Mapping[str, Task]
     network: nn.Module
 
@@ -131,7 +129,9 @@ class System(ABC):
 
     @property
     def _settings(self) -> NetworkConfig:
-        return self.config if isinstance(self.config, NetworkConfig) else NetworkConfig()
+        # A system that stores no such settings in ``config`` computes in float32.
+        config = getattr(self, "config", None)
+        return config if isinstance(config, NetworkConfig) else NetworkConfig()
 
     def check(self, variables: Variables) -> None:
         """Sees that the network, of such variables, reads what its settings say of modules.

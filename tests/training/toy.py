@@ -66,6 +66,9 @@ class ToySystem:
     def executed_shares(self, outputs: Any) -> dict[str, jax.Array]:
         return {}
 
+    def check(self, variables: Any) -> None:
+        pass
+
     def __init__(self, config: ToyConfig) -> None:
         if config.scale > 100:
             raise UserError(f"config.model.scale: {config.scale}; expected less")
