@@ -15,7 +15,7 @@ from dynpix_jax.backbones import BACKBONES, BackboneConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.sections import BESIDE, OneOf
-from dynpix_jax.core.system import LossAux, Outputs, System
+from dynpix_jax.core.system import LossAux, NetworkConfig, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.ops.resize import resize_bilinear
@@ -23,7 +23,7 @@ from dynpix_jax.tasks import TASKS, build
 
 
 @dataclass(frozen=True)
-class LinearConfig:
+class LinearConfig(NetworkConfig):
     """Section ``model``."""
 
     system: str
@@ -72,10 +72,9 @@ class Linear(System):
         rngs: Mapping[str, PRNGKey] | None = None,
     ) -> Outputs:
         routing.masks_of(())  # there is no gate that a mask could replace
-        if not routing.train:
-            return Outputs({self.task.name: self.network.apply(variables, images)})
-        logits, updates = self.network.apply(variables, images, train=True, mutable=["batch_stats"])
-        return Outputs({self.task.name: logits}, updates=dict(updates))
+        # `call` has the network compute as compute_dtype and norm_group say.
+        logits, updates = self.call(variables, images, train=routing.train, moving=routing.train)
+        return Outputs({self.task.name: logits}, updates=updates)
 
     def loss(
         self,
