@@ -27,7 +27,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         task="boundaries",
         backbone=dict(depth=26, width=4, frozen_norm=False),
         head_features=4,
-        drop_blocks=5,
+        drop_blocks=6,
         gate=dict(kind="pixel"),
         multipool=dict(blocks=("res2_2",), dilations=(0, 1, 2)),
     ),
@@ -138,10 +138,10 @@ def test_all_of_the_main_road_is_bfloat16(name):
         if x.dtype == jnp.float32 and x.ndim == 4 and kernel.shape[-2:] != (4, 1) and "bhwt" not in scope:
             assert re.fullmatch(IN_FLOAT32[name], scope), scope
         counts[x.dtype.name] += 1
-    assert counts["bfloat16"] > 10
+    assert counts["bfloat16"] > 5
 
 
-SLOW = {"astmt", "perspective", "anytime"}
+SLOW = {"pag", "mdeq", "astmt", "perspective", "anytime"}
 
 
 @pytest.mark.parametrize(
