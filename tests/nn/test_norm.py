@@ -172,10 +172,14 @@ def step(variables, x):
     values, pull, moved = jax.vjp(loss, [v["params"] for v in variables], x, has_aux=True)
     return moved, pull(values)
 
+at = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 for group in ("global", 2):
-    with norms_over(group):
-        at = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        print(jax.jit(step, in_shardings=at).lower(variables, x).compile().as_text(), "PROGRAM")
+
+    def grouped(*arguments):
+        with norms_over(group):
+            return step(*arguments)
+
+    print(jax.jit(grouped, in_shardings=at).lower(variables, x).compile().as_text(), "PROGRAM")
 """
 
 
