@@ -27,7 +27,8 @@ def moments(x: Array, shift: Array, groups: int = 1) -> tuple[Array, Array]:
     Returns:
         Two arrays (groups, C), float32.
     """
-    first, second = jnp.moveaxis(_power_sums(x, jax.lax.stop_gradient(shift), groups), 1, 0)
+    shift = jax.lax.stop_gradient(shift)
+    first, second = jnp.moveaxis(_power_sums(x, shift, groups), 1, 0)
     count = x.size // x.shape[-1] // groups
     mean = first / count
     return mean + shift, jnp.maximum(second / count - mean**2, 0.0)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ import pytest
 
 from dynpix_jax.core.statistics import norms_over
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.ops.affine import moments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,6 +86,19 @@ def test_gradients_are_those_of_flax(case):
     expected = gradients(flax_norm, variables, x)
     found = gradients(Trained(), variables, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_the_shift_has_no_gradient(case):
+    """A norm that is called twice: its stored mean has moved by what the parameters below gave."""
+    x, _ = case
+    mean = jnp.full(4, 1.5)
+
+    def total(factor, *, follows):
+        shift = mean * factor if follows else mean
+        return sum(jnp.sum(jnp.sin(values)) for values in moments(x * factor, shift))
+
+    found, expected = (jax.grad(partial(total, follows=follows))(1.0) for follows in (True, False))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 class Trained(BatchNorm):
@@ -156,6 +171,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from dynpix_jax.core.statistics import norms_over
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.ops.affine import moments
 
 mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 norms = [BatchNorm(3), BatchNorm(3)]
