@@ -102,6 +102,8 @@ def _over(values: Array, x: Array) -> Array:
 
 def _sums(maps: list[Array], groups: int) -> Array:
     """(groups, len(maps), C): sums of maps (B, ..., C) over the images and positions of each group."""
+    if maps[0].ndim == 2:  # single positions, of one device
+        return jnp.stack([values.sum(0) for values in maps])[None]
     within = tuple(range(1, maps[0].ndim - 1))
     of_images = jnp.stack([values.sum(within) for values in maps], 1)
     return of_images.reshape(groups, -1, *of_images.shape[1:]).sum(1)
