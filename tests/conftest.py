@@ -47,9 +47,6 @@ hypothesis.settings.load_profile("dynpix")
 
 QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 CHOSEN = os.environ.get(QUICKLY)
-OPTIMIZED = ("test_notebooks.py",)
-"""Files that train for many steps."""
-
 LONGEST = (
     "test_notebooks.py",
     "test_sparse_systems.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import jax
 import numpy as np
@@ -28,7 +30,8 @@ def classify(shared):
     assert report.missing == report.unexpected == ()
     config = ResNetConfig(depth=50, output_stride=32, stride_in_1x1=True, preprocessing="caffe")
     model = ResNet(config, classes=1000)
-    return jax.jit(lambda images: model.apply(variables, config.preprocess(images))["logits"])
+    run = jax.jit(lambda variables, images: model.apply(variables, config.preprocess(images))["logits"])
+    return partial(run, variables)  # as constants they would be folded, which takes long
 
 
 @pytest.mark.parametrize("animal", PHOTOS)

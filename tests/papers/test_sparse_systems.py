@@ -53,7 +53,7 @@ SECTIONS = {
         task="segmentation",
         task_options=dict(classes=3),
         backbone=dict(arch="w18s1", width=4, blocks=1),
-        exits=(1, 4),
+        exits=(3, 4),
         weights=(1.0, 1.0),
         heads=dict(kind="plain"),
         adaptivity=dict(kind="confidence", options=dict(threshold=0.5)),
@@ -105,8 +105,9 @@ def values_and_gradients(name: str, mode: str, implementation: str | None):
     system, variables, masks = built(name)
     routing = Routing(mode=mode, masks=masks, implementation=implementation)
 
-    def loss(params):
-        outputs = system.apply({**variables, "params": params}, IMAGES, {}, routing)
+    # Arguments rather than constants, which would be folded while the program is compiled.
+    def loss(params, others, images, routing):
+        outputs = system.apply({**others, "params": params}, images, {}, routing)
         rng = np.random.default_rng(2)
         directions = [rng.normal(size=leaf.shape) for leaf in jax.tree.leaves(outputs.predictions)]
         total = sum(
@@ -114,7 +115,9 @@ def values_and_gradients(name: str, mode: str, implementation: str | None):
         )
         return total, outputs.predictions
 
-    (_, predictions), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    others = {name: tree for name, tree in variables.items() if name != "params"}
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, predictions), gradients = run(variables["params"], others, IMAGES, routing)
     return predictions, gradients
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -100,38 +101,34 @@ def test_data_that_ends(tmp_path: Path) -> None:
         train(toy.run(), tmp_path, batches=short, writers=())
 
 
-LOSSES = """
-import json, sys, tempfile
-from dynpix_jax.training.loop import train
-from tests.training import toy
-from tests.training.test_loop import Record
-
-out = {}
-for name, mesh in json.loads(sys.argv[1]).items():
+def losses(meshes: dict[str, Any]) -> dict[str, list[float]]:
+    """Of five steps on each mesh of this process's devices."""
     stages = ({"name": "deep", "steps": 5, "learning_rate": 0.1, "model": {"deep": True}},)
-    run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh)
-    record = Record()
-    with tempfile.TemporaryDirectory() as workdir:
-        train(run, workdir, batches=toy.batches(8), writers=[record])
-    out[name] = [values["loss"] for _, _, values in record.lines]
-print(json.dumps(out))
-"""
+    found = {}
+    for name, mesh in meshes.items():
+        run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh)
+        record = Record()
+        with tempfile.TemporaryDirectory() as workdir:
+            train(run, workdir, batches=toy.batches(8), writers=[record])
+        found[name] = [values["loss"] for _, _, values in record.lines]
+    return found
 
 
-def losses(devices: int, meshes: dict[str, Any]) -> dict[str, list[float]]:
+def on_8_devices(meshes: dict[str, Any]) -> dict[str, list[float]]:
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }  # fmt: skip
-    command = [sys.executable, "-W", "error", "-c", LOSSES, json.dumps(meshes)]
+    program = f"import json; from {__name__} import losses; print(json.dumps(losses({meshes})))"
+    command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_8_devices_give_the_losses_of_1() -> None:
-    one = losses(1, {"one": {}})["one"]
-    eight = losses(8, {"data": {}, "both": {"data": 4, "model": 2, "rules": [["(stem|extra)/kernel", 3]]}})
+    one = losses({"one": {}})["one"]
+    eight = on_8_devices({"data": {}, "both": {"data": 4, "model": 2, "rules": [["(stem|extra)/kernel", 3]]}})
     assert len(one) == 5
     assert one[-1] < one[0]
     np.testing.assert_allclose(eight["data"], one, atol=1e-5)
