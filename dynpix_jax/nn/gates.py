@@ -70,7 +70,7 @@ class GateOptions(ABC):
         reads: Inputs that the gate can decide on.
         whole_images: Whether it keeps or skips a layer for whole images.
         bias: Path of the bias of its two logits within the gate ("logits/bias"), which a calibration shifts;
-            the gate then tells `MARGIN`. "": it has none.
+            the gate then tells `MARGIN`. "": none shifts it.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features", "logits")

@@ -16,7 +16,7 @@ from tests.training.test_loop import Record
 
 
 class Calibrated(toy.ToySystem):
-    """Its head's bias becomes 100 times the number of images: 2, or 3 if it is deep."""
+    """Its head's bias becomes a quarter of the number of images: of 2, or of 3 if it is deep."""
 
     @property
     def calibration_images(self) -> int:
@@ -26,7 +26,7 @@ class Calibrated(toy.ToySystem):
         shapes = {image(index).shape for index in range(count)}
         assert shapes == {(1, 24, 32, 3)}  # whole, and at half of their size as evaluation sees them
         head = variables["params"]["head"]
-        head = {**head, "bias": np.full_like(head["bias"], 100 * count)}
+        head = {**head, "bias": np.full_like(head["bias"], count / 4)}
         return {**variables, "params": {**variables["params"], "head": head}}, f"{count} images"
 
 
@@ -53,8 +53,8 @@ def test_every_stage_is_calibrated_once_and_then_saved_and_evaluated(tmp_path: P
         go()
     go()
     result = go()  # finds the run finished
-    assert seen == [200, 200, 300]
+    assert seen == [0.5, 0.5, 0.75]
     assert [record.notes.count(f"{count} images") for count in (2, 3)] == [1, 1]
-    assert float(result.state.params["head"]["bias"][0]) == 300
+    assert float(result.state.params["head"]["bias"][0]) == 0.75
     ends = [load_variables(tmp_path, stage)[0] for stage in ("base", "deep")]
-    assert [float(saved["params"]["head"]["bias"][0]) for saved in ends] == [200, 300]
+    assert [float(saved["params"]["head"]["bias"][0]) for saved in ends] == [0.5, 0.75]

@@ -111,7 +111,7 @@ class GateConfig:
                 f"rho_start: {self.rho_start} is lowered on the ramp; set model.gate.ramp above 0"
             )
         if self.calibrate != "none" and not self.options.bias:
-            raise ValueError(f"calibrate: {self.calibrate!r}, but gates of kind {self.kind!r} have no bias")
+            raise ValueError(f"calibrate: {self.calibrate!r}, but none shifts gates of kind {self.kind!r}")
         defaults = {entry.name: entry.default for entry in fields(self)}
         unread: tuple[str, ...] = ("scope",) if self.options.whole_images else ()
         unread += ("sparsity", "sparsity_on") if isinstance(self.options, LayerOptions) else ()

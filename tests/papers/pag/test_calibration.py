@@ -103,11 +103,11 @@ def test_the_threshold_is_a_quantile_of_groups_that_weigh_the_same():
     assert threshold(groups, 0.75) == 0.5
 
 
-def test_calibration_is_an_option_of_gates_that_have_a_bias():
+def test_calibration_is_an_option_of_gates_that_it_can_shift():
     plain = GateConfig("pixel", rho=RHO)
     assert plain.calibrate == "none"
     assert Pag(replace(CONFIG, gate=plain)).calibration_images == 0
     assert Pag(replace(CONFIG, gate=GateConfig())).calibration_images == 0
-    with pytest.raises(ValueError, match="kind 'layer' have no bias"):
+    with pytest.raises(ValueError, match="none shifts gates of kind 'layer'"):
         GateConfig("layer", calibrate="each")
     assert "calibration_images" in plain.unread()
