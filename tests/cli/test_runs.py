@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 import eval as eval_program
 from dynpix_jax.cli.runs import Trained, add_run_arguments, run_of, with_alternatives
-from dynpix_jax.core.config import differences
+from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, differences
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
 from tests.training import toy
 
 SOFT = SimpleNamespace(alternatives={"argmax": "hard", "loop_0": "short"})
@@ -59,3 +61,16 @@ def test_the_workdir_knows_its_config(tmp_path):
         run_of(parser.parse_args([f"--workdir={folder}"]))
     with pytest.raises(UserError, match="workdir not found"):
         run_of(parser.parse_args([f"--workdir={tmp_path / 'none'}"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.compute_dtype=bfloat16", "model.compute_dtype=(('backbone', 'bfloat16'),)", "model.norm_group=2"],
+)
+def test_how_a_network_computes_may_differ_in_evaluation_alone(change):
+    config = str(Path(__file__).resolve().parents[2] / "configs/pag/scenes.py:variant=gated")
+    trained, other = read_run(config), read_run(config, [change])
+    lines = differences(trained, other)
+    assert lines
+    assert all(line.startswith(f"config.{change.partition('=')[0]}") for line in lines)
+    assert not differences(trained, other, (*HARMLESS, *HARMLESS_IN_EVALUATION))
