@@ -19,11 +19,12 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.per_task import SHARED, Modulation
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.nn.residual import Block, BlockSpec
 
 Convention = Literal["caffe", "torch", "none"]
-RunBlock = Callable[[nn.Module, Array], Array]
-"""Calls a block that a hook made: (block, features) -> features."""
+RunBlock = Callable[[nn.Module, Array], tuple[Array, Any]]
+"""Calls a block that a hook made: (block, features) -> (features, arrays that it tells beside them)."""
 
 # Means of the original Caffe networks, RGB order, images in 0..255 (reference: He et al.'s released models).
 CAFFE_MEAN_RGB = (123.68, 116.779, 103.939)
@@ -145,7 +146,7 @@ class BackboneConfig(ABC):
     def build(self, options: BuildOptions = DEFAULTS) -> nn.Module:
         """The network: ``(preprocessed images, *, train=False) -> {stage name: feature}``.
 
-        With blocks it also takes ``run_block``, which calls the modules that the hook made.
+        One with blocks is a `BlockBackbone`.
         """
 
 
@@ -192,13 +193,28 @@ class BlockBackbone(nn.Module):
         """The plain block of a spec; ``flax`` holds the arguments of every Flax module."""
         raise NotImplementedError
 
-    def __call__(
-        self, images: Array, *, train: bool = False, run_block: RunBlock | None = None
-    ) -> dict[str, Array]:
-        """The features of all stages that are built; ``run_block`` calls the blocks that a hook made."""
+    def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
+        """The features of all stages that are built."""
+        return self.run(images, lambda block, x: (block(x, train=train), None), train=train)[0]
+
+    def run(
+        self, images: Array, run_block: RunBlock, *, train: bool = False
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """The features, and what blocks tell beside them by their names; ``run_block`` calls them."""
         x = self.stem(images, train=train)
         features: dict[str, Array] = {}
+        told: dict[str, Any] = {}
+        for name in dict.fromkeys(spec.stage for spec in self.specs):
+            x, of_stage = self.stage(name, x, run_block)
+            features[name] = x
+            told |= of_stage
+        return features, told
+
+    @remat_unit("stages")
+    def stage(self, name: str, x: Array, run_block: RunBlock) -> tuple[Array, dict[str, Any]]:
+        """One stage: its feature from the one below, and what its blocks tell."""
+        told: dict[str, Any] = {}
         for spec, block in zip(self.specs, self.blocks, strict=True):
-            x = block(x, train=train) if run_block is None else run_block(block, x)
-            features[spec.stage] = x
-        return features
+            if spec.stage == name:
+                x, told[spec.name] = run_block(block, x)
+        return x, told

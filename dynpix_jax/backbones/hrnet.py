@@ -20,6 +20,7 @@ from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, St
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.masked_conv import ConvNorm, Masking
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
 from dynpix_jax.ops.resize import resize_bilinear, resize_nearest
 
@@ -136,6 +137,7 @@ class BranchBlock(nn.Module):
         self.conv1 = self.unit(self.features, self.features)
         self.conv2 = self.unit(self.features, self.features, relu=False)
 
+    @remat_unit("blocks")
     def __call__(self, x: Array, masking: Masking | None, *, train: bool) -> Array:
         y = self.conv2(self.conv1(x, masking, train=train), masking, train=train)
         return jax.nn.relu(x + y)
@@ -177,6 +179,7 @@ class Module(nn.Module):
             for step, width in zip(steps, widths, strict=True)
         ]
 
+    @remat_unit("stages")
     def __call__(self, xs: Sequence[Array], masking: Masking | None, *, train: bool) -> tuple[Array, ...]:
         maps = []
         for blocks, x in zip(self.branches, xs, strict=True):
@@ -188,6 +191,7 @@ class Module(nn.Module):
             maps.append(x)
         return tuple(self._fused(maps, to, masking, train) for to in range(self.outputs))
 
+    @remat_unit("blocks")
     def _fused(self, maps: Sequence[Array], to: int, masking: Masking | None, train: bool) -> Array:
         size, total = (maps[to].shape[1], maps[to].shape[2]), None
         for source, x in enumerate(maps):
@@ -276,6 +280,7 @@ class HRNet(nn.Module):
             for index, kept in enumerate(outputs)
         ]
 
+    @remat_unit("stages")
     def first(self, images: Array, *, train: bool = False) -> tuple[Array]:
         """Stem and stage 1, which take no mask."""
         with jax.named_scope("stem"):

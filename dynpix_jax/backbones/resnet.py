@@ -188,10 +188,10 @@ class ResNet(BlockBackbone):
             return BasicBlock(spec, self.options.unbiased, **flax)
         return Bottleneck(spec, self.options.own, self.options.unbiased, **flax)
 
-    def __call__(
-        self, images: Array, *, train: bool = False, run_block: RunBlock | None = None
-    ) -> dict[str, Array]:
-        features = super().__call__(images, train=train, run_block=run_block)
+    def run(
+        self, images: Array, run_block: RunBlock, *, train: bool = False
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        features, told = super().run(images, run_block, train=train)
         if self.classes is not None:
             features["logits"] = self.fc(features[_STAGES[-1]].mean((1, 2)))
-        return features
+        return features, told

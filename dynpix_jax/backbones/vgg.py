@@ -17,6 +17,7 @@ from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, St
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.remat import remat_unit
 
 _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 """(convolutions, channels as multiples of the first block's) of each block; a pooling follows each."""
@@ -106,11 +107,21 @@ class VGG(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
-        x, stride = images, 1
+        x = images
         features: dict[str, Array] = {}
+        for stride in dict.fromkeys(stage.stride for stage in self.stages):
+            x, found = self.block(x, stride, train=train)
+            features |= found
+        return features
+
+    @remat_unit("stages", "blocks")
+    def block(self, x: Array, stride: int, *, train: bool) -> tuple[Array, dict[str, Array]]:
+        """The layers of one stride, with the pooling below: the last one's output, and the features."""
+        features: dict[str, Array] = {}
+        x = x if stride == 1 else self._pool(x)
         for index, (stage, conv) in enumerate(zip(self.stages, self.convs, strict=True)):
             if stage.stride != stride:
-                x, stride = self._pool(x), stage.stride
+                continue
             x = conv(x)
             if index < len(self.norms):
                 x = self.norms[index](x, train=train)
@@ -120,7 +131,7 @@ class VGG(nn.Module):
             if stage.name in self.taps:
                 features[stage.name] = x if self.config.tap == "conv" else activated
             x = activated
-        return features
+        return x, features
 
     def _pool(self, x: Array) -> Array:
         height, width = x.shape[1:3]

@@ -24,6 +24,7 @@ COMMANDS = {
     "eval-pose": ("eval_pose", "score predicted joints of people: PCKh"),
     "flops": ("flops", "count the MACs of a config's network"),
     "import-weights": ("import_weights", "convert pretrained weights of another library"),
+    "plan": ("plan", "compile a training step for a TPU slice that is not there: does it fit?"),
     "predict": ("predict", "label photos with a trained network"),
     "prepare": ("prepare", "pack a data set into checksummed shards"),
     "reference": ("reference", "collect single-task scores, for delta_m of a multi-task run"),

@@ -22,7 +22,7 @@ from dynpix_jax.core.settings import EvaluationConfig, ExecutionConfig, StageCon
 from dynpix_jax.core.source import SourceSettings
 
 HARMLESS = (
-    r"training\.(log_every|checkpoint_every|eval_every|keep|workers|init_from)",
+    r"training\.(log_every|checkpoint_every|eval_every|keep|workers|init_from|remat)",
     r"training\.mesh(\..*)?",
     r"(evaluation|execution)(\..*)?",
     r"data\.eval(\..*)?",

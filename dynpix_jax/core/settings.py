@@ -97,6 +97,12 @@ class TrainingConfig:
             "DIR@STAGE" what a stage ended with, with "DIR@STAGE:STEP" its checkpoint after so many steps.
         mesh: Devices.
         workers: Processes that prepare batches; 0 does it in a thread of this one.
+        microbatches: Parts that a batch is run in, one after another; the gradient is the mean of theirs.
+            With frozen norms it is that of the whole batch, if all parts have as many labels and nothing is
+            drawn: each part normalises its loss by its own labels. Batch norms take each part's moments, and
+            their running averages move once a part.
+        remat: What the backward pass computes again instead of keeping it: ``none``; the insides of the
+            network's ``stages``, or of its ``blocks``; or a regex of paths of modules ("backbone/res4_.*").
     """
 
     batch_size: int
@@ -116,9 +122,11 @@ class TrainingConfig:
     init_from: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     workers: int = 0
+    microbatches: int = 1
+    remat: str = "none"
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("batch_size", "log_every", "keep"), 1)
+        least = dict.fromkeys(("batch_size", "log_every", "keep", "microbatches"), 1)
         least |= dict.fromkeys(("checkpoint_every", "eval_every", "warmup_steps", "workers"), 0)
         least |= dict.fromkeys(("weight_decay", "grad_clip", "poly_power"), 0)
         _check_least(self, least)
@@ -130,6 +138,7 @@ class TrainingConfig:
         if len(set(names)) != len(names):
             raise ValueError(f"stages: expected names that differ, got {', '.join(names)}")
         _check_patterns("weight_decay_on", self.weight_decay_on)
+        _check_patterns("remat", [self.remat])
 
     def unread(self) -> Mapping[str, str]:
         """Options that nothing reads, and why."""

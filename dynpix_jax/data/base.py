@@ -67,6 +67,13 @@ class FileSource(ABC, Generic[Options]):
         labels = {name: self.labels[name] for name in getattr(self.config, "fields", self.labels)}
         return SourceSpec(self.data_set, {"image": IMAGE, **labels, "index": INDEX}, self.licence)
 
+    @classmethod
+    def declare(cls, config: Options) -> SourceSpec:
+        """The spec of a source with these options; nothing is read."""
+        source = object.__new__(cls)
+        source.config = config
+        return source.spec
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -8,7 +8,7 @@ from typing import Any
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.sections import from_config
-from dynpix_jax.core.source import Source, SourceClass, SourceSettings
+from dynpix_jax.core.source import FieldSpec, Source, SourceClass, SourceSettings
 
 SOURCES: Registry[SourceClass] = Registry(
     "source",
@@ -42,6 +42,16 @@ def open_source(settings: SourceSettings) -> Source:
         UserError: Data are missing, or are not what the source expects.
     """
     return SOURCES.resolve(settings.name, "name")(settings.options, settings.split)
+
+
+def declared_fields(settings: SourceSettings) -> dict[str, FieldSpec]:
+    """The fields of a source's elements, by its options alone where these tell: no file need be there."""
+    parts = getattr(settings.options, "sources", ())
+    if parts:
+        return {name: field for part in parts for name, field in declared_fields(part).items()}
+    declare = getattr(SOURCES.resolve(settings.name, "name"), "declare", None)
+    spec = open_source(settings).spec if declare is None else declare(settings.options)
+    return dict(spec.fields)
 
 
 def read_source(section: Mapping[str, Any], path: str, split: str | None = None) -> SourceSettings:

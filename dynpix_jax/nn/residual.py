@@ -13,6 +13,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import SHARED, Modulation, PerTask, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.ops.sparse import Layer, Relu, Shortcut
 from dynpix_jax.ops.sparse.layers import cast, everywhere
 
@@ -100,6 +101,7 @@ class Block(nn.Module):
         rectified = self.spec.rectified and not self.spec.needs_projection
         return self.shortcut(x, train=train), Shortcut(relu=self.relu, rectified=rectified)
 
+    @remat_unit("blocks")
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """The whole block."""
         z = self.expand(self.spatial(self.reduce(x, train=train), train=train), train=train)

@@ -17,6 +17,7 @@ from dynpix_jax.core.source import SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.nn.remat import rematerialized
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
 
@@ -76,7 +77,13 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
                         f"config.data.train, source {spec.name}: no '{name}' labels, stage '{stage.name}' "
                         "needs them; set fields of config.data.train.source"
                     )
-        variables = system_shapes(system)
+        with rematerialized(run.training.remat) as met:
+            variables = system_shapes(system)
+        if not met and run.training.remat != "none":
+            raise UserError(
+                f"config.training.remat: the network of stage '{stage.name}' has no '{run.training.remat}';"
+                " expected none, stages, blocks or a regex of paths of its modules"
+            )
         stage_optimizer(variables["params"], run.training, stage, system)
         system.check(variables)
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))

@@ -129,7 +129,7 @@ class _Run:
     ):
         settings = config.training
         self._config, self._evaluate_fn = config, evaluate_fn
-        self._mesh = make_mesh(settings.mesh, settings.batch_size)
+        self._mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
         self._readers = [jax.process_count(), settings.workers]
         _make_workdir(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,24 +17,37 @@ from dynpix_jax.training.optim import StageOptimizer
 from dynpix_jax.training.state import TrainState
 
 
-def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
-    """The mesh over all devices of all processes.
+def make_mesh(
+    config: MeshConfig,
+    batch_size: int,
+    microbatches: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """The mesh over ``devices``; None takes all of all processes.
 
     Raises:
-        UserError: The axes do not multiply to the number of devices, or do not divide the batch.
+        UserError: The axes do not multiply to the number of devices, or do not divide the (micro)batch.
     """
-    devices = jax.device_count()
-    data = devices // config.model if config.data == -1 else config.data
-    if data * config.model != devices:
+    chosen = jax.devices() if devices is None else devices
+    count = len(chosen)
+    data = count // config.model if config.data == -1 else config.data
+    if data * config.model != count:
         raise UserError(
-            f"config.training.mesh: data {config.data} x model {config.model} does not fit {devices} devices"
+            f"config.training.mesh: data {config.data} x model {config.model} does not fit {count} devices"
         )
     if batch_size % data:
         raise UserError(
             f"config.training.batch_size: {batch_size} does not divide over the mesh's {data} data devices"
         )
+    if batch_size % (microbatches * data):
+        raise UserError(
+            f"config.training.microbatches: {microbatches} does not divide the {batch_size // data} images of"
+            f" each of {data} devices"
+        )
     # Auto: the compiler propagates shardings. jax.make_mesh alone would make the axes Explicit.
-    return jax.make_mesh((data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(
+        (data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=chosen
+    )
 
 
 def state_shardings(

@@ -87,7 +87,15 @@ def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, .
         return placed
 
     step = jax.jit(
-        make_step(system, optimizer, seed=run.seed, stage_start=start, stage_steps=stage.steps),
+        make_step(
+            system,
+            optimizer,
+            seed=run.seed,
+            stage_start=start,
+            stage_steps=stage.steps,
+            microbatches=settings.microbatches,
+            remat=settings.remat,
+        ),
         in_shardings=(shardings, None),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,

@@ -15,6 +15,7 @@ from dynpix_jax.core.capabilities import TakesTurns
 from dynpix_jax.core.rng import streams
 from dynpix_jax.core.system import LossAux, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.nn.remat import rematerialized
 from dynpix_jax.training.optim import Flat, StageOptimizer, merge
 from dynpix_jax.training.state import TrainState
 
@@ -23,12 +24,23 @@ STREAMS = ("dropout", "gumbel", "points")
 
 Batch = Mapping[str, Array]
 Scalars = Mapping[str, Array]
-LossFn = Callable[[Variables], tuple[Array, LossAux]]
+Rngs = Mapping[str, PRNGKey]
+LossFn = Callable[[Batch, Rngs, Variables], tuple[Array, LossAux]]
+Collections = dict[str, Any]
+Gradient = tuple[dict[str, Array], Flat, Collections]
+"""Metrics, gradient, and the collections afterwards."""
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    system: System, optimizer: StageOptimizer, *, seed: int, stage_start: int, stage_steps: int
+    system: System,
+    optimizer: StageOptimizer,
+    *,
+    seed: int,
+    stage_start: int,
+    stage_steps: int,
+    microbatches: int = 1,
+    remat: str = "none",
 ) -> StepFn:
     """The update of one stage.
 
@@ -42,6 +54,8 @@ def make_step(
         seed: Seed of the run; streams are folded from it by name and global step.
         stage_start: Global step at which the stage begins.
         stage_steps: Steps of the stage.
+        microbatches: See TrainingConfig.
+        remat: See TrainingConfig.
 
     Returns:
         step(state, batch) -> (state, metrics). Metrics are scalars: the loss's terms, `grad_norm` (before
@@ -50,27 +64,34 @@ def make_step(
     """
 
     def update(
-        state: TrainState, used: Collection[str], loss_of: LossFn, **tx_args: Array
+        state: TrainState, used: Collection[str], loss_of: LossFn, batch: Batch, rngs: Rngs, **tx_args: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         """One update of the trained leaves ``used`` by the gradient of a loss; the step is not counted."""
         trainable, frozen = optimizer.split(state.params)
         frozen |= {path: trainable.pop(path) for path in list(trainable) if path not in used}
 
-        def loss_fn(trainable: Flat) -> tuple[Array, LossAux]:
-            return loss_of({"params": merge(trainable, frozen), **state.collections})
+        def gradient(collections: Collections, batch: Batch, rngs: Rngs) -> Gradient:
+            def loss_fn(trainable: Flat) -> tuple[Array, LossAux]:
+                return loss_of(batch, rngs, {"params": merge(trainable, frozen), **collections})
 
-        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
+            with rematerialized(remat):
+                (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
+            return {**aux.terms, "loss": loss}, grads, {**collections, **aux.updates}
+
+        metrics, grads, collections = _over_parts(
+            gradient, microbatches, trainable, state.collections, batch, rngs
+        )
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, trainable, **tx_args)
         new = dataclasses.replace(
             state,
             params=merge(optax.apply_updates(trainable, updates), frozen),
-            collections={**state.collections, **aux.updates},
+            collections=collections,
             opt_state=opt_state,
         )
-        return new, {**aux.terms, "grad_norm": optax.tree.norm(grads), "loss": loss}
+        return new, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
     def take_turns(
-        system: TakesTurns, state: TrainState, batch: Batch, controls: Scalars, rngs: Mapping[str, PRNGKey]
+        system: TakesTurns, state: TrainState, batch: Batch, controls: Scalars, rngs: Rngs
     ) -> tuple[TrainState, dict[str, Array]]:
         """Takes the turns one after the other; turns without labels change nothing."""
         metrics: dict[str, Array] = {}
@@ -78,12 +99,8 @@ def make_step(
         stage_step = state.step - stage_start
         for index, (turn, used) in enumerate(optimizer.turns.items()):
             keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
-            loss_of = partial(_turn_loss, system, batch, turn, controls, keys)
-
-            def take(
-                state: TrainState, used: Collection[str] = used, loss_of: LossFn = loss_of
-            ) -> tuple[TrainState, dict[str, Array]]:
-                return update(state, used, loss_of, step=stage_step)
+            loss_of = partial(_turn_loss, system, turn, controls)
+            take = partial(update, used=used, loss_of=loss_of, batch=batch, rngs=keys, step=stage_step)
 
             def skip(state: TrainState, take: Any = take) -> tuple[TrainState, dict[str, Array]]:
                 shapes = jax.eval_shape(take, state)[1]
@@ -103,26 +120,47 @@ def make_step(
         if isinstance(system, TakesTurns):
             new, metrics = take_turns(system, state, batch, controls, rngs)
         else:
-            loss_of = partial(_loss, system, batch, controls, rngs)
-            new, metrics = update(state, optimizer.trainable, loss_of)
+            new, metrics = update(state, optimizer.trainable, partial(_loss, system, controls), batch, rngs)
         new = dataclasses.replace(new, step=state.step + 1)
         return new, {**metrics, "learning_rate": optimizer.schedule(stage_step)}
 
     return step
 
 
+def _over_parts(
+    gradient: Callable[[Collections, Batch, Rngs], Gradient],
+    count: int,
+    trainable: Flat,
+    collections: Collections,
+    batch: Batch,
+    rngs: Rngs,
+) -> Gradient:
+    """The mean gradient and metrics of ``count`` parts of a batch, and what the last one leaves."""
+    if count == 1:
+        return gradient(collections, batch, rngs)
+    # Every part has images of every device: none has to move.
+    parts = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
+
+    def add(carry: tuple[Flat, Collections], part: Any) -> tuple[tuple[Flat, Collections], Any]:
+        total, collections = carry
+        index, batch = part
+        keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
+        metrics, grads, collections = gradient(collections, batch, keys)
+        return (jax.tree.map(jnp.add, total, grads), collections), metrics
+
+    start = (jax.tree.map(jnp.zeros_like, trainable), collections)
+    (total, collections), metrics = jax.lax.scan(add, start, (jnp.arange(count), parts))
+    mean = {name: jnp.mean(value, 0) for name, value in metrics.items()}
+    return mean, jax.tree.map(lambda leaf: leaf / count, total), collections
+
+
 def _loss(
-    system: System, batch: Batch, controls: Scalars, rngs: Mapping[str, PRNGKey], variables: Variables
+    system: System, controls: Scalars, batch: Batch, rngs: Rngs, variables: Variables
 ) -> tuple[Array, LossAux]:
     return system.loss(variables, batch, rngs=rngs, controls=controls)
 
 
 def _turn_loss(
-    system: TakesTurns,
-    batch: Batch,
-    turn: str,
-    controls: Scalars,
-    rngs: Mapping[str, PRNGKey],
-    variables: Variables,
+    system: TakesTurns, turn: str, controls: Scalars, batch: Batch, rngs: Rngs, variables: Variables
 ) -> tuple[Array, LossAux]:
     return system.turn_loss(variables, batch, turn, rngs=rngs, controls=controls)

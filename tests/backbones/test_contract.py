@@ -99,7 +99,7 @@ def test_a_hook_wraps_every_block(name):
         @nn.compact
         def __call__(self, x):
             network = config.build(BuildOptions(hook=hook))
-            return network(x, run_block=lambda block, x: block(x))
+            return network.run(x, lambda block, x: (block(x), None))[0]
 
     wrapped, _ = shapes(Caller())
     wrapped = {path.partition("/")[2] for path in wrapped}

@@ -15,6 +15,7 @@ from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.masked_conv import ConvNorm, Masking
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.anytime.config import AnytimeConfig
 from dynpix_jax.papers.anytime.layers import PlainHead, RedesignedHead
@@ -96,6 +97,7 @@ class AnytimeNetwork(nn.Module):
             return self.backbone.stage(number, maps, masking, train=train)
         return self.backbone.first(self.config.backbone.preprocess(maps[0]), train=train)
 
+    @remat_unit("stages", "blocks")
     def exit(
         self, number: int, maps: Sequence[Array], masking: Masking | None = None, *, train: bool = False
     ) -> Array:

@@ -17,6 +17,7 @@ from dynpix_jax.core.typing import Array, PRNGKey
 from dynpix_jax.nn.conv import Conv, DepthwiseConv, he_normal
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import Modulation, PerTask, SqueezeExcite, of_task, per_task, task_norm
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.ops.resize import resize_bilinear
 
 SMALL = nn.initializers.normal(0.01)
@@ -78,6 +79,7 @@ class Unit(nn.Module):
     def _activation(self, x: Array) -> Array:
         return jax.nn.relu6(x) if self.separable else jax.nn.relu(x)
 
+    @remat_unit("blocks")
     def __call__(self, x: Array, task: str, *, train: bool) -> Array:
         y = self.conv(self.depthwise(x) if self.separable and self.kernel_size > 1 else x)
         if self.adapts:
@@ -162,6 +164,7 @@ class DeepLabDecoder(nn.Module):
         self.join = unit(self.features + reduced, self.features, kernel_size=3)
         self.process = unit(self.features, self.features, kernel_size=3)
 
+    @remat_unit("stages")
     def __call__(self, low: Array, high: Array, task: str, *, train: bool) -> Array:
         """(B, h, w, low), (B, h', w', high) -> (B, h, w, features)."""
         high = self.aspp(high, task, train=train)

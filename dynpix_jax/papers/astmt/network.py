@@ -70,7 +70,9 @@ class AstmtNetwork(nn.Module):
         x = config.backbone.preprocess(images)
         if self.encoding.any:
             # Blocks with modules per task need the task.
-            features = self.backbone(x, train=train, run_block=lambda block, x: block(x, task, train=train))
+            features, _ = self.backbone.run(
+                x, lambda block, x: (block(x, task, train=train), None), train=train
+            )
         else:
             features = self.backbone(x, train=train)
         return features[config.low.name], features[config.high.name]

@@ -14,6 +14,7 @@ from dynpix_jax.backbones.base import normalize
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.ops.resize import resize_bilinear, resize_nearest
 from dynpix_jax.papers.mdeq.config import CellConfig, MdeqConfig
 from dynpix_jax.papers.mdeq.weight_norm import WeightNormConv
@@ -142,6 +143,7 @@ class Cell(nn.Module):
         self.post_conv = [conv(width, width, 1, kernel_init=_normal) for width in widths]
         self.post_gn = [_norm(cell.groups // 2) for _ in widths]
 
+    @remat_unit("stages", "blocks")
     def __call__(self, z: Maps, x: Array, dropout: Maps | None = None) -> Maps:
         """The new branches.
 

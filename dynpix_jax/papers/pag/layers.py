@@ -20,6 +20,7 @@ from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.gates import Decision, GateOptions, LayerOptions, PixelOptions, choose, constants
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
 from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.nn.residual import Block
 from dynpix_jax.ops.sparse import ImplementationUnavailable, active_set, sparse_block
 
@@ -141,6 +142,7 @@ class PagBlock(nn.Module):
     def setup(self) -> None:
         nn.share_scope(self, self.block)
 
+    @remat_unit("blocks")
     def __call__(
         self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
     ) -> tuple[Array, BlockOutputs]:

@@ -18,7 +18,15 @@ from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.residual import Block, BlockSpec
 from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.papers.pag.config import PagConfig, gated_blocks, kept_specs, kept_stages
-from dynpix_jax.papers.pag.layers import CutBlock, GatedBlock, MultiPoolBlock, PagBlock, Res6, SkippedBlock
+from dynpix_jax.papers.pag.layers import (
+    BlockOutputs,
+    CutBlock,
+    GatedBlock,
+    MultiPoolBlock,
+    PagBlock,
+    Res6,
+    SkippedBlock,
+)
 
 
 def bilinear_taps(stride: int) -> Array:
@@ -215,26 +223,23 @@ class PagNetwork(nn.Module):
         """
         order = gated_blocks(self.config)
         given = routing.masks_of(order)
-        gates: dict[str, Array] = {}
-        probabilities: dict[str, Array] = {}
-        selections: dict[str, Array] = {}
+        told: dict[str, BlockOutputs] = {}
 
-        def run_block(block: PagBlock, x: Array) -> Array:
+        def run_block(block: PagBlock, x: Array) -> tuple[Array, BlockOutputs]:
             name, in_force = str(block.name), jnp.asarray(True)
             if name in order and inserted is not None:
                 in_force = order.index(name) >= len(order) - inserted
-            x, outputs = block(x, routing, in_force=in_force, given=given.get(name))
-            if outputs.mask is not None and outputs.probability is not None:
-                gates[name], probabilities[name] = outputs.mask, outputs.probability
-            if outputs.selection is not None:
-                selections[name] = outputs.selection
-            return x
+            found: tuple[Array, BlockOutputs] = block(x, routing, in_force=in_force, given=given.get(name))
+            return found
 
         x = self.config.backbone.preprocess(images)
         if self.config.backbone.block_specs:
-            features = self.backbone(x, train=routing.train, run_block=run_block)
+            features, told = self.backbone.run(x, run_block, train=routing.train)
         else:
             features = self.backbone(x, train=routing.train)
+        gates = {name: one.mask for name, one in told.items() if one.mask is not None}
+        probabilities = {name: one.probability for name, one in told.items() if one.probability is not None}
+        selections = {name: one.selection for name, one in told.items() if one.selection is not None}
         if self.config.res6:
             features["res6"], selection = self.res6(features[self.top.name], routing)
             if selection is not None:

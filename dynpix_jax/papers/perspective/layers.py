@@ -15,6 +15,7 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated, weighted_sum
+from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.ops.gumbel import argmax_one_hot
 from dynpix_jax.ops.resize import resize_bilinear
 
@@ -177,6 +178,7 @@ class Pass(nn.Module):
             small = nn.initializers.normal(0.01)
             self.scores = Conv(width, self.classes, 1, use_bias=True, kernel_init=small)
 
+    @remat_unit("stages", "blocks")
     def __call__(
         self,
         maps: tuple[Array, ...],

@@ -1,0 +1,112 @@
+"""`dynpix plan`: whether a training step fits a TPU slice, by the real compiler, without the slice."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.plan import Plan, plan_step, smaller
+from dynpix_jax.training.slices import Chip, Slice, parse_slice
+
+_EXAMPLE = """\
+example:
+  dynpix plan --config=configs/pag/nyuv2.py:task=depth,budget=gpu --topology v5e-4 --set training.remat=blocks
+
+Needs the package libtpu (the extra `tpu`), but no TPU and no data. Large networks take minutes of a CPU.
+Where the step does not fit, and with --compare, settings that make it smaller are compiled, too.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the `dynpix` parser."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="compile a training step for a TPU slice that is not there: does it fit?",
+        description="Compiles the training step of a config for a TPU slice; tells memory, work and traffic.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file with its argument")
+    parser.add_argument(
+        "--topology", required=True, metavar="KIND-CHIPS", help="such as v5e-16, v5p-8, v6e-256, or v5e:4x4"
+    )
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="images a step on all chips (training.batch_size)"
+    )
+    parser.add_argument("--stage", metavar="NAME", help="training stage (default: the last)")
+    parser.add_argument("--size", metavar="HxW", help="size of the images, where the config does not tell it")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
+    parser.add_argument("--compare", action="store_true", help="compile smaller settings, even if it fits")
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the plan; returns 0 if the step fits, 1 if it does not."""
+    of = parse_slice(args.topology)
+    size = _size(args.size)
+    given = [*args.set, *([f"training.batch_size={args.batch}"] if args.batch is not None else [])]
+    config = read_run(args.config, given)
+    index = config.stages.index(config.stage(args.stage))
+    plans = {"as given": plan_step(config, index, of, size)}
+    first = plans["as given"]
+    if args.compare or not first.fits:
+        for change in smaller(config, first.images):
+            plans[change] = plan_step(read_run(args.config, [*given, change]), index, of, size)
+    if args.json:
+        found = {name: dataclasses.asdict(plan) for name, plan in plans.items()}
+        facts = {"config": args.config, "stage": config.stages[index].name, "topology": args.topology}
+        print(json.dumps({**facts, "chip": dataclasses.asdict(of.chip), "plans": found}, indent=2))
+    else:
+        name = config.stages[index].name
+        print(f"{args.config}, stage {name}: {first.images} images a chip of {args.topology}")
+        describe(first, of)
+        if len(plans) > 1:
+            print()
+            print_table(
+                ["setting", "fits", "peak GiB", "GFLOP", "GB moved"], [row(*one) for one in plans.items()]
+            )
+    return 0 if first.fits else 1
+
+
+def describe(plan: Plan, of: Slice) -> None:
+    """Prints the numbers of one chip."""
+    chip: Chip = of.chip
+    fits = "fits" if plan.fits else "DOES NOT FIT"
+    print(f"  {fits}: peak {plan.peak / 2**30:.2f} of {chip.memory / 2**30:.0f} GiB", end="")
+    if not plan.fits:
+        print()
+        return
+    print(f", of which state and batch {plan.state / 2**30:.2f}, program {plan.code / 2**20:.0f} MiB")
+    print(
+        f"  {plan.flops / 1e9:,.1f} GFLOP, {plan.bytes / 1e9:,.2f} GB moved: {plan.intensity:.0f} FLOP a"
+        f" byte; from {chip.intensity:.0f} on, {of.kind} is bound by arithmetic"
+    )
+    print(
+        f"  at best {1e3 * plan.flops / chip.flops:.1f} ms of arithmetic (bfloat16),"
+        f" {1e3 * plan.bytes / chip.bandwidth:.1f} ms of memory traffic"
+    )
+    for kind, found in sorted(plan.collectives.items()):
+        print(f"  {found.count} {kind}: {found.bytes / 1e6:.2f} MB, {found.small} of them below 64 KiB")
+    print(f"  compiled in {plan.cpu_seconds:.0f} s of a CPU")
+
+
+def row(name: str, plan: Plan) -> list[str]:
+    """The cells of a setting."""
+    work = [f"{plan.flops / 1e9:,.1f}", f"{plan.bytes / 1e9:,.2f}"] if plan.fits else ["-", "-"]
+    return [name, "yes" if plan.fits else "no", f"{plan.peak / 2**30:.2f}", *work]
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise UserError(f"--size {text}: expected HEIGHTxWIDTH, such as 400x544") from None
+    return height, width

@@ -1,0 +1,190 @@
+"""A training step compiled ahead of time for a slice that need not be there, and what its compiler says."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dynpix_jax.core.capabilities import ReadsInputs
+from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import FieldSpec
+from dynpix_jax.core.system import System
+from dynpix_jax.data.sources import declared_fields
+from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.slices import Slice, slice_devices
+from dynpix_jax.training.stages import make_stage
+
+SMALL = 64 * 1024
+"""Bytes below which a collective takes its latency rather than its transfer."""
+
+_COLLECTIVE = re.compile(
+    r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) "
+    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+_ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
+_USED = re.compile(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """The collectives of one kind in a program: how many, their bytes on a chip, how many are `SMALL`."""
+
+    count: int
+    bytes: int
+    small: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step on one chip of a slice.
+
+    Attributes:
+        images: Images a chip.
+        fits: Whether it has enough memory.
+        peak: Greatest number of bytes in use at a time, by the compiler.
+        state: Bytes of its arguments: parameters, optimizer, batch.
+        flops: Floating-point operations. XLA counts the body of a loop once: with microbatches, those of one.
+        bytes: Bytes that are read and written, likewise.
+        collectives: By kind.
+        cpu_seconds: Processor time of compiling.
+        code: Bytes of the program.
+    """
+
+    images: int
+    fits: bool
+    peak: int
+    state: int = 0
+    flops: float = 0.0
+    bytes: float = 0.0
+    collectives: Mapping[str, Collective] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    code: int = 0
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+
+def plan_step(run: RunConfig, index: int, of: Slice, size: tuple[int, int] | None = None) -> Plan:
+    """Compiles the step of a stage.
+
+    Args:
+        run: All settings.
+        index: The stage.
+        of: What it is compiled for.
+        size: (H, W) of the images; None: those of the config.
+
+    Raises:
+        UserError: The compiler is missing, the batch does not divide, the config does not tell the size.
+    """
+    settings = run.training
+    devices = slice_devices(of)
+    mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches, devices)
+    size = size or image_size(run)
+    stage = make_stage(run, index, mesh, (*size, 3))
+    batch = abstract_batch(run, stage.system, size, mesh)
+    images = settings.batch_size // mesh.shape["data"]
+    step: Any = stage.step  # what jax.jit gives
+    lowered = step.lower(stage.abstract, batch)
+    start = time.process_time()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = _USED.search(str(error))
+        if used is None:
+            raise
+        return Plan(images, fits=False, peak=int(float(used[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[used[2]]))
+    seconds, memory, cost = time.process_time() - start, compiled.memory_analysis(), compiled.cost_analysis()
+    return Plan(
+        images,
+        fits=True,
+        peak=memory.peak_memory_in_bytes,
+        state=memory.argument_size_in_bytes,
+        flops=cost["flops"],
+        bytes=cost["bytes accessed"],
+        collectives=collectives(compiled.as_text()),
+        cpu_seconds=seconds,
+        code=memory.generated_code_size_in_bytes,
+    )
+
+
+def image_size(run: RunConfig) -> tuple[int, int]:
+    """(H, W) of the training images, where the config tells it.
+
+    Raises:
+        UserError: It does not; the images have the sizes of their files.
+    """
+    data = run.data.train
+    own: tuple[int, int] | None = getattr(data.source.options, "size", None)
+    for size in (data.augment and data.augment.crop, data.pad_to, data.source.crop, own):
+        if size is not None:
+            return size
+    raise UserError(f"{run.name}: images have the sizes of their files; give --size HxW")
+
+
+def abstract_batch(
+    run: RunConfig, system: System, size: tuple[int, int], mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the batch that a system's loss reads, split over the mesh's data axis."""
+    fields: Mapping[str, FieldSpec] = declared_fields(run.data.train.source)
+    wanted = ["image", *(label for task in system.tasks.values() for label in task.labels)]
+    if isinstance(system, ReadsInputs):
+        wanted += [*system.inputs, *system.supervision]
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "valid": ((), np.bool_),
+        "index": ((), np.int64),
+        "size": ((2,), np.int32),
+    }
+    for name in wanted:
+        sides = iter(size)
+        shape = tuple(next(sides) if side is None else side for side in fields[name].shape)
+        shapes[name] = shape, np.dtype(fields[name].dtype)
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    count = run.training.batch_size
+    return {
+        name: jax.ShapeDtypeStruct((count, *shape), jax.dtypes.canonicalize_dtype(dtype), sharding=split)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def collectives(program: str) -> dict[str, Collective]:
+    """The collectives of a compiled program, by kind, from its text."""
+    found: dict[str, list[int]] = {}
+    for line in program.splitlines():
+        if match := _COLLECTIVE.match(line):
+            found.setdefault(match[2], []).append(_bytes(match[1]))
+    return {
+        kind: Collective(len(sizes), sum(sizes), sum(size < SMALL for size in sizes))
+        for kind, sizes in found.items()
+    }
+
+
+def _bytes(types: str) -> int:
+    """Bytes of the arrays in a type's text, such as "(f32[64]{0}, pred[2,3])"."""
+    return sum(
+        math.prod(int(side) for side in shape.split(",") if side) * max(int(bits or 8) // 8, 1)
+        for _, bits, shape in _ARRAY.findall(types)
+    )
+
+
+def smaller(run: RunConfig, images: int) -> Sequence[str]:
+    """Settings that make a step of so many images a chip smaller and are not set yet, one each."""
+    settings, model = run.training, run.stages[-1].model
+    found = []
+    if settings.remat == "none":
+        found += ["training.remat=blocks", "training.remat=stages"]
+    if images % (2 * settings.microbatches) == 0:
+        found.append(f"training.microbatches={2 * settings.microbatches}")
+    if getattr(model, "compute_dtype", None) == "float32":
+        found.append("model.compute_dtype=bfloat16")
+    return found

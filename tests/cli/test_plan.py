@@ -1,0 +1,102 @@
+"""`dynpix plan`: what it reads and prints; with the compiler, a tiny step that is compiled for a TPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dynpix_jax.cli import main
+from dynpix_jax.cli.plan import describe, row
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import stage_system
+from dynpix_jax.training.plan import Plan, abstract_batch, collectives, image_size, smaller
+from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.slices import CHIPS, Slice, parse_slice
+from tests.tiny import SHORT_CONFIG
+
+PROGRAM = """
+  %all-reduce.1 = f32[64,3]{1,0} all-reduce(f32[64,3]{1,0} %a), replica_groups={{0,1}}, to_apply=%add
+  all-reduce.2 = (f32[512,512]{1,0}, bf16[7]{0}) all-reduce(%b, %c), channel_id=1
+  ROOT %permute = pred[2,5]{1,0} collective-permute-start(pred[2,5]{1,0} %d), source_target_pairs={{0,1}}
+  %sum = f32[64]{0} add(f32[64]{0} %all-reduce.1, f32[64]{0} %e)
+"""
+
+
+def test_slices() -> None:
+    assert parse_slice("v5e-16") == Slice("v5e", (4, 4)) == parse_slice("v5e:4x4")
+    assert parse_slice("v5e-8").sides == (2, 4)
+    assert parse_slice("v6e-1").chips == 1
+    assert parse_slice("v5p-4").sides == (2, 2, 1)  # the names that libtpu knows
+    assert parse_slice("v5p-16").sides == (2, 2, 4)
+    # Google's page of v5e: 197 TFLOPS of bf16, 819 GB/s, 16 GB.
+    assert CHIPS["v5e"].intensity == pytest.approx(240.5, abs=0.1)
+    for wrong in ("v5e", "v5e-12", "v9-4", "v5e:2x2x1", "v5e-0"):
+        with pytest.raises(UserError, match=f"--topology {wrong}: "):
+            parse_slice(wrong)
+
+
+def test_collectives_of_a_program() -> None:
+    found = collectives(PROGRAM)
+    assert set(found) == {"all-reduce", "collective-permute"}
+    reduced, permuted = found["all-reduce"], found["collective-permute"]
+    assert (reduced.count, reduced.bytes, reduced.small) == (2, 64 * 3 * 4 + 512 * 512 * 4 + 7 * 2, 1)
+    assert (permuted.count, permuted.bytes, permuted.small) == (1, 10, 1)
+
+
+def test_the_batch_of_a_config_without_its_data() -> None:
+    run = read_run("configs/pag/nyuv2.py:task=normals,budget=gpu", [])
+    assert image_size(run) == (400, 544)
+    batch = abstract_batch(run, stage_system(run.stages[0]), (400, 544), make_mesh(run.training.mesh, 8))
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in batch.items()} == {
+        "image": ((8, 400, 544, 3), np.uint8),
+        "normals": ((8, 400, 544, 3), np.float32),
+        "valid": ((8,), np.bool_),
+        "index": ((8,), np.int32),
+        "size": ((8, 2), np.int32),
+    }
+    changes = smaller(run, 2)
+    assert changes[:3] == ["training.remat=blocks", "training.remat=stages", "training.microbatches=2"]
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(2, True, 2**31, 2**29, 1.97e12, 8.19e9, collectives(PROGRAM), 60.0, 2**20)
+    describe(plan, parse_slice("v5e-4"))
+    text = capsys.readouterr().out
+    assert "fits: peak 2.00 of 16 GiB" in text
+    assert "10.0 ms of arithmetic (bfloat16), 10.0 ms of memory traffic" in text
+    assert "2 all-reduce: 1.05 MB, 1 of them below 64 KiB" in text
+    describe(Plan(2, False, 2**35), parse_slice("v5e-4"))
+    assert "DOES NOT FIT: peak 32.00 of 16 GiB" in capsys.readouterr().out
+    assert row("x", Plan(2, False, 2**35)) == ["x", "no", "32.00", "-", "-"]
+
+
+def test_without_the_compiler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("libtpu") is not None:
+        pytest.skip("libtpu is installed")
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    assert main.main(["plan", f"--config={tmp_path / 'tiny.py'}", "--topology=v5e-4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install libtpu" in line
+
+
+@pytest.mark.aot
+def test_a_step_for_four_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: run `make test-aot`, which installs it beside the environment")
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    arguments = [f"--config={tmp_path / 'tiny.py'}", "--topology=v5e-4", "--batch=8", "--compare", "--json"]
+    assert main.main(["plan", *arguments]) == 0
+    plans = json.loads(capsys.readouterr().out)["plans"]
+    assert list(plans)[:3] == ["as given", "training.remat=blocks", "training.remat=stages"]
+    plain, blocks = plans["as given"], plans["training.remat=blocks"]
+    assert plain["images"] == 2
+    assert plain["collectives"]["all-reduce"]["count"] > 0
+    assert blocks["flops"] > plain["flops"]
+    assert 0 < blocks["peak"] < 16 * 2**30
+    assert jax.default_backend() == "cpu"

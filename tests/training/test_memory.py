@@ -1,0 +1,172 @@
+"""What keeps less in memory, and changes no result: rematerialisation, microbatches, donated state."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynpix_jax import papers
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.rng import streams
+from dynpix_jax.core.settings import MeshConfig
+from dynpix_jax.core.trees import map_named, named_leaves
+from dynpix_jax.flops import variable_shapes
+from dynpix_jax.nn.remat import rematerialized
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import check_stages
+from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.stages import make_stage
+from dynpix_jax.training.step import STREAMS
+from tests.training import toy
+
+SIZE = (32, 48)
+RESNET = dict(depth=26, width=4, output_stride=16)
+PAG = dict(system="pag", task="depth", backbone=RESNET, head_features=4, drop_blocks=4)
+SYSTEMS = {
+    "pag": PAG | dict(gate=dict(kind="pixel", scope="residual")),
+    "pixelnet": dict(
+        system="pixelnet",
+        task="depth",
+        backbone=dict(width=4, fc_features=4),
+        hypercolumn=dict(layers=("conv1_2", "conv3_3")),
+        mlp=dict(hidden=(8,)),
+    ),
+    "anytime": dict(
+        system="anytime",
+        task="segmentation",
+        task_options=dict(classes=3),
+        backbone=dict(arch="w18s1", width=4, blocks=1),
+        exits=(1, 4),
+        weights=(1.0, 1.0),
+        heads=dict(kind="plain"),
+        adaptivity=dict(kind="confidence", options=dict(threshold=0.5)),
+    ),
+    "perspective": dict(
+        system="perspective",
+        segmentation=dict(classes=3),
+        backbone=dict(depth=26, width=4),
+        features=8,
+        depth_features=(8, 4),
+        loops=1,
+        depth={},
+    ),
+    "astmt": dict(
+        system="astmt",
+        tasks=("boundaries", "depth"),
+        backbone=dict(se=True, depth=26, width=4, output_stride=16, frozen_norm=False, stride_in_1x1=False),
+        encoder=dict(se=True, norm=True, adapters=True),
+        decoder=dict(features=6, rates=(1,)),
+    ),
+    "mdeq": dict(
+        system="mdeq",
+        task_options=dict(classes=3),
+        cell=dict(channels=(4, 8), groups=2, expansion=2),
+        anytime=dict(iterations=()),
+    ),
+}
+FAST = ("pag", "pixelnet")
+
+
+@cache
+def batch() -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (2, *SIZE, 3), np.uint8)),
+        "depth": jnp.asarray(rng.uniform(1, 5, (2, *SIZE)), jnp.float32),
+        "boundaries": jnp.asarray(rng.random((2, *SIZE)) < 0.1, jnp.float32),
+        "segmentation": jnp.asarray(rng.integers(0, 3, (2, *SIZE)), jnp.int32),
+        "valid": jnp.ones(2, bool),
+        "index": jnp.arange(2),
+    }
+
+
+def drawn(path: str, leaf: Any) -> jax.Array:
+    """Random kernels; norms as a network begins."""
+    if path.endswith("kernel"):
+        scale = int(np.prod(leaf.shape[:-1])) ** -0.5
+        return scale * jax.random.normal(jax.random.key(len(path)), leaf.shape)
+    return jnp.full(leaf.shape, float(path.endswith(("scale", "var", "lam"))), leaf.dtype)
+
+
+def same(found: Any, plain: Any) -> None:
+    """Gradients are equal to 1e-6 of the largest value."""
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+    assert scale > 0
+    for (name, leaf), (_, other) in zip(named_leaves(found), named_leaves(plain), strict=True):
+        np.testing.assert_allclose(leaf, other, atol=1e-6 * scale, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SYSTEMS]
+)
+def test_gradients_of_what_is_computed_twice(name: str) -> None:
+    system = papers.build(SYSTEMS[name])
+    variables = map_named(drawn, variable_shapes(system))
+    others = {kind: tree for kind, tree in variables.items() if kind != "params"}
+
+    def gradient(remat: str) -> Any:
+        def loss(params: Any) -> jax.Array:
+            controls, rngs = system.controls(jnp.int32(1), 4), streams(0, STREAMS, 0)
+            return system.loss({"params": params, **others}, batch(), rngs=rngs, controls=controls)[0]
+
+        with rematerialized(remat) as met:
+            traced = jax.jit(jax.grad(loss)).trace(variables["params"])
+        assert bool(met) == (remat != "none") == ("remat" in str(traced.jaxpr))
+        return traced.lower().compile()(variables["params"])
+
+    plain = gradient("none")
+    for remat in ("blocks", "stages"):
+        same(gradient(remat), plain)
+
+
+def stage_of(model: Any, **training: Any) -> Any:
+    """A stage of plain SGD of rate 1, whose step subtracts the gradient."""
+    stages = [{"name": "base", "steps": 4, "learning_rate": 1.0}]
+    settings = {"batch_size": 2, "stages": stages, "optimizer": "sgd", "weight_decay": 0.0, "momentum": 0.0}
+    run = read_run({**toy.config(), "model": model, "training": settings | {"poly_power": 0.0} | training})
+    return run, make_stage(run, 0, make_mesh(MeshConfig(), 2), (*SIZE, 3))
+
+
+def test_microbatches_of_frozen_norms_have_the_gradient_of_the_batch() -> None:
+    found = []
+    for training in ({}, {"microbatches": 2, "remat": "backbone/res3_.*"}):
+        _, stage = stage_of(PAG, **training)
+        state = stage.init(None)
+        before = jax.device_get(state.params)
+        after, metrics = stage.step(state, batch())
+        # Its memory is that of the new state.
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+        change = jax.tree.map(jnp.subtract, before, jax.device_get(after.params))
+        found.append((change, {"loss": metrics["loss"], "norm": metrics["grad_norm"]}))
+    (plain, metrics), (parts, of_parts) = found
+    same(parts, plain)
+    same(of_parts, metrics)
+
+
+def test_running_averages_move_once_a_microbatch() -> None:
+    model = toy.config()["model"]
+    _, stage = stage_of(model, microbatches=2)
+    state = stage.init(None)
+    stem = jax.device_get(state.params)["stem"]
+    images = batch()["image"].astype(jnp.float32) / 255
+    window = jax.lax.conv_general_dilated(
+        images, stem["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    first, second = (window + stem["bias"]).mean((1, 2))  # a part is an image
+    moved = stage.step(state, batch())[0].collections["batch_stats"]["bn"]["mean"]
+    np.testing.assert_allclose(moved, 0.9 * 0.1 * first + 0.1 * second, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"microbatches: 4 does not divide the 2 images of each of 1 devices"):
+        make_mesh(MeshConfig(), 2, 4)
+    with pytest.raises(UserError, match=r"training.remat: '\(' is not a regular expression"):
+        stage_of(PAG, remat="(")
+    run, _ = stage_of(PAG, remat="backbone/res9")
+    with pytest.raises(UserError, match=r"config.training.remat: .* stage 'base' has no 'backbone/res9'"):
+        check_stages(run)
