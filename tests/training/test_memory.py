@@ -24,9 +24,9 @@ from dynpix_jax.training.stages import make_stage
 from dynpix_jax.training.step import STREAMS
 from tests.training import toy
 
-SIZE = (32, 48)
+SIZE = (16, 24)
 RESNET = dict(depth=26, width=4, output_stride=16)
-PAG = dict(system="pag", task="depth", backbone=RESNET, head_features=4, drop_blocks=4)
+PAG = dict(system="pag", task="depth", backbone=RESNET, head_features=4, drop_blocks=5)
 SYSTEMS = {
     "pag": PAG | dict(gate=dict(kind="pixel", scope="residual")),
     "pixelnet": dict(
@@ -69,28 +69,28 @@ SYSTEMS = {
         anytime=dict(iterations=()),
     ),
 }
-FAST = ("pag", "pixelnet")
+FAST = ("pag",)
 
 
 @cache
-def batch() -> dict[str, jax.Array]:
+def batch() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        "image": jnp.asarray(rng.integers(0, 256, (2, *SIZE, 3), np.uint8)),
-        "depth": jnp.asarray(rng.uniform(1, 5, (2, *SIZE)), jnp.float32),
-        "boundaries": jnp.asarray(rng.random((2, *SIZE)) < 0.1, jnp.float32),
-        "segmentation": jnp.asarray(rng.integers(0, 3, (2, *SIZE)), jnp.int32),
-        "valid": jnp.ones(2, bool),
-        "index": jnp.arange(2),
+        "image": rng.integers(0, 256, (2, *SIZE, 3), np.uint8),
+        "depth": rng.uniform(1, 5, (2, *SIZE)).astype(np.float32),
+        "boundaries": (rng.random((2, *SIZE)) < 0.1).astype(np.float32),
+        "segmentation": rng.integers(0, 3, (2, *SIZE)).astype(np.int32),
+        "valid": np.ones(2, bool),
+        "index": np.arange(2),
     }
 
 
-def drawn(path: str, leaf: Any) -> jax.Array:
+def drawn(path: str, leaf: Any) -> np.ndarray:
     """Random kernels; norms as a network begins."""
     if path.endswith("kernel"):
         scale = int(np.prod(leaf.shape[:-1])) ** -0.5
-        return scale * jax.random.normal(jax.random.key(len(path)), leaf.shape)
-    return jnp.full(leaf.shape, float(path.endswith(("scale", "var", "lam"))), leaf.dtype)
+        return np.random.default_rng(len(path)).normal(0, scale, leaf.shape).astype(np.float32)
+    return np.full(leaf.shape, float(path.endswith(("scale", "var", "lam"))), np.float32)
 
 
 def same(found: Any, plain: Any) -> None:
@@ -120,7 +120,7 @@ def test_gradients_of_what_is_computed_twice(name: str) -> None:
         return traced.lower().compile()(variables["params"])
 
     plain = gradient("none")
-    for remat in ("blocks", "stages"):
+    for remat in ("blocks",) if name in FAST else ("blocks", "stages"):
         same(gradient(remat), plain)
 
 
@@ -153,7 +153,7 @@ def test_running_averages_move_once_a_microbatch() -> None:
     _, stage = stage_of(model, microbatches=2)
     state = stage.init(None)
     stem = jax.device_get(state.params)["stem"]
-    images = batch()["image"].astype(jnp.float32) / 255
+    images = batch()["image"].astype(np.float32) / 255
     window = jax.lax.conv_general_dilated(
         images, stem["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
