@@ -26,7 +26,7 @@ from tests.training import toy
 
 SIZE = (16, 24)
 RESNET = dict(depth=26, width=4, output_stride=16)
-PAG = dict(system="pag", task="depth", backbone=RESNET, head_features=4, drop_blocks=5)
+PAG = dict(system="pag", task="depth", backbone=RESNET, head_features=4, drop_blocks=6)
 SYSTEMS = {
     "pag": PAG | dict(gate=dict(kind="pixel", scope="residual")),
     "pixelnet": dict(
@@ -134,14 +134,14 @@ def stage_of(model: Any, **training: Any) -> Any:
 
 def test_microbatches_of_frozen_norms_have_the_gradient_of_the_batch() -> None:
     found = []
-    for training in ({}, {"microbatches": 2, "remat": "backbone/res3_.*"}):
+    for training in ({}, {"microbatches": 2, "remat": "backbone/res2_2"}):
         _, stage = stage_of(PAG, **training)
         state = stage.init(None)
-        before = jax.device_get(state.params)
+        before = jax.tree.map(jnp.copy, state.params)  # on the device: what the host looks at is kept
         after, metrics = stage.step(state, batch())
         # Its memory is that of the new state.
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
-        change = jax.tree.map(jnp.subtract, before, jax.device_get(after.params))
+        change = jax.tree.map(jnp.subtract, before, after.params)
         found.append((change, {"loss": metrics["loss"], "norm": metrics["grad_norm"]}))
     (plain, metrics), (parts, of_parts) = found
     same(parts, plain)
