@@ -75,7 +75,7 @@ class DataSet:
         if args.get("packed", False):
             # The shards must have been packed with the options that are asked for here.
             made_with = dict(self.options, **options)
-            source.update(name="packed", fields=labels, **({"options": made_with} if made_with else {}))
+            source.update(name="packed", of=self.source, fields=labels, options=made_with)
         else:
             source.update(**({"fields": labels} if self.takes_fields else {}), **self.options, **options)
         augment = self.augment[args.budget] if augment is None else augment

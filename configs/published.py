@@ -15,6 +15,8 @@ import ml_collections
 
 from dynpix_jax.core.configs import check_choices, given_args
 
+from .training import SGD
+
 RECIPES = ("ours", "paper")
 
 
@@ -33,8 +35,8 @@ def pag(config: ml_collections.ConfigDict) -> None:
             model["multipool"] = dict(model["multipool"], original_bias=0.0)
         if gated and model["gate"]["kind"] == "pixel":
             model["gate"] = dict(model["gate"], weight=1e-4, options=dict(init_std=1.0, open_bias=0.0))
-        there = {r".*/gate/.*": gated or pooled, r".*/multipool/.*": pooled, r".*": True}
-        rates = tuple((pattern, rate) for pattern, rate in multipliers.items() if there[pattern])
+        exists = {r".*/gate/.*": gated or pooled, r".*/multipool/.*": pooled, r".*": True}
+        rates = tuple((pattern, rate) for pattern, rate in multipliers.items() if exists[pattern])
         stages.append(dict(stage, multipliers=rates, **({"model": model} if model else {})))
     config.training = _training(config.training, 2e-4, stages)
 
@@ -74,6 +76,5 @@ def _training(
 ) -> dict[str, Any]:
     """Section ``training`` with SGD at a rate for every stage, and one image a step."""
     batch = section["batch_size"]
-    kept = {name: value for name, value in section.items() if name != "warmup_steps"}
     longer = (dict(stage, steps=batch * stage["steps"], learning_rate=learning_rate) for stage in stages)
-    return dict(kept, batch_size=1, stages=tuple(longer), optimizer="sgd", weight_decay=5e-4)
+    return dict(section, batch_size=1, stages=tuple(longer), warmup_steps=0, **SGD)

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from dynpix_jax.core.capabilities import alternatives_of, gated_layers
 from dynpix_jax.core.config import RunConfig, parse_run, plain
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.overrides import apply_overrides
-from dynpix_jax.core.sections import unread
+from dynpix_jax.core.sections import refuse_unread
 from dynpix_jax.core.settings import ExecutionConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.task import Task
@@ -35,12 +35,18 @@ def read_run(config: str | Path | Mapping[str, Any] | ConfigDict, overrides: Seq
         systems = [build(stage.model) for stage in run.stages]
     except UserError:
         return run  # its builder names the stage
-    for path, value, reason in (
-        *unread(run.evaluation, "config.evaluation", _unread_by_tasks(systems)),
-        *unread(run.execution, "config.execution", _unread_by_gates(run, systems)),
-    ):
-        raise UserError(f"{path}: nothing reads {value!r}: {reason}")
+    _check_alternatives(run.evaluation.also, systems)
+    refuse_unread(run.evaluation, "config.evaluation", _unread_by_tasks(systems))
+    refuse_unread(run.execution, "config.execution", _unread_by_gates(run, systems))
     return run
+
+
+def _check_alternatives(names: Sequence[str], systems: Sequence[System]) -> None:
+    """Every way to run a network that `evaluation.also` names is one of the last stage's."""
+    known = alternatives_of(systems[-1]) if names else {}
+    for name in names:
+        if name not in known:
+            raise UserError(f"config.evaluation.also: this network has no '{name}'; {suggest(name, known)}")
 
 
 def _unread_by_tasks(systems: Sequence[System]) -> dict[str, str]:

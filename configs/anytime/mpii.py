@@ -23,7 +23,7 @@ import ml_collections
 
 from dynpix_jax.core.configs import check_choices, parse_arg
 
-from ..budgets import COMPUTE_DTYPE
+from .. import training
 from . import pose
 
 ARCHS = ("w32", "w18s2", "w18", "w48")
@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = f"anytime_mpii_{args.arch}_{args.variant}"
     config.model = pose.model(args.variant, arch=args.arch, sigma=2.0, start=UNADAPTED / EPOCHS[0])
-    config.model.compute_dtype = COMPUTE_DTYPE[args.budget]
+    config.model.compute_dtype = training.COMPUTE_DTYPE[args.budget]
     config.data = dict(
         train=dict(
             source=dict(name="mpii", root=args.root, split="train", crop=None),
@@ -77,16 +77,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         ),
         eval=dict(source=dict(name="mpii", root=args.root, split=args.split, crop=(side, side))),
     )
-    config.training = dict(
-        batch_size=16 if cpu else 128,
-        stages=pose.stages(args.variant, steps, 1e-3),
+    config.training = training.section(
+        args,
+        16 if cpu else 128,
+        pose.stages(args.variant, steps, 1e-3),
         weight_decay=0.0,
         poly_power=0.0,
         checkpoint_every=500,
-        init_from=args.weights,
         workers=0 if cpu else 16,
     )
-    config.evaluation = dict(
-        inference=dict(flip=args.flip),
-    )
+    config.evaluation = dict(inference=dict(flip=args.flip))
     return config

@@ -33,7 +33,11 @@ def model(
         threshold: Threshold of variant=ca.
     """
     exits = (4,) if variant == "hrnet" else (1, 2, 3, 4)
-    redesigned = variant in ("rh", "ca")
+    heads = dict[str, Any](plain="single")
+    if variant == "ee":
+        heads.update(kind="plain", inputs="highest")
+    elif variant != "hrnet":
+        heads.update(kind="redesigned", features=FEATURES)
     adaptivity = dict(
         kind="confidence",
         options=dict(measure="max_value", threshold=threshold),
@@ -46,9 +50,7 @@ def model(
         backbone=dict(arch=arch, form="pose"),
         exits=exits,
         weights=(1.0,) * len(exits),
-        heads=dict(kind="redesigned", plain="single", features=FEATURES)
-        if redesigned
-        else dict(kind="plain", plain="single", inputs="highest"),
+        heads=heads,
         adaptivity=adaptivity if variant == "ca" else None,
     )
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
+from dynpix_jax.core.configs import check_choices, check_least, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from ..budgets import COMPUTE_DTYPE
+from .. import training
 
 VARIANTS = ("hrnet", "ee", "rh", "ca")
 ARCHITECTURES = ("w48", "w32", "w18", "w18s2", "w18s1")
@@ -86,8 +86,7 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
         raise UserError("config argument downsampling: plain heads do not read it")
     if args.continue_from and "weights" in given_args(arg):
         raise UserError("config argument weights: continue_from gives the weights that training begins with")
-    if args.steps < 0:
-        raise UserError(f"config argument steps={args.steps}: expected a number >= 0")
+    check_least(args, {"steps": 0})
     return args
 
 
@@ -112,36 +111,24 @@ def anytime_config(
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
     exits = (4,) if args.variant == "hrnet" else (1, 2, 3, 4)
-    redesigned = args.variant == "rh" or (args.variant == "ca" and args.heads == "redesigned")
     config = ml_collections.ConfigDict()
     config.name = f"anytime_{dataset}_{args.arch}_{args.variant}"
     config.model = dict(
         system="anytime",
-        compute_dtype=COMPUTE_DTYPE["cpu" if cpu else "gpu"],
+        compute_dtype=training.COMPUTE_DTYPE["cpu" if cpu else "gpu"],
         task="segmentation",
         task_options=task_options,
         backbone=dict(arch=args.arch),
         exits=exits,
         weights=(1.0,) * len(exits),
-        heads=_heads(args, redesigned),
+        heads=_heads(args),
         adaptivity=_adaptivity(args, threshold) if args.variant == "ca" else None,
     )
-    config.training = dict(
-        batch_size=batch_size,
-        stages=_stages(args, args.steps or steps, cpu),
-        optimizer="adamw" if cpu else "sgd",
-        weight_decay=1e-4 if cpu else 5e-4,
-        # As released, weight decay covers everything, the widths of interpolation too.
-        weight_decay_on=(r".*/kernel",) if cpu else (r".*",),
-        warmup_steps=20 if cpu else 0,
-        keep=1,
-        init_from=args.continue_from or args.get("weights", ""),
-        workers=0 if cpu else 8,
-    )
-    config.evaluation = dict(
-        pictures=6,
-        inference=dict(scales=(scale,)),
-    )
+    # As released, weight decay covers everything, the widths of interpolation too.
+    optimizer = dict(warmup_steps=20) if cpu else dict(training.SGD, weight_decay_on=(r".*",))
+    stages = _stages(args, args.steps or steps, cpu)
+    config.training = training.section(args, batch_size, stages, keep=1, **optimizer)
+    config.evaluation = dict(pictures=6, inference=dict(scales=(scale,)))
     return config
 
 
@@ -159,8 +146,10 @@ def _adaptivity(args: ml_collections.ConfigDict, threshold: float) -> dict[str, 
     )
 
 
-def _heads(args: ml_collections.ConfigDict, redesigned: bool) -> dict[str, Any]:
-    if not redesigned:
+def _heads(args: ml_collections.ConfigDict) -> dict[str, Any]:
+    if args.variant == "hrnet":
+        return {}
+    if args.variant == "ee" or args.heads == "plain":
         return dict(kind="plain")
     features = 128 if args.arch in ("w48", "w32") else 64
     return dict(kind="redesigned", features=features, downsampling=tuple(args.downsampling))

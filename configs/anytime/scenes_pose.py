@@ -51,7 +51,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         checkpoint_every=0,
         keep=1,
     )
-    config.evaluation = dict(
-        pictures=4,
-    )
+    config.evaluation = dict(pictures=4)
     return config

@@ -69,7 +69,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay_on=(r".*/kernel",),
         warmup_steps=50,
         checkpoint_every=200,
-        workers=0 if cpu else 8,
     )
     parts = dict(
         boundaries=dict(datasets.BSDS500.options, name="bsds500", root=args.bsds),

@@ -42,7 +42,7 @@ import ml_collections
 from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from ..budgets import COMPUTE_DTYPE
+from .. import training
 from ..datasets import DataSet
 
 BACKBONES = {"r26": 26, "r50": 50, "r101": 101, "mobilenet": 0}
@@ -174,7 +174,7 @@ def model(
     adapters = args.variant in ("adapters", "released")
     own = {"own": True, "shared": False}
     scores: Mapping[str, Mapping[str, Any]] = SCORES if args.scores else {}
-    discriminator = dict(weight=args.w_d, epochs=epochs)
+    discriminator = dict(weight=args.w_d, **({"epochs": epochs} if args.w_d else {}))
     sections: dict[str, Any] = dict(
         system="astmt",
         tasks=tasks,
@@ -244,23 +244,22 @@ def astmt_config(
         config.name += f"_{args.task}"
     config.seed = args.seed
     config.model = model(args, tasks, options, schedule.epochs)
-    config.model.compute_dtype = COMPUTE_DTYPE[args.get("budget", "cpu")]
+    config.model.compute_dtype = training.COMPUTE_DTYPE[args.get("budget", "cpu")]
     stage = dict(
         name="train",
         steps=schedule.steps,
         learning_rate=0.005,
         multipliers=multipliers(args, tasks),
     )
-    config.training = dict(
-        batch_size=schedule.batch_size,
-        stages=(stage,),
+    config.training = training.section(
+        args,
+        schedule.batch_size,
+        (stage,),
         optimizer="sgd",
         weight_decay_on=(r".*",),
         log_every=50,
         checkpoint_every=1000,
         keep=1,
-        init_from=args.weights,
-        workers=8,
     )
     config.evaluation = dict(mode="dense")
     if "boundaries" in tasks:

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import given_args
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.configs import refuse_args
 
 from .. import datasets
 from . import recipe
@@ -29,9 +28,7 @@ SIZE = (64, 80)
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    for name in ("root", "packed", "split", "weights", "backbone"):
-        if name in given_args(arg):
-            raise UserError(f"config argument {name}: the scenes do not read it")
+    refuse_args(arg, ("root", "packed", "split", "weights", "backbone"), "the scenes do")
     args = recipe.read_args(arg, TASKS, steps=400)
     args.backbone = "r26"
     options = dict(
@@ -50,7 +47,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay_on=(r".*/kernel",),
         warmup_steps=20,
         checkpoint_every=0,
-        workers=0,
     )
     config.evaluation.update(pictures=2, batch_size=4)
     if "boundaries" in config.model.tasks:

@@ -23,10 +23,10 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, parse_arg
+from dynpix_jax.core.configs import check_choices, check_least, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from ..budgets import COMPUTE_DTYPE
+from .. import training
 
 SOLVERS = ("broyden", "anderson")
 BUDGETS = ("cpu", "gpu")
@@ -34,23 +34,46 @@ BUDGETS = ("cpu", "gpu")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One size.
+    """One size, and how it is trained.
 
     Attributes:
         cell: Values of ``model.cell`` that differ from small's.
-        forward: Iterations of the search for the fixed point.
-        backward: Iterations of the search for the gradient.
+        forward: Iterations and tolerance of the search for the fixed point.
+        backward: Those of the search for the gradient. The tolerance is relative: a gradient is as small as
+            the loss and the number of pixels make it.
+        rates: Learning rates of the stages.
+        training: Values of ``training``.
+        model: Values of ``model``.
+        stops: Of both searches.
     """
 
     cell: dict[str, Any]
-    forward: int
-    backward: int
+    forward: tuple[int, float]
+    backward: tuple[int, float]
+    rates: tuple[float, float]
+    training: dict[str, Any]
+    model: dict[str, Any]
+    stops: str
+
+
+def _released(cell: dict[str, Any], forward: int, backward: int, weight_decay: float) -> Variant:
+    sgd = dict(training.SGD, weight_decay=weight_decay, weight_decay_on=(r".*",), schedule="cosine")
+    model = dict(implicit=dict(gives="applied", start="zero"), norm_momentum=0.99)
+    return Variant(cell, (forward, 1e-5), (backward, 1e-4), (1e-2, 1e-2), sgd, model, "batch")
 
 
 VARIANTS = {
-    "small": Variant({}, 27, 30),
-    "xl": Variant(dict(channels=(88, 176, 352, 704), expansion=6, dropout=0.04), 26, 26),
-    "tiny": Variant(dict(channels=(24, 48, 96), expansion=2, dropout=0.0), 8, 8),
+    "small": _released({}, 27, 30, 2e-4),
+    "xl": _released(dict(channels=(88, 176, 352, 704), expansion=6, dropout=0.04), 26, 26, 3e-4),
+    "tiny": Variant(
+        dict(channels=(24, 48, 96), expansion=2, dropout=0.0),
+        (8, 1e-3),
+        (8, 1e-2),
+        (1e-3, 5e-4),
+        dict(weight_decay_on=(r".*/(kernel|gain)",), warmup_steps=20, grad_clip=1.0),
+        dict(norm_momentum=0.9),
+        "image",
+    ),
 }
 
 
@@ -89,9 +112,7 @@ def read_args(
     check_choices(args, {"variant": tuple(VARIANTS), "solver": SOLVERS, "budget": BUDGETS})
     if args.continue_from and args.weights:
         raise UserError("config argument weights: continue_from gives the weights that training begins with")
-    for name, least in (("iterations", 0), ("jacobian", 0)):
-        if args[name] < least:
-            raise UserError(f"config argument {name}={args[name]}: expected a number >= {least}")
+    check_least(args, {"iterations": 0, "jacobian": 0})
     return args
 
 
@@ -110,50 +131,25 @@ def mdeq_config(
         task_options: Options of segmentation.
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
-    variant, tiny = VARIANTS[args.variant], args.variant == "tiny"
-    forward = args.iterations or variant.forward
-    stops = "image" if tiny else "batch"
+    variant = VARIANTS[args.variant]
+    iterations, tolerance = variant.forward
+    forward = args.iterations or iterations
     config = ml_collections.ConfigDict()
     config.name = f"mdeq_{dataset}_{args.variant}"
     config.model = dict(
         system="mdeq",
-        compute_dtype=COMPUTE_DTYPE[args.budget],
+        compute_dtype=training.COMPUTE_DTYPE[args.budget],
         task="segmentation",
         task_options=task_options,
         cell=variant.cell,
-        forward=dict(
-            method=args.solver,
-            iterations=forward,
-            tolerance=1e-3 if tiny else 1e-5,
-            stops=stops,
-            **_memory(args.solver, forward),
-        ),
-        # Relative: a gradient is as small as the loss and the number of pixels make it.
-        backward=dict(
-            method=args.solver,
-            iterations=variant.backward,
-            tolerance=1e-2 if tiny else 1e-4,
-            error="relative",
-            stops=stops,
-            **_memory(args.solver, variant.backward),
-        ),
-        implicit=dict() if tiny else dict(gives="applied", start="zero"),
+        forward=_search(args, variant, forward, tolerance),
+        backward=_search(args, variant, *variant.backward) | dict(error="relative"),
         jacobian=dict(weight=args.jacobian),
         anytime=dict(iterations=tuple(args.read_out)),
-        norm_momentum=0.9 if tiny else 0.99,
+        **variant.model,
     )
-    config.training = dict(
-        batch_size=steps.batch_size,
-        stages=_stages(args, steps),
-        optimizer="adamw" if tiny else "sgd",
-        weight_decay=dict(tiny=1e-4, small=2e-4, xl=3e-4)[args.variant],
-        weight_decay_on=(r".*/(kernel|gain)",) if tiny else (r".*",),
-        schedule="poly" if tiny else "cosine",
-        warmup_steps=20 if tiny else 0,
-        grad_clip=1.0 if tiny else 0.0,
-        log_every=25,
-        init_from=args.continue_from or args.weights,
-        workers=0 if args.budget == "cpu" else 8,
+    config.training = training.section(
+        args, steps.batch_size, _stages(args, steps, variant.rates), log_every=25, **variant.training
     )
     config.evaluation = dict(
         mode="dense",
@@ -164,30 +160,27 @@ def mdeq_config(
     return config
 
 
-def _memory(solver: str, iterations: int) -> dict[str, Any]:
-    """Broyden as released: a term an iteration, at most 27. Anderson mixes six iterates."""
-    if solver == "anderson":
-        return dict(memory=6)
-    return dict(memory=27, forgets="after") if iterations > 27 else dict(memory=iterations)
+def _search(
+    args: ml_collections.ConfigDict, variant: Variant, iterations: int, tolerance: float
+) -> dict[str, Any]:
+    """Broyden has a term an iteration, as released at most 27. Anderson mixes six iterates."""
+    memory = dict(memory=6) if args.solver == "anderson" else dict(memory=min(iterations, 27))
+    if args.solver == "broyden" and iterations > 27:
+        memory["forgets"] = "after"
+    common = dict(method=args.solver, stops=variant.stops, **memory)
+    return dict(common, iterations=iterations, tolerance=tolerance)
 
 
-def _stages(args: ml_collections.ConfigDict, steps: Steps) -> tuple[dict, ...]:
+def _stages(
+    args: ml_collections.ConfigDict, steps: Steps, rates: tuple[float, float]
+) -> tuple[dict[str, Any], ...]:
     """Pretraining, then equilibrium; with ``continue_from`` only the second."""
-    tiny = args.variant == "tiny"
-    rate = 1e-3 if tiny else 1e-2
-    applications = 3
     pretraining = dict(
         name="pretraining",
         steps=steps.pretraining,
-        learning_rate=rate,
+        learning_rate=rates[0],
         # The penalty is on the Jacobian at a fixed point, and there is none yet.
-        model=dict(unrolled=applications, jacobian=dict(weight=0.0)),
+        model=dict(unrolled=3, jacobian=dict(weight=0.0)),
     )
-    equilibrium = dict(
-        pretraining,
-        name="equilibrium",
-        steps=steps.equilibrium,
-        model=dict(),
-        learning_rate=0.5 * rate if tiny else rate,
-    )
+    equilibrium = dict(name="equilibrium", steps=steps.equilibrium, learning_rate=rates[1], model={})
     return (equilibrium,) if args.continue_from else (pretraining, equilibrium)

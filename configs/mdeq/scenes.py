@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import given_args
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.configs import refuse_args
 
 from .. import datasets
 from . import recipe
@@ -22,9 +21,7 @@ from . import recipe
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    for name in ("budget", "root", "packed", "weights", "continue_from", "split"):
-        if name in given_args(arg):
-            raise UserError(f"config argument {name}: the scenes do not read it")
+    refuse_args(arg, ("budget", "root", "packed", "weights", "continue_from", "split"), "the scenes do")
     args = recipe.read_args(arg, variant="tiny", root="", split="val", seed=0)
     config = recipe.mdeq_config(
         args,

@@ -45,8 +45,7 @@ import ml_collections
 from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from .. import published
-from ..budgets import COMPUTE_DTYPE
+from .. import published, training
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 CALIBRATIONS = ("each", "mean", "none")
@@ -66,6 +65,17 @@ BLOCKS = tuple(
 """The blocks of a ResNet-50, bottom first."""
 
 SPARSITY_WEIGHT = {"boundaries": 0.02, "segmentation": 0.1, "depth": 0.1, "normals": 0.3}
+
+_NORMS = (
+    r"backbone/stem_bn\d?/.*",
+    r"backbone/res\d_\d+/(bn\d|projection_bn|multipool/dilation_\d+/bn)/.*",
+)
+_EARLY = (r"backbone/stem_conv\d?/.*", r"backbone/res2_\d+/(conv\d|projection)/.*")
+FROZEN = {"cpu": (*_NORMS, *_EARLY), "gpu": _NORMS}
+"""Norms keep their ImageNet moments and scales (section 4); only those of a gate's own network learn.
+
+On a CPU back-propagation ends above Res2, but for the gates in it.
+"""
 
 READ_BY = {
     "rho": ("gated", "layer_skip"),
@@ -177,7 +187,7 @@ def pag_config(
     )
     config.model = dict(
         system="pag",
-        compute_dtype=COMPUTE_DTYPE[args.budget],
+        compute_dtype=training.COMPUTE_DTYPE[args.budget],
         task=args.task,
         task_options={**task_options, **LOSSES.get(args.task, {"both": {}})[args.loss]},
         head_features=head_features,
@@ -188,13 +198,8 @@ def pag_config(
     )
     if args.get("stem") == "3x3":
         config.model.backbone = dict(name="resnet", deep_stem=True)
-    config.training = dict(
-        batch_size=schedule.batch_size,
-        stages=_stages(args, schedule, res6=res6),
-        warmup_steps=50,
-        init_from=args.continue_from or args.weights,
-        workers=0 if args.budget == "cpu" or boundaries else 8,
-    )
+    stages = _stages(args, schedule, res6=res6)
+    config.training = training.section(args, schedule.batch_size, stages, warmup_steps=50)
     config.evaluation = dict(inference=dict(scales=(scale,)))
     if args.recipe == "paper":
         published.pag(config)
@@ -206,73 +211,58 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
 
     With ``continue_from`` only what comes after the variant one stage earlier.
     """
-    # Norms keep their ImageNet moments and scales (section 4). Only those of a gate's own network learn.
-    norms = (
-        r"backbone/stem_bn\d?/.*",
-        r"backbone/res\d_\d+/(bn\d|projection_bn|multipool/dilation_\d+/bn)/.*",
-    )
-    # Back-propagation ends above Res2 on a CPU, but for the gates in it.
-    cpu = args.budget == "cpu"
-    early = (r"backbone/stem_conv\d?/.*", r"backbone/res2_\d+/(conv\d|projection)/.*") if cpu else ()
     # Layers that no ImageNet network has.
-    new = (*(((r"res6/.*", 10.0),) if res6 else ()), (r".*", 1.0))
+    new = ((r"res6/.*", 10.0), (r".*", 1.0)) if res6 else ((r".*", 1.0),)
     base = dict(
         name="base",
         steps=schedule.base,
         learning_rate=5e-5,
-        frozen=(*norms, *early),
+        frozen=FROZEN[args.budget],
         multipliers=((r"head/.*", 20.0), *new),
     )
     pooled = _pooled(args)
     if not pooled:
         return (base,)
+
+    def later(name: str, steps: int, rate: tuple[str, float], **model: Any) -> dict[str, Any]:
+        multipliers = (rate, (r"head/.*", schedule.head_rate), *new)
+        changes = dict(name=name, steps=steps, learning_rate=3e-5, multipliers=multipliers, model=model)
+        return dict(base, **changes)
+
     pool = dict(blocks=pooled, selection="average" if args.variant == "average" else "pag", original_bias=2.0)
-    later = dict(base, learning_rate=3e-5)
-    head = (r"head/.*", schedule.head_rate)
-    multipool = dict(
-        later,
-        name="multipool",
-        steps=schedule.multipool,
-        model=dict(multipool=pool),
-        multipliers=((r".*/multipool/gate/.*", 20.0), head, *new),
-    )
-    if args.variant not in ("gated", "layer_skip"):
-        return (multipool,) if args.continue_from else (base, multipool)
-    gate = dict(
-        kind="pixel",
-        scope=args.gate_scope,
-        weight=SPARSITY_WEIGHT[args.task],
-        options=dict(init_std=0.1, open_bias=4.0),
-    )
-    if args.variant == "layer_skip":  # the baseline has a gate and a loss of its own (weight as released)
+    stages = [base, later("multipool", schedule.multipool, (r".*/multipool/gate/.*", 20.0), multipool=pool)]
+    # All blocks have a gate in the budgets of table 2, that of the MultiPool, too.
+    counted = "stem" in args and args.budget == "gpu" and args.gate_scope == "residual"
+    if args.variant == "gated" and counted and pooled != ("res6",):
+        pool = dict(pool, gated=True)
+    steps = (schedule.gates, schedule.gates, schedule.settle or schedule.gates)
+    for count, (name, gate) in zip(steps, _gates(args).items(), strict=False):
+        rate = (r".*/gate/.*", schedule.gate_rate)
+        stages.append(later(name, count, rate, multipool=pool, gate=gate))
+    return tuple(stages[min(2, len(stages) - 1) :] if args.continue_from else stages)
+
+
+def _gates(args: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
+    """Section ``gate`` of each of the stages with gates; {} without gates."""
+    if args.variant == "gated":
+        options = dict(init_std=0.1, open_bias=4.0)
+        weight = SPARSITY_WEIGHT[args.task]
+        gate = dict(kind="pixel", scope=args.gate_scope, weight=weight, options=options)
+    elif args.variant == "layer_skip":  # the baseline has a gate and a loss of its own (weight as released)
         gate = dict(kind="layer", weight=1.0)
+    else:
+        return {}
     start = max(0.9, args.rho)
     inserted = dict(gate, rho=start, rho_start=start, ramp=0.6, insert=True)
     lowered = dict(gate, rho=args.rho, rho_start=start, ramp=0.5, temperature=(0.5, 0.1))
-    kept = dict(gate, rho=args.rho, rho_start=args.rho, temperature=(0.1, 0.1))
+    kept = dict(gate, rho=args.rho, temperature=(0.1, 0.1))
     if args.variant == "gated" and args.calibrate != "none":
         # Every image is one more pass of the network, and a bit more of certainty.
-        calibrated = dict(calibrate=args.calibrate, calibration_images=64 if cpu else 256)
+        images = 64 if args.budget == "cpu" else 256
+        calibrated = dict(calibrate=args.calibrate, calibration_images=images)
         lowered.update(calibrated)
         kept.update(calibrated, noise=(0.0, 0.0), temperature=(1.0, 1.0))
-    # All blocks have a gate in the budgets of table 2, that of the MultiPool, too.
-    counted = "stem" in args and not cpu and args.gate_scope == "residual" and pooled != ("res6",)
-    gated = args.variant == "gated" and counted
-    gates = tuple(
-        dict(
-            later,
-            name=name,
-            steps=steps,
-            model=dict(multipool={**pool, "gated": True} if gated else pool, gate=section),
-            multipliers=((r".*/gate/.*", schedule.gate_rate), head, *new),
-        )
-        for name, steps, section in (
-            ("gates", schedule.gates, inserted),
-            ("rho", schedule.gates, lowered),
-            ("settle", schedule.settle or schedule.gates, kept),
-        )
-    )
-    return gates if args.continue_from else (base, multipool, *gates)
+    return dict(gates=inserted, rho=lowered, settle=kept)
 
 
 def _pooled(args: ml_collections.ConfigDict) -> tuple[str, ...]:

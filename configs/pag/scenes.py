@@ -71,7 +71,7 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
             rho=args.rho,
         )
         inserted = dict(gate, rho_start=min(1.0, args.rho + 0.2), ramp=0.6, insert=True)
-        kept = dict(gate, rho_start=args.rho)
+        kept = dict(gate)
         if args.calibrate != "none":
             inserted.update(calibrate=args.calibrate)
             kept.update(calibrate=args.calibrate, noise=(0.0, 0.0), temperature=(1.0, 1.0))

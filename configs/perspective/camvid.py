@@ -8,8 +8,8 @@
 Needs the data set as SegNet's authors publish it (root=DIR) and ImageNet weights imported by ``dynpix import-
 weights`` (weights=FILE), or weights = the workdir of a segmentation run of configs/pag/camvid.py, whose
 backbone knows the classes. Arguments: variant = baseline | average | attention; the others, and departures
-from the paper, are those of nyuv2.py; split = train | val | test; budget = cpu (images at two thirds of their
-size, one a step) | gpu (full size, eight a step).
+from the paper, are those of recipe.py; split = train | val | test; budget = cpu (images at two thirds of
+their size, one a step) | gpu (full size, eight a step).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 Needs leftImg8bit, gtFine, disparity and camera unpacked into one folder (root=DIR) and ImageNet weights of a
 ResNet-101 imported by ``dynpix import-weights`` (weights=FILE; backbone=50 takes a ResNet-50). The depth is
 that of the stereo disparity files, its bins are of log2 of what they hold. Other arguments, and departures
-from the paper: those of nyuv2.py; budget = cpu (half size, crops of 352x352, one a step) | gpu (crops of
+from the paper: those of recipe.py; budget = cpu (half size, crops of 352x352, one a step) | gpu (crops of
 800x800, four a step; made for one GPU of 80 GB).
 
 Paper, 500 images of val (IoU / iIoU): baseline .738 / .547; tied average .747 / .554; gt-depth tied .748 /
@@ -34,6 +34,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "cityscapes",
         segmentation=dict(CITYSCAPES.segmentation),
         steps=recipe.Steps(1, 3000, 1000, 600, 400) if cpu else recipe.Steps(4, 40000, 20000, 10000, 8000),
+        depth_kernel=3,
         bins=dict(edges=(0.0, 11.0, 12.5, 13.2, 13.9, 20.0), of="disparity"),
         depth=args.backbone,
         scale=CITYSCAPES.scale(args.budget),

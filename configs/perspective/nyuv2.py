@@ -6,18 +6,12 @@
         --workdir=runs/nyuv2/loop2
 
 Needs the data set, published files or extracted folders (root=DIR), and ImageNet weights imported by
-``dynpix import-weights`` (weights=FILE). Arguments: variant = baseline | average | gt_depth | attention |
-pred_depth; loops, of the refinement module, and loop_loss = equal | nyuv2 | cityscapes, the weights of
-their losses; tied=True, one kernel for all pooling sizes; pooling = multipool | multiscale; gate = softmax
-| argmax, how evaluation applies the weights; regression=True trains the log depth beside the bins, without
-the last stage, which is for the classes alone; blur, pixels, smooths that depth in evaluation;
-test_aug=True evaluates at three sizes, mirrored too; budget = cpu (half size, one image a step) | gpu
-(crops of 400x544, eight a step; made for one GPU of 40 GB); continue_from = workdir of the variant one
-stage earlier, so that only the last stages are trained (DIR@STAGE: what a stage of it ended with); steps,
-of all stages together; split = train | test, the images that are evaluated; packed=True: root holds what
-``dynpix prepare`` wrote. An argument that the variant does not read is refused. Which arguments make which
-row of the paper, and departures from it: see recipe.py. The depth is the data set's filled one (the paper's
-footnote 3); what the sensor measured: ``--set data.train.source.depth=raw data.eval.source.depth=raw``.
+``dynpix import-weights`` (weights=FILE). Arguments, which of them make which row of the paper, and departures
+from it: recipe.py. budget = cpu (half size, one image a step) | gpu (crops of 400x544, eight a step; made for
+one GPU of 40 GB); split = train | test.
+
+The depth is the data set's filled one (the paper's footnote 3). What the sensor measured: ``--set
+data.train.source.depth=raw data.eval.source.depth=raw``.
 
 Paper, 654 test images (IoU): baseline .406, gt-depth .413, pred-depth .418, loop1 without depth .419, with
 gt-depth .425, with pred-depth .427, loop2 .431, with test augmentation .445.

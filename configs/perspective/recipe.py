@@ -15,21 +15,38 @@ The variants of Table 2, Figure 4 and the supplement's Table 1, as arguments:
   pred_depth,regression=True (,blur=4) the depth of Table 1, "Ours" and "+blur"
 All of them with configs and scores: ``dynpix tables perspective``.
 
-Evaluation of a gated variant has two rows from one checkpoint: the soft mixture that was trained, and the
-arg-max, in which each pixel runs its likeliest pooling size alone (``gate`` says which comes first). With
-loops, the predictions before each loop are scored, too, with the MACs up to there. To time fewer
-loops: ``python eval.py --config=... --workdir=... --set "evaluation.also=('argmax', 'loop_0', 'loop_1')"``.
+Arguments of all configs (an argument that the variant does not read is refused):
 
-The last stage leaves the depth out and keeps the segmentation loss of every loop (section 4). loop_loss
-gives the weights of those losses, lambda_s of eq. 1 for the feed-forward pass, loop 1, and so on: equal,
-the paper's, which has one lambda_s; nyuv2 (1, then 5 a loop) and cityscapes (0, .1, .5, 1) as the released
-scripts have them.
+  variant        baseline | average | gt_depth | attention | pred_depth
+  loops          of the refinement module
+  loop_loss      weights of the losses of the feed-forward pass, loop 1, ... (lambda_s of eq. 1): equal, the
+                 paper's; nyuv2 (1, then 5 a loop) | cityscapes (0, .1, .5, 1), those of the released scripts
+  tied           one kernel for all pooling sizes
+  pooling        multipool | multiscale
+  gate           softmax | argmax: how evaluation applies the weights
+  regression     trains the log depth beside the bins, without the last stage, which is for the classes alone
+  blur           pixels by which evaluation smooths that depth
+  test_aug       evaluates at three sizes, mirrored too
+  steps          of all stages together; 0: those of the config
+  budget         cpu | gpu
+  recipe         ours | paper
+  weights        ImageNet weights imported by ``dynpix import-weights``
+  continue_from  workdir of the variant one stage earlier, so that only the last stages are trained, or
+                 DIR@STAGE, what a stage of that run ended with
+  root, split    folder of the data set, images that are evaluated
+  packed         root holds what ``dynpix prepare`` wrote
+
+Evaluation of a gated variant has two rows from one checkpoint: the soft mixture that was trained, and the
+arg-max, in which each pixel runs its likeliest pooling size alone. With loops, the predictions before each
+loop are scored, too, with the MACs up to there. To time fewer loops: ``python eval.py --config=...
+--workdir=... --set "evaluation.also=('argmax', 'loop_0', 'loop_1')"``.
+
+The last stage leaves the depth out and keeps the segmentation loss of every loop (section 4).
 
 Rows of Cityscapes follow the supplement's order, each from the one before: baseline, tied average, gt_depth
 tied, gt_depth, pred_depth (attention from the baseline); those of the other data sets start from their
 baseline, as section 5 says. ``dynpix reproduce`` keeps that order; a run by itself starts from its own
-baseline, or from what continue_from names: a workdir, with @STAGE behind it what a stage of that run ended
-with.
+baseline, or from what continue_from names.
 
 Where this departs from the paper (recipe=paper, ../published.py, undoes the first two, with as many images):
 AdamW instead of SGD at 2.5e-4, because its steps do not depend on the scale of the loss. Depth losses weigh
@@ -46,11 +63,10 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.core.configs import check_choices, check_least, check_read_by_variant, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from .. import published
-from ..budgets import COMPUTE_DTYPE
+from .. import published, training
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 POOLINGS = ("multipool", "multiscale")
@@ -60,6 +76,12 @@ LOOP_LOSS = {"equal": (1.0,), "nyuv2": (1.0, 5.0), "cityscapes": (0.0, 0.1, 0.5,
 """Lambda_s of the feed-forward pass, loop 1, ...: the paper's, and those of the released scripts."""
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
 """Of MultiScale: an octave in four steps, small images for what is near."""
+
+WIDTHS = {
+    "cpu": dict(features=256, depth_features=(64, 32)),
+    "gpu": dict(features=512, depth_features=(128, 32)),
+}
+"""Budget -> widths above the backbone."""
 
 NYU_BINS = dict(edges=(0.001, 1.5, 2.1, 3.0, 4.7, 100.0), of="depth")
 """Metres, of the released code: bins of about equal population."""
@@ -127,14 +149,7 @@ def read_args(
     choices = {"variant": variants, "loop_loss": tuple(LOOP_LOSS), "pooling": POOLINGS, "gate": GATES}
     check_choices(args, {**choices, "budget": BUDGETS, "recipe": published.RECIPES})
     check_read_by_variant(arg, args, READ_BY)
-    if not args.blur >= 0:
-        raise UserError(f"config argument blur={args.blur:g}: expected a number of pixels >= 0")
-    if args.steps < 0:
-        raise UserError(
-            f"config argument steps={args.steps}: expected a number >= 0, 0 for those of the config"
-        )
-    if args.loops < 0:
-        raise UserError(f"config argument loops={args.loops}: expected a number >= 0")
+    check_least(args, {"blur": 0, "steps": 0, "loops": 0})
     if not args.loops and args.loop_loss != "equal":
         raise UserError(
             f"config argument loop_loss={args.loop_loss}: there is no loop without loops=1 or more"
@@ -167,6 +182,7 @@ def perspective_config(
     steps: Steps,
     bins: dict[str, Any],
     depth: int = 50,
+    depth_kernel: int = 1,
     scale: float = 1.0,
 ) -> ml_collections.ConfigDict:
     """All sections but ``data``.
@@ -176,9 +192,9 @@ def perspective_config(
         segmentation: Options of the task; None for depth alone (variant pred_depth).
         bins: Section ``model.bins``.
         depth: Depth of the ResNet.
+        depth_kernel: Kernel size of the depth branch.
         scale: Size at which the network sees an image in evaluation, relative to the image's own.
     """
-    cpu = args.budget == "cpu"
     config = ml_collections.ConfigDict()
     config.name = f"perspective_{dataset}_{args.variant}_loops{args.loops}"
     # L2 alone (section 3); None leaves the regression out.
@@ -187,44 +203,39 @@ def perspective_config(
         raise UserError(
             f"config argument blur={args.blur:g}: there is no depth to smooth without regression=True"
         )
+    widths = WIDTHS[args.budget]
     config.model = dict(
         system="perspective",
-        compute_dtype=COMPUTE_DTYPE[args.budget],
+        compute_dtype=training.COMPUTE_DTYPE[args.budget],
         segmentation=segmentation,
         depth=regression,
         backbone=dict(depth=depth),
-        pooling=dict(
-            signal="none" if args.variant == "baseline" else args.variant,
-            kind=args.pooling,
-            tied=args.tied,
-            scales=SCALES if args.pooling == "multiscale" else (),
-            gate=args.gate,
-        ),
+        pooling=_pooling(args),
+        loss=_loop_loss(args, args.loops),
         loops=args.loops,
-        features=256 if cpu else 512,
+        features=widths["features"],
     )
     if reads_depth(args):
         config.model.bins = bins
     if args.variant == "pred_depth":
-        config.model.depth_features = (64, 32) if cpu else (128, 32)
-        config.model.depth_kernel = 3 if dataset in ("cityscapes", "stanford2d3d") else 1
-        config.model.loss = dict(depth_class=0.1, **({} if regression is None else dict(depth=0.05)))
-    if weights := _loop_loss(args, args.loops):
-        config.model.loss = dict(config.model.get("loss", {}), **weights)
-    config.training = dict(
-        batch_size=steps.batch_size,
-        stages=share_out(_stages(args, steps, trained=segmentation is not None), args.steps),
-        warmup_steps=min(50, steps.loop),
-        init_from=args.continue_from or args.weights,
-        workers=0 if cpu else 8,
-    )
-    config.evaluation = dict(
-        inference=_views(args, scale),
-        also=_also(args),
-    )
+        config.model.update(depth_features=widths["depth_features"], depth_kernel=depth_kernel)
+        config.model.loss.depth_class = 0.1
+        if regression is not None:
+            config.model.loss.depth = 0.05
+    stages = share_out(_stages(args, steps, trained=segmentation is not None), args.steps)
+    warmup = min(50, steps.loop)
+    config.training = training.section(args, steps.batch_size, stages, warmup_steps=warmup)
+    config.evaluation = dict(inference=_views(args, scale), also=_also(args))
     if args.recipe == "paper":
         published.perspective(config)
     return config
+
+
+def _pooling(args: ml_collections.ConfigDict) -> dict[str, Any]:
+    if args.variant == "baseline":
+        return dict(signal="none")
+    scales = dict(scales=SCALES) if args.pooling == "multiscale" else {}
+    return dict(signal=args.variant, kind=args.pooling, tied=args.tied, gate=args.gate, **scales)
 
 
 def share_out(stages: tuple[dict[str, Any], ...], total: int) -> tuple[dict[str, Any], ...]:

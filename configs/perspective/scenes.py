@@ -7,7 +7,7 @@
 
 A ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels with exact depth.
 Arguments: variant, loops, loop_loss, tied, pooling, gate, regression, blur, test_aug, steps, continue_from
-as in nyuv2.py; seed, of the weights, the order of the images and the scenes' augmentation. Every variant
+as in recipe.py; seed, of the weights, the order of the images and the scenes' augmentation. Every variant
 trains for the same number of steps in all, whatever its stages, so that variants compare: pred_depth with
 average,tied=True, each with seed=0, 1 and 2, as ``dynpix reproduce perspective scenes`` does. The paper has
 no such rows. Measured here: docs/results.md.
@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import given_args
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.configs import refuse_args
 
 from .. import datasets
 from . import recipe
@@ -32,9 +31,7 @@ EDGES = (0.001, 2.45, 3.0, 3.9, 4.8, 20.0)
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
-    for name in ("budget", "recipe", "root", "packed", "weights", "split"):
-        if name in given_args(arg):
-            raise UserError(f"config argument {name}: the scenes do not read it")
+    refuse_args(arg, ("budget", "recipe", "root", "packed", "weights", "split"), "the scenes do")
     args = recipe.read_args(arg, root="", split="val", seed=0)
     config = recipe.perspective_config(
         args,

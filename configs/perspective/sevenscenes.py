@@ -6,7 +6,7 @@
 The frames have no classes, so that the depth alone is trained: bins, which gate the pooling of the loops, and
 its logarithm. Needs frames in folders, or the data set as published (root=DIR), and ImageNet weights imported
 by ``dynpix import-weights`` (weights=FILE). Arguments: loops; tied, gate, blur, test_aug, steps,
-continue_from, packed as in nyuv2.py; split = val, or test of the published layout; every = take each n-th
+continue_from, packed as in recipe.py; split = val, or test of the published layout; every = take each n-th
 frame of a sequence; budget = cpu (half size, one frame a step) | gpu (full size, eight a step).
 """
 

@@ -7,7 +7,7 @@
 
 Needs the areas with their assets in one folder (root=DIR) and ImageNet weights of a ResNet-101 imported by
 ``dynpix import-weights`` (weights=FILE; backbone=50 takes a ResNet-50). The paper does not give its bins:
-these are of equal width in log depth. Other arguments, and departures from the paper: those of nyuv2.py;
+these are of equal width in log depth. Other arguments, and departures from the paper: those of recipe.py;
 split = train | val, areas 3 and 4; budget = cpu (half size, crops of 352x352, one a step) | gpu (crops of
 704x704, four a step; made for one GPU of 80 GB).
 
@@ -33,6 +33,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "stanford2d3d",
         segmentation=dict(STANFORD2D3D.segmentation),
         steps=recipe.Steps(1, 3000, 1000, 600, 400) if cpu else recipe.Steps(4, 20000, 10000, 6000, 5000),
+        depth_kernel=3,
         bins=dict(edges=recipe.log_edges(1.0, 8.0), of="depth"),
         depth=args.backbone,
         scale=STANFORD2D3D.scale(args.budget),

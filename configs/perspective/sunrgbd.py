@@ -6,8 +6,8 @@
         --workdir=runs/sunrgbd/loop2
 
 Needs SUNRGBD and SUNRGBDtoolbox unpacked into one folder (root=DIR) and ImageNet weights imported by ``dynpix
-import-weights`` (weights=FILE). Arguments, and departures from the paper: those of nyuv2.py, whose bins of
-depth these are, too. The images have several sizes; what is cropped from them has one.
+import-weights`` (weights=FILE). Arguments, and departures from the paper: recipe.py. The bins of depth
+are those of nyuv2.py. The images have several sizes; what is cropped from them has one.
 
 Paper, 5050 test images (IoU): baseline .402, gt-depth .422, pred-depth .423, loop1 without depth .432, with
 gt-depth .439, with pred-depth .440, loop2 .443, with test augmentation .451.

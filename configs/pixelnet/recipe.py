@@ -26,11 +26,10 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, parse_arg
+from dynpix_jax.core.configs import check_choices, check_least, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from .. import published
-from ..budgets import COMPUTE_DTYPE
+from .. import published, training
 
 BUDGETS = ("cpu", "gpu")
 COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -103,9 +102,7 @@ def read_args(
     choices = {"budget": BUDGETS, "recipe": published.RECIPES, "train_scales": tuple(TRAIN_SCALES)}
     check_choices(args, choices)
     check_number("fc", args.fc, (1, 2, 3))
-    for name, least in (("width", 0), ("pixels", 2), ("images", 0)):
-        if args[name] < least:
-            raise UserError(f"config argument {name}={args[name]}: expected at least {least}")
+    check_least(args, {"width": 0, "pixels": 2, "images": 0})
     if args.width and args.fc == 1:
         raise UserError("config argument width: fc=1 has no hidden layer and does not read it")
     return args
@@ -117,16 +114,40 @@ def check_number(name: str, value: int, choices: tuple[int, ...]) -> None:
         raise UserError(f"config argument {name}={value}: expected one of {', '.join(map(str, choices))}")
 
 
-TRAINING = {
-    "ours": dict(optimizer="adamw", weight_decay=1e-4, poly_power=0.9, warmup_steps=50, grad_clip=1.0),
-    "paper": dict(optimizer="sgd", weight_decay=5e-4, poly_power=0.0, warmup_steps=0, grad_clip=0.0),
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the argument ``recipe`` decides.
+
+    Attributes:
+        width: Of the MLP's hidden layers.
+        weights: VGG's.
+        preprocessing: Of these weights: "caffe" for those that expect BGR less the mean.
+        normalize: Of the hypercolumn.
+        mlp: Further options of the MLP; ``dropout`` is of hidden layers.
+        training: How it optimizes.
+    """
+
+    width: int
+    weights: str
+    preprocessing: str
+    normalize: str
+    mlp: dict[str, Any]
+    training: dict[str, Any]
+
+
+RECIPES = {
+    "ours": Recipe(
+        512,
+        "weights/vgg16.safetensors",
+        "torch",
+        "batch",
+        dict(dropout=0.0, init_std=None),
+        dict(warmup_steps=50, grad_clip=1.0),
+    ),
+    "paper": Recipe(
+        4096, "weights/vgg16_caffe.safetensors", "caffe", "none", {}, dict(training.SGD, poly_power=0.0)
+    ),
 }
-"""Recipe -> how it optimizes."""
-MACHINE = {
-    "cpu": dict(checkpoint_every=250, workers=0),
-    "gpu": dict(checkpoint_every=1000, workers=8),
-}
-"""Budget -> what else the section ``training`` has."""
 
 
 def pixelnet_config(
@@ -152,43 +173,36 @@ def pixelnet_config(
         mlp_rate: Learning rate of the MLP relative to VGG's, with recipe=paper.
         cpu_images: Images a step, on budget=cpu.
     """
-    ours = args.recipe == "ours"
-    width = args.width or (512 if ours else 4096)
+    recipe, ours = RECIPES[args.recipe], args.recipe == "ours"
     images = args.images or (cpu_images if ours and args.budget == "cpu" else 5)
-    weights = args.weights or f"weights/vgg16{'' if ours else '_caffe'}.safetensors"
+    hidden = (args.width or recipe.width,) * (args.fc - 1)
+    mlp = {name: value for name, value in recipe.mlp.items() if hidden or name != "dropout"}
     config = ml_collections.ConfigDict()
     config.name = f"pixelnet_{name}"
     config.seed = args.seed
     config.model = dict(
         system="pixelnet",
-        compute_dtype=COMPUTE_DTYPE[args.budget],
+        compute_dtype=training.COMPUTE_DTYPE[args.budget],
         task=task,
         task_options=task_options or {},
-        # Of the weights: "caffe" for those that expect BGR less the mean.
-        backbone=dict(preprocessing="torch" if ours else "caffe"),
+        backbone=dict(preprocessing=recipe.preprocessing),
         hypercolumn=dict(
             layers=(*COLUMN, "fc7") if args.conv7 else COLUMN,
-            normalize="batch" if ours else "none",
+            normalize=recipe.normalize,
             dropout=0.0 if ours else column_dropout,
         ),
-        mlp=dict(
-            hidden=(width,) * (args.fc - 1),
-            dropout=0.0 if ours and args.fc > 1 else 0.5,
-            init_std=None if ours else 1e-3,
-        ),
-        sampling=dict(pixels=args.pixels, **(sampling or dict(strategy="stratified"))),
+        mlp=dict(mlp, hidden=hidden),
+        sampling=dict(sampling or {}, pixels=args.pixels),
     )
-    config.training = dict(
-        batch_size=images,
-        stages=_stages(args, length, images, mlp_rate),
-        init_from=args.continue_from or weights,
-        **TRAINING[args.recipe],
-        **MACHINE[args.budget],
+    args.weights = args.weights or recipe.weights
+    config.training = training.section(
+        args,
+        images,
+        _stages(args, length, images, mlp_rate),
+        checkpoint_every=250 if args.budget == "cpu" else 1000,
+        **recipe.training,
     )
-    config.evaluation = dict(
-        mode="dense",
-        inference=dict(scales=args.test_scales),
-    )
+    config.evaluation = dict(mode="dense", inference=dict(scales=args.test_scales))
     return config
 
 

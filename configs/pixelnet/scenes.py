@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, given_args
+from dynpix_jax.core.configs import check_choices, given_args, refuse_args
 from dynpix_jax.core.errors import UserError
 
 from .. import datasets
@@ -29,9 +29,8 @@ OPTIONS = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task."""
-    for name in ("budget", "recipe", "root", "packed", "weights", "continue_from", "split", "train_scales"):
-        if name in given_args(arg):
-            raise UserError(f"config argument {name}: the scenes do not read it")
+    names = ("budget", "recipe", "root", "packed", "weights", "continue_from", "split", "train_scales")
+    refuse_args(arg, names, "the scenes do")
     args = recipe.read_args(
         arg, root="", split="val", test_scale=1.0, task="segmentation", strategy="stratified", rare=0.5
     )

@@ -8,7 +8,7 @@ branches brought to each other's resolution. Names of parameters follow the rele
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, cast
@@ -82,8 +82,10 @@ class HRNetConfig(BackboneConfig):
         for name in ("width", "blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
-        if self.align_corners and self.form == "pose":
-            raise ValueError("align_corners: is not read with form 'pose', which enlarges by repetition")
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        return {"align_corners": "form 'pose' enlarges by repetition"} if self.form == "pose" else {}
 
     @property
     def shape(self) -> Arch:

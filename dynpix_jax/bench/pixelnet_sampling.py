@@ -123,12 +123,13 @@ class Result:
 
 def make_system(row: Row, case: Case) -> PixelNet:
     """The row's network."""
+    fc = dict(fc_features=64 * case.vgg_width) if "fc7" in row.taps else {}
     system = papers.build(
         dict(
             system="pixelnet",
             task="segmentation",
             task_options=dict(classes=CLASSES),
-            backbone=dict(width=case.vgg_width, fc_features=64 * case.vgg_width),
+            backbone=dict(width=case.vgg_width, **fc),
             hypercolumn=dict(layers=row.taps),
             mlp=dict(hidden=(case.width,) * (row.layers - 1)),
             sampling=dict(pixels=case.pixels),

@@ -12,7 +12,7 @@ from dynpix_jax.cli.compilation_cache import add_cache_argument
 from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, RunConfig
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.settings import Implementation, StageConfig
+from dynpix_jax.core.settings import HasTarget, Implementation, StageConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.run_config import read_run
@@ -172,7 +172,7 @@ def finished_stages(workdir: str | Path) -> tuple[str, ...]:
 
 def target_density(stage: StageConfig) -> float:
     """The target density rho of a stage's network: 1 without gates that have one."""
-    return float(getattr(stage.model, "target_density", 1.0))
+    return stage.model.target_density if isinstance(stage.model, HasTarget) else 1.0
 
 
 def _check_folder(workdir: str | Path) -> None:

@@ -120,6 +120,8 @@ class GeometryRanges:
             raise ValueError(f"margin: {self.margin}; expected a number of pixels >= 0")
         if self.margin and self.crop is not None:
             raise ValueError(f"margin: {self.margin} says how large a crop is, and so does crop {self.crop}")
+        if self.colour == ColourRanges():
+            raise ValueError("colour: its ranges change nothing; expected None, or others")
         if self.box is not None and self.crop is None:
             raise ValueError("crop: a size is needed with box")
 

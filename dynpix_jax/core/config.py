@@ -18,8 +18,15 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.merging import default_of, leaves, merge
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.sections import Given, OneOf, from_config, to_json, unread
-from dynpix_jax.core.settings import EvaluationConfig, ExecutionConfig, StageConfig, TrainingConfig
+from dynpix_jax.core.settings import (
+    EvaluationConfig,
+    ExecutionConfig,
+    ModelConfig,
+    StageConfig,
+    TrainingConfig,
+)
 from dynpix_jax.core.source import SourceSettings
+from dynpix_jax.core.system import SystemClass
 
 HARMLESS = (
     r"training\.(log_every|checkpoint_every|eval_every|keep|workers|init_from|remat)",
@@ -117,7 +124,9 @@ class RunConfig:
 
 
 def parse_run(
-    config: Mapping[str, Any] | ml_collections.ConfigDict, systems: Registry[Any], read_source: ReadSource
+    config: Mapping[str, Any] | ml_collections.ConfigDict,
+    systems: Registry[SystemClass],
+    read_source: ReadSource,
 ) -> RunConfig:
     """The settings of a config.
 
@@ -139,7 +148,7 @@ def parse_run(
     training = _section(tree, "training")
     stages = training.get("stages")
     if isinstance(stages, Sequence) and all(isinstance(stage, Mapping) for stage in stages):
-        models = _stage_models(base, [stage.get("model") or {} for stage in stages], stages, systems)
+        models = _stage_models(base, stages, systems)
         stages = [{**stage, "model": model} for stage, model in zip(stages, models, strict=True)]
         tree["training"] = {**training, "stages": stages}
     data = _section(tree, "data")
@@ -149,8 +158,10 @@ def parse_run(
             source = read_source(section["source"], f"config.data.{part}.source")
             data = {**data, part: {**section, "source": source}}
     run = from_config(RunConfig, {**tree, "data": data}, "config")
-    for path, value, reason in unread(dataclasses.replace(run, training=_without_models(run)), "config"):
-        raise UserError(f"{path}: nothing reads {value!r}: {reason}")
+    for path, value, reason in unread(run, "config"):
+        # Values of models may be read by some of the stages: `_stage_models`.
+        if not re.match(r"config\.training\.stages\[\d+\]\.model\.", path):
+            raise UserError(f"{path}: nothing reads {value!r}: {reason}")
     return dataclasses.replace(run, given=to_json(given))
 
 
@@ -176,10 +187,10 @@ def differences(old: RunConfig, new: RunConfig, harmless: Sequence[str] = HARMLE
     before, after = (dict(leaves(settings(run))) for run in (old, new))
     lines = []
     for path in sorted(before.keys() | after.keys()):
-        there, here = before.get(path, _ABSENT), after.get(path, _ABSENT)
-        if there != here and not any(re.fullmatch(pattern, path) for pattern in harmless):
+        first, second = before.get(path, _ABSENT), after.get(path, _ABSENT)
+        if first != second and not any(re.fullmatch(pattern, path) for pattern in harmless):
             key = re.sub(r"(\.source|\.sources\[\d+\])\.options\.", r"\1.", path)
-            lines.append(f"config.{key} is {there!r} there and {here!r} here")
+            lines.append(f"config.{key} is {first!r} there and {second!r} here")
     # A difference that all stages share is a value of config.model.
     bases = [re.sub(r"\.training\.stages\[\d+\]\.model\.", ".model.", line) for line in lines]
     everywhere = {base for base in bases if bases.count(base) == len(new.stages)}
@@ -202,74 +213,92 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _without_models(run: RunConfig) -> TrainingConfig:
-    """The training settings without models, whose values `_stage_models` checks over all stages."""
-    stages = tuple(dataclasses.replace(stage, model=None) for stage in run.stages)
-    return dataclasses.replace(run.training, stages=stages)
+@dataclasses.dataclass(frozen=True)
+class _StageModel:
+    """The network of a stage, and what it makes of the values of `config.model`.
+
+    Attributes:
+        path: Full name of the stage's own section ``model``.
+        model: Typed.
+        own: Values that the stage gives itself, by their paths in `config.model`.
+        replaced: Paths in `config.model` whose values the stage replaces.
+        ignored: Paths in `config.model` that nothing in this network reads, and why.
+    """
+
+    path: str
+    model: ModelConfig
+    own: Mapping[str, Any]
+    replaced: frozenset[str]
+    ignored: Mapping[str, str]
+
+    def why_ignored(self, path: str) -> str | None:
+        """Why nothing reads the value at a path; None if something does."""
+        within = (one for one in self.ignored if path == one or path.startswith((f"{one}.", f"{one}[")))
+        return next((self.ignored[one] for one in within), None)
+
+    def reads(self, path: str) -> bool:
+        """Whether the network reads the value that `config.model` has at a path."""
+        return path not in self.replaced and self.why_ignored(path) is None
+
+    def gives(self, path: str) -> bool:
+        """Whether the stage has a value of its own at a path."""
+        return any(path == other or path.startswith(f"{other}.") for other in self.own)
+
+    def name(self, path: str) -> str:
+        """The name of a path in `config.model` as the stage's own."""
+        return path.replace(_MODEL, self.path, 1)
+
+
+_MODEL = "config.model"
 
 
 def _stage_models(
-    base: Mapping[str, Any],
-    changes: Sequence[Mapping[str, Any]],
-    stages: Sequence[Mapping[str, Any]],
-    systems: Registry[Any],
-) -> list[Any]:
-    """The typed model of each stage.
+    base: Mapping[str, Any], given: Sequence[Mapping[str, Any]], systems: Registry[SystemClass]
+) -> list[ModelConfig]:
+    """The typed model of each of the ``given`` stages, from ``base``, the values of `config.model`.
 
     Raises:
         UserError: A wrong model, or a value that no stage reads.
     """
     system = OneOf(systems, key="system")
-    kind = system.settings(base, "config.model")
-    models, fates = [], []
-    for index, (stage, change) in enumerate(zip(stages, changes, strict=True)):
-        replaced: list[str] = []
+    kind = system.settings(base, _MODEL)
+    stages = []
+    for index, section in enumerate(given):
+        change, replaced = section.get("model") or {}, list[str]()
         try:
-            merged = merge(kind, base, change, "config.model", replaced)
-            model: Any = from_config(system.settings(merged, "config.model"), merged, "config.model")
+            merged = merge(kind, base, change, _MODEL, replaced)
+            model: Any = from_config(system.settings(merged, _MODEL), merged, _MODEL)
         except UserError as error:
-            raise UserError(f"stage '{stage.get('name', index)}': {error}") from error
-        ignored = {path: reason for path, _, reason in unread(model, "config.model")}
-        for path, value in leaves(change, "config.model"):
-            if reason := _reason(path, ignored):
-                own = path.replace("config.model", f"config.training.stages[{index}].model", 1)
-                raise UserError(f"{own}: nothing reads {value!r}: {reason}")
-        models.append(model)
-        fates.append((replaced, ignored))
-    for path, value in leaves(base, "config.model"):
-        _check_read(path, value, kind, fates, changes)
-    return models
+            raise UserError(f"stage '{section.get('name', index)}': {error}") from error
+        ignored = {path: reason for path, _, reason in unread(model, _MODEL)}
+        own = dict(leaves(change, _MODEL))
+        path = f"config.training.stages[{index}].model"
+        stage = _StageModel(path, model, own, frozenset(replaced), ignored)
+        for path, value in own.items():
+            if reason := stage.why_ignored(path):
+                raise UserError(f"{stage.name(path)}: nothing reads {value!r}: {reason}")
+        stages.append(stage)
+    for path, value in leaves(base, _MODEL):
+        if stages and not any(stage.reads(path) for stage in stages):
+            _refuse(path, value, kind, stages)
+    return [stage.model for stage in stages]
 
 
-def _check_read(
-    path: str,
-    value: Any,
-    kind: type,
-    fates: Sequence[tuple[list[str], Mapping[str, str]]],
-    changes: Sequence[Mapping[str, Any]],
-) -> None:
-    """Refuses a value of `config.model` that every stage replaces or ignores."""
-    reasons = [None if path in replaced else _reason(path, ignored) for replaced, ignored in fates]
-    if not fates or any(
-        path not in replaced and not reason for (replaced, _), reason in zip(fates, reasons, strict=True)
-    ):
+def _refuse(path: str, value: Any, kind: type, stages: Sequence[_StageModel]) -> None:
+    """Refuses a value of `config.model` that no stage reads, unless it is a default that all replace.
+
+    Such a default may be written out, as everywhere. A default that is ignored is none of ``ignored``.
+
+    Raises:
+        UserError: Names the keys of the stages' own values, which have an effect.
+    """
+    reason = next(filter(None, (stage.why_ignored(path) for stage in stages)), None)
+    is_default = not isinstance(value, Given) and value == default_of(kind, path.split(".")[2:])
+    if is_default and reason is None:
         return
-    reason = next(filter(None, reasons), None)
-    if reason is None and not isinstance(value, Given) and value == default_of(kind, path.split(".")[2:]):
-        return
-    keys = [
-        path.replace("config.model", f"training.stages[{index}].model", 1)
-        for index, change in enumerate(changes)
-        if change
-        and any(path == other or path.startswith(f"{other}.") for other, _ in leaves(change, "config.model"))
-    ]
+    keys = [stage.name(path).removeprefix("config.") for stage in stages if stage.gives(path)]
     instead = f"; what has an effect is {', '.join(keys)}" if keys else ""
     raise UserError(f"{path}: nothing reads {value!r}: {reason or 'every stage has its own'}{instead}")
-
-
-def _reason(path: str, ignored: Mapping[str, str]) -> str | None:
-    of = next((one for one in ignored if path == one or path.startswith((f"{one}.", f"{one}["))), None)
-    return None if of is None else ignored[of]
 
 
 class _Absent:

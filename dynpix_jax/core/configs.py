@@ -66,6 +66,28 @@ def check_choices(args: Mapping[str, Any], choices: Mapping[str, Collection[str]
             raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
 
 
+def check_least(args: Mapping[str, Any], least: Mapping[str, float]) -> None:
+    """Refuses an argument of a config that is less than it may be.
+
+    Raises:
+        UserError: Names the first such argument.
+    """
+    for name, value in least.items():
+        if not args[name] >= value:
+            raise UserError(f"config argument {name}={args[name]:g}: expected at least {value:g}")
+
+
+def refuse_args(arg: str | None, names: Collection[str], who: str) -> None:
+    """Refuses arguments of a recipe that one of its configs does not read.
+
+    Raises:
+        UserError: Names the first that is given.
+    """
+    for name in names:
+        if name in given_args(arg):
+            raise UserError(f"config argument {name}: {who} not read it")
+
+
 def check_read_by_variant(
     arg: str | None, args: Mapping[str, Any], read_by: Mapping[str, Collection[str]]
 ) -> None:

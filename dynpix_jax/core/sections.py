@@ -175,6 +175,21 @@ def unread(
             )
 
 
+def unread_names(section: Any) -> frozenset[str]:
+    """Names of the fields of a section that its other values leave without effect."""
+    return frozenset(_reasons(section))
+
+
+def refuse_unread(value: Any, path: str, outer: Mapping[str, str] | None = None) -> None:
+    """Refuses a section with a value that nothing reads; see `unread`.
+
+    Raises:
+        UserError: Names the first such value, and why nothing reads it.
+    """
+    for place, content, reason in unread(value, path, outer):
+        raise UserError(f"{place}: nothing reads {content!r}: {reason}")
+
+
 def to_json(value: Any) -> Any:
     """Settings as JSON values, defaults included: equal only for equal settings."""
     if isinstance(value, Mapping | ml_collections.ConfigDict):

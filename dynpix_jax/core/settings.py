@@ -5,7 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class ModelConfig(Protocol):
+    """What the typed ``model`` section of every system has."""
+
+    @property
+    def system(self) -> str:
+        """Name of the system in `papers.SYSTEMS`, or ``package.module:Name``."""
+
+
+@runtime_checkable
+class HasTarget(Protocol):
+    """A typed ``model`` section whose gates are trained towards a density."""
+
+    @property
+    def target_density(self) -> float:
+        """The share of positions, 1 without gates."""
+
 
 Implementation = Literal["masked", "gather", "pallas_tpu", "pallas_gpu"]
 
@@ -55,7 +74,7 @@ class StageConfig:
     name: str
     steps: int
     learning_rate: float
-    model: Any = None
+    model: ModelConfig
     frozen: tuple[str, ...] = ()
     multipliers: tuple[tuple[str, float], ...] = ((".*", 1.0),)
 

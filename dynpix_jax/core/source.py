@@ -14,6 +14,8 @@ import numpy as np
 from dynpix_jax.core.errors import UserError, suggest
 
 Element = dict[str, np.ndarray]
+PLACE = {"place": True}
+"""Metadata of an option that names a file or folder: what was packed may have been read elsewhere."""
 Kind = Literal[
     "image", "boundary", "label", "depth", "normals", "dense", "keypoints", "length", "box", "scalar"
 ]
@@ -134,6 +136,23 @@ class SourceClass(Protocol):
     def __call__(self, config: Any, split: str, /) -> Source: ...
 
 
+@runtime_checkable
+class DependsOnSplit(Protocol):
+    """Options of a source of which some splits read fewer."""
+
+    def unread_in(self, split: str) -> Mapping[str, str]:
+        """Options that are not read in a split, and why."""
+
+
+@runtime_checkable
+class CropsPeople(Protocol):
+    """Options of a source whose images may be crops around a person."""
+
+    @property
+    def person_crop(self) -> tuple[int, int] | None:
+        """(H, W) of the crops; None for whole images."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceSettings:
     """A source as a config names it, checked; nothing is read from the disk yet.
@@ -149,10 +168,14 @@ class SourceSettings:
     options: Any
 
     @property
+    def unread_in_split(self) -> Mapping[str, str]:
+        """Options that the split does not read, and why."""
+        return self.options.unread_in(self.split) if isinstance(self.options, DependsOnSplit) else {}
+
+    @property
     def crop(self) -> tuple[int, int] | None:
         """(H, W) of its images if they are crops around a person; None for whole images."""
-        size: tuple[int, int] | None = getattr(self.options, "crop", None)
-        return size
+        return self.options.person_crop if isinstance(self.options, CropsPeople) else None
 
 
 def annotators_of(source: Source, index: int) -> list[np.ndarray] | None:

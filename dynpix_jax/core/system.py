@@ -65,12 +65,12 @@ class LossAux:
     updates: dict[str, Any]
 
 
-class ModelConfig(Protocol):
-    """What the typed ``model`` section of every system has."""
+class SystemClass(Protocol):
+    """A class of systems as a table has it; it is built from an object of its ``Config``."""
 
-    @property
-    def system(self) -> str:
-        """Name of the system in `papers.SYSTEMS`, or ``package.module:Name``."""
+    Config: type[Any]
+
+    def __call__(self, config: Any, /) -> System: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,11 @@ class Task(ABC):
         """Whether the loss needs no pixel's neighbours."""
         return self.stride == 1
 
+    @property
+    def by_image(self) -> bool:
+        """Whether the loss compares the pixels of an image, so that those of several cannot be mixed."""
+        return False
+
     def labelled(self, target: Array) -> Array:
         """(B, H, W) bool: the pixels that the loss counts."""
         return jnp.ones(target.shape[:3], bool)

@@ -11,6 +11,7 @@ Source: Arbelaez, Maire, Fowlkes, Malik, "Contour Detection and Hierarchical Ima
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,10 @@ class BSDS500Config:
                 f"consensus: {self.consensus:g}; expected a share of the annotators in (0, 1] "
                 "or a whole number above 1"
             )
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        return {} if self.label == "consensus" else {"consensus": "it is of label 'consensus'"}
 
 
 class BSDS500(FileSource[BSDS500Config]):

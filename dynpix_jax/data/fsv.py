@@ -14,6 +14,7 @@ Source: Krahenbuhl, CVPR 2018.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,10 @@ class FsvConfig:
 
     def __post_init__(self) -> None:
         check_fields(self.fields, FIELDS)
+
+    def unread_in(self, split: str) -> Mapping[str, str]:
+        """Options that are not read in a split, and why."""
+        return {"every_test_image": "it is of split 'test'"} if split == "train" else {}
 
 
 class Fsv(LabelledImages[FsvConfig]):

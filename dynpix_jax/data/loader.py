@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from dynpix_jax.core.augmentation import GeometryRanges
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import Element, Source, SourceSpec, groups_of
 from dynpix_jax.data.geometry import augment
 
@@ -89,6 +89,9 @@ def make_loader(
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} of {process_count} processes")
+    if augment is not None and augment.box is not None and augment.box.field not in source.spec.fields:
+        name = augment.box.field
+        raise UserError(f"augment.box.field: the source has no {name!r}; {suggest(name, source.spec.fields)}")
     size = len(source)
     if not size:
         raise UserError(f"source {source.spec.name!r} has no elements")

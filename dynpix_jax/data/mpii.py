@@ -69,6 +69,11 @@ class MpiiConfig:
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop: {self.crop}; expected a positive height and width")
 
+    @property
+    def person_crop(self) -> tuple[int, int] | None:
+        """See `CropsPeople`."""
+        return self.crop
+
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
         return dict.fromkeys(("resampling", "outside"), "there are no crops") if self.crop is None else {}

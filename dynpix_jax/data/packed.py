@@ -22,7 +22,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.core.sections import from_config, refuse_unread, to_json, unread_names
+from dynpix_jax.core.source import Element, FieldSpec, SourceSettings, SourceSpec, check_index
 from dynpix_jax.data.sources import SOURCES
 
 # Those that sources have; `dynpix prepare` writes the ones that the source packed has.
@@ -139,11 +140,13 @@ def check_size(folder: Path, shard: Shard) -> None:
         )
 
 
-def _check_options(folder: Path, packed: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raises UserError unless a source was packed with the `expected` options, given or its defaults."""
+def _check_options(folder: Path, packed: Mapping[str, Any], expected: PackedConfig) -> None:
+    """Raises UserError unless the source was packed, with the options, given or its defaults."""
+    if expected.of and packed["name"] != expected.of:
+        raise UserError(f"packed: {folder} was made of {packed['name']}, expected {expected.of}")
     config = SOURCES.resolve(packed["name"], f"{folder / MANIFEST}: source.name").Config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name, value in expected.items():
+    for name, value in expected.options.items():
         known = packed[name] if name in packed else defaults.get(name)
         # As JSON: in the manifest tuples have become lists.
         if json.dumps(known) != json.dumps(value):
@@ -180,15 +183,38 @@ class PackedConfig:
     Attributes:
         root: The folder that `dynpix prepare` wrote, which holds a folder for each split.
         fields: The labels to read; () for all that were packed.
-        options: Options that the source must have been packed with, such as {"depth": "filled"}.
+        of: Name of the source that was packed; "" takes any.
+        options: Options that it must have been packed with, such as {"depth": "filled"}, and the defaults of
+            the others that its fields depend on, except for places.
         verify: Compare the digests of all shards before the first element, which reads them once from end to
             end. Without, a damaged element is found when it is read.
     """
 
     root: str
     fields: tuple[str, ...] = ()
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    of: str = ""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     verify: bool = False
+
+    @classmethod
+    def of_split(cls, section: Mapping[str, Any], split: str, path: str) -> PackedConfig:
+        """The options in a section; those of the source that was packed are parsed as such."""
+        config = from_config(cls, section, path)
+        if not config.of:
+            if config.options:
+                raise UserError(f"{path}.of: missing; options need the name of the source that was packed")
+            return config
+        kind = SOURCES.resolve(config.of, f"{path}.of").Config
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        shared = {"root": config.root} | ({"fields": config.fields} if config.fields else {})
+        shared = {name: value for name, value in shared.items() if name in fields}
+        typed = from_config(kind, {**config.options, **shared}, f"{path}.options")
+        unread = SourceSettings(config.of, split, typed).unread_in_split
+        refuse_unread(typed, f"{path}.options", unread)
+        places = {name for name, field in fields.items() if field.metadata.get("place")}
+        others = {"root", "fields", *places, *unread, *unread_names(typed)}
+        read = {name: to_json(getattr(typed, name)) for name in fields if name not in others}
+        return dataclasses.replace(config, options=read)
 
 
 class Packed:
@@ -202,7 +228,7 @@ class Packed:
             raise UserError(f"packed has no split {split!r}; {suggest(split, SPLITS)}")
         self._folder = Path(config.root) / split
         self._manifest = verify(self._folder) if config.verify else read_manifest(self._folder)
-        _check_options(self._folder, self._manifest.source, config.options)
+        _check_options(self._folder, self._manifest.source, config)
         spec = self._manifest.spec
         for field in config.fields:
             if field not in spec.labels:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import FieldSpec, segmentation
+from dynpix_jax.core.source import PLACE, FieldSpec, segmentation
 from dynpix_jax.data.base import LabelledImages, ignore_zero
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.matlab import read_mat
@@ -57,7 +57,7 @@ class PascalContextConfig:
     """
 
     root: str
-    label_root: str = ""
+    label_root: str = dataclasses.field(default="", metadata=PLACE)
     classes: int = 59
 
     def __post_init__(self) -> None:

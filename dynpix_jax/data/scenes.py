@@ -68,6 +68,11 @@ class ScenesConfig:
         if self.crop is not None and (min(self.crop) < 1 or "box" not in self.fields):
             raise ValueError(f"crop: {self.crop}; expected a positive height and width, and the field 'box'")
 
+    @property
+    def person_crop(self) -> tuple[int, int] | None:
+        """See `CropsPeople`."""
+        return self.crop
+
 
 class Scenes:
     """Elements: `image` uint8 (H, W, 3), the labels of `config.fields`, `index` int64. See `LABELS`.

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.registry import Registry
-from dynpix_jax.core.sections import from_config
+from dynpix_jax.core.sections import from_config, refuse_unread
 from dynpix_jax.core.source import FieldSpec, Source, SourceClass, SourceSettings
 
 SOURCES: Registry[SourceClass] = Registry(
@@ -64,7 +64,7 @@ def read_source(section: Mapping[str, Any], path: str, split: str | None = None)
         split: Replaces the section's.
 
     Raises:
-        UserError: Unknown source, option or split.
+        UserError: Unknown source, option or split; an option that nothing reads.
     """
     options = dict(section)
     name = options.pop("name", None)
@@ -75,9 +75,10 @@ def read_source(section: Mapping[str, Any], path: str, split: str | None = None)
         splits = suggest(str(chosen), source.splits)
         raise UserError(f"{path}.split: {name} has no split {chosen!r}; {splits}")
     parse = getattr(source.Config, "of_split", None)
-    if parse is not None:
-        return SourceSettings(str(name), str(chosen), parse(options, str(chosen), path))
-    return SourceSettings(str(name), str(chosen), from_config(source.Config, options, path))
+    typed = parse(options, str(chosen), path) if parse else from_config(source.Config, options, path)
+    settings = SourceSettings(str(name), str(chosen), typed)
+    refuse_unread(typed, path, settings.unread_in_split)
+    return settings
 
 
 def build_source(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import (
     DEPTH,
     NORMALS,
+    PLACE,
     Element,
     segmentation,
 )
@@ -75,10 +77,14 @@ class Stanford2D3DConfig:
 
     root: str
     fields: tuple[str, ...] = ("segmentation", "depth", "normals")
-    points: str = ""
+    points: str = dataclasses.field(default="", metadata=PLACE)
 
     def __post_init__(self) -> None:
         check_fields(self.fields, FIELDS)
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        return {} if "normals" in self.fields else {"points": "'normals' is not among the fields"}
 
 
 class Stanford2D3D(FileSource[Stanford2D3DConfig]):
@@ -101,7 +107,7 @@ class Stanford2D3D(FileSource[Stanford2D3DConfig]):
         if "segmentation" in self.config.fields:
             self._classes = read_label_classes(self.root / "assets" / "semantic_labels.json")
         points = Path(self.config.points)
-        read = self.config.points and "normals" in self.config.fields
+        read = self.config.points
         self._points = read_points(points) if read else None
         return [panorama.name for panorama in self._panoramas]
 

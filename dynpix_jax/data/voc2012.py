@@ -15,12 +15,13 @@ Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011 (SBD).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import segmentation
+from dynpix_jax.core.source import PLACE, segmentation
 from dynpix_jax.data.base import LabelledImages
 from dynpix_jax.data.files import need_folder, read_names
 from dynpix_jax.data.matlab import read_mat
@@ -61,7 +62,11 @@ class VOC2012Config:
     """
 
     root: str
-    sbd: str = ""
+    sbd: str = dataclasses.field(default="", metadata=PLACE)
+
+    def unread_in(self, split: str) -> Mapping[str, str]:
+        """Options that are not read in a split, and why."""
+        return {} if split == "trainaug" else {"sbd": "it is of split 'trainaug'"}
 
 
 class VOC2012(LabelledImages[VOC2012Config]):
@@ -77,8 +82,6 @@ class VOC2012(LabelledImages[VOC2012Config]):
     labels = FIELDS
 
     def find(self) -> list[str]:
-        if self.config.sbd and self.split != "trainaug":
-            raise UserError(f"voc2012: split {self.split!r} does not read sbd; it is for 'trainaug'")
         self.root = find_root(self.root, "VOC2012", self.data_set, self.where_to_get)
         self._sbd = need_folder(Path(self.config.sbd), self.data_set, SBD_WHERE) if self.config.sbd else None
         self._from_sbd: frozenset[str] = frozenset()

@@ -69,12 +69,14 @@ class GateOptions(ABC):
     Attributes:
         reads: Inputs that the gate can decide on.
         whole_images: Whether it keeps or skips a layer for whole images.
+        drawn: Whether training draws its decisions from logits, by a temperature.
         bias: Path of the bias of its two logits within the gate ("logits/bias"), which a calibration shifts;
             the gate then tells `MARGIN`. "": none shifts it.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features", "logits")
     whole_images: ClassVar[bool] = False
+    drawn: ClassVar[bool] = True
     bias: ClassVar[str] = ""
 
     @abstractmethod
@@ -239,6 +241,7 @@ class ConfidenceOptions(GateOptions):
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("logits",)
+    drawn: ClassVar[bool] = False
     measure: Measure = "max_probability"
     threshold: float = 0.998
 
@@ -273,6 +276,7 @@ class TopKOptions(GateOptions):
             or those with the highest scores of a learned 1x1 convolution (features).
     """
 
+    drawn: ClassVar[bool] = False
     density: float = 0.5
 
     def __post_init__(self) -> None:
@@ -320,6 +324,7 @@ class RandomOptions(GateOptions):
         density: The share.
     """
 
+    drawn: ClassVar[bool] = False
     density: float = 0.5
 
     def __post_init__(self) -> None:

@@ -163,6 +163,10 @@ class Depth(PixelTask):
     def by_pixel(self) -> bool:
         return self.logit == "log"
 
+    @property
+    def by_image(self) -> bool:
+        return self.scale_invariance > 0
+
     def labelled(self, target: Array) -> Array:
         return measured(target, jnp.ones(len(target), bool))
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import ModelConfig
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checkpoints import load_variables
 from dynpix_jax.weights import check_header, read_weights
 
 
-def initial_variables(init_from: str, model: Any = None) -> Variables | None:
+def initial_variables(init_from: str, model: ModelConfig | None = None) -> Variables | None:
     """Variables of `config.training.init_from`: those of a weights file or of a run; None for "".
 
     A run is named by its workdir: "DIR" is its newest checkpoint, "DIR@STAGE" what a stage ended with,

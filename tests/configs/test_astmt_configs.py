@@ -160,7 +160,7 @@ def test_scores_as_released():
             assert options[name].get(task, {}).get("scoring") == expected
             assert "scoring" not in load(name).model.task_options[task]
     assert options["nyud"].segmentation.classes == 41
-    papers.build(load("nyud", "scores=astmt,backbone=r26").model)
+    papers.build(load("nyud", "scores=astmt,backbone=r26").model.to_dict())
 
 
 def test_norms_of_each_task_are_those_of_the_release():

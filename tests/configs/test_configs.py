@@ -291,7 +291,7 @@ def test_losses_are_those_of_the_tables():
     batch = np.full((1, 1, 1, 1), 0.5, np.float32), np.full((1, 1, 1), 1.0, np.float32), np.array([True])
 
     def loss(arg: str, *batch: np.ndarray) -> float:
-        return float(papers.build(get_config(arg).model).task.loss(*batch))
+        return float(papers.build(get_config(arg).model.to_dict()).task.loss(*batch))
 
     # Log depth .5 where it is 0: squared .25, absolute .5, which counts twice.
     assert loss("task=depth", *batch) == pytest.approx(1.25)

@@ -44,7 +44,7 @@ def test_every_variant_is_built(spec):
     settings = read_run(config).evaluation
     pretraining, equilibrium = check_stages(read_run(config), source_spec(config))
     assert pretraining.parameters == equilibrium.parameters
-    system = papers.build(config.model)
+    system = papers.build(config.model.to_dict())
     assert set(settings.also) == set(system.alternatives)
     assert system.config.unrolled == 0
     first = papers.build(read_run(config).stages[0].model)
@@ -93,6 +93,7 @@ def assert_trains(spec: str, index: int) -> None:
     with config.unlocked():
         config.model.cell.update(channels=(8, 16), expansion=1)
         config.model.forward.iterations = config.model.backward.iterations = 3
+        config.evaluation.also = ()
         config.training.batch_size = 2
         if config.data.train.augment.get("crop"):
             config.data.train.augment.crop = (32, 48)

@@ -69,7 +69,7 @@ def test_every_variant_is_built(name, arg):
         assert last.depth is None
         assert last.loss.depth_class == 0 or "pred_depth" not in last.signals
     # What the stages end with is what the config says.
-    assert systems[-1].config.pooling == papers.build(config.model).config.pooling
+    assert systems[-1].config.pooling == papers.build(config.model.to_dict()).config.pooling
 
 
 def weights_of_loops(arg: str) -> list[tuple[float, ...]]:

@@ -48,7 +48,7 @@ def test_every_variant_is_built(spec):
         config = load(f"{spec},budget={budget}".replace(":,", ":") if budget else spec)
         check_stages(read_run(config), source_spec(config))
         stages = read_run(config).training.stages
-        system = papers.build(config.model)
+        system = papers.build(config.model.to_dict())
         task = config.model.task
         assert set(system.tasks) == {task}
         if budget == "gpu":

@@ -52,7 +52,7 @@ def load(name: str, arg: str = ""):
 def test_rows_of_table_2(variant):
     """As many MACs as the paper's, and the stages of HRNet's training."""
     config = load("mpii", f"variant={variant}")
-    system = papers.build(config.model)
+    system = papers.build(config.model.to_dict())
     macs = [value / 2**30 for value in system_macs(system, (256, 256)).up_to_predictions({})]
     assert macs == pytest.approx(GIBI[variant], abs=1e-3)
     assert bool(system.gated) == (variant == "ca")
@@ -72,12 +72,12 @@ def test_rows_of_table_2(variant):
 def test_parameters_and_coco():
     """28.5 M parameters; 7.12 at COCO's 256x192 with its 17 joints."""
     config = load("mpii", "variant=hrnet")
-    system = papers.build(config.model)
+    system = papers.build(config.model.to_dict())
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     shapes = jax.eval_shape(partial(system.init, batch={"image": images}), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6 == pytest.approx(28.5, abs=0.05)
     config.model.task_options.skeleton = "coco"
-    coco = papers.build(config.model)
+    coco = papers.build(config.model.to_dict())
     assert system_macs(coco, (256, 192)).report.gibi == pytest.approx(7.120, abs=1e-3)
 
 

@@ -55,9 +55,18 @@ def test_shards_must_hold_what_is_asked_for(tmp_path: Path) -> None:
     section = {**SECTION, "seed": 3}
     pack_scenes(tmp_path, section)
     # Given to the source, as a tuple that JSON made a list; left to its default.
-    assert len(open_packed(tmp_path, options={"seed": 3, "size": (20, 24), "crop": None})) == 7
+    given = {name: value for name, value in section.items() if name not in ("name", "fields")} | {
+        "crop": None
+    }
+    assert len(open_packed(tmp_path, of="scenes", options=given)) == 7
     with pytest.raises(UserError, match=r"made with seed=3, expected 4; make it .* --set seed=4"):
-        open_packed(tmp_path, options={"seed": 4})
+        open_packed(tmp_path, of="scenes", options={**given, "seed": 4})
+    with pytest.raises(UserError, match=r"made of scenes, expected camvid"):
+        open_packed(tmp_path, of="camvid")
+    with pytest.raises(UserError, match=r"options\.sed: unknown key; did you mean 'seed'"):
+        open_packed(tmp_path, of="scenes", options={"sed": 4})
+    with pytest.raises(UserError, match=r"\.of: missing"):
+        open_packed(tmp_path, options=given)
 
 
 def test_records_are_exact() -> None:

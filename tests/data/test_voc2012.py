@@ -109,7 +109,7 @@ def test_trainaug_from_sbd(root: Path, tmp_path: Path) -> None:
     assert names(source) == ["a", "b", "extra"]
     np.testing.assert_array_equal(source[0]["segmentation"], IDS)
     np.testing.assert_array_equal(source[2]["segmentation"], np.full((2, 3), 7))
-    with pytest.raises(UserError, match="'val' does not read sbd"):
+    with pytest.raises(UserError, match=r"sbd: nothing reads .*'trainaug'"):
         build(root, "val", sbd=str(sbd))
     savemat(sbd / "cls" / "extra.mat", {"GTcls": {"Boundaries": 1}})
     with pytest.raises(UserError, match=r"no GTcls\.Segmentation map in .*extra\.mat"):

@@ -71,7 +71,6 @@ SECTIONS: dict[str, dict[str, Any]] = {
         backbone=CONVNEXT,
         pooling=dict(signal="attention", gate="argmax"),
         features=6,
-        depth_features=(4, 4),
         loops=1,
     ),
     "backbone in PixelNet": dict(

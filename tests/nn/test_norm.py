@@ -148,8 +148,9 @@ def test_bfloat16_is_computed_in_float32(case):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=0.5), of_params, wide)
 
 
-def test_groups_are_normed_by_themselves(case):
-    (x, variables), images = case, 2
+@pytest.mark.parametrize("images", [1, 2])
+def test_groups_are_normed_by_themselves(case, images):
+    x, variables = case
     x = jnp.concatenate([x, 3.0 * x[:1] + 1.0])
     alone = [
         BatchNorm(4).apply(variables, part, train=True, mutable=["batch_stats"])

@@ -50,8 +50,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         system="astmt",
         tasks=("segmentation",),
         task_options=dict(segmentation=dict(classes=3)),
-        backbone=dict(depth=26, width=4, frozen_norm=False),
-        decoder=dict(features=8, separable=True),
+        backbone=dict(name="mobilenetv2", width=0.2),
+        decoder=dict(features=8),
     ),
     "perspective": dict(
         system="perspective",

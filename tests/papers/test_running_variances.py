@@ -8,7 +8,7 @@ import flax.linen as nn
 import pytest
 
 from dynpix_jax import papers
-from dynpix_jax.core.sections import unread
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.flops import variable_shapes
 from dynpix_jax.nn.norm import BatchNorm
 
@@ -40,4 +40,5 @@ def test_running_variances(section: dict[str, Any], norms: int, kind: str) -> No
 
 def test_frozen_norms_store_nothing() -> None:
     frozen = {**ANYTIME, "backbone": dict(arch="w18s1", frozen_norm=True), "running_variance": "biased"}
-    assert [path for path, _, _ in unread(papers.parse(frozen))] == ["running_variance"]
+    with pytest.raises(UserError, match=r"model\.running_variance: nothing reads 'biased'"):
+        papers.parse(frozen)

@@ -14,6 +14,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.sections import unread
 from dynpix_jax.core.settings import StageConfig, TrainingConfig
 from dynpix_jax.training.optim import merge, poly_schedule, stage_optimizer
+from tests.training.toy import ToyConfig
 
 PARAMS = {
     "stem": {"kernel": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])},
@@ -22,8 +23,11 @@ PARAMS = {
 GRADS = {"head/kernel": np.array([0.1, -0.2]), "head/bias": np.array([0.3])}
 
 
+MODEL = ToyConfig("toy")
+
+
 def settings(stage: dict[str, Any] | None = None, **training: Any) -> tuple[TrainingConfig, StageConfig]:
-    defaults: dict[str, Any] = {"name": "s", "steps": 10, "learning_rate": 0.1}
+    defaults: dict[str, Any] = {"name": "s", "steps": 10, "learning_rate": 0.1, "model": MODEL}
     one = StageConfig(**{**defaults, **(stage or {})})
     return TrainingConfig(
         batch_size=1, stages=(one,), **{"optimizer": "sgd", "weight_decay": 0.0, **training}
@@ -91,7 +95,7 @@ def test_schedule() -> None:
 
 def test_a_cosine_goes_on_from_stage_to_stage() -> None:
     """MDEQ's 6c: rates of a run of 3 + 5 steps are those of torch's CosineAnnealingLR over 8."""
-    stages = (StageConfig("one", 3, 0.1), StageConfig("two", 5, 0.1))
+    stages = (StageConfig("one", 3, 0.1, MODEL), StageConfig("two", 5, 0.1, MODEL))
     config = TrainingConfig(1, stages, optimizer="sgd", weight_decay=0.0, schedule="cosine")
     rates = []
     for stage in stages:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def settings(**changes: Any) -> tuple[TrainingConfig, StageConfig]:
-    stage = StageConfig("s", 10, 0.1)
+    stage = StageConfig("s", 10, 0.1, toy.ToyConfig("toy"))
     return TrainingConfig(
         batch_size=8, stages=(stage,), **{"optimizer": "sgd", "weight_decay": 0.0, **changes}
     ), stage

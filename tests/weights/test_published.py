@@ -71,7 +71,7 @@ def anytime(exits: str, *, adaptive: bool, classes: int = 5) -> dict[str, Any]:
         task="segmentation",
         task_options=dict(classes=classes),
         backbone=dict(arch="w18s1"),
-        heads=dict(kind="plain" if exits == "original" else "redesigned", features=4),
+        heads=dict(kind="plain") if exits == "original" else dict(kind="redesigned", features=4),
         adaptivity={} if adaptive else None,
     )
 

@@ -133,5 +133,12 @@ class AnytimeConfig(NetworkConfig):
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        frozen = self.backbone.frozen_norm
-        return {"running_variance": "model.backbone.frozen_norm: nothing is stored"} if frozen else {}
+        unread = {}
+        if self.backbone.frozen_norm:
+            unread["running_variance"] = "model.backbone.frozen_norm: nothing is stored"
+        if len(self.exits) == 1:
+            names = ("kind", "features", "downsampling", "sides")
+            unread |= {f"heads.{name}": "there is no exit before stage 4; set model.exits" for name in names}
+        if len(self.backbone.branch_channels(4)) == len(self.exits) == 1:
+            unread["heads.inputs"] = "the only exit has one branch in front of it"
+        return unread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from dynpix_jax.backbones import BACKBONES
@@ -62,17 +62,14 @@ class DecoderConfig:
             raise ValueError(f"features: {self.features}; expected at least 1")
         if min(self.rates, default=1) < 1:
             raise ValueError(f"rates: {self.rates}; expected integers >= 1")
-        if self.kind == "uber" and (self.se or self.norm or self.adapters):
-            raise ValueError("kind: 'uber' has a head for each task; expected se, norm, adapters False")
-        if self.separable and self.adapters:
-            raise ValueError("adapters: separable convolutions have none; expected False")
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
         if self.kind == "uber":
-            names = ("features", "rates", "separable", "reduction")
+            names = (entry.name for entry in fields(self) if entry.name != "kind")
             return dict.fromkeys(names, "model.decoder.kind is 'uber', a head for each task")
-        return {} if self.se else {"reduction": "there is no SE in the decoder; set model.decoder.se"}
+        unread = {} if self.se else {"reduction": "there is no SE in the decoder; set model.decoder.se"}
+        return unread | ({"adapters": "separable convolutions have none"} if self.separable else {})
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,20 @@ class AstmtConfig(NetworkConfig):
         object.__setattr__(self, "task_weights", weights)
         if self.adversarial is not None and len(self.tasks) == 1:
             raise ValueError("adversarial: of one task there is nothing to tell it from; expected None")
-        for name in ("se", "norm", "adapters"):
-            if getattr(self.encoder, name) and name not in self.backbone.per_task:
-                raise ValueError(f"encoder.{name}: this {self.backbone.name} has none that tasks could have")
         self.low  # noqa: B018  # raises ValueError if there is none
+
+    def unread(self) -> Mapping[str, str]:
+        """Options that are not read, and why."""
+        own = ("se", "norm", "adapters")
+        without = [name for name in own if name not in self.backbone.per_task]
+        reason = f"this {self.backbone.name} has none that tasks could have"
+        unread = {f"encoder.{name}": reason for name in without}
+        if len(self.tasks) == 1:
+            names = (*(f"encoder.{name}" for name in own), "decoder.norm", "decoder.adapters")
+            unread |= dict.fromkeys(names, "a single task has nothing of its own; set model.tasks")
+        if self.adversarial is not None and not self.adversarial.weight:
+            unread["adversarial.epochs"] = "model.adversarial.weight is 0"
+        return unread
 
     @property
     def low(self) -> Stage:

@@ -83,10 +83,10 @@ class ImplicitConfig:
     """How training passes through a fixed point z*.
 
     Attributes:
-        gives: What it goes on with: what was ``found``, z*, as evaluation does, or f ``applied`` to it once
-            more, as in MDEQ's release.
-        start: Where the search for the gradient begins: at the gradient of the ``loss``, which is its first
-            iterate from 0, or at ``zero``, as in MDEQ's release, one application of f earlier.
+        gives: The result of the search, in training: ``found`` is z*, as in evaluation; ``applied`` is f(z*),
+            as in MDEQ's release.
+        start: First iterate of the search for the gradient: the gradient of the ``loss`` by z*, or ``zero``,
+            as in MDEQ's release. From zero, one application of f leads to the gradient of the loss.
     """
 
     gives: Literal["found", "applied"] = "found"

@@ -21,8 +21,8 @@ from dynpix_jax.tasks import TASKS, task_class
 class GateConfig:
     """Section ``model.gate``: the gate of the blocks, and its training.
 
-    Kind ``layer`` has its own loss (layer_rate_loss; its weight is 1 in that baseline's released code):
-    scope, sparsity and sparsity_on must keep their defaults.
+    Kind ``layer`` has its own loss (layer_rate_loss; its weight is 1 in that baseline's released code), and
+    reads neither scope nor sparsity nor sparsity_on.
 
     Attributes:
         kind: A gate of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
@@ -83,44 +83,32 @@ class GateConfig:
             raise ValueError(f"weight: {self.weight}; expected a number >= 0")
         if self.calibration_images < 1:
             raise ValueError(f"calibration_images: {self.calibration_images}; expected at least 1")
-        if self.exists:
-            self._refuse_unread()
+        if self.exists and "features" not in self.options.reads:
+            raise ValueError(f"kind: {self.kind!r} decides on predictions; these gates read features")
+        if self.exists and self.calibrate != "none" and not self.options.bias:
+            raise ValueError(f"calibrate: {self.calibrate!r}, but none shifts gates of kind {self.kind!r}")
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        if self.exists:
-            reason = "nothing is calibrated; set model.gate.calibrate"
-            return {"calibration_images": reason} if self.calibrate == "none" else {}
-        drawn = ("temperature", "noise", "soft")  # MultiPools draw, too: PagConfig.unread
-        names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options", *drawn))
-        return dict.fromkeys(names, "there are no gates; model.gate.kind is 'none'")
+        if not self.exists:
+            drawn = ("temperature", "noise", "soft")  # MultiPools draw, too: PagConfig.unread
+            names = (entry.name for entry in fields(self) if entry.name not in ("kind", "options", *drawn))
+            return dict.fromkeys(names, "there are no gates; model.gate.kind is 'none'")
+        unread = {}
+        if self.calibrate == "none":
+            unread["calibration_images"] = "nothing is calibrated; set model.gate.calibrate"
+        if not self.ramp:
+            unread |= dict.fromkeys(("insert", "rho_start"), "it is of the ramp; set model.gate.ramp above 0")
+        if self.options.whole_images:
+            unread["scope"] = f"kind {self.kind!r} skips whole blocks"
+        if isinstance(self.options, LayerOptions):
+            unread |= dict.fromkeys(("sparsity", "sparsity_on"), f"kind {self.kind!r} has a loss of its own")
+        return unread
 
     @property
     def exists(self) -> bool:
         """Whether there are gates."""
         return not isinstance(self.options, NoGate)
-
-    def _refuse_unread(self) -> None:
-        """Refuses options that the other values make meaningless."""
-        if "features" not in self.options.reads:
-            raise ValueError(f"kind: {self.kind!r} decides on predictions; these gates read features")
-        if self.insert and not self.ramp:
-            raise ValueError("insert: gates are inserted on the ramp; set model.gate.ramp above 0")
-        if not self.ramp and self.rho_start not in (1.0, self.rho):
-            raise ValueError(
-                f"rho_start: {self.rho_start} is lowered on the ramp; set model.gate.ramp above 0"
-            )
-        if self.calibrate != "none" and not self.options.bias:
-            raise ValueError(f"calibrate: {self.calibrate!r}, but none shifts gates of kind {self.kind!r}")
-        defaults = {entry.name: entry.default for entry in fields(self)}
-        unread: tuple[str, ...] = ("scope",) if self.options.whole_images else ()
-        unread += ("sparsity", "sparsity_on") if isinstance(self.options, LayerOptions) else ()
-        for name in unread:
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(
-                    f"{name}: {getattr(self, name)!r} is not read by kind {self.kind!r}; "
-                    f"expected the default {defaults[name]!r}"
-                )
 
 
 @dataclass(frozen=True)
@@ -143,6 +131,8 @@ class MultiPoolConfig:
     gated: bool = False
 
     def __post_init__(self) -> None:
+        if len(set(self.blocks)) != len(self.blocks):
+            raise ValueError(f"blocks: {self.blocks}; expected each once")
         if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=-1) < 0:
             raise ValueError(f"dilations: {self.dilations}; expected distinct integers >= 0")
 
@@ -187,9 +177,10 @@ class PagConfig(NetworkConfig):
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        if self.gate.exists or (self.multipool.blocks and self.multipool.selection == "pag"):
+        gates = self.gate.exists and self.gate.options.drawn
+        if gates or (self.multipool.blocks and self.multipool.selection == "pag"):
             return {}
-        reason = "nothing is drawn: there are neither gates nor a MultiPool of selection 'pag'"
+        reason = "nothing is drawn: there are neither such gates nor a MultiPool of selection 'pag'"
         return dict.fromkeys(("gate.temperature", "gate.noise", "gate.soft"), reason)
 
     def __post_init__(self) -> None:

@@ -96,18 +96,22 @@ def _arrange_pool(
     theirs = [_dilation(name, block, kept) for name in gating.inputs[:-1]]
     if sorted(theirs) != sorted(dilations):
         have, want = ("/".join(map(str, sorted(values))) for values in (theirs, dilations))
-        parts = re.compile(rf"{stage}_(pyramid_pool\d+|AttentionLayer\w*)_conv\..*|{block}_2conv\..*")
-        for name in [name for name in tensors if parts.fullmatch(name)]:
-            why = f"of dilations {have}, the 3x3 that it keeps has {kept}; model.multipool.dilations: {want}"
-            tensors[f"{name} (a MultiPool {why})"] = tensors.pop(name)
+        parts = rf"{stage}_(pyramid_pool\d+|AttentionLayer\w*)_conv\..*|{block}_2conv\..*"
+        why = f"of dilations {have}, the 3x3 that it keeps has {kept}; model.multipool.dilations: {want}"
+        _rename(tensors, parts, rf"\g<0> (a MultiPool {why})")
         return
     order = [theirs.index(dilation) for dilation in dilations]
     for leaf in ("weight", "bias"):
         name = f"{stage}{_CHOICES}.{leaf}"
         if name in tensors:
             tensors[name] = tensors[name][order]
-    for name in [name for name in tensors if name.startswith(f"{block}_2conv.")]:
-        tensors[name.replace(f"{block}_2conv", f"{stage}_pyramid_pool{kept}_conv")] = tensors.pop(name)
+    _rename(tensors, rf"{block}_2conv\.(.*)", rf"{stage}_pyramid_pool{kept}_conv.\1")
+
+
+def _rename(tensors: dict[str, np.ndarray], pattern: str, name: str) -> None:
+    """Renames the tensors of a pattern to what ``name`` makes of the match."""
+    for match in [match for old in tensors if (match := re.fullmatch(pattern, old))]:
+        tensors[match.expand(name)] = tensors.pop(match[0])
 
 
 def _dilation(variable: str, block: str, kept: int) -> int:

@@ -151,22 +151,23 @@ class PoolingConfig:
         """Options that are not read, and why."""
         if {self.signal, self.loop_signal} <= {"none", "same"}:
             reason = "signal 'none' has one branch; set model.pooling.signal"
-            return dict.fromkeys(("tied", "dilations", "gate"), reason)
+            return dict.fromkeys(("tied", "dilations", "scales", "gate"), reason)
+        unread = {}
+        if self.kind == "multipool":
+            unread["scales"] = "they are of kind 'multiscale'; set model.pooling.kind"
+        else:
+            unread["gate"] = "it chooses among dilations; set model.pooling.kind"
         if {self.signal, self.loop_signal} <= {"none", "same", "average"}:
-            return {"gate": "the branches of an average weigh the same; set model.pooling.signal"}
-        return {}
+            unread["gate"] = "the branches of an average weigh the same; set model.pooling.signal"
+        return unread
 
     def __post_init__(self) -> None:
         if len(set(self.dilations)) != len(self.dilations) or min(self.dilations, default=0) < 1:
             raise ValueError(f"dilations: {self.dilations}; expected distinct integers >= 1")
         if self.kind == "multipool":
-            if self.scales:
-                raise ValueError(f"scales: {self.scales} is read by kind 'multiscale' only; expected ()")
             return
         if self.signal == "none":
             raise ValueError("kind: 'multiscale' has several branches; signal 'none' is for one")
-        if self.gate == "argmax":
-            raise ValueError("gate: 'argmax' chooses among dilations; expected 'softmax' with 'multiscale'")
         if len(self.scales) != len(self.dilations) or self.scales[0] != 1.0 or min(self.scales) <= 0:
             raise ValueError(
                 f"scales: {self.scales}; expected {len(self.dilations)} positive numbers, the first of them 1"
@@ -261,12 +262,10 @@ class PerspectiveConfig(NetworkConfig):
             )
         if self.pooling.kind == "multiscale" and self.loops:
             raise ValueError(f"loops: {self.loops} with pooling.kind 'multiscale'; expected 0")
-        if not self.loops and self.pooling.loop_signal != "same":
-            raise ValueError("pooling.loop_signal: there is no loop; expected 'same'")
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        reasons = {}
+        reasons = {} if self.loops else {"pooling.loop_signal": "there is no loop; set model.loops"}
         if not {"gt_depth", "pred_depth"} & set(self.signals):
             reasons["bins"] = "no depth gates; set model.pooling.signal"
         if "pred_depth" not in self.signals:
@@ -274,6 +273,10 @@ class PerspectiveConfig(NetworkConfig):
             reasons |= dict.fromkeys(predicted, "no depth is predicted; set model.pooling.signal")
         if self.depth is None:
             reasons["loss.depth"] = "the depth is not regressed; set model.depth"
+        if len(self.loss.segmentation) > self.loops + 1:
+            reasons["loss.segmentation"] = f"they are more than passes; model.loops is {self.loops}"
+        if self.segmentation is None:
+            reasons["loss.segmentation"] = "there are no classes; set model.segmentation"
         return reasons
 
     @property

@@ -266,9 +266,7 @@ class Perspective(System):
             other: Gate = "argmax" if pooling.gate == "softmax" else "softmax"
             found[other] = replace(config, pooling=replace(pooling, gate=other))
         for loops in range(config.loops):
-            # A signal of loops alone says nothing of a network without any.
-            fewer = pooling if loops else replace(pooling, loop_signal="same")
-            found[f"loop_{loops}"] = replace(config, loops=loops, pooling=fewer)
+            found[f"loop_{loops}"] = replace(config, loops=loops)
         return {name: Perspective(changed) for name, changed in found.items()}
 
     def _forward(

@@ -44,7 +44,7 @@ class PixelNet(System):
                 f"config.model.task_options: this loss of {config.task} needs whole images, PixelNet samples "
                 "pixels"
             )
-        if config.sampling.strategy == "uniform" and getattr(self.task, "scale_invariance", False):
+        if config.sampling.strategy == "uniform" and self.task.by_image:
             raise UserError(
                 "config.model.sampling.strategy: 'uniform' mixes the pixels of images, whose scales the loss "
                 "takes off one by one; expected 'stratified'"

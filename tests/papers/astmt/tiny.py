@@ -76,7 +76,7 @@ def random_batch(size: int = 2, shape: tuple[int, int] = (16, 20)) -> dict[str, 
 
 def training_step(system: System, variables: Any) -> tuple[StepFn, TrainState, StageOptimizer]:
     """A step of SGD with momentum and decay of everything, its first state, the optimizer."""
-    stage = StageConfig("train", 10, 0.05)
+    stage = StageConfig("train", 10, 0.05, system.config)
     config = TrainingConfig(
         batch_size=2, stages=(stage,), optimizer="sgd", weight_decay=0.01, weight_decay_on=(".*",)
     )

@@ -145,12 +145,24 @@ def test_one_open_cell_on_a_ponder_map():
             dict(multipool=dict(blocks=("res4_2",), dilations=(0, 1), original_bias=1.0)),
             "multipool.original_bias: the 3x3 of res4_2 has dilation 2",
         ),
-        (dict(gate=dict(kind="pixel", insert=True)), "insert: .* set model.gate.ramp"),
-        (dict(gate=dict(kind="pixel", rho=0.5, rho_start=0.9)), "rho_start: 0.9 is lowered on the ramp"),
-        (dict(gate=dict(kind="layer", scope="residual")), "scope: 'residual' is not read by kind 'layer'"),
+        (
+            dict(gate=dict(kind="pixel", insert=True)),
+            "gate.insert: nothing reads True: .* model.gate.ramp",
+        ),
+        (
+            dict(gate=dict(kind="pixel", rho=0.5, rho_start=0.9)),
+            "gate.rho_start: nothing reads 0.9",
+        ),
+        (
+            dict(gate=dict(kind="layer", scope="residual")),
+            "gate.scope: nothing reads .*: kind 'layer'",
+        ),
         (dict(gate=dict(kind="layer", options=dict(open_bias=2.0))), "options.open_bias: unknown key"),
         (dict(gate=dict(kind="confidence")), "kind: 'confidence' decides on predictions"),
-        (dict(gate=dict(kind="layer", sparsity_on="soft")), "sparsity_on: 'soft' is not read"),
+        (
+            dict(gate=dict(kind="layer", sparsity_on="soft")),
+            "gate.sparsity_on: nothing reads .*: kind 'layer'",
+        ),
     ],
 )
 def test_what_would_be_ignored_is_refused(changes, message):

@@ -13,8 +13,10 @@ import pytest
 from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.sections import from_config
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.flops import count_macs, variable_shapes
+from dynpix_jax.papers.pixelnet.config import PixelNetConfig
 from dynpix_jax.papers.pixelnet.sampling import hypercolumns
 
 FIVE = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -30,7 +32,8 @@ def build(layers: tuple[str, ...] = FIVE, hidden: tuple[int, ...] = (4096, 4096)
         hypercolumn=dict(layers=layers),
         mlp=dict(hidden=hidden),
     )
-    return papers.build({**section, **changes})
+    # Layers that a network does not have may be given a width, too.
+    return papers.build(from_config(PixelNetConfig, {**section, **changes}, "config.model"))
 
 
 LOW = ("conv1_2", "conv2_1", "conv3_1")
