@@ -1,7 +1,11 @@
-"""Train the system of a config: `python train.py --config=configs/quickstart.py --workdir=DIR`.
+"""Trains the system of a config, from where its workdir stands.
 
-The same command continues a run that was stopped. DIR gets config.json, metrics.jsonl, checkpoints/,
+The same command continues a run that was stopped. The workdir gets config.json, metrics.jsonl, checkpoints/,
 tensorboard/.
+
+example:
+  python train.py --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --workdir=runs/gated \\
+      --set training.batch_size=4
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.common import add_overrides, help_of, run_main
 from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.evaluator import evaluate
@@ -23,25 +27,13 @@ from dynpix_jax.training.inputs import data_source, train_loader
 from dynpix_jax.training.loop import train
 from dynpix_jax.visualization.comparison import comparison
 
-_EXAMPLE = """\
-example:
-  python train.py --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --workdir=runs/gated --set
-  training.batch_size=4
-"""
-
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Trains the system of a config, from where its workdir stands.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(**help_of(__doc__))
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file with its argument")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is kept")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
+    add_overrides(parser)
     add_cache_argument(parser)
     several = parser.add_argument_group(
         "several processes", "give all three; the workdir must be on a shared disk"

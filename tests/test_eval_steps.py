@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import eval as eval_program
 from dynpix_jax import tasks
+from dynpix_jax.cli.evaluated import Evaluated, make_examples
 from dynpix_jax.cli.runs import Trained, with_alternatives
 from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
@@ -83,9 +83,8 @@ def examples(inference: InferenceConfig):
     settings = EvaluationConfig(mode="dense", pictures=1, inference=inference)
     source = scenes()
     found = [evaluate_system(run.system, run.variables, source, settings) for run in runs]
-    rows = [eval_program.budget(run, one, {}) for run, one in zip(runs, found, strict=True)]
-    labels = [row.label for row in rows]
-    return rows, found, list(eval_program.make_examples(source, runs, labels, found, settings))
+    rows = [Evaluated(run, one) for run, one in zip(runs, found, strict=True)]
+    return [row.budget for row in rows], found, list(make_examples(source, rows))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])

@@ -126,7 +126,7 @@ def anytime_config(
     )
     # As released, weight decay covers everything, the widths of interpolation too.
     optimizer = dict(warmup_steps=20) if cpu else dict(training.SGD, weight_decay_on=(r".*",))
-    stages = _stages(args, args.steps or steps, cpu)
+    stages = _stages(args, args.steps or steps, cpu=cpu)
     config.training = training.section(args, batch_size, stages, keep=1, **optimizer)
     config.evaluation = dict(pictures=6, inference=dict(scales=(scale,)))
     return config
@@ -155,7 +155,7 @@ def _heads(args: ml_collections.ConfigDict) -> dict[str, Any]:
     return dict(kind="redesigned", features=features, downsampling=tuple(args.downsampling))
 
 
-def _stages(args: ml_collections.ConfigDict, steps: int, cpu: bool) -> tuple[dict[str, Any], ...]:
+def _stages(args: ml_collections.ConfigDict, steps: int, *, cpu: bool) -> tuple[dict[str, Any], ...]:
     base = dict(name="base", steps=steps, learning_rate=2e-3 if cpu else 1e-2, model={})
     if args.variant != "ca":
         return (base,)

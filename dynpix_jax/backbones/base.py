@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,12 +47,17 @@ class Stage:
     stride: int
 
 
-def at_stride(stages: Sequence[Stage], stride: int) -> Stage:
-    """The highest stage with that stride.
+def stages_of(blocks: Sequence[BlockSpec], stride: int) -> tuple[Stage, ...]:
+    """The stages of blocks whose input has that stride."""
+    found = {}
+    for spec in blocks:
+        stride *= spec.strides
+        found[spec.stage] = Stage(spec.stage, spec.out_features, stride)
+    return tuple(found.values())
 
-    Raises:
-        ValueError: No stage has it.
-    """
+
+def at_stride(stages: Sequence[Stage], stride: int) -> Stage:
+    """The highest stage with that stride; a ValueError if there is none."""
     found = [stage for stage in stages if stage.stride == stride]
     if not found:
         strides = sorted({stage.stride for stage in stages})
@@ -122,6 +127,7 @@ class BackboneConfig(ABC):
     """Base of the sections ``model.backbone``: frozen dataclasses; ``name`` is the key in the registry."""
 
     name: str
+    preprocessing: Convention
 
     @property
     @abstractmethod
@@ -138,9 +144,9 @@ class BackboneConfig(ABC):
         """Which of "se", "norm" and "adapters" `BuildOptions.own` may ask for."""
         return frozenset()
 
-    @abstractmethod
     def preprocess(self, images: Array) -> Array:
-        """RGB images (B, H, W, 3) in 0..255 of any dtype -> the network's input."""
+        """RGB images (B, H, W, 3) in 0..255 of any dtype -> the network's input, by ``preprocessing``."""
+        return normalize(images, self.preprocessing)
 
     @abstractmethod
     def build(self, options: BuildOptions = DEFAULTS) -> nn.Module:
@@ -150,12 +156,16 @@ class BackboneConfig(ABC):
         """
 
 
-def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpec, ...]:
-    """The blocks that are built.
+@runtime_checkable
+class OnBackbone(Protocol):
+    """A ``model`` section with a backbone of the registry."""
 
-    Raises:
-        ValueError: More blocks are dropped than exist.
-    """
+    @property
+    def backbone(self) -> BackboneConfig: ...
+
+
+def kept_blocks(config: BackboneConfig, options: BuildOptions) -> tuple[BlockSpec, ...]:
+    """The blocks that are built; a ValueError if more are dropped than exist."""
     blocks = config.block_specs
     if options.taps is not None:
         highest = max(i for i, spec in enumerate(blocks) if spec.stage in options.taps)

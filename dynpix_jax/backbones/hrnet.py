@@ -120,17 +120,15 @@ class HRNetConfig(BackboneConfig):
         """Normalises images as the released weights expect."""
         return normalize(images, "torch")
 
-    def build(self, options: BuildOptions = DEFAULTS) -> HRNet:
-        """The whole network."""
-        return HRNet(self, unbiased=options.unbiased)
+    def build(self, options: BuildOptions = DEFAULTS, *, adaptive_from: int = 5) -> HRNet:
+        """The network up to the stage of the highest tap; ``adaptive_from`` as in `HRNet`."""
+        if options.drop_blocks or options.own.any:
+            raise ValueError("an HRNet has no blocks to drop, and no modules for each task")
+        return HRNet(self, options.taps, adaptive_from, unbiased=options.unbiased)
 
 
 class BranchBlock(nn.Module):
-    """Residual block of two 3x3 convolutions, ReLU(x + F2(F1(x))); (B, H, W, features) to the same.
-
-    Attributes:
-        unit: Makes a ConvNorm with the network's norm settings.
-    """
+    """Residual block of two 3x3 convolutions, ReLU(x + F2(F1(x))); (B, H, W, features) to the same."""
 
     features: int
     unit: Callable[..., ConvNorm]
@@ -146,11 +144,7 @@ class BranchBlock(nn.Module):
 
 
 class Module(nn.Module):
-    """Residual blocks on every branch, then their fusion into the first ``outputs`` branches.
-
-    Attributes:
-        unit: Makes a ConvNorm with the network's norm settings.
-    """
+    """Residual blocks on every branch, then their fusion into the first ``outputs`` branches."""
 
     config: HRNetConfig
     channels: tuple[int, ...]
@@ -191,10 +185,10 @@ class Module(nn.Module):
                 for block in blocks:
                     x = block(x, masking, train=train)
             maps.append(x)
-        return tuple(self._fused(maps, to, masking, train) for to in range(self.outputs))
+        return tuple(self._fused(maps, to, masking, train=train) for to in range(self.outputs))
 
     @remat_unit("blocks")
-    def _fused(self, maps: Sequence[Array], to: int, masking: Masking | None, train: bool) -> Array:
+    def _fused(self, maps: Sequence[Array], to: int, masking: Masking | None, *, train: bool) -> Array:
         size, total = (maps[to].shape[1], maps[to].shape[2]), None
         for source, x in enumerate(maps):
             for unit in self.fuse[to][source]:
@@ -208,7 +202,7 @@ def enlarge(x: Array, size: tuple[int, int], config: HRNetConfig) -> Array:
     """(B, h, w, C) enlarged to a higher branch's resolution."""
     if config.form == "pose":
         return resize_nearest(x, size)
-    return resize_bilinear(x, size, config.align_corners)
+    return resize_bilinear(x, size, align_corners=config.align_corners)
 
 
 class HRNet(nn.Module):
@@ -217,11 +211,13 @@ class HRNet(nn.Module):
     `first` and `stage` run it stage by stage.
 
     Attributes:
+        taps: The maps that are returned; nothing after the highest one's stage is built. None: all.
         adaptive_from: First stage (2, 3 or 4) whose convolutions take masks; 5: none.
         unbiased: Norms store the unbiased variance of batches.
     """
 
     config: HRNetConfig
+    taps: tuple[str, ...] | None = None
     adaptive_from: int = 5
     unbiased: bool = False
 
@@ -306,9 +302,10 @@ class HRNet(nn.Module):
             return tuple(maps)
 
     def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
+        taps = [stage.name for stage in self.config.stages] if self.taps is None else self.taps
         maps: tuple[Array, ...] = self.first(images, train=train)
         features: dict[str, Array] = {}
-        for number, name in enumerate(STAGES, 1):
+        for number, name in enumerate(STAGES[: max(STAGES.index(tap.split("/")[0]) for tap in taps) + 1], 1):
             maps = self.stage(number, maps, train=train) if number > 1 else maps
             features |= {f"{name}/{branch}": x for branch, x in enumerate(maps)}
-        return features
+        return {tap: features[tap] for tap in taps}

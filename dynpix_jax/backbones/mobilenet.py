@@ -14,7 +14,7 @@ import jax
 from jax.nn.initializers import normal
 from jax.tree_util import Partial
 
-from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BlockBackbone, BuildOptions, Stage, normalize
+from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BlockBackbone, BuildOptions, Stage, stages_of
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
@@ -103,20 +103,12 @@ class MobileNetConfig(BackboneConfig):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """stage1 ... stage5, at strides 2 to 32 (or the output stride)."""
-        found, stride = {}, 2
-        for spec in self.block_specs:
-            stride *= spec.strides
-            found[spec.stage] = Stage(spec.stage, spec.out_features, stride)
-        return tuple(found.values())
+        return stages_of(self.block_specs, 2)
 
     @property
     def per_task(self) -> frozenset[str]:
         """Norms, and SE if the blocks have it."""
         return frozenset({"norm", "se"} if self.se else {"norm"})
-
-    def preprocess(self, images: Array) -> Array:
-        """Normalises images by the convention of the pretrained weights."""
-        return normalize(images, self.preprocessing)
 
     def build(self, options: BuildOptions = DEFAULTS) -> MobileNetV2:
         """The network, without the classifier and the 1x1 convolution before it."""
@@ -147,7 +139,7 @@ class InvertedResidual(Block):
         self.project_bn = norm(spec.out_features)
         if self.excited:
             excite = partial(SqueezeExcite, spec.out_features, REDUCTION, jax.nn.relu6, SMALL)
-            self.se = per_task(own.se, own.tasks, excite)
+            self.se = per_task(own.tasks, excite, own=own.se)
 
     def reduce(self, x: Array, *, train: bool, task: str = "") -> Array:
         """F1: the 1x1 convolution that widens, norm, ReLU6."""
@@ -194,4 +186,6 @@ class MobileNetV2(BlockBackbone):
         return jax.nn.relu6(self.stem_bn(self.stem_conv(images), train=train))
 
     def make_block(self, spec: BlockSpec, **flax: Any) -> Block:
-        return InvertedResidual(spec, self.config.se, self.options.own, self.options.unbiased, **flax)
+        return InvertedResidual(
+            spec, excited=self.config.se, own=self.options.own, unbiased=self.options.unbiased, **flax
+        )

@@ -23,7 +23,7 @@ from dynpix_jax.backbones.base import (
     Convention,
     RunBlock,
     Stage,
-    normalize,
+    stages_of,
 )
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
@@ -126,11 +126,7 @@ class ResNetConfig(BackboneConfig):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """res2 ... res5."""
-        found, stride = {}, 4
-        for spec in self.block_specs:
-            stride *= spec.strides
-            found[spec.stage] = Stage(spec.stage, spec.out_features, stride)
-        return tuple(found.values())
+        return stages_of(self.block_specs, 4)
 
     @property
     def per_task(self) -> frozenset[str]:
@@ -138,10 +134,6 @@ class ResNetConfig(BackboneConfig):
         if self.depth in _BASIC:
             return frozenset()
         return frozenset({"norm", "adapters", "se"} if self.se else {"norm", "adapters"})
-
-    def preprocess(self, images: Array) -> Array:
-        """Normalises images by the convention of the pretrained weights."""
-        return normalize(images, self.preprocessing)
 
     def build(self, options: BuildOptions = DEFAULTS) -> ResNet:
         """The network without its classifier."""
@@ -185,8 +177,8 @@ class ResNet(BlockBackbone):
 
     def make_block(self, spec: ResidualSpec, **flax: Any) -> Block:  # type: ignore[override]
         if self.config.depth in _BASIC:
-            return BasicBlock(spec, self.options.unbiased, **flax)
-        return Bottleneck(spec, self.options.own, self.options.unbiased, **flax)
+            return BasicBlock(spec, unbiased=self.options.unbiased, **flax)
+        return Bottleneck(spec, self.options.own, unbiased=self.options.unbiased, **flax)
 
     def run(
         self, images: Array, run_block: RunBlock, *, train: bool = False

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, Stage, normalize
+from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, Stage
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -69,15 +69,11 @@ class VGGConfig(BackboneConfig):
         ]
         return (*convs, *(Stage(name, self.fc_features, 32) for name in ("fc6", "fc7")))
 
-    def preprocess(self, images: Array) -> Array:
-        """Normalises images by the convention of the pretrained weights."""
-        return normalize(images, self.preprocessing)
-
     def build(self, options: BuildOptions = DEFAULTS) -> VGG:
         """The network up to the highest tap."""
         taps = options.taps
         names = tuple(stage.name for stage in self.stages)
-        return VGG(self, names if taps is None else taps, options.unbiased)
+        return VGG(self, names if taps is None else taps, unbiased=options.unbiased)
 
 
 class VGG(nn.Module):

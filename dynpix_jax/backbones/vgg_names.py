@@ -44,7 +44,7 @@ def architecture(name: str) -> Architecture:
 def translate(name: str, *, batch_norm: bool) -> Target | None:
     """Target of a VGG-16 tensor; None for an unknown name (such as the classifier's)."""
     module, _, leaf = name.rpartition(".")
-    layer = _torchvision(batch_norm).get(module, module)
+    layer = _torchvision(batch_norm=batch_norm).get(module, module)
     if re.fullmatch(r"bn\d_\d", layer):
         return norm_target(layer, leaf)
     leaf = _BLOBS.get(leaf, leaf)
@@ -69,7 +69,7 @@ def fc7_kernel(array: np.ndarray) -> np.ndarray:
     return dense_kernel(array)[None, None] if array.ndim == 2 else fc6_kernel(array)
 
 
-def _torchvision(batch_norm: bool) -> dict[str, str]:
+def _torchvision(*, batch_norm: bool) -> dict[str, str]:
     """torchvision's modules -> ours."""
     modules, place = dict(_CLASSIFIER), 0
     for block, count in enumerate(_CONVOLUTIONS, 1):

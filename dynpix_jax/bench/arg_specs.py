@@ -109,11 +109,7 @@ layers are masked by gates."""
 
 
 def find(name: str, specs: Sequence[ConvSpec] = ALL) -> ConvSpec:
-    """The spec of that name.
-
-    Raises:
-        UserError: There is none.
-    """
+    """The spec of that name; a UserError if there is none."""
     named = {spec.name: spec for spec in specs}
     if name not in named:
         raise UserError(f"spec {name}: no such layer here; {suggest(name, named)}")

@@ -27,13 +27,7 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
 def add_timing(
     parser: argparse.ArgumentParser, *, densities: Sequence[float] = (), backward: bool = False
 ) -> None:
-    """Adds the arguments of every measurement.
-
-    Args:
-        parser: Parser of the measurement.
-        densities: Its default densities; without any it has no --density.
-        backward: Whether it can measure the backward pass, too.
-    """
+    """Adds the arguments of every measurement."""
     if densities:
         parser.add_argument(
             "--density",
@@ -57,11 +51,7 @@ def add_timing(
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
-    """The settings of a measurement.
-
-    Raises:
-        UserError: A density outside [0, 1], or a count below 1.
-    """
+    """The settings of a measurement."""
     densities = tuple(getattr(args, "density", ()))
     for density in densities:
         if not 0.0 <= density <= 1.0:
@@ -74,11 +64,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def find_specs(names: Sequence[str], specs: Sequence[ConvSpec]) -> list[ConvSpec]:
-    """The specs of the names, each once; "all" gives all.
-
-    Raises:
-        UserError: No such layer.
-    """
+    """The specs of the names, each once; "all" gives all."""
     if "all" in names:
         return list(specs)
     try:

@@ -39,11 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; gives the exit status.
-
-    Raises:
-        UserError: No bottleneck has a 3x3 of that name.
-    """
+    """Measures and prints; gives the exit status."""
     settings = read_settings(args)
     jobs = [
         Job(spec.name, f"bottleneck around {spec}", partial(programs, spec, settings, scope=args.scope))
@@ -83,8 +79,8 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
 
     def routed(mode: Mode, variables: Variables, x: Array, mask: Array) -> Any:
         y: Any
-        told: Any
-        y, told = gated.apply(
+        beside: Any
+        y, beside = gated.apply(
             variables,
             x,
             Routing(train=settings.backward, mode=mode),
@@ -92,7 +88,7 @@ def programs(spec: ConvSpec, settings: Settings, *, scope: GateScope = "residual
             rngs={"gumbel": jax.random.key(2)},
         )
         # The gate's decision is returned, so that the compiler keeps the gate although its mask is given.
-        return y, told.probability
+        return y, beside.probability
 
     def passes(forward: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(partial(_with_gradients, forward) if settings.backward else forward)

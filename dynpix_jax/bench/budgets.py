@@ -33,13 +33,7 @@ from dynpix_jax.evaluation.stepwise import StepPredictor
 
 @dataclass(frozen=True)
 class Kept:
-    """Calls of `predict` with a budget.
-
-    Attributes:
-        budget_ms: The budget.
-        exits: Number of the prediction that each call gave, from 1.
-        milliseconds: Milliseconds of each call.
-    """
+    """Calls of `predict` with a budget."""
 
     budget_ms: float
     exits: tuple[int, ...]
@@ -52,13 +46,7 @@ class Kept:
 
 
 def arrivals(predictor: StepPredictor, *arguments: Any, runs: int) -> tuple[float, ...]:
-    """Median milliseconds until each prediction is there; all are computed, and compiled before.
-
-    Args:
-        predictor: Predictor of a system that predicts in steps.
-        *arguments: Arguments of its ``run``.
-        runs: Rounds.
-    """
+    """Median milliseconds until each prediction is there; all are computed, and compiled before."""
     predictor.warm_up(*arguments)
     times = [[step.total_milliseconds for step in predictor.run(*arguments)] for _ in range(runs)]
     return tuple(median(column) for column in zip(*times, strict=True))
@@ -89,11 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints both tables; gives the exit status.
-
-    Raises:
-        UserError: A wrong config, or one whose network does not predict in steps.
-    """
+    """Prints both tables; gives the exit status."""
     network = read_network(args)
     system, size = network.system, network.size
     if not isinstance(system, Progressive):

@@ -59,12 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; gives the exit status.
-
-    Raises:
-        UserError: No such layer or implementation; a named one that can run none of the layers here; missing
-            PyTorch.
-    """
+    """Measures and prints; gives the exit status."""
     settings = read_settings(args)
     specs = find_specs(args.spec, arg_specs.ALL)
     asked, known = args.implementation or (), [AUTO, *implementations()]
@@ -108,15 +103,7 @@ def unavailable(spec: ConvSpec, implementation: str, settings: Settings) -> str:
 def programs(
     spec: ConvSpec, implementations: Sequence[str], settings: Settings, *, shared_active: bool = False
 ) -> list[Program]:
-    """The dense convolution, then each implementation at each density.
-
-    Args:
-        spec: The layer.
-        implementations: Names, or AUTO; each must be able to run.
-        settings: How it is measured.
-        shared_active: Active sets are made beforehand, as where several layers share a mask. False: each call
-            makes its own.
-    """
+    """The dense convolution, then each implementation at each density."""
     x, kernel = arrays(spec, settings)
     strides, dilation = spec.strides, spec.dilation
 

@@ -29,13 +29,7 @@ _EARLIER = re.compile(r"(iterations|loop|exit)_\d+")
 
 @dataclass(frozen=True)
 class Point:
-    """One prediction.
-
-    Attributes:
-        name: What it is called.
-        macs: MACs of an image up to it.
-        accuracy: Its score.
-    """
+    """One prediction."""
 
     name: str
     macs: float
@@ -52,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the picture; gives the exit status.
-
-    Raises:
-        UserError: A file that is no eval.json or lacks the score, or files of different images.
-    """
+    """Writes the picture; gives the exit status."""
     curves: dict[str, list[Point]] = {}
     data = set()
     for text in args.curves:

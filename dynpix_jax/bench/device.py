@@ -172,7 +172,7 @@ def draw(records: Sequence[dict[str, Any]], name: str, title: str, file: Path) -
 class Report:
     """The findings, written to a file at every step."""
 
-    def __init__(self, file: Path, small: bool) -> None:
+    def __init__(self, file: Path, *, small: bool) -> None:
         device = jax.devices()[0]
         self.file = file
         self.found: dict[str, Any] = {
@@ -193,7 +193,7 @@ class Report:
         self.file.write_text(json.dumps(self.found, indent=1))
 
 
-def correctness(report: Report, is_small: bool, deadline: float) -> bool:
+def correctness(report: Report, deadline: float, *, is_small: bool) -> bool:
     """Checks all layers; whether all results were right."""
     layers = ODD_LAYERS[-1:] if is_small else (*LAYERS, *ODD_LAYERS)
     right = True
@@ -221,7 +221,7 @@ def correctness(report: Report, is_small: bool, deadline: float) -> bool:
     return right
 
 
-def speeds(report: Report, names: Sequence[str], runs: int, is_small: bool, deadline: float) -> None:
+def speeds(report: Report, names: Sequence[str], runs: int, deadline: float, *, is_small: bool) -> None:
     """Measures all layers and prints ratios by density."""
     layers = [small(LAYERS[0])] if is_small else list(LAYERS)
     densities = (0.3, 1.0) if is_small else DENSITIES
@@ -264,24 +264,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks and measures; gives the exit status, 1 if a result is wrong.
-
-    Raises:
-        UserError: No rounds to count.
-    """
+    """Checks and measures; gives the exit status, 1 if a result is wrong."""
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: expected at least 1")
     deadline = time.monotonic() + 60 * options.minutes
     platform = jax.default_backend()
     names = options.implementation or ["gather" if platform == "cpu" else f"pallas_{platform}"]
-    report = Report(options.out / "device.json", options.small)
+    report = Report(options.out / "device.json", small=options.small)
     title = f"{report.found['device']}, jax {jax.__version__}"
     print(title)
     right = True
     if options.only != "speed":
-        right = correctness(report, options.small, deadline)
+        right = correctness(report, deadline, is_small=options.small)
     if options.only != "correctness":
-        speeds(report, names, 1 if options.small else options.runs, options.small, deadline)
+        speeds(report, names, 1 if options.small else options.runs, deadline, is_small=options.small)
         try:
             if report.found["speed"]:
                 for name in sorted({r["label"] for r in report.found["speed"]} & set(names)):

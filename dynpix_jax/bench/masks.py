@@ -25,16 +25,8 @@ def make_mask(kind: Kind, key: PRNGKey, shape: Shape, density: float) -> Mask:
 def random_mask(key: PRNGKey, shape: Shape, density: float) -> Mask:
     """Independent pixels: the hardest mask for tiles, as hardly a tile is empty.
 
-    Args:
-        key: Key of the draw.
-        shape: (B, H, W).
-        density: Share of active positions, in [0, 1].
-
     Returns:
         bool (B, H, W) with exactly ``round(density * B * H * W)`` True, over the batch as a whole.
-
-    Raises:
-        ValueError: Another number of dimensions, or a density outside [0, 1].
     """
     _check("random_mask", shape, density)
     return _highest(jax.random.uniform(key, shape), density)

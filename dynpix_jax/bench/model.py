@@ -50,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; gives the exit status.
-
-    Raises:
-        UserError: Whatever is wrong with the config, the size or the name of the stage; a network without
-            gates.
-    """
+    """Measures and prints; gives the exit status."""
     settings, network = read_settings(args), read_network(args)
     if not gate_shapes(network.system, network.size):
         raise UserError(f"{network.name}: its network has no gates to measure")

@@ -39,11 +39,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def read_network(args: argparse.Namespace) -> Network:
-    """The network that the arguments of :func:`add_network` name.
-
-    Raises:
-        UserError: Whatever is wrong with the config, the size or the name of the stage.
-    """
+    """The network that the arguments of :func:`add_network` name."""
     size = parse_size(args.size)
     run = read_run(args.config, args.set)
     stage = run.stage(args.stage)

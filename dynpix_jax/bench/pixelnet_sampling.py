@@ -54,15 +54,7 @@ POOLED = ("conv3_3", "conv4_3")
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
-
-    Attributes:
-        label: Label of the row.
-        kind: "fcn", "dense", "sampled" or "ours".
-        taps: Layers of the hypercolumn.
-        layers: Layers of the MLP.
-        paper: Its memory and size in MB, and updates a second.
-    """
+    """A row of the table."""
 
     label: str
     kind: str
@@ -85,14 +77,7 @@ def read_rows() -> tuple[Row, ...]:
 
 @dataclass(frozen=True)
 class Case:
-    """Settings of all rows.
-
-    Attributes:
-        size: (H, W) of the image.
-        pixels: Number of sampled pixels.
-        width: Width of hidden layers.
-        vgg_width: Channels of VGG's first layers.
-    """
+    """Settings of all rows."""
 
     size: tuple[int, int] = (224, 224)
     pixels: int = 2000
@@ -102,16 +87,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Measurements of a row.
-
-    Attributes:
-        label: Label of the row.
-        features: Dimensions of the hypercolumn.
-        pixels: Pixels that go through the MLP.
-        memory: Memory of the compiled training step, bytes.
-        size: Size of the parameters, bytes.
-        updates: Updates a second; None unless timed.
-    """
+    """Measurements of a row."""
 
     label: str
     features: int
@@ -272,11 +248,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; gives the exit status.
-
-    Raises:
-        UserError: No such row.
-    """
+    """Prints the table; gives the exit status."""
     case = Case((32, 48), 50, 24, 4) if args.small else Case(width=args.width)
     rows = [row for row in read_rows() if not args.rows or any(part in row.label for part in args.rows)]
     if not rows:

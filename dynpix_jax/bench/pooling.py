@@ -40,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; gives the exit status.
-
-    Raises:
-        UserError: No such place.
-    """
+    """Measures and prints; gives the exit status."""
     settings = read_settings(args)
     jobs = [
         Job(spec.name, f"five branches, dilations 1 to 16, each {spec}", partial(programs, spec, settings))
@@ -73,14 +69,15 @@ def programs(spec: ConvSpec, settings: Settings) -> list[Program]:
     variables = jax.jit(init)(jax.random.key(2), x[:1, :8, :8])
 
     @partial(jax.jit, static_argnames=("mode", "one_hot"))
-    def run(variables: Variables, x: Array, weights: Array, mode: Mode, one_hot: bool) -> Any:
+    def run(variables: Variables, x: Array, weights: Array, mode: Mode, *, one_hot: bool) -> Any:
         return module.apply(variables, x, weights, Routing(mode=mode), one_hot=one_hot)
 
-    listed = [Program(SOFT, partial(run, variables, x, soft, "dense", False))]
+    listed = [Program(SOFT, partial(run, variables, x, soft, "dense", one_hot=False))]
     for mode in MODES:
         # The masks of the branches, not what a mode executes: `mac_ratio` is what they leave.
         ratio = 1.0 / count
-        listed.append(Program(f"arg-max, {mode}", partial(run, variables, x, hard, mode, True), ratio, ratio))
+        program = partial(run, variables, x, hard, mode, one_hot=True)
+        listed.append(Program(f"arg-max, {mode}", program, ratio, ratio))
     return listed
 
 

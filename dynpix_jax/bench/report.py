@@ -19,17 +19,7 @@ _HEADS = ("program", "density", "ms (p10-p90)", "time", "MACs", "time / MACs")
 def run_jobs(
     jobs: Sequence[Job], settings: Settings, *, as_json: bool, left_out: Sequence[LeftOut] = ()
 ) -> int:
-    """Measures and prints.
-
-    Args:
-        jobs: Jobs to run, in order.
-        settings: How it is measured.
-        as_json: Print all numbers at the end, in place of tables.
-        left_out: Programs that cannot run here.
-
-    Returns:
-        The exit status, 0.
-    """
+    """Measures and prints."""
     about = machine() | dataclasses.asdict(settings)
     if not as_json:
         print(_describe(about))

@@ -48,11 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; gives the exit status.
-
-    Raises:
-        UserError: No such size.
-    """
+    """Prints the table; gives the exit status."""
     height, width = (side // 4 for side in parse_size(args.size))
     print("branch          dense ms  density  rows/dense  interpolated  row_costs")
     for branch in range(4):

@@ -53,14 +53,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Programs that run in turn.
-
-    Attributes:
-        name: Name of the layer or network.
-        title: The same for people.
-        programs: Builds them, the reference first.
-        calls: As in :func:`measure`.
-    """
+    """Programs that run in turn."""
 
     name: str
     title: str
@@ -70,14 +63,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """A program that cannot run here.
-
-    Attributes:
-        layer: What it would have computed.
-        label: Label of the program.
-        reason: Why it cannot.
-        asked_for: Whether the user named it.
-    """
+    """A program that cannot run here."""
 
     layer: str
     label: str
@@ -87,16 +73,7 @@ class LeftOut:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program's time beside that of the reference, which computes everywhere.
-
-    Attributes:
-        layer: What was computed.
-        label: Label of the program.
-        density: Density of the program.
-        timing: Milliseconds.
-        time_ratio: Its median over the median of the reference.
-        mac_ratio: MAC ratio of the program.
-    """
+    """One program's time beside that of the reference, which computes everywhere."""
 
     layer: str
     label: str

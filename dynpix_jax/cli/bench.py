@@ -1,10 +1,24 @@
-"""`dynpix bench`: the measuring programs of `dynpix_jax.bench`, by name."""
+"""Times computing at active positions only against computing everywhere.
+
+example:
+  dynpix bench perforated-conv --spec res4_480x640 --density .1 .3 .5
+  dynpix bench bottleneck --spec res4_480x640 --backward
+  dynpix bench pooling --spec pooling_425x560
+  dynpix bench model --config=configs/pag/bsds500.py:variant=gated,gate_scope=residual --size 480x640
+
+Programs run in turn, so that a slow moment of the machine meets all of them: trust the ratios of one run more
+than milliseconds of two. "time" is the median over that of the first line, "MACs" the multiply-accumulates
+that a mask leaves over those of the first line, and "time / MACs" is 1 where skipping saves all that it
+promises. No data and no weights are read.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 from types import ModuleType
+
+from dynpix_jax.cli.common import help_of
 
 # Program -> (module of `dynpix_jax.bench`, line of help).
 PROGRAMS = {
@@ -21,40 +35,13 @@ PROGRAMS = {
     "device": ("device", "all implementations on this device: right results, and how fast"),
 }
 
-_EXAMPLE = """\
-example:
-  dynpix bench perforated-conv --spec res4_480x640 --density .1 .3 .5
-  dynpix bench bottleneck --spec res4_480x640 --backward
-  dynpix bench pooling --spec pooling_425x560
-  dynpix bench model --config=configs/pag/bsds500.py:variant=gated,gate_scope=residual --size 480x640
 
-Programs run in turn, so that a slow moment of the machine meets all of them: trust the ratios of one run more
-than milliseconds of two. "time" is the median over that of the first line, "MACs" the multiply-accumulates
-that a mask leaves over those of the first line, and "time / MACs" is 1 where skipping saves all that it
-promises. No data and no weights are read.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command, with all its programs, to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "bench",
-        help="time computing at active positions only",
-        description="Times computing at active positions only against computing everywhere.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     programs = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     for name, (_, line) in PROGRAMS.items():
         module = _module(name)
-        module.add_arguments(
-            programs.add_parser(
-                name,
-                help=line,
-                description=module.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-        )
+        module.add_arguments(programs.add_parser(name, help=line, **help_of(module.__doc__)))
 
 
 def run(args: argparse.Namespace) -> int:

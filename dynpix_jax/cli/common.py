@@ -1,11 +1,13 @@
-"""What all entry points share: how an error ends the program."""
+"""What all entry points share: their help, and how an error ends the program."""
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dynpix_jax.core.errors import UserError
 
@@ -13,6 +15,20 @@ EXIT_USER_ERROR = 2
 """Status after a user's mistake; argparse ends with the same."""
 EXIT_INTERRUPTED = 130
 """Status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+def help_of(text: str | None) -> dict[str, Any]:
+    """A parser's help from its program's docstring: what it does, then "example:" and what follows."""
+    what, *example = re.split(r"^(?=examples?:$)", text or "", maxsplit=1, flags=re.MULTILINE)
+    form = argparse.RawDescriptionHelpFormatter
+    return {"description": what.strip(), "epilog": "".join(example), "formatter_class": form}
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds --set: changes of config values."""
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+    )
 
 
 def call(prog: str, fn: Callable[[], int | None]) -> int:

@@ -1,11 +1,19 @@
-"""`dynpix eval-boundaries`: score a folder of boundary maps against a folder of BSDS ground truth."""
+"""Scores a folder of boundary maps (.png) against a folder of BSDS ground truth (.mat).
+
+example:
+  dynpix eval-boundaries --pred maps --gt BSDS500/data/groundTruth/val --curve pr.png
+  dynpix eval-boundaries --curve pr.png --beside runs/a/eval.json HED=hed/eval_bdry_thr.txt --human
+
+Every NAME.png (grey) of --pred is scored against NAME.mat of --gt: ODS, OIS and AP as the BSDS500 benchmark
+defines them. Non-maximum suppression comes first, unless --no-nms says that the maps are thin already.
+--beside draws curves that were measured before into the same picture, without --pred those alone.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +24,18 @@ from rich.progress import Progress
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
-from dynpix_jax.evaluation.boundary import MAX_DIST, BoundaryScores, evaluate_boundaries, read_curve
+from dynpix_jax.evaluation.boundary import (
+    MAX_DIST,
+    BoundaryScores,
+    GroundTruth,
+    evaluate_boundaries,
+    read_curve,
+)
 from dynpix_jax.visualization.curves import plot_pr_curve
 
-_EXAMPLE = """\
-example:
-  dynpix eval-boundaries --pred maps --gt BSDS500/data/groundTruth/val --curve pr.png
-  dynpix eval-boundaries --curve pr.png --beside runs/a/eval.json HED=hed/eval_bdry_thr.txt --human
 
-Every NAME.png (grey) of --pred is scored against NAME.mat of --gt: ODS, OIS and AP as the BSDS500 benchmark
-defines them. Non-maximum suppression comes first, unless --no-nms says that the maps are thin already.
---beside draws curves that were measured before into the same picture, without --pred those alone.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "eval-boundaries",
-        help="score boundary maps: ODS, OIS, AP",
-        description="Scores a folder of boundary maps (.png) against a folder of BSDS ground truth (.mat).",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("--pred", type=Path, metavar="DIR", help="the maps: NAME.png")
     parser.add_argument("--gt", type=Path, metavar="DIR", help="the ground truth: NAME.mat")
     parser.add_argument("--thresholds", type=int, default=99, metavar="N", help="how many (default: 99)")
@@ -62,7 +59,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--human", action="store_true", help="draw BSDS500's annotators, too")
     parser.add_argument("--json", action="store_true", help="print all scores, also per image, as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,7 +111,7 @@ def _score(args: argparse.Namespace) -> BoundaryScores:
         task = bar.add_task("images", total=len(pairs))
         return evaluate_boundaries(
             ((name, read_map(prediction)) for name, (prediction, _) in pairs.items()),
-            _Annotators({name: truth for name, (_, truth) in pairs.items()}),
+            GroundTruth({name: truth for name, (_, truth) in pairs.items()}, read_boundaries),
             thresholds=args.thresholds,
             max_dist=args.max_dist,
             nms=not args.no_nms,
@@ -160,25 +156,6 @@ def read_map(path: Path) -> np.ndarray:
     if (picture != picture[..., :1]).any():
         raise UserError(f"grey picture expected, but this one has colours: {path}")
     return picture[..., 0] / 255
-
-
-class _Annotators(Mapping[str, list[np.ndarray]]):
-    """Ground truth by name, read when asked for, so that only a few images are in memory."""
-
-    def __init__(self, files: dict[str, Path]) -> None:
-        self._files = files
-
-    def __getitem__(self, name: str) -> list[np.ndarray]:
-        return read_boundaries(self._files[name])
-
-    def __contains__(self, name: object) -> bool:  # Mapping's own would read the file
-        return name in self._files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def _check_pair(prediction: Path, truth: Path) -> None:

@@ -1,4 +1,15 @@
-"""`dynpix eval-pose`: score predicted joints of people against MPII's annotations."""
+"""Scores predicted joints (N, 16, 2) of people against annotations in MPII's joint order.
+
+example:
+  dynpix eval-pose --pred preds.h5 --gt valid.h5
+  dynpix eval-pose --pred pred.mat --gt annot/gt_valid.mat --threshold 0.5 0.2
+
+PCKh, in %: the share of labelled joints that are predicted within a share of the person's head size (0.6 of
+the diagonal of the head's box). "all" leaves out pelvis and thorax and weighs every joint by how often it is
+labelled; the other columns are means of left and right. @0.11 is what HRNet's code prints as "Mean@0.1", and
+papers report so. Files: .h5 with part and normalize (predictions: preds), or .mat as gt_valid.mat of HRNet's
+annotations.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +24,9 @@ from dynpix_jax.data.pckh_files import read_predictions, read_truth
 from dynpix_jax.tasks.pose import THRESHOLDS, pck_counts, pck_scores
 from dynpix_jax.tasks.skeletons import MPII
 
-_EXAMPLE = """\
-example:
-  dynpix eval-pose --pred preds.h5 --gt valid.h5
-  dynpix eval-pose --pred pred.mat --gt annot/gt_valid.mat --threshold 0.5 0.2
 
-PCKh, in %: the share of labelled joints that are predicted within a share of the person's head size (0.6 of
-the diagonal of the head's box). "all" leaves out pelvis and thorax and weighs every joint by how often it is
-labelled; the other columns are means of left and right. @0.11 is what HRNet's code prints as "Mean@0.1", and
-papers report so. Files: .h5 with part and normalize (predictions: preds), or .mat as gt_valid.mat of HRNet's
-annotations.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "eval-pose",
-        help="score predicted joints: PCKh",
-        description="Scores predicted joints (N, 16, 2) of people against annotations in MPII's joint order.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("--pred", required=True, type=Path, metavar="FILE", help="predicted joints")
     parser.add_argument("--gt", required=True, type=Path, metavar="FILE", help="annotated joints, head sizes")
     parser.add_argument(
@@ -46,7 +38,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="head sizes that a joint may be off (default: 0.5 0.1 0.11)",
     )
     parser.add_argument("--json", action="store_true", help="print all scores, also of every joint, as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

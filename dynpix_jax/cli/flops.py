@@ -1,4 +1,15 @@
-"""`dynpix flops`: the MACs of a config's network, part by part, before anything is trained."""
+"""Counts the multiply-accumulates (MACs) and parameters of a config's network.
+
+example:
+  dynpix flops --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --size 321x481
+  dynpix flops --table pag "Table 2" --args budget=gpu --size 424x560
+
+Counts the dense program: one MAC is one multiplication with its addition, of convolutions and matrix
+products only. Of a gated network it tells what each layer saves, and the MACs if every gate met its target
+density rho. Where a paper's tables count a part of the network, that count stands beside the whole. --table
+compares the rows of a paper's table whose MACs are printed with these counts. No data and no weights are
+read.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +19,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynpix_jax.backbones.base import OnBackbone
+from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.runs import target_density
 from dynpix_jax.cli.tables import print_markdown
 from dynpix_jax.core.capabilities import CountedInPart, GatedLayer, gated_layers
@@ -26,31 +39,13 @@ from dynpix_jax.flops import (
     system_macs,
     variable_shapes,
 )
+from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system
 
-_EXAMPLE = """\
-example:
-  dynpix flops --config=configs/pag/bsds500.py:variant=gated,rho=0.7 --size 321x481
-  dynpix flops --table pag "Table 2" --args budget=gpu --size 424x560
 
-Counts the dense program: one MAC is one multiplication with its addition, of convolutions and matrix
-products only. Of a gated network it tells what each layer saves, and the MACs if every gate met its target
-density rho. Where a paper's tables count a part of the network, that count stands beside the whole. --table
-compares the rows of a paper's table whose MACs are printed with these counts. No data and no weights are
-read.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "flops",
-        help="count the MACs of a config's network",
-        description="Counts the multiply-accumulates (MACs) and parameters of a config's network.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", metavar="FILE[:ARG]", help="config file with its argument")
     what.add_argument(
@@ -61,24 +56,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--args", default="", metavar="ARG", help="with --table: arguments of every row's config"
     )
     parser.add_argument("--stage", metavar="NAME", help="training stage (default: the last one)")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
+    add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
 def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """MACs and parameters of the network of config `spec` in its training stage `stage` (None: the last).
-
-    Raises:
-        UserError: Whatever is wrong with the config, the size or the name of the stage.
-    """
+    """MACs and parameters of the network of config `spec` in its training stage `stage` (None: the last)."""
     height, width = parse_size(size)
     settings = read_run(spec, overrides).stage(stage)
     system = stage_system(settings)
     macs = system_macs(system, (height, width))
     report, layers = macs.report, gated_layers(system)
-    parts = parts_of(report)
+    backbone = settings.model.backbone if isinstance(settings.model, OnBackbone) else None
+    parts = parts_of(report, () if backbone is None else backbone.block_specs)
     parameters = {path: leaf.size for path, leaf in named_leaves(variable_shapes(system)["params"])}
     rho = target_density(settings)
     return {
@@ -116,17 +106,7 @@ def _in_paper(system: System, whole: SystemMacs, rho: float) -> dict[str, float]
 
 
 def count_table(paper: str, number: str, size: str, arguments: str = "") -> list[dict[str, Any]]:
-    """The counts of the rows of a paper's table whose MACs it prints, each beside the printed figure.
-
-    Args:
-        paper: A paper of `read_tables`.
-        number: The table's, such as "Table 2".
-        size: Of one image.
-        arguments: Arguments of every row's config, in addition to its own.
-
-    Raises:
-        UserError: No such table, or it prints no MACs of networks as they are.
-    """
+    """The counts of the rows of a paper's table whose MACs it prints, each beside the printed figure."""
     tables = [table for table in read_tables(paper).all if table.number == number]
     found = [
         (table, row)
@@ -156,11 +136,7 @@ def count_table(paper: str, number: str, size: str, arguments: str = "") -> list
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the counts; returns 0.
-
-    Raises:
-        UserError: What `count` or `count_table` refuses, or an option of the other.
-    """
+    """Prints the counts; returns 0."""
     if args.table:
         return _run_table(args)
     if args.args:
@@ -211,14 +187,19 @@ def target_shares(layers: Mapping[str, GatedLayer], rho: float) -> dict[str, flo
     return {name: share(layer) for name, layer in layers.items()}
 
 
-def parts_of(report: MacReport) -> dict[str, float]:
-    """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program."""
+def parts_of(report: MacReport, blocks: Sequence[BlockSpec] = ()) -> dict[str, float]:
+    """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program.
+
+    ``blocks``: those of the backbone; its other modules are the stem. Without blocks each is a part.
+    """
+    stages = {spec.name: spec.stage for spec in blocks}
     parts: dict[str, float] = {}
     for scope, macs in report.by_scope.items():
         modules = [name for name in module_path(scope).split("/") if not name.startswith(STEP_SCOPE)]
         part, *inner = [name for name in modules if name] or ["other"]  # backbone | head, block, ...
-        name = f"{part}/{inner[0].split('_')[0]}" if part == "backbone" and inner else part
-        parts[name] = parts.get(name, 0.0) + macs
+        if part == "backbone" and inner:
+            part = f"{part}/{stages.get(inner[0], 'stem') if stages else inner[0]}"
+        parts[part] = parts.get(part, 0.0) + macs
     return parts
 
 

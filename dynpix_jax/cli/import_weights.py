@@ -1,22 +1,5 @@
-"""`dynpix import-weights`: published weights into a file that training, evaluation and prediction read."""
+"""Converts published weights of another library into a .safetensors file of our names.
 
-from __future__ import annotations
-
-import argparse
-import collections
-import dataclasses
-import json
-from pathlib import Path
-from typing import Any
-
-from dynpix_jax.core.errors import UserError
-from dynpix_jax.run_config import read_run
-from dynpix_jax.training.checks import stage_system, system_shapes
-from dynpix_jax.weights import ARCHITECTURES, ImportReport, import_network, import_weights, write_weights
-from dynpix_jax.weights.convention import CONVENTIONS, describe, to_header
-from dynpix_jax.weights.importer import flat_shapes
-
-_EXAMPLE = """\
 examples:
   A backbone that ImageNet trained, and a config that begins with it. torchvision's ResNets have strides and
   colours unlike the networks of the papers; the file says so, and a config that differs refuses it:
@@ -42,16 +25,27 @@ version, and .caffemodel. None of these libraries is needed, and no code in the 
 holds more than tensors, dicts, lists and scalars is refused.
 """
 
+from __future__ import annotations
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "import-weights",
-        help="convert pretrained weights of another library",
-        description="Converts published weights of another library into a .safetensors file of our names.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+import argparse
+import collections
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from dynpix_jax.cli.common import add_overrides
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.flops import variable_shapes
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import stage_system
+from dynpix_jax.weights import ARCHITECTURES, ImportReport, import_network, import_weights, write_weights
+from dynpix_jax.weights.convention import CONVENTIONS, describe, to_header
+from dynpix_jax.weights.importer import flat_shapes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     of = parser.add_mutually_exclusive_group(required=True)
     of.add_argument("--arch", metavar="ARCH", help=f"one of {', '.join(ARCHITECTURES)}")
     of.add_argument(
@@ -59,9 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE[:ARG]",
         help="in place of --arch: the network of this config's last stage, as its authors released it",
     )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
+    add_overrides(parser)
     parser.add_argument("--source", required=True, type=Path, help="the file to read")
     parser.add_argument("--out", required=True, type=Path, help="the .safetensors file to write")
     parser.add_argument(
@@ -78,7 +70,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "less the mean) or torch (stride in the 3x3, RGB, mean and standard deviation)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(run=run)
 
 
 def _import(args: argparse.Namespace) -> tuple[dict[str, Any], ImportReport]:
@@ -88,7 +79,7 @@ def _import(args: argparse.Namespace) -> tuple[dict[str, Any], ImportReport]:
             raise UserError("--set: changes values of a --config; --arch has none")
         return import_weights(args.arch, args.source, **options)
     stage = read_run(args.config, args.set).stages[-1]
-    shapes = flat_shapes(system_shapes(stage_system(stage)))
+    shapes = flat_shapes(variable_shapes(stage_system(stage)))
     return import_network(stage.model, shapes, args.source, **options)
 
 

@@ -1,7 +1,7 @@
 """The `dynpix` command: one subcommand a module, imported when it is called.
 
-A subcommand's module has `add_parser(subparsers)`, which adds its parser, and `run(args) -> int`, which does
-the work and gives the exit status. Users' mistakes end with one line on stderr and status 2.
+The docstring of a subcommand's module is its help; the module has `add_arguments(parser)`, and `run(args)`,
+which does the work and gives the exit status. Users' mistakes end with one line on stderr and status 2.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import dynpix_jax
-from dynpix_jax.cli.common import call
+from dynpix_jax.cli.common import call, help_of
 
 # Command -> (module in this folder, line of help). The help stands here so that `dynpix --help` imports none
 # of them.
@@ -32,7 +32,9 @@ COMMANDS = {
     "tables": ("paper_tables", "list the rows of a paper's tables, with configs and scores"),
 }
 
-_EXAMPLE = """\
+_HELP = """\
+Tools for pixel labelling with dynamic computation.
+
 example:
   dynpix check-config configs/quickstart.py
   dynpix COMMAND --help    shows the arguments of a command and an example
@@ -41,19 +43,14 @@ example:
 
 def make_parser(command: str | None = None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
     """The parser, with `command` in full and the others by name only, and the module of `command`, if any."""
-    parser = argparse.ArgumentParser(
-        prog="dynpix",
-        description="Tools for pixel labelling with dynamic computation.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="dynpix", **help_of(_HELP))
     parser.add_argument("--version", action="version", version=f"dynpix_jax {dynpix_jax.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     module = None
     for name, (module_name, line) in COMMANDS.items():
         if name == command:
             module = importlib.import_module(f"dynpix_jax.cli.{module_name}")
-            module.add_parser(subparsers)
+            module.add_arguments(subparsers.add_parser(name, help=line, **help_of(module.__doc__)))
         else:
             subparsers.add_parser(name, help=line)
     return parser, module

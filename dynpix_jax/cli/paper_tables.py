@@ -1,30 +1,5 @@
-"""`dynpix tables`: the rows of a paper's tables, the configs that make them, and what runs have reached."""
+"""Lists every row of a paper's tables: its config, the paper's scores, and ours.
 
-from __future__ import annotations
-
-import argparse
-import dataclasses
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from dynpix_jax.cli.tables import print_table
-from dynpix_jax.evaluation.multitask import DELTA_M
-from dynpix_jax.evaluation.paper_tables import (
-    Benchmark,
-    ClassScores,
-    OthersRow,
-    Row,
-    Runs,
-    Table,
-    find_run,
-    read_runs,
-)
-from dynpix_jax.evaluation.table_files import PAPERS, read_tables
-from dynpix_jax.tasks import Score
-
-_EXAMPLE = """\
 example:
   dynpix tables pag
   dynpix reproduce pag "Table 3/nyuv2" --workdir runs/pag    trains and evaluates rows
@@ -36,16 +11,37 @@ with: the config takes continue_from=WORKDIR or WORKDIR@STAGE, which `dynpix rep
 Trains nothing. Run it in the repository: --runs reads its configs to tell which run is which row's.
 """
 
+from __future__ import annotations
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "tables",
-        help="list the rows of a paper's tables, with configs and scores",
-        description="Lists every row of a paper's tables: its config, the paper's scores, and ours.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dynpix_jax.cli.tables import print_table
+from dynpix_jax.evaluation.multitask import DELTA_M
+from dynpix_jax.evaluation.paper_tables import (
+    Benchmark,
+    ClassScores,
+    Row,
+    Runs,
+    Table,
+    find_run,
+    read_runs,
+)
+from dynpix_jax.evaluation.results import Measured
+from dynpix_jax.evaluation.table_files import PAPERS, read_tables
+from dynpix_jax.tasks import Score
+
+Column = tuple[str, Callable[[Row], str]]
+"""Of a table: its head, and the cell of a row."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("paper", help=f"whose tables: {', '.join(PAPERS)}, or a file *.toml of your own")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of evaluated runs")
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
@@ -84,17 +80,18 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
     """A table for JSON.
 
     A row of other authors has them in `by`, and null as its config. `after` is the config of the run that a
-    row continues from, with "@STAGE" if from the end of that stage; null without. `measured` is present only
-    with `runs`, null for a row without a run.
+    row continues from, with "@STAGE" if from the end of that stage; null without. What was measured is
+    present only with `runs`, null for a row without a run.
     """
     rows = []
-    for row in table.rows:
+    for row in (*table.rows, *table.others):
         entry: dict[str, Any] = {
             "network": row.network,
-            "config": table.spec(row),
+            "config": None if row.by else table.spec(row),
             "after": f"{table.config}:{row.after}" if row.after else None,
-            "by": None,
-            **_paper_numbers(table, row),
+            "by": row.by or None,
+            "paper": dict(zip((*table.metrics, *table.more), (*row.paper, *row.more), strict=True)),
+            "paper_macs": row.macs,
         }
         if row.alternative:
             entry["alternative"] = row.alternative
@@ -103,7 +100,7 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
         if per_class := {
             one.score: dict(zip(one.classes, one.networks[row.network], strict=True))
             for one in table.classes
-            if row.network in one.networks
+            if row.network in one.networks and not row.by
         }:
             entry["paper_per_class"] = per_class
         if table.has_delta:
@@ -114,10 +111,6 @@ def numbers(table: Table, runs: Runs | None) -> dict[str, Any]:
             if table.has_delta:
                 entry["measured_delta_m"] = table.measured_delta(row, runs)
         rows.append(entry)
-    for other in table.others:
-        entry = {"network": other.network, "config": None, "after": None, "by": other.by}
-        entry |= _paper_numbers(table, other)
-        rows.append(entry if runs is None else entry | {"measured": None})
     return {"table": table.number, "title": table.title, "note": table.note, "rows": rows}
 
 
@@ -130,37 +123,54 @@ def benchmark_numbers(table: Benchmark) -> dict[str, Any]:
     return {"table": table.number, "title": table.title, "note": table.note, "rows": rows}
 
 
-def _paper_numbers(table: Table, row: Row | OthersRow) -> dict[str, Any]:
-    """What the paper prints of a row."""
-    scores = zip((*table.metrics, *table.more), (*row.paper, *row.more), strict=True)
-    return {"paper": dict(scores), "paper_macs": row.macs}
-
-
 def cells(table: Table, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; a missing value is "-"."""
-    continued = ["continues from"] if any(row.after for row in table.rows) else []
-    labels = [score.label for score in table.scores]
-    name = "MACs/2^30" if table.gibi else "MACs"
-    costs = [name] if any(row.macs is not None for row in table.rows) else []
-    costs += [f"{name} counted once"] if any(row.counted is not None for row in table.rows) else []
-    delta = [DELTA_M.label] if table.has_delta else []
-    heads = ["network", *labels, *delta, *(["printed"] if delta else []), *costs, *table.more]
-    if runs is not None:
-        heads += [*(f"{label} here" for label in (*labels, *delta)), f"{name} here", "measured on"]
-    lines = []
-    for row in table.rows:
-        measured = [] if runs is None else _measured(table, row, runs)
-        macs = [macs_text(table, one) for one in (row.macs, row.counted)[: len(costs)]]
-        lines.append([row.network, *_printed(table, row), *macs, *_more(row), *measured])
-        lines[-1] += [*([row.after or "-"] if continued else []), table.spec(row)]
-    for other in table.others:
-        values = [score_text(score, value) for score, value in zip(table.scores, other.paper, strict=True)]
-        macs = [macs_text(table, one) for one in (other.macs, None)[: len(costs)]]
-        missing = ["-"] * (0 if runs is None else len(table.metrics) + table.has_delta + 2)
-        unknown = ["-", "-"] if delta else []
-        lines.append([other.network, *values, *unknown, *macs, *_more(other), *missing])
-        lines[-1] += [*("-" for _ in continued), f"by {other.by}"]
-    return [*heads, *continued, "config"], lines
+    columns: list[Column] = [
+        ("network", lambda row: row.network),
+        *_paper_columns(table),
+        *((head, partial(_more, index)) for index, head in enumerate(table.more)),
+        *(() if runs is None else _measured_columns(table, runs)),
+    ]
+    if any(row.after for row in table.rows):
+        columns.append(("continues from", lambda row: row.after or "-"))
+    columns.append(("config", lambda row: f"by {row.by}" if row.by else table.spec(row)))
+    return [head for head, _ in columns], [
+        [cell(row) for _, cell in columns] for row in (*table.rows, *table.others)
+    ]
+
+
+def _paper_columns(table: Table) -> Iterator[Column]:
+    for index, score in enumerate(table.scores):
+        yield score.label, partial(_paper_score, score, index)
+    if table.has_delta:
+        yield DELTA_M.label, lambda row: score_text(DELTA_M, table.paper_delta(row))
+        yield "printed", lambda row: score_text(DELTA_M, row.printed)
+    if any(row.macs is not None for row in table.rows):
+        yield macs_unit(table), lambda row: macs_text(table, row.macs)
+    if any(row.counted is not None for row in table.rows):
+        yield f"{macs_unit(table)} counted once", lambda row: macs_text(table, row.counted)
+
+
+def _measured_columns(table: Table, runs: Runs) -> Iterator[Column]:
+    found = {row: find_run(runs, table, row) for row in table.rows}
+    for score in table.scores:
+        yield f"{score.label} here", partial(_own_score, table, score, found)
+    if table.has_delta:
+        yield f"{DELTA_M.label} here", lambda row: score_text(DELTA_M, table.measured_delta(row, runs))
+    macs = {row: one.macs for row, one in found.items() if one is not None}
+    yield f"{macs_unit(table)} here", lambda row: macs_text(table, macs.get(row))
+    yield "measured on", lambda row: one.data if (one := found.get(row)) else "-"
+
+
+def _paper_score(score: Score, index: int, row: Row) -> str:
+    return score_text(score, row.paper[index])
+
+
+def _own_score(table: Table, score: Score, found: Mapping[Row, Measured | None], row: Row) -> str:
+    run = found.get(row)
+    # The table's task may be the second one of a network of several tasks.
+    name = f"{table.task}/{score.name}" if table.task else score.name
+    return "-" if run is None else score_text(score, run.score(name))
 
 
 def class_cells(table: Table, scores: ClassScores, runs: Runs | None) -> tuple[list[str], list[list[str]]]:
@@ -195,33 +205,18 @@ def _command(table: Benchmark, row: Sequence[str | float | None]) -> str:
     return f'{table.program} --rows "{row[0]}"'
 
 
-def _more(row: Row | OthersRow) -> list[str]:
-    return ["-" if value is None else f"{value:g}" for value in row.more]
-
-
-def _printed(table: Table, row: Row) -> list[str]:
-    """The paper's scores of a row."""
-    values = [score_text(score, value) for score, value in zip(table.scores, row.paper, strict=True)]
-    if table.has_delta:
-        values += [score_text(DELTA_M, table.paper_delta(row)), score_text(DELTA_M, row.printed)]
-    return values
-
-
-def _measured(table: Table, row: Row, runs: Runs) -> list[str]:
-    found = find_run(runs, table, row)
-    if found is None:
-        return ["-"] * (len(table.metrics) + table.has_delta + 2)
-    # The table's task may be the second one of a network of several tasks.
-    prefix = f"{table.task}/" if table.task else ""
-    values = [score_text(score, found.score(f"{prefix}{score.name}")) for score in table.scores]
-    if table.has_delta:
-        values.append(score_text(DELTA_M, table.measured_delta(row, runs)))
-    return [*values, macs_text(table, found.macs), found.data]
+def _more(index: int, row: Row) -> str:
+    return _cell(row.more[index])
 
 
 def score_text(score: Score, value: float | None) -> str:
     """A score as tables print it."""
     return "-" if value is None else score.text(value)
+
+
+def macs_unit(table: Table) -> str:
+    """Head of a column of MACs."""
+    return "MACs/2^30" if table.gibi else "MACs"
 
 
 def macs_text(table: Table, value: float | None) -> str:

@@ -1,18 +1,5 @@
-"""`dynpix plan`: whether a training step fits a TPU slice, by the real compiler, without the slice."""
+"""Compiles the training step of a config for a TPU slice; tells memory, work and traffic.
 
-from __future__ import annotations
-
-import argparse
-import dataclasses
-import json
-
-from dynpix_jax.cli.tables import print_table
-from dynpix_jax.core.errors import UserError
-from dynpix_jax.run_config import read_run
-from dynpix_jax.training.plan import Plan, plan_step, smaller
-from dynpix_jax.training.slices import Chip, Slice, parse_slice
-
-_EXAMPLE = """\
 example:
   dynpix plan --config=configs/pag/nyuv2.py:task=depth,budget=gpu --topology v5e-4 --set training.remat=blocks
 
@@ -20,16 +7,22 @@ Needs the package libtpu (the extra `tpu`), but no TPU and no data. Large networ
 Where the step does not fit, and with --compare, settings that make it smaller are compiled, too.
 """
 
+from __future__ import annotations
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "plan",
-        help="compile a training step for a TPU slice that is not there: does it fit?",
-        description="Compiles the training step of a config for a TPU slice; tells memory, work and traffic.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+import argparse
+import dataclasses
+import json
+
+from dynpix_jax.cli.common import add_overrides
+from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.plan import Plan, plan_step, smaller
+from dynpix_jax.training.slices import Chip, Slice, parse_slice
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file with its argument")
     parser.add_argument(
         "--topology", required=True, metavar="KIND-CHIPS", help="such as v5e-16, v5p-8, v6e-256, or v5e:4x4"
@@ -39,9 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--stage", metavar="NAME", help="training stage (default: the last)")
     parser.add_argument("--size", metavar="HxW", help="size of the images, where the config does not tell it")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
+    add_overrides(parser)
     parser.add_argument("--compare", action="store_true", help="compile smaller settings, even if it fits")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 

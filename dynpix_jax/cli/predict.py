@@ -1,4 +1,19 @@
-"""`dynpix predict`: label photos with a trained network, and report the cost of each."""
+"""Labels photos of any size with a trained network.
+
+example:
+  dynpix predict --workdir=runs/quickstart --out maps photo.jpg other.png
+
+For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
+segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
+NAME_overlay.png (boundaries, classes or joints on the photo) or NAME_colours.png (depth, red = near); and, of
+a gated network, NAME_ponder.png (where it computed); of one whose pixels choose among branches, such as
+pooling sizes, NAME_choices.png. Of a network with several tasks, the pictures of all but the first have the
+task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
+For the server of Cityscapes, --label-ids cityscapes --max-side 0; it takes the _map.png alone.
+
+Networks that predict in steps (configs/anytime, perspective, mdeq) stop in time with --budget-ms; the first
+photo of each size runs all steps twice before that, to compile and to measure them.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +46,6 @@ from dynpix_jax.visualization.pictures import ponder_figure, save_png
 from dynpix_jax.visualization.steps import choices_figure
 from dynpix_jax.visualization.task_pictures import task_pictures
 
-_EXAMPLE = """\
-example:
-  dynpix predict --workdir=runs/quickstart --out maps photo.jpg other.png
-
-For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
-segmentation: class ids; depth: 16-bit millimetres; normals: 127.5 x (1 + x right, y up, z to the camera));
-NAME_overlay.png (boundaries, classes or joints on the photo) or NAME_colours.png (depth, red = near); and, of
-a gated network, NAME_ponder.png (where it computed); of one whose pixels choose among branches, such as
-pooling sizes, NAME_choices.png. Of a network with several tasks, the pictures of all but the first have the
-task in their names: NAME_depth_map.png. --json prints the joints of a pose as well.
-For the server of Cityscapes, --label-ids cityscapes --max-side 0; it takes the _map.png alone.
-
-Networks that predict in steps (configs/anytime, perspective, mdeq) stop in time with --budget-ms; the first
-photo of each size runs all steps twice before that, to compile and to measure them.
-"""
-
-
 KINDS = ("map", "overlay", "colours", "ponder", "choices")
 """Pictures of a photo, by the ends of their files' names."""
 
@@ -71,15 +69,8 @@ class Photo:
     crop: Geometry | None = None
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "predict",
-        help="label photos with a trained network",
-        description="Labels photos of any size with a trained network.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG, ...")
     add_run_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the pictures")

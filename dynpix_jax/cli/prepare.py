@@ -1,4 +1,14 @@
-"""`dynpix prepare`: a data set in its official layout, packed into checksummed shards."""
+"""Packs a data set in its official layout into checksummed ArrayRecord shards.
+
+example:
+  dynpix prepare camvid --source data/CamVid --out packed/camvid
+  dynpix prepare nyuv2 --source data/nyu --out packed/nyu --set fields=depth,normals crop=False
+  dynpix prepare camvid --out packed/camvid --verify
+
+Train on it with --config=configs/pag/camvid.py:packed=True,root=packed/camvid or, in a config of your own,
+data.train.source = dict(name="packed", root="packed/camvid", split="train"). A run that was stopped continues
+with the same command. An unknown DATASET or KEY is answered with the list of those that there are.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +32,9 @@ from dynpix_jax.data.packed import SPLITS, verify
 from dynpix_jax.data.packing import pack
 from dynpix_jax.data.sources import SOURCES, build_source
 
-_EXAMPLE = """\
-example:
-  dynpix prepare camvid --source data/CamVid --out packed/camvid
-  dynpix prepare nyuv2 --source data/nyu --out packed/nyu --set fields=depth,normals crop=False
-  dynpix prepare camvid --out packed/camvid --verify
 
-Train on it with --config=configs/pag/camvid.py:packed=True,root=packed/camvid or, in a config of your own,
-data.train.source = dict(name="packed", root="packed/camvid", split="train"). A run that was stopped continues
-with the same command. An unknown DATASET or KEY is answered with the list of those that there are.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "prepare",
-        help="pack a data set into checksummed shards",
-        description="Packs a data set in its official layout into checksummed ArrayRecord shards.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="name of the source: bsds500, camvid, nyuv2, ...")
     parser.add_argument("--source", type=Path, metavar="DIR", help="the data set as it unpacks")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the shards go")

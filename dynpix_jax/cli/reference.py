@@ -1,4 +1,11 @@
-"""`dynpix reference`: what single-task networks reach, to compare a multi-task network with."""
+"""Writes the file that eval.py compares a multi-task run with (its Δm).
+
+example:
+  dynpix reference runs/depth runs/normals runs/parts --out runs/single.json
+  python eval.py --config=... --workdir=... --set evaluation.reference=runs/single.json
+
+Runs of one task (seeds) are averaged. What counts is the last row of each eval.json.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +17,9 @@ from pathlib import Path
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.evaluation.multitask import make_reference, write_reference
 
-_EXAMPLE = """\
-example:
-  dynpix reference runs/depth runs/normals runs/parts --out runs/single.json
-  python eval.py --config=... --workdir=... --set evaluation.reference=runs/single.json
 
-Runs of one task (seeds) are averaged. What counts is the last row of each eval.json.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "reference",
-        help="collect single-task scores, for delta_m of a multi-task run",
-        description="Writes the file that eval.py compares a multi-task run with (its Δm).",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="workdir of an evaluated single-task run"
     )

@@ -1,4 +1,14 @@
-"""`dynpix reproduce`: trains and evaluates rows of a paper's tables, and prints them beside the paper's."""
+"""Trains and evaluates rows of a paper's tables; prints paper, ours, MACs, milliseconds.
+
+example:
+  dynpix reproduce pag bsds500 --workdir runs/pag --args root=data/BSDS500 --dry-run
+  dynpix reproduce pag "Table 3/nyuv2" --rows baseline "MP@Res5*" --workdir runs/pag --args budget=gpu
+
+Tables and rows: dynpix tables PAPER. Run it in the repository. A row that continues from another's run is
+trained after it, and brings it along. The same command goes on where it was stopped: what is done is not run
+again. Where a row fails, those that do not continue from it go on, and the status is 1 in the end. Commands
+and what they print go to stderr, the tables to stdout.
+"""
 
 from __future__ import annotations
 
@@ -16,39 +26,21 @@ from statistics import mean, stdev
 from types import FrameType
 from typing import Any
 
-from dynpix_jax.cli.paper_tables import macs_text, score_text
+from dynpix_jax.cli.paper_tables import macs_text, macs_unit, score_text
 from dynpix_jax.cli.tables import print_markdown, print_table
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
-from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_steps, select
+from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_commands, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
 
 Column = tuple[str, Callable[[Reached], str]]
 """Of a table: its head, and the cell of a row."""
 
-_EXAMPLE = """\
-example:
-  dynpix reproduce pag bsds500 --workdir runs/pag --args root=data/BSDS500 --dry-run
-  dynpix reproduce pag "Table 3/nyuv2" --rows baseline "MP@Res5*" --workdir runs/pag --args budget=gpu
 
-Tables and rows: dynpix tables PAPER. Run it in the repository. A row that continues from another's run is
-trained after it, and brings it along. The same command goes on where it was stopped: what is done is not run
-again. Where a row fails, those that do not continue from it go on, and the status is 1 in the end. Commands
-and what they print go to stderr, the tables to stdout.
-"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the `dynpix` parser."""
-    parser = subparsers.add_parser(
-        "reproduce",
-        help="train and evaluate the rows of a paper's tables",
-        description="Trains and evaluates rows of a paper's tables; prints paper, ours, MACs, milliseconds.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument("paper", help=f"{', '.join(PAPERS)}, or a file *.toml of your own")
     parser.add_argument(
         "table", nargs="*", help='such as "Table 3" or "Table 3/nyuv2" (default: all of the paper)'
@@ -77,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(paper.all, Options(args.workdir, args.args, tuple(args.set), tuple(args.seeds)))
     failures: list[str] = []
     if not args.report:
-        steps = plan.steps([(table, row) for table, rows in chosen for row in rows])
+        commands = plan.commands([(table, row) for table, rows in chosen for row in rows])
         if args.dry_run:
-            for step in steps:
-                print(shlex.join(["python", *step.command]))
+            for command in commands:
+                print(shlex.join(["python", *command.words]))
             return 0
-        failures = run_steps(steps, lambda command: execute(command, args.workdir), _say)
+        failures = run_commands(commands, lambda words: execute(words, args.workdir), _say)
     found = [(table, [plan.reached(table, row) for row in rows]) for table, rows in chosen]
     if args.json:
         print(json.dumps([numbers(plan, table, rows) for table, rows in found], indent=2))
@@ -180,7 +172,7 @@ def _score_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
 
 
 def _cost_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
-    unit = "MACs/2^30" if table.gibi else "MACs"
+    unit = macs_unit(table)
     if any(reached.row.macs is not None for reached in rows):
         yield f"{unit} paper", lambda reached: macs_text(table, reached.row.macs)
     yield unit, lambda reached: macs_text(table, _mean(one.macs for one in reached.results))

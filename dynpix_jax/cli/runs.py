@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.compilation_cache import add_cache_argument
 from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, RunConfig
@@ -15,9 +16,10 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.settings import HasTarget, Implementation, StageConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
-from dynpix_jax.training.checks import stage_system, system_shapes
+from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.snapshots import check_same_run
 from dynpix_jax.weights import check_complete, check_header, read_weights
 
@@ -35,9 +37,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE[:ARG]", help="config of the training (default: the one that DIR holds)"
     )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--implementation",
         choices=get_args(Implementation),
@@ -94,11 +94,14 @@ class Trained:
     weights: Path | None = None
 
     @property
+    def title(self) -> str:
+        """The name of the stage, and of the alternative."""
+        return f"{self.stage}, {self.alternative}" if self.alternative else self.stage
+
+    @property
     def origin(self) -> str:
         """Where the variables are from, in words."""
-        return (
-            f"{self.stage} (step {self.step})" if self.weights is None else f"{self.stage} ({self.weights})"
-        )
+        return f"{self.stage} ({self.weights or f'step {self.step}'})"
 
 
 def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Trained]:
@@ -124,6 +127,19 @@ def with_alternatives(runs: Sequence[Trained], names: Sequence[str]) -> list[Tra
             if name in others
         ]
     return found
+
+
+def open_runs(
+    run: RunConfig, workdir: Path | None, stage: str | None = None, weights: Path | None = None
+) -> list[Trained]:
+    """What `eval.py` evaluates: the network of `open_run`, or one for each stage, and alternatives."""
+    newest = open_run(run, workdir, stage, weights)
+    runs = [newest]
+    if run.evaluation.every_stage and workdir is not None and stage is None:
+        ended = [open_run(run, workdir, name) for name in finished_stages(workdir)]
+        # A stage that has not ended yet is evaluated at the newest checkpoint.
+        runs = ended if ended and ended[-1].step == newest.step else [*ended, newest]
+    return with_alternatives(runs, run.evaluation.also)
 
 
 def open_run(
@@ -161,7 +177,7 @@ def _open_weights(run: RunConfig, path: Path, stage: str | None) -> Trained:
     system = stage_system(settings)
     variables = read_weights(path)
     check_header(path, settings.model)
-    check_complete(path, variables, system_shapes(system))
+    check_complete(path, variables, variable_shapes(system))
     return Trained(system, variables, settings.name, 0, target_density(settings), weights=path)
 
 

@@ -66,12 +66,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataSection:
-    """The `data` section.
-
-    Attributes:
-        train: What is trained on.
-        eval: What is evaluated on.
-    """
+    """The `data` section."""
 
     train: DataConfig
     eval: DataConfig
@@ -112,11 +107,7 @@ class RunConfig:
         return self.training.stages
 
     def stage(self, name: str | None) -> StageConfig:
-        """The stage of that name; None gives the last.
-
-        Raises:
-            UserError: No such stage.
-        """
+        """The stage of that name, None gives the last; a UserError if there is no such stage."""
         named = {stage.name: stage for stage in self.stages}
         if name is not None and name not in named:
             raise UserError(f"--stage {name}: the config has no such stage; {suggest(name, named)}")
@@ -132,11 +123,6 @@ def parse_run(
 
     Each stage's network has the settings of `config.model` with the stage's changes, parsed by the class that
     its system names as ``Config``.
-
-    Args:
-        config: All sections, as a config file gives them.
-        systems: The table of systems.
-        read_source: Parses the section of a source.
 
     Raises:
         UserError: An unknown, missing or wrong key; a value that nothing reads. With the key's full path.

@@ -28,9 +28,6 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
         arg: Comma-separated `name=value`; None or "" gives the defaults.
         **spec: Every valid name with its default, of type bool, int, float, str or tuple.
 
-    Returns:
-        ConfigDict with all names of `spec`.
-
     Raises:
         UserError: Unknown name, repeated name, or a value that is not of the default's type.
     """

@@ -16,10 +16,6 @@ class Registry(Generic[T]):
 
     An entry may be such a string, too: it is imported at its first use, so that importing a table costs
     nothing.
-
-    Args:
-        kind: Kind of the entries, for messages ("backbone").
-        entries: Entries by name.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, T | str]):
@@ -40,15 +36,7 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def resolve(self, name: str, path: str) -> T:
-        """The entry of a name.
-
-        Args:
-            name: An entry's name, or ``package.module:Name``.
-            path: Path of the config's key that holds it, for messages.
-
-        Raises:
-            UserError: There is no such entry, module, or name in the module.
-        """
+        """The entry of a name; a UserError if there is no such entry, module, or name in the module."""
         entry: Any = self._entries.get(name, name if ":" in name else None)
         if entry is None:
             raise UserError(

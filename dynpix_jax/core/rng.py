@@ -26,9 +26,6 @@ def stream(seed: int | PRNGKey, name: str, step: int | Array = 0) -> PRNGKey:
         seed: The run's seed, or a typed key to derive from.
         name: Stream name. The hash is CRC-32, stable over processes and Python versions (`hash` is neither).
         step: Step number, non-negative, concrete or traced.
-
-    Returns:
-        A typed key of shape ().
     """
     key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
     key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))

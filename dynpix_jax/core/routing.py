@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 import flax.struct
+import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from dynpix_jax.core.errors import suggest
@@ -48,12 +49,16 @@ class Routing:
             raise ValueError("mode: 'sparse' needs hard gates; soft gates are neither on nor off")
 
     def masks_of(self, gates: Collection[str]) -> Mapping[str, Array]:
-        """The given masks of a network with these gates.
-
-        Raises:
-            ValueError: A mask for a gate that there is not.
-        """
+        """The given masks of a network with these gates; a ValueError for a gate that there is not."""
         for name in self.masks:
             if name not in gates:
                 raise ValueError(f"masks: there is no gate {name!r}; {suggest(name, gates)}")
         return self.masks
+
+
+def check_mask(mask: Array, shape: tuple[int, ...], name: str) -> Array:
+    """A mask that was given for a gate; a ValueError if it is no mask of that shape."""
+    if mask.dtype != jnp.bool_ or mask.shape != shape:
+        got = f"{mask.dtype} {mask.shape}"
+        raise ValueError(f"{name}: a given mask must be bool {shape}, True = compute; got {got}")
+    return mask

@@ -85,11 +85,7 @@ BESIDE: Any = object()
 
 
 class Given(str):
-    """A value's text from the command line, read as the type of its field.
-
-    Attributes:
-        value: What it was read as before the field was known.
-    """
+    """A value's text from the command line, read as the type of its field."""
 
     value: Any = None
 

@@ -88,11 +88,7 @@ class SourceSpec:
         return tuple(name for name, field in self.fields.items() if field.kind not in ("image", "scalar"))
 
     def without(self, names: tuple[str, ...]) -> SourceSpec:
-        """The spec less the named fields.
-
-        Raises:
-            UserError: A name is not a field.
-        """
+        """The spec less the named fields; a UserError if one is not a field."""
         for name in names:
             if name not in self.fields:
                 raise UserError(f"source {self.name!r} has no field {name!r}; {suggest(name, self.fields)}")
@@ -191,11 +187,7 @@ def groups_of(source: Source) -> tuple[tuple[int, float], ...]:
 
 
 def check_index(source: Source, index: int) -> int:
-    """A plain non-negative index.
-
-    Raises:
-        IndexError: The index is outside of the source. This ends a `for` loop.
-    """
+    """A plain non-negative index; outside of the source an IndexError, which ends a `for` loop."""
     index = int(index)
     if not 0 <= index < len(source):
         raise IndexError(f"element {index} of {source.spec.name!r}, which has {len(source)} elements")

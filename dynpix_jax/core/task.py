@@ -207,11 +207,7 @@ class PixelTask(Task):
 
     @abstractmethod
     def compute(self, state: State) -> dict[str, float]:
-        """The scores, by name.
-
-        Raises:
-            UserError: Nothing was labelled.
-        """
+        """The scores, by name; a UserError if nothing was labelled."""
 
     def per_class(self, state: State) -> dict[str, list[float | None]]:
         """Scores of every class, by name; None where the class does not occur. Empty without classes."""
@@ -260,11 +256,7 @@ def prefixes(tasks: Mapping[str, Any]) -> list[str]:
 
 
 def pixel_count(state: State, task: str) -> float:
-    """Number of labelled pixels that a state has seen: its entry ``pixels``.
-
-    Raises:
-        UserError: There are none.
-    """
+    """Number of labelled pixels of a state, its entry ``pixels``; a UserError if there are none."""
     pixels = float(state["pixels"])
     if not pixels:
         raise UserError(f"{task}: no labelled pixel in what was evaluated, so there is nothing to score")

@@ -161,11 +161,7 @@ def ignore_zero(ids: np.ndarray) -> np.ndarray:
 
 
 def check_fields(fields: Iterable[str], known: Mapping[str, Any] | tuple[str, ...]) -> None:
-    """Checks the labels that a source's options ask for.
-
-    Raises:
-        ValueError: One is not known.
-    """
+    """Checks the labels that a source's options ask for; a ValueError if one is not known."""
     for field in fields:
         if field not in known:
             raise ValueError(f"fields: unknown label {field!r}; {suggest(field, known)}")

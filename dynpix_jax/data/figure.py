@@ -41,10 +41,6 @@ HEAD_RADIUS = 0.11
 def sample_pose(rng: np.random.Generator, height: float, yaw: float) -> dict[str, np.ndarray]:
     """Draws the joints of a standing figure.
 
-    Args:
-        height: Metres.
-        yaw: Radians about the vertical; 0 faces the camera.
-
     Returns:
         Each joint's (3,) place relative to the floor below the pelvis, world axes (x right, y down), besides
         the centre of the head, `head`, and the toes, `left toe` and `right toe`.

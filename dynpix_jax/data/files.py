@@ -31,11 +31,7 @@ def find_files(folder: Path, patterns: tuple[str, ...], source: str, where_to_ge
 
 
 def read_names(path: Path, source: str, where_to_get: str) -> list[str]:
-    """The lines of a list that are not blank, at least one.
-
-    Raises:
-        UserError: The list is missing or empty.
-    """
+    """The lines of a list that are not blank; a UserError if it is missing or empty."""
     lines = need_file(path, source, where_to_get).read_text(encoding="utf-8").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not names:

@@ -37,9 +37,6 @@ def read_map(path: str | Path, dtype: str, what: str) -> np.ndarray:
         dtype: `uint8` for 8 bits (grey or indices into a palette, which is not looked at), `uint16` for 16.
         what: The file is, for messages: "labels".
 
-    Returns:
-        (H, W) of `dtype`, the values as stored.
-
     Raises:
         UserError: Missing or unreadable file, or one of another form.
     """

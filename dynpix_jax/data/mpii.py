@@ -142,7 +142,7 @@ def _read_people(path: Path, *, labelled: bool) -> list[_Person]:
     people = []
     for place, record in enumerate(records):
         try:
-            people.append(_person(record, numbers[record["image"]], labelled))
+            people.append(_person(record, numbers[record["image"]], labelled=labelled))
             numbers[record["image"]] += 1
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
@@ -150,7 +150,7 @@ def _read_people(path: Path, *, labelled: bool) -> list[_Person]:
     return people
 
 
-def _person(record: dict[str, Any], number: int, labelled: bool) -> _Person:
+def _person(record: dict[str, Any], number: int, *, labelled: bool) -> _Person:
     centre, scale = np.array(record["center"], np.float64), float(record["scale"])
     if centre.shape != (2,) or not scale > 0:
         raise ValueError(f"center {record['center']}, scale {scale}; expected two numbers and a positive one")

@@ -74,9 +74,9 @@ def _fit(
     second = np.zeros((6, *size), np.float32)
     for dy in window:
         for dx in window:
-            there = points[:, reach + dy : reach + dy + rows, reach + dx : reach + dx + width]
+            neighbour = points[:, reach + dy : reach + dy + rows, reach + dx : reach + dx + width]
             # Moments about the middle: single precision is enough for millimetres at ten metres.
-            offset = there - centre
+            offset = neighbour - centre
             # A point without depth is at zero, so its offset is all of the depth.
             near = np.abs(offset[2]) < limit
             offset *= near

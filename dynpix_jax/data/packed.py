@@ -72,11 +72,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder.
-
-    Raises:
-        UserError: None there, or one that cannot be read.
-    """
+    """The manifest of a folder; a UserError if it has none, or one that cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"packed: file not found: {path.absolute()}; {WHERE_TO_GET}")

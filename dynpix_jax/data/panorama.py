@@ -128,8 +128,8 @@ def depth_angle(normals: np.ndarray, depth: np.ndarray, axes: Axes, *, top: int 
     stored = local_normals(normals, 0.0, axes)
     azimuth = 2 * np.pi * np.arange(width) / width
     seen = np.exp(1j * azimuth) * (stored[..., 0] * 1j + stored[..., 2])
-    there = (measured[..., 0] * 1j + measured[..., 2]) / np.where(length > 0, length, 1)
-    product = (there * np.conj(seen))[valid]
+    direction = (measured[..., 0] * 1j + measured[..., 2]) / np.where(length > 0, length, 1)
+    product = (direction * np.conj(seen))[valid]
     difference = np.angle(product.sum())
     # Once more without what is more than 30 degrees off: edges and clutter.
     kept = product[np.abs(np.angle(product * np.exp(-1j * difference))) < np.pi / 6]

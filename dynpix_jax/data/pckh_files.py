@@ -46,11 +46,7 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_predictions(path: Path) -> np.ndarray:
-    """Joints (N, 16, 2), float64, pixels.
-
-    Raises:
-        UserError: Missing or corrupt file, or one without `preds`.
-    """
+    """Joints (N, 16, 2), float64, pixels; a UserError for a broken file, or one without `preds`."""
     if path.suffix == ".mat":
         preds = read_mat(path, ("preds",), "pckh", FORMS)["preds"]
     else:

@@ -36,11 +36,7 @@ SOURCES: Registry[SourceClass] = Registry(
 
 
 def open_source(settings: SourceSettings) -> Source:
-    """The source that a config names.
-
-    Raises:
-        UserError: Data are missing, or are not what the source expects.
-    """
+    """The source that a config names; a UserError if data are missing or not what it expects."""
     return SOURCES.resolve(settings.name, "name")(settings.options, settings.split)
 
 

@@ -16,9 +16,9 @@ from dynpix_jax.core.source import FieldSpec, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
-from dynpix_jax.evaluation.results import delta_scores
+from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.runner import ImageResult, Runner
-from dynpix_jax.evaluation.scorers import TaskScores, flatten_scores, make_scorer, truth
+from dynpix_jax.evaluation.scorers import ProgressFn, TaskScores, flatten_scores, make_scorer, truth
 from dynpix_jax.evaluation.totals import ExitScores, ImageNumbers, ModeScores, Scorers, Totals
 from dynpix_jax.tasks import Task, check_labels
 
@@ -75,6 +75,11 @@ class Evaluation:
         """Precision against recall of the boundaries, if they are among the tasks."""
         return next((scores.curve for scores in self.scores.values() if scores.curve), None)
 
+    def measured(self, data: str) -> Measured:
+        """The scores as a row of an eval.json about these data has them."""
+        tasks, scores = tuple(self.tasks), delta_scores(self.tasks)
+        return Measured(self.numbers, self.macs, data, "", "", tasks, delta_scores=scores)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
         return {
@@ -106,17 +111,9 @@ def evaluate_system(
     settings: EvaluationConfig,
     *,
     implementation: str | None = None,
-    progress: Callable[[int, str], None] | None = None,
+    progress: ProgressFn | None = None,
 ) -> Evaluation:
     """Run and score every image of ``source`` at its own size.
-
-    Args:
-        system: To be scored.
-        variables: Variables of the system.
-        source: Has the labels.
-        settings: What is run and scored.
-        implementation: See Routing.
-        progress: Called with the number of images done and a name.
 
     Raises:
         UserError: The source has no such labels or inputs, or other classes, an image cannot be read, or a
@@ -168,16 +165,7 @@ def evaluate(
     *,
     implementation: str | None = None,
 ) -> dict[str, float | np.ndarray]:
-    """Numbers, and pictures of the first images' predictions, for a training log, in one mode.
-
-    Args:
-        system: What is evaluated.
-        variables: Its variables.
-        source: With labels of all its tasks.
-        settings: Evaluation settings; only their first mode is run.
-        draw: Draws a prediction; None for numbers alone.
-        implementation: Of sparse blocks, see Routing.
-    """
+    """Numbers, and pictures of the first images' predictions, for a training log, in one mode."""
     mode = settings.modes[0]
     settings = replace(settings, mode=mode, pictures=settings.pictures if draw else 0)
     result = evaluate_system(system, variables, source, settings, implementation=implementation)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import write_text
 from dynpix_jax.evaluation.results import DeltaScore, Measured, read_results
 from dynpix_jax.tasks import Score
 
@@ -34,11 +35,6 @@ def delta_m(
 
     (1/T) sum over t of (-1)^l (M_ref - M) / M_ref, l = 1 where a lower score is better. The sign is that of
     ASTMT; other papers print the gain, which is its negative.
-
-    Args:
-        values: Task -> value of its score.
-        reference: Task -> value of the same score, reached by a network for this task alone.
-        scores: Task -> its score.
 
     Raises:
         ValueError: The tasks of both differ, there are none, or a reference is 0.
@@ -169,27 +165,13 @@ def make_reference(runs: Sequence[Path]) -> Reference:
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Writes the file.
-
-    Raises:
-        UserError: No file can be written there.
-    """
-    content = {
-        "data": reference.data,
-        "tasks": {task: asdict(entry) for task, entry in reference.tasks.items()},
-    }
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    """Writes the file; a UserError where it cannot be written."""
+    tasks = {task: asdict(entry) for task, entry in reference.tasks.items()}
+    write_text(path, json.dumps({"data": reference.data, "tasks": tasks}, indent=2) + "\n")
 
 
 def read_reference(path: Path) -> Reference:
-    """Reads such a file.
-
-    Raises:
-        UserError: It is missing or not a reference.
-    """
+    """Reads such a file; a UserError if it is missing or not a reference."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         tasks = {

@@ -1,9 +1,8 @@
 """Tables of a paper: each row with the config that makes it, the paper's scores, and the scores of runs.
 
-A run belongs to a row if its eval.json is on the row's data set, and network (that of the config's last
-stage), batch size, augmentation, split and views (sizes, mirror images, blur) are the row's. Where a recipe
-has the same stages whether or not it continues from another run, the run must continue from one if the row
-does. Steps, folders and seeds may differ.
+A run is a row's if both have the same data set, and in their configs the same network at the end, batch size,
+augmentation, split of the images, and views in evaluation. Steps, folders and seeds may differ. A row that
+continues from another run takes only runs that do, unless the stages tell such runs already.
 
 In a table about several tasks a row is one network for all of them, or, with "{task}" in its argument, a
 network for each.
@@ -38,7 +37,7 @@ EACH_TASK = "{task}"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One network of a table, or one for each task.
+    """One network of a table, or one for each task; of other authors, what the paper prints of theirs.
 
     Attributes:
         network: Its name in the table.
@@ -53,6 +52,8 @@ class Row:
         after: Argument of the run that this one continues from; "" begins anew. With "@STAGE" behind it, from
             what that stage ended with.
         more: The table's further columns, None where the paper has none.
+        by: Other authors, with their number in the paper's references: the row has no config. "" for a row
+            with one.
     """
 
     network: str
@@ -65,25 +66,7 @@ class Row:
     counted: float | None = None
     after: str = ""
     more: tuple[float | None, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class OthersRow:
-    """A row of other authors: what the paper prints of it; there is no config.
-
-    Attributes:
-        network: Its name in the table.
-        by: Its authors, with their number in the paper's references.
-        paper: The table's metrics, None where the paper has none.
-        macs: As in `Row`.
-        more: As in `Row`.
-    """
-
-    network: str
-    by: str
-    paper: tuple[float | None, ...]
-    macs: float | None = None
-    more: tuple[float | None, ...] = ()
+    by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +114,9 @@ class Table:
         title: What it is about.
         config: File.
         source: Its data set, as `SourceSpec` names it.
-        task: What it is about; "" for several tasks, whose metrics are then named "depth/rmse".
         metrics: Scores by name; of several tasks those that count in Δm, one a task.
         rows: Its networks.
+        task: What it is about; "" for several tasks, whose metrics are then named "depth/rmse".
         note: What a reader must know.
         budgets: Values of the config's argument of that name; () if it has none.
         gibi: MACs are printed divided by 2**30, as the HRNet family's papers have them, and not by 1e9.
@@ -148,15 +131,15 @@ class Table:
     title: str
     config: str
     source: str
-    task: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
+    task: str = ""
     note: str = ""
     budgets: tuple[str, ...] = BUDGETS
     gibi: bool = False
     seeds: tuple[int, ...] = ()
     more: tuple[str, ...] = ()
-    others: tuple[OthersRow, ...] = ()
+    others: tuple[Row, ...] = ()
     classes: tuple[ClassScores, ...] = ()
     starts: tuple[str, ...] = ()
 

@@ -1,6 +1,6 @@
 """Rows of a paper's tables, trained and evaluated in dependency order: what `dynpix reproduce` runs.
 
-A plan is a list of steps, each a command that can be run by hand. Rows share what they can: a row continues
+A plan is a list of commands, each of which can be run by hand. Rows share what they can: a row continues
 from the run that it names (``after``), rows that differ in their evaluation alone are one training, and equal
 rows of two tables are one run. A run lives in ``<workdir>/pag/nyuv2/<argument>[/seed<n>]``, whichever tables
 were asked for, so that a plan goes on where an earlier one has stopped.
@@ -12,6 +12,7 @@ import dataclasses
 import fnmatch
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -50,7 +51,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class Command:
     """A command: the training of a run, or an evaluation of it.
 
     Attributes:
@@ -72,7 +73,7 @@ class Step:
     out: Path | None = None
 
     @property
-    def command(self) -> list[str]:
+    def words(self) -> list[str]:
         """The program and its arguments."""
         words = [self.program, f"--config={self.spec}", f"--workdir={self.workdir}"]
         if self.out not in (None, self.workdir):
@@ -93,13 +94,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """Results of the runs of a row.
-
-    Attributes:
-        row: The table's row.
-        results: One for each seed that has been run.
-        drops: Δm of each result against the mean of the reference's; () without a reference.
-    """
+    """Results of the runs of a row."""
 
     row: Row
     results: tuple[Measured, ...]
@@ -137,23 +132,23 @@ class Plan:
         """Seeds that a table's rows are trained with; None is the config's own."""
         return self.options.seeds or table.seeds or (None,)
 
-    def steps(self, selected: Sequence[tuple[Table, Row]]) -> list[Step]:
+    def commands(self, selected: Sequence[tuple[Table, Row]]) -> list[Command]:
         """The commands of some rows, and of those that they continue from, in dependency order.
 
         Raises:
             UserError: A config that does not exist or does not take the arguments.
         """
-        found: dict[tuple[Path, Path | None], Step] = {}
+        found: dict[tuple[Path, Path | None], Command] = {}
         for table, row in selected:
             for argument in arguments(table, row):
                 self._entry(table.config, argument)
             for seed in self.seeds(table):
                 for argument in arguments(table, row):
                     name = f"{table.number}, {row.network}" + ("" if seed is None else f", seed {seed}")
-                    for step in self._steps(table.config, argument, seed, name):
-                        found.setdefault((step.workdir, step.out), step)
-        for step in found.values():
-            read_run(step.spec, step.overrides)  # before any of them is trained
+                    for command in self._commands(table.config, argument, seed, name):
+                        found.setdefault((command.workdir, command.out), command)
+        for command in found.values():
+            read_run(command.spec, command.overrides)  # before any of them is trained
         return list(found.values())
 
     def reached(self, table: Table, row: Row) -> Reached:
@@ -182,7 +177,7 @@ class Plan:
             found += [one] if one is not None else []
         return tuple(found)
 
-    def _steps(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Step]:
+    def _commands(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Command]:
         entry = self._entry(config, argument)
         yield from self._training(config, entry.run, seed, name)
         workdir = self._folder(config, entry.run, seed)
@@ -192,9 +187,9 @@ class Plan:
         overrides = [f"evaluation.also={json.dumps(also)}"] if also else []
         if owner.config.evaluation.every_stage:
             overrides.append("evaluation.every_stage=False")  # a row is the end of the last stage
-        yield Step(name, "eval.py", spec, workdir, self._overrides(seed, *overrides), out=out)
+        yield Command(name, "eval.py", spec, workdir, self._overrides(seed, *overrides), out=out)
 
-    def _training(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Step]:
+    def _training(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Command]:
         entry = self._entry(config, argument)
         after = None
         if entry.after:
@@ -202,7 +197,7 @@ class Plan:
             yield from self._training(config, before, seed, f"{name} (continues from {before})")
             after = self._folder(config, before, seed)
         spec, workdir = self._spec(config, entry, seed), self._folder(config, argument, seed)
-        yield Step(name, "train.py", spec, workdir, self._overrides(seed), after)
+        yield Command(name, "train.py", spec, workdir, self._overrides(seed), after)
 
     def _before(self, config: str, entry: _Entry) -> tuple[str, str]:
         """The run that an entry continues from, and "@STAGE" of it, or "" for all of it."""
@@ -289,27 +284,27 @@ def select(
     Raises:
         UserError: No such table, or no row that fits a pattern.
     """
-    known: dict[str, list[Table]] = {}
+    chosen = _named(paper, names) if names else paper.tables
+    networks = [row.network for table in chosen for row in table.rows]
+    for pattern in patterns:
+        if not fnmatch.filter(networks, pattern):
+            raise UserError(f"--rows {pattern}: no such row; {suggest(pattern, networks)}")
+    wanted = {name for pattern in patterns or "*" for name in fnmatch.filter(networks, pattern)}
+    found = [(table, [row for row in table.rows if row.network in wanted]) for table in chosen]
+    return [(table, rows) for table, rows in found if rows]
+
+
+def _named(paper: PaperTables, names: Sequence[str]) -> list[Table]:
+    known: defaultdict[str, list[Table]] = defaultdict(list)
     for table in paper.all:
-        for name in (table.number, f"{table.number}/{table.source}"):
-            known.setdefault(name, []).append(table)
+        known[table.number].append(table)
+        known[f"{table.number}/{table.source}"].append(table)
     for name in names:
         if programs := [one.program for one in paper.benchmarks if one.number == name]:
             raise UserError(f"{name} is about costs, which nothing is trained for: {programs[0]}")
         if name not in known:
             raise UserError(f"no table {name!r}; {suggest(name, known)}")
-    chosen = [table for table in paper.all if any(table in known[name] for name in names)] or paper.tables
-    networks = [row.network for table in chosen for row in table.rows]
-    for pattern in patterns:
-        if not fnmatch.filter(networks, pattern):
-            raise UserError(f"--rows {pattern}: no such row; {suggest(pattern, networks)}")
-    found = []
-    for table in chosen:
-        rows = [
-            row for row in table.rows if any(fnmatch.fnmatchcase(row.network, one) for one in patterns or "*")
-        ]
-        found += [(table, rows)] if rows else []
-    return found
+    return [table for table in paper.all if any(table in known[name] for name in names)]
 
 
 def arguments(table: Table, row: Row) -> tuple[str, ...]:
@@ -319,35 +314,30 @@ def arguments(table: Table, row: Row) -> tuple[str, ...]:
     return tuple(row.argument.replace(EACH_TASK, task) for task in table.tasks)
 
 
-def run_steps(steps: Sequence[Step], execute: Execute, say: Callable[[str], None]) -> list[str]:
-    """Runs the steps that are not done yet; after a failure, steps that do not depend on it still run.
-
-    Args:
-        steps: Steps of a `Plan`.
-        execute: Runs a command.
-        say: Takes a line for the user.
+def run_commands(commands: Sequence[Command], execute: Execute, say: Callable[[str], None]) -> list[str]:
+    """Runs the commands that are not done yet; after a failure, those that do not depend on it still run.
 
     Returns:
         A line for each row that has failed, or was skipped because another has failed.
     """
     failures, untrained = [], set()
-    for step in steps:
-        if step.out is not None and step.workdir in untrained:
+    for command in commands:
+        if command.out is not None and command.workdir in untrained:
             continue  # its training has been reported
         problem = ""
-        if step.after in untrained:
-            problem = f"not run, because it continues from {step.after}"
-        elif step.done():
-            say(f"{step.name}: {step.program} is done: {step.out or step.workdir}")
-        elif status := execute(step.command):
-            problem = f"{step.program} ended with status {status}"
-        elif not step.done():
-            problem = f"{step.program} was stopped before its end"
+        if command.after in untrained:
+            problem = f"not run, because it continues from {command.after}"
+        elif command.done():
+            say(f"{command.name}: {command.program} is done: {command.out or command.workdir}")
+        elif status := execute(command.words):
+            problem = f"{command.program} ended with status {status}"
+        elif not command.done():
+            problem = f"{command.program} was stopped before its end"
         if problem:
-            failures.append(f"{step.name}: {problem}")
+            failures.append(f"{command.name}: {problem}")
             say(failures[-1])
-            if step.out is None:
-                untrained.add(step.workdir)
+            if command.out is None:
+                untrained.add(command.workdir)
     return failures
 
 

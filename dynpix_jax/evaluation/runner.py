@@ -29,7 +29,7 @@ from dynpix_jax.evaluation.inference import (
     smooth_logits,
 )
 from dynpix_jax.evaluation.stepwise import StepPredictor
-from dynpix_jax.flops import SystemMacs, system_macs
+from dynpix_jax.flops import SystemMacs, executed_macs, system_macs
 from dynpix_jax.tasks import Task
 
 
@@ -136,11 +136,10 @@ class Runner:
             # On the host, in 64 bits: MACs of large images are beyond what 32 bits count exactly.
             measured = self._costs(measured, len(images), seen)
         executed, gated = measured["executed"], measured["gated"]
-        skipped = {name: gated[name] - executed[name] for name in gated}
-        macs = measured["dense"] - sum(skipped.values())
-        layers = gated_layers(self.system)
-        closed = sum(macs for name, macs in skipped.items() if layers[name].kind == "gate")
         shares = {name: executed[name] / gated[name] for name in gated}
+        macs = executed_macs(measured["dense"], gated, shares)
+        layers = gated_layers(self.system)
+        closed = sum(gated[name] - executed[name] for name in gated if layers[name].kind == "gate")
         for name in (name for name, layer in layers.items() if layer.skipped):
             # A pixel that is skipped would take the branches that others take.
             open_share = np.maximum(shares[layers[name].choice], np.finfo(np.float64).tiny)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -15,7 +16,7 @@ from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.core.typing import Array
-from dynpix_jax.evaluation.boundary import BoundaryScores, evaluate_boundaries
+from dynpix_jax.evaluation.boundary import BoundaryScores, GroundTruth, evaluate_boundaries
 from dynpix_jax.tasks import PixelTask, Task, prefixes
 
 ProgressFn = Callable[[int, str], None]
@@ -57,12 +58,6 @@ class Scorer(ABC):
 
     A task names its scorer in ``Task.scorer``.
 
-    Args:
-        task: Whose predictions they are.
-        source: Where the labels come from.
-        count: Number of elements that are scored, the source's first ones.
-        settings: Settings of the evaluation.
-
     Attributes:
         labels: The fields of a batch that it reads beside ``valid``.
     """
@@ -77,11 +72,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def finish(self, progress: ProgressFn | None = None) -> TaskScores:
-        """The scores of all predictions.
-
-        Raises:
-            UserError: Nothing was labelled, or predictions are not finite.
-        """
+        """The scores of all predictions; a UserError if nothing was labelled or one is not finite."""
 
     @classmethod
     def truth(cls, task: Task, source: Source, index: int) -> np.ndarray:
@@ -156,7 +147,10 @@ class BoundaryScorer(Scorer):
         settings = self.settings
         scores = evaluate_boundaries(
             ((self.source.name(index), probability) for index, probability in self._maps.items()),
-            _Annotations(self),
+            GroundTruth(
+                {self.source.name(index): index for index in range(self.count)},
+                partial(self.annotations, self.task, self.source),
+            ),
             thresholds=settings.thresholds,
             max_dist=settings.max_dist,
             nms=settings.nms,
@@ -166,26 +160,6 @@ class BoundaryScorer(Scorer):
         )
         details = scores.to_dict()
         return TaskScores({name: details.pop(name) for name in ("ods", "ois", "ap")}, details, curve=scores)
-
-
-class _Annotations(Mapping[str, Any]):
-    """The annotators' masks of a scorer's images by name, read when they are asked for."""
-
-    def __init__(self, scorer: BoundaryScorer):
-        self._scorer = scorer
-        self._index = {scorer.source.name(index): index for index in range(scorer.count)}
-
-    def __getitem__(self, name: str) -> list[np.ndarray]:
-        return self._scorer.annotations(self._scorer.task, self._scorer.source, self._index[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._index  # Mapping's own would read the image's annotations
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def __len__(self) -> int:
-        return len(self._index)
 
 
 SCORERS: Registry[type[Scorer]] = Registry("scorer", {"sums": SumScorer, "boundaries": BoundaryScorer})

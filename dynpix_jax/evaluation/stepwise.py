@@ -90,15 +90,7 @@ class Pace:
 
 
 class StepPredictor:
-    """Runs a system's steps and keeps what they took, by shapes and routing.
-
-    Args:
-        system: One that is `Progressive`.
-        variables: Variables of the system.
-        pace: Latency model of the steps, updated at every step.
-        count: Gives the MACs of the system at a size (H, W).
-        clock: Gives seconds.
-    """
+    """Runs a system's steps and keeps what they took, by shapes and routing."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ from typing import Any
 import dynpix_jax
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import from_config
-from dynpix_jax.evaluation.paper_tables import BUDGETS, Benchmark, ClassScores, OthersRow, Row, Table
+from dynpix_jax.evaluation.paper_tables import Benchmark, ClassScores, Row, Table
 
 _FILES = Path(dynpix_jax.__file__).parent / "papers"
 PAPERS = tuple(sorted(file.parent.name for file in _FILES.glob("*/tables.toml")))
@@ -90,25 +90,13 @@ class _Classes:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Section:
-    """A table as the file has it; see `Table`."""
+class _Body:
+    """What a table has beside the fields of `Table` that it writes as they are."""
 
-    number: str
-    title: str
-    config: str
-    source: str
-    metrics: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
-    task: str = ""
-    note: str = ""
-    budgets: tuple[str, ...] = BUDGETS
-    gibi: bool = False
-    seeds: tuple[int, ...] = ()
-    more: tuple[str, ...] = ()
     others: tuple[tuple[Any, ...], ...] = ()
     classes: tuple[_Classes, ...] = ()
-    starts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,38 +165,40 @@ def _check_order(paper: PaperTables, file: str) -> None:
 
 
 def _table(given: Mapping[str, Any], path: str) -> Table:
-    section = from_config(_Section, given, path)
-    path = f"{path} ({section.number})"
-    header = {
-        field.name: getattr(section, field.name)
-        for field in dataclasses.fields(section)
-        if field.name not in ("columns", "rows", "others", "classes")
-    }
-    empty = Table(**header, rows=())
+    names = {field.name for field in dataclasses.fields(_Body)}
+    header = {name: value for name, value in given.items() if name not in names}
+    table = from_config(Table, {**header, "rows": ()}, path)
+    body = from_config(_Body, {name: given[name] for name in names if name in given}, path)
+    path = f"{path} ({table.number})"
+    _check_columns(table, body.columns, path)
+    rows = tuple(_row(table, body.columns, cells, path) for cells in body.rows)
+    numbers = [name for name in body.columns if name not in (*_TEXTS, "delta_m", "counted")]
+    columns = ("network", "by", *numbers)
+    others = tuple(_row(table, columns, cells, f"{path}.others") for cells in body.others)
+    _check_names(rows, others, path)
+    networks = [row.network for row in rows]
+    classes = tuple(_classes(one, networks, path) for one in body.classes)
+    return dataclasses.replace(table, rows=rows, others=others, classes=classes)
+
+
+def _check_columns(table: Table, columns: Sequence[str], path: str) -> None:
     try:
-        empty.scores  # noqa: B018
+        table.scores  # noqa: B018
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except KeyError as error:
         raise UserError(f"{path}.metrics: no metric {error}") from None
-    known = (*_TEXTS, *_NUMBERS, *section.metrics, *section.more)
-    for name in section.columns:
+    known = (*_TEXTS, *_NUMBERS, *table.metrics, *table.more)
+    for name in columns:
         if name not in known:
             raise UserError(f"{path}.columns: {suggest(name, known)}")
-    if missing := [name for name in ("network", "argument") if name not in section.columns]:
+    if missing := [name for name in ("network", "argument") if name not in columns]:
         raise UserError(f"{path}.columns: {' and '.join(missing)} missing")
-    rows = tuple(_row(empty, section.columns, cells, path) for cells in section.rows)
-    numbers = [name for name in section.columns if name not in (*_TEXTS, "delta_m", "counted")]
-    others = tuple(_others_row(empty, ("network", "by", *numbers), cells, path) for cells in section.others)
-    _check_names(rows, others, path)
-    networks = [row.network for row in rows]
-    classes = tuple(_classes(one, networks, path) for one in section.classes)
-    return dataclasses.replace(empty, rows=rows, others=others, classes=classes)
 
 
-def _check_names(rows: Sequence[Row], others: Sequence[OthersRow], path: str) -> None:
+def _check_names(rows: Sequence[Row], others: Sequence[Row], path: str) -> None:
     names = [row.network for row in rows]
-    every = [(name, "") for name in names] + [(row.network, row.by) for row in others]
+    every = [(row.network, row.by) for row in (*rows, *others)]
     for name, by in every:
         if every.count((name, by)) > 1:
             raise UserError(f"{path}, row {name!r}: there are two of that name")
@@ -221,25 +211,16 @@ def _check_names(rows: Sequence[Row], others: Sequence[OthersRow], path: str) ->
 
 
 def _row(table: Table, columns: Sequence[str], cells: Sequence[Any], path: str) -> Row:
-    texts, numbers = _cells(columns, _TEXTS, cells, path)
-    macs, counted = (_macs(table, numbers.get(name)) for name in ("macs", "counted"))
+    texts, numbers = _cells(columns, (*_TEXTS, "by"), cells, path)
+    unit = 2**30 if table.gibi else 1e9
+    macs, counted = (None if one is None else one * unit for one in map(numbers.get, ("macs", "counted")))
     return Row(
-        **texts,
-        paper=tuple(numbers.get(metric) for metric in table.metrics),
+        **{"argument": "", **texts},
+        paper=tuple(map(numbers.get, table.metrics)),
         macs=macs,
         counted=counted,
         printed=numbers.get("delta_m"),
-        more=tuple(numbers.get(name) for name in table.more),
-    )
-
-
-def _others_row(table: Table, columns: Sequence[str], cells: Sequence[Any], path: str) -> OthersRow:
-    texts, numbers = _cells(columns, ("network", "by"), cells, f"{path}.others")
-    return OthersRow(
-        **texts,
-        paper=tuple(numbers.get(metric) for metric in table.metrics),
-        macs=_macs(table, numbers.get("macs")),
-        more=tuple(numbers.get(name) for name in table.more),
+        more=tuple(map(numbers.get, table.more)),
     )
 
 
@@ -291,7 +272,3 @@ def _cells(
             expected = "text" if name in text else f'a number or "{MISSING}"'
             raise UserError(f"{path}, row {cells[0]!r}: {name}: {cell!r}; expected {expected}")
     return texts, numbers
-
-
-def _macs(table: Table, value: float | None) -> float | None:
-    return None if value is None else value * (2**30 if table.gibi else 1e9)

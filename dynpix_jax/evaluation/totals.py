@@ -24,13 +24,7 @@ Scorers = dict[str, Scorer]
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One mode on all images.
-
-    Attributes:
-        scores: Scores by task.
-        milliseconds: Median of an image.
-        milliseconds_spread: 10th and 90th percentile.
-    """
+    """One mode on all images."""
 
     scores: dict[str, TaskScores]
     milliseconds: float
@@ -39,12 +33,7 @@ class ModeScores:
 
 @dataclass(frozen=True)
 class ExitScores:
-    """One of the predictions of a network that predicts in steps.
-
-    Attributes:
-        scores: Scores by task.
-        macs: MACs up to it, mean of an image.
-    """
+    """One of the predictions of a network that predicts in steps."""
 
     scores: dict[str, TaskScores]
     macs: float
@@ -56,13 +45,7 @@ class ExitScores:
 
 
 class Decoder:
-    """Compiled functions of the logits of several tasks.
-
-    Attributes:
-        decode: Logits -> predictions.
-        decode_at: (logits, size) -> predictions at a size (H, W), to which the logits are resized.
-        difference: Distance of two predictions, see `Task.difference`.
-    """
+    """Compiled functions of the logits of several tasks."""
 
     def __init__(self, tasks: Mapping[str, Task]):
         def decode(logits: Mapping[str, Array]) -> dict[str, Array]:
@@ -80,12 +63,7 @@ class Decoder:
 
 @dataclass
 class ModeTotals:
-    """One mode.
-
-    Attributes:
-        scorers: Scorers by task.
-        milliseconds: Time of each image.
-    """
+    """One mode."""
 
     scorers: Scorers
     milliseconds: list[float] = field(default_factory=list)
@@ -104,12 +82,7 @@ class ModeTotals:
 
 @dataclass
 class ExitTotals:
-    """Scores of the exits.
-
-    Attributes:
-        make: Makes the scorers of one exit.
-        scorers: Scorers of each exit; [] before the first batch.
-    """
+    """Scores of the exits."""
 
     make: Callable[[], Scorers]
     scorers: list[Scorers] = field(default_factory=list)
@@ -132,11 +105,7 @@ class ExitTotals:
 
 @dataclass
 class Differences:
-    """Distances between the predictions of two modes.
-
-    Attributes:
-        greatest: Over batches, by task; None before the first.
-    """
+    """Distances between the predictions of two modes."""
 
     greatest: dict[str, float | None]
 
@@ -148,15 +117,7 @@ class Differences:
 
 
 class ImageNumbers(NamedTuple):
-    """Numbers of an image, or their means over images; see BatchResult.
-
-    Attributes:
-        macs: Executed.
-        macs_open: With every gate open.
-        exit_macs: Up to each exit and the last prediction.
-        shares: Executed share of each gated layer.
-        measures: Values of `Outputs.measures`.
-    """
+    """Numbers of an image, or their means over images; see BatchResult."""
 
     macs: float
     macs_open: float
@@ -183,16 +144,7 @@ class ImageNumbers(NamedTuple):
 
 
 class Totals:
-    """Sums over the batches of an evaluation.
-
-    Args:
-        tasks: What is scored.
-        modes: Modes that are run, in the order of the report.
-        make: Makes scorers.
-        name: Gives the name of an image by its index.
-        pictures: How many images' results are kept.
-        progress: Called with the number of images done and a name.
-    """
+    """Sums over the batches of an evaluation."""
 
     def __init__(
         self,

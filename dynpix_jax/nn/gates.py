@@ -81,13 +81,7 @@ class GateOptions(ABC):
 
     @abstractmethod
     def build(self, reads: Reads, features: int, strides: int = 1) -> Gate:
-        """The gate.
-
-        Args:
-            reads: Its input.
-            features: Channels of its input.
-            strides: Stride of its mask, relative to its input.
-        """
+        """The gate."""
 
 
 def _check_density(density: float) -> None:

@@ -187,10 +187,11 @@ class ConvNorm(nn.Module):
     unbiased: bool = False
 
     def setup(self) -> None:
-        self.conv = MaskedConv(
-            self.in_features, self.features, self.kernel_size, self.strides, self.use_bias, self.adaptive
+        form = self.in_features, self.features, self.kernel_size, self.strides
+        self.conv = MaskedConv(*form, use_bias=self.use_bias, adaptive=self.adaptive)
+        self.bn = BatchNorm(
+            self.features, frozen=self.frozen_norm, momentum=self.momentum, unbiased=self.unbiased
         )
-        self.bn = BatchNorm(self.features, self.frozen_norm, self.momentum, unbiased=self.unbiased)
 
     def layers(self, normalize: Normalize) -> tuple[Layer, ...]:
         """The module as layers of `ops.sparse_block`, on rows that share a mask."""

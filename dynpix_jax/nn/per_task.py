@@ -54,7 +54,7 @@ class PerTask(nn.Module):
             setattr(self, task, self.make())
 
 
-def per_task(own: bool, tasks: tuple[str, ...], make: Callable[[], nn.Module]) -> nn.Module:
+def per_task(tasks: tuple[str, ...], make: Callable[[], nn.Module], *, own: bool) -> nn.Module:
     """A module from ``make``, or one per task if ``own`` and there are tasks; call it through ``of_task``.
 
     A shared module has the same parameter names as in a network for one task; a task's own has the task's
@@ -71,13 +71,14 @@ def of_task(module: nn.Module, task: str) -> Any:
 def task_norm(
     modulation: Modulation,
     features: int,
+    *,
     frozen: bool = False,
     momentum: float = 0.9,
     unbiased: bool = False,
 ) -> nn.Module:
     """Batch norm, one per task if ``modulation.norm``."""
     norm = partial(BatchNorm, features, frozen=frozen, momentum=momentum, unbiased=unbiased)
-    return per_task(modulation.norm, modulation.tasks, norm)
+    return per_task(modulation.tasks, norm, own=modulation.norm)
 
 
 class SqueezeExcite(nn.Module):

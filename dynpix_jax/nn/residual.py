@@ -156,7 +156,7 @@ class Bottleneck(Block):
         self.conv3 = Conv(spec.features, spec.out_features, 1)
         self.bn3 = norm(spec.out_features)
         if spec.se:
-            self.se = per_task(own.se, own.tasks, lambda: SqueezeExcite(spec.out_features))
+            self.se = per_task(own.tasks, lambda: SqueezeExcite(spec.out_features), own=own.se)
         if spec.needs_projection:
             self.projection = Conv(spec.in_features, spec.out_features, 1, spec.strides)
             self.projection_bn = norm(spec.out_features)

@@ -19,13 +19,6 @@ def argmax_one_hot(logits: Array, axis: int = -1) -> Array:
     """The deterministic choice for evaluation: one-hot of the largest logit along ``axis``.
 
     The lowest index wins a tie. No gradient flows to ``logits``.
-
-    Args:
-        logits: Any shape; floating.
-        axis: The axis of the alternatives.
-
-    Returns:
-        One-hot array of the shape and dtype of ``logits``.
     """
     return jax.nn.one_hot(jnp.argmax(logits, axis=axis), logits.shape[axis], axis=axis, dtype=logits.dtype)
 

@@ -68,15 +68,15 @@ def interpolate_masked(
             f"{normalize!r}"
         )
     lam = jnp.asarray(lam, jnp.float32)
-    there = mask[..., None]
-    known = jnp.where(there, x, 0)
+    computed = mask[..., None]
+    known = jnp.where(computed, x, 0)
     rows, columns = (_band(lam, size, radius) for size in mask.shape[1:])
     filled = _filtered(known, rows, columns)
     if normalize == "full":
         filled = filled * _over_sum(lam, radius)
     else:
-        filled = filled / (_filtered(there.astype(jnp.float32), rows, columns) + EPSILON)
-    return jnp.where(there, x, filled.astype(x.dtype))
+        filled = filled / (_filtered(computed.astype(jnp.float32), rows, columns) + EPSILON)
+    return jnp.where(computed, x, filled.astype(x.dtype))
 
 
 def _over_sum(lam: Array, radius: int) -> Array:

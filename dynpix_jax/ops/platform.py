@@ -15,15 +15,19 @@ Bilinear = Callable[..., Array]
 """(x, kernel, *geometry) -> y, linear in x and in the kernel; the geometry is static."""
 
 
+def default_platform() -> str:
+    """The platform of programs that name no device, such as "cpu"; `jax.default_device` decides if set."""
+    device = getattr(jax.config, "jax_default_device", None)
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else str(device.platform)
+
+
 def by_platform(*, cpu: Bilinear, default: Bilinear) -> Bilinear:
     """A function with two programs that compute the same values, one of them for CPUs.
 
     The platform is the one that the program is compiled for, not that of the machine. Derivatives choose
     again: JAX's own derivative of the choice would keep the residuals of both programs.
-
-    Args:
-        cpu: The program for a CPU.
-        default: The program for all others.
 
     Returns:
         (x, kernel, *geometry) -> y; differentiable in reverse mode, any number of times.

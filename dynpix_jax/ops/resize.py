@@ -19,7 +19,7 @@ RESIZE_SCOPE = "resize"
 """Name of products that only resize in the counts of `flops` (MacReport.without_resizing)."""
 
 
-def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False) -> Array:
+def resize_bilinear(x: Array, size: tuple[int, int], *, align_corners: bool = False) -> Array:
     """Bilinear resizing without antialiasing.
 
     Two products with small interpolation matrices: fast forward and backward on every backend. Every value of
@@ -46,7 +46,7 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
     for axis in axes:
         new = height if axis == 1 else width
         if new != x.shape[axis]:
-            x = _interpolate(x, _bilinear_matrix(x.shape[axis], new, align_corners), axis)
+            x = _interpolate(x, _bilinear_matrix(x.shape[axis], new, align_corners=align_corners), axis)
     return x
 
 
@@ -56,9 +56,6 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
     Args:
         x: (B, H, W, C) or (B, H, W), any dtype.
         size: (H', W') of the result.
-
-    Returns:
-        (B, H', W', C) or (B, H', W').
 
     Raises:
         ValueError: ``x`` has another number of dimensions, or a size is empty.
@@ -132,7 +129,7 @@ def _check(name: str, x: Array, size: tuple[int, int], ranks: tuple[int, ...] = 
         raise ValueError(f"{name}: size must be two positive integers (H, W), got {size}")
 
 
-def _bilinear_matrix(old: int, new: int, align_corners: bool) -> np.ndarray:
+def _bilinear_matrix(old: int, new: int, *, align_corners: bool) -> np.ndarray:
     """(new, old) weights; each row has one or two entries and sums to 1."""
     target = np.arange(new)
     if align_corners:

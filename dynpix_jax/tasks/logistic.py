@@ -66,10 +66,6 @@ class LogisticTask(Task):
 
 
 def check_weight(positive_weight: float | None) -> None:
-    """Checks a ``positive_weight``.
-
-    Raises:
-        ValueError: It is neither None nor in (0, 1).
-    """
+    """Refuses a ``positive_weight`` that is neither None nor in (0, 1), by a ValueError."""
     if positive_weight is not None and not 0.0 < positive_weight < 1.0:
         raise ValueError(f"positive_weight: {positive_weight}; expected a number in (0, 1), or None")

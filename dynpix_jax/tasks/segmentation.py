@@ -87,9 +87,6 @@ def instance_sums(
         instances: (B, H, W) integer ids, unique within an image; 0 = part of no single instance.
         counted: (B, H, W) bool, pixels with a class.
         sizes: (C,) average size of an instance of each class; 0 for classes without instances.
-
-    Returns:
-        (C,) float32 each.
     """
 
     def image_sums(prediction: Array, target: Array, instances: Array, counted: Array) -> tuple[Array, Array]:

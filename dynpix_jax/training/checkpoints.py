@@ -114,13 +114,7 @@ class Checkpoints:
         return None
 
     def save(self, state: TrainState, iterator: Any, manifest: Manifest) -> None:
-        """Write a checkpoint; returns when it is complete on disk. Every process must call it.
-
-        Args:
-            state: Arrays of the current stage.
-            iterator: The data iterator (grain), whose state is saved with it.
-            manifest: The rest.
-        """
+        """Write a checkpoint; returns when it is complete on disk. Every process must call it."""
         path = self.path(manifest.step)
         first = jax.process_index() == 0
         if first and path.exists():
@@ -186,24 +180,14 @@ class Checkpoints:
         return None
 
     def at_step(self, step: int) -> Manifest:
-        """The checkpoint of `step`.
-
-        Raises:
-            UserError: It is damaged.
-        """
+        """The checkpoint of `step`; a UserError if it is damaged."""
         try:
             return _verify(self.path(step))
         except _DamagedError as error:
             raise UserError(f"damaged checkpoint {self.path(step)} ({error})") from None
 
     def restore(self, manifest: Manifest, abstract: TrainState, iterator: Any) -> TrainState:
-        """Read a checkpoint found by `newest`.
-
-        Args:
-            manifest: Which one.
-            abstract: Tree of jax.ShapeDtypeStruct with shardings, of the checkpoint's stage.
-            iterator: Its position is set to the saved one; None leaves the saved position unread.
-        """
+        """Read a checkpoint found by `newest`."""
         wanted = {
             "variables": dict(abstract.variables),
             "optimizer": {"step": abstract.step, "state": abstract.opt_state},

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
-
-import jax
-import numpy as np
 
 from dynpix_jax import papers
 from dynpix_jax.core.capabilities import ReadsInputs
@@ -16,7 +12,7 @@ from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.source import SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
-from dynpix_jax.core.typing import Variables
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.nn.remat import rematerialized
 from dynpix_jax.tasks import check_labels
 from dynpix_jax.training.optim import stage_optimizer
@@ -41,14 +37,6 @@ def stage_system(stage: StageConfig) -> System:
         return papers.build(stage.model)
     except UserError as error:
         raise UserError(f"stage '{stage.name}': {error}") from error
-
-
-def system_shapes(system: System) -> Variables:
-    """The variables of a system as shapes."""
-    # Sizes of the parameters do not depend on the image's; a small one keeps tracing quick.
-    batch = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
-    shapes: Variables = jax.eval_shape(partial(system.init, batch=batch), jax.random.key(0))
-    return shapes
 
 
 def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageSummary, ...]:
@@ -78,7 +66,7 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
                         "needs them; set fields of config.data.train.source"
                     )
         with rematerialized(run.training.remat) as met:
-            variables = system_shapes(system)
+            variables = variable_shapes(system)
         if not met and run.training.remat != "none":
             raise UserError(
                 f"config.training.remat: the network of stage '{stage.name}' has no '{run.training.remat}';"

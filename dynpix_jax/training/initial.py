@@ -18,10 +18,6 @@ def initial_variables(init_from: str, model: ModelConfig | None = None) -> Varia
     "DIR@STAGE:STEP" the checkpoint after so many steps of the stage. The variables go through `System.adapt`
     of the first stage, which copies what matches by path.
 
-    Args:
-        init_from: The setting.
-        model: The typed ``model`` section of the first stage; None: conventions are not compared.
-
     Raises:
         UserError: No such file or directory, no such checkpoint in it, no readable weights file, or weights
             of another convention than ``model.backbone``.

@@ -109,14 +109,6 @@ class _Run:
     """A run in progress: save, evaluate, next batch, step, write.
 
     Made from the newest checkpoint in its workdir, or fresh.
-
-    Attributes:
-        stage: The current one.
-        state: After `step` updates.
-        step: Updates done, over all stages.
-        evaluated: Whether the state was evaluated.
-        out: Writes numbers and notes.
-        meter: Numbers of the steps since the last line.
     """
 
     def __init__(
@@ -275,7 +267,7 @@ def _usual_writers(workdir: Path, run: RunConfig, saved: Manifest | None) -> lis
     write_config(workdir / "config.json", run.given)
     at = saved.step if saved else 0
     return [
-        JsonlWriter(workdir / "metrics.jsonl", at, saved.evaluated if saved else True),
+        JsonlWriter(workdir / "metrics.jsonl", at, evaluated=saved.evaluated if saved else True),
         TensorBoardWriter(workdir / "tensorboard", at),
         ConsoleWriter(run.training.total_steps),
     ]

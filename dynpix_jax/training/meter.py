@@ -50,17 +50,7 @@ class Meter:
         return {"sums": dict(self._sums), "count": self._count}
 
     def push(self, step: int, stage: str, metrics: dict[str, Array], ids: np.ndarray) -> None:
-        """Take the metrics of update `step` and report those of the one before.
-
-        Args:
-            step: Updates done with this one.
-            stage: Name of the stage.
-            metrics: Scalars on the device.
-            ids: Element ids of the batch, for the message if they are not finite.
-
-        Raises:
-            NonFiniteError: The update before this one was not finite.
-        """
+        """Take the metrics of update `step`; report those before, or raise NonFiniteError."""
         self._report()
         self._pending = (step, stage, metrics, ids)
 

@@ -28,15 +28,8 @@ def check_same_run(
 ) -> None:
     """Refuses the checkpoint of another run.
 
-    Args:
-        saved: Config of the checkpoint in `workdir`, as JSON.
-        run: Settings to compare with.
-        workdir: For the message.
-        advice: What to do about it, the message's end.
-        harmless: Settings that may differ.
-
     Raises:
-        UserError: Their settings differ in more than that; names the first three.
+        UserError: Their settings differ in more than ``harmless``; names the first three.
     """
     try:
         lines = differences(read_run(saved), run, harmless)

@@ -34,14 +34,7 @@ class TrainState:
 
 
 def new_state(variables: Variables, tx: Any, trainable: Any, step: int) -> TrainState:
-    """State at the start of a stage: the given variables and a fresh optimizer.
-
-    Args:
-        variables: {"params": ..., other collections}.
-        tx: Optax transformation over the flat dict of trainable leaves.
-        trainable: Function that picks that flat dict out of the params.
-        step: Global step.
-    """
+    """State at the start of a stage: the given variables and a fresh optimizer."""
     # A copy: the step donates its state, and a caller's variables (a backbone shared by stages) must survive
     # that.
     collections = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(variables))

@@ -48,15 +48,6 @@ def make_step(
     before has left: a forward pass, a loss and an update of the leaves that the turn uses. A turn whose
     labels the batch lacks is skipped: nothing changes, momentum and norms included.
 
-    Args:
-        system: Its `loss` (or `turn_loss`) and `controls` are called.
-        optimizer: Optimizer of the stage.
-        seed: Seed of the run; streams are folded from it by name and global step.
-        stage_start: Global step at which the stage begins.
-        stage_steps: Steps of the stage.
-        microbatches: See TrainingConfig.
-        remat: See TrainingConfig.
-
     Returns:
         step(state, batch) -> (state, metrics). Metrics are scalars: the loss's terms, `grad_norm` (before
         clipping), `learning_rate` and `loss`. With several turns: the terms of all (0 where skipped), the

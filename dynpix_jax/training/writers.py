@@ -72,7 +72,7 @@ class JsonlWriter(Writer):
             evaluates again, and an "eval" line of that step is removed, too.
     """
 
-    def __init__(self, file: str | Path, resume_step: int = 0, evaluated: bool = True) -> None:
+    def __init__(self, file: str | Path, resume_step: int = 0, *, evaluated: bool = True) -> None:
         self._file = Path(file)
         if self._file.exists():
             last = (resume_step, evaluated)

@@ -12,18 +12,7 @@ from dynpix_jax.visualization.task_pictures import task_pictures
 def comparison(
     task: Task, field: FieldSpec, photo: np.ndarray, prediction: np.ndarray, label: np.ndarray
 ) -> np.ndarray:
-    """Photo, prediction and label from left to right.
-
-    Args:
-        task: The predicted task.
-        field: The source's field of the label.
-        photo: (H, W, 3) uint8.
-        prediction: Decoded.
-        label: In the form of a prediction.
-
-    Returns:
-        uint8 (H, 3 W, 3).
-    """
+    """Photo, prediction and label from left to right."""
     drawn = task_pictures(task, field.classes, field.palette)
     panels = [photo, *(drawn.picture(values, label, photo) for values in (prediction, label))]
     return np.hstack([panel if panel.ndim == 3 else np.stack([panel] * 3, axis=-1) for panel in panels])

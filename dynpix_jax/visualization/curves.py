@@ -49,14 +49,7 @@ class CurveScores(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CostPoint:
-    """One point of the accuracy against computation curve.
-
-    Attributes:
-        label: Written beside it, such as "gates, rho 0.7".
-        macs: Multiply-accumulates an image.
-        accuracy: The score that rows are compared by.
-        gated: False for a network without gates, which is drawn as a square.
-    """
+    """One point of the accuracy against computation curve."""
 
     label: str
     macs: float
@@ -108,10 +101,6 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
     """Accuracy against MACs an image.
 
     Gated points are joined in the order of their MACs; each point has its label.
-
-    Args:
-        points: At least one.
-        score: What the accuracy is, for the axis.
     """
     if not points:
         raise ValueError("accuracy_macs_figure: no points")

@@ -131,11 +131,7 @@ def png_bytes(picture: np.ndarray | Figure, *, dpi: int = 110) -> bytes:
 
 
 def save_png(picture: np.ndarray | Figure, path: str | Path) -> None:
-    """Writes `png_bytes`; makes the folder.
-
-    Raises:
-        UserError: A place where no file can be written.
-    """
+    """Writes `png_bytes`, makes the folder; a UserError where that cannot be."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

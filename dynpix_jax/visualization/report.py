@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from dynpix_jax.core.errors import UserError
 from dynpix_jax.tasks import Score, Task, all_scores
 from dynpix_jax.visualization import html
 from dynpix_jax.visualization import report_page as page
@@ -91,27 +89,6 @@ def report_html(
     ]
     style = page.STYLE.substitute(heat=html.heat_gradient())
     return page.PAGE.substitute(title=html.text(title), style=style, body="\n".join(parts))
-
-
-def write_report(
-    path: str | Path,
-    title: str,
-    facts: Mapping[str, str],
-    tasks: Mapping[str, Task],
-    budgets: Sequence[Budget],
-    examples: Sequence[Example],
-    pictures: Pictures,
-) -> None:
-    """Writes `report_html`.
-
-    Raises:
-        UserError: No file can be written there.
-    """
-    text = report_html(title, facts, tasks, budgets, examples, pictures)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write the report {path}: {error.strerror or error}") from None
 
 
 def _table(scores: Sequence[Score], budgets: Sequence[Budget]) -> str:

@@ -17,11 +17,7 @@ _SHIFT = 4
 
 
 def skeleton_of(joints: np.ndarray) -> Skeleton:
-    """The set of joints that (J, 3) is of, by their number.
-
-    Raises:
-        ValueError: No set has so many.
-    """
+    """The set of joints that (J, 3) is of, by their number; a ValueError if none has so many."""
     for skeleton in SKELETONS.values():
         if joints.shape == (len(skeleton.joints), 3):
             return skeleton
@@ -40,9 +36,6 @@ def draw_joints(photo: np.ndarray, joints: np.ndarray) -> np.ndarray:
         photo: uint8 (H, W, 3) RGB.
         joints: (J, 3) x, y in pixels, and the height of the peak or how visible the joint is; what is below
             `LEAST` is left out.
-
-    Returns:
-        uint8 (H, W, 3).
     """
     skeleton = skeleton_of(joints)
     drawn = np.ascontiguousarray(photo).copy()

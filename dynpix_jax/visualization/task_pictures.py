@@ -230,11 +230,7 @@ class PosePictures(TaskPictures):
     def picture(
         self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
     ) -> np.ndarray:
-        """Joints on the photo.
-
-        Raises:
-            ValueError: There is no photo.
-        """
+        """Joints on the photo; a ValueError without one."""
         if photo is None:
             raise ValueError("joints are drawn on a photo: none was given")
         return draw_joints(photo, values)

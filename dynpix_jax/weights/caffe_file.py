@@ -117,9 +117,6 @@ class _Reader:
 def read_caffemodel(path: str | os.PathLike[str]) -> NetworkFile:
     """The weights of a `.caffemodel` of any Caffe since 2014, with layers of either form.
 
-    Args:
-        path: The file.
-
     Returns:
         Its blobs and geometry. The mean is None unless all layers that subtract one subtract the same.
 

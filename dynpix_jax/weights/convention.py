@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dynpix_jax.backbones.base import CAFFE_MEAN_RGB
+from dynpix_jax.backbones.base import CAFFE_MEAN_RGB, OnBackbone
 from dynpix_jax.backbones.pretrained import CAFFE, TORCH, Names, Settings
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.network_file import Convention, NetworkFile
@@ -53,16 +53,16 @@ def settings_of(network: NetworkFile, names: Names, stated: str | None) -> dict[
     if stated is not None:
         if stated not in CONVENTIONS:
             raise UserError(f"--convention {stated}: expected one of {', '.join(CONVENTIONS)}")
-        told = dict(CONVENTIONS[stated])
+        known = dict(CONVENTIONS[stated])
     elif network.format == "torch":
-        told = {name: value for name, value in names.settings.items() if value != ""}
+        known = {name: value for name, value in names.settings.items() if value != ""}
     elif network.format in ("matconvnet", "caffe"):
-        told = {"preprocessing": "caffe"}
+        known = {"preprocessing": "caffe"}
         if network.convention.stride_in_1x1 is not None:
-            told["stride_in_1x1"] = network.convention.stride_in_1x1
+            known["stride_in_1x1"] = network.convention.stride_in_1x1
     else:
-        told = {}
-    return {name: told[name] for name in names.settings if name in told}
+        known = {}
+    return {name: known[name] for name in names.settings if name in known}
 
 
 def reads_rgb(network: NetworkFile) -> bool:
@@ -91,11 +91,7 @@ def to_header(settings: Settings) -> dict[str, str]:
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, bool | str]:
-    """The settings in the header of one of our files; {} for a file that tells none.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """The settings in one of our files' header, {} without; a UserError if it is damaged."""
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         return {}
@@ -134,5 +130,5 @@ def _words(name: str, value: Any) -> str:
 def check_header(path: str | os.PathLike[str], model: Any) -> Mapping[str, bool | str]:
     """`check_settings` of one of our files with a typed ``model`` section; returns the file's settings."""
     settings = read_settings(path)
-    check_settings(path, settings, getattr(model, "backbone", None))
+    check_settings(path, settings, model.backbone if isinstance(model, OnBackbone) else None)
     return settings

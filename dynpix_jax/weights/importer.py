@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from dynpix_jax.backbones.base import OnBackbone
 from dynpix_jax.backbones.pretrained import Architecture, Names, Target, Tensors, vector
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.registry import Registry
@@ -94,11 +95,7 @@ class ImportReport:
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of that name, as an import needs it.
-
-    Raises:
-        UserError: There is none.
-    """
+    """The architecture of that name, as an import needs it; a UserError if there is none."""
     return ARCHITECTURES.resolve(name, "--arch")(name)
 
 
@@ -162,13 +159,6 @@ def import_network(
 ) -> tuple[dict[str, Any], ImportReport]:
     """Reads a file of a paper's authors into the variables of the network that a config describes.
 
-    Args:
-        model: The typed ``model`` section.
-        expected: Shapes of the network's variables by flat name.
-        source: As of `import_weights`.
-        convention: As of `import_weights`.
-        skip: As of `import_weights`.
-
     Raises:
         UserError: As of `import_weights`; the convention of the file is not that of ``model.backbone``.
     """
@@ -178,7 +168,7 @@ def import_network(
     tensors = _prepared(source, names, file)
     job = _Job(model.system, names, expected, source, file, tensors, is_native(file.tensors))
     variables, report = job.run(convention, skip)
-    check_settings(source, report.settings, getattr(model, "backbone", None))
+    check_settings(source, report.settings, model.backbone if isinstance(model, OnBackbone) else None)
     return variables, report
 
 
@@ -190,6 +180,16 @@ def _prepared(source: Path, names: Names, file: NetworkFile) -> Tensors:
         return names.prepare(tensors, file.layers)
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from None
+
+
+@dataclasses.dataclass
+class _Sorted:
+    """What becomes of a file's tensors: name -> target, our name -> name, and names."""
+
+    loaded: dict[str, Target] = dataclasses.field(default_factory=dict)
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    unexpected: list[str] = dataclasses.field(default_factory=list)
+    left_out: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,50 +208,49 @@ class _Job:
         settings = settings_of(self.file, self.names, convention)
         if self.native and convention is None:
             settings = read_settings(self.source)
-        patterns = [_pattern(text) for text in skip]
-        loaded: dict[str, np.ndarray] = {}
-        skipped: dict[str, str] = {}
-        unexpected, left_out = [], []
-        for name, array in self.tensors.items():
-            if _COUNTER.fullmatch(name) or self.names.is_dropped(name):
-                left_out.append(name)
-                continue
-            target = Target(name, -1, vector) if self.native else self.names.translate(name)
-            if target is None or target.name not in self.expected:
-                unexpected.append(name)
-            elif any(pattern.match(_place(target.name)) for pattern in patterns):
-                skipped[target.name] = name
-            else:
-                loaded[target.name] = self._converted(name, array, target, settings)
-        self._check(loaded, skipped, skip, patterns)
+        found = self._sorted([_pattern(text) for text in skip])
+        self._check(found, skip)
+        loaded = {
+            target.name: self._converted(name, self.tensors[name], target, settings)
+            for name, target in found.loaded.items()
+        }
         report = ImportReport(
             self.label,
             tuple(sorted(loaded)),
-            tuple(name for name in sorted(self.expected) if name not in loaded and name not in skipped),
-            tuple(sorted(unexpected)),
-            tuple(f"{theirs} -> {ours}" for ours, theirs in sorted(skipped.items())),
-            tuple(sorted(left_out)),
+            tuple(sorted(self.expected.keys() - loaded.keys() - found.skipped.keys())),
+            tuple(sorted(found.unexpected)),
+            tuple(f"{theirs} -> {ours}" for ours, theirs in sorted(found.skipped.items())),
+            tuple(sorted(found.left_out)),
             settings,
             tuple(name for name in self.names.settings if name not in settings),
             self._notes(settings),
         )
         return traverse_util.unflatten_dict(loaded, sep="/"), report
 
-    def _check(
-        self,
-        loaded: Mapping[str, np.ndarray],
-        skipped: Mapping[str, str],
-        skip: Sequence[str],
-        patterns: Sequence[re.Pattern[str]],
-    ) -> None:
-        if not loaded and not skipped:
+    def _sorted(self, skip: Sequence[re.Pattern[str]]) -> _Sorted:
+        found = _Sorted()
+        for name in self.tensors:
+            if _COUNTER.fullmatch(name) or self.names.is_dropped(name):
+                found.left_out.append(name)
+                continue
+            target = Target(name, -1, vector) if self.native else self.names.translate(name)
+            if target is None or target.name not in self.expected:
+                found.unexpected.append(name)
+            elif any(pattern.match(_place(target.name)) for pattern in skip):
+                found.skipped[target.name] = name
+            else:
+                found.loaded[name] = target
+        return found
+
+    def _check(self, found: _Sorted, skip: Sequence[str]) -> None:
+        if not found.loaded and not found.skipped:
             raise UserError(
                 f"{self.source}: none of its {len(self.tensors)} tensors belongs to {self.label}; "
                 f"the first is {next(iter(self.tensors))!r}, expected {self.names.example}"
             )
-        for text, pattern in zip(skip, patterns, strict=True):
-            if not any(pattern.match(_place(name)) for name in skipped):
-                places = sorted({_place(name).split("/")[0] for name in loaded})
+        for text in skip:
+            if not any(_pattern(text).match(_place(name)) for name in found.skipped):
+                places = sorted({_place(target.name).split("/")[0] for target in found.loaded.values()})
                 raise UserError(
                     f"--skip {text}: no tensor of {self.source} goes there; places begin with "
                     f"{', '.join(places)}"

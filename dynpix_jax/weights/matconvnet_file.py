@@ -200,12 +200,6 @@ def _network(path: Path, variables: dict[str, Any]) -> dict[str, Any]:
 def read_matconvnet(path: str | os.PathLike[str]) -> NetworkFile:
     """The network in a `.mat` file of MATLAB 5 to 7.3.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Its parameters and geometry.
-
     Raises:
         UserError: A corrupt or truncated file, or one without a network. It names the file.
     """

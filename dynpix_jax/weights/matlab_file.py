@@ -26,11 +26,7 @@ _MAX_BYTES = 16 * 2**30  # HDF5 may leave out what is zero: a bound on what a sm
 
 @dataclasses.dataclass(frozen=True)
 class Unread:
-    """A value that is not data.
-
-    Attributes:
-        kind: Its class in MATLAB.
-    """
+    """A value that is not data."""
 
     kind: str
 
@@ -154,9 +150,6 @@ def _read_v73(path: Path) -> dict[str, Any]:
 
 def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The variables of a .mat file by name.
-
-    Args:
-        path: A file of any version since 5.
 
     Raises:
         UserError: A corrupt or truncated file, or one of another kind. It names the file.

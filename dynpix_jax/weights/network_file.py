@@ -45,14 +45,7 @@ class Convention:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Geometry of a convolution.
-
-    Attributes:
-        kernel: Height and width.
-        inputs: Input channels.
-        stride: The larger of both directions.
-        dilation: The larger of both directions.
-    """
+    """Geometry of a convolution."""
 
     kernel: tuple[int, int]
     inputs: int

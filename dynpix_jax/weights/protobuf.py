@@ -29,11 +29,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def parse(data: memoryview) -> Message:
-    """The fields of a message; nested messages are not parsed.
-
-    Raises:
-        ValueError: The bytes are not a message.
-    """
+    """The fields of a message, nested ones not parsed; a ValueError if the bytes are none."""
     message: Message = {}
     position = 0
     while position < len(data):

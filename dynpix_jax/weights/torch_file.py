@@ -83,9 +83,6 @@ def _read_zip(path: Path) -> Any:
 def read_torch(path: str | os.PathLike[str]) -> Any:
     """What `torch.save` wrote, in the format of any torch since 0.1.11, by whatever name.
 
-    Args:
-        path: The file.
-
     Returns:
         Nested dicts, lists and scalars, with tensors as read-only arrays (bfloat16 widened to float32).
 

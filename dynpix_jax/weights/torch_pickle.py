@@ -250,13 +250,7 @@ def scan(path: Path, data: bytes, start: int = 0) -> int:
 
 
 def load(path: Path, data: bytes, elements_of: ElementsOf) -> Any:
-    """The content of a scanned pickle, with tensors wrapped; `plain` unwraps them.
-
-    Args:
-        path: The file, for messages.
-        data: The pickle.
-        elements_of: Gives the storages.
-    """
+    """The content of a scanned pickle, with tensors wrapped; `plain` unwraps them."""
     return _Unpickler(data, path, elements_of).load()
 
 

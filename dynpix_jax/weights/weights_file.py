@@ -59,11 +59,7 @@ def write_weights(
 
 
 def check_architecture(path: str | os.PathLike[str], architecture: str) -> None:
-    """Compares the file's metadata with ``architecture``; a file that says nothing passes.
-
-    Raises:
-        UserError: The file says that it holds another architecture.
-    """
+    """Refuses a file whose metadata name another architecture, by a UserError."""
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         return
@@ -78,9 +74,6 @@ def read_weights(path: str | os.PathLike[str], architecture: str | None = None) 
     Args:
         path: .safetensors of :func:`write_weights`, or .npz.
         architecture: Required architecture, if the file names one; None for any.
-
-    Returns:
-        {"params": ..., "batch_stats": ...}.
 
     Raises:
         UserError: The file holds another library's names (those go through ``import_weights``), or another
@@ -104,11 +97,6 @@ def read_weights(path: str | os.PathLike[str], architecture: str | None = None) 
 
 def check_complete(path: str | os.PathLike[str], given: Variables, network: Variables) -> None:
     """Checks that weights are those of a network: all of them, with its shapes, and no others.
-
-    Args:
-        path: Their file, for messages.
-        given: The weights.
-        network: The network's variables, or their shapes.
 
     Raises:
         UserError: Names one that is missing, one too many, or one of another shape.

@@ -8,6 +8,7 @@ import pytest
 from dynpix_jax.cli import main
 from dynpix_jax.cli.flops import parts_of
 from dynpix_jax.flops import MacReport
+from dynpix_jax.nn.residual import BlockSpec
 from tests.tiny import TINY_CONFIG
 
 BSDS = Path(__file__).resolve().parents[2] / "configs" / "pag" / "bsds500.py"
@@ -87,19 +88,20 @@ def test_parts_by_hand():
         "PagNetwork/backbone/res2_1/res2_1.reduce/conv1/bhwc,cd->bhwd": 1.0,
         "PagNetwork/head/reduce/bhwc,cd->bhwd": 2.0,
         "Loops/Loops.start/Loops._top/backbone/stem_conv": 3.0,
-        "Exits/Exits.advance/backbone.stage/stage3_0/conv": 4.0,
         "resize/ph,bhwc->bpwc": 5.0,
         "Loops/Loops.start": 6.0,
         "": 7.0,
     }
-    assert parts_of(MacReport(28.0, {}, scopes)) == {
+    blocks = [BlockSpec("res2_1", "res2", 4, 4, 4)]
+    assert parts_of(MacReport(24.0, {}, scopes), blocks) == {
         "backbone/res2": 1.0,
         "head": 2.0,
         "backbone/stem": 3.0,
-        "backbone/stage3": 4.0,
         "resize": 5.0,
         "other": 13.0,
     }
+    scopes = {"Exits/Exits.advance/backbone.stage/stage3/stage3_0/conv": 4.0}
+    assert parts_of(MacReport(4.0, {}, scopes)) == {"backbone/stage3": 4.0}
 
 
 def test_parts_and_steps_of_a_network_that_loops(tmp_path, capsys):

@@ -26,10 +26,10 @@ def outcome(argv, capsys) -> tuple[int, str, str]:
 
 
 def fake_command(monkeypatch, run) -> None:
-    def add_parser(subparsers):
-        subparsers.add_parser("flops").add_argument("--size", type=int)
+    def add_arguments(parser):
+        parser.add_argument("--size", type=int)
 
-    module = SimpleNamespace(add_parser=add_parser, run=run)
+    module = SimpleNamespace(__doc__=None, add_arguments=add_arguments, run=run)
     monkeypatch.setattr(main.importlib, "import_module", lambda name: module)
 
 

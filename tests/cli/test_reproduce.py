@@ -17,7 +17,7 @@ import train
 from dynpix_jax.cli import main, reproduce
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.reproduce import Options, Plan, run_steps, select
+from dynpix_jax.evaluation.reproduce import Options, Plan, run_commands, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from tests.tiny import SHORT_CONFIG
 
@@ -149,7 +149,7 @@ def test_what_fails_leaves_the_rest(folder):
     row = '["other", "seed=1", "", "-", "-"]'
     Path("tables.toml").write_text(TABLES.replace("\n]\n", f"\n{row}]\n"))
     paper = read_tables("tables.toml")
-    steps = Plan(paper.all, Options(Path("runs"))).steps(
+    steps = Plan(paper.all, Options(Path("runs"))).commands(
         [(table, row) for table, rows in select(paper, (), ()) for row in rows]
     )
     said: list[str] = []
@@ -158,7 +158,7 @@ def test_what_fails_leaves_the_rest(folder):
         said.append(" ".join(command[:2]))
         return 3 if "seed=1" not in command[1] else 0
 
-    failures = run_steps(steps, execute, said.append)
+    failures = run_commands(steps, execute, said.append)
     assert failures == [
         "Table 1, gated (continues from rho=0.5): train.py ended with status 3",
         "Table 1, gated: not run, because it continues from runs/tiny/rho_0.5",
@@ -232,7 +232,7 @@ def test_every_paper_has_a_plan(paper, monkeypatch):
     tables = read_tables(paper)
     plan = Plan(tables.all, Options(Path("runs")))
     for table in tables.all:
-        steps = plan.steps([(table, row) for row in table.rows])
+        steps = plan.commands([(table, row) for row in table.rows])
         trained: list[Path] = []
         for step in steps:
             if step.out is None:
@@ -243,7 +243,7 @@ def test_every_paper_has_a_plan(paper, monkeypatch):
             else:
                 assert step.workdir in trained
         for row in table.rows:
-            assert {step.out for step in plan.steps([(table, row)]) if step.out} <= {
+            assert {step.out for step in plan.commands([(table, row)]) if step.out} <= {
                 step.out for step in steps
             }
 
@@ -255,7 +255,7 @@ def test_rows_share_what_they_can(monkeypatch):
         tables = read_tables(paper)
         plan = Plan(tables.all, Options(Path("runs")))
         chosen = [(table, row) for table, rows in select(tables, numbers, ()) for row in rows]
-        steps = plan.steps(chosen)
+        steps = plan.commands(chosen)
         assert all((step.out or step.workdir).parent.parent == Path("runs", paper) for step in steps)
         return [f"{step.program} {(step.out or step.workdir).name}" for step in steps]
 
@@ -282,7 +282,8 @@ def test_a_run_that_the_paper_does_not_print(monkeypatch):
     monkeypatch.chdir(ROOT)
     paper = read_tables("pixelnet")
     plan = Plan(paper.all, Options(Path("runs"), "budget=gpu"))
-    steps = plan.steps([(table, row) for table, rows in select(paper, ["Section 4.1"], []) for row in rows])
+    rows = [(table, row) for table, rows in select(paper, ["Section 4.1"], []) for row in rows]
+    steps = plan.commands(rows)
     start = Path("runs/pixelnet/voc2012/conv7")
     assert [step.program for step in steps] == ["train.py", "train.py", "eval.py"]
     assert [step.workdir == start for step in steps] == [True, False, False]
@@ -294,7 +295,7 @@ def test_ways_to_run_a_network_are_evaluated_with_it(monkeypatch):
     tables = read_tables("perspective")
     plan = Plan(tables.all, Options(Path("runs"), arguments="weights=w", seeds=(0,)))
     rows = [(table, row) for table, rows in select(tables, ["sevenscenes"], ["*arg-max"]) for row in rows]
-    training, evaluation = plan.steps(rows[:1])
+    training, evaluation = plan.commands(rows[:1])
     assert training.spec == "configs/perspective/sevenscenes.py:loops=1,steps=500,weights=w"
     assert evaluation.overrides == ("seed=0", 'evaluation.also=["argmax", "loop_0"]')
 
@@ -307,7 +308,7 @@ def test_measured_comparisons(tmp_path, monkeypatch):
     plan = Plan(paper.all, Options(tmp_path))
     assert plan.seeds(table) == (0, 1, 2)
     for row in rows[:2]:
-        for step in plan.steps([(table, row)]):
+        for step in plan.commands([(table, row)]):
             if step.out is None:
                 continue
             config = json.loads(json.dumps(load_config(step.spec).to_dict()))

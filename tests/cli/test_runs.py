@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import eval as eval_program
 from dynpix_jax.cli.runs import Trained, add_run_arguments, run_of, with_alternatives
 from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, differences
 from dynpix_jax.core.errors import UserError
@@ -27,7 +26,7 @@ def run(stage: str, system: Any) -> Trained:
 
 def test_each_stage_is_followed_by_its_alternatives():
     runs = with_alternatives([run("base", PLAIN), run("gating", SOFT)], ("argmax",))
-    assert [eval_program.name_of(one) for one in runs] == ["base", "gating", "gating, argmax"]
+    assert [one.title for one in runs] == ["base", "gating", "gating, argmax"]
     assert runs[2].system == "hard"
     assert runs[2].variables == {"params": "gating"}
     assert [one.stage for one in with_alternatives([run("gating", SOFT)], ("loop_0", "argmax"))] == [

@@ -142,7 +142,7 @@ def test_rows_of_several_sizes_go_on_from_before_the_first_lower_rate(monkeypatc
     found = {}
     for table, rows in select(tables, ["Table 3", "Section 4.1"], ["conv7 (0.5-*", "ours"]):
         for row in rows:
-            step = [step for step in plan.steps([(table, row)]) if step.out is None][-1]
+            step = [step for step in plan.commands([(table, row)]) if step.out is None][-1]
             run = read_run(step.spec)
             found[table.source, row.network] = run.training.init_from.rpartition("/")[2]
             assert [stage.steps for stage in run.training.stages] == [run.training.stages[0].steps] * 3

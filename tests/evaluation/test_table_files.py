@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.evaluation.paper_tables import EACH_TASK, ClassScores, OthersRow
+from dynpix_jax.evaluation.paper_tables import EACH_TASK, ClassScores, Row
 from dynpix_jax.evaluation.results import Identity, identity_of
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.run_config import read_run
@@ -72,7 +72,7 @@ def test_what_a_file_holds(tmp_path):
     assert mine.rows[0].after == "task={task}"
     assert mine.rows[0].paper == (None,)
     assert [row.more for row in table.rows] == [(None,), (0.3,)]
-    assert table.others == (OthersRow("theirs", "A. Uthor [7]", (0.25, None), 2 * 2**30, (0.9,)),)
+    assert table.others == (Row("theirs", "", (0.25, None), 2 * 2**30, more=(0.9,), by="A. Uthor [7]"),)
     assert table.classes == (ClassScores("iou", ("road", "sky"), {"both": (0.5, None)}),)
     (costs,) = found.benchmarks
     assert costs.rows == (("big", "dense", 4), ("small", "ours", None))

@@ -38,13 +38,13 @@ def bilinear_loop(x: np.ndarray, size: tuple[int, int], align_corners: bool) -> 
 @given(sizes, sizes, st.booleans())
 def test_bilinear_follows_the_formula(old, new, align_corners):
     x = np.random.default_rng(0).standard_normal((2, *old, 3))
-    got = ops.resize_bilinear(jnp.asarray(x, jnp.float32), new, align_corners)
-    np.testing.assert_allclose(got, bilinear_loop(x, new, align_corners), atol=1e-5)
+    got = ops.resize_bilinear(jnp.asarray(x, jnp.float32), new, align_corners=align_corners)
+    np.testing.assert_allclose(got, bilinear_loop(x, new, align_corners=align_corners), atol=1e-5)
 
 
 def line(values: list[float], size: int, align_corners: bool) -> list[float]:
     x = jnp.array(values, jnp.float32).reshape(1, 1, -1, 1)
-    return ops.resize_bilinear(x, (1, size), align_corners).ravel().tolist()
+    return ops.resize_bilinear(x, (1, size), align_corners=align_corners).ravel().tolist()
 
 
 def test_bilinear_by_hand():

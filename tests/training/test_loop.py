@@ -147,7 +147,7 @@ def test_jsonl_forgets_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
         (True, [(2, "train"), (4, "train"), (4, "eval")]),
         (False, [(2, "train"), (4, "train")]),
     ):
-        JsonlWriter(file, 4, evaluated).close()
+        JsonlWriter(file, 4, evaluated=evaluated).close()
         found = [json.loads(line) for line in file.read_text().splitlines()]
         assert [(line["step"], line["kind"]) for line in found] == expected
     JsonlWriter(file).close()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax import papers
-from dynpix_jax.training.checks import system_shapes
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.weights import import_network
 from dynpix_jax.weights.importer import flat_shapes
 from tests.weights import torch_old
@@ -19,7 +19,7 @@ IMAGE = np.random.default_rng(5).integers(0, 256, (1, 64, 64, 3)).astype(np.uint
 def bring(section: dict[str, Any], path, **options):
     """(system, variables, report) of the import of a file for a ``model`` section."""
     system = papers.build(section)
-    shapes = flat_shapes(system_shapes(system))
+    shapes = flat_shapes(variable_shapes(system))
     variables, report = import_network(papers.parse(section), shapes, path, **options)
     return system, variables, report
 

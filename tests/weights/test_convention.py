@@ -107,7 +107,7 @@ def test_a_damaged_header(tmp_path):
 
 def test_the_examples_of_the_help_fit_each_other():
     """The first has the settings that its config needs; every config of an example is one."""
-    text = cli._EXAMPLE.replace("\\\n", " ")
+    text = cli.__doc__.replace("\\\n", " ")
     commands = [shlex.split(line) for line in text.splitlines() if re.match(r" +(dynpix|python) ", line)]
     by_name = {words[1]: words for words in reversed(commands)}
     train = by_name["train.py"]

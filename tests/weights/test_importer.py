@@ -189,9 +189,8 @@ def test_unknown_architecture(tmp_path):
 
 def _run(*argv: str) -> int:
     parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["import-weights", *argv])
-    return args.run(args)
+    cli.add_arguments(parser)
+    return cli.run(parser.parse_args(argv))
 
 
 def test_command(tmp_path, capsys):

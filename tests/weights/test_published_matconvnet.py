@@ -11,7 +11,7 @@ import pytest
 
 from dynpix_jax.backbones import resnet
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.training.checks import system_shapes
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.weights import import_weights
 from tests.weights import matconvnet_graphs as graphs
 from tests.weights import matlab_net as mn
@@ -50,7 +50,7 @@ def test_pag_computes_what_its_file_computes(tmp_path, kong_resnet, version):
     assert report.settings == {"stride_in_1x1": True, "preprocessing": "caffe"}
     if version == "7":
         return
-    shapes = system_shapes(system)["params"]["head"]
+    shapes = variable_shapes(system)["params"]["head"]
     variables["params"]["head"] = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     known = graphs.run(graph.struct(), IMAGE[0].astype(np.float64), hard=True)
     outputs = jax.jit(system.apply)(variables, jnp.asarray(IMAGE))

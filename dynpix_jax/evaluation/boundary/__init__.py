@@ -18,6 +18,7 @@ from dynpix_jax.evaluation.boundary.curve import (
 )
 from dynpix_jax.evaluation.boundary.evaluate import (
     MAX_DIST,
+    GroundTruth,
     evaluate_boundaries,
     evaluate_image,
     threshold_values,
@@ -30,6 +31,7 @@ __all__ = [
     "MAX_DIST",
     "Annotation",
     "BoundaryScores",
+    "GroundTruth",
     "ImageCounts",
     "ImageScore",
     "Score",

@@ -7,6 +7,7 @@ import concurrent.futures
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -120,6 +121,25 @@ def evaluate_boundaries(
     if not done:
         raise UserError("no predictions to evaluate")
     return summarize(values, done)
+
+
+class GroundTruth(Mapping[str, Sequence[np.ndarray]]):
+    """The annotators' masks by name, read from their places when they are asked for: few are in memory."""
+
+    def __init__(self, places: Mapping[str, Any], read: Callable[[Any], Sequence[np.ndarray]]) -> None:
+        self._places, self._read = places, read
+
+    def __getitem__(self, name: str) -> Sequence[np.ndarray]:
+        return self._read(self._places[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # Mapping's own would read the masks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _cores() -> int:

@@ -36,10 +36,6 @@ def match_radius(shape: tuple[int, ...], max_dist: float) -> float:
 class Annotation:
     """One annotator's boundary, prepared to be matched with many maps of the same image.
 
-    Args:
-        mask: bool (H, W).
-        radius: The largest distance of a match, in pixels, above 0.
-
     `count` is the number of annotated pixels.
     """
 

@@ -89,11 +89,7 @@ def _published(path: Path, text: str) -> BoundaryScores:
 
 
 def _numbers(text: str, columns: int) -> np.ndarray:
-    """The lines of a table of shares, float64 (lines, columns).
-
-    Raises:
-        ValueError: Not such a table.
-    """
+    """The lines of a table of shares, float64 (lines, columns); a ValueError if it is none."""
     table = np.array([[float(cell) for cell in line.split()] for line in text.splitlines() if line.strip()])
     if table.ndim != 2 or table.shape[1] != columns or not ((table >= 0) & (table <= 1)).all():
         raise ValueError("not a table of shares")

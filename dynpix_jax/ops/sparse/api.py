@@ -9,13 +9,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.ops.conv import Pair
+from dynpix_jax.ops.platform import default_platform
 from dynpix_jax.ops.sparse.active import ActiveSet
 from dynpix_jax.ops.sparse.call import Active, Call, bind
 from dynpix_jax.ops.sparse.gather import gather
@@ -38,7 +38,7 @@ class Implementation:
 
     Attributes:
         run: The program.
-        platforms: Values of ``jax.default_backend()`` on which it runs; empty: all.
+        platforms: Platforms on which it runs; empty: all.
         refuses: Gives the reason why it cannot run a call of a single convolution, or "".
     """
 
@@ -48,7 +48,7 @@ class Implementation:
 
     def unavailable(self, call: Call) -> str:
         """Why it cannot run a call on this machine; "" if it can."""
-        platform = jax.default_backend()
+        platform = default_platform()
         if self.platforms and platform not in self.platforms and not interpreting():
             return f"it needs {' or '.join(self.platforms)}, the platform is {platform}"
         if self.refuses is None:

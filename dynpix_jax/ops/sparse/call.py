@@ -108,11 +108,7 @@ def bind(
     combine: Shortcut | None = None,
     init: Array | None = None,
 ) -> Call:
-    """Checks the arguments of `sparse_block`.
-
-    Raises:
-        ValueError: An argument does not fit; the message names it.
-    """
+    """Checks the arguments of `sparse_block`; a ValueError names the one that does not fit."""
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise _wrong("x", "floating (B, H, W, Cin)", f"{x.dtype} {x.shape}")
     layers = cast(tuple(layers), x.dtype)

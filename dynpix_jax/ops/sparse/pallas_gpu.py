@@ -25,6 +25,7 @@ from jax import lax
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.conv import Pair
+from dynpix_jax.ops.platform import default_platform
 from dynpix_jax.ops.sparse.active import ActiveSet, active_set
 from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.gather import gather
@@ -54,7 +55,7 @@ def refuses(call: Call) -> str:
         importlib.import_module("jax.experimental.pallas.mosaic_gpu")
     except ImportError as error:
         return f"Mosaic GPU cannot be imported: {error}"
-    if jax.default_backend() == "gpu":
+    if default_platform() == "gpu":
         device = jax.local_devices()[0]
         if getattr(device, "compute_capability", None) != _CAPABILITY:
             return (
@@ -97,7 +98,8 @@ def forward(call: Call) -> Array:
 
     @jax.custom_batching.custom_vmap
     def run(x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
-        return _run(_plan(x, kernel, strides, dilation), interpreting(), x, kernel, bias, active)
+        plan = _plan(x, kernel, strides, dilation)
+        return _run(plan, x, kernel, bias, active, stated=interpreting())
 
     @run.def_vmap
     def _(size: int, mapped: Any, *arguments: Any) -> tuple[Array, bool]:
@@ -126,13 +128,13 @@ def _plan(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> Plan:
     cores = getattr(device, "core_count", _CORES) if device.platform == "gpu" else _CORES
     exact = x.dtype == jnp.float32
     size = (x.shape[0], x.shape[1], x.shape[2])
-    return make_plan(size, kernel.shape, strides, dilation, exact, cores)
+    return make_plan(size, kernel.shape, strides, dilation, exact=exact, cores=cores)
 
 
 # Always compiled as a whole: outside a compiled program, the zeros that the kernel writes into would be
 # copied.
-@partial(jax.jit, static_argnums=(0, 1))
-def _run(plan: Plan, stated: bool, x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
+@partial(jax.jit, static_argnums=0, static_argnames="stated")
+def _run(plan: Plan, x: Array, kernel: Array, bias: Array, active: ActiveSet, *, stated: bool) -> Array:
     rows, weights, shift = prepare(plan, x, kernel, bias)
     if stated:
         y = state(plan, rows, weights, shift, active, x.dtype)

@@ -169,6 +169,7 @@ def make_plan(
     kernel: tuple[int, ...],
     strides: Pair,
     dilation: Pair,
+    *,
     exact: bool,
     cores: int,
 ) -> Plan:
@@ -187,13 +188,13 @@ def make_plan(
         dilation=dilation,
         channels=_round_up(max(kernel[2], 1), PIECE),
         features=kernel[3],
-        columns=_columns(math.prod(output), max(kernel[3], 1), exact, cores),
+        columns=_columns(math.prod(output), max(kernel[3], 1), cores, exact=exact),
         exact=exact,
         blocks=cores,
     )
 
 
-def _columns(positions: int, features: int, exact: bool, cores: int) -> int:
+def _columns(positions: int, features: int, cores: int, *, exact: bool) -> int:
     """Features of a block.
 
     Wide blocks gather the input fewer times, narrow ones leave fewer cores idle in the last round. The cost

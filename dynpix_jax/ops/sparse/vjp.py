@@ -21,9 +21,6 @@ def derivative_of(definition: Run) -> Callable[[Run], Run]:
 
     Differentiable in reverse mode with respect to all floating arrays of a call, under ``jit``, ``vmap`` and
     ``shard_map``.
-
-    Args:
-        definition: The program to differentiate.
     """
     return with_pull_back(partial(pull_back, definition))
 

@@ -129,14 +129,7 @@ class _ByRows:
 
 
 class _Lanes(NamedTuple):
-    """One chunk.
-
-    Attributes:
-        targets: Output rows to write; past the end for idle lanes.
-        source: Output rows to read.
-        taps: Input rows to read by window tap; past the end outside the image.
-        live: Whether a lane is not idle.
-    """
+    """One chunk."""
 
     targets: Array
     source: Array

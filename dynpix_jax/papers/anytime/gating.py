@@ -55,12 +55,7 @@ class MaskedConvs:
 
 
 def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs]:
-    """All stages' masked convolutions after the first exit, by names like "stage3_stride8", "exit3_stride16".
-
-    Args:
-        config: Config of the network.
-        params: Parameters of the network, or their shapes.
-    """
+    """All masked convolutions after the first exit, by names like "stage3_stride8", "exit3_stride16"."""
     if config.adaptivity is None:
         return {}
     window = (2 * config.adaptivity.radius + 1) ** 2

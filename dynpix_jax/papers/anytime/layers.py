@@ -13,7 +13,7 @@ from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.ops.sparse import Relu
 
 
-def _classifier(in_features: int, channels: int, adaptive: bool) -> MaskedConv:
+def _classifier(in_features: int, channels: int, *, adaptive: bool) -> MaskedConv:
     """The 1x1 convolution to the logits; its values at skipped positions are not read."""
     return MaskedConv(
         in_features, channels, kernel_size=1, use_bias=True, adaptive=adaptive, interpolated=False
@@ -39,7 +39,7 @@ class PlainHead(nn.Module):
     def setup(self) -> None:
         if not self.single:
             self.unit = self.make_unit(self.in_features, self.in_features)
-        self.classify = _classifier(self.in_features, self.channels, self.adaptive)
+        self.classify = _classifier(self.in_features, self.channels, adaptive=self.adaptive)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         if masking is not None and masking.mode == "sparse":
@@ -74,7 +74,7 @@ class RedesignedHead(nn.Module):
         m = self.features
         self.down = [self.make_unit(m if step else self.in_features, m) for step in range(self.depth)]
         self.up = [self.make_unit(m, m) for _ in range(self.depth - 1)]
-        self.classify = _classifier(m, self.channels, self.adaptive)
+        self.classify = _classifier(m, self.channels, adaptive=self.adaptive)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
         sizes = []

@@ -10,7 +10,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
-from dynpix_jax.backbones.hrnet import HRNet
+from dynpix_jax.backbones.base import BuildOptions
 from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
@@ -49,7 +49,8 @@ class AnytimeNetwork(nn.Module):
         adaptive = config.adaptivity is not None
         unbiased = config.running_variance == "unbiased"
         # Before the first exit there is no mask.
-        self.backbone = HRNet(config.backbone, config.exits[0] + 1 if adaptive else 5, unbiased)
+        options, first = BuildOptions(unbiased=unbiased), config.exits[0] + 1 if adaptive else 5
+        self.backbone = config.backbone.build(options, adaptive_from=first)
         norm = partial(
             ConvNorm,
             frozen_norm=config.backbone.frozen_norm,
@@ -105,12 +106,13 @@ class AnytimeNetwork(nn.Module):
         top = maps[0]
         if self.config.heads.inputs == "concat" and len(maps) > 1:
             size, corners = (top.shape[1], top.shape[2]), self.config.backbone.align_corners
-            top = jnp.concatenate([top, *(resize_bilinear(x, size, corners) for x in maps[1:])], -1)
+            lower = (resize_bilinear(x, size, align_corners=corners) for x in maps[1:])
+            top = jnp.concatenate([top, *lower], -1)
         logits: Array = self.exits[number](top, masking, train=train)
         return logits
 
     def advance(
-        self, span: Span, progress: Progress, routing: Routing, adapt_now: Array | bool = True
+        self, span: Span, progress: Progress, routing: Routing, *, adapt_now: Array | bool = True
     ) -> Progress:
         """Runs the stages of ``span`` and the exit after them; skipped positions keep their logits.
 
@@ -141,13 +143,13 @@ class AnytimeNetwork(nn.Module):
         return Progress(maps, logits, mask)
 
     def __call__(
-        self, images: Array, routing: Routing = Routing(), adapt_now: Array | bool = True
+        self, images: Array, routing: Routing = Routing(), *, adapt_now: Array | bool = True
     ) -> tuple[Progress, ...]:
         """(B, H, W, 3) RGB in 0..255 -> the state after each exit; ``adapt_now`` as in `advance`."""
         after = [Progress((images,))]
         for index, span in enumerate(spans(self.config.exits)):
             with in_step(index):
-                after.append(self.advance(span, after[-1], routing, adapt_now))
+                after.append(self.advance(span, after[-1], routing, adapt_now=adapt_now))
         return tuple(after[1:])
 
 

@@ -19,7 +19,7 @@ from dynpix_jax import tasks
 from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.progressive import Step, StepResult
-from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.routing import Routing, check_mask
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
@@ -100,7 +100,7 @@ class Anytime(System):
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         self._check(routing, images)
         size = (images.shape[1], images.shape[2])
-        after, updates = self.call(variables, images, routing, adapt_now, moving=train, rngs=rngs)
+        after, updates = self.call(variables, images, routing, adapt_now=adapt_now, moving=train, rngs=rngs)
         return self._outputs(after, size, updates)
 
     def steps(
@@ -218,9 +218,7 @@ class Anytime(System):
         given = routing.masks_of(self._gates)
         shape = (images.shape[0], -(-images.shape[1] // 4), -(-images.shape[2] // 4))
         for name, mask in given.items():
-            if mask.dtype != jnp.bool_ or mask.shape != shape:
-                got = f"{mask.dtype} {mask.shape}"
-                raise ValueError(f"{name}: a given mask must be bool {shape}, True = compute; got {got}")
+            check_mask(mask, shape, name)
         return given
 
     def _confidence(self, logits: Array) -> Array:

@@ -79,35 +79,45 @@ def architecture(name: str) -> Architecture:
     "anytime_w48_ee" neither.
     """
     kind, arch, *rest = name.split("_")
-    pose, anytime = rest == ["pose"], kind == "anytime"
-    form = "".join(f"_{part}" for part in rest)
-    plain, adaptive = next((key for key, ending in _FORMS.items() if ending == form), (False, False))
+    return _anytime(name, arch, rest) if kind == "anytime" else _hrnet(arch, pose=rest == ["pose"])
+
+
+def _hrnet(arch: str, *, pose: bool) -> Architecture:
+    backbone = HRNetConfig(arch, form="pose" if pose else "segmentation")
+    heads = HeadConfig(plain="single" if pose else "two_layers", inputs="highest" if pose else "concat")
+    config = AnytimeConfig(
+        "anytime", backbone.form, backbone=backbone, exits=(4,), weights=(1.0,), heads=heads
+    )
+    return _architecture(config, "final_layer" if pose else "last_layer.3")
+
+
+def _anytime(name: str, arch: str, rest: Sequence[str]) -> Architecture:
+    forms = {ending: form for form, ending in _FORMS.items()}
+    plain, adaptive = forms["".join(f"_{part}" for part in rest)]
+    features = 128 if arch == "w48" else 64
     config = AnytimeConfig(
         "anytime",
-        "pose" if pose else "segmentation",
-        backbone=HRNetConfig(arch, form="pose" if pose else "segmentation"),
-        exits=(1, 2, 3, 4) if anytime else (4,),
-        weights=(1.0,) * (4 if anytime else 1),
-        heads=HeadConfig(
-            kind="plain" if plain else "redesigned",
-            plain="single" if pose else "two_layers",
-            inputs="highest" if pose else "concat",
-            features=128 if arch == "w48" else 64,
-        ),
-        adaptivity=AdaptivityConfig() if anytime and adaptive else None,
+        "segmentation",
+        backbone=HRNetConfig(arch),
+        heads=HeadConfig(kind="plain" if plain else "redesigned", features=features),
+        adaptivity=AdaptivityConfig() if adaptive else None,
     )
+    found = _architecture(config, "last_layer.3")
+    if rest:
+        return found
+    return dataclasses.replace(  # the file tells its form: its exits are not compared
+        found,
+        prepare=lambda tensors, _: check_blocks(config.backbone, tensors),
+        variant=lambda tensors: name + _form(tensors) if _early(tensors) else "",
+    )
+
+
+def _architecture(config: AnytimeConfig, classifier: str) -> Architecture:
     names = published(config)
-    if anytime and not rest:  # the file tells its form: its exits are not compared
-        names = dataclasses.replace(names, prepare=lambda tensors, _: check_blocks(config.backbone, tensors))
-    fields = {field.name: getattr(names, field.name) for field in dataclasses.fields(names)}
     return Architecture(
-        **fields,
+        **{field.name: getattr(names, field.name) for field in dataclasses.fields(names)},
         model=lambda classes: AnytimeNetwork(config, classes),
-        classifier=(
-            "final_layer.weight" if pose else "last_layer.3.weight",
-            "params/exit4/classify/conv/kernel",
-        ),
-        variant=lambda tensors: name + _form(tensors) if anytime and not rest and _early(tensors) else "",
+        classifier=(f"{classifier}.weight", "params/exit4/classify/conv/kernel"),
     )
 
 
@@ -139,11 +149,7 @@ def _form(tensors: Tensors) -> str:
 
 
 def check_form(config: AnytimeConfig, tensors: Tensors) -> None:
-    """Compares the exits and the adaptivity with those of the tensors.
-
-    Raises:
-        UserError: They differ.
-    """
+    """Refuses tensors whose exits and adaptivity are not these, by a UserError."""
     ours = config.heads.kind == "plain", config.adaptivity is not None
     theirs = next(key for key, ending in _FORMS.items() if ending == _form(tensors))
     if theirs == ours:

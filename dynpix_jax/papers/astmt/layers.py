@@ -74,7 +74,7 @@ class Unit(nn.Module):
             excite = partial(SqueezeExcite, self.features, self.reduction, self._activation)
             if self.separable:
                 excite = partial(excite, kernel_init=SMALL)
-            self.se = per_task(own.se, own.tasks, excite)
+            self.se = per_task(own.tasks, excite, own=own.se)
 
     def _activation(self, x: Array) -> Array:
         return jax.nn.relu6(x) if self.separable else jax.nn.relu(x)

@@ -34,8 +34,8 @@ class AstmtNetwork(nn.Module):
         # A single task has no modules of its own: its parameters have the plain names.
         tasks = config.tasks if len(config.tasks) > 1 else ()
         encoder, decoder = config.encoder, config.decoder
-        self.encoding = Modulation(tasks, encoder.se, encoder.norm, encoder.adapters)
-        self.decoding = Modulation(tasks, decoder.se, decoder.norm, decoder.adapters)
+        self.encoding = Modulation(tasks, se=encoder.se, norm=encoder.norm, adapters=encoder.adapters)
+        self.decoding = Modulation(tasks, se=decoder.se, norm=decoder.norm, adapters=decoder.adapters)
         low, high = config.low, config.high
         unbiased = config.running_variance == "unbiased"
         built = BuildOptions(taps=(low.name, high.name), own=self.encoding, unbiased=unbiased)
@@ -55,7 +55,7 @@ class AstmtNetwork(nn.Module):
         for task in config.tasks:
             count = self.channels[task]
             head = (
-                UberHead(low.channels, high.channels, count, unbiased)
+                UberHead(low.channels, high.channels, count, unbiased=unbiased)
                 if uber
                 else predictor(decoder.features, count)
             )

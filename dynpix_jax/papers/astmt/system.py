@@ -128,9 +128,9 @@ class Astmt(System):
             return tasks
 
         labelled, index = self._labelled(batch, turn), self.config.tasks.index(turn)
-        told = discriminator_loss(discriminate, gradient, labelled, index, controls["reversal"])
-        loss, told = (1.0 - adversarial.weight) * loss, adversarial.weight * told
-        return loss + told, LossAux({turn: loss, f"{turn}/discriminator": told}, updates)
+        adversary = discriminator_loss(discriminate, gradient, labelled, index, controls["reversal"])
+        loss, adversary = (1.0 - adversarial.weight) * loss, adversarial.weight * adversary
+        return loss + adversary, LossAux({turn: loss, f"{turn}/discriminator": adversary}, updates)
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
         """``reversal``: strength of the gradient's reversal, constant within each of the stage's epochs."""

@@ -186,20 +186,20 @@ def translate(name: str, *, single: bool = False) -> Target | None:
     if match:
         for pattern, place in _EXCITATIONS:
             if at := re.fullmatch(pattern, match["at"]):
-                where = f"{place(at.groupdict())}/se{_own(match, single)}/{_SE[match['fc']]}"
+                where = f"{place(at.groupdict())}/se{_own(match, single=single)}/{_SE[match['fc']]}"
                 return _dense(where, match["leaf"])
         return None
     module, _, leaf = name.rpartition(".")
     for pattern, place in _CONVS:
         if match := re.fullmatch(pattern, module):
-            return _conv(place(match.groupdict()) + _own(match, single), leaf)
+            return _conv(place(match.groupdict()) + _own(match, single=single), leaf)
     for pattern, place in _NORMS:
         if match := re.fullmatch(pattern, module):
-            return norm_target(place(match.groupdict()) + _own(match, single), leaf)
+            return norm_target(place(match.groupdict()) + _own(match, single=single), leaf)
     return None
 
 
-def _own(match: re.Match[str], single: bool) -> str:
+def _own(match: re.Match[str], *, single: bool) -> str:
     task = match.groupdict().get("task")
     return "" if task is None or single else f"/{TASKS[task]}"
 

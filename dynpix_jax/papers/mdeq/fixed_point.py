@@ -331,9 +331,9 @@ def _fixed_point_forward(
     backward: SolverConfig,
     implicit: ImplicitConfig,
 ) -> tuple[tuple[Array, Stats], tuple[Any, Array, Array]]:
-    found, how = solve(partial(f, theta), z, forward)
+    found, numbers = solve(partial(f, theta), z, forward)
     given = f(theta, found) if implicit.gives == "applied" else found
-    return (given, how), (theta, found, given)
+    return (given, numbers), (theta, found, given)
 
 
 def _fixed_point_backward(

@@ -83,15 +83,15 @@ class Mdeq(System):
         """
         routing.masks_of(())
         if routing.train:
-            maps, how, updates, _ = self._train(variables, images, dict(rngs or {}))
+            maps, stats, updates, _ = self._train(variables, images, dict(rngs or {}))
             logits, updates = self._decode_train(variables, updates, maps)
-            return Outputs(self._at(logits, images), updates=updates, measures=_measures(how))
+            return Outputs(self._at(logits, images), updates=updates, measures=_measures(stats))
         f, theta, z = self._problem(variables, self._inject(variables, images), None)
         if self.config.unrolled:
             iterates, measures = [solvers.unrolled(partial(f, theta), z, self.config.unrolled)], {}
         else:
-            iterates, how = self._read_out(partial(f, theta), z)
-            measures = _measures(how)
+            iterates, stats = self._read_out(partial(f, theta), z)
+            measures = _measures(stats)
         *exits, last = (self._at(self._decode(variables, theta, z), images) for z in iterates)
         return Outputs(last, exits=tuple(exits), measures=measures)
 
@@ -120,16 +120,16 @@ class Mdeq(System):
         routing.masks_of(())
         size = (images.shape[1], images.shape[2])
 
-        def make(until: int, begins: bool) -> Step[Any]:
+        def make(index: int, until: int) -> Step[Any]:
             def run(state: Any) -> tuple[Any, StepResult]:
-                if begins:
+                if index == 0:
                     state = self._begin(variables, state)
                 theta, search, result = self._continue(variables, *state, until, size)
                 return (theta, search), result
 
             return Step(run)
 
-        return [make(until, begins=not index) for index, until in enumerate(self.config.read_out)], images
+        return [make(*one) for one in enumerate(self.config.read_out)], images
 
     @partial(jax.jit, static_argnums=0)
     def _begin(self, variables: Variables, images: Array) -> tuple[Theta, SolverState | Array]:
@@ -171,7 +171,7 @@ class Mdeq(System):
         number of diverged images.
         """
         images, config = batch["image"], self.config
-        z, how, updates, jacobian = self._train(variables, images, rngs)
+        z, stats, updates, jacobian = self._train(variables, images, rngs)
         logits, updates = self._decode_train(variables, updates, z)
         predictions = self._at(logits, images)
         name = self.task.name
@@ -179,8 +179,8 @@ class Mdeq(System):
         if config.jacobian.weight:
             terms["jacobian"] = config.jacobian.weight * jacobian
         total = sum(terms.values(), jnp.zeros(()))
-        if how is not None:
-            numbers = _measures(how)
+        if stats is not None:
+            numbers = _measures(stats)
             terms |= {name: numbers[name].mean() for name in ("iterations", "residual")}
             terms["diverged"] = numbers["diverged"].sum()
         return total, LossAux(terms, updates)
@@ -232,17 +232,17 @@ class Mdeq(System):
         if config.unrolled:
             z = solvers.unrolled(partial(f, theta), z, config.unrolled)
             return self._maps(theta, z), None, updates, nothing
-        z, how = solvers.fixed_point(f, theta, z, config.forward, config.backward, config.implicit)
+        z, stats = solvers.fixed_point(f, theta, z, config.forward, config.backward, config.implicit)
         jacobian = config.jacobian
         if key is None or not jacobian.weight:
-            return self._maps(theta, z), how, updates, nothing
+            return self._maps(theta, z), stats, updates, nothing
         key, draw = jax.random.split(jax.random.fold_in(key, 1))
         penalty = lax.cond(
             jax.random.uniform(draw) < jacobian.frequency,
             lambda: solvers.jacobian_penalty(partial(f, theta), z, key, jacobian.probes),
             lambda: nothing,
         )
-        return self._maps(theta, z), how, updates, penalty
+        return self._maps(theta, z), stats, updates, penalty
 
     def _problem(
         self, variables: Variables, x: Array, dropout: PRNGKey | None
@@ -308,8 +308,8 @@ class Mdeq(System):
         return {self.task.name: resize_bilinear(logits, size, align_corners=True)}
 
 
-def _measures(how: solvers.Stats | None) -> dict[str, Array]:
-    if how is None:
+def _measures(stats: solvers.Stats | None) -> dict[str, Array]:
+    if stats is None:
         return {}
-    numbers = {"iterations": how.iterations, "residual": how.error, "diverged": how.diverged}
+    numbers = {"iterations": stats.iterations, "residual": stats.error, "diverged": stats.diverged}
     return {name: value.astype(jnp.float32) for name, value in numbers.items()}

@@ -14,7 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from dynpix_jax.core.routing import Routing
+from dynpix_jax.core.routing import Routing, check_mask
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.gates import Decision, GateOptions, LayerOptions, PixelOptions, choose, constants
@@ -122,16 +122,7 @@ class BlockOutputs:
 def _mask_of(decision: Decision, given: Array | None, name: str, *, in_force: Array | bool) -> Array:
     """The mask of a block's gate: all open where the gate is not in force; ``given`` replaces it."""
     mask = jnp.where(in_force, decision.mask, 1.0)
-    return mask if given is None else _as_mask(given, mask.shape, name)
-
-
-def _as_mask(given: Array, shape: tuple[int, ...], name: str) -> Array:
-    """A given mask in the form of a gate's mask."""
-    if given.dtype != jnp.bool_ or given.shape != shape:
-        raise ValueError(
-            f"{name}: a given mask must be bool {shape}, True = compute; got {given.dtype} {given.shape}"
-        )
-    return given.astype(jnp.float32)
+    return mask if given is None else check_mask(given, mask.shape, name).astype(jnp.float32)
 
 
 class PagBlock(nn.Module):
@@ -244,7 +235,8 @@ class SkippedBlock(PagBlock):
         keep = jnp.where(in_force, decision.mask, 1.0)
         shortcut = block.shortcut(x, train=train)
         if given is not None:
-            keep = _as_mask(given, shortcut.shape[:3], block.spec.name).min((1, 2))
+            given = check_mask(given, shortcut.shape[:3], block.spec.name)
+            keep = given.astype(jnp.float32).min((1, 2))
 
         def update() -> Array:
             with jax.named_scope(GATED):

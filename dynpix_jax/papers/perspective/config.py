@@ -39,9 +39,6 @@ def quantize(values: Array, edges: tuple[float, ...]) -> Array:
     Args:
         values: Any shape.
         edges: Edges of the bins, ascending.
-
-    Returns:
-        int32 of the shape of ``values``.
     """
     above = (values[..., None] > jnp.asarray(edges, values.dtype)).sum(-1, dtype=jnp.int32)
     return jnp.where(above < len(edges), above, 0)

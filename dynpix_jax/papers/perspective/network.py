@@ -104,7 +104,7 @@ class PerspectiveNetwork(nn.Module):
         )
 
     def start(
-        self, images: Array, routing: Routing, truth: Array | None, one_hot: bool
+        self, images: Array, routing: Routing, *, truth: Array | None, one_hot: bool
     ) -> tuple[Array, PassOutput]:
         """(Res6 of (B, H, W, 3) images, the feed-forward pass)."""
         x = self._top(images, routing, "")
@@ -119,7 +119,13 @@ class PerspectiveNetwork(nn.Module):
         return x, self.feedforward(tuple(maps), routing, truth=truth, one_hot=one_hot)
 
     def refine(
-        self, x: Array, previous: Array, routing: Routing, truth: Array | None, one_hot: bool
+        self,
+        x: Array,
+        previous: Array,
+        routing: Routing,
+        *,
+        truth: Array | None = None,
+        one_hot: bool = False,
     ) -> PassOutput:
         """One loop, from Res6 and the feature of the previous step."""
         return self.loop((x,), routing, previous=previous, truth=truth, one_hot=one_hot)
@@ -133,14 +139,15 @@ class PerspectiveNetwork(nn.Module):
         self,
         images: Array,
         routing: Routing = Routing(),
+        *,
         truth: Array | None = None,
         one_hot: bool = False,
     ) -> tuple[PassOutput, ...]:
         """The feed-forward pass and the loops, of (B, H, W, 3) RGB in 0..255."""
         with in_step(0):
-            x, step = self.start(images, routing, truth, one_hot)
+            x, step = self.start(images, routing, truth=truth, one_hot=one_hot)
         steps = [step]
         for loop in range(1, self.config.loops + 1):
             with in_step(loop):
-                steps.append(self.refine(x, steps[-1].feature, routing, truth, one_hot))
+                steps.append(self.refine(x, steps[-1].feature, routing, truth=truth, one_hot=one_hot))
         return tuple(steps)

@@ -125,8 +125,8 @@ class Perspective(System):
     def _start(
         self, variables: Variables, images: Array, truth: Array | None, routing: Routing
     ) -> tuple[State, dict[str, Array], Array | None]:
-        arguments = (images, routing, truth, self._one_hot(routing))
-        (x, step), _ = self.call(variables, *arguments, method="start")
+        options: dict[str, Any] = {"truth": truth, "one_hot": self._one_hot(routing)}
+        (x, step), _ = self.call(variables, images, routing, method="start", **options)
         size = (images.shape[1], images.shape[2])
         return (x, step.feature), self._predictions(step, size), step.weights
 
@@ -140,8 +140,8 @@ class Perspective(System):
         size: tuple[int, int],
     ) -> tuple[State, dict[str, Array], Array | None]:
         x, previous = state
-        arguments = (x, previous, routing, truth, self._one_hot(routing))
-        step, _ = self.call(variables, *arguments, method="refine")
+        options: dict[str, Any] = {"truth": truth, "one_hot": self._one_hot(routing)}
+        step, _ = self.call(variables, x, previous, routing, method="refine", **options)
         return (x, step.feature), self._predictions(step, size), step.weights
 
     def loss(
@@ -278,8 +278,8 @@ class Perspective(System):
         rngs: Mapping[str, PRNGKey] | None,
     ) -> tuple[tuple[PassOutput, ...], dict[str, Any]]:
         """(all steps, new batch_stats)."""
-        arguments = (images, routing, self._truth(images, inputs), self._one_hot(routing))
-        return self.call(variables, *arguments, rngs=rngs, moving=routing.train)
+        options: dict[str, Any] = {"truth": self._truth(images, inputs), "one_hot": self._one_hot(routing)}
+        return self.call(variables, images, routing, rngs=rngs, moving=routing.train, **options)
 
     def _one_hot(self, routing: Routing) -> bool:
         return not routing.train and self.config.pooling.gate == "argmax"

@@ -20,11 +20,7 @@ Maps = tuple[Array, ...]
 
 
 class PixelNetNetwork(nn.Module):
-    """``maps``, then ``at_pixels`` (for training) or ``everywhere``; a call predicts all pixels.
-
-    Attributes:
-        channels: Channels of the prediction.
-    """
+    """``maps``, then ``at_pixels`` (for training) or ``everywhere``; a call predicts all pixels."""
 
     config: PixelNetConfig
     channels: int = 1
@@ -62,7 +58,7 @@ class PixelNetNetwork(nn.Module):
         column, pad = self.config.hypercolumn, self.config.pad
         points = jnp.asarray(points)
         points = points + jnp.asarray((0, pad, pad)[-points.shape[-1] :], points.dtype)
-        kernels, bias = self._first(maps, train)
+        kernels, bias = self._first(maps, train=train)
         if train and (column.dropout or column.normalize == "batch"):
             # Each sampled value is normalised, or dropped, on its own: there is no product of a whole map.
             x = bias
@@ -108,7 +104,7 @@ class PixelNetNetwork(nn.Module):
     def __call__(self, images: Array) -> Array:
         return self.everywhere(self.maps(images), (images.shape[1], images.shape[2]))
 
-    def _first(self, maps: Maps, train: bool) -> tuple[tuple[Array, ...], Array]:
+    def _first(self, maps: Maps, *, train: bool) -> tuple[tuple[Array, ...], Array]:
         """The first layer as a kernel for each map, of its dtype, and a bias.
 
         Outside of training, norms are part of it.

@@ -33,8 +33,8 @@ def random_points(key: PRNGKey, mask: Array, count: int) -> Array:
     # The pixels of the mask in random order, then the others.
     order = jnp.where(mask.reshape(batch, -1), draw, -1.0)
     _, pixels = lax.top_k(order, min(count, height * width))
-    there = jnp.clip(mask.sum((1, 2)), 1, pixels.shape[1])
-    turn = jnp.arange(count) % there[:, None]
+    available = jnp.clip(mask.sum((1, 2)), 1, pixels.shape[1])
+    turn = jnp.arange(count) % available[:, None]
     pixels = jnp.take_along_axis(pixels, turn, axis=1)
     pixels = jnp.where(mask.any((1, 2))[:, None], pixels, 0)
     return jnp.stack([pixels // width, pixels % width], axis=-1)

@@ -108,7 +108,7 @@ def test_corners_and_taps_of_each_position(geometry):
 def test_plans_of_the_papers_layers(spec, exact):
     kernel = (*spec.kernel_size, spec.channels, spec.features)
     for batch in (1, 16):
-        plan = make_plan((batch, *spec.size), kernel, spec.strides, spec.dilation, exact, cores=132)
+        plan = make_plan((batch, *spec.size), kernel, spec.strides, spec.dilation, exact=exact, cores=132)
         assert plan.shared_bytes + 1024 <= SHARED_MEMORY
         assert plan.columns % 64 == 0
         assert plan.columns <= (128 if exact else 256)

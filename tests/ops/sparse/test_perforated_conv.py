@@ -277,6 +277,15 @@ def test_a_named_implementation_runs_or_raises(name, monkeypatch):
     assert issubclass(ops.ImplementationUnavailable, ValueError)
 
 
+def test_a_kernel_is_refused_by_the_default_device_and_not_by_the_machine(monkeypatch):
+    monkeypatch.setattr(api, "implementations", lambda: {"k": api.Implementation(api.masked, ("tpu",))})
+    conv = functools.partial(ops.perforated_conv, implementation="k")
+    with pytest.raises(ops.ImplementationUnavailable, match="it needs tpu, the platform is "):
+        conv(X, KERNEL, MASK)
+    with jax.default_device("tpu"):
+        assert jax.eval_shape(conv, X, KERNEL, MASK).shape == (*MASK.shape, KERNEL.shape[-1])
+
+
 def test_platform_and_shape_refusals_give_their_reason(monkeypatch):
     entries = {
         "here": api.Implementation(api.masked),
