@@ -31,14 +31,7 @@ from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.evaluation.paper_tables import EACH_TASK
 from dynpix_jax.evaluation.table_files import read_tables
-from dynpix_jax.flops import (
-    MacReport,
-    SystemMacs,
-    macs_in_paper,
-    module_path,
-    system_macs,
-    variable_shapes,
-)
+from dynpix_jax.flops import MacReport, SystemMacs, macs_in_paper, module_path, system_macs, variable_shapes
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system

@@ -23,15 +23,7 @@ from typing import Any
 
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.evaluation.multitask import DELTA_M
-from dynpix_jax.evaluation.paper_tables import (
-    Benchmark,
-    ClassScores,
-    Row,
-    Runs,
-    Table,
-    find_run,
-    read_runs,
-)
+from dynpix_jax.evaluation.paper_tables import Benchmark, ClassScores, Row, Runs, Table, find_run, read_runs
 from dynpix_jax.evaluation.results import Measured
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score

@@ -17,11 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import (
-    DEPTH,
-    FieldSpec,
-    segmentation,
-)
+from dynpix_jax.core.source import DEPTH, FieldSpec, segmentation
 from dynpix_jax.data.base import LabelledImages, check_fields
 from dynpix_jax.data.images import read_map
 

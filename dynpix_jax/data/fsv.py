@@ -19,11 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpix_jax.core.source import (
-    ALBEDO,
-    FieldSpec,
-    segmentation,
-)
+from dynpix_jax.core.source import ALBEDO, FieldSpec, segmentation
 from dynpix_jax.data.base import LabelledImages, check_fields
 from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image

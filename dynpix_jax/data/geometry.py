@@ -84,12 +84,7 @@ class Geometry:
             rotation = float(ranges.rotations[rng.integers(len(ranges.rotations))])
         flip = bool(rng.integers(2)) and ranges.flip
         geometry = Geometry(
-            scale,
-            rotation,
-            flip,
-            canvas=ranges.canvas,
-            resampling=ranges.resampling,
-            outside=ranges.outside,
+            scale, rotation, flip, canvas=ranges.canvas, resampling=ranges.resampling, outside=ranges.outside
         )
         size = ranges.crop
         if ranges.margin:

@@ -21,13 +21,7 @@ from typing import Literal
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import (
-    BOUNDARIES,
-    DEPTH,
-    NORMALS,
-    FieldSpec,
-    segmentation,
-)
+from dynpix_jax.core.source import BOUNDARIES, DEPTH, NORMALS, FieldSpec, segmentation
 from dynpix_jax.data.base import LabelledImages, check_fields, ignore_zero
 from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map

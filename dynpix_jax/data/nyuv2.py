@@ -23,12 +23,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import (
-    DEPTH,
-    NORMALS,
-    Element,
-    segmentation,
-)
+from dynpix_jax.core.source import DEPTH, NORMALS, Element, segmentation
 from dynpix_jax.data.base import FileSource, check_fields, ignore_zero
 from dynpix_jax.data.files import need_file
 from dynpix_jax.data.images import read_image, read_map

@@ -23,24 +23,13 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import (
-    BOUNDARIES,
-    NORMALS,
-    Element,
-    segmentation,
-)
+from dynpix_jax.core.source import BOUNDARIES, NORMALS, Element, segmentation
 from dynpix_jax.data.base import FileSource, check_fields, fit
 from dynpix_jax.data.figure import PARTS as PART_NAMES
 from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.matlab import read_mat
-from dynpix_jax.data.multitask import (
-    PARTS,
-    SALIENCY,
-    boundaries_between,
-    picture_normals,
-    unit_normals,
-)
+from dynpix_jax.data.multitask import PARTS, SALIENCY, boundaries_between, picture_normals, unit_normals
 from dynpix_jax.data.voc2012 import CLASSES, palette
 
 FIELDS = {

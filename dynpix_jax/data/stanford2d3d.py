@@ -24,13 +24,7 @@ import cv2
 import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.source import (
-    DEPTH,
-    NORMALS,
-    PLACE,
-    Element,
-    segmentation,
-)
+from dynpix_jax.core.source import DEPTH, NORMALS, PLACE, Element, segmentation
 from dynpix_jax.data.base import FileSource, check_fields
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map

@@ -191,12 +191,7 @@ class StepPredictor:
         return len(self.system.steps(self.variables, images, inputs, routing)[0])
 
     def warm_up(
-        self,
-        images: Array,
-        inputs: Mapping[str, Array] = {},
-        routing: Routing = Routing(),
-        *,
-        runs: int = 2,
+        self, images: Array, inputs: Mapping[str, Array] = {}, routing: Routing = Routing(), *, runs: int = 2
     ) -> None:
         """Compiles every step and measures it: all steps run ``runs`` times, the first to compile."""
         for _ in range(runs):

@@ -213,11 +213,7 @@ class BasicBlock(Block):
     def setup(self) -> None:
         spec = self.spec
         norm = partial(
-            BatchNorm,
-            spec.features,
-            frozen=spec.frozen_norm,
-            momentum=spec.momentum,
-            unbiased=self.unbiased,
+            BatchNorm, spec.features, frozen=spec.frozen_norm, momentum=spec.momentum, unbiased=self.unbiased
         )
         self.conv1 = Conv(spec.in_features, spec.features, 3, spec.strides, spec.dilation)
         self.bn1 = norm()

@@ -240,10 +240,7 @@ class Segmentation(PixelTask):
         """Scores of every class, NaN where it does not occur."""
         confusion = np.asarray(state["confusion"], np.float64)
         right, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-        table = {
-            "iou": _ratio(right, truth + predicted - right),
-            "accuracy": _ratio(right, truth),
-        }
+        table = {"iou": _ratio(right, truth + predicted - right), "accuracy": _ratio(right, truth)}
         if self.instance_sizes:
             positives = np.asarray(state["instance_positives"], np.float64)
             negatives = np.asarray(state["instance_negatives"], np.float64)

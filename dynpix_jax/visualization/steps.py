@@ -60,11 +60,7 @@ def choices_figure(maps: Mapping[str, np.ndarray], names: tuple[str, ...], *, co
 
 
 def change_picture(
-    before: np.ndarray,
-    after: np.ndarray,
-    pictures: TaskPictures,
-    reference: np.ndarray,
-    photo: np.ndarray,
+    before: np.ndarray, after: np.ndarray, pictures: TaskPictures, reference: np.ndarray, photo: np.ndarray
 ) -> tuple[np.ndarray, str]:
     """What a step changed in a prediction: uint8 (H, W), and a note.
 

@@ -1,13 +1,7 @@
 """Floor 4: reading pretrained weights of other libraries and fitting them to our parameter names."""
 
 from dynpix_jax.weights.convention import check_header
-from dynpix_jax.weights.importer import (
-    ARCHITECTURES,
-    NETWORKS,
-    ImportReport,
-    import_network,
-    import_weights,
-)
+from dynpix_jax.weights.importer import ARCHITECTURES, NETWORKS, ImportReport, import_network, import_weights
 from dynpix_jax.weights.readers import read_tensors
 from dynpix_jax.weights.weights_file import check_complete, read_weights, write_weights
 

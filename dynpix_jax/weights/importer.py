@@ -25,13 +25,7 @@ from dynpix_jax.backbones.pretrained import Architecture, Names, Target, Tensors
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.typing import Variables
-from dynpix_jax.weights.convention import (
-    check_settings,
-    mean_note,
-    read_settings,
-    reads_rgb,
-    settings_of,
-)
+from dynpix_jax.weights.convention import check_settings, mean_note, read_settings, reads_rgb, settings_of
 from dynpix_jax.weights.matconvnet_names import in_torch_terms
 from dynpix_jax.weights.network_file import NetworkFile
 from dynpix_jax.weights.readers import read_network
@@ -112,11 +106,7 @@ def flat_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
 
 
 def import_weights(
-    arch: str,
-    source: str | os.PathLike[str],
-    *,
-    convention: str | None = None,
-    skip: Sequence[str] = (),
+    arch: str, source: str | os.PathLike[str], *, convention: str | None = None, skip: Sequence[str] = ()
 ) -> tuple[dict[str, Any], ImportReport]:
     """Reads a file of published weights into nested float32 variables.
 

@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.evaluation.boundary.curve import (
-    BoundaryScores,
-    Score,
-    average_precision,
-    best_score,
-)
+from dynpix_jax.evaluation.boundary.curve import BoundaryScores, Score, average_precision, best_score
 
 
 def read_curve(path: Path) -> BoundaryScores:
