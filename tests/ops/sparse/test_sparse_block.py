@@ -128,3 +128,23 @@ def test_what_cannot_run_is_named():
         sparse_block(x, mask, layers, init=init[..., 1:])
     with pytest.raises(ValueError, match="init must be the map that a shortcut comes from"):
         sparse_block(x, mask, layers, combine=Shortcut())
+
+
+@pytest.mark.parametrize("implementation", ["masked", "gather"])
+def test_bfloat16_maps_and_float32_weights(implementation):
+    """As networks call it in bfloat16: the definition to rounding, for any density and scale."""
+    run = jax.jit(partial(sparse_block, implementation=implementation))
+
+    @settings(max_examples=6)
+    @given(st.integers(0, 99), st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([0.01, 1.0, 100.0]))
+    def check(seed, density, scale):
+        x, layers, init, affine = given_arrays(seed)
+        x, init = (scale * x).astype(jnp.bfloat16), init.astype(jnp.bfloat16)
+        mask = jnp.asarray(np.random.default_rng(seed).random(SHAPE) < density)
+        found = run(x, mask, layers, combine=Shortcut(affine), init=init)
+        assert found.dtype == jnp.bfloat16
+        expected = sparse_block_reference(x, mask, layers, combine=Shortcut(affine), init=init)
+        wide, expected = (np.asarray(y, np.float32) for y in (found, expected))
+        np.testing.assert_allclose(wide, expected, atol=2**-6 * np.abs(expected).max())
+
+    check()
