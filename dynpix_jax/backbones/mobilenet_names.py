@@ -43,7 +43,7 @@ def architecture(name: str) -> Architecture:
 def translate(name: str) -> Target | None:
     """Target of a MobileNetV2 tensor under torchvision's numbering; None for an unknown name."""
     if match := _SE.fullmatch(name):
-        return excitation(f"block_{match['block']}", match["layer"], match["leaf"])
+        return excitation(f"block_{match['block']}/se", match["layer"], match["leaf"])
     if match := re.fullmatch(r"features\.0\.([01])\.(\w+)", name):
         return _place("stem_conv" if match[1] == "0" else "stem_bn", match[2])
     if match := _IN_BLOCK.fullmatch(name):

@@ -77,7 +77,7 @@ def translate(name: str) -> Target | None:
     if name in _CLASSIFIER:
         return _CLASSIFIER[name]
     if match := re.fullmatch(_BLOCK + r"se\.fc\.(?P<k>[02])\.(?P<leaf>weight|bias)", name):
-        return excitation(_format("res{stage}_{block}", match), match["k"], match["leaf"])
+        return excitation(_format("res{stage}_{block}/se", match), match["k"], match["leaf"])
     module, _, leaf = name.rpartition(".")
     for pattern, ours in _CONVS:
         if leaf == "weight" and (match := re.fullmatch(pattern, module)):
@@ -175,12 +175,12 @@ def translate_matconvnet(name: str) -> Target | None:
     return None
 
 
-def excitation(block: str, layer: str, leaf: str) -> Target:
-    """Target of the weight or bias of layer "0" or "2" of a block's squeeze-and-excitation."""
-    place = f"params/{block}/se/{_SE_LAYERS[layer]}"
-    return (
-        Target(f"{place}/kernel", 2, dense_kernel) if leaf == "weight" else Target(f"{place}/bias", 1, vector)
-    )
+def excitation(place: str, layer: str, leaf: str) -> Target | None:
+    """Target of the weight or bias of layer "0" or "2" of a squeeze-and-excitation; None for another leaf."""
+    place = f"params/{place}/{_SE_LAYERS[layer]}"
+    if leaf == "weight":
+        return Target(f"{place}/kernel", 2, dense_kernel)
+    return Target(f"{place}/bias", 1, vector) if leaf == "bias" else None
 
 
 def _format(ours: str, match: re.Match[str]) -> str:

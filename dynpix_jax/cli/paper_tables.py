@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         _print_titled(benchmark, *benchmark_cells(benchmark))
     for table in paper.comparisons:
         print(f"measured by this repository: {table.number}: {table.title}")
+    if paper.note:
+        print(paper.note)
     return 0
 
 

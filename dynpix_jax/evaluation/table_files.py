@@ -68,11 +68,13 @@ class PaperTables:
         tables: Those of the paper.
         comparisons: Tables of this repository's own measurements.
         benchmarks: The paper's tables about cost.
+        note: Which of the paper's tables are not there, and why.
     """
 
     tables: tuple[Table, ...]
     comparisons: tuple[Table, ...] = ()
     benchmarks: tuple[Benchmark, ...] = ()
+    note: str = ""
 
     @property
     def all(self) -> tuple[Table, ...]:
@@ -104,6 +106,7 @@ class _File:
     tables: tuple[dict[str, Any], ...] = ()
     comparisons: tuple[dict[str, Any], ...] = ()
     benchmarks: tuple[dict[str, Any], ...] = ()
+    note: str = ""
 
 
 def read_tables(paper: str) -> PaperTables:
@@ -135,7 +138,7 @@ def _read(file: Path) -> PaperTables:
         _benchmark(section, f"{file}: benchmarks[{index}]")
         for index, section in enumerate(sections.benchmarks)
     )
-    found = PaperTables(tables, comparisons, benchmarks)
+    found = PaperTables(tables, comparisons, benchmarks, sections.note)
     _check_order(found, str(file))
     return found
 

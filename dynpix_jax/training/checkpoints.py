@@ -226,14 +226,14 @@ def load_variables(
         UserError: No checkpoint there, or all are damaged; none that is called `stage`.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
-    if stage is None:
+    named = checkpoints.named()
+    if stage is None or not named:
         manifest = checkpoints.newest()
-    else:
-        named = checkpoints.named()
-        if stage not in named:
-            what = "checkpoint" if ":" in stage else "end of a stage"
-            raise UserError(f"{workdir}: holds no {what} '{stage}'; {suggest(stage, named)}")
+    elif stage in named:
         manifest = checkpoints.at_step(named[stage])
+    else:
+        what = "checkpoint" if ":" in stage else "end of a stage"
+        raise UserError(f"{workdir}: holds no {what} '{stage}'; {suggest(stage, named)}")
     if manifest is None:
         raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
     path = checkpoints.path(manifest.step)

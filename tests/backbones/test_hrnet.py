@@ -73,7 +73,7 @@ def test_odd_sides_are_rounded_up():
 
 
 def torch_names(config: HRNetConfig) -> list[str]:
-    """Names of all tensors in the released code's order of modules, written down from section 10.3."""
+    """Names of all tensors in the released code's order of modules, written down from its code."""
     names = []
 
     def norm(module):
@@ -140,7 +140,7 @@ def test_other_heads_and_wrappers():
 
 @pytest.mark.parametrize(("form", "arch"), [("pose", "w18s1"), ("segmentation", "w18s2")])
 def test_forward_pass_of_numpy(form, arch):
-    """The architecture as section 6.1 of the reference tells it, one block a branch, by official names."""
+    """The architecture of the released code, one block a branch, by official names."""
     config = HRNetConfig(arch, width=6, blocks=1, form=form)
     shape = config.shape
     reference = Reference(shape.width, shape.layer1, shape.modules, shape.blocks, pose=form == "pose")

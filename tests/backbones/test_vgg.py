@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones.vgg import VGG, VGGConfig
+from tests import numpy_layers
 
 
 def shapes_of(network: VGG, size: tuple[int, int]):
@@ -53,12 +54,8 @@ def test_the_layers_by_hand():
     values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
 
     def conv(x: np.ndarray, name: str) -> np.ndarray:
-        kernel, padded = values[name]["kernel"], np.pad(x, ((1, 1), (1, 1), (0, 0)))
-        rows = [
-            [np.einsum("yxc,yxcd->d", padded[i : i + 3, j : j + 3], kernel) for j in range(x.shape[1])]
-            for i in range(x.shape[0])
-        ]
-        return np.array(rows) + values[name]["bias"]
+        kernel, bias = values[name]["kernel"].transpose(3, 2, 0, 1), values[name]["bias"]
+        return numpy_layers.conv(x.transpose(2, 0, 1), kernel, bias).transpose(1, 2, 0)
 
     first = np.maximum(conv(image[0], "conv1_1"), 0)
     second = conv(first, "conv1_2")

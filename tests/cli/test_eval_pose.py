@@ -130,7 +130,7 @@ def test_published_predictions_have_the_published_scores(
     found = json.loads(capsys.readouterr().out)
     assert found["people"] == 2958
     scores, released = found["scores"]
-    # S6: "Mean@0.1" by the arithmetic of mpii.py of HRNet's code, the entry 11 of steps of .01.
+    # "Mean@0.1" by the arithmetic of mpii.py of HRNet's code, the entry 11 of steps of .01.
     assert released["mean"] == pytest.approx(32.763, abs=5e-4)
     assert scores.pop("by_joint")["head top"] == scores["head"]
     assert scores.pop("threshold") == 0.5

@@ -18,7 +18,9 @@ from dynpix_jax.weights import check_complete
 from tests.weights import caffe_net as cn
 from tests.weights import official, torch_old
 from tests.weights import torch_zip as tz
+from tests.weights.bringing import TINY_HRNET, anytime, pixelnet
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 import ml_collections
 
@@ -35,28 +37,12 @@ def get_config(arg=""):
                        "every_stage": True, "inference": {{"flip": False}}}},
     }})
 """
-ANYTIME = dict(
-    system="anytime",
-    task="segmentation",
-    task_options=dict(classes=8),
-    backbone=dict(arch="w18s1"),
-    heads=dict(features=4),
-    adaptivity=dict(),
-)
-ARCH = hrnet.Arch(4, (1, 4), (1, 1, 1), 1)
-PIXELNET = dict(
-    system="pixelnet",
-    task="segmentation",
-    task_options=dict(classes=8),
-    backbone=dict(width=4, fc_features=6),
-    hypercolumn=dict(layers=("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "fc7")),
-    mlp=dict(hidden=(8, 8)),
-)
+ANYTIME, PIXELNET = anytime("flex", adaptive=True, classes=8), pixelnet(8)
 
 
 def anytime_file(folder: Path) -> Path:
     """Of an adaptive network, as torch 1.1 wrote it."""
-    tensors = official.filled(official.hrnet(*ARCH, exits="flex", adaptive=True, classes=8))
+    tensors = official.filled(official.hrnet(*TINY_HRNET, exits="flex", adaptive=True, classes=8))
     state = {f"model.{name}": tz.tensor(array) for name, array in tensors.items()}
     return torch_old.save(folder / "final_state.pth", state)
 
@@ -74,7 +60,7 @@ def pixelnet_file(folder: Path) -> Path:
     [(PIXELNET, pixelnet_file), pytest.param(ANYTIME, anytime_file, marks=pytest.mark.slow)],
 )
 def test_an_official_file_is_scored_and_labels_a_photo(tmp_path, monkeypatch, capsys, model, write):
-    monkeypatch.setitem(hrnet.ARCHITECTURES, "w18s1", ARCH)
+    monkeypatch.setitem(hrnet.ARCHITECTURES, "w18s1", TINY_HRNET)
     config, weights = tmp_path / "tiny.py", tmp_path / "w.safetensors"
     config.write_text(CONFIG.format(model=model))
     of = [f"--config={config}", f"--weights={weights}"]

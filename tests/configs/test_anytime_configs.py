@@ -89,7 +89,7 @@ def test_every_variant_is_built_and_trains_a_step(spec):
 
 
 def test_the_published_settings():
-    """Section 5.5 of the reference: schedule, crops, scales, class weights, threshold."""
+    """As the released settings: schedule, crops, scales, class weights, threshold."""
     config = load("cityscapes:variant=ca,arch=w48,budget=gpu")
     training, model = read_run(config).training, config.model
     (stage,) = training.stages

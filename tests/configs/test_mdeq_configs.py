@@ -68,7 +68,7 @@ def test_the_published_settings():
         assert training.stages[0].steps == steps
         assert training.total_steps * batch / 2975 == pytest.approx(500, rel=0.01)
         assert (training.optimizer, training.momentum, training.stages[0].learning_rate) == ("sgd", 0.9, 0.01)
-        # 6a to 6f: what else the released code does.
+        # What else the released code does.
         released = read_run(config).stages[1].model
         assert (released.implicit.gives, released.implicit.start) == ("applied", "zero")
         assert (released.forward.stops, released.backward.stops) == ("batch", "batch")

@@ -152,7 +152,7 @@ def test_crop_larger_than_the_image_is_ignored_outside() -> None:
 
 
 def test_images_as_the_releases_prepare_them() -> None:
-    """Finding 5: cv2.resize without a blur, then padding with 0 (HRNet, MDEQ; there at the bottom right)."""
+    """cv2.resize without a blur, then padding with 0 (HRNet, MDEQ; there at the bottom right)."""
     image = np.random.default_rng(0).integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
     ranges = GeometryRanges((0.5,), crop=(16, 18), resampling="linear", outside="black")
     geometry = Geometry.sample(np.random.default_rng(0), ranges, (HEIGHT, WIDTH))

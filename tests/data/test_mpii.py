@@ -33,22 +33,26 @@ def person(image: str = "0123.jpg", **changes: object) -> dict:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    return write(tmp_path)
+
+
+def write(root: Path) -> Path:
     """Two people in one image, one in another that has no centre; pixels hold their coordinates."""
     for folder in ("images", "annot"):
-        (tmp_path / folder).mkdir()
+        (root / folder).mkdir(parents=True)
     y, x = np.indices((HEIGHT, WIDTH))
     for name in ("0123.jpg", "0456.jpg"):
         picture = np.stack([0 * x, 2 * y, x], -1).astype(np.uint8)  # OpenCV's order: red is x
-        cv2.imwrite(str(tmp_path / "images" / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        cv2.imwrite(str(root / "images" / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
     people = [person(), person(center=[101.0, 61.0]), person("0456.jpg", center=[-1.0, -1.0])]
     for name in ("train", "valid"):
-        (tmp_path / "annot" / f"{name}.json").write_text(json.dumps(people))
+        (root / "annot" / f"{name}.json").write_text(json.dumps(people))
     test = [{key: people[0][key] for key in ("image", "center", "scale")}]
-    (tmp_path / "annot" / "test.json").write_text(json.dumps(test))
+    (root / "annot" / "test.json").write_text(json.dumps(test))
     boxes = np.zeros((2, 2, 3))
     boxes[1, :, 0], boxes[1, :, 1], boxes[1, :, 2] = (60, 80), (3, 4), (0, 100)
-    savemat(tmp_path / "annot" / "gt_valid.mat", {"headboxes_src": boxes})
-    return tmp_path
+    savemat(root / "annot" / "gt_valid.mat", {"headboxes_src": boxes})
+    return root
 
 
 def build(root: Path, split: str = "train", **options: object) -> Source:
@@ -109,7 +113,7 @@ def hrnets_crop(image: np.ndarray, box: np.ndarray, degrees: float, size: tuple[
 
 @pytest.mark.parametrize(("side", "degrees"), [(500.0, 0.0), (300.0, 25.0), (40.0, -10.0)])
 def test_crops_are_those_of_hrnets_code(side: float, degrees: float) -> None:
-    """Finding 5: interpolated without a blur, black outside; boxes of 500 px lost most of their detail."""
+    """Interpolated without a blur, black outside; blurred, boxes of 500 px lost most of their detail."""
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (160, 120, 3), np.uint8), (240, 320))
     box = np.array([110, 150, side, side], np.float32)

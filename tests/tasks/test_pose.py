@@ -82,7 +82,7 @@ def test_joints_are_found_a_quarter_towards_the_greater_neighbour():
 
 
 def test_maps_without_a_positive_value_have_their_joint_at_the_origin():
-    """S4: get_max_preds of HRNet's code; the peak of 0 or less is reported as it is."""
+    """As get_max_preds of HRNet's code decodes: the peak of 0 or less is reported as it is."""
     maps = np.full((1, 8, 10, 3), -1.0, np.float32)
     maps[0, 4, 5, 0], maps[0, 4, 5, 1], maps[0, 4, 5, 2] = -0.1, 0.0, 1e-6
     found = np.asarray(find_joints(maps, stride=4))
@@ -93,7 +93,7 @@ def test_maps_without_a_positive_value_have_their_joint_at_the_origin():
 
 @pytest.mark.parametrize(("sigma", "reach"), [(2.0, 6), (1.0, 3)])
 def test_weights_are_one_where_hrnets_code_has_one(sigma, reach):
-    """S5: ul = mu - reach and br = mu + reach + 1; the weight is 0 if ul >= size or br < 0."""
+    """In HRNet: ul = mu - reach and br = mu + reach + 1; the weight is 0 if ul >= size or br < 0."""
     cells = np.arange(-12, 22)
     joints = np.stack([4.0 * cells, np.full(len(cells), 8.0), np.full(len(cells), 2.0)], -1)
     maps, weights = heatmaps(joints[None].astype(np.float32), (5, 10), stride=4, sigma=sigma)
@@ -164,7 +164,7 @@ def test_pckh_by_hand():
         assert list(found) == [score.name for score in task.scores]
         assert found["pckh"] == pytest.approx(21 / 22)
         assert found["pckh_10"] == pytest.approx(20 / 22)  # 30 px are too far as well
-    # S6: what HRNet's code calls "Mean@0.1" has a name of its own.
+    # What HRNet's code calls "Mean@0.1" has a name of its own.
     (released,) = (score for score in task.scores if "Mean@0.1" in score.meaning)
     assert (released.name, released.label) == ("pckh_11", "PCKh@0.11")
     for one in (state, merged):

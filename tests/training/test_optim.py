@@ -94,7 +94,7 @@ def test_schedule() -> None:
 
 
 def test_a_cosine_goes_on_from_stage_to_stage() -> None:
-    """MDEQ's 6c: rates of a run of 3 + 5 steps are those of torch's CosineAnnealingLR over 8."""
+    """MDEQ's release: rates of a run of 3 + 5 steps are those of torch's CosineAnnealingLR over 8."""
     stages = (StageConfig("one", 3, 0.1, MODEL), StageConfig("two", 5, 0.1, MODEL))
     config = TrainingConfig(1, stages, optimizer="sgd", weight_decay=0.0, schedule="cosine")
     rates = []

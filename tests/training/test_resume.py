@@ -244,8 +244,9 @@ def test_load_variables(whole: Path, tmp_path: Path) -> None:
     assert "extra" not in variables["params"]
     with pytest.raises(UserError, match=r"holds no end of a stage 'bass'; did you mean 'base'"):
         load_variables(whole, stage="bass")
-    with pytest.raises(UserError, match="holds no checkpoint"):
-        load_variables(tmp_path)
+    for stage in (None, "base", "base:3"):
+        with pytest.raises(UserError, match=r"holds no checkpoint \(looked for"):
+            load_variables(tmp_path, stage)
 
 
 def test_load_variables_of_a_stages_end(whole: Path) -> None:

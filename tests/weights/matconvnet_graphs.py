@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from scipy.special import softmax
 
+from tests import numpy_layers
 from tests.weights.matlab_net import Structs
 
 MEAN = np.array([123.68, 116.779, 103.939])
@@ -208,16 +209,14 @@ def _layer(layer: dict[str, Any], inputs: list[np.ndarray], values: list[np.ndar
     if kind == "BatchNorm":
         return (x - values[2][:, 0]) / values[2][:, 1] * values[0] + values[1]
     if kind == "SoftMax":
-        shares = np.exp(x - x.max(-1, keepdims=True))
-        return shares / shares.sum(-1, keepdims=True)
+        return softmax(x, -1)
     if kind == "MaskGating":
         *maps, weights = inputs
         if hard:
             weights = np.eye(weights.shape[-1])[weights.argmax(-1)]
         return sum(one * weights[..., index, None] for index, one in enumerate(maps))
     if kind == "Pooling":
-        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
-        return sliding_window_view(padded, (3, 3), (0, 1))[::2, ::2].max((-2, -1))
+        return numpy_layers.max_pool(x.transpose(2, 0, 1)).transpose(1, 2, 0)
     if kind == "Concat":
         return np.concatenate(inputs, -1)
     return {"ReLU": lambda: np.maximum(x, 0), "Sum": lambda: sum(inputs), "ConvTranspose": lambda: x}[kind]()
@@ -225,9 +224,7 @@ def _layer(layer: dict[str, Any], inputs: list[np.ndarray], values: list[np.ndar
 
 def convolved(x: np.ndarray, kernel: np.ndarray, stride: int = 1, dilation: int = 1) -> np.ndarray:
     """(H, W, C) by (h, w, C, O), padded by half the kernel."""
-    size = kernel.shape[0]
-    pad, reach = dilation * (size // 2), dilation * (size - 1) + 1
-    windows = sliding_window_view(np.pad(x, ((pad, pad), (pad, pad), (0, 0))), (reach, reach), (0, 1))
-    return np.einsum(
-        "hwcij,ijco->hwo", windows[::stride, ::stride, :, ::dilation, ::dilation], kernel, optimize=True
+    y = numpy_layers.conv(
+        x.transpose(2, 0, 1), kernel.transpose(3, 2, 0, 1), stride=stride, dilation=dilation
     )
+    return y.transpose(1, 2, 0)

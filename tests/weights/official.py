@@ -6,7 +6,7 @@ sets of names come small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -145,7 +145,7 @@ def astmt(
     *,
     decoder: int,
     own: bool = True,
-    discriminator: bool = False,
+    discriminator: int = 0,
 ) -> Shapes:
     """ASTMT's SE-ResNet with its DeepLab decoder (fblib/networks/deeplab_multi_task).
 
@@ -156,7 +156,7 @@ def astmt(
       decoder: its width.
       own: squeeze-and-excitation, norms and adapters of each task, in encoder and decoder; otherwise shared
         (encoder), or none (SE and adapters of the decoder).
-      discriminator: two 1x1 convolutions.
+      discriminator: the kernel size of its two convolutions; 0 for none.
     """
     found: Shapes = {}
     each = [f".{task}" for task in tasks] if own else [""]
@@ -165,17 +165,10 @@ def astmt(
         for task in each:
             found.update(norm(f"{name}{task}", channels))
 
-    def excite(name: str, channels: int, reduction: int) -> None:
-        inner = max(channels // reduction, 1)
-        for task in each:
-            at = f"{name}.se.fc{task}"
-            found.update({f"{at}.0.weight": (inner, channels), f"{at}.0.bias": (inner,)})
-            found.update({f"{at}.2.weight": (channels, inner), f"{at}.2.bias": (channels,)})
-
     def coupled(name: str, out: int, into: int, kernel: int = 1, at: int = 0, reduction: int = 16) -> None:
         found[f"{name}.process.{at}.weight"] = (out, into, kernel, kernel)
         if own:
-            excite(name, out, reduction)
+            found.update(excitations(name, each, out, reduction))
         if own and not at:
             found.update({f"{name}.adapt.{task}.weight": (out, into, 1, 1) for task in tasks})
         norms(f"{name}.norm", out)
@@ -193,7 +186,7 @@ def astmt(
                 norms(f"{at}.bn{k}", out)
             if own:
                 found.update({f"{at}.adapt.{task}.weight": (inner, inner, 1, 1) for task in tasks})
-            excite(at, 4 * inner, 16)
+            found.update(excitations(at, each, 4 * inner, 16))
             if b == 0:
                 found[f"{at}.downsample.process.weight"] = (4 * inner, below, 1, 1)
                 norms(f"{at}.downsample.norm", 4 * inner)
@@ -212,9 +205,37 @@ def astmt(
         found[f"decoder.conv_predict.{task}.weight"] = (channels, decoder, 1, 1)
         found[f"decoder.conv_predict.{task}.bias"] = (channels,)
     if discriminator:
-        found["discriminator.model.0.weight"] = (decoder, decoder, 1, 1)
-        found["discriminator.model.2.weight"] = (len(tasks), decoder, 1, 1)
+        found["discriminator.model.0.weight"] = (decoder, decoder, discriminator, discriminator)
+        found["discriminator.model.2.weight"] = (len(tasks), decoder, discriminator, discriminator)
         found["discriminator.model.2.bias"] = (len(tasks),)
+    return found
+
+
+def excitations(name: str, each: Sequence[str], channels: int, reduction: int) -> Shapes:
+    """Squeeze-and-excitation of a block, for each of the tasks (".edge")."""
+    inner, found = max(channels // reduction, 1), {}
+    for task in each:
+        at = f"{name}.se.fc{task}"
+        found |= {f"{at}.0.weight": (inner, channels), f"{at}.0.bias": (inner,)}
+        found |= {f"{at}.2.weight": (channels, inner), f"{at}.2.bias": (channels,)}
+    return found
+
+
+def astmt_mobilenet(stem: int, channels: Sequence[int], tasks: Iterable[str]) -> Shapes:
+    """ASTMT's SE-MobileNetV2 without its decoder: stem, and 17 blocks in seven groups of these channels."""
+    found: Shapes = {"features.0.conv.0.weight": (stem, 3, 3, 3), **norm("features.0.conv.1", stem)}
+    below, number = stem, 0
+    for group, (out, blocks) in enumerate(zip(channels, (1, 2, 3, 4, 3, 3, 1), strict=True)):
+        for _ in range(blocks):
+            number += 1
+            at, wide = f"features.{number}", 6 * below if group else below
+            layers = [(wide, below, 1, 1)] if group else []  # the first group does not widen
+            for k, shape in enumerate([*layers, (wide, 1, 3, 3), (out, wide, 1, 1)], 1):
+                found[f"{at}.conv.conv{k}.weight"] = shape
+                for task in tasks:
+                    found |= norm(f"{at}.conv.bn{k}.{task}", shape[0])
+            found |= excitations(at, [f".{task}" for task in tasks], out, 4)
+            below = out
     return found
 
 

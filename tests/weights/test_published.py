@@ -16,11 +16,12 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.papers.astmt import weight_names
 from dynpix_jax.weights import import_weights, importer
 from dynpix_jax.weights.network_file import Convention, NetworkFile
+from tests.papers.astmt.reference import Weights, deeplab, se_resnet
 from tests.papers.mdeq.reference import random_tensors
 from tests.weights import caffe_net as cn
 from tests.weights import matconvnet_graphs as graphs
-from tests.weights import numpy_astmt, official
-from tests.weights.bringing import IMAGE, all_loaded, bring, torch_file
+from tests.weights import official
+from tests.weights.bringing import IMAGE, TINY_HRNET, all_loaded, anytime, bring, pixelnet, torch_file
 
 EXITS = {"_ee": ("original", False), "_rh": ("flex", False), "_ca": ("original", True), "": ("flex", True)}
 
@@ -37,7 +38,12 @@ def in_memory(monkeypatch, shapes) -> int:
 
 
 @pytest.mark.parametrize(
-    ("arch", "form"), [("w18s2", "_ee"), ("w18s2", "_rh"), ("w18s2", "_ca"), ("w48", "")]
+    ("arch", "form"),
+    [
+        *(("w18s2", form) for form in EXITS),
+        ("w48", ""),
+        *(pytest.param("w48", form, marks=pytest.mark.slow) for form in ("_ee", "_rh", "_ca")),
+    ],
 )
 def test_all_of_the_official_anytime_networks_is_loaded(monkeypatch, arch, form):
     """With the names and shapes of the real files; the form is the file's."""
@@ -60,20 +66,6 @@ def test_all_of_the_official_anytime_networks_is_loaded(monkeypatch, arch, form)
 def test_all_of_the_official_pose_network_is_loaded(monkeypatch):
     counted = in_memory(monkeypatch, official.hrnet(*hrnet.ARCHITECTURES["w32"], pose=16))
     all_loaded(import_weights("hrnet_w32_pose", "pose_hrnet_w32_256x256.pth")[1], counted)
-
-
-TINY_HRNET = hrnet.Arch(4, (1, 4), (1, 1, 1), 1)
-
-
-def anytime(exits: str, *, adaptive: bool, classes: int = 5) -> dict[str, Any]:
-    return dict(
-        system="anytime",
-        task="segmentation",
-        task_options=dict(classes=classes),
-        backbone=dict(arch="w18s1"),
-        heads=dict(kind="plain") if exits == "original" else dict(kind="redesigned", features=4),
-        adaptivity={} if adaptive else None,
-    )
 
 
 @pytest.fixture
@@ -169,14 +161,16 @@ def small_resnet(monkeypatch):
 
 def test_astmt_computes_what_its_file_computes(tmp_path, small_resnet):
     """SE, norms and adapters of each task, discriminator; in the format that ASTMT's own torch wrote."""
-    tensors = official.filled(official.astmt(4, (1, 1, 1, 1), TASKS, decoder=16, discriminator=True))
+    tensors = official.filled(official.astmt(4, (1, 1, 1, 1), TASKS, decoder=16, discriminator=1))
     path = torch_file(tmp_path / "model_epoch-59.pth", tensors, old=True, prefix="")
     system, variables, report = bring(astmt(adversarial={}), path)
     all_loaded(report, len(tensors))
     assert report.settings == {"stride_in_1x1": True, "preprocessing": "none"}
     found = jax.jit(system.network.apply)(variables, jnp.asarray(IMAGE))
     for theirs, ours in {"edge": "boundaries", "semseg": "segmentation", "depth": "depth"}.items():
-        expected = numpy_astmt.forward(tensors, theirs, IMAGE[0].transpose(2, 0, 1).astype(np.float64))
+        weights = Weights(tensors, theirs)
+        maps = se_resnet(weights, IMAGE[0].transpose(2, 0, 1).astype(np.float64), 1)
+        expected = deeplab(weights, *maps, IMAGE.shape[1:3])
         np.testing.assert_allclose(
             found[ours][0], expected.transpose(1, 2, 0), atol=1e-4 * np.abs(expected).max()
         )
@@ -229,18 +223,6 @@ def test_names_of_astmts_mobilenet():
 
 
 # --- PixelNet
-
-
-def pixelnet(**changes: Any) -> dict[str, Any]:
-    sections = dict(
-        system="pixelnet",
-        task="segmentation",
-        task_options=dict(classes=5),
-        backbone=dict(width=4, fc_features=6),
-        hypercolumn=dict(layers=("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "fc7")),
-        mlp=dict(hidden=(8, 8)),
-    )
-    return sections | changes
 
 
 def caffe_file(

@@ -17,10 +17,7 @@ from dynpix_jax.backbones.pretrained import (
     Settings,
     Target,
     Tensors,
-    conv_kernel,
-    dense_kernel,
-    norm_target,
-    vector,
+    layer_target,
     without_wrappers,
 )
 from dynpix_jax.backbones.resnet import ResNetConfig
@@ -52,7 +49,6 @@ _UNITS = {
     "layer5.conv2d_list.4": "aspp/pool",
     "layer5.conv2d_final": "aspp/fuse",
 }
-_SE = {"0": "reduce", "2": "expand"}
 _INVERTED_LAYERS = {
     "1": {"1": "depthwise", "2": "project"},  # the first block does not widen
     "": {"1": "expand", "2": "depthwise", "3": "project"},
@@ -186,31 +182,18 @@ def translate(name: str, *, single: bool = False) -> Target | None:
     if match:
         for pattern, place in _EXCITATIONS:
             if at := re.fullmatch(pattern, match["at"]):
-                where = f"{place(at.groupdict())}/se{_own(match, single=single)}/{_SE[match['fc']]}"
-                return _dense(where, match["leaf"])
+                where = f"{place(at.groupdict())}/se{_own(match, single=single)}"
+                return resnet_names.excitation(where, match["fc"], match["leaf"])
         return None
     module, _, leaf = name.rpartition(".")
-    for pattern, place in _CONVS:
-        if match := re.fullmatch(pattern, module):
-            return _conv(place(match.groupdict()) + _own(match, single=single), leaf)
-    for pattern, place in _NORMS:
-        if match := re.fullmatch(pattern, module):
-            return norm_target(place(match.groupdict()) + _own(match, single=single), leaf)
+    for patterns in (_CONVS, _NORMS):
+        for pattern, place in patterns:
+            if match := re.fullmatch(pattern, module):
+                where = place(match.groupdict()) + _own(match, single=single)
+                return layer_target(where, leaf, is_norm=patterns is _NORMS)
     return None
 
 
 def _own(match: re.Match[str], *, single: bool) -> str:
     task = match.groupdict().get("task")
     return "" if task is None or single else f"/{TASKS[task]}"
-
-
-def _conv(place: str, leaf: str) -> Target | None:
-    if leaf == "weight":
-        return Target(f"params/{place}/kernel", 4, conv_kernel)
-    return Target(f"params/{place}/bias", 1, vector) if leaf == "bias" else None
-
-
-def _dense(place: str, leaf: str) -> Target | None:
-    if leaf == "weight":
-        return Target(f"params/{place}/kernel", 2, dense_kernel)
-    return Target(f"params/{place}/bias", 1, vector) if leaf == "bias" else None

@@ -11,8 +11,8 @@ from tests.numpy_layers import Map, average_pool, bilinear, interpolated, neares
 class AnytimeReference(Reference):
     """HRNet with redesigned exits of D = 3, 2, 1 and confidence-adaptive stages from the second on.
 
-    classes: of each exit. features: width of the redesigned heads. threshold: above this probability
-    nothing is computed any more.
+    classes: of each exit. features: width of the redesigned heads; 0: plain ones. threshold: above this
+    probability nothing is computed any more.
     """
 
     def __init__(self, *shape, classes: int, features: int, threshold: float):
@@ -45,9 +45,10 @@ class AnytimeReference(Reference):
 
     def head(self, exit_: int, x: Map) -> Map:
         """Logits of an exit."""
-        if exit_ == 4:
-            x = relu(self.norm(self.conv(x, "last_layer.0", len(x), 1, bias=True), "last_layer.1"))
-            return self.classify(x, "last_layer.3")
+        if exit_ == 4 or not self.features:
+            name = "last_layer" if exit_ == 4 else f"exit{exit_}"
+            x = relu(self.norm(self.conv(x, f"{name}.0", len(x), 1, bias=True), f"{name}.1"))
+            return self.classify(x, f"{name}.3")
         depth, sizes = 4 - exit_, []
         for layer in range(2 * depth):
             if layer < depth:

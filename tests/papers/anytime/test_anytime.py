@@ -45,15 +45,20 @@ TINY = AnytimeConfig(
 
 
 @cache
-def tiny() -> Anytime:
-    return Anytime(TINY)
+def tiny(arch: str = "w18s1", *, plain: bool = False) -> Anytime:
+    heads = HeadConfig(kind="plain") if plain else TINY.heads
+    return Anytime(dataclasses.replace(TINY, backbone=HRNetConfig(arch, width=4, blocks=1), heads=heads))
+
+
+@cache
+def shapes_of(**network):
+    return jax.eval_shape(lambda key: tiny(**network).init(key, {"image": IMAGES}), jax.random.key(0))
 
 
 @cache
 def variables():
     """Random everything: with fresh norms, skipped positions would show little of what becomes of them."""
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(lambda key: tiny().init(key, {"image": IMAGES}), jax.random.key(0))
 
     def draw(path, leaf):
         if path.endswith("lam"):
@@ -63,7 +68,7 @@ def variables():
         fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 25
         return jnp.asarray(rng.normal(0, fan_in**-0.5, leaf.shape), leaf.dtype)
 
-    return map_named(draw, shapes)
+    return map_named(draw, shapes_of())
 
 
 def compiled(fn, *arguments):
@@ -73,14 +78,14 @@ def compiled(fn, *arguments):
 
 
 @cache
-def exits(mode):
+def exits(mode, **network):
     """(variables, images, masks) -> logits at a quarter of the resolution, after each exit."""
 
     def run(variables, images, masks):
-        after = tiny().network.apply(variables, images, Routing(mode=mode, masks=masks))
+        after = tiny(**network).network.apply(variables, images, Routing(mode=mode, masks=masks))
         return [one.logits for one in after]
 
-    return compiled(run, variables(), ODD, nested(1.0, (15, 23)))
+    return compiled(run, shapes_of(**network), ODD, nested(1.0, (15, 23)))
 
 
 def nested(density: float, cells: tuple[int, int] = CELLS) -> dict[str, jax.Array]:
@@ -109,28 +114,54 @@ def test_both_modes_agree_and_skipped_positions_carry_over(density):
         assert not np.allclose(dense[0], dense[-1])
 
 
-GOLDEN_LOGITS = (-0.1745586919, 1.3498344654, 0.6554431640, 6.9855652382)
-"""Of the first class in the middle of the second image, after each exit: NumPy's."""
+NETWORKS = {"w18s1": {}, "w18s2": dict(arch="w18s2"), "plain exits": dict(plain=True)}
+GOLDEN_LOGITS = {
+    "w18s1": ((7, 11), (-0.1745586919, 1.3498344654, 0.6554431640, 6.9855652382)),
+    "w18s2": ((7, 18), (-0.2478531745, -0.7534062049, 1.5511317302, 1.0183236003)),
+    "plain exits": ((6, 11), (-0.0822948304, -0.3857877687, 0.4005547345, 8.9215401457)),
+}
+"""A position that all stages compute, and NumPy's logit of the first class there in the second image."""
 
 
-def test_forward_pass_of_numpy():
-    """To 1e-5, by official names, on sides that do not halve evenly; masks are NumPy's own, by confidence."""
-    reference = AnytimeReference(4, (1, 32), (1, 1, 1), 1, classes=5, features=8, threshold=0.6)
+@cache
+def of_numpy(arch: str = "w18s1", *, plain: bool = False):
+    """(variables by official names, images, logits after each exit, masks by confidence above .6)."""
+    # Bottlenecks and their width; modules of stages 2 to 4; blocks.
+    shape = (4, (1, 32), (1, 1, 1), 1) if arch == "w18s1" else (4, (2, 64), (1, 3, 2), 1)
+    reference = AnytimeReference(*shape, classes=5, features=0 if plain else 8, threshold=0.6)
     # Large blocks of colour, or all positions would be as certain as the others.
     images = np.random.default_rng(4).integers(0, 256, (2, 3, 4, 3), np.uint8).repeat(20, 1).repeat(23, 2)
     logits, masks = zip(*(reference.exits(normalized(image)) for image in images), strict=True)
     expected = [np.moveaxis(np.stack(one), 1, -1) for one in zip(*logits, strict=True)]
-    assert [one[1, 7, 11, 0] for one in expected] == pytest.approx(GOLDEN_LOGITS, rel=1e-6)
     given = {f"stage{n}": np.stack(one) for n, one in enumerate(zip(*masks, strict=True), 2)}
-    assert 0.1 < given["stage4"].mean() < given["stage2"].mean() < 0.9
     flat = {}
     for name, tensor in reference.tensors.items():
-        target = weight_names.translate(name)
+        target = weight_names.translate(name, heads=tiny(arch, plain=plain).config.heads)
         flat[target.name] = jnp.asarray(target.convert(tensor))
-    assert {path: leaf.shape for path, leaf in named_leaves(variables())} == {
+    return flat, images, expected, given
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("w18s1", "dense"),
+        ("w18s1", "sparse"),
+        ("w18s2", "dense"),
+        pytest.param("w18s2", "sparse", marks=pytest.mark.slow),
+        pytest.param("plain exits", "dense", marks=pytest.mark.slow),
+    ],
+)
+def test_forward_pass_of_numpy(name, mode):
+    """To 1e-5, by official names, on sides that do not halve evenly; masks are NumPy's own, by confidence."""
+    network = NETWORKS[name]
+    flat, images, expected, given = of_numpy(**network)
+    (row, column), golden = GOLDEN_LOGITS[name]
+    assert [one[1, row, column, 0] for one in expected] == pytest.approx(golden, rel=1e-6)
+    assert 0.1 < given["stage4"].mean() < given["stage2"].mean() < 0.9
+    assert {path: leaf.shape for path, leaf in named_leaves(shapes_of(**network))} == {
         path: leaf.shape for path, leaf in flat.items()
     }
-    found = exits("dense")(traverse_util.unflatten_dict(flat, sep="/"), images, given)
+    found = exits(mode, **network)(traverse_util.unflatten_dict(flat, sep="/"), images, given)
     gate = ConfidenceOptions(threshold=0.6).build("logits", 5)
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True), 2):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
@@ -156,7 +187,9 @@ def test_shapes_and_names():
 
 
 def test_sides_of_redesigned_heads():
-    """S1: at 120x184 the release's exits 1 and 2 have 24x40 and 28x44 positions, of 30x46."""
+    """Where 4 * 2^D does not divide a side. At 120x184 the release's exits 1 and 2 have 24x40 and 28x44
+    positions, of 30x46.
+    """
     images = jax.ShapeDtypeStruct((1, 120, 184, 3), jnp.float32)
     for sides, sizes in (("floored", ((24, 40), (28, 44))), ("restored", ((30, 46), (30, 46)))):
         heads = dataclasses.replace(TINY.heads, sides=sides)
@@ -250,7 +283,7 @@ def test_parts_of_the_network():
 
 
 def test_macs_that_masks_leave():
-    """Section 5.4's count of the released code, by hand for one resolution."""
+    """The released code's count of MACs, by hand for one resolution."""
     system = tiny()
     macs = system_macs(system, SIZE)
     full = macs.gated

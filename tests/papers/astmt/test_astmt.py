@@ -19,7 +19,6 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.flops import dense_report, variable_shapes
-from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.per_task import Modulation
 from dynpix_jax.papers.astmt.adversarial import (
     discriminator_loss,
@@ -264,34 +263,6 @@ def test_first_values_of_the_discriminator_and_the_predictions():
     assert spread(predictor(64, 500), jnp.zeros((1, 1, 1, 64)))["bias"] == pytest.approx(
         1 / 8 / 3**0.5, rel=0.1
     )
-
-
-BACKBONES: tuple[dict[str, Any], ...] = (
-    dict(se=True, depth=26, width=4, output_stride=16, frozen_norm=False),
-    dict(depth=18, width=4, output_stride=16, frozen_norm=False),
-    dict(name="mobilenetv2", width=0.25),
-    dict(name="vgg16", width=2, fc_features=4, batch_norm=True),
-    dict(name="hrnet", arch="w18s1", width=4, blocks=1),
-)
-
-
-@pytest.mark.parametrize("kind", ["unbiased", "biased"])
-@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.get("name", "resnet"))
-def test_running_variances_of_every_norm_are_unbiased(backbone, kind):
-    decoder = dict(kind="uber") if backbone.get("depth") == 18 else dict(features=6, rates=(1,))
-    changes = dict(backbone=backbone, encoder={}, decoder=decoder, running_variance=kind)
-    system = papers.build(section(**changes))
-    seen = []
-
-    def look(call: Any, arguments: Any, options: Any, context: Any) -> Any:
-        if isinstance(context.module, BatchNorm):
-            seen.append(context.module.unbiased)
-        return call(*arguments, **options)
-
-    with nn.intercept_methods(look):
-        variable_shapes(system)
-    assert len(seen) > 8
-    assert set(seen) == {kind == "unbiased"}
 
 
 def test_published_ratio_of_mobilenet():

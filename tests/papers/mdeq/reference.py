@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.signal import correlate
+
+from tests.numpy_layers import conv, relu
 
 Tensors = Mapping[str, np.ndarray]
-
-
-def conv(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
-    """(C, H, W), (out, in, k, k), padded by k // 2."""
-    pad = kernel.shape[2] // 2
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
-    full = np.stack([correlate(x, one, mode="valid")[0] for one in kernel])
-    return full[:, ::stride, ::stride]
 
 
 def group_norm(x: np.ndarray, groups: int, tensors: Tensors, name: str) -> np.ndarray:
@@ -35,7 +28,6 @@ def normed(tensors: Tensors, name: str) -> np.ndarray:
 
 def cell(tensors: Tensors, z: list[np.ndarray], x: np.ndarray, groups: int) -> list[np.ndarray]:
     """f(z; x) of one image; sizes must halve exactly."""
-    relu = lambda y: np.maximum(y, 0)  # noqa: E731
     blocks = []
     for i, branch in enumerate(z):
         name = f"fullstage.branches.{i}.blocks.0"
@@ -53,7 +45,7 @@ def cell(tensors: Tensors, z: list[np.ndarray], x: np.ndarray, groups: int) -> l
                 total += y.repeat(2 ** (j - i), 1).repeat(2 ** (j - i), 2)
             elif j < i:
                 for k in range(i - j):
-                    other = conv(other, tensors[f"{name}.{k}.conv.weight"], 2)
+                    other = conv(other, tensors[f"{name}.{k}.conv.weight"], stride=2)
                     other = group_norm(other, groups, tensors, f"{name}.{k}.gnorm")
                     other = relu(other) if k < i - j - 1 else other
                 total += other

@@ -160,7 +160,7 @@ def mild_jacobian(a, z):
 @pytest.mark.parametrize("start_of_gradient", ["zero", "loss"])
 @pytest.mark.parametrize("gives", ["applied", "found"])
 def test_implicit_passes_as_the_release_does(gives, start_of_gradient):
-    """6a: f is applied once more to what was found. 6d: the search for the gradient starts from 0.
+    """As released: f is applied once more to what was found; the search for the gradient starts from 0.
 
     Far from the fixed point, and with few iterations of the gradient's search, these differ; NumPy has both.
     """
@@ -217,7 +217,7 @@ def dense_broyden(residual, z, iterations, memory=None, forgets="before"):
 
 @pytest.mark.parametrize("forgets", ["before", "after"])
 def test_when_the_oldest_term_is_forgotten(forgets):
-    """6e: the release computes with the oldest of its 27 terms before it overwrites it."""
+    """Broyden's full memory: the release computes with the oldest of its 27 terms before it overwrites it."""
     (a, offset), iterations = problem(batch=1), 6
     options = config("broyden", iterations=iterations, memory=2, forgets=forgets)
     z, _ = jit(lambda: solve(partial(mild, (a, offset)), start_at((a, offset)), options))()
@@ -235,7 +235,7 @@ def test_when_the_oldest_term_is_forgotten(forgets):
 
 
 def test_a_batch_may_stop_as_one():
-    """6f: plain iteration of a z + 1 has residuals a^n; the release stops by the norm over all images."""
+    """Plain iteration of a z + 1 has residuals a^n; the release stops by the norm over all images."""
     factors, tolerance = np.array([0.5, 0.8]), 1e-3
     together = config("anderson", memory=1, tolerance=tolerance, stops="batch")
     z, how = jit(lambda: solve(lambda z: factors[:, None] * z + 1, jnp.zeros((2, 4)), together))()

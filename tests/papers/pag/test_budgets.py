@@ -18,6 +18,7 @@ from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.papers.pag.config import GateConfig, MultiPoolConfig, PagConfig
 from dynpix_jax.papers.pag.system import Pag
 from dynpix_jax.run_config import read_run
+from tests.numpy_layers import batch_norm, conv, max_pool, relu
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = "424x560"
@@ -167,25 +168,13 @@ def test_deep_stem():
     rng = np.random.default_rng(1)
     given = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32) - 0.3, shapes)
     given["batch_stats"] = jax.tree.map(np.abs, given["batch_stats"])
-    x = images
+    x = images[0].transpose(2, 0, 1)
     for suffix, stride in (("", 2), ("2", 1), ("3", 1)):
         kernel = given["params"][f"stem_conv{suffix}"]["kernel"]
         norm, moments = given["params"][f"stem_bn{suffix}"], given["batch_stats"][f"stem_bn{suffix}"]
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        rows, columns = range(0, x.shape[1], stride), range(0, x.shape[2], stride)
-        y = np.array(
-            [
-                [np.einsum("yxi,yxio->o", padded[0, r : r + 3, c : c + 3], kernel) for c in columns]
-                for r in rows
-            ]
-        )
-        y = (y - moments["mean"]) / np.sqrt(moments["var"] + 1e-5) * norm["scale"] + norm["bias"]
-        x = np.maximum(y, 0)[None].astype(np.float32)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    pooled = [
-        [padded[0, r : r + 3, c : c + 3].max((0, 1)) for c in range(0, x.shape[2], 2)]
-        for r in range(0, x.shape[1], 2)
-    ]
+        x = conv(x, kernel.transpose(3, 2, 0, 1), stride=stride)
+        x = relu(batch_norm(x, norm["scale"], norm["bias"], moments["mean"], moments["var"]))
+    pooled = max_pool(x).transpose(1, 2, 0)
     stem = jax.jit(lambda v, x: network.apply(v, x, train=False, method="stem"))(given, images)
     np.testing.assert_allclose(stem[0], pooled, rtol=1e-4, atol=1e-5)
 
