@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -160,8 +160,10 @@ def ignore_zero(ids: np.ndarray) -> np.ndarray:
     return np.where(ids == 0, 255, ids.astype(np.int32) - 1).astype(np.int32)
 
 
-def check_fields(fields: Iterable[str], known: Mapping[str, Any] | tuple[str, ...]) -> None:
-    """Checks the labels that a source's options ask for; a ValueError if one is not known."""
-    for field in fields:
+def check_fields(fields: Sequence[str], known: Mapping[str, Any] | tuple[str, ...]) -> None:
+    """Checks the labels that a source's options ask for; a ValueError if one is not known, or there twice."""
+    for index, field in enumerate(fields):
         if field not in known:
             raise ValueError(f"fields: unknown label {field!r}; {suggest(field, known)}")
+        if field in fields[:index]:
+            raise ValueError(f"fields: {field!r} is asked for twice")
