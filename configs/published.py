@@ -13,11 +13,13 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, given_args
+from dynpix_jax.core.configs import given_args, one_of
 
 from .training import SGD
 
-RECIPES = ("ours", "paper")
+RECIPE = one_of("ours", "paper")
+TRAIN_SPLIT = one_of("train", "trainval")
+"""Of BSDS500; the papers train on train and val, and evaluate on test."""
 
 
 def pag(config: ml_collections.ConfigDict) -> None:
@@ -60,13 +62,8 @@ def crops(scale: float = 1.0) -> dict[str, Any]:
     return dict(flip=True, margin=20, **({} if scale == 1.0 else {"scales": (scale,)}))
 
 
-def check_bsds_splits(arg: str | None, args: ml_collections.ConfigDict) -> None:
-    """Checks ``train_split`` of BSDS500; the papers train on train and val, and evaluate on test.
-
-    Raises:
-        UserError: No split to train on.
-    """
-    check_choices(args, {"train_split": ("train", "trainval")})
+def choose_bsds_split(arg: str | None, args: ml_collections.ConfigDict) -> None:
+    """Who trains on train and val evaluates on test, unless told otherwise."""
     if args.train_split == "trainval" and "split" not in given_args(arg):
         args.split = "test"
 

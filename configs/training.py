@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynpix_jax.core.configs import one_of
+
+BUDGET = one_of("cpu", "gpu")
 COMPUTE_DTYPE = {"cpu": "float32", "gpu": "bfloat16"}
 """Budget -> ``model.compute_dtype``: accelerators multiply bfloat16 faster, and move half the bytes."""
 SGD = dict(optimizer="sgd", weight_decay=5e-4)

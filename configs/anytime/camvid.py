@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from .. import training
 from ..datasets import CAMVID
 from . import recipe
 
@@ -28,7 +29,7 @@ THRESHOLD = 0.88
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
     args = recipe.read_args(
-        arg, arch="w18s2", root=CAMVID.root, split="val", budget="cpu", packed=False, weights=""
+        arg, arch="w18s2", root=CAMVID.root, split="val", budget=training.BUDGET, packed=False, weights=""
     )
     cpu = args.budget == "cpu"
     config = recipe.anytime_config(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from .. import training
 from ..datasets import CITYSCAPES, CITYSCAPES_RELEASED
 from . import recipe
 
@@ -39,7 +40,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         arch="w48",
         root=CITYSCAPES.root,
         split="val",
-        budget="cpu",
+        budget=training.BUDGET,
         packed=False,
         weights="weights/hrnet_w48.safetensors",
     )

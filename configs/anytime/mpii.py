@@ -21,13 +21,11 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, parse_arg
+from dynpix_jax.core.configs import one_of, parse_arg
 
 from .. import training
 from . import pose
 
-ARCHS = ("w32", "w18s2", "w18", "w48")
-BUDGETS = ("gpu", "cpu")
 STEPS_PER_EPOCH = 22246 // 128
 EPOCHS = (170, 30, 10)
 """At 1e-3, 1e-4 and 1e-5."""
@@ -39,22 +37,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one row."""
     args = parse_arg(
         arg,
-        variant="ca",
-        arch="w32",
+        variant=one_of(*pose.VARIANTS, default="ca"),
+        arch=one_of("w32", "w18s2", "w18", "w48"),
         root="data/mpii",
         weights="weights/hrnet_w32.safetensors",
-        split="val",
+        split=one_of("val", "trainval", "train"),
         flip=True,
-        budget="gpu",
-    )
-    check_choices(
-        args,
-        {
-            "variant": pose.VARIANTS,
-            "arch": ARCHS,
-            "budget": BUDGETS,
-            "split": ("val", "trainval", "train"),
-        },
+        budget=one_of("gpu", "cpu"),
     )
     cpu = args.budget == "cpu"
     side = 128 if cpu else 256

@@ -26,7 +26,7 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_least, check_read_by_variant, given_args, parse_arg
+from dynpix_jax.core.configs import check_least, check_read_by_variant, given_args, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
 from .. import training
@@ -56,29 +56,18 @@ def read_args(arg: str | None, *, arch: str, **more: Any) -> ml_collections.Conf
     """
     args = parse_arg(
         arg,
-        variant="ca",
-        arch=arch,
-        heads="redesigned",
+        variant=one_of(*VARIANTS, default="ca"),
+        arch=one_of(*ARCHITECTURES, default=arch),
+        heads=one_of("redesigned", "plain"),
         downsampling=(3, 2, 1),
-        criterion="max_probability",
+        criterion=one_of(*THRESHOLDS),
         threshold=0.0,
-        masked="training",
-        normalize="full",
+        masked=one_of("training", "inference"),
+        normalize=one_of("full", "present"),
         steps=0,
         continue_from="",
         **more,
     )
-    choices = {
-        "variant": VARIANTS,
-        "arch": ARCHITECTURES,
-        "heads": ("plain", "redesigned"),
-        "criterion": tuple(THRESHOLDS),
-        "masked": ("training", "inference"),
-        "normalize": ("full", "present"),
-    }
-    if "budget" in args:
-        choices["budget"] = ("cpu", "gpu")
-    check_choices(args, choices)
     check_read_by_variant(arg, args, READ_BY)
     if len(args.downsampling) != 3:
         raise UserError("config argument downsampling: expected three numbers joined by '+', as 3+2+1")

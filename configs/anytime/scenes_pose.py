@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, parse_arg
+from dynpix_jax.core.configs import one_of, parse_arg
 
 from . import pose
 
@@ -29,8 +29,7 @@ THRESHOLD = 0.1
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one row."""
-    args = parse_arg(arg, variant="ca", seed=0)
-    check_choices(args, {"variant": pose.VARIANTS})
+    args = parse_arg(arg, variant=one_of(*pose.VARIANTS, default="ca"), seed=0)
     config = ml_collections.ConfigDict()
     config.name = f"anytime_scenes_pose_{args.variant}"
     config.seed = args.seed

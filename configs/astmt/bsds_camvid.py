@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, given_args
+from dynpix_jax.core.configs import given_args
 from dynpix_jax.core.errors import UserError
 
-from .. import datasets
+from .. import datasets, training
 from . import recipe
 
 TASKS = ("boundaries", "segmentation")
@@ -43,9 +43,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         bsds=datasets.BSDS500.root,
         camvid=datasets.CAMVID.root,
         steps=800,
-        budget="cpu",
+        budget=training.BUDGET,
+        variants=("single", "multi", "se"),
     )
-    check_choices(args, {"budget": ("cpu", "gpu"), "variant": ("single", "multi", "se")})
     args.backbone, args.se = "mobilenet", "dec"
     args.norm = "" if args.variant == "single" else "own"
     cpu = args.budget == "cpu"

@@ -21,8 +21,7 @@ import dataclasses
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.configs import one_of
 
 from .. import datasets
 from . import recipe
@@ -34,11 +33,10 @@ IMAGES, EPOCHS = 795, 200
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one variant."""
     data = datasets.NYUD_MULTITASK
-    args = recipe.read_args(arg, TASKS, root=data.root, classes=41, valid_normals="long")
+    args = recipe.read_args(
+        arg, TASKS, root=data.root, classes=one_of(41, 40), valid_normals=one_of("long", "astmt")
+    )
     recipe.check_read_by_task(arg, args, dict(classes="segmentation", valid_normals="normals"))
-    check_choices(args, {"valid_normals": ("long", "astmt")})
-    if args.classes not in (40, 41):
-        raise UserError(f"config argument classes={args.classes}: expected 41, or 40 without the background")
     if args.classes == 40:
         data = dataclasses.replace(data, segmentation=dict(classes=40), options=dict(classes=40))
     if args.valid_normals != "long":

@@ -39,7 +39,7 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
+from dynpix_jax.core.configs import check_read_by_variant, given_args, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
 from .. import training
@@ -82,7 +82,13 @@ class Steps:
 
 
 def read_args(
-    arg: str | None, tasks: tuple[str, ...], *, root: str = "", split: str = "val", **more: Any
+    arg: str | None,
+    tasks: tuple[str, ...],
+    *,
+    root: str = "",
+    split: str = "val",
+    variants: tuple[str, ...] = VARIANTS,
+    **more: Any,
 ) -> ml_collections.ConfigDict:
     """The string argument of a config; ``more`` are names and defaults of its own.
 
@@ -91,13 +97,13 @@ def read_args(
     """
     args = parse_arg(
         arg,
-        variant="multi",
-        task=tasks[0],
-        backbone="r50",
-        decoder="deeplab",
-        se="both",
-        norm="",
-        scores="",
+        variant=one_of(*variants, default="multi"),
+        task=one_of(*tasks),
+        backbone=one_of(*BACKBONES, default="r50"),
+        decoder=one_of("deeplab", "uber"),
+        se=one_of("both", "enc", "dec"),
+        norm=one_of("", "own", "shared"),
+        scores=one_of("", "astmt"),
         w_d=0.1,
         root=root,
         packed=False,
@@ -105,18 +111,6 @@ def read_args(
         weights="",
         seed=0,
         **more,
-    )
-    check_choices(
-        args,
-        {
-            "variant": VARIANTS,
-            "task": tasks,
-            "backbone": tuple(BACKBONES),
-            "decoder": ("deeplab", "uber"),
-            "se": ("both", "enc", "dec"),
-            "norm": ("", "own", "shared"),
-            "scores": ("", "astmt"),
-        },
     )
     check_read_by_variant(arg, args, READ_BY)
     if args.backbone == "mobilenet" and args.variant in ("adapters", "adversarial", "released"):

@@ -23,13 +23,10 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_least, parse_arg
+from dynpix_jax.core.configs import check_least, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
 from .. import training
-
-SOLVERS = ("broyden", "anderson")
-BUDGETS = ("cpu", "gpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +93,12 @@ def read_args(
     """
     args = parse_arg(
         arg,
-        variant=variant,
-        solver="broyden",
+        variant=one_of(*VARIANTS, default=variant),
+        solver=one_of("broyden", "anderson"),
         iterations=0,
         read_out=(1, 2, 4) if variant == "tiny" else (4, 6, 8, 10),
         jacobian=0.0,
-        budget="cpu",
+        budget=training.BUDGET,
         root=root,
         packed=False,
         weights="",
@@ -109,7 +106,6 @@ def read_args(
         split=split,
         **more,
     )
-    check_choices(args, {"variant": tuple(VARIANTS), "solver": SOLVERS, "budget": BUDGETS})
     if args.continue_from and args.weights:
         raise UserError("config argument weights: continue_from gives the weights that training begins with")
     check_least(args, {"iterations": 0, "jacobian": 0})

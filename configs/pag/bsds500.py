@@ -28,11 +28,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         tasks=("boundaries",),
         root=BSDS500.root,
         split="val",
-        train_split="train",
+        train_split=published.TRAIN_SPLIT,
         multipool=("res4_2",),
         drop_blocks=3,
     )
-    published.check_bsds_splits(arg, args)
+    published.choose_bsds_split(arg, args)
     cpu = args.budget == "cpu"
     rates = dict(head_rate=10.0, gate_rate=10.0)
     config = recipe.pag_config(

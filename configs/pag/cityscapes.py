@@ -29,7 +29,9 @@ from . import recipe
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = recipe.read_args(arg, tasks=("segmentation", "depth"), root=CITYSCAPES.root, split="val", stem="")
+    args = recipe.read_args(
+        arg, tasks=("segmentation", "depth"), root=CITYSCAPES.root, split="val", stem=recipe.STEM
+    )
     cpu = args.budget == "cpu"
     segmentation = args.task == "segmentation"
     config = recipe.pag_config(

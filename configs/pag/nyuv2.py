@@ -29,7 +29,7 @@ from . import recipe
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
     args = recipe.read_args(
-        arg, tasks=("segmentation", "depth", "normals"), root=NYUV2.root, split="test", stem=""
+        arg, tasks=("segmentation", "depth", "normals"), root=NYUV2.root, split="test", stem=recipe.STEM
     )
     cpu = args.budget == "cpu"
     config = recipe.pag_config(

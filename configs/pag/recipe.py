@@ -42,13 +42,13 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_read_by_variant, given_args, parse_arg
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.configs import check_read_by_variant, given_args, one_of, parse_arg
+from dynpix_jax.core.errors import UserError, suggest
 
 from .. import published, training
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
-CALIBRATIONS = ("each", "mean", "none")
+CALIBRATE = one_of("each", "mean", "none")
 LOSSES: dict[str, dict[str, dict[str, float]]] = {
     # Beside an L1 of this weight the L2 of eq. 9 is negligible; AdamW does not depend on the scale.
     "depth": {"both": {}, "l2": {"gamma": 0.0}, "l1": {"gamma": 1000.0}},
@@ -56,7 +56,7 @@ LOSSES: dict[str, dict[str, dict[str, float]]] = {
 }
 """Task -> value of the argument ``loss`` -> options of the task (tables 7 and 8)."""
 
-STEMS = ("3x3", "7x7")
+STEM = one_of("", "3x3", "7x7")
 BLOCKS = tuple(
     f"res{stage}_{index + 1}"
     for stage, count in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True)
@@ -120,17 +120,17 @@ def read_args(
         UserError: An unknown name or value, or one that the variant or task does not read.
     """
     spec: dict[str, Any] = dict(
-        task=tasks[0],
-        variant="base",
+        task=one_of(*tasks),
+        variant=one_of(*VARIANTS),
         rho=0.7,
-        gate_scope="residual",
-        calibrate="each",
+        gate_scope=one_of("residual", "conv3x3"),
+        calibrate=CALIBRATE,
         multipool=("res5_2",),
         drop_blocks=1,
         drop_layers=0,
         loss="both",
-        budget="cpu",
-        recipe="ours",
+        budget=training.BUDGET,
+        recipe=published.RECIPE,
         root=root,
         packed=False,
         weights="weights/resnet50.safetensors",
@@ -138,9 +138,9 @@ def read_args(
         split=split,
     )
     args = parse_arg(arg, **(spec | more))
-    losses = tuple(LOSSES.get(args.task, {"both": {}}))
-    choices = {"task": tasks, "variant": VARIANTS, "budget": ("cpu", "gpu"), "loss": losses}
-    check_choices(args, choices | {"recipe": published.RECIPES, "calibrate": CALIBRATIONS})
+    losses = LOSSES.get(args.task, {"both": {}})
+    if args.loss not in losses:
+        raise UserError(f"config argument loss={args.loss}: {suggest(args.loss, losses)}")
     check_density(args.rho)
     check_read_by_variant(arg, args, READ_BY)
     given = given_args(arg)
@@ -148,7 +148,6 @@ def read_args(
         args.multipool = (BLOCKS[-1],)
     if "stem" in args:
         args.stem = args.stem or ("7x7" if args.budget == "cpu" else "3x3")
-        check_choices(args, {"stem": STEMS})
         if args.stem == "3x3" and "weights" not in given:
             args.weights = "weights/resnet50_deep.safetensors"
     return args

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_read_by_variant, parse_arg
+from dynpix_jax.core.configs import check_read_by_variant, one_of, parse_arg
 
 from .. import datasets
 from . import recipe
@@ -28,8 +28,14 @@ VARIANTS = ("base", "multipool", "average", "gated")
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task and variant."""
-    args = parse_arg(arg, task="segmentation", variant="base", rho=0.7, calibrate="each", continue_from="")
-    check_choices(args, {"task": TASKS, "variant": VARIANTS, "calibrate": recipe.CALIBRATIONS})
+    args = parse_arg(
+        arg,
+        task=one_of(*TASKS, default="segmentation"),
+        variant=one_of(*VARIANTS),
+        rho=0.7,
+        calibrate=recipe.CALIBRATE,
+        continue_from="",
+    )
     recipe.check_density(args.rho)
     read_by = {"rho": ("gated",), "calibrate": ("gated",), "continue_from": VARIANTS[1:]}
     check_read_by_variant(arg, args, read_by)

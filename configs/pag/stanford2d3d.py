@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         tasks=("segmentation", "depth", "normals"),
         root=STANFORD2D3D.root,
         split="val",
-        stem="",
+        stem=recipe.STEM,
         points="",
     )
     if "points" in given_args(arg) and args.task != "normals":

@@ -63,15 +63,12 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_least, check_read_by_variant, parse_arg
+from dynpix_jax.core.configs import check_least, check_read_by_variant, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
 from .. import published, training
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
-POOLINGS = ("multipool", "multiscale")
-GATES = ("softmax", "argmax")
-BUDGETS = ("cpu", "gpu")
 LOOP_LOSS = {"equal": (1.0,), "nyuv2": (1.0, 5.0), "cityscapes": (0.0, 0.1, 0.5, 1.0)}
 """Lambda_s of the feed-forward pass, loop 1, ...: the paper's, and those of the released scripts."""
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
@@ -127,18 +124,18 @@ def read_args(
     """
     args = parse_arg(
         arg,
-        variant="baseline",
+        variant=one_of(*variants),
         loops=0,
-        loop_loss="equal",
+        loop_loss=one_of(*LOOP_LOSS),
         tied=False,
-        pooling="multipool",
-        gate="softmax",
+        pooling=one_of("multipool", "multiscale"),
+        gate=one_of("softmax", "argmax"),
         regression=False,
         test_aug=False,
         blur=0.0,
         steps=0,
-        budget="cpu",
-        recipe="ours",
+        budget=training.BUDGET,
+        recipe=published.RECIPE,
         root=root,
         packed=False,
         weights="weights/resnet50.safetensors",
@@ -146,8 +143,6 @@ def read_args(
         split=split,
         **more,
     )
-    choices = {"variant": variants, "loop_loss": tuple(LOOP_LOSS), "pooling": POOLINGS, "gate": GATES}
-    check_choices(args, {**choices, "budget": BUDGETS, "recipe": published.RECIPES})
     check_read_by_variant(arg, args, READ_BY)
     check_least(args, {"blur": 0, "steps": 0, "loops": 0})
     if not args.loops and args.loop_loss != "equal":

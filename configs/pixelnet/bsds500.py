@@ -39,14 +39,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         arg,
         root=datasets.BSDS500.root,
         split="val",
-        train_split="train",
+        train_split=published.TRAIN_SPLIT,
         train_scales="both",
         test_scale=1.0,
         rare=0.25,
         consensus=3.0,
         balanced=False,
     )
-    published.check_bsds_splits(arg, args)
+    published.choose_bsds_split(arg, args)
     if not 0.0 <= args.rare < 1.0:
         raise UserError(f"config argument rare={args.rare:g}: expected a share in [0, 1)")
     cpu = args.budget == "cpu"

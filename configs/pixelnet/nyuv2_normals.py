@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, given_args
+from dynpix_jax.core.configs import given_args, one_of
 
 from .. import datasets
 from . import recipe
@@ -34,8 +34,9 @@ OPTIONS = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one task."""
-    args = recipe.read_args(arg, root=datasets.NYUV2.root, split="test", task="normals", tap="conv")
-    check_choices(args, {"task": tuple(OPTIONS), "tap": ("conv", "relu")})
+    args = recipe.read_args(
+        arg, root=datasets.NYUV2.root, split="test", task=one_of(*OPTIONS), tap=one_of("conv", "relu")
+    )
     if "conv7" not in given_args(arg):
         args.conv7 = args.task == "normals"
     config = recipe.pixelnet_config(

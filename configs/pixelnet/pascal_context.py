@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.core.configs import one_of
 from dynpix_jax.core.errors import UserError
 
 from .. import datasets
@@ -32,8 +33,7 @@ from . import recipe
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one row of tables 1 to 3."""
     context = datasets.PASCAL_CONTEXT
-    args = recipe.read_args(arg, root=context.root, split="val", classes=59, label_root="")
-    recipe.check_number("classes", args.classes, (59, 33))
+    args = recipe.read_args(arg, root=context.root, split="val", classes=one_of(59, 33), label_root="")
     if args.packed and args.label_root:
         raise UserError("config argument label_root: packed=True does not read it, dynpix prepare does")
     config = recipe.pixelnet_config(

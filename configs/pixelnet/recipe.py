@@ -26,12 +26,11 @@ from typing import Any
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, check_least, parse_arg
+from dynpix_jax.core.configs import check_least, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
-from .. import published, training
+from .. import training
 
-BUDGETS = ("cpu", "gpu")
 COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 
 TRAIN_SCALES = {
@@ -81,15 +80,15 @@ def read_args(
     """
     args = parse_arg(
         arg,
-        fc=3,
+        fc=one_of(1, 2, 3, default=3),
         width=0,
         pixels=2000,
         images=0,
         conv7=False,
-        train_scales=train_scales,
+        train_scales=one_of(*TRAIN_SCALES, default=train_scales),
         test_scales=(test_scale,),
-        budget="cpu",
-        recipe="",
+        budget=training.BUDGET,
+        recipe=one_of("", "ours", "paper"),
         root=root,
         packed=False,
         weights="",
@@ -99,19 +98,10 @@ def read_args(
         **more,
     )
     args.recipe = args.recipe or ("ours" if args.budget == "cpu" else "paper")
-    choices = {"budget": BUDGETS, "recipe": published.RECIPES, "train_scales": tuple(TRAIN_SCALES)}
-    check_choices(args, choices)
-    check_number("fc", args.fc, (1, 2, 3))
     check_least(args, {"width": 0, "pixels": 2, "images": 0})
     if args.width and args.fc == 1:
         raise UserError("config argument width: fc=1 has no hidden layer and does not read it")
     return args
-
-
-def check_number(name: str, value: int, choices: tuple[int, ...]) -> None:
-    """Raises UserError for a number that is none of the choices."""
-    if value not in choices:
-        raise UserError(f"config argument {name}={value}: expected one of {', '.join(map(str, choices))}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.core.configs import check_choices, given_args, refuse_args
+from dynpix_jax.core.configs import given_args, one_of, refuse_args
 from dynpix_jax.core.errors import UserError
 
 from .. import datasets
@@ -32,9 +32,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     names = ("budget", "recipe", "root", "packed", "weights", "continue_from", "split", "train_scales")
     refuse_args(arg, names, "the scenes do")
     args = recipe.read_args(
-        arg, root="", split="val", test_scale=1.0, task="segmentation", strategy="stratified", rare=0.5
+        arg,
+        root="",
+        split="val",
+        test_scale=1.0,
+        task=one_of(*OPTIONS),
+        strategy=one_of("stratified", "uniform", "biased"),
+        rare=0.5,
     )
-    check_choices(args, {"task": tuple(OPTIONS), "strategy": ("stratified", "uniform", "biased")})
     if "rare" in given_args(arg) and args.strategy != "biased":
         raise UserError(f"config argument rare: strategy={args.strategy} does not read it")
     if "pixels" not in given_args(arg):

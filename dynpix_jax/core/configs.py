@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -18,6 +19,19 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import show
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Default of an argument that takes one of a few values; see `one_of`."""
+
+    default: Any
+    values: tuple[Any, ...]
+
+
+def one_of(*values: Any, default: Any = None) -> Choice:
+    """An argument that takes one of these values, by default the first."""
+    return Choice(values[0] if default is None else default, values)
+
+
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     """Read a config's string argument "variant=gated,rho=0.7" with the types of the defaults in `spec`.
 
@@ -26,11 +40,13 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
 
     Args:
         arg: Comma-separated `name=value`; None or "" gives the defaults.
-        **spec: Every valid name with its default, of type bool, int, float, str or tuple.
+        **spec: Every valid name with its default, of type bool, int, float, str or tuple, or a `Choice`.
 
     Raises:
-        UserError: Unknown name, repeated name, or a value that is not of the default's type.
+        UserError: Unknown name, repeated name, or a value that is not of the default's type, or no choice.
     """
+    choices = {name: default for name, default in spec.items() if isinstance(default, Choice)}
+    spec |= {name: choice.default for name, choice in choices.items()}
     values = dict(spec)
     seen: set[str] = set()
     for name, has_value, text in _items(arg):
@@ -44,23 +60,15 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
                 raise UserError(f"config argument '{name}' needs a value: {name}={show(spec[name])}")
             text = "true"
         values[name] = _parse_value(name, text, spec[name])
+        if name in choices and values[name] not in choices[name].values:
+            valid = map(str, choices[name].values)
+            raise UserError(f"config argument {name}={text}: {suggest(text, filter(None, valid))}")
     return ml_collections.ConfigDict(values)
 
 
 def given_args(arg: str | None) -> frozenset[str]:
     """The names that a string argument gives; in the result of `parse_arg` they look like defaults."""
     return frozenset(name for name, _, _ in _items(arg))
-
-
-def check_choices(args: Mapping[str, Any], choices: Mapping[str, Collection[str]]) -> None:
-    """Refuses an argument of a config whose value is none of its choices.
-
-    Raises:
-        UserError: Names the first such argument, and the nearest choice.
-    """
-    for name, valid in choices.items():
-        if args[name] not in valid:
-            raise UserError(f"config argument {name}={args[name]}: {suggest(args[name], valid)}")
 
 
 def check_least(args: Mapping[str, Any], least: Mapping[str, float]) -> None:

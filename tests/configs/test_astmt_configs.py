@@ -122,7 +122,7 @@ def test_weights_and_rates_are_the_papers():
         ("pascal", "backbone=mobilenet,variant=adversarial", "backbone=mobilenet has none"),
         ("nyud", "variant=se,decoder=uber,se=dec", "decoder=uber has no SE"),
         ("nyud", "variant=adversarial,w_d=1", "w_d=1"),
-        ("nyud", "classes=39", "classes=39: expected 41, or 40"),
+        ("nyud", "classes=39", "classes=39: valid: 40, 41"),
         ("nyud", "variant=single,task=depth,classes=40", "classes is for task=segmentation"),
         ("nyud", "variant=single,task=depth,valid_normals=astmt", "valid_normals is for task=normals"),
         ("nyud", "valid_normals=all", "did you mean 'astmt'|valid_normals=all"),
