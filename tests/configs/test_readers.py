@@ -39,7 +39,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.data.geometry import augment
 from dynpix_jax.data.sources import SOURCES, open_source
 from dynpix_jax.evaluation.inference import all_views, smooth_logits
-from dynpix_jax.training.checks import system_shapes
+from dynpix_jax.flops import variable_shapes
 from dynpix_jax.training.optim import stage_optimizer
 from tests.built import Built, text_of
 from tests.every_config import FILES, VARIANTS, change, changed, read, written_out
@@ -120,7 +120,7 @@ PARAMS: dict[str, tuple[System, Any]] = {}
 def built(model: ModelConfig) -> tuple[System, Any]:
     if repr(model) not in PARAMS:
         system = papers.build(model)
-        PARAMS[repr(model)] = system, system_shapes(system)["params"]
+        PARAMS[repr(model)] = system, variable_shapes(system)["params"]
     return PARAMS[repr(model)]
 
 
