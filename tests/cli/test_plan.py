@@ -13,6 +13,7 @@ import pytest
 from dynpix_jax.cli import main
 from dynpix_jax.cli.plan import describe, row
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import MeshConfig
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.plan import Plan, abstract_batch, collectives, image_size, smaller
@@ -62,6 +63,21 @@ def test_the_batch_of_a_config_without_its_data() -> None:
     }
     changes = smaller(run, 2)
     assert changes[:3] == ["training.remat=blocks", "training.remat=stages", "training.microbatches=2"]
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "labels"),
+    [
+        ("anytime/mpii.py", (256, 256), {"keypoints", "head_size"}),
+        ("astmt/bsds_camvid.py", (352, 448), {"boundaries", "segmentation"}),
+        ("pixelnet/bsds500.py", (321, 481), {"boundaries"}),
+    ],
+)
+def test_sources_declare_their_labels(config: str, size: tuple[int, int], labels: set[str]) -> None:
+    run = read_run(f"configs/{config}:budget=gpu", [])
+    assert image_size(run) == size
+    shapes = abstract_batch(run, stage_system(run.stages[-1]), size, make_mesh(MeshConfig(), 16))
+    assert shapes.keys() == {"image", "valid", "index", "size", *labels}
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
