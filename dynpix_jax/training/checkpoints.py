@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class Checkpoint:
     """Where a run stands, beside its arrays.
 
     Attributes:
@@ -113,9 +113,9 @@ class Checkpoints:
             return config
         return None
 
-    def save(self, state: TrainState, iterator: Any, manifest: Manifest) -> None:
+    def save(self, state: TrainState, iterator: Any, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it."""
-        path = self.path(manifest.step)
+        path = self.path(checkpoint.step)
         first = jax.process_index() == 0
         if first and path.exists():
             _remove(path)
@@ -133,11 +133,11 @@ class Checkpoints:
                 for file in sorted(path.rglob("*"))
                 if file.is_file()
             }
-            _write_json(path / MANIFEST, {**dataclasses.asdict(manifest), "files": files})
+            _write_json(path / MANIFEST, {**dataclasses.asdict(checkpoint), "files": files})
             # Later ones exist if a damaged one was passed over and the run continued from before it. If they
             # stayed, the damaged one would count as the newest to keep.
             for step in self.steps():
-                if step > manifest.step:
+                if step > checkpoint.step:
                     _remove(self.path(step))
             ends = self.stage_ends().values()  # each is a budget that eval.py may want
             for step in self.steps()[: -self.keep]:
@@ -153,7 +153,7 @@ class Checkpoints:
             file = self.path(step) / MANIFEST
             _write_json(file, {**json.loads(file.read_text()), "evaluated": True})
 
-    def newest(self) -> Manifest | None:
+    def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is complete and undamaged; None if none was ever completed.
 
         A damaged one is passed over with a warning that names it and the one used instead.
@@ -164,7 +164,7 @@ class Checkpoints:
         damaged: list[str] = []
         for step in reversed(self.steps()):
             try:
-                manifest = _verify(self.path(step))
+                checkpoint = _verify(self.path(step))
             except _DamagedError as error:
                 damaged.append(f"{self.path(step)} ({error})")
                 continue
@@ -172,21 +172,21 @@ class Checkpoints:
                 _log.warning(
                     "damaged checkpoint %s; using the previous one, %s", ", ".join(damaged), self.path(step)
                 )
-            return manifest
+            return checkpoint
         if damaged:
             raise UserError(
                 f"all checkpoints are damaged: {', '.join(damaged)}; remove {self.directory} to begin anew"
             )
         return None
 
-    def at_step(self, step: int) -> Manifest:
+    def at_step(self, step: int) -> Checkpoint:
         """The checkpoint of `step`; a UserError if it is damaged."""
         try:
             return _verify(self.path(step))
         except _DamagedError as error:
             raise UserError(f"damaged checkpoint {self.path(step)} ({error})") from None
 
-    def restore(self, manifest: Manifest, abstract: TrainState, iterator: Any) -> TrainState:
+    def restore(self, checkpoint: Checkpoint, abstract: TrainState, iterator: Any) -> TrainState:
         """Read a checkpoint found by `newest`."""
         wanted = {
             "variables": dict(abstract.variables),
@@ -194,7 +194,7 @@ class Checkpoints:
         }
         if iterator is not None:
             wanted["data"] = iterator
-        found = ocp.load_checkpointables(self.path(manifest.step), wanted)
+        found = ocp.load_checkpointables(self.path(checkpoint.step), wanted)
         variables = dict(found["variables"])
         return TrainState(
             found["optimizer"]["step"], variables.pop("params"), variables, found["optimizer"]["state"]
@@ -228,15 +228,15 @@ def load_variables(
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
     named = checkpoints.named()
     if stage is None or not named:
-        manifest = checkpoints.newest()
+        checkpoint = checkpoints.newest()
     elif stage in named:
-        manifest = checkpoints.at_step(named[stage])
+        checkpoint = checkpoints.at_step(named[stage])
     else:
         what = "checkpoint" if ":" in stage else "end of a stage"
         raise UserError(f"{workdir}: holds no {what} '{stage}'; {suggest(stage, named)}")
-    if manifest is None:
+    if checkpoint is None:
         raise UserError(f"{workdir}: holds no checkpoint (looked for {checkpoints.directory}/*/{MANIFEST})")
-    path = checkpoints.path(manifest.step)
+    path = checkpoints.path(checkpoint.step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
@@ -245,9 +245,9 @@ def load_variables(
     variables = ocp.load_checkpointables(path, {"variables": abstract})["variables"]
     return (
         jax.tree.map(np.asarray, variables),
-        manifest.step,
-        manifest.stage,
-        manifest.config,
+        checkpoint.step,
+        checkpoint.stage,
+        checkpoint.config,
     )
 
 
@@ -255,11 +255,11 @@ class _DamagedError(Exception):
     """A checkpoint whose files are not those that were saved."""
 
 
-def _verify(path: Path) -> Manifest:
+def _verify(path: Path) -> Checkpoint:
     try:
         values = json.loads((path / MANIFEST).read_text())
         files = values.pop("files")
-        manifest = Manifest(**values)
+        checkpoint = Checkpoint(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(f"{MANIFEST}: not readable") from error
     for name, expected in files.items():
@@ -271,7 +271,7 @@ def _verify(path: Path) -> Manifest:
                 raise _DamagedError(f"{name}: wrong checksum")
         except OSError as error:
             raise _DamagedError(f"{name}: {error.strerror}") from error
-    return manifest
+    return checkpoint
 
 
 def _fingerprint(file: Path) -> list[int]:

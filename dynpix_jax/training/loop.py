@@ -23,7 +23,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.calibration import seen_images
-from dynpix_jax.training.checkpoints import Checkpoints, Manifest
+from dynpix_jax.training.checkpoints import Checkpoint, Checkpoints
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
 from dynpix_jax.training.sharding import make_mesh, put_batch
@@ -212,8 +212,8 @@ class _Run:
             self.meter.flush()
             name, given = self.stage.config.name, self._config.given
             window, readers = self.meter.window, self._readers
-            manifest = Manifest(self.step, self.stage.index, name, given, self.evaluated, window, readers)
-            self._checkpoints.save(self.state, self._iterator, manifest)
+            checkpoint = Checkpoint(self.step, self.stage.index, name, given, self.evaluated, window, readers)
+            self._checkpoints.save(self.state, self._iterator, checkpoint)
             self._saved_step = self.step
 
     def _evaluate(self, evaluate_fn: EvaluateFn) -> None:
@@ -226,7 +226,7 @@ class _Run:
     def _make_stage(self, index: int) -> Stage:
         return make_stage(self._config, index, self._mesh, self._image_shape)
 
-    def _restore(self, saved: Manifest) -> TrainState:
+    def _restore(self, saved: Checkpoint) -> TrainState:
         """The saved state; also restores the iterator's position."""
         same_readers = saved.readers == self._readers
         iterator = self._iterator if same_readers else None
@@ -261,7 +261,7 @@ def _make_workdir(workdir: Path) -> None:
         ) from None
 
 
-def _usual_writers(workdir: Path, run: RunConfig, saved: Manifest | None) -> list[Writer]:
+def _usual_writers(workdir: Path, run: RunConfig, saved: Checkpoint | None) -> list[Writer]:
     if jax.process_index() != 0:
         return []
     write_config(workdir / "config.json", run.given)
