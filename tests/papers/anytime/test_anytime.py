@@ -209,14 +209,14 @@ def test_a_training_step_has_gradients_everywhere():
     labels = np.random.default_rng(3).integers(0, 5, (2, *SIZE), np.int32)
     batch = {"image": jnp.asarray(IMAGES), "segmentation": jnp.asarray(labels), "valid": jnp.ones(2, bool)}
 
-    def gradients(variables):
+    def gradients(variables, batch):
         def loss(params):
             given = {**variables, "params": params}
             return system.loss(given, batch, rngs={}, controls=system.controls(jnp.int32(0), 10))
 
         return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
-    (total, aux), grads = compiled(gradients, variables())(variables())
+    (total, aux), grads = compiled(gradients, variables(), batch)(variables(), batch)
     terms = {name: float(value) for name, value in aux.terms.items()}
     assert float(total) == pytest.approx(sum(terms[f"exit{number}"] for number in (1, 2, 3, 4)), rel=1e-5)
     assert 0 < terms["density_stage4"] <= terms["density_stage3"] <= terms["density_stage2"] < 1
@@ -303,15 +303,21 @@ def test_macs_that_masks_leave():
         assert float(shares[name][0]) == pytest.approx(0.5 + 0.5 * 0.5 * 49 * features / products)
 
 
+@cache
+def read_out(kind, exits):
+    """A system with exits of this kind, and the shapes of its variables."""
+    heads = dataclasses.replace(TINY.heads, kind=kind)
+    system = Anytime(dataclasses.replace(TINY, heads=heads, exits=exits, weights=(1.0,) * len(exits)))
+    return system, variable_shapes(system)
+
+
 @pytest.mark.parametrize("exits", [(1, 2, 3, 4), (1, 3, 4)])
 @pytest.mark.parametrize("size", [(64, 96), (61, 93)])
 @pytest.mark.parametrize("kind", ["redesigned", "plain"])
 def test_scopes_hold_what_layers_compute(exits, size, kind):
     """Against a count of every convolution as it is called, grouped by the resolution of what it gives."""
-    heads = dataclasses.replace(TINY.heads, kind=kind)
-    config = dataclasses.replace(TINY, heads=heads, exits=exits, weights=(1.0,) * len(exits))
-    system = Anytime(config)
-    steps, groups = layers_counted.step_macs(config, 5, variable_shapes(system), size)
+    system, shapes = read_out(kind, exits)
+    steps, groups = layers_counted.step_macs(system.config, 5, shapes, size)
     macs = system_macs(system, size)
     assert macs.steps == steps
     cells = (1, -(-size[0] // 4), -(-size[1] // 4))
