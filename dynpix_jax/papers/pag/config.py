@@ -46,7 +46,7 @@ class GateConfig:
             have density rho: ``each`` gate's by itself, as eq. 6 asks for, or all by the same shift, so that
             the ``mean`` over gates is rho and each keeps its learned share; ``none``: leave them. Samples,
             which the loss holds at rho, are not arg-max masks (`papers.pag.calibration`). Gates of kind
-            ``layer`` have no such shift: their loss holds the arg-max itself, as the temperature falls.
+            ``layer`` cannot be shifted: most decide alike for all images.
         calibration_images: Number of training images that the calibration measures.
         options: Options of the gate's kind.
     """
