@@ -32,7 +32,7 @@ SYSTEMS = {
     "pixelnet": dict(
         system="pixelnet",
         task="depth",
-        backbone=dict(width=4, fc_features=4),
+        backbone=dict(width=4),
         hypercolumn=dict(layers=("conv1_2", "conv3_3")),
         mlp=dict(hidden=(8,)),
     ),
