@@ -35,7 +35,8 @@ def use_compilation_cache(args: argparse.Namespace) -> None:
     """
     if args.no_compilation_cache:
         jax.config.update("jax_enable_compilation_cache", False)
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
         return
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynpix_jax" / "compiled"

@@ -126,7 +126,8 @@ def image_size(run: RunConfig) -> tuple[int, int]:
     """
     data = run.data.train
     own: tuple[int, int] | None = getattr(data.source.options, "size", None)
-    for size in (data.augment and data.augment.crop, data.pad_to, data.source.crop, own):
+    crop = data.augment.crop if data.augment else None
+    for size in (crop, data.pad_to, data.source.crop, own):
         if size is not None:
             return size
     raise UserError(f"{run.name}: images have the sizes of their files; give --size HxW")

@@ -83,8 +83,8 @@ def parse_slice(name: str) -> Slice:
     if power < 0 or int(found[2]) != 2**power:
         raise UserError(f"--topology {name}: expected a power of two chips")
     # As near to a square (a cube) as can be, longer sides last, but for those of 1.
-    sides = sorted((2 ** ((power + axis) // axes) for axis in range(axes)), key=lambda side: side == 1)
-    return Slice(kind, tuple(sides))
+    lengths = sorted((2 ** ((power + axis) // axes) for axis in range(axes)), key=lambda side: side == 1)
+    return Slice(kind, tuple(lengths))
 
 
 def slice_devices(of: Slice) -> Sequence[Any]:
@@ -103,7 +103,7 @@ def slice_devices(of: Slice) -> Sequence[Any]:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
     name = f"{of.kind}:{'x'.join(map(str, of.sides))}"
-    options = {"chips_per_host_bounds": (1, 1, 1)} if of.chips == 1 else {}
+    options: Any = {"chips_per_host_bounds": (1, 1, 1)} if of.chips == 1 else {}
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except Exception as error:  # the type differs between versions of jax
