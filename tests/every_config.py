@@ -132,6 +132,7 @@ def _others_of(full: dict[str, Any], path: str, value: Any) -> list[Any]:
         expected = (re.findall(r"expected (.*), got", str(error)) or [""])[0]
     found = [*re.findall(r"'([^']*)'", expected), *others(value)]
     found += [None] if "None" in expected else []
+    found += [1] if isinstance(value, str) and "int" in expected.split() else []
     found += [0.5, 2, True, [8, 8], {}] if value is None else []
     found += [[2], [0.5], ["segmentation"]] if value == [] else []
     return [other for other in found if other != value]

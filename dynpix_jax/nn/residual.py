@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -51,6 +52,11 @@ class BlockSpec:
     def needs_projection(self) -> bool:
         """Whether the shortcut changes the shape."""
         return self.strides != 1 or self.in_features != self.out_features
+
+
+def frozen(specs: Sequence[BlockSpec]) -> bool:
+    """Whether all norms of a backbone of these blocks are frozen."""
+    return bool(specs) and all(spec.frozen_norm for spec in specs)
 
 
 class Block(nn.Module):

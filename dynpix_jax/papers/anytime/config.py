@@ -136,6 +136,7 @@ class AnytimeConfig(NetworkConfig):
         unread = {}
         if self.backbone.frozen_norm:
             unread["running_variance"] = "model.backbone.frozen_norm: nothing is stored"
+            unread["norm_group"] = "all norms are frozen"
         if len(self.exits) == 1:
             names = ("kind", "features", "downsampling", "sides")
             unread |= {f"heads.{name}": "there is no exit before stage 4; set model.exits" for name in names}

@@ -13,7 +13,7 @@ from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.nn.gates import GATES, GateOptions, LayerOptions, NoGate
-from dynpix_jax.nn.residual import BlockSpec
+from dynpix_jax.nn.residual import BlockSpec, frozen
 from dynpix_jax.tasks import TASKS, task_class
 
 
@@ -177,11 +177,14 @@ class PagConfig(NetworkConfig):
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
+        unread = {}
+        if not self.res6 and frozen(kept_specs(self)):
+            unread["norm_group"] = "all norms are frozen"
         gates = self.gate.exists and self.gate.options.drawn
-        if gates or (self.multipool.blocks and self.multipool.selection == "pag"):
-            return {}
-        reason = "nothing is drawn: there are neither such gates nor a MultiPool of selection 'pag'"
-        return dict.fromkeys(("gate.temperature", "gate.noise", "gate.soft"), reason)
+        if not gates and not (self.multipool.blocks and self.multipool.selection == "pag"):
+            reason = "nothing is drawn: there are neither such gates nor a MultiPool of selection 'pag'"
+            unread |= dict.fromkeys(("gate.temperature", "gate.noise", "gate.soft"), reason)
+        return unread
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.sections import OneOf
 from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.residual import frozen
 from dynpix_jax.tasks.depth import Depth
 from dynpix_jax.tasks.segmentation import Segmentation
 
@@ -262,12 +263,16 @@ class PerspectiveConfig(NetworkConfig):
 
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
-        reasons = {} if self.loops else {"pooling.loop_signal": "there is no loop; set model.loops"}
+        reasons: dict[str, str] = (
+            {} if self.loops else {"pooling.loop_signal": "there is no loop; set model.loops"}
+        )
         if not {"gt_depth", "pred_depth"} & set(self.signals):
             reasons["bins"] = "no depth gates; set model.pooling.signal"
         if "pred_depth" not in self.signals:
             predicted = ("depth_features", "depth_kernel", "loss.depth_class")
             reasons |= dict.fromkeys(predicted, "no depth is predicted; set model.pooling.signal")
+        if self.frozen_norm and frozen(self.backbone.block_specs):
+            reasons["norm_group"] = "all norms are frozen"
         if self.depth is None:
             reasons["loss.depth"] = "the depth is not regressed; set model.depth"
         if len(self.loss.segmentation) > self.loops + 1:
