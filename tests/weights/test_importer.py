@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from dynpix_jax.backbones.resnet import ResNet, ResNetConfig
 from dynpix_jax.cli import import_weights as cli
+from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import ARCHITECTURES, import_weights, read_weights
 from dynpix_jax.weights.importer import expected_shapes
@@ -221,7 +222,7 @@ def test_command(tmp_path, capsys):
 
 def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit) as stop:
-        _run("--help")
+        main.main(["import-weights", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "dynpix import-weights --arch resnet50 --source" in text
