@@ -131,7 +131,7 @@ def test_the_program_costs_what_is_said():
     )
     ended = [float(up_to[0]) for up_to in np.broadcast_arrays(*macs.up_to_predictions(shares))]
     np.testing.assert_allclose(ended, np.cumsum(macs.steps) - np.array([0, 0, 1, 3, 20]) * f)
-    unrolled = papers.build(section | dict(unrolled=3))
+    unrolled = papers.build(dict(system="mdeq", task_options=dict(classes=19), unrolled=3))
     assert dense_report(unrolled, size).total == counted_macs(CellConfig(), 19, size, 2)
     assert gated_macs(unrolled, size) == unrolled.alternatives == {}
     # A search that ended after 9 of 27 iterations.
