@@ -22,7 +22,6 @@ import jax
 import pytest
 from absl import flags
 
-import train
 from tests.tiny import SHORT_CONFIG, TinyRun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,9 +62,6 @@ LONGEST = (
 )
 """Files that take longest. They begin first: no process is to be left alone with one in the end."""
 
-OPTIMIZED = ("test_notebook[03_anytime]",)
-"""Tests whose programs run often enough to be worth optimizing."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     # pytest-xdist would begin with the files that have the most tests.
@@ -85,7 +81,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     if CHOSEN is None:
         long = any(item.get_closest_marker(name) for name in ("slow", "aot", "gpu", "tpu"))
-        long = long or item.path.name in OPTIMIZED
         quickly = not long and os.environ["JAX_PLATFORMS"] == "cpu"
         os.environ[QUICKLY] = str(int(quickly))
         jax.config.update(QUICKLY.lower(), quickly)
@@ -141,6 +136,8 @@ def platform(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """A tiny gated network, trained for two steps in each of two stages; a copy for each process."""
+    import train  # takes seconds, also in the process that starts those of pytest-xdist
+
     folder = tmp_path_factory.getbasetemp()
     # The folder above is that of one run of pytest, and of all its processes.
     common = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
