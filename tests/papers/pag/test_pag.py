@@ -345,11 +345,11 @@ SECTION = dict(system="pag", task="boundaries", backbone=dict(depth=26))
         (dict(gate=dict(temperature=(1.0, 0.0))), "gate.temperature"),
         (dict(gate=dict(noise=(1.0, -0.5))), "gate.noise"),
         (dict(gate=dict(weight=-1.0)), "gate.weight"),
-        (dict(gate=dict(kind="pixel", insert=True)), "gate.insert: gates are inserted on the ramp"),
+        (dict(gate=dict(kind="pixel", insert=True)), "gate.insert: nothing reads True: it is of the ramp"),
         (dict(gate=dict(kind="pixel", rho=0.5, rho_start=0.7)), "gate.rho_start"),
         (
             dict(gate=dict(kind="layer", scope="residual")),
-            "gate.scope: 'residual' is not read by kind 'layer'",
+            "gate.scope: nothing reads 'residual': kind 'layer' skips whole blocks",
         ),
         (dict(multipool=dict(blocks=("res6",))), "with model.res6 = True only"),
         (dict(multipool=dict(blocks=("res4_2",), dilations=(0, 1), original_bias=1.0)), "has dilation 2"),
