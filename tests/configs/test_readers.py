@@ -44,11 +44,7 @@ from dynpix_jax.training.optim import stage_optimizer
 from tests.built import Built, text_of
 from tests.every_config import FILES, VARIANTS, change, changed, read, written_out
 
-QUICK = (
-    "configs/perspective/scenes.py",
-    "configs/pixelnet/scenes.py",
-    "configs/astmt/scenes.py:variant=single",
-)
+QUICK = ("configs/perspective/scenes.py", "configs/astmt/scenes.py:variant=single")
 """Networks that are traced in no time."""
 OPTIMIZED = ("configs/perspective/scenes.py",)
 AUGMENTED = ("configs/quickstart.py", "configs/anytime/mpii.py", "configs/astmt/scenes.py")
