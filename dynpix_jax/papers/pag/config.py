@@ -178,7 +178,7 @@ class PagConfig(NetworkConfig):
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
         unread = {}
-        if not self.res6 and frozen(kept_specs(self)):
+        if not self.res6 and not self.multipool.blocks and frozen(kept_specs(self)):
             unread["norm_group"] = "all norms are frozen"
         gates = self.gate.exists and self.gate.options.drawn
         if not gates and not (self.multipool.blocks and self.multipool.selection == "pag"):
