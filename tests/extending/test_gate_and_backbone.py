@@ -29,7 +29,7 @@ BATCH = {
     "valid": jnp.ones(2, bool),
 }
 TOP_K = dict(kind="my_gates:TopK", options=dict(share=0.4))
-CONVNEXT = dict(name="my_backbones:ConvNeXtConfig", depths=(1, 2), widths=(6, 8))
+CONVNEXT = dict(name="my_backbones:ConvNeXtConfig", depths=(1, 1), widths=(6, 8))
 TASK = dict(task="segmentation", task_options=dict(classes=CLASSES))
 SECTIONS: dict[str, dict[str, Any]] = {
     "gate in PAG": dict(
@@ -61,7 +61,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         **TASK,
         backbone=CONVNEXT,
         gate=dict(TOP_K, scope="conv3x3", weight=0.0),
-        multipool=dict(blocks=("stage2_2",), dilations=(0, 1, 2)),
+        multipool=dict(blocks=("stage2_1",), dilations=(0, 1, 2)),
         head_features=4,
         res6=True,
     ),

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import warnings
+from pathlib import Path
 
 warnings.simplefilter("error")  # as in the tests
 
@@ -38,12 +39,7 @@ def main() -> int:
         write_json(file, value)
 
     checkpoints._write_json = dying
-    loop.train(
-        toy.run(eval_every=4),
-        args.workdir,
-        batches=toy.batches(4),
-        evaluate_fn=lambda system, variables: {"bias": float(variables["params"]["head"]["bias"][0])},
-    )
+    toy.train_evaluated(Path(args.workdir))
     return 0
 
 

@@ -26,7 +26,7 @@ from tests.training import toy
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_process(workdir: Path, *options: str, status: int = 0) -> str:
+def run_process(workdir: Path, *options: str, status: int) -> str:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.training.run_toy", str(workdir), *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -55,11 +55,13 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that nothing happened to."""
     workdir = tmp_path_factory.mktemp("whole")
-    run_process(workdir)
+    toy.train_evaluated(workdir)
     return workdir
 
 
-def test_killed_anywhere_ends_like_the_whole_run(whole: Path, tmp_path: Path) -> None:
+def test_killed_anywhere_ends_like_the_whole_run(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # In a stage between two checkpoints and between two log lines; while a save is half done; in the first
     # steps of the second stage, whose state has another structure than the checkpoint's.
     run_process(tmp_path, "--kill-at", "5", status=-signal.SIGKILL)
@@ -67,7 +69,8 @@ def test_killed_anywhere_ends_like_the_whole_run(whole: Path, tmp_path: Path) ->
     run_process(tmp_path, "--kill-in-save", "6", status=-signal.SIGKILL)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 4]
     run_process(tmp_path, "--kill-at", "7", status=-signal.SIGKILL)
-    output = run_process(tmp_path)
+    toy.train_evaluated(tmp_path)
+    output = capsys.readouterr().out
     assert "continuing from" in output
     assert "(step 6 of 11)" in output
 
@@ -78,10 +81,10 @@ def test_killed_anywhere_ends_like_the_whole_run(whole: Path, tmp_path: Path) ->
 
 
 def test_sigterm_saves_exits_0_and_continues(whole: Path, tmp_path: Path) -> None:
-    output = run_process(tmp_path, "--kill-at", "7", "--signal", "SIGTERM")
+    output = run_process(tmp_path, "--kill-at", "7", "--signal", "SIGTERM", status=0)
     assert "stopped by SIGTERM at step 7" in output
     assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 6, 7]
-    run_process(tmp_path)
+    toy.train_evaluated(tmp_path)
     assert_same(load_variables(tmp_path)[0], load_variables(whole)[0])
     assert lines(tmp_path) == lines(whole)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.run_config import read_run
+from dynpix_jax.training import loop
 
 SIZE = (8, 10)
 
@@ -156,3 +158,13 @@ def run(model: dict[str, Any] | None = None, **training: Any) -> RunConfig:
     """The settings of `config`, with values of its model."""
     sections = config(**training)
     return read_run({**sections, "model": {**sections["model"], **(model or {})}})
+
+
+def train_evaluated(workdir: Path) -> loop.Result:
+    """A run with evaluations, as a program has it: with its lines in files and on the console."""
+    return loop.train(
+        run(eval_every=4),
+        workdir,
+        batches=batches(4),
+        evaluate_fn=lambda system, variables: {"bias": float(variables["params"]["head"]["bias"][0])},
+    )

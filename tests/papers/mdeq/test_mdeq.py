@@ -237,11 +237,13 @@ def trained(**changes):
     )
     variables = fresh(system)
 
-    def loss(params, seed):
+    # The batch is an argument: constants are folded while the program is compiled.
+    def loss(params, seed, batch):
         rngs = {"dropout": jax.random.key(seed)}
-        return system.loss({**variables, "params": params}, batch(), rngs=rngs, controls={})
+        return system.loss({**variables, "params": params}, batch, rngs=rngs, controls={})
 
-    return variables, jit(jax.value_and_grad(loss, has_aux=True))
+    step = jit(jax.value_and_grad(loss, has_aux=True))
+    return variables, lambda params, seed: step(params, seed, batch())
 
 
 def test_training_through_the_fixed_point():
@@ -273,10 +275,10 @@ def test_pretraining_is_plain_recurrence():
     system = papers.build(section | dict(unrolled=3, cell=SECTION["cell"] | dict(dropout=0.0)))
     variables, fields = fresh(system), batch()
 
-    def loss(params):
+    def loss(params, fields):
         return system.loss({**variables, "params": params}, fields, rngs={}, controls={})[0]
 
-    def plainly(params):
+    def plainly(params, fields):
         here = {**variables, "params": params}
         run = partial(system.network.apply, here, train=True, mutable=["batch_stats"])
         x, _ = run(fields["image"], method="inject")
@@ -299,7 +301,7 @@ def test_pretraining_is_plain_recurrence():
         return -jnp.take_along_axis(probabilities, fields["segmentation"][..., None], -1).mean()
 
     (value, gradient), (plain, expected) = (
-        jit(jax.value_and_grad(fn))(variables["params"]) for fn in (loss, plainly)
+        jit(jax.value_and_grad(fn))(variables["params"], fields) for fn in (loss, plainly)
     )
     np.testing.assert_allclose(value, plain, rtol=1e-5)
     for (path, a), (_, b) in zip(named_leaves(gradient), named_leaves(expected), strict=True):

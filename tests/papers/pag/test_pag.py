@@ -195,19 +195,18 @@ def test_loss_is_equation_6(name):
     key = jax.random.key(3)
 
     @jax.jit
-    def run(params):
-        given = {**variables, "params": params}
+    def run(given, data, key):
         routing = Routing(train=True, **drawn)
         outputs = system.run(
             given, data["image"], routing, inserted=controls["inserted"], rngs={"gumbel": key}
         )
 
         def loss(p):
-            return system.loss({**variables, "params": p}, data, rngs={"gumbel": key}, controls=controls)
+            return system.loss({**given, "params": p}, data, rngs={"gumbel": key}, controls=controls)
 
-        return outputs, jax.value_and_grad(loss, has_aux=True)(params)
+        return outputs, jax.value_and_grad(loss, has_aux=True)(given["params"])
 
-    outputs, ((total, aux), gradients) = run(variables["params"])
+    outputs, ((total, aux), gradients) = run(variables, data, key)
     branches = [*outputs.exits, outputs.predictions]
     task = sum(float(boundaries.loss(x["boundaries"], data["boundaries"], data["valid"])) for x in branches)
     in_force = gated_blocks(system.config)[1:]

@@ -247,12 +247,12 @@ def test_loss_is_eq_1(at):
     system = build(depth=dict(gamma=0.0), loss=weights, dropout=0.0, frozen_norm=True, loops=2)
     variables, given = fresh(system), batch()
 
-    def loss(variables):
+    def loss(variables, given):
         total, aux = system.loss(variables, given, rngs={"dropout": jax.random.key(0)}, controls={})
         steps = system.network.apply(variables, given["image"])
         return total, aux.terms, steps
 
-    total, terms, steps = jax.jit(loss)(variables)
+    total, terms, steps = jax.jit(loss)(variables, given)
     bins = np.asarray(system.config.bins.classes(jnp.asarray(given["depth"])))
     every = (slice(None),)
     if at == "cells":  # their middles; the last row and column of pixels lie in the cells at the border

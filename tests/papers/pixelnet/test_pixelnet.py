@@ -153,10 +153,12 @@ def test_loss_is_the_tasks_at_the_drawn_pixels():
     variables, batch = random_variables(system), make_batch()
     rngs = {"points": jax.random.key(4), "dropout": jax.random.key(5)}
 
-    def loss(params):
+    # Arguments rather than constants, which would be folded while the program is compiled.
+    def loss(params, batch, rngs):
         return system.loss({**variables, "params": params}, batch, rngs=rngs, controls={})
 
-    (value, aux), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, aux), gradients = run(variables["params"], batch, rngs)
     points = np.asarray(jax.jit(system.draw)(rngs["points"], batch["segmentation"], batch["valid"]))
     assert points.shape == (2, 40, 2)
     assert (points[..., 0] >= 5).all()  # what is above has no label
@@ -203,7 +205,8 @@ def test_padding_images_cost_nothing():
     variables, batch = random_variables(system), make_batch()
     rngs = {"points": jax.random.key(4), "dropout": jax.random.key(5)}
     batch["valid"] = np.array([False, False])
-    value, aux = jax.jit(lambda b: system.loss(variables, b, rngs=rngs, controls={}))(batch)
+    run = jax.jit(lambda v, b, keys: system.loss(v, b, rngs=keys, controls={}))
+    value, aux = run(variables, batch, rngs)
     assert float(value) == 0.0
     assert float(aux.terms["rare"]) == 0.0
 
