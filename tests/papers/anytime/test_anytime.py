@@ -146,7 +146,7 @@ def of_numpy(arch: str = "w18s1", *, plain: bool = False):
     [
         ("w18s1", "dense"),
         ("w18s1", "sparse"),
-        ("w18s2", "dense"),
+        pytest.param("w18s2", "dense", marks=pytest.mark.slow),
         pytest.param("w18s2", "sparse", marks=pytest.mark.slow),
         pytest.param("plain exits", "dense", marks=pytest.mark.slow),
     ],
