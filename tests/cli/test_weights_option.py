@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,17 @@ from flax import traverse_util
 from PIL import Image
 
 import eval as eval_program
-from dynpix_jax.backbones import hrnet
+from dynpix_jax.backbones import hrnet, resnet
 from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import check_complete
+from tests.data.multitask_files import write_nyud
+from tests.data.test_mpii import write as write_mpii
+from tests.papers.mdeq.reference import random_tensors
 from tests.weights import caffe_net as cn
 from tests.weights import official, torch_old
 from tests.weights import torch_zip as tz
-from tests.weights.bringing import TINY_HRNET, anytime, pixelnet
+from tests.weights.bringing import TINY_HRNET, anytime, pixelnet, torch_file
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -75,6 +79,68 @@ def test_an_official_file_is_scored_and_labels_a_photo(tmp_path, monkeypatch, ca
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(photo)
     assert main.main(["predict", *of, f"--out={tmp_path / 'out'}", "--mode=dense", str(photo)]) == 0
     assert (tmp_path / "out" / "photo_map.png").is_file()
+
+
+def small_astmt(root: Path) -> tuple[dict[str, Any], list[str]]:
+    """Tensors of the released network for NYUD's tasks, and the settings that make ours as small."""
+    write_nyud(root)
+    tasks = {"edge": 1, "semseg": 41, "normals": 3, "depth": 1}
+    tensors = official.filled(official.astmt(4, (1, 1, 1, 1), tasks, decoder=16, discriminator=3))
+    return tensors, ["model.backbone.width=4", "model.decoder.features=16"]
+
+
+def small_mdeq(root: Path) -> tuple[dict[str, Any], list[str]]:
+    """Likewise of MDEQ, with an image of Cityscapes whose sides halve evenly."""
+    rng = np.random.default_rng(0)
+    for package, end, shape, dtype in (
+        ("leftImg8bit", "leftImg8bit", (32, 48, 3), np.uint8),
+        ("gtFine", "gtFine_labelIds", (32, 48), np.uint8),
+        ("gtFine", "gtFine_instanceIds", (32, 48), np.uint16),
+    ):
+        folder = root / package / "val" / "ulm"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 34, shape).astype(dtype)).save(
+            folder / f"ulm_000000_000019_{end}.png"
+        )
+    settings = ["cell.channels=(8,16)", "cell.expansion=1", "forward.iterations=2"]
+    return random_tensors((8, 16), 1, 19), ["evaluation.also=()", *(f"model.{one}" for one in settings)]
+
+
+def small_pose(root: Path) -> tuple[dict[str, Any], list[str]]:
+    """Likewise of the pose network, with MPII's people."""
+    write_mpii(root)
+    return official.filled(official.hrnet(*TINY_HRNET, pose=16)), ["data.eval.source.crop=(32,32)"]
+
+
+@pytest.mark.parametrize(
+    ("config", "make", "prefix", "scores"),
+    [
+        (
+            "astmt/nyud.py:backbone=r26,variant=released",
+            small_astmt,
+            "module.",
+            {"boundaries/ods", "segmentation/miou", "normals/mean", "depth/rmse"},
+        ),
+        ("mdeq/cityscapes.py:variant=small,budget=gpu", small_mdeq, "model.", {"miou"}),
+        ("anytime/mpii.py:variant=hrnet,flip=False", small_pose, "", {"pckh_50"}),
+    ],
+    ids=["astmt", "mdeq", "pose"],
+)
+def test_released_networks_are_scored(tmp_path, monkeypatch, capsys, config, make, prefix, scores):
+    """By the configs that docs/weights.md names, on files in the data sets' layouts."""
+    monkeypatch.setitem(hrnet.ARCHITECTURES, "w32", TINY_HRNET)
+    monkeypatch.setitem(resnet._BLOCKS, 26, (1, 1, 1, 1))
+    tensors, settings = make(tmp_path / "data")
+    source = torch_file(tmp_path / "released.pth", tensors, old=True, prefix=prefix)
+    weights = tmp_path / "w.safetensors"
+    of = [f"--config={ROOT / 'configs' / config},root={tmp_path / 'data'}", "--set", *settings]
+    assert main.main(["import-weights", *of, f"--source={source}", f"--out={weights}"]) == 0
+    assert "skipped: 0\nmissing: 0\nunexpected: 0\n" in capsys.readouterr().out
+    run = ["evaluation.mode=dense", "evaluation.pictures=0", "evaluation.limit=1"]
+    assert eval_program.main([*of, *run, f"--weights={weights}", f"--out={tmp_path / 'out'}"]) == 0
+    (*_, row) = json.loads((tmp_path / "out" / "eval.json").read_text())["rows"]
+    assert scores <= row["modes"]["dense"].keys()
+    assert all(np.isfinite(row["modes"]["dense"][name]) for name in scores)
 
 
 @pytest.mark.parametrize(
