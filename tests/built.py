@@ -42,7 +42,7 @@ LABELS: dict[str, tuple[tuple[int, ...], Any]] = {
     "depth": (SIZE, jnp.float32),
     "normals": ((*SIZE, 3), jnp.float32),
     "albedo": ((*SIZE, 3), jnp.float32),
-    "pose": ((16, 3), jnp.float32),
+    "keypoints": ((16, 3), jnp.float32),
     "head_size": ((), jnp.float32),
 }
 """Shape, after the batch's, and type of every label."""

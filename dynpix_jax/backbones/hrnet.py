@@ -74,7 +74,7 @@ class HRNetConfig(BackboneConfig):
     form: Literal["segmentation", "pose"] = "segmentation"
     align_corners: bool = False
     frozen_norm: bool = False
-    name: str = field(default="hrnet", kw_only=True)
+    name: Literal["hrnet"] = field(default="hrnet", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
