@@ -17,6 +17,7 @@ from dynpix_jax import papers
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import System
 from tests.one_step import QUICKLY
+from tests.tiny_systems import ANYTIME, PERSPECTIVE
 
 SIZE = (32, 32)
 CLASSES = dict(task="segmentation", task_options=dict(classes=3))
@@ -53,26 +54,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         backbone=dict(name="mobilenetv2", width=0.2),
         decoder=dict(features=8),
     ),
-    "perspective": dict(
-        system="perspective",
-        segmentation=dict(classes=3),
-        backbone=dict(depth=18, width=4),
-        features=8,
-        depth_features=(8, 4),
-        loops=0,
-        depth={},
-        dropout=0.0,
-        pooling=dict(signal="pred_depth"),
-    ),
-    "anytime": dict(
-        system="anytime",
-        **CLASSES,
-        backbone=dict(arch="w18s1", width=4, blocks=1),
-        exits=(1, 4),
-        weights=(1.0, 1.0),
-        heads=dict(kind="plain"),
-        adaptivity=dict(kind="confidence", options=dict(threshold=0.5)),
-    ),
+    "perspective": PERSPECTIVE | dict(loops=0, depth={}, dropout=0.0, pooling=dict(signal="pred_depth")),
+    "anytime": ANYTIME,
 }
 IN_FLOAT32 = {
     "pag": r".*gate/(logits|conv3)/.*",

@@ -18,6 +18,7 @@ from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.trees import map_named
 from dynpix_jax.flops import variable_shapes
 from dynpix_jax.ops.sparse import ImplementationUnavailable, interpreted
+from tests.tiny_systems import ANYTIME, PERSPECTIVE
 
 SIZE = (33, 41)
 # The GPU's kernel multiplies halves in bfloat16, and a gradient jumps where a ReLU's input is rounded across
@@ -38,26 +39,8 @@ SECTIONS = {
     ),
     "pag, layers": PAG | dict(gate=dict(kind="layer")),
     "multipool": PAG | dict(multipool=dict(blocks=("res2_2",), dilations=(0, 1, 2))),
-    "perspective": dict(
-        system="perspective",
-        segmentation=dict(classes=3),
-        backbone=dict(depth=18, width=4),
-        features=8,
-        depth_features=(8, 4),
-        loops=0,
-        depth={},
-        pooling=dict(gate="argmax"),
-    ),
-    "anytime": dict(
-        system="anytime",
-        task="segmentation",
-        task_options=dict(classes=3),
-        backbone=dict(arch="w18s1", width=4, blocks=1),
-        exits=(3, 4),
-        weights=(1.0, 1.0),
-        heads=dict(kind="plain"),
-        adaptivity=dict(kind="confidence", options=dict(threshold=0.5)),
-    ),
+    "perspective": PERSPECTIVE | dict(loops=0, depth={}, pooling=dict(gate="argmax")),
+    "anytime": ANYTIME | dict(exits=(3, 4)),
 }
 REFUSED = {
     ("pag on MobileNet", "pallas_tpu"): "this one is depthwise; these can: masked, gather",

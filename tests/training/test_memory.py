@@ -22,6 +22,7 @@ from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.sharding import make_mesh
 from dynpix_jax.training.stages import make_stage
 from dynpix_jax.training.step import STREAMS
+from tests.tiny_systems import ANYTIME, PERSPECTIVE
 from tests.training import toy
 
 SIZE = (16, 24)
@@ -36,25 +37,8 @@ SYSTEMS = {
         hypercolumn=dict(layers=("conv1_2", "conv3_3")),
         mlp=dict(hidden=(8,)),
     ),
-    "anytime": dict(
-        system="anytime",
-        task="segmentation",
-        task_options=dict(classes=3),
-        backbone=dict(arch="w18s1", width=4, blocks=1),
-        exits=(1, 4),
-        weights=(1.0, 1.0),
-        heads=dict(kind="plain"),
-        adaptivity=dict(kind="confidence", options=dict(threshold=0.5)),
-    ),
-    "perspective": dict(
-        system="perspective",
-        segmentation=dict(classes=3),
-        backbone=dict(depth=26, width=4),
-        features=8,
-        depth_features=(8, 4),
-        loops=1,
-        depth={},
-    ),
+    "anytime": ANYTIME,
+    "perspective": PERSPECTIVE | dict(backbone=dict(depth=26, width=4), loops=1, depth={}),
     "astmt": dict(
         system="astmt",
         tasks=("boundaries", "depth"),

@@ -24,16 +24,10 @@ from dynpix_jax.flops import dense_report, system_macs, variable_shapes
 from dynpix_jax.papers.perspective.config import PerspectiveConfig
 from dynpix_jax.papers.perspective.system import to_pixels
 from tests.papers.perspective import formulas
+from tests.tiny_systems import PERSPECTIVE
 
 SIZE = (33, 41)
-SECTION = dict(
-    system="perspective",
-    segmentation=dict(classes=3),
-    backbone=dict(depth=18, width=4),
-    features=8,
-    depth_features=(8, 4),
-    loops=2,
-)
+SECTION = PERSPECTIVE | dict(loops=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
