@@ -305,7 +305,9 @@ class HRNet(nn.Module):
         taps = [stage.name for stage in self.config.stages] if self.taps is None else self.taps
         maps: tuple[Array, ...] = self.first(images, train=train)
         features: dict[str, Array] = {}
-        for number, name in enumerate(STAGES[: max(STAGES.index(tap.split("/")[0]) for tap in taps) + 1], 1):
+        for number, name in enumerate(STAGES, 1):
             maps = self.stage(number, maps, train=train) if number > 1 else maps
             features |= {f"{name}/{branch}": x for branch, x in enumerate(maps)}
+            if features.keys() >= set(taps):
+                break
         return {tap: features[tap] for tap in taps}

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ class Evaluated:
         """Δm under its score's name; {} without a reference."""
         return {} if self.drop is None else {DELTA_M.name: self.drop}
 
-    @property
+    @cached_property
     def budget(self) -> Budget:
         """The row of the table: the scores of the mode that was run first, the times of all."""
         found = self.evaluation

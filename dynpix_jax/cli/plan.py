@@ -15,9 +15,9 @@ import json
 
 from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.tables import print_table
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import parse_size
 from dynpix_jax.run_config import read_run
-from dynpix_jax.training.plan import Plan, plan_step, smaller
+from dynpix_jax.training.plan import SMALL, Plan, plan_step, smaller
 from dynpix_jax.training.slices import Chip, Slice, parse_slice
 
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns 0 if the step fits, 1 if it does not."""
     of = parse_slice(args.topology)
-    size = _size(args.size)
+    size = None if args.size is None else parse_size(args.size)
     given = [*args.set, *([f"training.batch_size={args.batch}"] if args.batch is not None else [])]
     config = read_run(args.config, given)
     index = config.stages.index(config.stage(args.stage))
@@ -83,7 +83,8 @@ def describe(plan: Plan, of: Slice) -> None:
         f" {1e3 * plan.bytes / chip.bandwidth:.1f} ms of memory traffic"
     )
     for kind, found in sorted(plan.collectives.items()):
-        print(f"  {found.count} {kind}: {found.bytes / 1e6:.2f} MB, {found.small} of them below 64 KiB")
+        small = f"{found.small} of them below {SMALL // 1024} KiB"
+        print(f"  {found.count} {kind}: {found.bytes / 1e6:.2f} MB, {small}")
     print(f"  compiled in {plan.cpu_seconds:.0f} s of a CPU")
 
 
@@ -91,13 +92,3 @@ def row(name: str, plan: Plan) -> list[str]:
     """The cells of a setting."""
     work = [f"{plan.flops / 1e9:,.1f}", f"{plan.bytes / 1e9:,.2f}"] if plan.fits else ["-", "-"]
     return [name, "yes" if plan.fits else "no", f"{plan.peak / 2**30:.2f}", *work]
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        height, width = (int(side) for side in text.split("x"))
-    except ValueError:
-        raise UserError(f"--size {text}: expected HEIGHTxWIDTH, such as 400x544") from None
-    return height, width

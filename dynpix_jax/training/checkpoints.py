@@ -226,7 +226,7 @@ def load_variables(
         UserError: No checkpoint there, or all are damaged; none that is called `stage`.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints")
-    named = checkpoints.named()
+    named = {} if stage is None else checkpoints.named()
     if stage is None or not named:
         checkpoint = checkpoints.newest()
     elif stage in named:

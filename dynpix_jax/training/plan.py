@@ -17,7 +17,7 @@ from dynpix_jax.core.capabilities import ReadsInputs
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import FieldSpec
-from dynpix_jax.core.system import System
+from dynpix_jax.core.system import NetworkConfig, System
 from dynpix_jax.data.sources import declared_fields
 from dynpix_jax.training.sharding import make_mesh
 from dynpix_jax.training.slices import Slice, slice_devices
@@ -186,6 +186,6 @@ def smaller(run: RunConfig, images: int) -> Sequence[str]:
         found += ["training.remat=blocks", "training.remat=stages"]
     if images % (2 * settings.microbatches) == 0:
         found.append(f"training.microbatches={2 * settings.microbatches}")
-    if getattr(model, "compute_dtype", None) == "float32":
+    if isinstance(model, NetworkConfig) and model.compute_dtype == "float32":
         found.append("model.compute_dtype=bfloat16")
     return found
