@@ -10,8 +10,9 @@ A config reads its argument with `read_args` and gets all sections but `data` fr
                  have density rho (see GateConfig), and trains on such masks; none: it trains on samples, and
                  density rho is theirs alone
   multipool      the blocks that hold a MultiPool, joined by "+", such as res3_2+res4_2+res5_2+res6; that of
-                 variant=layer_skip and truncated is at the top (section 5.2)
-  drop_blocks    of variant=truncated, from the top
+                 variant=layer_skip and truncated is at the top (section 5.2). "multipool=" is a network with
+                 gates alone, for variant=gated and layer_skip
+  drop_blocks    of variant=truncated, from the top; variant=gated drops none by itself
   drop_layers    of variant=truncated, 0 to 2 more, from the top of the last block that is kept
   stem           of nyuv2, stanford2d3d, cityscapes: 3x3 (three of them, as the budgets of table 2 have it;
                  default of budget=gpu) | 7x7 (that of most ImageNet weights; default of budget=cpu)
@@ -82,7 +83,7 @@ READ_BY = {
     "gate_scope": ("gated",),
     "calibrate": ("gated",),
     "multipool": ("multipool", "average", "gated", "layer_skip"),
-    "drop_blocks": ("truncated",),
+    "drop_blocks": ("truncated", "gated"),
     "drop_layers": ("truncated",),
 }
 """Variants that read an argument; the others refuse it rather than train something else than asked for."""
@@ -146,6 +147,10 @@ def read_args(
     given = given_args(arg)
     if args.variant == "layer_skip" and "multipool" not in given:
         args.multipool = (BLOCKS[-1],)
+    if not args.multipool and args.variant in ("multipool", "average"):
+        raise UserError(f"config argument multipool=: variant={args.variant} needs a block that holds one")
+    if args.variant != "truncated" and "drop_blocks" not in given:
+        args.drop_blocks = 0
     if "stem" in args:
         args.stem = args.stem or ("7x7" if args.budget == "cpu" else "3x3")
         if args.stem == "3x3" and "weights" not in given:
@@ -191,7 +196,7 @@ def pag_config(
         task_options={**task_options, **LOSSES.get(args.task, {"both": {}})[args.loss]},
         head_features=head_features,
         head_layers=1 if args.budget == "cpu" else 2,
-        drop_blocks=args.drop_blocks if args.variant == "truncated" else 0,
+        drop_blocks=args.drop_blocks,
         drop_layers=args.drop_layers,
         res6=res6,
     )
@@ -219,26 +224,28 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
         frozen=FROZEN[args.budget],
         multipliers=((r"head/.*", 20.0), *new),
     )
-    pooled = _pooled(args)
-    if not pooled:
-        return (base,)
+    pooled, gates = _pooled(args), _gates(args)
 
     def later(name: str, steps: int, rate: tuple[str, float], **model: Any) -> dict[str, Any]:
         multipliers = (rate, (r"head/.*", schedule.head_rate), *new)
         changes = dict(name=name, steps=steps, learning_rate=3e-5, multipliers=multipliers, model=model)
         return dict(base, **changes)
 
-    pool = dict(blocks=pooled, selection="average" if args.variant == "average" else "pag", original_bias=2.0)
-    stages = [base, later("multipool", schedule.multipool, (r".*/multipool/gate/.*", 20.0), multipool=pool)]
+    stages, pool = [base], {}
+    if pooled:
+        selection = "average" if args.variant == "average" else "pag"
+        pool = dict(multipool=dict(blocks=pooled, selection=selection, original_bias=2.0))
+        stages.append(later("multipool", schedule.multipool, (r".*/multipool/gate/.*", 20.0), **pool))
     # All blocks have a gate in the budgets of table 2, that of the MultiPool, too.
     counted = "stem" in args and args.budget == "gpu" and args.gate_scope == "residual"
-    if args.variant == "gated" and counted and pooled != ("res6",):
-        pool = dict(pool, gated=True)
+    if args.variant == "gated" and counted and pooled and pooled != ("res6",):
+        pool = dict(multipool=dict(pool["multipool"], gated=True))
+    begun = len(stages) if gates else len(stages) - 1
     steps = (schedule.gates, schedule.gates, schedule.settle or schedule.gates)
-    for count, (name, gate) in zip(steps, _gates(args).items(), strict=False):
+    for count, (name, gate) in zip(steps, gates.items(), strict=False):
         rate = (r".*/gate/.*", schedule.gate_rate)
-        stages.append(later(name, count, rate, multipool=pool, gate=gate))
-    return tuple(stages[min(2, len(stages) - 1) :] if args.continue_from else stages)
+        stages.append(later(name, count, rate, **pool, gate=gate))
+    return tuple(stages[begun:] if args.continue_from else stages)
 
 
 def _gates(args: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:

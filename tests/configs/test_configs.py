@@ -211,6 +211,7 @@ def test_every_config_is_tested():
             "does not read it; drop_blocks is for variant=truncated",
         ),
         ("nyuv2", "variant=truncated,drop_blocks=16", "expected 0 to 15"),
+        ("nyuv2", "variant=average,multipool=", "variant=average needs a block"),
         ("nyuv2", "variant=truncated,drop_layers=3", "expected 0, 1 or 2"),
         ("nyuv2", "variant=base,drop_layers=1", "drop_layers is for variant=truncated"),
         ("nyuv2", "stem=5x5", "stem=5x5"),
@@ -240,6 +241,18 @@ def test_stages_begin_where_another_run_ended():
     assert later.init_from == "runs/multipool"
     later = get_config("variant=multipool,continue_from=runs/base").training
     assert [stage["name"] for stage in later.stages] == ["multipool"]
+
+
+def test_gates_without_a_multipool_in_a_shorter_network():
+    get_config = importlib.import_module("configs.pag.bsds500").get_config
+    arg = "variant=gated,multipool=,drop_blocks=7"
+    run = read_run(get_config(arg))
+    assert [stage.name for stage in run.stages] == ["base", "gates", "rho", "settle"]
+    assert all(stage.model.multipool.blocks == () for stage in run.stages)
+    assert {stage.model.drop_blocks for stage in run.stages} == {7}
+    later = get_config(f"{arg},continue_from=runs/truncated").training
+    assert [stage["name"] for stage in later.stages] == ["gates", "rho", "settle"]
+    assert get_config("variant=gated").model.drop_blocks == 0
 
 
 def test_the_papers_own_training():
