@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import DISK_ERRORS, UserError, cause_of
 
 EXIT_USER_ERROR = 2
 """Status after a user's mistake; argparse ends with the same."""
@@ -37,14 +37,16 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
     The current folder is the last one that modules are imported from: configs name users' classes as
     "module:Name".
 
-    A `UserError` becomes one line on stderr, "prog: message", and status 2. Any other exception is a bug and
-    passes through with its traceback.
+    A `UserError` becomes one line on stderr, "prog: message", and status 2, and so does a disk that is full
+    or cannot be written. Any other exception is a bug and passes through with its traceback.
     """
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):
         sys.path.append(folder)
     try:
-        return fn() or 0
+        status = fn() or 0
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -53,8 +55,19 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = "standard output" if error.filename is None else os.fspath(error.filename)
+        print(f"{prog}: {where}: {cause_of(error)}", file=sys.stderr)
+        _give_up_stdout()
+        return EXIT_USER_ERROR
+
+
+def _give_up_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_main(fn: Callable[[], int | None], prog: str | None = None) -> NoReturn:

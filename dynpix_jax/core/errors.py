@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Of a disk that is full or cannot be written, whatever was to be written there."""
 
 
 class UserError(Exception):
@@ -30,3 +36,12 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     folded = {candidate.lower(): candidate for candidate in names}
     near = difflib.get_close_matches(name.lower(), folded, n=1)
     return f"did you mean '{folded[near[0]]}'? {listing}" if near else listing
+
+
+def cause_of(error: BaseException) -> str:
+    """Why the system refused, in its own words: "No space left on device"."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # TensorStore tells the number of the system's error in its text.
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {str(error)[:200]}"

@@ -111,6 +111,8 @@ class TrainingConfig:
         log_every: Steps between log lines; each line is the mean since the last one.
         checkpoint_every: Steps between checkpoints; stage ends and SIGTERM save as well. 0: only those.
         eval_every: Steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
+        on_save_error: What a checkpoint does that cannot be saved (no space): ``stop`` ends the run,
+            ``continue`` lets it go on to the next one.
         keep: Checkpoints kept on disk, beside those of stage ends.
         init_from: "" (random), a weights file, or the workdir of another run: its newest checkpoint, or with
             "DIR@STAGE" what a stage ended with, with "DIR@STAGE:STEP" its checkpoint after so many steps.
@@ -137,6 +139,7 @@ class TrainingConfig:
     log_every: int = 20
     checkpoint_every: int = 250
     eval_every: int = 0
+    on_save_error: Literal["stop", "continue"] = "stop"
     keep: int = 2
     init_from: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -1,7 +1,8 @@
 """Checkpoints on disk: orbax writes the arrays and the iterator, a manifest makes them trustworthy.
 
     checkpoints/00000200/{variables,optimizer,data}/   written by orbax
-    checkpoints/00000200/manifest.json                 step, stage, config, and size and CRC-32 of every file
+    checkpoints/00000200/manifest.json                 step, stage, config, size and CRC-32 of every file, and
+                                                       a CRC-32 of its own
 
 The manifest is written last and atomically, so a directory without one is a save that was interrupted. orbax
 (0.12) reads some damaged files without an error; the checksums find them before it tries.
@@ -10,11 +11,13 @@ The manifest is written last and atomically, so a directory without one is a sav
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
 import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +27,21 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.errors import UserError, cause_of, suggest
 from dynpix_jax.training.state import TrainState
 
 MANIFEST = "manifest.json"
 _OURS = re.compile(r"\d{8,}(\.orbax-checkpoint-tmp.*)?")
 """Names of checkpoints, and of orbax's unfinished ones (the suffix is orbax's `TMP_DIR_SUFFIX`)."""
 _log = logging.getLogger(__name__)
+# orbax's threads log, with their stacks, what `save` raises anyway.
+logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in record.getMessage())
+_LEAST_INODES = 64
+"""Files and folders of a checkpoint, about."""
+
+
+class SaveError(UserError):
+    """A checkpoint that could not be saved: no space, no permission; those before it stand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +104,13 @@ class Checkpoints:
         found = {}
         for step in self.steps():
             try:
-                manifest = json.loads((self.path(step) / MANIFEST).read_text())
+                manifest = _read_manifest(self.path(step))
                 name, index = str(manifest["stage_name"]), int(manifest["stage"])
                 lengths = [int(stage["steps"]) for stage in manifest["config"]["training"]["stages"]]
                 found[f"{name}:{step - sum(lengths[:index])}"] = step
                 if step == sum(lengths[: index + 1]):
                     found[name] = step
-            except (OSError, ValueError, KeyError, TypeError):
+            except (_DamagedError, ValueError, KeyError, TypeError):
                 continue  # damaged: `newest` and `at_step` say so where it matters
         return found
 
@@ -107,51 +118,90 @@ class Checkpoints:
         """The run's config as JSON, of the newest checkpoint; None if none was ever completed."""
         for step in reversed(self.steps()):
             try:
-                config: dict[str, Any] = json.loads((self.path(step) / MANIFEST).read_text())["config"]
-            except (OSError, ValueError, KeyError, TypeError):
+                config: dict[str, Any] = _read_manifest(self.path(step))["config"]
+            except (_DamagedError, KeyError):
                 continue  # damaged
             return config
         return None
 
     def save(self, state: TrainState, iterator: Any, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; returns when it is complete on disk. Every process must call it."""
+        """Write a checkpoint; returns when it is complete on disk. Every process must call it.
+
+        Raises:
+            SaveError: It cannot be written; what was written of it is removed.
+        """
         path = self.path(checkpoint.step)
         first = jax.process_index() == 0
-        if first and path.exists():
+        try:
+            if first:
+                self._make_room(path)
+            # Made by threads, a folder that cannot be made would leave others waiting for it for minutes.
+            made_at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+            with ocp.Context(async_options=made_at_once):
+                ocp.save_checkpointables(
+                    path,
+                    {
+                        "variables": dict(state.variables),
+                        "optimizer": {"step": state.step, "state": state.opt_state},
+                        "data": iterator,
+                    },
+                )
+            if first:
+                self._complete(path, checkpoint)
+        # TensorStore raises a ValueError for whatever the system says.
+        except (OSError, ValueError) as error:
+            raise self._not_saved(path, error) from error
+
+    def _make_room(self, path: Path) -> None:
+        """Makes the folder of all checkpoints, and sees that a new one can be made in it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if path.exists():
             _remove(path)
-        ocp.save_checkpointables(
-            path,
-            {
-                "variables": dict(state.variables),
-                "optimizer": {"step": state.step, "state": state.opt_state},
-                "data": iterator,
-            },
-        )
-        if first:
-            files = {
-                str(file.relative_to(path)): _fingerprint(file)
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-            }
-            _write_json(path / MANIFEST, {**dataclasses.asdict(checkpoint), "files": files})
-            # Later ones exist if a damaged one was passed over and the run continued from before it. If they
-            # stayed, the damaged one would count as the newest to keep.
-            for step in self.steps():
-                if step > checkpoint.step:
-                    _remove(self.path(step))
-            ends = self.stage_ends().values()  # each is a budget that eval.py may want
-            for step in self.steps()[: -self.keep]:
-                if step not in ends:
-                    _remove(self.path(step))
+        with tempfile.TemporaryFile(dir=self.directory):
+            pass
+        disk = os.statvfs(self.directory)
+        if disk.f_files and disk.f_favail < _LEAST_INODES:
+            raise OSError(errno.ENOSPC, "No space left on device (no inodes)")
+
+    def _complete(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Writes the manifest, and removes what the checkpoint replaces."""
+        files = {
+            str(file.relative_to(path)): _fingerprint(file)
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        }
+        _write_manifest(path, {**dataclasses.asdict(checkpoint), "files": files})
+        # Later ones exist if a damaged one was passed over and the run continued from before it. If they
+        # stayed, the damaged one would count as the newest to keep.
+        for step in self.steps():
+            if step > checkpoint.step:
+                _remove(self.path(step))
+        ends = self.stage_ends().values()  # each is a budget that eval.py may want
+        for step in self.steps()[: -self.keep]:
+            if step not in ends:
+                _remove(self.path(step))
+
+    def _not_saved(self, path: Path, error: Exception) -> SaveError:
+        """The error of a save, after what there is of it was removed: the disk may need the room."""
+        if not (path / MANIFEST).is_file():
+            for unfinished in (path, *self.directory.glob(f"{path.name}.orbax-checkpoint-tmp*")):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        steps = [step for step in self.steps() if self.path(step) != path]
+        stands = f"{self.path(steps[-1]).name} stands" if steps else "there is none yet"
+        return SaveError(f"checkpoint {path} cannot be saved: {cause_of(error)}; {stands}")
 
     def mark_evaluated(self, step: int) -> None:
         """Note in the checkpoint of `step` that the evaluation due there has been written.
 
-        Every process may call it; the first one does it.
+        Every process may call it; the first one does it. Where it cannot be written, a run that continues
+        from there evaluates once more.
         """
         if jax.process_index() == 0:
-            file = self.path(step) / MANIFEST
-            _write_json(file, {**json.loads(file.read_text()), "evaluated": True})
+            path = self.path(step)
+            try:
+                _write_manifest(path, {**_read_manifest(path), "evaluated": True})
+            except (OSError, _DamagedError) as error:
+                _log.warning("checkpoint %s cannot be marked as evaluated: %s", path, error)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is complete and undamaged; None if none was ever completed.
@@ -256,11 +306,11 @@ class _DamagedError(Exception):
 
 
 def _verify(path: Path) -> Checkpoint:
+    values = _read_manifest(path)
     try:
-        values = json.loads((path / MANIFEST).read_text())
         files = values.pop("files")
         checkpoint = Checkpoint(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError) as error:
         raise _DamagedError(f"{MANIFEST}: not readable") from error
     for name, expected in files.items():
         try:
@@ -282,6 +332,28 @@ def _fingerprint(file: Path) -> list[int]:
             checksum = zlib.crc32(block, checksum)
             size += len(block)
     return [size, checksum]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint's manifest says, less its own checksum, which is checked."""
+    try:
+        values: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        checksum = values.pop("checksum", None)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise _DamagedError(f"{MANIFEST}: not readable") from error
+    # Those of earlier versions have none.
+    if checksum not in (None, _checksum(values)):
+        raise _DamagedError(f"{MANIFEST}: wrong checksum")
+    return values
+
+
+def _write_manifest(path: Path, values: dict[str, Any]) -> None:
+    _write_json(path / MANIFEST, {**values, "checksum": _checksum(values)})
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    """Of values that JSON can hold, wherever its text has spaces."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ outlast the time that a SIGTERM leaves.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +21,11 @@ import numpy as np
 from dynpix_jax.core.capabilities import Calibrates
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.locks import locked
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.calibration import seen_images
-from dynpix_jax.training.checkpoints import Checkpoint, Checkpoints
+from dynpix_jax.training.checkpoints import Checkpoint, Checkpoints, SaveError
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
 from dynpix_jax.training.sharding import make_mesh, put_batch
@@ -78,15 +80,24 @@ def train(
         writers: Replace the usual ones (JSON lines, TensorBoard, console).
 
     Raises:
-        UserError: A network that cannot be built, a workdir that holds another config's run or cannot be
-            written, rules that do not cover the parameters, an element that cannot be read.
+        UserError: A network that cannot be built, a workdir that holds another config's run, is in use or
+            cannot be written, rules that do not cover the parameters, an element that cannot be read.
+        SaveError: A checkpoint that could not be saved.
         KeyboardInterrupt: Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
-    at = _Run(run, Path(workdir), batches, evaluate_fn, writers)
+    workdir = Path(workdir)
+    _make_workdir(workdir)
+    alone = locked(workdir / ".lock", f"workdir {workdir}", "wait for it to end, or give another --workdir")
+    with alone if jax.process_index() == 0 else contextlib.nullcontext():
+        return _train(_Run(run, workdir, batches, evaluate_fn, writers), len(run.stages))
+
+
+def _train(at: _Run, stages: int) -> Result:
+    """Runs all stages from where a run stands; see `train`."""
     try:
         with StopRequest() as stop:
-            for index in range(at.stage.index, len(run.stages)):
+            for index in range(at.stage.index, stages):
                 at.begin(index)
                 while True:
                     stopping = stop.at(at.step)
@@ -100,7 +111,7 @@ def train(
                         break
                     at.take_step(at.next_batch())
                 at.meter.flush()
-        return Result(at.state, len(run.stages) - 1, finished=True)
+        return Result(at.state, stages - 1, finished=True)
     finally:
         at.out.close()
 
@@ -123,7 +134,6 @@ class _Run:
         self._config, self._evaluate_fn = config, evaluate_fn
         self._mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
         self._readers = [jax.process_count(), settings.workers]
-        _make_workdir(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
         saved = self._checkpoints.newest()
         if saved is not None:
@@ -167,7 +177,7 @@ class _Run:
             self._calibrate()
         due = evaluate_fn is not None and evaluating
         if stopping or self.stage_done or due or _at(self.step, settings.checkpoint_every):
-            self._save()
+            self._save(last=stopping or self.step == settings.total_steps)
         # Not when stopping: the next run does it.
         if evaluate_fn is not None and evaluating and not self.evaluated and not stopping:
             self._evaluate(evaluate_fn)
@@ -180,7 +190,7 @@ class _Run:
             # An unreadable file. The steps so far are sound, and so is the position of an iterator in this
             # process: on the element that could not be read.
             if self._readers == [1, 0]:
-                self._save()
+                self._save(last=False)
             raise
         if batch is None:
             raise UserError(
@@ -206,21 +216,32 @@ class _Run:
             self.state = dataclasses.replace(self.state, params=params)
             self.out.note(note)
 
-    def _save(self) -> None:
-        """Takes a checkpoint, unless this step has one."""
+    def _save(self, *, last: bool) -> None:
+        """Takes a checkpoint, unless this step has one.
+
+        Raises:
+            SaveError: It cannot be saved; unless the run goes on to another one, and is to.
+        """
         if self.step > self._saved_step:
             self.meter.flush()
             name, given = self.stage.config.name, self._config.given
             window, readers = self.meter.window, self._readers
             checkpoint = Checkpoint(self.step, self.stage.index, name, given, self.evaluated, window, readers)
-            self._checkpoints.save(self.state, self._iterator, checkpoint)
+            try:
+                self._checkpoints.save(self.state, self._iterator, checkpoint)
+            except SaveError as error:
+                if last or self._config.training.on_save_error == "stop":
+                    raise
+                self.out.note(f"{error}; the run goes on to the next one")
+                return
             self._saved_step = self.step
 
     def _evaluate(self, evaluate_fn: EvaluateFn) -> None:
         """Evaluates the state and writes what is found."""
         values = evaluate_fn(self.stage.system, self.state.variables)
         self.out.write(self.step, "eval", {"stage": self.stage.config.name, **values})
-        self._checkpoints.mark_evaluated(self.step)
+        if self._saved_step == self.step:
+            self._checkpoints.mark_evaluated(self.step)
         self.evaluated = True
 
     def _make_stage(self, index: int) -> Stage:

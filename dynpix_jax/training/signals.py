@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop at the next step."""
+"""SIGTERM, SIGHUP and Ctrl-C as a request to stop at the next step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP: the terminal was closed."""
 
 
 class StopRequest:
-    """Context in which the first SIGTERM or SIGINT only sets a flag; the old handlers come back at its end.
+    """Context in which the first SIGTERM, SIGHUP or SIGINT only sets a flag; the old handlers come back.
 
     A second one is handled as before, so that Ctrl-C twice stops at once. With several processes JAX itself
     watches for SIGTERM, `at(step)` answers the same on all of them, and SIGINT is not ours.
@@ -31,7 +32,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         # Only the main thread may set handlers (and receives the signal).
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            # Under nohup SIGHUP is ignored, and stays so.
+            heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._on_signal) for number in heard}
         return self
 
     def __exit__(

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from dynpix_jax.core.config import HARMLESS, RunConfig, differences
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import UserError, cause_of
 from dynpix_jax.run_config import read_run
 
 
 def write_config(file: Path, config: Mapping[str, Any]) -> None:
-    """Write a config as JSON for the reader; the one that a checkpoint holds is what counts."""
+    """Write a config as JSON for the reader; the one that a checkpoint holds is what counts.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.replace(file)
+    try:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        temporary.replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {cause_of(error)}") from None
 
 
 def check_same_run(

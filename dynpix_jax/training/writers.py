@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
+import struct
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import rich.console
 import rich.progress
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.training.log_file import LogFile
+
+_log = logging.getLogger(__name__)
 
 Values = Mapping[str, float | int | str | np.ndarray]
 """Numbers; strings that name things (the stage); pictures, uint8 (H, W, 3)."""
@@ -35,30 +46,39 @@ class Writer:
 
 
 class Writers(Writer):
-    """Several writers as one, called in their order."""
+    """Several writers as one, called in their order.
+
+    What one of them cannot write (`OSError`) is said once and never ends the run.
+    """
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = tuple(writers)
+        self._failed: set[Writer] = set()
 
     def tick(self, step: int, stage: str) -> None:
         """Pass on."""
-        for writer in self._writers:
-            writer.tick(step, stage)
+        self._each(lambda writer: writer.tick(step, stage))
 
     def write(self, step: int, kind: str, values: Values) -> None:
         """Pass on."""
-        for writer in self._writers:
-            writer.write(step, kind, values)
+        self._each(lambda writer: writer.write(step, kind, values))
 
     def note(self, text: str) -> None:
         """Pass on."""
-        for writer in self._writers:
-            writer.note(text)
+        self._each(lambda writer: writer.note(text))
 
     def close(self) -> None:
         """Pass on."""
+        self._each(lambda writer: writer.close())
+
+    def _each(self, call: Callable[[Writer], None]) -> None:
         for writer in self._writers:
-            writer.close()
+            try:
+                call(writer)
+            except OSError as error:
+                if writer not in self._failed:
+                    self._failed.add(writer)
+                    _log.warning("%s: %s; the run goes on", type(writer).__name__, error.strerror or error)
 
 
 class JsonlWriter(Writer):
@@ -66,34 +86,51 @@ class JsonlWriter(Writer):
 
     Args:
         file: Appended to. Lines of steps after ``resume_step`` (written by a run that was killed after its
-            last checkpoint) and a half-written last line are removed first.
+            last checkpoint), a half-written last line and what is no such line are removed first.
         resume_step: Step of the checkpoint that the run continues from; 0 for a new run.
         evaluated: Whether the checkpoint was taken after the evaluation at ``resume_step``; if not, the run
             evaluates again, and an "eval" line of that step is removed, too.
+
+    Raises:
+        UserError: The file cannot be read or replaced.
     """
 
     def __init__(self, file: str | Path, resume_step: int = 0, *, evaluated: bool = True) -> None:
-        self._file = Path(file)
-        if self._file.exists():
-            last = (resume_step, evaluated)
-            kept = [line for line in self._file.read_text().splitlines() if _position(line) <= last]
-            temporary = self._file.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            os.replace(temporary, self._file)
-        self._stream = self._file.open("a")
+        path = Path(file)
+        try:
+            if path.exists():
+                _keep_lines(path, (resume_step, evaluated))
+        except OSError as error:
+            raise UserError(f"log {path}: {error.strerror or error}; remove it, or make room") from None
+        self._file = LogFile(path)
 
     def write(self, step: int, kind: str, values: Values) -> None:
         """Append a line."""
-        self._stream.write(json.dumps({"step": step, "kind": kind, **_printable(values)}) + "\n")
-        self._stream.flush()
+        line = json.dumps({"step": step, "kind": kind, **_printable(values)})
+        self._file.append(f"{line}\n".encode())
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        self._file.close()
+
+
+def _keep_lines(file: Path, last: tuple[int, bool]) -> None:
+    lines = file.read_bytes().decode(errors="replace").splitlines()
+    places = [_position(line) for line in lines]
+    garbled = sum(place is None for place in places[:-1])  # the last may be half written
+    if garbled:
+        _log.warning("log %s: %d lines are garbled and were removed", file, garbled)
+    kept = [line for line, place in zip(lines, places, strict=True) if place is not None and place <= last]
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(temporary, file)
 
 
 class TensorBoardWriter(Writer):
-    """Event files for TensorBoard: a scalar or a picture "kind/name" for each value.
+    """An event file for TensorBoard: a scalar or a picture "kind/name" for each value.
+
+    Not written by tensorboardX itself: its thread ends with the first error of the disk, and its queue then
+    blocks whoever writes.
 
     Args:
         directory: Folder of the event files.
@@ -101,21 +138,39 @@ class TensorBoardWriter(Writer):
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0) -> None:
-        self._writer = tensorboardX.SummaryWriter(
-            str(directory), purge_step=resume_step + 1 if resume_step else None
-        )
+        started = time.time()
+        name = f"events.out.tfevents.{int(started)}.{socket.gethostname()}.{os.getpid()}"
+        head = _record(Event(wall_time=started, file_version="brain.Event:2"))
+        if resume_step:
+            start = Event(wall_time=started, step=resume_step + 1)
+            start.session_log.status = start.session_log.START
+            head += _record(start)
+        self._file = LogFile(Path(directory) / name, head)
 
     def write(self, step: int, kind: str, values: Values) -> None:
         """Add numbers and pictures."""
+        pieces = []
         for name, value in values.items():
             if isinstance(value, np.ndarray):
-                self._writer.add_image(f"{kind}/{name}", value, step, dataformats="HWC")
+                found = summary.image(f"{kind}/{name}", value, dataformats="HWC")
             elif not isinstance(value, str):
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+                found = summary.scalar(f"{kind}/{name}", value)
+            else:
+                continue
+            pieces.append(_record(Event(wall_time=time.time(), step=step, summary=found)))
+        self._file.append(b"".join(pieces))
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        self._file.close()
+
+
+def _record(event: Event) -> bytes:
+    """An event as event files have it: its length, a checksum of that, the event, its checksum."""
+    content = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
+    return length + next(checksums) + content + next(checksums)
 
 
 class ConsoleWriter(Writer):
@@ -176,10 +231,10 @@ def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _position(line: str) -> tuple[float, bool]:
-    """(step, is an evaluation) of a JSON line; beyond everything for a line that was cut off."""
+def _position(line: str) -> tuple[float, bool] | None:
+    """(step, is an evaluation) of a JSON line; None for a line that is none."""
     try:
         values = json.loads(line)
-        return values["step"], values["kind"] == "eval"
+        return float(values["step"]), values["kind"] == "eval"
     except (ValueError, KeyError, TypeError):
-        return float("inf"), True
+        return None
