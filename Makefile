@@ -27,8 +27,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 quickstart: $(STAMP)
-	$(BIN)/python train.py --config=configs/quickstart.py --workdir=runs/quickstart
-	$(BIN)/python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/dynpix train --config=quickstart.py --workdir=runs/quickstart
+	$(BIN)/dynpix eval --config=quickstart.py --workdir=runs/quickstart
 
 # More arguments for pytest: make test ARGS="-m slow tests/ops"
 # Two processes, whole files each: what a file compiles its tests share.

@@ -2,7 +2,7 @@
 
 A config takes the data set's settings from here, and adds those of its paper:
 
-    from .. import datasets
+    from dynpix_jax.configs import datasets
 
     NYUV2 = datasets.NYUV2
     args = parse_arg(arg, root=NYUV2.root, packed=False, split="test", budget="cpu", ...)

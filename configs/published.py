@@ -13,9 +13,8 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs.training import SGD
 from dynpix_jax.core.configs import given_args, one_of
-
-from .training import SGD
 
 RECIPE = one_of("ours", "paper")
 TRAIN_SPLIT = one_of("train", "trainval")

@@ -136,7 +136,7 @@ def platform(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """A tiny gated network, trained for two steps in each of two stages; a copy for each process."""
-    import train  # takes seconds, also in the process that starts those of pytest-xdist
+    from dynpix_jax.cli import train  # takes seconds, also in the process that starts those of pytest-xdist
 
     folder = tmp_path_factory.getbasetemp()
     # The folder above is that of one run of pytest, and of all its processes.

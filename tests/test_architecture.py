@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dynpix_jax.cli.common import EXTRA_OF
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "dynpix_jax"
 MAX_LINES = 450
@@ -23,6 +25,7 @@ FLOORS_0_3 = FLOORS_0_2 | {"backbones", "tasks", "flops"}
 FLOORS_0_4 = FLOORS_0_3 | {"papers", "data", "weights"}
 MAY_IMPORT = {
     "core": set(),
+    "configs": {"core"},
     "ops": {"core"},
     "nn": {"core", "ops"},
     "backbones": FLOORS_0_2,
@@ -36,8 +39,9 @@ MAY_IMPORT = {
     "evaluation": FLOORS_0_4 | {"run_config"},
     "evaluation.reproduce": FLOORS_0_4 | {"training", "run_config"},
     "visualization": FLOORS_0_4,
+    "serving": FLOORS_0_4 | {"run_config", "training", "evaluation"},
     "bench": FLOORS_0_4 | {"run_config", "training", "evaluation"},
-    "cli": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization"},
+    "cli": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization", "serving"},
 }
 EVERYTHING = {name for name in MAY_IMPORT if "." not in name}
 
@@ -59,14 +63,15 @@ THIRD_PARTY = {
     "evaluation": CORE | {"scipy", "cv2", "PIL", "rich"},
     "visualization": CORE | {"cv2", "PIL", "matplotlib"},
     "weights": CORE | {"safetensors", "scipy", "h5py"},
+    "serving": CORE,
     "bench": CORE | {"matplotlib"},
-    "cli": CORE | {"rich", "absl", "cv2", "PIL", "grain"},
+    "cli": CORE | {"rich", "absl", "cv2", "PIL", "grain", "shtab"},
     "run_config": CORE,
 }
 # Packages that one module alone imports, where they are installed; nothing depends on them.
 OPTIONAL = {"bench.torch_conv": {"torch"}}
 ENTRY_POINTS = ("train.py", "eval.py")
-CONFIG_MAY_IMPORT = {"core"}
+CONFIG_MAY_IMPORT = {"core", "configs"}
 TOOLS_MAY_IMPORT = {"core", "data", "cli"}
 # Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
 NO_JAX_MODULES = {
@@ -144,6 +149,8 @@ def violations(root: Path) -> list[str]:
 
 def _rule(module: str) -> set[str]:
     names = module.split(".")[1:]
+    if not names:
+        return {"serving"}  # the package itself: `dynpix_jax.load`
     prefixes = [".".join(names[:n]) for n in range(len(names), 0, -1)]
     return next((MAY_IMPORT[prefix] for prefix in prefixes if prefix in MAY_IMPORT), set())
 
@@ -247,15 +254,24 @@ def test_what_is_allowed_passes(tmp_path, file, text):
     assert violations(tmp_path) == []
 
 
+def declared(requirements: list[str]) -> set[str]:
+    """Names of packages, in small letters."""
+    return {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in requirements}
+
+
 def test_every_third_party_package_is_declared_and_no_other():
-    declared = {
-        re.split(r"[<>=\[ ]", requirement)[0].lower()
-        for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    core, training = declared(project["dependencies"]), declared(extras["train"])
     used = {DISTRIBUTIONS.get(name, name).lower() for names in THIRD_PARTY.values() for name in names}
-    # chex is what flax and optax stand on; only tests use it directly.
-    assert used <= declared
-    assert declared - used <= {"chex"}
+    assert not core & training
+    assert core | training == used
+    # What the lower floors need comes with a plain install.
+    assert {DISTRIBUTIONS.get(name, name).lower() for name in CORE} <= core
+    # A command that lacks a package of an extra names the extra.
+    assert training <= {DISTRIBUTIONS.get(name, name).lower() for name in EXTRA_OF}
+    for name, extra in EXTRA_OF.items():
+        assert DISTRIBUTIONS.get(name, name).lower() in declared(extras[extra])
 
 
 def test_lower_floors_import_with_the_core_packages_alone():

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-import eval as eval_program
+from dynpix_jax.cli import eval as eval_program
 from dynpix_jax.cli.common import call
 
 

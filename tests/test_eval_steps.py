@@ -11,7 +11,6 @@ import pytest
 
 from dynpix_jax import tasks
 from dynpix_jax.cli.evaluated import Evaluated, make_examples
-from dynpix_jax.cli.runs import Trained, with_alternatives
 from dynpix_jax.core.progressive import in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
@@ -19,6 +18,7 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.ops.resize import resize_nearest
+from dynpix_jax.serving.trained import Trained, with_alternatives
 from dynpix_jax.visualization.report import report_html
 from dynpix_jax.visualization.task_pictures import ClassPictures
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import eval as eval_program
-import train
 from dynpix_jax import tasks
+from dynpix_jax.cli import eval as eval_program
+from dynpix_jax.cli import train
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.scene_layout import CLASSES

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import eval as eval_program
-import train
-from dynpix_jax.cli import main
+from dynpix_jax.cli import eval as eval_program
+from dynpix_jax.cli import main, train
 from dynpix_jax.cli.common import call
 from tests.tiny import TINY_CONFIG, TinyRun
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import ml_collections
 
-from .. import training
-from ..datasets import CAMVID
-from . import recipe
+from dynpix_jax.configs import training
+from dynpix_jax.configs.anytime import recipe
+from dynpix_jax.configs.datasets import CAMVID
 
 THRESHOLD = 0.88
 

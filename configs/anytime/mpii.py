@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import training
+from dynpix_jax.configs.anytime import pose
 from dynpix_jax.core.configs import one_of, parse_arg
-
-from .. import training
-from . import pose
 
 STEPS_PER_EPOCH = 22246 // 128
 EPOCHS = (170, 30, 10)

@@ -26,10 +26,9 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs import training
 from dynpix_jax.core.configs import check_least, check_read_by_variant, given_args, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
-
-from .. import training
 
 VARIANTS = ("hrnet", "ee", "rh", "ca")
 ARCHITECTURES = ("w48", "w32", "w18", "w18s2", "w18s1")

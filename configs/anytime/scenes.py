@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from .. import datasets
-from . import recipe
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.anytime import recipe
 
 THRESHOLD = 0.98
 

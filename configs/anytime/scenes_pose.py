@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs.anytime import pose
 from dynpix_jax.core.configs import one_of, parse_arg
-
-from . import pose
 
 SIZE = (96, 128)
 """(H, W) of the scenes."""

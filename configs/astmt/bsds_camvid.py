@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets, training
+from dynpix_jax.configs.astmt import recipe
 from dynpix_jax.core.configs import given_args
 from dynpix_jax.core.errors import UserError
-
-from .. import datasets, training
-from . import recipe
 
 TASKS = ("boundaries", "segmentation")
 READ = ("variant", "task", "weights", "seed", "bsds", "camvid", "steps", "budget", "split")

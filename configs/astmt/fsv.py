@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from .. import datasets
-from . import recipe
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.astmt import recipe
 
 TASKS = ("segmentation", "albedo", "depth")
 IMAGES, EPOCHS = 220_000, 3

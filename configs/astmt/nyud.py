@@ -21,10 +21,9 @@ import dataclasses
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.astmt import recipe
 from dynpix_jax.core.configs import one_of
-
-from .. import datasets
-from . import recipe
 
 TASKS = ("boundaries", "segmentation", "normals", "depth")
 IMAGES, EPOCHS = 795, 200

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from .. import datasets
-from . import recipe
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.astmt import recipe
 
 TASKS = ("boundaries", "segmentation", "parts", "normals", "saliency")
 IMAGES = 4998

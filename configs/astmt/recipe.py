@@ -39,11 +39,10 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs import training
+from dynpix_jax.configs.datasets import DataSet
 from dynpix_jax.core.configs import check_read_by_variant, given_args, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
-
-from .. import training
-from ..datasets import DataSet
 
 BACKBONES = {"r26": 26, "r50": 50, "r101": 101, "mobilenet": 0}
 VARIANTS = ("single", "multi", "se", "adapters", "adversarial", "released")

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.astmt import recipe
 from dynpix_jax.core.configs import refuse_args
-
-from .. import datasets
-from . import recipe
 
 TASKS = ("boundaries", "segmentation", "normals", "depth", "saliency")
 SIZE = (64, 80)

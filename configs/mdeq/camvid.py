@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs.datasets import CAMVID
+from dynpix_jax.configs.mdeq import recipe
 from dynpix_jax.core.configs import given_args
-
-from ..datasets import CAMVID
-from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from ..datasets import CITYSCAPES, CITYSCAPES_RELEASED
-from . import recipe
+from dynpix_jax.configs.datasets import CITYSCAPES, CITYSCAPES_RELEASED
+from dynpix_jax.configs.mdeq import recipe
 
 CLASS_WEIGHTS = (
     *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),

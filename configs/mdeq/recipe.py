@@ -23,10 +23,9 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs import training
 from dynpix_jax.core.configs import check_least, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
-
-from .. import training
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.mdeq import recipe
 from dynpix_jax.core.configs import refuse_args
-
-from .. import datasets
-from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

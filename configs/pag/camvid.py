@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from ..datasets import CAMVID
-from . import recipe
+from dynpix_jax.configs.datasets import CAMVID
+from dynpix_jax.configs.pag import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import ml_collections
 
-from .. import published
-from ..datasets import NYUV2
-from . import recipe
+from dynpix_jax.configs import published
+from dynpix_jax.configs.datasets import NYUV2
+from dynpix_jax.configs.pag import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -43,10 +43,9 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs import published, training
 from dynpix_jax.core.configs import check_read_by_variant, given_args, one_of, parse_arg
 from dynpix_jax.core.errors import UserError, suggest
-
-from .. import published, training
 
 VARIANTS = ("base", "multipool", "average", "gated", "truncated", "layer_skip")
 CALIBRATE = one_of("each", "mean", "none")

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.pag import recipe
 from dynpix_jax.core.configs import check_read_by_variant, one_of, parse_arg
-
-from .. import datasets
-from . import recipe
 
 TASKS = ("boundaries", "segmentation", "depth", "normals")
 VARIANTS = ("base", "multipool", "average", "gated")

@@ -23,11 +23,10 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs.datasets import STANFORD2D3D
+from dynpix_jax.configs.pag import recipe
 from dynpix_jax.core.configs import given_args
 from dynpix_jax.core.errors import UserError
-
-from ..datasets import STANFORD2D3D
-from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

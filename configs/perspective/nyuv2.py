@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from ..datasets import NYUV2
-from . import recipe
+from dynpix_jax.configs.datasets import NYUV2
+from dynpix_jax.configs.perspective import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -63,10 +63,9 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs import published, training
 from dynpix_jax.core.configs import check_least, check_read_by_variant, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
-
-from .. import published, training
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
 LOOP_LOSS = {"equal": (1.0,), "nyuv2": (1.0, 5.0), "cityscapes": (0.0, 0.1, 0.5, 1.0)}

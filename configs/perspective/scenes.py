@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.perspective import recipe
 from dynpix_jax.core.configs import refuse_args
-
-from .. import datasets
-from . import recipe
 
 STEPS = 1800
 """Of all stages together, unless the argument says otherwise."""

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs.datasets import SEVEN_SCENES
+from dynpix_jax.configs.perspective import recipe
 from dynpix_jax.core.configs import given_args
 from dynpix_jax.core.errors import UserError
-
-from ..datasets import SEVEN_SCENES
-from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

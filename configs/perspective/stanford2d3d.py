@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from ..datasets import STANFORD2D3D
-from . import recipe
+from dynpix_jax.configs.datasets import STANFORD2D3D
+from dynpix_jax.configs.perspective import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

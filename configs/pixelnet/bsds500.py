@@ -26,11 +26,10 @@ import dataclasses
 
 import ml_collections
 
+from dynpix_jax.configs import datasets, published
+from dynpix_jax.configs.pixelnet import recipe
 from dynpix_jax.core.configs import given_args
 from dynpix_jax.core.errors import UserError
-
-from .. import datasets, published
-from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

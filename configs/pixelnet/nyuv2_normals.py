@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.pixelnet import recipe
 from dynpix_jax.core.configs import given_args, one_of
-
-from .. import datasets
-from . import recipe
 
 OPTIONS = {
     "normals": dict(cosine=2.0, arccos=0.0),

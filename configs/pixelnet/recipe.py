@@ -26,10 +26,9 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.configs import training
 from dynpix_jax.core.configs import check_least, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
-
-from .. import training
 
 COLUMN = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 

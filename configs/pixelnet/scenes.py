@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.pixelnet import recipe
 from dynpix_jax.core.configs import given_args, one_of, refuse_args
 from dynpix_jax.core.errors import UserError
-
-from .. import datasets
-from . import recipe
 
 OPTIONS = {
     "segmentation": dict(classes=datasets.SCENE_CLASSES),

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import datasets
+from dynpix_jax.configs.pixelnet import recipe
 from dynpix_jax.core.errors import UserError
-
-from .. import datasets
-from . import recipe
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

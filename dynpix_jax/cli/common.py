@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from dynpix_jax.core.errors import DISK_ERRORS, UserError, cause_of
@@ -15,6 +15,12 @@ EXIT_USER_ERROR = 2
 """Status after a user's mistake; argparse ends with the same."""
 EXIT_INTERRUPTED = 130
 """Status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+CONFIG_HELP = "config file with its argument; one that ships needs no path, such as pag/camvid.py:rho=0.7"
+EXTRA_OF = dict.fromkeys(
+    ("absl", "array_record", "grain", "h5py", "tensorboardX", "tensorflow_datasets"), "train"
+) | {"flatbuffers": "export"}
+"""Package -> the extra of ours that brings it."""
 
 
 def help_of(text: str | None) -> dict[str, Any]:
@@ -25,10 +31,43 @@ def help_of(text: str | None) -> dict[str, Any]:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Adds --set: changes of config values."""
+    """Adds --set: changes of config values; --config.KEY=VALUE is the same (`respelled`)."""
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change config values; --config.KEY=VALUE is the same",
     )
+
+
+def respelled(argv: Sequence[str]) -> list[str]:
+    """Arguments with --set=KEY=VALUE for --config.KEY=VALUE and --config.KEY VALUE."""
+    words, found = iter(argv), []
+    for word in words:
+        if word.startswith("--config."):
+            change = word.removeprefix("--config.")
+            word = f"--set={change}" if "=" in change else f"--set={change}={next(words, '')}"
+        found.append(word)
+    return found
+
+
+def main_of(
+    command: str,
+    text: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+) -> Callable[[Sequence[str] | None], int]:
+    """The main function of a program of its own that does what a subcommand of `dynpix` does."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = argparse.ArgumentParser(**help_of(text))
+        add_arguments(parser)
+        return run(parser.parse_args(respelled(sys.argv[1:] if argv is None else argv)))
+
+    main.__doc__ = f"`dynpix {command}` with `argv` (the process's own by default)."
+    return main
 
 
 def call(prog: str, fn: Callable[[], int | None]) -> int:
@@ -49,6 +88,15 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
         return status
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        print(
+            f"{prog}: needs {package}, which is not installed: pip install 'dynpix_jax[{EXTRA_OF[package]}]'",
+            file=sys.stderr,
+        )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

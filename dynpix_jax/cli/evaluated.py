@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import dynpix_jax
-from dynpix_jax.cli.runs import Trained
 from dynpix_jax.cli.tables import budget_table, exit_table, print_table
 from dynpix_jax.core.capabilities import Chooses, choices_of
 from dynpix_jax.core.config import RunConfig
@@ -24,6 +23,7 @@ from dynpix_jax.evaluation.evaluator import Evaluation
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_maps, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
+from dynpix_jax.serving.trained import Trained
 from dynpix_jax.tasks import all_scores
 from dynpix_jax.visualization.example import Example, Prediction
 from dynpix_jax.visualization.exits import Exit

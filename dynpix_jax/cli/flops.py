@@ -21,7 +21,6 @@ from typing import Any
 
 from dynpix_jax.backbones.base import OnBackbone
 from dynpix_jax.cli.common import add_overrides
-from dynpix_jax.cli.runs import target_density
 from dynpix_jax.cli.tables import print_markdown
 from dynpix_jax.core.capabilities import CountedInPart, GatedLayer, gated_layers
 from dynpix_jax.core.errors import UserError
@@ -34,6 +33,7 @@ from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.flops import MacReport, SystemMacs, macs_in_paper, module_path, system_macs, variable_shapes
 from dynpix_jax.nn.residual import BlockSpec
 from dynpix_jax.run_config import read_run
+from dynpix_jax.serving.trained import target_density
 from dynpix_jax.training.checks import stage_system
 
 

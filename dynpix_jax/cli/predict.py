@@ -1,6 +1,7 @@
 """Labels photos of any size with a trained network.
 
 example:
+  dynpix predict --model scenes photo.jpg
   dynpix predict --workdir=runs/quickstart --out maps photo.jpg other.png
 
 For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
@@ -30,7 +31,7 @@ import cv2
 import numpy as np
 
 from dynpix_jax.cli.compilation_cache import use_compilation_cache
-from dynpix_jax.cli.runs import Trained, add_run_arguments, open_run, run_of
+from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.capabilities import choices_of, density, inputs_of
 from dynpix_jax.core.errors import UserError
@@ -41,6 +42,7 @@ from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
 from dynpix_jax.data.sources import SOURCES
 from dynpix_jax.evaluation.runner import ImageResult, Runner, choice_maps, ponder_maps
+from dynpix_jax.serving.trained import Trained, open_run
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
 from dynpix_jax.visualization.steps import choices_figure
@@ -73,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG, ...")
     add_run_arguments(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the pictures")
+    parser.add_argument(
+        "--out", type=Path, default=Path("labelled"), metavar="DIR", help="gets the pictures (./labelled)"
+    )
     parser.add_argument(
         "--mode",
         choices=("sparse", "dense"),

@@ -4,7 +4,7 @@ example:
   dynpix reproduce pag bsds500 --workdir runs/pag --args root=data/BSDS500 --dry-run
   dynpix reproduce pag "Table 3/nyuv2" --rows baseline "MP@Res5*" --workdir runs/pag --args budget=gpu
 
-Tables and rows: dynpix tables PAPER. Run it in the repository. A row that continues from another's run is
+Tables and rows: dynpix tables PAPER. A row that continues from another's run is
 trained after it, and brings it along. The same command goes on where it was stopped: what is done is not run
 again. Where a row fails, those that do not continue from it go on, and the status is 1 in the end. Commands
 and what they print go to stderr, the tables to stdout.
@@ -28,13 +28,14 @@ from typing import Any
 
 from dynpix_jax.cli.paper_tables import macs_text, macs_unit, score_text
 from dynpix_jax.cli.tables import print_markdown, print_table
-from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_commands, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
 
+PROGRAM = (sys.executable, "-m", "dynpix_jax.cli.main")
+"""`dynpix`, as this process runs it."""
 Column = tuple[str, Callable[[Reached], str]]
 """Of a table: its head, and the cell of a row."""
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         commands = plan.commands([(table, row) for table, rows in chosen for row in rows])
         if args.dry_run:
             for command in commands:
-                print(shlex.join(["python", *command.words]))
+                print(shlex.join(["dynpix", *command.words]))
             return 0
         failures = run_commands(commands, lambda words: execute(words, args.workdir), _say)
     found = [(table, [plan.reached(table, row) for row in rows]) for table, rows in chosen]
@@ -89,22 +90,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def execute(command: Sequence[str], workdir: Path) -> int:
-    """Runs a program of the repository; what it prints goes to stderr.
+    """Runs `dynpix COMMAND` in a process of its own; what it prints goes to stderr.
 
     The first Ctrl-C or SIGTERM reaches the program, which saves what it has; then this one ends, too.
 
     Raises:
-        UserError: The program is not in the current folder.
         KeyboardInterrupt: A signal came.
     """
-    if not Path(command[0]).is_file():
-        raise UserError(f"{command[0]} not found in {Path.cwd()}; run this in the repository")
-    _say(f"$ {shlex.join(['python', *command])}")
+    _say(f"$ {shlex.join(['dynpix', *command])}")
     # Rows and seeds share programs.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(workdir.absolute() / "compiled")
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
     came: list[int] = []
-    with subprocess.Popen([sys.executable, *command], stdout=sys.stderr, env=environment) as process:
+    with subprocess.Popen([*PROGRAM, *command], stdout=sys.stderr, env=environment) as process:
 
         def stop(number: int, frame: FrameType | None) -> None:
             came.append(number)

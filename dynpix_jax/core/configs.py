@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib.util
 import inspect
 import sys
@@ -121,19 +122,44 @@ def _items(arg: str | None) -> list[tuple[str, str, str]]:
     return [(name.strip(), equals, text.strip()) for name, equals, text in (p.partition("=") for p in parts)]
 
 
+def shipped_configs() -> Path:
+    """The folder of the configs that come with the library: in a clone at its top, else in the package."""
+    clone, package = (Path(__file__).resolve().parents[up] / "configs" for up in (2, 1))
+    return clone if (clone / "quickstart.py").is_file() else package
+
+
+def find_config(filename: str) -> Path:
+    """The file of a config: as named, or with that name ("pag/camvid.py") among those that ship.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    file, shipped = Path(filename), shipped_configs()
+    if file.is_file():
+        return file
+    inside = shipped / Path(filename).as_posix().removeprefix("configs/")
+    if not file.is_absolute() and inside.is_file():
+        return inside
+    names = [path.relative_to(shipped).as_posix() for path in shipped.rglob("*.py")]
+    near = difflib.get_close_matches(filename.removeprefix("configs/"), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f"config file {filename}: not found (looked in {Path.cwd()} and among the configs that ship){hint}"
+    )
+
+
 def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     """Load "path/to/config.py" or "path/to/config.py:arg": run the file's `get_config(arg)`.
 
-    The file may import its neighbours: `from . import recipe`.
+    The file may import its neighbours: `from . import recipe`. A config that ships needs no path
+    ("pag/camvid.py").
 
     Raises:
         UserError: No such file, the file does not run, it has no `get_config`, or it takes no argument; a
             misspelt or mistyped key in the file (with its line).
     """
     filename, _, arg = str(spec).partition(":")
-    file = Path(filename)
-    if not file.is_file():
-        raise UserError(f"config file {filename}: not found (looked in {Path.cwd()})")
+    file = find_config(filename)
     if file.suffix != ".py":
         raise UserError(f"config file {filename}: expected a Python file (.py) that defines get_config(arg)")
     module_spec = importlib.util.spec_from_file_location(f"{_folder_package(file)}.{file.stem}", file)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from scipy.io import loadmat
 
@@ -42,6 +41,8 @@ def open_v73(path: Path, names: tuple[str, ...], source: str, where_to_get: str)
     Raises:
         UserError: Missing or corrupt file, or one without these variables.
     """
+    import h5py  # photos are labelled without it
+
     need_file(path, source, where_to_get)
     try:
         file = h5py.File(path, "r")

@@ -29,7 +29,7 @@ from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checkpoints import Checkpoints
 
 Execute = Callable[[Sequence[str]], int]
-"""Runs a program of the repository with its arguments; gives its exit status."""
+"""Runs a command of `dynpix` with its arguments; gives its exit status."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Command:
 
     Attributes:
         name: The row, for messages.
-        program: "train.py" or "eval.py".
+        program: "train" or "eval".
         spec: What --config takes.
         workdir: The run's workdir.
         overrides: What --set takes.
@@ -187,7 +187,7 @@ class Plan:
         overrides = [f"evaluation.also={json.dumps(also)}"] if also else []
         if owner.config.evaluation.every_stage:
             overrides.append("evaluation.every_stage=False")  # a row is the end of the last stage
-        yield Command(name, "eval.py", spec, workdir, self._overrides(seed, *overrides), out=out)
+        yield Command(name, "eval", spec, workdir, self._overrides(seed, *overrides), out=out)
 
     def _training(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Command]:
         entry = self._entry(config, argument)
@@ -197,7 +197,7 @@ class Plan:
             yield from self._training(config, before, seed, f"{name} (continues from {before})")
             after = self._folder(config, before, seed)
         spec, workdir = self._spec(config, entry, seed), self._folder(config, argument, seed)
-        yield Command(name, "train.py", spec, workdir, self._overrides(seed), after)
+        yield Command(name, "train", spec, workdir, self._overrides(seed), after)
 
     def _before(self, config: str, entry: _Entry) -> tuple[str, str]:
         """The run that an entry continues from, and "@STAGE" of it, or "" for all of it."""

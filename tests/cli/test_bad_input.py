@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-import eval as eval_program
-import train as train_program
 from dynpix_jax import papers
+from dynpix_jax.cli import eval as eval_program
 from dynpix_jax.cli import main
+from dynpix_jax.cli import train as train_program
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.run_config import read_run

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import os
@@ -127,6 +128,40 @@ def test_a_closed_pipe_is_no_error():
     )
     os.close(write)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_missing_package_names_its_extra(capsys):
+    def without(name):
+        def run():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return run
+
+    assert common.call("dynpix train", without("grain.python")) == 2
+    line = "dynpix train: needs grain, which is not installed: pip install 'dynpix_jax[train]'\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(ModuleNotFoundError):
+        common.call("dynpix train", without("my_module"))
+
+
+def test_values_of_the_config_in_the_spelling_of_ml_collections():
+    given = ["--config=a.py", "--config.a.b=1", "--config.c[0].d", "x", "--set", "e=2"]
+    assert common.respelled(given) == ["--config=a.py", "--set=a.b=1", "--set=c[0].d=x", "--set", "e=2"]
+    parser = argparse.ArgumentParser()
+    common.add_overrides(parser)
+    parser.add_argument("photo")
+    assert parser.parse_args(common.respelled(["--config.a=1", "p.jpg", "--config.b", "2"])).set == [
+        "a=1",
+        "b=2",
+    ]
+
+
+@pytest.mark.parametrize(("shell", "word"), [("bash", "complete -"), ("zsh", "#compdef dynpix")])
+def test_completion_knows_commands_and_their_options(shell, word, capsys):
+    status, out, _ = outcome(["completion", shell], capsys)
+    assert status == 0
+    assert word in out
+    assert "--budget-ms" in out
 
 
 def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):

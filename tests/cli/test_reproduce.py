@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import eval as evaluate
-import train
-from dynpix_jax.cli import main, reproduce
+from dynpix_jax.cli import eval as evaluate
+from dynpix_jax.cli import main, reproduce, train
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.evaluation.reproduce import Options, Plan, run_commands, select
@@ -76,15 +75,15 @@ class Programs:
             Path(word.partition("=")[2]).name for word in rest if word.startswith(("--workdir", "--out"))
         ]
         self.commands.append(" ".join([program, config.partition("=")[2], *words]))
-        return {"train.py": train.main, "eval.py": evaluate.main}[program](command[1:])
+        return {"train": train.main, "eval": evaluate.main}[program](command[1:])
 
 
 COMMANDS = [
-    "train.py tiny.py:rho=0.5 rho_0.5",
-    "train.py tiny.py:gated,rho=0.5,continue_from=runs/tiny/rho_0.5 gated_rho_0.5",
-    "eval.py tiny.py:gated,rho=0.5,continue_from=runs/tiny/rho_0.5 gated_rho_0.5",
-    "eval.py tiny.py:rho=0.5 rho_0.5",
-    "eval.py tiny.py:flip=True rho_0.5 flip_True",
+    "train tiny.py:rho=0.5 rho_0.5",
+    "train tiny.py:gated,rho=0.5,continue_from=runs/tiny/rho_0.5 gated_rho_0.5",
+    "eval tiny.py:gated,rho=0.5,continue_from=runs/tiny/rho_0.5 gated_rho_0.5",
+    "eval tiny.py:rho=0.5 rho_0.5",
+    "eval tiny.py:flip=True rho_0.5 flip_True",
 ]
 
 
@@ -98,7 +97,7 @@ def test_a_tiny_paper_interrupted_and_resumed(folder, capsys, monkeypatch):
     assert main.main([*arguments, "--json"]) == 0
     assert (first.commands, second.commands) == (COMMANDS[:3], COMMANDS[3:])
     out, err = capsys.readouterr()
-    assert "Table 1, gated: eval.py is done: runs/tiny/gated_rho_0.5" in err
+    assert "Table 1, gated: eval is done: runs/tiny/gated_rho_0.5" in err
     (table,) = json.loads(out[out.index("[\n") :])
     gated, base, flipped = table["rows"]
     assert gated["paper"] == {"ods": 0.7, "ap": None}
@@ -125,7 +124,7 @@ def test_a_tiny_paper_interrupted_and_resumed(folder, capsys, monkeypatch):
     listed: list[str] = []
     monkeypatch.setattr(reproduce, "execute", lambda command, workdir: listed.append(command[0]) or 1)
     assert main.main([*arguments, "evaluation.thresholds=3"]) == 1
-    assert listed == ["eval.py"] * 3
+    assert listed == ["eval"] * 3
 
 
 def test_commands_are_listed(folder, capsys):
@@ -160,12 +159,12 @@ def test_what_fails_leaves_the_rest(folder):
 
     failures = run_commands(steps, execute, said.append)
     assert failures == [
-        "Table 1, gated (continues from rho=0.5): train.py ended with status 3",
+        "Table 1, gated (continues from rho=0.5): train ended with status 3",
         "Table 1, gated: not run, because it continues from runs/tiny/rho_0.5",
-        "Table 1, other: train.py was stopped before its end",
+        "Table 1, other: train was stopped before its end",
     ]
     ran = [line for line in said if line not in failures]
-    assert ran == ["train.py --config=tiny.py:rho=0.5", "train.py --config=tiny.py:seed=1"]
+    assert ran == ["train --config=tiny.py:rho=0.5", "train --config=tiny.py:seed=1"]
 
 
 def test_the_status_tells_of_a_failure(folder, capsys, monkeypatch):
@@ -188,7 +187,7 @@ def test_mistakes(folder, capsys):
     assert "tiny.py:gated,rho=0.5: config argument 'budget' is unknown" in fails("--args", "budget=gpu")
     assert "evaluation.limits" in fails("--set", "evaluation.limits=3")
     assert "expected a path without" in fails(workdir="a,b")
-    assert "train.py not found in" in fails()
+    assert "train not found in" in fails()
 
 
 def test_a_signal_reaches_the_program(tmp_path, monkeypatch):
@@ -205,6 +204,7 @@ Path("ready").touch()
 time.sleep(60)
 """
     Path("train.py").write_text(program)
+    monkeypatch.setattr(reproduce, "PROGRAM", (sys.executable,))
 
     def signal_when_ready() -> None:
         while not Path("ready").exists():
@@ -262,14 +262,14 @@ def test_rows_share_what_they_can(monkeypatch):
     pooled = "variant_multipool_multipool_res4_2_train_split_trainval"  # table 1's
     gated = "variant_gated_gate_scope_residual_rho_0.5_train_split_trainval"
     assert steps("pag", "Figure 5") == [
-        "train.py variant_base_train_split_trainval",
-        *(f"{program}.py {pooled}" for program in ("train", "eval")),
-        *(f"{program}.py {gated}" for program in ("train", "eval")),
+        "train variant_base_train_split_trainval",
+        *(f"{program} {pooled}" for program in ("train", "eval")),
+        *(f"{program} {gated}" for program in ("train", "eval")),
     ]
     assert steps("perspective", "Table 1") == [
-        "train.py variant_pred_depth_regression_True",
-        "eval.py variant_pred_depth_regression_True",
-        "eval.py variant_pred_depth_regression_True_blur_4",
+        "train variant_pred_depth_regression_True",
+        "eval variant_pred_depth_regression_True",
+        "eval variant_pred_depth_regression_True_blur_4",
     ]
     # All exits of a network are one run.
     assert len(steps("anytime", "Table 1")) == 8
@@ -285,7 +285,7 @@ def test_a_run_that_the_paper_does_not_print(monkeypatch):
     rows = [(table, row) for table, rows in select(paper, ["Section 4.1"], []) for row in rows]
     steps = plan.commands(rows)
     start = Path("runs/pixelnet/voc2012/conv7")
-    assert [step.program for step in steps] == ["train.py", "train.py", "eval.py"]
+    assert [step.program for step in steps] == ["train", "train", "eval"]
     assert [step.workdir == start for step in steps] == [True, False, False]
     assert steps[1].spec.endswith(f"continue_from={start}@train")
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from dynpix_jax.cli.runs import Trained, add_run_arguments, run_of, with_alternatives
+from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, differences
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.run_config import read_run
+from dynpix_jax.serving.trained import Trained, with_alternatives
 from tests.training import toy
 
 SOFT = SimpleNamespace(alternatives={"argmax": "hard", "loop_0": "short"})

@@ -11,8 +11,8 @@ import pytest
 from flax import traverse_util
 from PIL import Image
 
-import eval as eval_program
 from dynpix_jax.backbones import hrnet, resnet
+from dynpix_jax.cli import eval as eval_program
 from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import check_complete

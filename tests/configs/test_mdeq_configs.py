@@ -10,10 +10,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-import eval as evaluate
-import train
 from dynpix_jax import papers
-from dynpix_jax.cli import main
+from dynpix_jax.cli import eval as evaluate
+from dynpix_jax.cli import main, train
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import map_named

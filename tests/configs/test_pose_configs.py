@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import eval as eval_program
-import train
 from dynpix_jax import papers
+from dynpix_jax.cli import eval as eval_program
+from dynpix_jax.cli import train
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.flops import system_macs

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import eval as eval_program
 from dynpix_jax import tasks
-from dynpix_jax.cli.runs import Trained
+from dynpix_jax.cli import eval as eval_program
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.settings import EvaluationConfig
@@ -23,6 +22,7 @@ from dynpix_jax.data.sources import build_source
 from dynpix_jax.evaluation.evaluator import Evaluation, evaluate_system
 from dynpix_jax.evaluation.multitask import Reference, TaskReference, write_reference
 from dynpix_jax.evaluation.results import Measured, delta_scores
+from dynpix_jax.serving.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (32, 40)

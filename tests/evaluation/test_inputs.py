@@ -16,7 +16,6 @@ from dynpix_jax.bench import model
 from dynpix_jax.bench.timed import Settings
 from dynpix_jax.cli import main, predict
 from dynpix_jax.cli.common import call
-from dynpix_jax.cli.runs import Trained
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
 from dynpix_jax.core.source import DEPTH, IMAGE, SourceSpec
@@ -26,6 +25,7 @@ from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import all_views, resize_inputs
 from dynpix_jax.evaluation.runner import Runner
 from dynpix_jax.flops import dense_report
+from dynpix_jax.serving.trained import Trained
 
 TASKS = {"depth": tasks.build("depth", {}, "")}
 SECTION = dict(

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import eval as eval_program
-import train
 from dynpix_jax import papers, tasks
+from dynpix_jax.cli import eval as eval_program
+from dynpix_jax.cli import train
 from dynpix_jax.data.loader import make_loader
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source

@@ -1,0 +1,138 @@
+"""Writes a trained network to one file: a program (stablehlo), or its weights with its config (safetensors).
+
+examples:
+  dynpix export --workdir=runs/bsds --to stablehlo --size 321x481 --out bsds.stablehlo
+  dynpix export --model scenes --to stablehlo --mode sparse --size 128x160 --platforms cpu
+  dynpix export --workdir=runs/bsds --to safetensors --out bsds.safetensors
+
+A program needs jax alone:
+
+  from jax import export
+  program = export.deserialize(open("bsds.stablehlo", "rb").read())
+  predictions = program.call(images)    uint8 (B, H, W, 3) -> {"boundaries": (B, H, W)}
+
+A .safetensors file is opened by dynpix_jax.load(FILE) and dynpix predict --model FILE. Beside it stands its
+card, with the scores that eval.json in the workdir has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from dynpix_jax.cli.runs import add_run_arguments, run_of
+from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.source import SourceSettings
+from dynpix_jax.core.system import System
+from dynpix_jax.data.sources import SOURCES
+from dynpix_jax.evaluation.results import read_results
+from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
+from dynpix_jax.serving.network_file import write_network
+from dynpix_jax.serving.predictor import Predictor
+from dynpix_jax.serving.trained import Trained, open_run
+from dynpix_jax.tasks import all_scores
+
+ONLY_FOR = {
+    "stablehlo": ("size", "batch", "mode", "platforms"),
+    "safetensors": ("full_precision", "title", "command_line", "limits"),
+}
+"""Form -> its own options."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    add_run_arguments(parser)
+    parser.add_argument("--to", required=True, choices=tuple(ONLY_FOR), help="form of the file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the config's name, here")
+    program = parser.add_argument_group("stablehlo")
+    program.add_argument("--size", type=_size, metavar="HxW", help="of the images (default: any)")
+    program.add_argument("--batch", type=int, metavar="N", help="images a call (default: any)")
+    program.add_argument("--mode", choices=("dense", "sparse"), help="default: dense")
+    program.add_argument("--platforms", nargs="+", choices=PLATFORMS, help="default: all three")
+    weights = parser.add_argument_group("safetensors")
+    weights.add_argument(
+        "--full-precision", action="store_true", default=None, help="float32 (default: kernels in float16)"
+    )
+    weights.add_argument("--title", metavar="TEXT", help="of the card: what it does, one line")
+    weights.add_argument("--command-line", metavar="TEXT", help="of the card: how it was trained")
+    weights.add_argument("--limits", metavar="TEXT", help="of the card: what it cannot do")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the file; returns 0."""
+    for form, names in ONLY_FOR.items():
+        for name in names:
+            if form != args.to and getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: it is for --to {form}")
+    settings = run_of(args)
+    trained = open_run(settings, args.workdir, args.stage, args.weights)
+    path = args.out or Path(f"{settings.name}.{args.to}")
+    if args.to == "safetensors":
+        card = card_of(settings, trained, args.workdir)
+        given = {"title": args.title, "command": args.command_line, "limits": args.limits}
+        card |= {key: text for key, text in given.items() if text is not None}
+        write_network(path, settings, trained, card, half=not args.full_precision)
+    else:
+        data = to_stablehlo(
+            Predictor(settings, trained),
+            size=args.size,
+            batch=args.batch,
+            mode=args.mode or "dense",
+            platforms=args.platforms or PLATFORMS,
+        )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {settings.name}, stage {trained.stage}")
+    return 0
+
+
+def card_of(settings: RunConfig, trained: Trained, workdir: Path | None) -> dict[str, str]:
+    """What a run itself tells of its network: data, licence, seed; scores and costs by its eval.json."""
+    source = settings.data.train.source
+    card = {
+        "title": f"{', '.join(trained.system.tasks)} ({trained.system.name})",
+        "data": f"{source.name}, split {source.split}",
+        "licence": _licence(source),
+        "seed": str(settings.seed),
+    }
+    file = None if workdir is None else workdir / "eval.json"
+    return card | (_measured(file, trained.system, trained.stage) if file and file.is_file() else {})
+
+
+def _licence(source: SourceSettings) -> str:
+    declare = getattr(SOURCES.resolve(source.name, "name"), "declare", None)
+    return (declare(source.options).licence if declare else "") or "none: generated, or your own"
+
+
+def _measured(file: Path, system: System, stage: str) -> dict[str, str]:
+    rows = {row.stage: row for row in read_results(file)}
+    if stage not in rows:
+        return {}
+    row = rows[stage]
+    scores = [
+        f"{score.label} {score.text(row.scores[score.name])}"
+        for score in all_scores(system.tasks)
+        if score.name in row.scores
+    ]
+    found = {"scores": f"{', '.join(scores)} ({row.data})", "macs": f"{row.macs / 1e9:.3g}e9"}
+    if row.milliseconds:
+        found["milliseconds"] = _times(row.milliseconds, json.loads(file.read_text())["device"])
+    return found
+
+
+def _times(milliseconds: Mapping[str, float], device: str) -> str:
+    return f"{', '.join(f'{value:.1f} {mode}' for mode, value in milliseconds.items())} ({device})"
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None or min(int(found[1]), int(found[2])) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected HxW, such as 321x481")
+    return int(found[1]), int(found[2])

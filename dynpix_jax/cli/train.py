@@ -1,0 +1,82 @@
+"""Trains the system of a config, from where its workdir stands.
+
+The same command continues a run that was stopped. The workdir gets config.json, metrics.jsonl, checkpoints/,
+tensorboard/.
+
+example:
+  dynpix train --config=pag/bsds500.py:variant=gated,rho=0.7 --workdir=runs/gated \\
+      --config.training.batch_size=4
+
+In a clone, `python train.py` is the same program.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from dynpix_jax.cli.common import CONFIG_HELP, add_overrides, main_of
+from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.evaluator import evaluate
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.checks import check_stages
+from dynpix_jax.training.inputs import data_source, train_loader
+from dynpix_jax.training.loop import train
+from dynpix_jax.visualization.comparison import comparison
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help=CONFIG_HELP)
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is kept")
+    add_overrides(parser)
+    add_cache_argument(parser)
+    several = parser.add_argument_group(
+        "several processes", "give all three; the workdir must be on a shared disk"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    several.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns 0 when trained or stopped by SIGTERM."""
+    use_compilation_cache(args)
+    flags = (args.coordinator, args.num_processes, args.process_id)
+    if any(flag is not None for flag in flags):
+        if None in flags:
+            raise UserError("--coordinator, --num_processes and --process_id go together")
+        try:
+            jax.distributed.initialize(*flags)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"--coordinator {args.coordinator}: {error}") from error
+
+    # Check all stages first: a mistake in a later one would show only after hours.
+    settings = read_run(args.config, args.set)
+    loader, evaluate_fn = train_loader(settings), None
+    if settings.training.eval_every:
+        evaluate_fn = partial(
+            evaluate,
+            source=data_source(settings, "eval"),
+            settings=settings.evaluation,
+            draw=comparison,
+            implementation=settings.execution.implementation,
+        )
+    check_stages(settings, loader.spec)
+    if jax.process_index() == 0:
+        print(
+            f"{settings.name}: {' -> '.join(stage.name for stage in settings.stages)},"
+            f" {settings.training.total_steps} steps of {settings.training.batch_size} images,"
+            f" seed {settings.seed}, on {jax.device_count()} x {jax.devices()[0].device_kind},"
+            f" workdir {args.workdir}"
+        )
+    train(settings, args.workdir, batches=loader, evaluate_fn=evaluate_fn)
+    return 0
+
+
+main = main_of("train", __doc__, add_arguments, run)
+"""Runs the command with the given arguments (the process's own by default)."""

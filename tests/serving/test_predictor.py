@@ -1,0 +1,140 @@
+"""dynpix_jax.load: a workdir, a file, a name give a predictor; images, batches, the network's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import dynpix_jax
+from dynpix_jax.cli.main import main
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.serving import network_file
+from dynpix_jax.serving.predictor import Predictor
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run) -> Predictor:
+    return dynpix_jax.load(tiny_run.workdir)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
+    arguments = ["export", f"--workdir={tiny_run.workdir}", "--to=safetensors", f"--out={file}"]
+    assert main([*arguments, "--title=Boundaries of nothing", "--limits=Untrained."]) == 0
+    return file
+
+
+def test_an_image_gives_what_its_system_predicts(predictor):
+    found = predictor(IMAGES[0])
+    outputs = predictor.system.apply(
+        predictor.variables, jnp.asarray(IMAGES[:1]), routing=Routing(mode="dense")
+    )
+    expected = 1 / (1 + np.exp(-np.asarray(outputs.predictions["boundaries"], np.float64)[0, :, :, 0]))
+    assert found["boundaries"].shape == (32, 40)
+    np.testing.assert_allclose(found["boundaries"], expected, atol=1e-5)
+    np.testing.assert_allclose(predictor(IMAGES[0], mode="dense")["boundaries"], expected, atol=1e-5)
+    labelled = predictor.label(IMAGES[0])
+    np.testing.assert_array_equal(labelled.predictions["boundaries"], found["boundaries"])
+    assert 0 < labelled.macs <= labelled.macs_open
+    assert labelled.ponder["total"].shape == (32, 40)
+    assert 0 <= labelled.density <= 1
+
+
+def test_batches_files_and_pillow(predictor, tmp_path):
+    batch = predictor(IMAGES)["boundaries"]
+    assert batch.shape == (2, 32, 40)
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), IMAGES[1][..., ::-1])
+    for image in (IMAGES[1], path, Image.fromarray(IMAGES[1])):
+        np.testing.assert_allclose(predictor(image)["boundaries"], batch[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "error", "message"),
+    [
+        (IMAGES[0].astype(np.float32), {}, ValueError, r"expected uint8 RGB .* got float32 \(32, 40, 3\)"),
+        (IMAGES[0, :, :, 0], {}, ValueError, r"got uint8 \(32, 40\)"),
+        ("nowhere.jpg", {}, UserError, "image not found: nowhere.jpg"),
+        (IMAGES[0], {"budget_ms": 5.0}, UserError, "networks of the system 'pag' predict once"),
+        (IMAGES[0], {"budget_ms": 0.0}, ValueError, "budget_ms: 0.0; expected a number above 0"),
+        (IMAGES[0], {"depth": IMAGES[0, :, :, 0]}, ValueError, "depth: the network does not take it"),
+    ],
+)
+def test_mistakes(predictor, images, options, error, message):
+    with pytest.raises(error, match=message):
+        predictor(images, **options)
+
+
+def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(network_file, "SHIPPED", tmp_path)
+    (tmp_path / "scenes.safetensors").touch()
+    with pytest.raises(UserError, match=r"scnes: no network of this name ships.*did you mean 'scenes'"):
+        dynpix_jax.load("scnes")
+    with pytest.raises(AttributeError, match="lod"):
+        dynpix_jax.lod  # noqa: B018
+
+
+def test_a_file_holds_all(predictor, exported, monkeypatch):
+    """Its kernels are rounded to halves, and nothing else is."""
+    found, tensors = dynpix_jax.load(exported), load_file(exported)
+    assert found.run == predictor.run
+    assert found.stage == predictor.stage == "gates"
+    kernels = {name for name, values in tensors.items() if values.dtype == np.float16}
+    assert kernels == {name for name, values in tensors.items() if values.ndim >= 2} != set()
+    np.testing.assert_allclose(found(IMAGES[0])["boundaries"], predictor(IMAGES[0])["boundaries"], atol=2e-2)
+    # By a name, from the folder of those that ship.
+    monkeypatch.setattr(network_file, "SHIPPED", exported.parent)
+    assert dynpix_jax.load("tiny").stage == "gates"
+    with pytest.raises(UserError, match="stage= is for workdirs"):
+        dynpix_jax.load("tiny", stage="base")
+
+
+def test_the_card(exported, capsys, monkeypatch):
+    text = exported.with_suffix(".md").read_text()
+    assert text.startswith("# tiny\n\nBoundaries of nothing\n")
+    assert "- **Limits**: Untrained." in text
+    assert "- **Seed**: 0" in text
+    monkeypatch.setattr(network_file, "SHIPPED", exported.parent)
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "tiny"
+    assert main(["models", "tiny"]) == 0
+    assert capsys.readouterr().out == text
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tiny"]["title"] == "Boundaries of nothing"
+
+
+def test_predict_by_a_model(exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.jpg", IMAGES[0])
+    assert main(["predict", f"--model={exported}", "photo.jpg"]) == 0
+    assert {file.name for file in Path("labelled").iterdir()} == {
+        "photo_map.png",
+        "photo_overlay.png",
+        "photo_ponder.png",
+    }
+    capsys.readouterr()
+    assert main(["predict", "--model=boundries", "photo.jpg"]) == 2
+    assert "boundries: no network of this name ships" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", network_file.shipped_networks())
+def test_networks_that_ship(name):
+    """Each opens, has a whole card, and predicts; all of them fit into the wheel."""
+    path = network_file.shipped_networks()[name]
+    card = network_file.read_card(path)
+    assert set(card) == set(network_file.CARD)
+    assert path.with_suffix(".md").read_text() == network_file.card_text(name, card)
+    assert sum(file.stat().st_size for file in network_file.shipped_networks().values()) < 12e6
+    found = dynpix_jax.load(name)
+    assert set(found(IMAGES[0])) == set(found.system.tasks)
