@@ -24,7 +24,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_source, train_loader
+from dynpix_jax.training.inputs import data_source, train_loader, train_record
 from dynpix_jax.training.loop import train
 from dynpix_jax.visualization.comparison import comparison
 
@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is kept")
     add_overrides(parser)
+    parser.add_argument(
+        "--accept-changed-data", action="store_true", help="continue a run on other data than it began with"
+    )
     add_cache_argument(parser)
     several = parser.add_argument_group(
         "several processes", "give all three; the workdir must be on a shared disk"
@@ -74,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
             f" seed {settings.seed}, on {jax.device_count()} x {jax.devices()[0].device_kind},"
             f" workdir {args.workdir}"
         )
-    train(settings, args.workdir, batches=loader, evaluate_fn=evaluate_fn)
+    data = train_record(settings, accept_changed=args.accept_changed_data)
+    train(settings, args.workdir, batches=loader, evaluate_fn=evaluate_fn, data=data)
     return 0
 
 

@@ -99,8 +99,9 @@ class SourceSpec:
 class Source(Protocol):
     """Random access to elements; reading element i twice gives equal arrays.
 
-    A source may have two more methods or attributes, which `annotators_of` and `groups_of` ask for:
-    ``annotators(index)`` and ``groups``.
+    A source may have three more methods or attributes, which `annotators_of`, `groups_of` and
+    `data.contents` ask for: ``annotators(index)``, ``groups``, and ``mark(index)``, a text that tells an
+    element from another of its name.
     """
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.data.contents import sizes
 from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
 
@@ -74,6 +75,14 @@ class FileSource(ABC, Generic[Options]):
         source.config = config
         return source.spec
 
+    def element_files(self, index: int) -> Sequence[Path]:
+        """The files of an element that are its own; () where all share one."""
+        return ()
+
+    def mark(self, index: int) -> str:
+        """What tells an element from another of its name: the sizes of its files."""
+        return sizes(self.element_files(index))
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -133,6 +142,10 @@ class LabelledImages(FileSource[Options]):
     @abstractmethod
     def decode(self, field: str, path: Path) -> np.ndarray:
         """Reads a label, in the form that ``labels`` declares."""
+
+    def element_files(self, index: int) -> Sequence[Path]:
+        labels = (self.label_file(index, field) for field in self.spec.labels)
+        return (self.image_file(index), *labels)
 
     def read(self, index: int) -> Element:
         path = self.file(self.image_file(index))

@@ -86,6 +86,9 @@ class BSDS500(FileSource[BSDS500Config]):
         """Each annotator's boundaries, bool (H, W): the ground truth of the benchmark."""
         return read_boundaries(self.truth_path(index))
 
+    def element_files(self, index: int) -> tuple[Path, Path]:
+        return self._images[index], self.truth_path(index)
+
     def read(self, index: int) -> Element:
         path = self._images[index]
         image = read_image(path)

@@ -98,6 +98,12 @@ class Joint:
         part, place = self._place(index)
         return f"{part.spec.name}/{part.name(place)}"
 
+    def mark(self, index: int) -> str:
+        """The part's own; "" where it has none."""
+        part, place = self._place(index)
+        mark = getattr(part, "mark", None)
+        return "" if mark is None else str(mark(place))
+
     def annotators(self, index: int) -> list[np.ndarray]:
         """Each annotator's boundaries, bool (H, W); none where the part has no boundaries."""
         part, place = self._place(index)

@@ -107,6 +107,9 @@ class Mpii(FileSource[MpiiConfig]):
             self._heads = sizes.astype(np.float32)
         return [f"{Path(person.image).stem}_{person.number}" for person in self._people]
 
+    def element_files(self, index: int) -> tuple[Path]:
+        return (self._images / self._people[index].image,)
+
     def read(self, index: int) -> Element:
         person = self._people[index]
         element = {

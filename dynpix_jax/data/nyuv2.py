@@ -104,6 +104,9 @@ class NYUv2(FileSource[NYUv2Config]):
             )
         return self._reader.names
 
+    def element_files(self, index: int) -> tuple[Path]:
+        return (self._reader.file(index),)
+
     def read(self, index: int) -> Element:
         raw, fields = self._reader.read(index), self.config.fields
         shape = raw["image"].shape[:2]
@@ -134,6 +137,9 @@ class _Reader(Protocol):
 
     names: list[str]
 
+    def file(self, index: int) -> Path:
+        """The one that holds the image."""
+
     def read(self, index: int) -> dict[str, np.ndarray]: ...
 
 
@@ -156,6 +162,9 @@ class _Published:
             raise UserError(f"nyuv2: {root / 'splits.mat'} has numbers outside of the {count} images")
         self._numbers = numbers
         self.names = [f"{number:04d}" for number in numbers]
+
+    def file(self, index: int) -> Path:
+        return self._path
 
     def read(self, index: int) -> dict[str, np.ndarray]:
         # Opened for each element: an open HDF5 file cannot be handed to another process.
@@ -191,12 +200,13 @@ class _Extracted:
         depths = (f"depth_{depth}", *FOLDERS["depth"])
         self._depth = _one_of(root, depths) if "depth" in needed else None
 
+    def file(self, index: int) -> Path:
+        path = self._images / f"{self.names[index]}.jpg"
+        return path if path.is_file() else need_file(path.with_suffix(".png"), "nyuv2", WHERE_TO_GET)
+
     def read(self, index: int) -> dict[str, np.ndarray]:
         name = self.names[index]
-        path = self._images / f"{name}.jpg"
-        if not path.is_file():
-            path = need_file(path.with_suffix(".png"), "nyuv2", WHERE_TO_GET)
-        raw = {"image": read_image(path)}
+        raw = {"image": read_image(self.file(index))}
         if self._labels is not None:
             raw["segmentation"] = _read_labels(self._labels, name)
         if self._depth is not None:

@@ -250,13 +250,17 @@ class Packed:
         """The element's name in the source that was packed."""
         return self._manifest.names[check_index(self, index)]
 
+    def mark(self, index: int) -> str:
+        """The digest of its shard."""
+        return self._manifest.shards[self._shard(index)].sha256
+
     def __getitem__(self, index: int) -> Element:
         return self.read(index, tuple(self._spec.fields))
 
     def read(self, index: int, names: tuple[str, ...]) -> Element:
         """The arrays `names` of the record of element `index`."""
         index = check_index(self, index)
-        number = bisect.bisect_right(self._firsts, index) - 1
+        number = self._shard(index)
         shard = self._manifest.shards[number]
         try:
             (record,) = self._reader(number).read([index - shard.first])
@@ -275,6 +279,9 @@ class Packed:
                 f"packed: {self._folder / shard.file} is damaged: element {index} ({self.name(index)}) "
                 f"cannot be read ({type(error).__name__}); {REPAIR}"
             ) from None
+
+    def _shard(self, index: int) -> int:
+        return bisect.bisect_right(self._firsts, index) - 1
 
     def annotators(self, index: int) -> list[np.ndarray] | None:
         """Each annotator's boundaries, bool (H, W); None where the source packed has none."""

@@ -98,6 +98,9 @@ class PascalMultitask(FileSource[PascalMultitaskConfig]):
         names = self.root / "ImageSets" / "Context" / f"{self.split}.txt"
         return read_names(names, self.data_set, self.where_to_get)
 
+    def element_files(self, index: int) -> tuple[Path]:
+        return (self.root / "JPEGImages" / f"{self.names[index]}.jpg",)
+
     def read(self, index: int) -> Element:
         name, fields = self.names[index], self.config.fields
         element = {"image": read_image(self._file("JPEGImages", name, ".jpg"))}

@@ -106,9 +106,15 @@ class SevenScenes(FileSource[SevenScenesConfig]):
                 return _read_intrinsics(place / "camera-intrinsics.txt")
         return INTRINSICS
 
-    def read(self, index: int) -> Element:
+    def element_files(self, index: int) -> tuple[Path, Path]:
+        return self._images[index], self._depth_file(index)
+
+    def _depth_file(self, index: int) -> Path:
         path = self._images[index]
-        depth_path = path.with_name(path.name.rsplit(".color.", 1)[0] + ".depth.png")
+        return path.with_name(path.name.rsplit(".color.", 1)[0] + ".depth.png")
+
+    def read(self, index: int) -> Element:
+        path, depth_path = self._images[index], self._depth_file(index)
         image, raw = read_image(path), read_map(self.file(depth_path), "uint16", "seven_scenes depth")
         same_size("seven_scenes", path, image.shape, depth_path, raw.shape)
         depth = np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(1000)

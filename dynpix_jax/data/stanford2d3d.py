@@ -105,6 +105,11 @@ class Stanford2D3D(FileSource[Stanford2D3DConfig]):
         self._points = read_points(points) if read else None
         return [panorama.name for panorama in self._panoramas]
 
+    def element_files(self, index: int) -> tuple[Path, ...]:
+        panorama = self._panoramas[index]
+        labels = {"segmentation": "semantic", "depth": "depth", "normals": "normal"}
+        return tuple(map(panorama.path, ("rgb", *(labels[field] for field in self.config.fields))))
+
     def read(self, index: int) -> Element:
         panorama = self._panoramas[index]
         full = panorama.read("rgb")

@@ -104,10 +104,14 @@ class SunRGBD(FileSource[SunRGBDConfig]):
 
         return [str(item.folder) for item in self._items]
 
+    def element_files(self, index: int) -> tuple[Path]:
+        item = self._items[index]
+        return (self.root / item.folder / "image" / item.image,)
+
     def read(self, index: int) -> Element:
         item = self._items[index]
         folder = self.root / item.folder
-        path = folder / "image" / item.image
+        (path,) = self.element_files(index)
         element = {"image": read_image(path)}
         if "segmentation" in self.config.fields:
             with self._open_labels() as file:

@@ -17,10 +17,12 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -56,6 +58,7 @@ class Checkpoint:
         config: The run's config as JSON values.
         evaluated: Whether the evaluation due at `step` has been written.
         window: Sums of the metrics since the last log line, and their count.
+        data: What the run was trained on (`training.data_record`); {} if that is not known.
         readers: [processes, loader workers] of the run that saved; the iterator's state fits no other
             numbers.
     """
@@ -66,6 +69,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     evaluated: bool = False
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
     readers: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -136,8 +140,9 @@ class Checkpoints:
             if first:
                 self._make_room(path)
             # Made by threads, a folder that cannot be made would leave others waiting for it for minutes.
-            made_at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-            with ocp.Context(async_options=made_at_once):
+            context = ocp.Context()
+            context.asynchronous.create_directories_asynchronously = False
+            with context:
                 ocp.save_checkpointables(
                     path,
                     {
@@ -150,6 +155,7 @@ class Checkpoints:
                 self._complete(path, checkpoint)
         # TensorStore raises a ValueError for whatever the system says.
         except (OSError, ValueError) as error:
+            _silence_late_threads()
             raise self._not_saved(path, error) from error
 
     def _make_room(self, path: Path) -> None:
@@ -299,6 +305,17 @@ def load_variables(
         checkpoint.stage,
         checkpoint.config,
     )
+
+
+def _silence_late_threads() -> None:
+    """After a save that failed TensorStore's threads report to a loop that is closed: with a stack each."""
+    hook = sys.excepthook
+
+    def others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    sys.excepthook = others
 
 
 class _DamagedError(Exception):

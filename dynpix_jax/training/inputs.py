@@ -8,8 +8,10 @@ import jax
 
 from dynpix_jax.core.config import DataConfig, RunConfig
 from dynpix_jax.core.source import Source
+from dynpix_jax.data.contents import contents_of
 from dynpix_jax.data.loader import Loader, make_loader
 from dynpix_jax.data.sources import open_source
+from dynpix_jax.training.data_record import DataRecord
 
 Part = Literal["train", "eval"]
 
@@ -18,6 +20,13 @@ def data_source(run: RunConfig, part: Part) -> Source:
     """The source of `config.data.<part>`."""
     data: DataConfig = getattr(run.data, part)
     return open_source(data.source)
+
+
+def train_record(run: RunConfig, *, accept_changed: bool) -> DataRecord | None:
+    """What the run is trained on, which the first process compares with its workdir; None for the others."""
+    if jax.process_index() != 0:
+        return None
+    return DataRecord(contents_of(data_source(run, "train")), accept_changed)
 
 
 def train_loader(run: RunConfig) -> Loader:

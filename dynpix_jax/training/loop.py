@@ -26,6 +26,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.calibration import seen_images
 from dynpix_jax.training.checkpoints import Checkpoint, Checkpoints, SaveError
+from dynpix_jax.training.data_record import DataRecord
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
 from dynpix_jax.training.sharding import make_mesh, put_batch
@@ -68,6 +69,7 @@ def train(
     batches: Iterable[Mapping[str, np.ndarray]],
     evaluate_fn: EvaluateFn | None = None,
     writers: Sequence[Writer] | None = None,
+    data: DataRecord | None = None,
 ) -> Result:
     """Train all stages of `run` in `workdir`, from its newest checkpoint if it has one.
 
@@ -78,6 +80,7 @@ def train(
             labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
         evaluate_fn: Called every `eval_every` steps and at the end of the run; never if that is 0.
         writers: Replace the usual ones (JSON lines, TensorBoard, console).
+        data: What is trained on; a workdir that was trained on other data is refused. None: not compared.
 
     Raises:
         UserError: A network that cannot be built, a workdir that holds another config's run, is in use or
@@ -90,7 +93,7 @@ def train(
     _make_workdir(workdir)
     alone = locked(workdir / ".lock", f"workdir {workdir}", "wait for it to end, or give another --workdir")
     with alone if jax.process_index() == 0 else contextlib.nullcontext():
-        return _train(_Run(run, workdir, batches, evaluate_fn, writers), len(run.stages))
+        return _train(_Run(run, workdir, batches, evaluate_fn, writers, data), len(run.stages))
 
 
 def _train(at: _Run, stages: int) -> Result:
@@ -129,6 +132,7 @@ class _Run:
         batches: Iterable[Mapping[str, np.ndarray]],
         evaluate_fn: EvaluateFn | None,
         writers: Sequence[Writer] | None,
+        data: DataRecord | None,
     ):
         settings = config.training
         self._config, self._evaluate_fn = config, evaluate_fn
@@ -138,7 +142,11 @@ class _Run:
         saved = self._checkpoints.newest()
         if saved is not None:
             check_same_run(saved.config, config, workdir, "give another --workdir or remove this one")
+        changed = data.continue_from(saved.data, workdir) if saved and data else None
         self._checkpoints.clean()
+        self._data = data.summary if data else {}
+        if data and jax.process_index() == 0:
+            data.write(workdir)
         self._iterator: Any = iter(batches)
         self._image_shape = _image_shape(self._iterator)
         self.stage = self._make_stage(saved.stage if saved else 0)
@@ -152,6 +160,8 @@ class _Run:
         self.out = Writers(_usual_writers(workdir, config, saved) if writers is None else writers)
         if saved is not None:
             path, total = self._checkpoints.path(saved.step), settings.total_steps
+            if changed:
+                self.out.note(changed)
             self.out.note(f"continuing from {path} (step {saved.step} of {total})")
         window = saved.window if saved else None
         self.meter = Meter(self.out, settings.log_every, settings.batch_size, window)
@@ -225,8 +235,9 @@ class _Run:
         if self.step > self._saved_step:
             self.meter.flush()
             name, given = self.stage.config.name, self._config.given
-            window, readers = self.meter.window, self._readers
-            checkpoint = Checkpoint(self.step, self.stage.index, name, given, self.evaluated, window, readers)
+            window, data, readers = self.meter.window, self._data, self._readers
+            stage, evaluated = self.stage.index, self.evaluated
+            checkpoint = Checkpoint(self.step, stage, name, given, evaluated, window, data, readers)
             try:
                 self._checkpoints.save(self.state, self._iterator, checkpoint)
             except SaveError as error:
