@@ -76,7 +76,7 @@ def test_vmap_compiles(compile_tpu):
 
 def test_the_compiler_holds_the_kernel_to_its_memory(compile_tpu, monkeypatch):
     # A plan that ignores the limit, while the kernel asks for as much as ever.
-    monkeypatch.setattr(pallas_tpu_plan, "VMEM_BUDGET", 2**40)
+    monkeypatch.setattr(pallas_tpu_plan, "VMEM_SHARE", 2**16)
     spec = ConvSpec("too_much", (40, 40), 4096, 128, dilation=(16, 16))
     plan = pallas_tpu_plan.make_plan(4096, 128, (3, 3), (1, 1), (16, 16), jnp.dtype("bfloat16"))
     assert plan.vmem > pallas_tpu.VMEM_LIMIT

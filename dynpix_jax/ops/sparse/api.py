@@ -70,7 +70,8 @@ def implementations() -> dict[str, Implementation]:
 def _pallas(platform: str) -> Implementation:
     """The kernel for a platform; imported when used, because importing Pallas is slow.
 
-    It runs the convolutions that read windows; the other layers run everywhere, and the result is masked.
+    It runs a chain as a whole, up to the shortcut, if it knows all layers and they fit. Else it runs the
+    convolutions that read windows; the other layers run everywhere, and the result is masked.
     """
 
     def module() -> ModuleType:
@@ -78,6 +79,8 @@ def _pallas(platform: str) -> Implementation:
 
     def run(call: Call) -> Array:
         kernel: Run = getattr(module(), f"pallas_{platform}")
+        if module().fuses(call):
+            return kernel(call)
 
         def convolve(layer: WindowLayer, x: Array) -> Array:
             by_kernel = layer is call.layers[0] or layer.window != (1, 1)

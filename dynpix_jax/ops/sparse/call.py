@@ -100,6 +100,12 @@ class Call:
         """A call of a single convolution, at the positions of this call."""
         return Call(x, self.active, (layer,))
 
+    def with_idle(self, written: Array) -> Array:
+        """The result, given the map ``init`` with its active positions written."""
+        if self.combine is None or self.combine.untouched:
+            return written
+        return jnp.where(self.mask[..., None], written, self.combine.idle(written))
+
 
 def bind(
     x: Array,

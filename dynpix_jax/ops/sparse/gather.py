@@ -40,10 +40,7 @@ def _on_windows(call: Call) -> Array:
         init=init,
         combine="set" if combine is None else "update",
     )
-    if combine is None or combine.untouched:
-        return out
-    # Positions that were not written keep the values of the map.
-    return jnp.where(call.mask[..., None], out, combine.idle(out))
+    return call.with_idle(out)
 
 
 def _definition(call: Call) -> Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 
@@ -12,16 +13,18 @@ _INTERPRETING = jax.make_user_context(False)
 
 
 @contextmanager
-def interpreted() -> Iterator[None]:
+def interpreted(mode: Hashable = True) -> Iterator[None]:
     """Inside it, named Pallas implementations run on every platform.
 
-    ``pallas_tpu`` runs its kernel in Pallas' interpreter. Mosaic GPU has no interpreter for the operations of
-    ``pallas_gpu``: the kernel's plan runs in plain XLA instead.
+    Args:
+        mode: True: ``pallas_tpu`` runs its kernel in Pallas' interpreter, ``pallas_gpu`` its plan in plain
+            XLA. ``pltpu.InterpretParams`` or ``InterpretGPUParams``, for one of them: its kernel runs in the
+            interpreter of that platform, which knows its memories, copies and barriers.
     """
-    with _INTERPRETING(True):
+    with _INTERPRETING(mode):
         yield
 
 
-def interpreting() -> bool:
-    """Whether :func:`interpreted` is active."""
-    return bool(_INTERPRETING.value)
+def interpreting() -> Any:
+    """The mode of :func:`interpreted`; False outside."""
+    return _INTERPRETING.value

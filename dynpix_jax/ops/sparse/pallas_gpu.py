@@ -16,22 +16,27 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.typing import Array
-from dynpix_jax.ops.conv import Pair
 from dynpix_jax.ops.platform import default_platform
 from dynpix_jax.ops.sparse.active import ActiveSet, active_set
 from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.fusion import apply, fusible, groups, join, shortcut_steps, shortcut_vectors
 from dynpix_jax.ops.sparse.gather import gather
 from dynpix_jax.ops.sparse.interpret import interpreting
-from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, MAX_TAPS, PIECE, Plan, make_plan
+from dynpix_jax.ops.sparse.layers import Convolution
+from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, MAX_TAPS, PIECE, Finish, Lists, Plan, make_plan
 from dynpix_jax.ops.sparse.vjp import derivative_of
+
+if TYPE_CHECKING:
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -40,6 +45,11 @@ _CAPABILITY = "9.0"
 
 # Multiprocessors of an H100 or H200 (SXM): the kernel is planned for them if there is no device.
 _CORES = 132
+
+
+def fuses(call: Call) -> bool:
+    """Whether the kernel runs the chain as a whole: every layer and the shortcut."""
+    return fusible(call)
 
 
 def refuses(call: Call) -> str:
@@ -71,105 +81,131 @@ def _refuses_arguments(call: Call) -> str:
         return f"it needs {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, x is {x.dtype}"
     if window[0] * window[1] > MAX_TAPS:
         return f"windows have at most {MAX_TAPS} taps, this one is {window[0]}x{window[1]}"
-    plan = _plan(x, call.convolution.kernel, call.convolution.strides, call.convolution.dilation)
+    plan = _plan(x, call.convolution)
     if max(math.prod(plan.input) * plan.pieces, plan.positions) >= 2**31:
         return f"an input of {x.shape} is more than 32-bit offsets reach"
     return ""
 
 
-def forward(call: Call) -> Array:
+def forward(call: Call, *, interpret: InterpretGPUParams | bool | None = None) -> Array:
     """The kernel, without a derivative.
 
-    Under ``vmap`` a mapped batch becomes part of B; with mapped weights, its members run one after another.
+    Under ``vmap`` a mapped batch becomes part of B; with mapped layers, its members run one after another.
 
     Args:
-        call: Call of a single convolution.
+        call: A chain that the kernel :func:`fuses`.
+        interpret: Runs it on any machine: with ``InterpretGPUParams`` the kernel itself, slowly, in Mosaic
+            GPU's interpreter; with True its plan, in plain XLA. None:
+            :func:`~dynpix_jax.ops.sparse.interpret.interpreting`.
 
     Raises:
         ValueError: The reason that :func:`refuses` gives.
     """
     if reason := _refuses_arguments(call):
         raise ValueError(f"pallas_gpu: {reason}")
-    layer = call.convolution
-    x, kernel, bias, strides, dilation = call.x, layer.kernel, layer.bias, layer.strides, layer.dilation
-    output = (*call.mask.shape, kernel.shape[-1])
-    if 0 in output:
-        return jnp.zeros(output, x.dtype)
+    mode = interpreting() if interpret is None else interpret
+    shape = (*call.mask.shape, groups(call)[-1].convolution.kernel.shape[-1])
+    dtype = call.x.dtype if call.init is None else call.init.dtype
+    if 0 in shape:
+        return jnp.zeros(shape, dtype)
 
     @jax.custom_batching.custom_vmap
-    def run(x: Array, kernel: Array, bias: Array, active: ActiveSet) -> Array:
-        plan = _plan(x, kernel, strides, dilation)
-        return _run(plan, x, kernel, bias, active, stated=interpreting())
+    def run(x: Array, init: Array, active: ActiveSet, others: Any) -> Array:
+        return _run(Call(x, active, *others, init), mode)
 
     @run.def_vmap
     def _(size: int, mapped: Any, *arguments: Any) -> tuple[Array, bool]:
-        arguments = jax.tree.map(
+        x, init, active, others = jax.tree.map(
             lambda value, is_mapped: value if is_mapped else jnp.broadcast_to(value, (size, *value.shape)),
             arguments,
             tuple(mapped),
         )
-        if mapped[1] or mapped[2]:
-            return lax.map(lambda each: run(*each), arguments), True
-        x, kernel, bias, active = arguments
+        if any(jax.tree.leaves(mapped[3])):
+            return lax.map(lambda each: run(*each), (x, init, active, others)), True
         merged = active_set(active.mask.reshape(-1, *active.mask.shape[2:]))
-        y = run(x.reshape(-1, *x.shape[2:]), kernel[0], bias[0], merged)
+        x, init = (value.reshape(-1, *value.shape[2:]) for value in (x, init))
+        y = run(x, init, merged, arguments[3])
         return y.reshape(size, -1, *y.shape[1:]), True
 
-    shift = jnp.zeros(output[-1:], x.dtype) if bias is None else bias
-    return run(x, kernel, shift, call.positions)
+    init = jnp.zeros(shape, dtype) if call.init is None else call.init
+    return call.with_idle(run(call.x, init, call.positions, (call.layers, call.combine)))
 
 
 pallas_gpu = derivative_of(gather)(forward)
 """The kernel with the derivative of ``gather``."""
 
 
-def _plan(x: Array, kernel: Array, strides: Pair, dilation: Pair) -> Plan:
+def _plan(x: Array, layer: Convolution) -> Plan:
     device = jax.local_devices()[0]
     cores = getattr(device, "core_count", _CORES) if device.platform == "gpu" else _CORES
     exact = x.dtype == jnp.float32
     size = (x.shape[0], x.shape[1], x.shape[2])
-    return make_plan(size, kernel.shape, strides, dilation, exact=exact, cores=cores)
+    return make_plan(size, layer.kernel.shape, layer.strides, layer.dilation, exact=exact, cores=cores)
 
 
-# Always compiled as a whole: outside a compiled program, the zeros that the kernel writes into would be
-# copied.
-@partial(jax.jit, static_argnums=0, static_argnames="stated")
-def _run(plan: Plan, x: Array, kernel: Array, bias: Array, active: ActiveSet, *, stated: bool) -> Array:
-    rows, weights, shift = prepare(plan, x, kernel, bias)
-    if stated:
-        y = state(plan, rows, weights, shift, active, x.dtype)
-    else:
+# Always compiled as a whole: outside a compiled program, the map that the kernel writes into would be copied.
+@partial(jax.jit, static_argnums=1)
+def _run(call: Call, interpret: Any) -> Array:
+    """A kernel for each convolution; between them lie the active rows only, one after another."""
+    run = state
+    if interpret is not True:
         # Not imported with this module: Mosaic GPU imports slowly, and can be missing.
         from dynpix_jax.ops.sparse import pallas_gpu_kernel
 
-        y = pallas_gpu_kernel.run(plan, rows, weights, shift, active, x.dtype)
-    return y.reshape(*plan.output, plan.features)
+        run = partial(pallas_gpu_kernel.run, interpret=interpret or None)
+    active, parts, x = call.positions, groups(call), call.x
+    ranks = jnp.arange(active.indices.size, dtype=jnp.int32)
+    for i, group in enumerate(parts):
+        plan, last = _plan(x, group.convolution), i == len(parts) - 1
+        finish, vectors = Finish(group.steps), group.vectors()
+        out: Array | jax.ShapeDtypeStruct = jax.ShapeDtypeStruct((plan.positions, plan.features), x.dtype)
+        if last:
+            assert call.init is not None
+            out = call.init.reshape(plan.positions, plan.features)
+            finish, vectors = Finish(group.steps, shortcut_steps(call)), vectors + shortcut_vectors(call)
+        arrays = prepare(plan, x, group.convolution.kernel, vectors)
+        lists = Lists(active.indices if i == 0 else ranks, active.indices if last else ranks, active.count)
+        y = run(plan, finish, arrays, lists, out)
+        x = y[None, None]
+    return y.reshape(*active.shape, -1)
 
 
-def state(plan: Plan, rows: Array, weights: Array, bias: Array, active: ActiveSet, dtype: jnp.dtype) -> Array:
-    """The kernel's plan in plain XLA: gather, multiply, add, scatter; for tests without the device.
+def state(
+    plan: Plan,
+    finish: Finish,
+    arrays: tuple[Array, Array, Array],
+    lists: Lists,
+    out: Array | jax.ShapeDtypeStruct,
+) -> Array:
+    """The kernel's plan in plain XLA: gather, multiply, finish, scatter; for whole models without the device.
 
     It runs all steps at once, and so takes the memory of all windows.
     """
+    rows, weights, vectors = arrays
     offsets, taps, first = plan.tables()
-    corners, inside = plan.corners(active.indices)
+    rank = jnp.arange(plan.positions)
+    corners, inside = plan.corners(jnp.where(rank < lists.count, lists.sources, plan.positions))
     live = (inside[:, None] >> taps.reshape(-1)) & 1
     at = jnp.where(live, corners[:, None] + offsets.reshape(-1), 0)
     read = rows.reshape(-1, PIECE).at[at].get(mode="fill", fill_value=jnp.nan)
     terms = jnp.where(live[..., None], read, 0).reshape(plan.positions, -1)
     factors = weights[(first[:, None] + jnp.arange(DEPTH)).reshape(-1)]
     total = jnp.dot(terms.astype(jnp.float32), factors.astype(jnp.float32), precision="highest")
-    total = (total + bias.astype(jnp.float32))[:, : plan.features].astype(dtype)
-    target = jnp.where(jnp.arange(plan.positions) < active.count, active.indices, plan.positions)
-    return jnp.zeros((plan.positions, plan.features), dtype).at[target].set(total, mode="drop")
+    vector = iter(vectors[:, : plan.features]).__next__
+    total = apply(finish.steps, total[:, : plan.features], vector)
+    start = jnp.zeros(out.shape, out.dtype) if isinstance(out, jax.ShapeDtypeStruct) else out
+    target = jnp.where(rank < lists.count, lists.targets, plan.positions)
+    current = start.at[target].get(mode="fill", fill_value=0).astype(jnp.float32)
+    total = join(finish.shortcut, total, current, vector)
+    return start.at[target].set(total.astype(start.dtype), mode="drop")
 
 
-def prepare(plan: Plan, x: Array, kernel: Array, bias: Array) -> tuple[Array, Array, Array]:
+def prepare(plan: Plan, x: Array, kernel: Array, vectors: Sequence[Array]) -> tuple[Array, Array, Array]:
     """The arrays that the kernel reads.
 
     Returns:
         The input, 16-bit (B*H*W, parts * channels); the weights, 16-bit (parts * weight_rows, column_blocks *
-        columns), with a row for each tap and channel; the bias, (column_blocks * columns,).
+        columns), with a row for each tap and channel; the vectors, float32 (n, column_blocks * columns).
     """
     missing = plan.channels - x.shape[-1]
     columns = plan.column_blocks * plan.columns - plan.features
@@ -179,7 +215,8 @@ def prepare(plan: Plan, x: Array, kernel: Array, bias: Array) -> tuple[Array, Ar
     weights = jnp.pad(weights, ((0, plan.weight_rows - weights.shape[0]), (0, 0)))
     if plan.exact:
         rows, weights = jnp.concatenate(_halves(rows), 1), jnp.concatenate(_halves(weights), 0)
-    return rows, weights, jnp.pad(bias, (0, columns))
+    stacked = jnp.stack(vectors) if vectors else jnp.zeros((1, plan.features))
+    return rows, weights, jnp.pad(stacked, ((0, 0), (0, columns)))
 
 
 def _halves(value: Array) -> tuple[Array, Array]:

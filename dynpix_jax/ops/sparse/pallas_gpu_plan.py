@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,32 @@ _NO_TAP = 31
 # (part of the input, part of the weights): float32 is split into two 16-bit numbers, high + low. The fourth
 # product is below the rounding of the others.
 _EXACT_PARTS = ((0, 0), (0, 1), (1, 0))
+
+
+class Lists(NamedTuple):
+    """The rows of the product.
+
+    Attributes:
+        sources: int32 (positions,); the output position whose window a row reads.
+        targets: int32 (positions,); the row of the output that it is written to.
+        count: int32 scalar; number of rows.
+    """
+
+    sources: Array
+    targets: Array
+    count: Array
+
+
+class Finish(NamedTuple):
+    """What happens to sums before they are written.
+
+    Attributes:
+        steps: The arithmetic on single channels, see `fusion.apply`.
+        shortcut: See `fusion.shortcut_steps`.
+    """
+
+    steps: tuple[str, ...]
+    shortcut: tuple[tuple[str, ...], bool] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,15 @@ warpgroup, in the dialects that Pallas compiles to, and inlined (``plgpu.inline_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax._src.lib.mlir.dialects import gpu, llvm, nvvm  # `jax.extend.mlir` does not have these.
+from jax.experimental import pallas as pl
 from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.mlir import ir
@@ -34,6 +38,8 @@ _COPIES = ROWS * _PIECES
 _EACH_COPY = plgpu.Layout.WG_STRIDED((_COPIES,), 1)
 _EACH_THREAD = plgpu.Layout.WG_STRIDED((THREADS,), 1)
 _SCALAR = plgpu.Layout.WG_SPLAT(())
+# Sums, output, list of targets; then a row of the list, the number of active rows, a column.
+_PLACES = (plgpu.Layout.WGMMA, plgpu.RefType(), plgpu.RefType(), _SCALAR, _SCALAR, _SCALAR)
 
 
 def listed(plan: Plan, indices: Any, row: Array, active: Array) -> Array:
@@ -122,34 +128,100 @@ def wait_for_copies(pending: int) -> None:
     wait()
 
 
-def store(plan: Plan, total: Array, out: Any, indices: Any, row: Array, active: Array, column: Array) -> None:
-    """Writes 64 rows to the active positions from row ``row`` of the list on, from ``column`` on."""
+def read_by_products(*stages: Any) -> None:
+    """Nothing: the products read them."""
+    del stages
+
+
+def spread(vectors: Any, index: int, column: Array, shape: tuple[int, int]) -> Array:
+    """A vector's columns from ``column`` on, in every row of ``shape``, as wgmma's results lie."""
+    part = (index, pl.ds(column, shape[1]))
+    vector = plgpu.load(vectors, part, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
+    wide: Array = plgpu.layout_cast(lax.broadcast_in_dim(vector, shape, (1,)), plgpu.Layout.WGMMA)
+    return wide
+
+
+def load(plan: Plan, like: Array, out: Any, targets: Any, row: Array, active: Array, column: Array) -> Array:
+    """What :func:`store` would write over, where it would write; other values are arbitrary."""
 
     @plgpu.inline_mgpu(
-        arg_types=(plgpu.Layout.WGMMA, plgpu.RefType(), plgpu.RefType(), _SCALAR, _SCALAR, _SCALAR)
+        arg_types=_PLACES, return_type=plgpu.ShapeDtypeStruct(like.shape, like.dtype, plgpu.Layout.WGMMA)
     )
+    def read(_: Any, like: Any, out: ir.Value, targets: ir.Value, row: Any, active: Any, column: Any) -> Any:
+        registers = np.empty(like.registers.size, object).reshape(plan.columns // 8, 2)
+        base = mgpu.utils.memref_ptr(out)
+        for lower, position, left in _own_rows(plan, targets, row, active, column):
+            # Some address within: a row that is not written, or a column that is no feature.
+            begin = _row_begin(plan, arith.minsi(position, _int(plan.positions - 1)))
+            for j in range(plan.columns // 8):
+                at = arith.addi(left, _int(8 * j))
+                registers[j, lower] = _load_pair(plan, like.registers.flat[0].type, base, begin, at)
+        return mgpu.FragmentedArray(
+            _registers=registers.reshape(like.registers.shape), _layout=like.layout, _is_signed=None
+        )
+
+    values: Array = read(like, out, targets, row, active, column)
+    return values
+
+
+def store(plan: Plan, total: Array, out: Any, targets: Any, row: Array, active: Array, column: Array) -> None:
+    """Writes 64 rows to the positions from row ``row`` of the list on, from ``column`` on."""
+
+    @plgpu.inline_mgpu(arg_types=_PLACES)
     def write(
-        _: Any, total: Any, out: ir.Value, indices: ir.Value, row: Any, active: Any, column: Any
+        _: Any, total: Any, out: ir.Value, targets: ir.Value, row: Any, active: Any, column: Any
     ) -> None:
-        # wgmma's accumulators (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): warp w holds rows
-        # 16 w to 16 w + 15; its lane l holds, of rows l / 4 and l / 4 + 8, every 8 columns the two from
-        # 2 (l % 4) on.
-        warp, lane = arith.divui(_thread(), _int(32)), arith.remui(_thread(), _int(32))
-        top = arith.addi(arith.muli(warp, _int(16)), arith.divui(lane, _int(4)))
-        left = arith.addi(_scalar(column), arith.muli(arith.remui(lane, _int(4)), _int(2)))
         registers = total.registers.reshape(plan.columns // 8, 2)
         base = mgpu.utils.memref_ptr(out)
-        for lower in range(2):
-            listed = arith.addi(_scalar(row), arith.addi(top, _int(8 * lower)))
-            position = _active_position(plan, indices, listed, _scalar(active))
-            begin = arith.muli(arith.extsi(_i64(), position), mgpu.c(plan.features, _i64()))
+        for lower, position, left in _own_rows(plan, targets, row, active, column):
+            begin = _row_begin(plan, position)
             with mgpu.when(_less(position, plan.positions)):
                 for j, pair in enumerate(registers[:, lower]):
                     _store_pair(plan, pair, base, begin, arith.addi(left, _int(8 * j)))
         # The next tile's products need whole warps.
         mgpu.utils.warp_barrier()
 
-    write(total, out, indices, row, active, column)
+    write(total, out, targets, row, active, column)
+
+
+def fragment(thread: int, register: int, lower: int) -> tuple[int, int]:
+    """Row and first column of a pair of numbers in wgmma's results, (64, n).
+
+    PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16": warp w holds rows 16 w to 16 w + 15; its lane
+    l holds, of rows l / 4 (``lower`` 0) and l / 4 + 8 (1), every 8 columns the two from 2 (l % 4) on.
+    """
+    warp, lane = divmod(thread, 32)
+    return 16 * warp + lane // 4 + 8 * lower, 2 * (lane % 4) + 8 * register
+
+
+def _own_rows(
+    plan: Plan, targets: ir.Value, row: Any, active: Any, column: Any
+) -> Iterator[tuple[int, ir.Value, ir.Value]]:
+    """Of both rows of a thread: its number, its position, and the thread's first column; see fragment."""
+    warp, lane = arith.divui(_thread(), _int(32)), arith.remui(_thread(), _int(32))
+    top = arith.addi(arith.muli(warp, _int(16)), arith.divui(lane, _int(4)))
+    left = arith.addi(_scalar(column), arith.muli(arith.remui(lane, _int(4)), _int(2)))
+    for lower in range(2):
+        listed = arith.addi(_scalar(row), arith.addi(top, _int(8 * lower)))
+        yield lower, _active_position(plan, targets, listed, _scalar(active)), left
+
+
+def _row_begin(plan: Plan, position: ir.Value) -> ir.Value:
+    return arith.muli(arith.extsi(_i64(), position), mgpu.c(plan.features, _i64()))
+
+
+def _load_pair(plan: Plan, pair: ir.Type, base: ir.Value, begin: ir.Value, column: ir.Value) -> ir.Value:
+    """Two neighbouring columns; some others where they are no features."""
+    element = ir.VectorType(pair).element_type
+
+    def value(column: ir.Value, kind: ir.Type, last: int) -> ir.Value:
+        at = arith.extsi(_i64(), arith.minsi(column, _int(last)))
+        return llvm.load(kind, _address(base, arith.addi(begin, at), element))
+
+    if plan.features % 2 == 0:
+        return value(column, pair, plan.features - 2)
+    parts = [value(arith.addi(column, _int(i)), element, plan.features - 1) for i in range(2)]
+    return vector.from_elements(pair, parts)
 
 
 def _store_pair(plan: Plan, pair: ir.Value, base: ir.Value, begin: ir.Value, column: ir.Value) -> None:

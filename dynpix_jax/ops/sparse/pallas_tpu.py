@@ -16,7 +16,10 @@ taps if that is less. ``pallas_tpu_plan.py`` chooses tiles and blocks.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
@@ -29,6 +32,7 @@ from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.ops.conv import Pair, conv_output_size, torch_padding
 from dynpix_jax.ops.sparse.active import active_set
 from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.fusion import apply, fusible, groups, join, shortcut_steps, shortcut_vectors
 from dynpix_jax.ops.sparse.gather import gather
 from dynpix_jax.ops.sparse.interpret import interpreting
 from dynpix_jax.ops.sparse.pallas_tpu_plan import PASSES, VMEM_LIMIT, Plan, make_plan
@@ -43,24 +47,53 @@ def refuses(call: Call) -> str:
     x, layer = call.x, call.convolution
     if x.dtype.name not in PASSES:
         return f"it needs float32 or bfloat16, x is {x.dtype}"
-    geometry = (layer.window, layer.strides, layer.dilation)
-    plan = make_plan(x.shape[-1], layer.kernel.shape[-1], *geometry, x.dtype)
+    plan = _plan(call.single(x, layer))
     if plan is None:
         return (
             f"windows of {layer.window[0]}x{layer.window[1]} with strides {layer.strides} and dilation "
             f"{layer.dilation} do not fit into {VMEM_LIMIT >> 20} MiB of vector memory"
         )
-    rows, columns = _tiles(conv_output_size((x.shape[1], x.shape[2]), *geometry), plan.tile)
-    if x.shape[0] * rows * columns > _MAX_TILES:
-        return f"{x.shape[0] * rows * columns} tiles are more than the {_MAX_TILES} that scalar memory lists"
-    return ""
+    return _too_many_tiles(call, plan)
+
+
+def fuses(call: Call) -> bool:
+    """Whether the kernel runs the chain as a whole: every layer, the shortcut, all within vector memory."""
+    if not fusible(call) or call.x.dtype.name not in PASSES:
+        return False
+    plan = _plan(call)
+    return plan is not None and not _too_many_tiles(call, plan)
+
+
+def _too_many_tiles(call: Call, plan: Plan) -> str:
+    x, layer = call.x, call.convolution
+    output = conv_output_size((x.shape[1], x.shape[2]), layer.window, layer.strides, layer.dilation)
+    tiles = x.shape[0] * math.prod(_tiles(output, plan.tile))
+    return (
+        f"{tiles} tiles are more than the {_MAX_TILES} that scalar memory lists" if tiles > _MAX_TILES else ""
+    )
+
+
+def _plan(call: Call) -> Plan | None:
+    first, *others = groups(call)
+    layer = first.convolution
+    return make_plan(
+        call.x.shape[-1],
+        layer.kernel.shape[-1],
+        layer.window,
+        layer.strides,
+        layer.dilation,
+        call.x.dtype,
+        chain=tuple(group.convolution.kernel.shape[-1] for group in others),
+        reads_output=call.init is not None,
+    )
 
 
 def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None) -> Array:
     """The kernel, without a derivative.
 
     Args:
-        call: Call of a single convolution. Its active set is not used: tiles are listed, not positions.
+        call: A chain that the kernel :func:`fuses`. Its active set is not used: tiles are listed, not
+            positions.
         interpret: Runs it slowly on any backend; True simulates its values, ``InterpretParams`` its copies
             too. None: :func:`~dynpix_jax.ops.sparse.interpret.interpreting`.
 
@@ -70,31 +103,34 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     if reason := refuses(call):
         raise ValueError(f"pallas_tpu: {reason}")
     x, mask, layer = call.x, call.mask, call.convolution
-    kernel, bias, strides, dilation = layer.kernel, layer.bias, layer.strides, layer.dilation
-    *window, channels, features = kernel.shape
-    plan = make_plan(channels, features, (window[0], window[1]), strides, dilation, x.dtype)
+    plan = _plan(call)
     assert plan is not None
+    features = groups(call)[-1].convolution.kernel.shape[-1]
+    dtype = x.dtype if call.init is None else call.init.dtype
     if 0 in mask.shape:
-        return jnp.zeros((*mask.shape, features), x.dtype)
+        return jnp.zeros((*mask.shape, features), dtype)
 
     grid = _tiles((mask.shape[1], mask.shape[2]), plan.tile)
     masks, ids, steps = _active_tiles(mask, plan.tile)
-    images = _phases(x, plan, grid, (window[0], window[1]), strides, dilation)
-    padded_features = plan.blocks[1] * plan.features
-    padding = [(0, plan.blocks[0] * plan.channels - channels), (0, padded_features - features)]
-    weights = jnp.pad(kernel.reshape(-1, channels, features), [(0, 0), *padding])
-    offset = jnp.zeros((features,), x.dtype) if bias is None else bias
-    offset = jnp.pad(offset.astype(jnp.float32), (0, padded_features - features))[None]
+    images = _phases(x, plan, grid, layer.window, layer.strides, layer.dilation)
+    channels = (plan.blocks[0] * plan.channels, plan.blocks[1] * plan.features)
+    weights = _padded(layer.kernel.reshape(-1, *layer.kernel.shape[2:]), channels)
+    follow = _Following.of(call, plan)
 
     # Whole tiles: no block extends beyond the array.
-    zeros = jnp.zeros((len(mask), grid[0] * plan.tile[0], grid[1] * plan.tile[1], padded_features), x.dtype)
+    blocks = plan.blocks[1]
+    start = jnp.zeros((*mask.shape, features), dtype) if call.init is None else call.init
+    start = _padded(start, (grid[0] * plan.tile[0], grid[1] * plan.tile[1], blocks * plan.out_features))
+    tile = pl.BlockSpec(
+        (pl.squeezed, *plan.tile, plan.out_features), lambda f, i, c, ids: (*_unravel(ids[i], grid), f)
+    )
     run = pl.pallas_call(
-        partial(_kernel, plan=plan),
-        jax.ShapeDtypeStruct(zeros.shape, zeros.dtype),
+        partial(_kernel, plan=plan, follow=follow),
+        jax.ShapeDtypeStruct(start.shape, dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             # The weights of a block of features stay in VMEM over all tiles.
-            grid=(plan.blocks[1], steps, plan.blocks[0]),
+            grid=(blocks, steps, plan.blocks[0]),
             in_specs=[
                 *(_window_spec(plan, grid, copy) for copy in range(plan.copies)),
                 pl.BlockSpec(
@@ -102,29 +138,87 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
                     lambda f, i, c, ids: (0, c, f),
                     pipeline_mode=pl.Buffered(plan.weight_buffers),
                 ),
-                pl.BlockSpec((1, plan.features), lambda f, i, c, ids: (0, f)),
+                *follow.specs,
                 pl.BlockSpec((pl.squeezed, *plan.tile), lambda f, i, c, ids: (ids[i], 0, 0)),
-                pl.BlockSpec(memory_space=pl.ANY),
+                tile if follow.reads else pl.BlockSpec(memory_space=pl.ANY),
             ],
-            out_specs=pl.BlockSpec(
-                (pl.squeezed, *plan.tile, plan.features), lambda f, i, c, ids: (*_unravel(ids[i], grid), f)
-            ),
+            out_specs=tile,
             scratch_shapes=[pltpu.VMEM((plan.positions, plan.features), jnp.float32)],
         ),
-        # Inactive tiles keep the zeros: the last operand, counted with the list of tiles.
-        input_output_aliases={plan.copies + 4: 0},
+        # Inactive tiles keep what is there: the last operand, counted with the list of tiles.
+        input_output_aliases={plan.copies + len(follow.arrays) + 3: 0},
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=plan.vmem_limit
         ),
         interpret=interpreting() if interpret is None else interpret,
         name="perforated_conv",
     )
-    tiles = run(ids, *[images] * plan.copies, weights, offset, masks, zeros)
-    return tiles[:, : mask.shape[1], : mask.shape[2], :features]
+    tiles = run(ids, *[images] * plan.copies, weights, *follow.arrays, masks, start)
+    return call.with_idle(tiles[:, : mask.shape[1], : mask.shape[2], :features])
 
 
 pallas_tpu = derivative_of(gather)(forward)
 """The kernel with the derivative of ``gather``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Following:
+    """The layers that follow the convolution in a step.
+
+    Attributes:
+        groups: The steps of the arithmetic behind each convolution.
+        shortcut: See `fusion.shortcut_steps`.
+        reads: Whether the map is read that is written into.
+        arrays: Vectors (1, features), and between the groups the weights of their 1x1 convolution.
+        specs: Their blocks.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    shortcut: tuple[tuple[str, ...], bool] | None
+    reads: bool
+    arrays: tuple[Array, ...]
+    specs: tuple[pl.BlockSpec, ...]
+
+    @classmethod
+    def of(cls, call: Call, plan: Plan) -> _Following:
+        """The layers of a chain, padded as planned."""
+        widths = (plan.features, *plan.chain)
+        parts = groups(call)
+        arrays: list[Array] = []
+        for i, group in enumerate(parts):
+            if i:
+                kernel = group.convolution.kernel
+                arrays.append(_padded(kernel.reshape(kernel.shape[2:]), (widths[i - 1], widths[i])))
+            arrays += _rows(group.vectors(), plan.blocks[1] * widths[i])
+        arrays += _rows(shortcut_vectors(call), plan.blocks[1] * widths[-1])
+        specs = [
+            pl.BlockSpec(
+                (len(a), a.shape[1] // plan.blocks[1]),
+                lambda f, i, c, ids: (0, f),
+                pipeline_mode=pl.Buffered(1),
+            )
+            for a in arrays
+        ]
+        steps = tuple(group.steps for group in parts)
+        return cls(steps, shortcut_steps(call), call.init is not None, tuple(arrays), tuple(specs))
+
+    def apply(self, sums: Array, arrays: Iterator[Array], dtype: jnp.dtype) -> Array:
+        """The result of the last layer, of the convolution's sums (positions, features)."""
+        for i, steps in enumerate(self.groups):
+            if i:
+                sums = _product(sums.astype(dtype), next(arrays)[...])
+            sums = apply(steps, sums, lambda: next(arrays)[...])
+        return sums
+
+
+def _rows(vectors: Sequence[Array], width: int) -> list[Array]:
+    return [_padded(vector[None], (width,)) for vector in vectors]
+
+
+def _padded(value: Array, last: tuple[int, ...]) -> Array:
+    """The array with its last axes filled up with zeros to these sizes."""
+    sizes = (*value.shape[: value.ndim - len(last)], *last)
+    return jnp.pad(value, [(0, size - old) for size, old in zip(sizes, value.shape, strict=True)])
 
 
 def _tiles(size: Pair, tile: Pair) -> Pair:
@@ -181,16 +275,26 @@ def _window_spec(plan: Plan, grid: Pair, copy: int) -> pl.BlockSpec:
     return pl.BlockSpec((pl.squeezed, *(pl.Element(n) for n in shape)), start)
 
 
-def _kernel(ids: Array, *refs: Array, plan: Plan) -> None:
+def _product(rows: Array, weights: Array) -> Array:
+    exact = rows.dtype == jnp.float32
+    return jnp.dot(
+        rows,
+        weights,
+        precision=lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _kernel(ids: Array, *refs: Array, plan: Plan, follow: _Following) -> None:
     """One tile, one block of features, one block of channels: adds the product of every tap."""
     del ids
-    windows, (weights, offset, mask, _, out, sums) = refs[: plan.copies], refs[plan.copies :]
+    windows, (weights, *others, mask, current, out, sums) = refs[: plan.copies], refs[plan.copies :]
     rows, columns = plan.tile
     block = pl.program_id(2)
 
     @pl.when(block == 0)
     def start() -> None:
-        sums[...] = jnp.broadcast_to(offset[...], sums.shape)
+        sums[...] = jnp.zeros_like(sums)
 
     total = sums[...]
     for v, (column_phase, left) in enumerate(plan.columns.taps):
@@ -199,18 +303,23 @@ def _kernel(ids: Array, *refs: Array, plan: Plan) -> None:
             phase = row_phase * len(plan.columns.phases) + column_phase
             moved = windows[window][phase, :, left : left + columns, :]
             for u, top in taps:
-                total += jnp.dot(
-                    moved[top : top + rows].reshape(plan.positions, plan.channels),
-                    weights[u * len(plan.columns.taps) + v],
-                    precision=lax.Precision.HIGHEST if plan.itemsize == 4 else lax.Precision.DEFAULT,
-                    preferred_element_type=jnp.float32,
-                )
+                read = moved[top : top + rows].reshape(plan.positions, plan.channels)
+                total += _product(read, weights[u * len(plan.columns.taps) + v])
     sums[...] = total
 
     @pl.when(block == plan.blocks[0] - 1)
     def finish() -> None:
-        values = sums[...].reshape(rows, columns, plan.features)
-        out[...] = jnp.where(mask[...][..., None] > 0, values, 0).astype(out.dtype)
+        arrays = iter(others)
+        values = follow.apply(sums[...], arrays, weights.dtype)
+        active = mask[...][..., None] > 0
+        shape = (rows, columns, plan.out_features)
+        if follow.reads:
+            before = current[...]
+            flat = before.astype(jnp.float32).reshape(values.shape)
+            values = join(follow.shortcut, values, flat, lambda: next(arrays)[...])
+            out[...] = jnp.where(active, values.reshape(shape).astype(out.dtype), before)
+        else:
+            out[...] = jnp.where(active, values.reshape(shape), 0).astype(out.dtype)
 
 
 def _reads(plan: Plan) -> list[tuple[int, int, list[Pair]]]:

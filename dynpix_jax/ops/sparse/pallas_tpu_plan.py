@@ -1,9 +1,10 @@
-"""The plan of the TPU kernel: taps, tiles, blocks of channels, and their VMEM."""
+"""The plan of the TPU kernel: taps, tiles, blocks of channels, layers that follow, and their VMEM."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import jax.numpy as jnp
 
@@ -11,9 +12,11 @@ from dynpix_jax.ops.conv import Pair
 
 LANES = 128
 VMEM_LIMIT = 16 * 2**20
-"""Bytes of vector memory that the kernel requests: the default of a TPU v5e."""
-# Limit on a plan's own estimate; the rest is left to the compiler.
-VMEM_BUDGET = 15 * 2**20
+"""Bytes of vector memory that the kernel of a convolution requests: the default of a TPU v5e."""
+VMEM_LIMIT_OF_CHAINS = 48 * 2**20
+"""With 1x1 convolutions behind it, whose weights stay in vector memory, too; a v5e, v5p or v6e has more."""
+# What a plan may take of it by its own estimate; the rest is left to the compiler.
+VMEM_SHARE = 15 / 16
 
 # (rows, columns) of output positions, small ones first: a small tile wastes less at the edges of a mask.
 _TILES = ((8, 16), (16, 16), (16, 32))
@@ -63,6 +66,8 @@ class Plan:
         features: Output channels of a step, a multiple of 128.
         blocks: Numbers of steps over the input channels and over the output channels.
         itemsize: Bytes of a value.
+        chain: Output channels of each 1x1 convolution that follows in the same step, multiples of 128.
+        reads_output: Whether a step reads the tile that it writes.
     """
 
     rows: Axis
@@ -72,6 +77,8 @@ class Plan:
     features: int
     blocks: Pair
     itemsize: int
+    chain: tuple[int, ...] = ()
+    reads_output: bool = False
 
     @property
     def taps(self) -> int:
@@ -82,6 +89,21 @@ class Plan:
     def positions(self) -> int:
         """Positions of a tile."""
         return self.tile[0] * self.tile[1]
+
+    @property
+    def out_features(self) -> int:
+        """Channels that a step writes."""
+        return self.chain[-1] if self.chain else self.features
+
+    @property
+    def chain_weights(self) -> int:
+        """Weights of the 1x1 convolutions that follow."""
+        return sum(math.prod(pair) for pair in itertools.pairwise((self.features, *self.chain)))
+
+    @property
+    def vmem_limit(self) -> int:
+        """Bytes of vector memory that the kernel requests."""
+        return VMEM_LIMIT_OF_CHAINS if self.chain else VMEM_LIMIT
 
     @property
     def copies(self) -> int:
@@ -106,7 +128,7 @@ class Plan:
     @property
     def step_macs(self) -> int:
         """Multiply-accumulates of a step."""
-        return self.positions * self.taps * self.channels * self.features
+        return self.positions * (self.taps * self.channels * self.features + self.chain_weights)
 
     @property
     def vmem(self) -> int:
@@ -114,14 +136,16 @@ class Plan:
         phases, rows, columns = self.copied
         window = self.copies * phases * rows * columns * self.channels * self.itemsize
         weights = self.taps * self.channels * self.features * self.itemsize
-        result = self.positions * self.features * self.itemsize
-        sums = self.positions * self.features * 4
+        result = (2 if self.reads_output else 1) * self.positions * self.out_features * self.itemsize
+        sums = self.positions * (self.features + (max(self.chain) if self.chain else 0)) * 4
         operands = (self.taps * self.positions + self.features) * self.channels * self.itemsize
         small = 2 * (self.tile[0] * LANES + 8 * self.features) * 4
         # Copies in and out are double-buffered. Of float32 weights a v6e keeps another copy, split for its
         # matrix unit.
-        weight_copies = self.weight_buffers + (1 if self.itemsize == 4 else 0)
-        return 2 * window + weight_copies * weights + 2 * result + 2 * sums + operands + small
+        split = 1 if self.itemsize == 4 else 0
+        weights *= self.weight_buffers + split
+        weights += (1 + split) * self.chain_weights * self.itemsize
+        return 2 * window + weights + 2 * result + 2 * sums + operands + small
 
     @property
     def weight_buffers(self) -> int:
@@ -130,19 +154,32 @@ class Plan:
 
 
 def make_plan(
-    channels: int, features: int, window: Pair, strides: Pair, dilation: Pair, dtype: jnp.dtype
+    channels: int,
+    features: int,
+    window: Pair,
+    strides: Pair,
+    dilation: Pair,
+    dtype: jnp.dtype,
+    *,
+    chain: tuple[int, ...] = (),
+    reads_output: bool = False,
 ) -> Plan | None:
     """The first plan that fits into VMEM, or None.
 
     Preferred are few blocks of input channels, then few of output channels, then the smallest tile with
     enough work for a step.
+
+    Args:
+        chain: Output channels of the 1x1 convolutions that follow, which read all features at once.
+        reads_output: Whether a step reads the tile that it writes.
     """
     rows, columns = (Axis.of(*axis) for axis in zip(window, strides, dilation, strict=True))
     enough = _STEP_MACS // PASSES[dtype.name]
-    for cin, cout in itertools.product(_blocks(channels), _blocks(features)):
+    last = (tuple(_blocks(width)[0] for width in chain), reads_output)
+    for cin, cout in itertools.product(_blocks(channels), _blocks(features)[: 1 if chain else None]):
         blocks = (-(-channels // cin), -(-features // cout))
-        plans = [Plan(rows, columns, tile, cin, cout, blocks, dtype.itemsize) for tile in _TILES]
-        fitting = [plan for plan in plans if plan.vmem <= VMEM_BUDGET]
+        plans = [Plan(rows, columns, tile, cin, cout, blocks, dtype.itemsize, *last) for tile in _TILES]
+        fitting = [plan for plan in plans if plan.vmem <= VMEM_SHARE * plan.vmem_limit]
         if fitting:
             return next((plan for plan in fitting if plan.step_macs >= enough), fitting[-1])
     return None

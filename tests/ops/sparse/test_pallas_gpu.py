@@ -21,7 +21,7 @@ from dynpix_jax.bench import arg_specs
 from dynpix_jax.ops.conv import conv_output_size
 from dynpix_jax.ops.sparse import Convolution, interpreted, pallas_gpu
 from dynpix_jax.ops.sparse.call import Call
-from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, PIECE, make_plan
+from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, PIECE, Finish, Lists, make_plan
 from tests.ops.brute import conv_by_taps, conv_loop, output_size, window_at
 
 # Of an H100: what a block may have, and what its two multiplying warpgroups hold (PTX ISA, CUDA guide).
@@ -73,8 +73,11 @@ def test_every_step_reads_what_the_sum_needs(case):
 
     @quick
     def whole(x, kernel, bias, mask):
-        arrays = pallas_gpu.prepare(plan, x, kernel, bias)
-        return pallas_gpu.state(plan, *arrays, ops.active_set(mask), jnp.float32)
+        active = ops.active_set(mask)
+        lists = Lists(active.indices, active.indices, active.count)
+        out = jax.ShapeDtypeStruct((plan.positions, plan.features), jnp.float32)
+        arrays = pallas_gpu.prepare(plan, x, kernel, [bias])
+        return pallas_gpu.state(plan, Finish(("add",)), arrays, lists, out)
 
     got = np.asarray(whole(x, kernel, bias, mask)).reshape(expected.shape)
     # float32 by three products of halves: 1e-5 of the largest result.

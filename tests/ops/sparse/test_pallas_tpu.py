@@ -123,7 +123,7 @@ def test_blocks_of_channels(monkeypatch):
     # Too little memory for all channels at once: sums over two blocks of input channels, three of output
     # channels, the last of each partly filled.
     spec = ConvSpec("blocks", (9, 20), 200, 300)
-    monkeypatch.setattr(pallas_tpu_plan, "VMEM_BUDGET", 3 * 2**20)
+    monkeypatch.setattr(pallas_tpu_plan, "VMEM_SHARE", 3 / 16)
     plan = pallas_tpu_plan.make_plan(200, 300, (3, 3), (1, 1), (1, 1), jnp.dtype("float32"))
     assert plan.blocks == (2, 3)
     check(spec, batch=1, run=functools.partial(interpreted))
