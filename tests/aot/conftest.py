@@ -8,10 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.ops.sparse import Affine, Convolution, Relu, Shortcut
+from dynpix_jax.ops.sparse.call import Call
 
 Compile = Callable[..., Any]
 """(function, *trees of jax.ShapeDtypeStruct) -> what is compiled for one chip."""
@@ -44,3 +49,20 @@ def compile_tpu(request: pytest.FixtureRequest) -> Compile:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TPU_SLICES[request.param])
     return compiler(topology.devices[0])
+
+
+def bottleneck(spec: ConvSpec, dtype: str, *, widen: int = 4) -> Call:
+    """The shapes of a gated bottleneck around a 3x3 layer: norm, ReLU, 1x1, norm, sum, ReLU."""
+    struct, c, f = jax.ShapeDtypeStruct, spec.channels, widen * spec.channels
+    first = Convolution(struct((3, 3, c, c), dtype), dilation=spec.dilation)
+    norms = [Affine(struct((n,), "float32"), struct((n,), "float32")) for n in (c, f, f)]
+    layers = (first, norms[0], Relu(), Convolution(struct((1, 1, c, f), dtype)), norms[1])
+    maps = [struct((1, *spec.size, n), dtype) for n in (c, f)]
+    mask = struct((1, *spec.size), jnp.bool_)
+    return Call(maps[0], mask, layers, Shortcut(norms[2]), maps[1])
+
+
+def branch(spec: ConvSpec, dtype: str) -> Call:
+    """The shapes of a branch of pooling: 3x3, norm, ReLU, written over a map."""
+    whole = bottleneck(spec, dtype, widen=1)
+    return Call(whole.x, whole.mask, whole.layers[:3], None, whole.init)

@@ -15,7 +15,7 @@ from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.ops.conv import conv_output_size
 from dynpix_jax.ops.sparse import Convolution, pallas_gpu, pallas_gpu_plan
 from dynpix_jax.ops.sparse.call import Call
-from tests.aot.conftest import compiler
+from tests.aot.conftest import bottleneck, branch, compiler
 
 pytestmark = pytest.mark.aot
 
@@ -89,6 +89,16 @@ def test_compiles(compile_cuda, spec, dtype):
         given = arguments(spec, dtype, batch)
         assert pallas_gpu.refuses(bound(spec, *given)) == ""
         assert has_one_kernel(compile_cuda(kernel_of(spec), *given))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", arg_specs.PAG_RESNET50_NYU, ids=lambda spec: spec.name)
+def test_chains_compile_as_a_whole(compile_cuda, spec, dtype):
+    for call, kernels in ((bottleneck(spec, dtype), 2), (branch(spec, dtype), 1)):
+        assert pallas_gpu.fuses(call)
+        text = compile_cuda(pallas_gpu.pallas_gpu, call).as_text()
+        assert text.count('custom_call_target="mosaic_gpu_v2"') == kernels
+        assert "convolution(" not in text
 
 
 def test_float16_gradients_and_vmap_compile(compile_cuda):

@@ -11,6 +11,7 @@ from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.ops.conv import conv_output_size
 from dynpix_jax.ops.sparse import Convolution, pallas_tpu, pallas_tpu_plan
 from dynpix_jax.ops.sparse.call import Call
+from tests.aot.conftest import bottleneck, branch
 
 pytestmark = pytest.mark.aot
 
@@ -54,6 +55,16 @@ def test_compiles(compile_tpu, spec, dtype):
     assert pallas_tpu.refuses(bound(spec, *given)) == ""
     compiled = compile_tpu(kernel_of(spec), *given)
     assert 'custom_call_target="tpu_custom_call"' in compiled.as_text()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", arg_specs.PAG_RESNET50_NYU, ids=lambda spec: spec.name)
+def test_chains_compile_as_a_whole(compile_tpu, spec, dtype):
+    for call in (bottleneck(spec, dtype), branch(spec, dtype)):
+        assert pallas_tpu.fuses(call)
+        text = compile_tpu(pallas_tpu.pallas_tpu, call).as_text()
+        assert text.count('custom_call_target="tpu_custom_call"') == 1
+        assert "convolution(" not in text
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
