@@ -6,13 +6,17 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from dynpix_jax.core.errors import DISK_ERRORS, UserError, cause_of
 
 EXIT_USER_ERROR = 2
 """Status after a user's mistake; argparse ends with the same."""
+EXIT_BUG = 1
+"""Python's status after a traceback."""
 EXIT_INTERRUPTED = 130
 """Status after Ctrl-C: 128 + SIGINT, as shells have it."""
 
@@ -39,6 +43,17 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="change config values; --config.KEY=VALUE is the same",
+    )
+
+
+def add_distributed(parser: argparse.ArgumentParser) -> None:
+    """Adds --distributed, which `processes.start` takes."""
+    parser.add_argument(
+        "--distributed",
+        default="auto",
+        metavar="auto|off|HOST:PORT,N,I",
+        help="several processes: auto (default), where the platform tells of them; or process I of N, with"
+        " the address of process 0. See docs/pods.md",
     )
 
 
@@ -78,6 +93,8 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
 
     A `UserError` becomes one line on stderr, "prog: message", and status 2, and so does a disk that is full
     or cannot be written. Any other exception is a bug and passes through with its traceback.
+
+    In a job of several processes all end with the first that fails; see `core.processes`.
     """
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):
@@ -85,33 +102,55 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
     try:
         status = fn() or 0
         sys.stdout.flush()
+        if job := _job():
+            job.finish()
         return status
-    except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if package not in EXTRA_OF:
+    except (Exception, KeyboardInterrupt) as error:
+        told = _told(error)
+        if told is None:
+            if job := _job():
+                traceback.print_exc()
+                job.fail(error, f"{type(error).__name__}: {error}".splitlines()[0], EXIT_BUG)
             raise
-        print(
-            f"{prog}: needs {package}, which is not installed: pip install 'dynpix_jax[{EXTRA_OF[package]}]'",
-            file=sys.stderr,
-        )
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
+        message, status = told
+        if message:
+            print(f"{prog}: {message}", file=sys.stderr)
+        if job := _job():
+            job.fail(error, message, status)
+        return status
+
+
+def _job() -> ModuleType | None:
+    """`core.processes` of a program that is one of several; it imports jax, which the loader's processes and
+    `--help` do without.
+    """
+    module = sys.modules.get("dynpix_jax.core.processes")
+    return module if module is not None and module.several() else None
+
+
+def _told(error: BaseException) -> tuple[str, int] | None:
+    """What the user is told of an error, and the exit status; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error), EXIT_USER_ERROR
+    if isinstance(error, ModuleNotFoundError):
+        package = str(error.name).partition(".")[0]
+        if package in EXTRA_OF:
+            extra = EXTRA_OF[package]
+            return (
+                f"needs {package}, which is not installed: pip install 'dynpix_jax[{extra}]'",
+                EXIT_USER_ERROR,
+            )
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
         # The reader (`| head`) has gone. Python would complain once more when it flushes stdout at exit.
         _give_up_stdout()
-        return 0
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        where = "standard output" if error.filename is None else os.fspath(error.filename)
-        print(f"{prog}: {where}: {cause_of(error)}", file=sys.stderr)
+        return "", 0
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         _give_up_stdout()
-        return EXIT_USER_ERROR
+        where = "standard output" if error.filename is None else os.fspath(error.filename)
+        return f"{where}: {cause_of(error)}", EXIT_USER_ERROR
+    return None
 
 
 def _give_up_stdout() -> None:

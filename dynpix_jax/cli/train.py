@@ -18,9 +18,9 @@ from pathlib import Path
 
 import jax
 
-from dynpix_jax.cli.common import CONFIG_HELP, add_overrides, main_of
+from dynpix_jax.cli.common import CONFIG_HELP, add_distributed, add_overrides, main_of
 from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core import processes
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
@@ -38,25 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accept-changed-data", action="store_true", help="continue a run on other data than it began with"
     )
     add_cache_argument(parser)
-    several = parser.add_argument_group(
-        "several processes", "give all three; the workdir must be on a shared disk"
-    )
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    several.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
-    several.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
+    add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0 when trained or stopped by SIGTERM."""
     use_compilation_cache(args)
-    flags = (args.coordinator, args.num_processes, args.process_id)
-    if any(flag is not None for flag in flags):
-        if None in flags:
-            raise UserError("--coordinator, --num_processes and --process_id go together")
-        try:
-            jax.distributed.initialize(*flags)
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"--coordinator {args.coordinator}: {error}") from error
+    processes.start(args.distributed)
 
     # Check all stages first: a mistake in a later one would show only after hours.
     settings = read_run(args.config, args.set)
@@ -70,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             implementation=settings.execution.implementation,
         )
     check_stages(settings, loader.spec)
-    if jax.process_index() == 0:
+    if processes.is_first():
         print(
             f"{settings.name}: {' -> '.join(stage.name for stage in settings.stages)},"
             f" {settings.training.total_steps} steps of {settings.training.batch_size} images,"

@@ -34,8 +34,9 @@ class MeshConfig:
     """Devices as a (`data`, `model`) grid.
 
     Attributes:
-        data: Devices that share the batch; -1 takes all that `model` leaves.
-        model: Devices that share the parameters.
+        data: Devices that share the batch, and with ``sharding`` fsdp the parameters; -1 takes all that
+            `model` leaves.
+        model: Devices that share the batch, too, and with ``sharding`` by rules the parameters.
         rules: (regex of a parameter's path, dimension to split over the model axis); what no rule matches is
             replicated.
     """
@@ -97,7 +98,7 @@ class TrainingConfig:
     """Section `training`.
 
     Attributes:
-        batch_size: Images a step over all processes; a multiple of the mesh's data axis.
+        batch_size: Images a step over all processes; a multiple of the number of devices.
         stages: At least one; run in order, each with a fresh optimizer.
         optimizer: "sgd" (momentum, L2 decay added to the gradient, as in the papers) or "adamw".
         momentum: Momentum of sgd.
@@ -117,6 +118,9 @@ class TrainingConfig:
         init_from: "" (random), a weights file, or the workdir of another run: its newest checkpoint, or with
             "DIR@STAGE" what a stage ended with, with "DIR@STAGE:STEP" its checkpoint after so many steps.
         mesh: Devices.
+        sharding: Where parameters and optimizer state are: ``replicated`` on each device; ``fsdp``: kernels
+            split over the mesh's data axis along their longest dimension that divides, and gathered where
+            they are used; ``rules``: split over its model axis by `mesh.rules`.
         workers: Processes that prepare batches; 0 does it in a thread of this one.
         microbatches: Parts that a batch is run in, one after another; the gradient is the mean of theirs.
             With frozen norms it is that of the whole batch, if all parts have as many labels and nothing is
@@ -143,6 +147,7 @@ class TrainingConfig:
     keep: int = 2
     init_from: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    sharding: Literal["replicated", "fsdp", "rules"] = "replicated"
     workers: int = 0
     microbatches: int = 1
     remat: str = "none"
@@ -159,6 +164,8 @@ class TrainingConfig:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: expected names that differ, got {', '.join(names)}")
+        if self.sharding == "rules" and not self.mesh.rules:
+            raise ValueError("sharding: 'rules' needs some; set training.mesh.rules")
         _check_patterns("weight_decay_on", self.weight_decay_on)
         _check_patterns("remat", [self.remat])
 
@@ -169,6 +176,8 @@ class TrainingConfig:
             reasons["momentum"] = f"training.optimizer is '{self.optimizer}'; 'sgd' reads it"
         if self.schedule != "poly":
             reasons["poly_power"] = f"training.schedule is '{self.schedule}'"
+        if self.sharding != "rules":
+            reasons["mesh.rules"] = f"training.sharding is '{self.sharding}'; 'rules' reads them"
         if not self.weight_decay:
             reasons["weight_decay_on"] = "training.weight_decay is 0"
         return reasons

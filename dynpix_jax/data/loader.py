@@ -8,8 +8,7 @@ number of workers, the number of processes and interruptions change nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
 import cv2
 import grain
@@ -28,22 +27,36 @@ Batch = dict[str, np.ndarray]
 class Loader:
     """Batches of a source.
 
-    `iter(loader)` is a grain iterator: `get_state()` and `set_state(state)` save and restore its place
-    exactly.
-
     Attributes:
+        batches: By their number.
         steps_per_epoch: Batches in one pass over the source: for training rounded down (at least 1), for
             evaluation up.
         spec: What the elements hold, less the dropped labels. Batches have besides `valid` bool (B,), False
             for padding, and `size` int32 (B, 2), the (H, W) of each image before `pad_to`.
+        workers: Processes that load them; 0 loads with threads in this one.
+        threads: Number of threads that read batches ahead.
     """
 
-    dataset: grain.IterDataset
+    batches: grain.MapDataset
     spec: SourceSpec
     steps_per_epoch: int
+    workers: int = 0
+    threads: int = 2
+
+    def start(self, step: int = 0) -> grain.DatasetIterator[Batch]:
+        """The batches from number ``step`` on, whose predecessors are not loaded."""
+        ahead = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
+        dataset = self.batches[step:].to_iter_dataset(ahead)
+        if self.workers:
+            # grain 0.2.17 and 0.2.18 read an absl flag here, which raises in programs that are not absl apps
+            # (google/grain issue 1355).
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+        return iter(dataset)
 
     def __iter__(self) -> grain.DatasetIterator[Batch]:
-        return iter(self.dataset)
+        return self.start()
 
 
 def make_loader(
@@ -56,16 +69,14 @@ def make_loader(
     workers: int = 0,
     pad_to: tuple[int, int] | None = None,
     drop_labels: tuple[str, ...] = (),
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     threads: int = 2,
 ) -> Loader:
     """Builds the loader of a source.
 
     Args:
         source: Elements to load. A training batch is of one of its groups (`core.source.groups_of`).
-        batch_size: Elements in a batch of all processes together; this process loads its `batch_size /
-            process_count`, the `process_index`-th contiguous part.
+        batch_size: Elements in a batch of all processes together.
         seed: Random seed of the order and the augmentation.
         train: True shuffles and repeats without end. False goes through the source once, in order; the last
             batch is filled up with elements that have `valid` False, index -1 and nothing but ignored labels.
@@ -74,35 +85,29 @@ def make_loader(
         pad_to: (H, W) to which smaller images are padded at the bottom and right (image: border repeated,
             labels: ignored). Needed where a batch has images of different sizes.
         drop_labels: Names of fields not to hand out.
-        process_index: This process's place in a job of several hosts.
-        process_count: Number of processes of the job.
+        rows: The places in a batch of the elements that this process loads; None for all.
         threads: Number of threads that read batches ahead.
 
     Raises:
-        UserError: A batch size that does not divide, an empty source, an unknown label to drop; while
+        UserError: A batch size below 1, an empty source, an unknown label to drop; while
             iterating, images of different sizes in a batch or larger than `pad_to`, and whatever the source
             raises.
     """
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size = {batch_size}: expected a positive multiple of {process_count} processes"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} of {process_count} processes")
+    if batch_size < 1:
+        raise UserError(f"batch_size = {batch_size}: expected at least 1")
     if augment is not None and augment.box is not None and augment.box.field not in source.spec.fields:
         name = augment.box.field
         raise UserError(f"augment.box.field: the source has no {name!r}; {suggest(name, source.spec.fields)}")
     size = len(source)
     if not size:
         raise UserError(f"source {source.spec.name!r} has no elements")
-    per_process = batch_size // process_count
     load = _LoadBatch(
         source=source,
         spec=source.spec.without(drop_labels),
         seed=seed,
         augment=augment,
         pad_to=pad_to,
-        part=slice(process_index * per_process, (process_index + 1) * per_process),
+        rows=tuple(range(batch_size) if rows is None else rows),
     )
     # The pipeline is one of element ids, which cost nothing; a whole batch is loaded in one call at its end.
     # So batches are formed before `to_iter_dataset`, and are the same for any number of workers.
@@ -113,16 +118,7 @@ def make_loader(
         steps = -(-size // batch_size)
         ids = grain.MapDataset.range(steps * batch_size)
         places = ids.map_with_index(_Place(size, train)).batch(batch_size)
-    dataset = places.map(load).to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    )
-    if workers:
-        # grain 0.2.17 and 0.2.18 read an absl flag here, which raises in programs that are not absl apps
-        # (google/grain issue 1355).
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return Loader(dataset, load.spec, steps)
+    return Loader(places.map(load), load.spec, steps, workers, threads)
 
 
 def _shuffled(groups: tuple[tuple[int, float], ...], seed: int, batch_size: int) -> grain.MapDataset:
@@ -165,10 +161,12 @@ class _LoadBatch:
     seed: int
     augment: GeometryRanges | None
     pad_to: tuple[int, int] | None
-    part: slice
+    rows: tuple[int, ...]
 
     def __call__(self, places: np.ndarray) -> Batch:
-        elements = [self._element(int(epoch), int(element_id)) for epoch, element_id in places[self.part]]
+        elements = [
+            self._element(int(epoch), int(element_id)) for epoch, element_id in places[list(self.rows)]
+        ]
         shapes = {element["image"].shape[:2] for element in elements}
         if len(shapes) > 1:
             raise UserError(
@@ -229,11 +227,3 @@ def blank_labels(element: Element, spec: SourceSpec) -> Element:
 
 def _blank(ignore: float | None) -> float:
     return 0.0 if ignore is None else ignore
-
-
-def take(loader: Loader, count: int) -> Iterator[tuple[Batch, Any]]:
-    """The first `count` batches, each with the iterator's state after it. For notebooks and tests."""
-    iterator = iter(loader)
-    for _ in range(count):
-        batch = next(iterator)
-        yield batch, iterator.get_state()

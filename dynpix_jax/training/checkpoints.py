@@ -1,6 +1,6 @@
-"""Checkpoints on disk: orbax writes the arrays and the iterator, a manifest makes them trustworthy.
+"""Checkpoints on disk: orbax writes the arrays, a manifest makes them trustworthy.
 
-    checkpoints/00000200/{variables,optimizer,data}/   written by orbax
+    checkpoints/00000200/{variables,optimizer}/        written by orbax
     checkpoints/00000200/manifest.json                 step, stage, config, size and CRC-32 of every file, and
                                                        a CRC-32 of its own
 
@@ -59,8 +59,6 @@ class Checkpoint:
         evaluated: Whether the evaluation due at `step` has been written.
         window: Sums of the metrics since the last log line, and their count.
         data: What the run was trained on (`training.data_record`); {} if that is not known.
-        readers: [processes, loader workers] of the run that saved; the iterator's state fits no other
-            numbers.
     """
 
     step: int
@@ -70,7 +68,6 @@ class Checkpoint:
     evaluated: bool = False
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    readers: list[int] = dataclasses.field(default_factory=list)
 
 
 class Checkpoints:
@@ -128,7 +125,7 @@ class Checkpoints:
             return config
         return None
 
-    def save(self, state: TrainState, iterator: Any, checkpoint: Checkpoint) -> None:
+    def save(self, state: TrainState, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; returns when it is complete on disk. Every process must call it.
 
         Raises:
@@ -148,7 +145,6 @@ class Checkpoints:
                     {
                         "variables": dict(state.variables),
                         "optimizer": {"step": state.step, "state": state.opt_state},
-                        "data": iterator,
                     },
                 )
             if first:
@@ -242,14 +238,12 @@ class Checkpoints:
         except _DamagedError as error:
             raise UserError(f"damaged checkpoint {self.path(step)} ({error})") from None
 
-    def restore(self, checkpoint: Checkpoint, abstract: TrainState, iterator: Any) -> TrainState:
+    def restore(self, checkpoint: Checkpoint, abstract: TrainState) -> TrainState:
         """Read a checkpoint found by `newest`."""
         wanted = {
             "variables": dict(abstract.variables),
             "optimizer": {"step": abstract.step, "state": abstract.opt_state},
         }
-        if iterator is not None:
-            wanted["data"] = iterator
         found = ocp.load_checkpointables(self.path(checkpoint.step), wanted)
         variables = dict(found["variables"])
         return TrainState(
@@ -326,7 +320,8 @@ def _verify(path: Path) -> Checkpoint:
     values = _read_manifest(path)
     try:
         files = values.pop("files")
-        checkpoint = Checkpoint(**values)
+        known = [field.name for field in dataclasses.fields(Checkpoint) if field.name in values]
+        checkpoint = Checkpoint(**{name: values[name] for name in known})  # other versions note other things
     except (KeyError, TypeError) as error:
         raise _DamagedError(f"{MANIFEST}: not readable") from error
     for name, expected in files.items():

@@ -1,9 +1,8 @@
 """The one training loop.
 
 For each stage: build the system with the stage's overrides, carry the variables over, make a fresh optimizer,
-then step by step: save, evaluate, next batch, step, write. A checkpoint is taken before the next batch is
-drawn, so that the saved iterator matches the saved state, and before the evaluation, which may fail or
-outlast the time that a SIGTERM leaves.
+then step by step: save, evaluate, next batch, step, write. A checkpoint is taken before the evaluation, which
+may fail or outlast the time that a SIGTERM leaves.
 """
 
 from __future__ import annotations
@@ -11,25 +10,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from dynpix_jax.core.capabilities import Calibrates
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.locks import locked
+from dynpix_jax.core.processes import is_first
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.training.agreement import check_same_job, check_shared
 from dynpix_jax.training.calibration import seen_images
 from dynpix_jax.training.checkpoints import Checkpoint, Checkpoints, SaveError
 from dynpix_jax.training.data_record import DataRecord
+from dynpix_jax.training.feed import Batches, Fed, Feed
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
-from dynpix_jax.training.sharding import make_mesh, put_batch
+from dynpix_jax.training.sharding import make_mesh
 from dynpix_jax.training.signals import StopRequest
 from dynpix_jax.training.snapshots import check_same_run, write_config
 from dynpix_jax.training.stages import Stage, make_stage
@@ -66,7 +67,7 @@ def train(
     run: RunConfig,
     workdir: str | Path,
     *,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Batches,
     evaluate_fn: EvaluateFn | None = None,
     writers: Sequence[Writer] | None = None,
     data: DataRecord | None = None,
@@ -76,8 +77,7 @@ def train(
     Args:
         run: All settings; the seed and those of training are read here.
         workdir: Gets config.json, metrics.jsonl, checkpoints/, tensorboard/.
-        batches: Endless iterable (grain) of this process's part of each batch: "image" (b, H, W, 3) uint8,
-            labels, "valid" (b,), "index" (b,). Its iterators must have grain's state methods.
+        batches: This process's part of each batch.
         evaluate_fn: Called every `eval_every` steps and at the end of the run; never if that is 0.
         writers: Replace the usual ones (JSON lines, TensorBoard, console).
         data: What is trained on; a workdir that was trained on other data is refused. None: not compared.
@@ -89,11 +89,15 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
-    workdir = Path(workdir)
-    _make_workdir(workdir)
+    workdir, settings = Path(workdir), run.training
+    mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
+    check_same_job(run, mesh)
+    if is_first():
+        _make_workdir(workdir)
+    check_shared(workdir)
     alone = locked(workdir / ".lock", f"workdir {workdir}", "wait for it to end, or give another --workdir")
-    with alone if jax.process_index() == 0 else contextlib.nullcontext():
-        return _train(_Run(run, workdir, batches, evaluate_fn, writers, data), len(run.stages))
+    with alone if is_first() else contextlib.nullcontext():
+        return _train(_Run(run, workdir, mesh, batches, evaluate_fn, writers, data), len(run.stages))
 
 
 def _train(at: _Run, stages: int) -> Result:
@@ -116,7 +120,7 @@ def _train(at: _Run, stages: int) -> Result:
                 at.meter.flush()
         return Result(at.state, stages - 1, finished=True)
     finally:
-        at.out.close()
+        at.close()
 
 
 class _Run:
@@ -129,15 +133,14 @@ class _Run:
         self,
         config: RunConfig,
         workdir: Path,
-        batches: Iterable[Mapping[str, np.ndarray]],
+        mesh: Mesh,
+        batches: Batches,
         evaluate_fn: EvaluateFn | None,
         writers: Sequence[Writer] | None,
         data: DataRecord | None,
     ):
         settings = config.training
-        self._config, self._evaluate_fn = config, evaluate_fn
-        self._mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
-        self._readers = [jax.process_count(), settings.workers]
+        self._config, self._evaluate_fn, self._mesh = config, evaluate_fn, mesh
         self._checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
         saved = self._checkpoints.newest()
         if saved is not None:
@@ -145,10 +148,9 @@ class _Run:
         changed = data.continue_from(saved.data, workdir) if saved and data else None
         self._checkpoints.clean()
         self._data = data.summary if data else {}
-        if data and jax.process_index() == 0:
+        if data and is_first():
             data.write(workdir)
-        self._iterator: Any = iter(batches)
-        self._image_shape = _image_shape(self._iterator)
+        self._feed = Feed(batches, saved.step if saved else 0, self._mesh)
         self.stage = self._make_stage(saved.stage if saved else 0)
         self.step, self.evaluated = (saved.step, saved.evaluated) if saved else (0, False)
         self._saved_step = saved.step if saved else -1
@@ -156,7 +158,7 @@ class _Run:
             given = initial_variables(settings.init_from, config.stages[0].model)
             self.state = self.stage.init(given)
         else:
-            self.state = self._restore(saved)
+            self.state = self._checkpoints.restore(saved, self.stage.abstract)
         self.out = Writers(_usual_writers(workdir, config, saved) if writers is None else writers)
         if saved is not None:
             path, total = self._checkpoints.path(saved.step), settings.total_steps
@@ -192,28 +194,27 @@ class _Run:
         if evaluate_fn is not None and evaluating and not self.evaluated and not stopping:
             self._evaluate(evaluate_fn)
 
-    def next_batch(self) -> Mapping[str, np.ndarray]:
+    def next_batch(self) -> Fed:
         """The next batch of the loader."""
         try:
-            batch: Mapping[str, np.ndarray] | None = next(self._iterator, None)
+            return next(self._feed)
         except UserError:
-            # An unreadable file. The steps so far are sound, and so is the position of an iterator in this
-            # process: on the element that could not be read.
-            if self._readers == [1, 0]:
+            # An unreadable file. The steps so far are sound; other processes cannot be asked to save them.
+            if jax.process_count() == 1:
                 self._save(last=False)
             raise
-        if batch is None:
-            raise UserError(
-                f"config.data.train: no more elements at step {self.step}; the loader must repeat"
-            )
-        return batch
 
-    def take_step(self, batch: Mapping[str, np.ndarray]) -> None:
+    def take_step(self, fed: Fed) -> None:
         """Updates the state and writes the metrics of the step before."""
-        self.state, metrics = self.stage.step(self.state, put_batch(batch, self._mesh))
+        self.state, metrics = self.stage.step(self.state, fed.batch)
         self.step, self.evaluated = self.step + 1, False
-        self.meter.push(self.step, self.stage.config.name, metrics, np.asarray(batch["index"]))
+        self.meter.push(self.step, self.stage.config.name, metrics, fed)
         self.out.tick(self.step, self.stage.config.name)
+
+    def close(self) -> None:
+        """Ends what runs beside the loop."""
+        self._feed.close()
+        self.out.close()
 
     def _calibrate(self) -> None:
         """Lets the system calibrate itself at the end of its stage, before that is saved."""
@@ -235,11 +236,11 @@ class _Run:
         if self.step > self._saved_step:
             self.meter.flush()
             name, given = self.stage.config.name, self._config.given
-            window, data, readers = self.meter.window, self._data, self._readers
+            window, data = self.meter.window, self._data
             stage, evaluated = self.stage.index, self.evaluated
-            checkpoint = Checkpoint(self.step, stage, name, given, evaluated, window, data, readers)
+            checkpoint = Checkpoint(self.step, stage, name, given, evaluated, window, data)
             try:
-                self._checkpoints.save(self.state, self._iterator, checkpoint)
+                self._checkpoints.save(self.state, checkpoint)
             except SaveError as error:
                 if last or self._config.training.on_save_error == "stop":
                     raise
@@ -256,30 +257,11 @@ class _Run:
         self.evaluated = True
 
     def _make_stage(self, index: int) -> Stage:
-        return make_stage(self._config, index, self._mesh, self._image_shape)
-
-    def _restore(self, saved: Checkpoint) -> TrainState:
-        """The saved state; also restores the iterator's position."""
-        same_readers = saved.readers == self._readers
-        iterator = self._iterator if same_readers else None
-        state = self._checkpoints.restore(saved, self.stage.abstract, iterator)
-        if not same_readers:
-            # With another number of readers the iterator's state has another form; the batches are the same.
-            for _ in range(saved.step):
-                next(self._iterator)
-        return state
+        return make_stage(self._config, index, self._mesh, self._feed.image_shape)
 
 
 def _at(step: int, every: int) -> bool:
     return every > 0 and step > 0 and step % every == 0
-
-
-def _image_shape(iterator: Any) -> tuple[int, ...]:
-    """(H, W, 3) of the batches. The iterator is put back to where it was."""
-    position = iterator.get_state()
-    shape = next(iterator)["image"].shape[1:]
-    iterator.set_state(position)
-    return tuple(shape)
 
 
 def _make_workdir(workdir: Path) -> None:
@@ -294,7 +276,7 @@ def _make_workdir(workdir: Path) -> None:
 
 
 def _usual_writers(workdir: Path, run: RunConfig, saved: Checkpoint | None) -> list[Writer]:
-    if jax.process_index() != 0:
+    if not is_first():
         return []
     write_config(workdir / "config.json", run.given)
     at = saved.step if saved else 0

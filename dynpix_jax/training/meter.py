@@ -17,6 +17,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array
+from dynpix_jax.training.feed import Fed
 from dynpix_jax.training.writers import Writer
 
 
@@ -49,10 +50,10 @@ class Meter:
         """Sums and count since the last log line; saved, so that a continued run logs the same means."""
         return {"sums": dict(self._sums), "count": self._count}
 
-    def push(self, step: int, stage: str, metrics: dict[str, Array], ids: np.ndarray) -> None:
+    def push(self, step: int, stage: str, metrics: dict[str, Array], fed: Fed) -> None:
         """Take the metrics of update `step`; report those before, or raise NonFiniteError."""
         self._report()
-        self._pending = (step, stage, metrics, ids)
+        self._pending = (step, stage, metrics, fed.ids)
 
     def flush(self) -> None:
         """Report the last update, and leave the time until the next one out of images a second.

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from dynpix_jax.core.capabilities import ReadsInputs
 from dynpix_jax.core.config import RunConfig
@@ -19,7 +19,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import FieldSpec
 from dynpix_jax.core.system import NetworkConfig, System
 from dynpix_jax.data.sources import declared_fields
-from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.sharding import batch_sharding, make_mesh
 from dynpix_jax.training.slices import Slice, slice_devices
 from dynpix_jax.training.stages import make_stage
 
@@ -93,7 +93,7 @@ def plan_step(run: RunConfig, index: int, of: Slice, size: tuple[int, int] | Non
     size = size or image_size(run)
     stage = make_stage(run, index, mesh, (*size, 3))
     batch = abstract_batch(run, stage.system, size, mesh)
-    images = settings.batch_size // mesh.shape["data"]
+    images = settings.batch_size // mesh.size
     step: Any = stage.step  # what jax.jit gives
     lowered = step.lower(stage.abstract, batch)
     start = time.process_time()
@@ -136,7 +136,7 @@ def image_size(run: RunConfig) -> tuple[int, int]:
 def abstract_batch(
     run: RunConfig, system: System, size: tuple[int, int], mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the batch that a system's loss reads, split over the mesh's data axis."""
+    """Shapes of the batch that a system's loss reads, split over the mesh."""
     fields: Mapping[str, FieldSpec] = declared_fields(run.data.train.source)
     wanted = ["image", *(label for task in system.tasks.values() for label in task.labels)]
     if isinstance(system, ReadsInputs):
@@ -150,7 +150,7 @@ def abstract_batch(
         sides = iter(size)
         shape = tuple(next(sides) if side is None else side for side in fields[name].shape)
         shapes[name] = shape, np.dtype(fields[name].dtype)
-    split = NamedSharding(mesh, PartitionSpec("data"))
+    split = batch_sharding(mesh)
     count = run.training.batch_size
     return {
         name: jax.ShapeDtypeStruct((count, *shape), jax.dtypes.canonicalize_dtype(dtype), sharding=split)

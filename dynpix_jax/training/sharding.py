@@ -1,4 +1,4 @@
-"""Devices as a (`data`, `model`) mesh: where the state lives, and how local batches become global arrays."""
+"""Devices as a (`data`, `model`) mesh: where the state lives, which images each process reads and places."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.settings import MeshConfig
+from dynpix_jax.core.settings import MeshConfig, TrainingConfig
 from dynpix_jax.core.trees import map_named, match_first
 from dynpix_jax.training.optim import StageOptimizer
 from dynpix_jax.training.state import TrainState
@@ -35,14 +35,14 @@ def make_mesh(
         raise UserError(
             f"config.training.mesh: data {config.data} x model {config.model} does not fit {count} devices"
         )
-    if batch_size % data:
+    if batch_size % count:
         raise UserError(
-            f"config.training.batch_size: {batch_size} does not divide over the mesh's {data} data devices"
+            f"config.training.batch_size: {batch_size} does not divide over the mesh's {count} devices"
         )
-    if batch_size % (microbatches * data):
+    if batch_size % (microbatches * count):
         raise UserError(
-            f"config.training.microbatches: {microbatches} does not divide the {batch_size // data} images of"
-            f" each of {data} devices"
+            f"config.training.microbatches: {microbatches} does not divide the {batch_size // count} images"
+            f" of each of {count} devices"
         )
     # Auto: the compiler propagates shardings. jax.make_mesh alone would make the axes Explicit.
     return jax.make_mesh(
@@ -50,12 +50,24 @@ def make_mesh(
     )
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where the images of a batch go: split over all devices, whatever the mesh splits parameters over."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """The places in a batch of the images that this process reads, ascending."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return tuple(sorted(row for (part,) in slices for row in range(*part.indices(batch_size))))
+
+
 def state_shardings(
-    abstract: TrainState, optimizer: StageOptimizer, mesh: Mesh, config: MeshConfig
+    abstract: TrainState, optimizer: StageOptimizer, mesh: Mesh, config: TrainingConfig
 ) -> TrainState:
     """A tree like `abstract` with the sharding of every leaf.
 
-    Parameters follow `config.rules`, their optimizer state follows them, everything else is replicated.
+    Parameters are split as `config.sharding` says, their optimizer state follows them, everything else is
+    replicated.
 
     Raises:
         UserError: A rule splits a dimension that the leaf does not have or that the model axis does not
@@ -64,15 +76,22 @@ def state_shardings(
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def place(path: str, leaf: Any) -> NamedSharding:
-        dim = match_first(config.rules, path, default=None)
-        if dim is None or config.model == 1:
+        if config.sharding == "replicated":
             return everywhere
-        if not 0 <= dim < len(leaf.shape) or leaf.shape[dim] % config.model:
+        axis = "data" if config.sharding == "fsdp" else "model"
+        count = mesh.shape[axis]
+        if config.sharding == "fsdp":
+            dim = _largest(leaf.shape, count)
+        else:
+            dim = match_first(config.mesh.rules, path, default=None)
+        if dim is None or count == 1:
+            return everywhere
+        if not 0 <= dim < len(leaf.shape) or leaf.shape[dim] % count:
             raise UserError(
                 f"config.training.mesh.rules: dimension {dim} of '{path}' {leaf.shape} cannot be split"
-                f" over {config.model} devices"
+                f" over {count} devices"
             )
-        return NamedSharding(mesh, PartitionSpec(*[None] * dim, "model"))
+        return NamedSharding(mesh, PartitionSpec(*[None] * dim, axis))
 
     params = map_named(place, abstract.params)
     of_leaves: dict[str, Any] = optimizer.pick(params)
@@ -88,15 +107,28 @@ def state_shardings(
     return TrainState(step, params, jax.tree.map(lambda _: everywhere, abstract.collections), opt_state)
 
 
+def _largest(shape: tuple[int, ...], count: int) -> int | None:
+    """The longest dimension that ``count`` divides; None for vectors, which are not worth a message."""
+    fitting = [dim for dim, side in enumerate(shape) if side % count == 0]
+    return max(fitting, key=lambda dim: shape[dim], default=None) if len(shape) > 1 else None
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays, split over `data`, of the batch part that this process has read.
+    """Global arrays, split over all devices, of the images that this process has read.
 
     Args:
-        batch: Numpy arrays with leading dimension batch_size / number of processes.
+        batch: Numpy arrays with a row for each of `local_rows`, in their order.
         mesh: The (data, model) mesh.
     """
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
-        for name, value in batch.items()
-    }
+    sharding = batch_sharding(mesh)
+    here = len(sharding.addressable_devices)
+    size = len(next(iter(batch.values()))) * mesh.size // here
+    places = {row: place for place, row in enumerate(local_rows(mesh, size))}
+
+    def place(value: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return value[[places[row] for row in range(*index[0].indices(size))]]
+
+        return jax.make_array_from_callback((size, *value.shape[1:]), sharding, part)
+
+    return {name: place(np.asarray(value)) for name, value in batch.items()}

@@ -72,7 +72,7 @@ def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, .
     abstract = jax.eval_shape(
         lambda variables: new_state(variables, optimizer.tx, optimizer.pick, start), shapes
     )
-    shardings = state_shardings(abstract, optimizer, mesh, settings.mesh)
+    shardings = state_shardings(abstract, optimizer, mesh, settings)
     abstract = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, shardings
     )
@@ -95,6 +95,7 @@ def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, .
             stage_steps=stage.steps,
             microbatches=settings.microbatches,
             remat=settings.remat,
+            used_at=everywhere if settings.sharding == "fsdp" else None,
         ),
         in_shardings=(shardings, None),
         out_shardings=(shardings, everywhere),

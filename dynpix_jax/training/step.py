@@ -41,12 +41,15 @@ def make_step(
     stage_steps: int,
     microbatches: int = 1,
     remat: str = "none",
+    used_at: jax.sharding.Sharding | None = None,
 ) -> StepFn:
     """The update of one stage.
 
     A system that `TakesTurns` gets one update a turn within one step, each on the variables that the turn
     before has left: a forward pass, a loss and an update of the leaves that the turn uses. A turn whose
     labels the batch lacks is skipped: nothing changes, momentum and norms included.
+
+    Parameters are brought to ``used_at`` where the loss reads them; None leaves them where they are.
 
     Returns:
         step(state, batch) -> (state, metrics). Metrics are scalars: the loss's terms, `grad_norm` (before
@@ -63,7 +66,11 @@ def make_step(
 
         def gradient(collections: Collections, batch: Batch, rngs: Rngs) -> Gradient:
             def loss_fn(trainable: Flat) -> tuple[Array, LossAux]:
-                return loss_of(batch, rngs, {"params": merge(trainable, frozen), **collections})
+                params = merge(trainable, frozen)
+                if used_at is not None:
+                    # Else the compiler may split the images' channels as it finds the kernels split.
+                    params = jax.lax.with_sharding_constraint(params, used_at)
+                return loss_of(batch, rngs, {"params": params, **collections})
 
             with rematerialized(remat):
                 (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)

@@ -153,6 +153,7 @@ AS_THEY_ARE = {
         "keep",
         "init_from",
         "workers",
+        "sharding",
     ),
     MeshConfig: ("data", "model", "rules"),
     StageConfig: ("name", "model"),

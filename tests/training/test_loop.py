@@ -76,7 +76,7 @@ def test_loss_that_is_not_finite_stops(tmp_path: Path, log_every: int) -> None:
     run = toy.run({"poison": 3.0}, log_every=log_every, checkpoint_every=2)
     with pytest.raises(NonFiniteError) as error:
         train(run, tmp_path, batches=toy.batches(4), writers=())
-    iterator = iter(toy.batches(4))
+    iterator = toy.batches(4).start()
     ids = [next(iterator)["index"] for _ in range(4)][3]
     message = str(error.value)
     assert "step 4 (stage 'base')" in message
@@ -96,17 +96,17 @@ def test_mesh_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_data_that_ends(tmp_path: Path) -> None:
-    short = toy.grain.MapDataset.source(toy.ToyData()).batch(4).to_iter_dataset()
+    short = toy.Batches(toy.grain.MapDataset.source(toy.ToyData()).batch(4))
     with pytest.raises(UserError, match="no more elements at step 4"):
         train(toy.run(), tmp_path, batches=short, writers=())
 
 
-def losses(meshes: dict[str, Any]) -> dict[str, list[float]]:
-    """Of five steps on each mesh of this process's devices."""
+def losses(runs: dict[str, Any]) -> dict[str, list[float]]:
+    """Of five steps with each of the settings, on this process's devices."""
     stages = ({"name": "deep", "steps": 5, "learning_rate": 0.1, "model": {"deep": True}},)
     found = {}
-    for name, mesh in meshes.items():
-        run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, mesh=mesh)
+    for name, training in runs.items():
+        run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, **training)
         record = Record()
         with tempfile.TemporaryDirectory() as workdir:
             train(run, workdir, batches=toy.batches(8), writers=[record])
@@ -114,12 +114,12 @@ def losses(meshes: dict[str, Any]) -> dict[str, list[float]]:
     return found
 
 
-def on_8_devices(meshes: dict[str, Any]) -> dict[str, list[float]]:
+def on_8_devices(runs: dict[str, Any]) -> dict[str, list[float]]:
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }  # fmt: skip
-    program = f"import json; from {__name__} import losses; print(json.dumps(losses({meshes})))"
+    program = f"import json; from {__name__} import losses; print(json.dumps(losses({runs})))"
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -128,11 +128,18 @@ def on_8_devices(meshes: dict[str, Any]) -> dict[str, list[float]]:
 
 def test_8_devices_give_the_losses_of_1() -> None:
     one = losses({"one": {}})["one"]
-    eight = on_8_devices({"data": {}, "both": {"data": 4, "model": 2, "rules": [["(stem|extra)/kernel", 3]]}})
+    mesh = {"data": 4, "model": 2}
+    eight = on_8_devices(
+        {
+            "data": {},
+            "rules": {"mesh": {**mesh, "rules": [["(stem|extra)/kernel", 3]]}, "sharding": "rules"},
+            "fsdp": {"mesh": mesh, "sharding": "fsdp"},
+        }
+    )
     assert len(one) == 5
     assert one[-1] < one[0]
-    np.testing.assert_allclose(eight["data"], one, atol=1e-5)
-    np.testing.assert_allclose(eight["both"], one, atol=1e-5)
+    for found in eight.values():
+        np.testing.assert_allclose(found, one, atol=1e-5)
 
 
 def test_jsonl_forgets_what_comes_after_the_checkpoint(tmp_path: Path) -> None:

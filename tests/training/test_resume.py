@@ -136,9 +136,7 @@ def test_what_ends_a_run_leaves_its_steps_saved(tmp_path: Path) -> None:
                 raise UserError("corrupt image 3.jpg")
             return batch
 
-        return toy.grain.MapDataset.source(toy.ToyData()).seed(0).shuffle().repeat().batch(4).map_with_index(
-            read
-        ).to_iter_dataset()  # fmt: skip
+        return toy.Batches(toy.batches(4).data.map_with_index(read))
 
     run, broken = toy.run(checkpoint_every=0), tmp_path / "broken"
     with pytest.raises(UserError, match=r"corrupt image 3\.jpg"):

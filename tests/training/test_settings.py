@@ -135,7 +135,8 @@ def test_bad_overrides(override: str, message: str) -> None:
             r"^config\.training\.momentum: nothing reads 0\.5: training\.optimizer is 'adamw'; 'sgd' ",
         ),
         (["training.weight_decay=0", "training.weight_decay_on=('x',)"], r"training\.weight_decay is 0"),
-        (["training.mesh.rules=(('a', 1),)"], r"set training\.mesh\.model"),
+        (["training.mesh.rules=(('a', 1),)"], r"training\.sharding is 'replicated'"),
+        (["training.mesh.rules=(('a', 1),)", "training.sharding=rules"], r"set training\.mesh\.model"),
         (["evaluation.inference.multiple=8"], r"set evaluation\.inference\.scales"),
         (
             ["data.train.augment.canvas=bounding"],

@@ -36,7 +36,7 @@ def settings(**changes: Any) -> tuple[TrainingConfig, StageConfig]:
 def test_a_step_is_an_update_a_turn_by_hand() -> None:
     """SGD with momentum and decay, worked out turn by turn with the plain rules."""
     system = turns.TurnsSystem(turns.TurnsConfig("turns"))
-    batch = {name: jnp.asarray(value) for name, value in next(iter(turns.batches(8))).items()}
+    batch = {name: jnp.asarray(value) for name, value in next(turns.batches(8).start()).items()}
     variables = dict(system.init(jax.random.key(0), batch))
     config, stage = settings(weight_decay=0.1, weight_decay_on=(".*",), poly_power=1.0)
     optimizer = stage_optimizer(variables["params"], config, stage, system)
@@ -106,7 +106,7 @@ class NoisyTurns(turns.TurnsSystem):
 def test_each_turn_of_each_step_draws_its_own_noise() -> None:
     """Whatever the stream; the same step draws the same again."""
     system = NoisyTurns(turns.TurnsConfig("turns"))
-    batch = {name: jnp.asarray(value) for name, value in next(iter(turns.batches(8))).items()}
+    batch = {name: jnp.asarray(value) for name, value in next(turns.batches(8).start()).items()}
     variables = dict(system.init(jax.random.key(0), batch))
     config, stage = settings()
     optimizer = stage_optimizer(variables["params"], config, stage, system)

@@ -125,9 +125,20 @@ class ToyData:
         }
 
 
-def batches(batch_size: int, seed: int = 0) -> grain.IterDataset:
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches by their number, as `training.feed` reads them."""
+
+    data: grain.MapDataset
+
+    def start(self, step: int = 0) -> Any:
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        return iter(self.data[step:].to_iter_dataset(ahead))
+
+
+def batches(batch_size: int, seed: int = 0) -> Batches:
     data = grain.MapDataset.source(ToyData()).seed(seed).shuffle().repeat()
-    return data.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    return Batches(data.batch(batch_size))
 
 
 def config(**training: Any) -> dict[str, Any]:

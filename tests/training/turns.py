@@ -77,7 +77,7 @@ class TurnsSystem:
         return loss, toy.ToyAux({turn: loss}, updates)
 
 
-def batches(batch_size: int) -> grain.IterDataset:
+def batches(batch_size: int) -> toy.Batches:
     """The toy's images with two targets; every third batch has no label for the second."""
 
     def label(index: int, batch: Any) -> Any:
@@ -85,9 +85,7 @@ def batches(batch_size: int) -> grain.IterDataset:
         return batch | {"bright": bright, "dark": np.full_like(bright, -1) if index % 3 == 1 else 1 - bright}
 
     data = grain.MapDataset.source(toy.ToyData()).seed(0).shuffle().repeat().batch(batch_size)
-    return data.map_with_index(label).to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    )
+    return toy.Batches(data.map_with_index(label))
 
 
 class Record(Writer):

@@ -7,10 +7,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dynpix_jax import papers
 from dynpix_jax.core.settings import MeshConfig
-from dynpix_jax.training.sharding import make_mesh, put_batch, state_shardings
+from dynpix_jax.training.sharding import make_mesh, put_batch
 from tests.one_step import QUICKLY
 from tests.papers.astmt.tiny import (
     random_batch,
@@ -26,9 +27,9 @@ def main() -> None:
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch)
         system = papers.build(section(adversarial=dict(weight=0.1)))
-        step, state, optimizer = training_step(system, random_variables(system))
+        step, state, _ = training_step(system, random_variables(system))
         mesh = make_mesh(MeshConfig(), 8)
-        shardings = state_shardings(state, optimizer, mesh, MeshConfig())
+        shardings = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
         state = jax.device_put(state, shardings)
         batch = put_batch({name: np.asarray(value) for name, value in random_batch(8).items()}, mesh)
         run = jax.jit(step, in_shardings=(shardings, None), out_shardings=(shardings, None))
