@@ -25,6 +25,9 @@ from typing import Any
 
 import ml_collections
 
+from dynpix_jax.core.configs import check_least, given_args
+from dynpix_jax.core.errors import UserError
+
 COLOUR = dict(brightness=0.2, contrast=0.2, saturation=0.2)
 
 
@@ -167,6 +170,34 @@ FSV = DataSet("fsv", "data/FSV", dict(classes=3), augment=_several_tasks((512, 5
 VOC2012 = DataSet("voc2012", "data/VOCdevkit", dict(classes=21), takes_fields=False)
 # Its root is VOC 2010; a config says where the labels are, and which of them.
 PASCAL_CONTEXT = DataSet("pascal_context", "data/VOCdevkit", takes_fields=False)
+
+FOLDER = DataSet("folder", "data/mine")
+FOLDER_TASKS = ("segmentation", "boundaries", "depth", "normals", "saliency")
+FOLDER_ARGS: Mapping[str, Any] = dict(classes=2, crop=224, val_share=0.2, steps=0)
+"""Arguments of the configs folder.py: number of classes; side of the crops of training; share of the images
+that is val, without lists or folders of splits; steps of the first stage, 0 for the config's own."""
+
+
+def folder(arg: str | None, args: ml_collections.ConfigDict, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Section ``data`` of your own images: crops, mirrored or not, scaled, with other colours.
+
+    Args:
+        arg: The string argument of the config.
+        args: What was read of it.
+        labels: Fields to read, beside the image.
+
+    Raises:
+        UserError: A number of classes where there is no segmentation; a wrong number.
+    """
+    segmented = "segmentation" in labels
+    if not segmented and "classes" in given_args(arg):
+        raise UserError(f"config argument classes: {' and '.join(labels)} has none")
+    check_least(args, {"classes": 2, "crop": 8, "steps": 0})
+    options = dict(val_share=args.val_share) | (dict(classes=args.classes) if segmented else {})
+    crop = (args.crop, args.crop)
+    augment = dict(flip=True, crop=crop, scales=(0.75, 1.25), scale_between=True, colour=COLOUR)
+    return FOLDER.data(args, labels, augment=augment, **options)
+
 
 SCENE_CLASSES = 8
 """Of the synthetic scenes: floor, wall, ceiling, rug, picture, box, ball, person."""

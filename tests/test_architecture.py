@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "evaluation": FLOORS_0_4 | {"run_config"},
     "evaluation.reproduce": FLOORS_0_4 | {"training", "run_config"},
     "visualization": FLOORS_0_4,
-    "serving": FLOORS_0_4 | {"run_config", "training", "evaluation"},
+    "serving": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization"},
     "bench": FLOORS_0_4 | {"run_config", "training", "evaluation"},
     "cli": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization", "serving"},
 }
@@ -63,7 +63,7 @@ THIRD_PARTY = {
     "evaluation": CORE | {"scipy", "cv2", "PIL", "rich"},
     "visualization": CORE | {"cv2", "PIL", "matplotlib"},
     "weights": CORE | {"safetensors", "scipy", "h5py"},
-    "serving": CORE,
+    "serving": CORE | {"cv2"},
     "bench": CORE | {"matplotlib"},
     "cli": CORE | {"rich", "absl", "cv2", "PIL", "grain", "shtab"},
     "run_config": CORE,

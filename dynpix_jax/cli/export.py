@@ -108,7 +108,7 @@ def card_of(settings: RunConfig, trained: Trained, workdir: Path | None) -> dict
 
 def _licence(source: SourceSettings) -> str:
     declare = getattr(SOURCES.resolve(source.name, "name"), "declare", None)
-    return (declare(source.options).licence if declare else "") or "none: generated, or your own"
+    return (declare(source.options).licence if declare else "") or "none: generated"
 
 
 def _measured(file: Path, system: System, stage: str) -> dict[str, str]:

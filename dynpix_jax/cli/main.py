@@ -22,6 +22,7 @@ COMMANDS = {
     "check-config": ("check_config", "read a config strictly and tell what it trains"),
     "completion": ("completion", "print the completion script of a shell"),
     "config": ("config", "list the configs, show all settings of one, or how two differ"),
+    "demo": ("demo", "serve a page: a photo, a slider, the prediction and its costs"),
     "eval": ("eval", "evaluate a trained network: scores beside MACs and milliseconds"),
     "eval-boundaries": ("eval_boundaries", "score a folder of boundary maps: ODS, OIS, AP"),
     "eval-pose": ("eval_pose", "score predicted joints of people: PCKh"),

@@ -16,6 +16,7 @@ SOURCES: Registry[SourceClass] = Registry(
         "bsds500": "dynpix_jax.data.bsds500:BSDS500",
         "camvid": "dynpix_jax.data.camvid:CamVid",
         "cityscapes": "dynpix_jax.data.cityscapes:Cityscapes",
+        "folder": "dynpix_jax.data.folder:Folder",
         "fsv": "dynpix_jax.data.fsv:Fsv",
         "joint": "dynpix_jax.data.joint:Joint",
         "mpii": "dynpix_jax.data.mpii:Mpii",
