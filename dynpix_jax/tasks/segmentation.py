@@ -54,13 +54,41 @@ def cross_entropy(
     classes = logits.shape[-1]
     counted = labelled(target, valid, classes, ignore)
     target = jnp.where(counted, target, 0)
-    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
-    cost = -jnp.take_along_axis(log_probability, target[..., None], axis=-1)[..., 0]
+    cost = _nats(logits, target)
     weight = counted.astype(jnp.float32)
     if class_weights:
         weight = weight * jnp.asarray(class_weights, jnp.float32)[target]
     total = weight.sum()
     return (weight * cost).sum() / jnp.where(total > 0, total, 1.0)
+
+
+@jax.custom_vjp
+def _nats(logits: Array, target: Array) -> Array:
+    """-log softmax of the target's class (B, H, W), float32.
+
+    Its own derivative: JAX's would keep a float32 map of all classes, and scatter.
+    """
+    return _nats_forward(logits, target)[0]
+
+
+def _nats_forward(logits: Array, target: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    wide = logits.astype(jnp.float32)
+    total = jax.nn.logsumexp(wide, axis=-1)
+    return total - jnp.where(_is_class(target, logits), wide, 0).sum(-1), (logits, target, total)
+
+
+def _nats_backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, None]:
+    logits, target, total = saved
+    share = jnp.exp(logits.astype(jnp.float32) - total[..., None])
+    to_logits = (share - _is_class(target, logits)) * gradient[..., None]
+    return to_logits.astype(logits.dtype), None
+
+
+_nats.defvjp(_nats_forward, _nats_backward)
+
+
+def _is_class(target: Array, logits: Array) -> Array:
+    return target[..., None] == jnp.arange(logits.shape[-1])
 
 
 def labelled(target: Array, valid: Array, classes: int, ignore: int) -> Array:

@@ -16,6 +16,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.checks import stage_system
+from dynpix_jax.training.compiler import step_options
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
 from dynpix_jax.training.sharding import state_shardings
 from dynpix_jax.training.state import TrainState, new_state
@@ -100,5 +101,6 @@ def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, .
         in_shardings=(shardings, None),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
+        compiler_options=step_options(mesh),
     )
     return Stage(index, start, stage, system, optimizer, abstract, init, step)

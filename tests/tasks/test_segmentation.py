@@ -37,8 +37,14 @@ def test_cross_entropy_pixel_by_pixel(weights):
                 weight = weights[label] if weights else 1.0
                 cost -= weight * np.log(np.exp(pixel[label]) / np.exp(pixel).sum())
                 total += weight
-    found = jax.jit(partial(cross_entropy, class_weights=weights))(logits, target, VALID)
+    loss = partial(cross_entropy, target=target, valid=VALID, class_weights=weights)
+    found, gradient = jax.jit(jax.value_and_grad(loss))(logits)
     np.testing.assert_allclose(found, cost / total, rtol=1e-5)
+    # Of a pixel: its weight times softmax minus 1 at the target.
+    share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) - np.eye(256)[target][..., :4]
+    counted = (target != 255) & VALID[:, None, None]
+    weight = np.where(counted, np.array([*(weights or np.ones(4)), *np.zeros(252)])[target], 0)
+    np.testing.assert_allclose(gradient, weight[..., None] * share / total, atol=1e-7)
 
 
 def test_loss_of_nothing_is_zero_with_a_gradient_of_zero():
