@@ -25,6 +25,7 @@ from dynpix_jax.core.system import Inputs, System
 from dynpix_jax.core.typing import Array, Variables
 from dynpix_jax.ops.depthwise import SHIFTED, shifted_macs
 from dynpix_jax.ops.interpolation import INTERPOLATION_SCOPE
+from dynpix_jax.ops.platform import compiled_for
 from dynpix_jax.ops.resize import RESIZE_SCOPE
 
 # Element-wise, layout, reduction, comparison, sorting and random primitives: they multiply no matrices.
@@ -106,7 +107,8 @@ def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
         UnknownPrimitiveError: An unknown primitive, or a loop whose length is only known at run time.
     """
     # A new function object: tracing is cached by identity, and named scopes would be those of the first call.
-    jaxpr = jax.make_jaxpr(lambda *a: fn(*a))(*args)
+    with compiled_for("cpu"):  # which has the fewest products; other platforms add zeros
+        jaxpr = jax.make_jaxpr(lambda *a: fn(*a))(*args)
     counts: list[tuple[str, str, float]] = []
     total = _count(jaxpr.jaxpr, 1.0, "", counts)
     primitives: dict[str, float] = {}

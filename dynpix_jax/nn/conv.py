@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.columns import wide_kernel
 from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.depthwise import depthwise_conv
 from dynpix_jax.ops.pointwise import pointwise
@@ -46,6 +47,13 @@ class Conv(nn.Module):
             dilation = (self.dilation, self.dilation)
             y = conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
         return y if self.bias is None else (y + self.bias).astype(y.dtype)
+
+    def side_by_side(self, x: Array, count: int) -> Array:
+        """The same of a map whose columns are `together`, for a stride and dilation of 1 (`ops.columns`)."""
+        if count == 1:
+            return self(x)
+        y = conv(x, wide_kernel(self.kernel, count).astype(x.dtype))
+        return y if self.bias is None else (y + jnp.tile(self.bias, count)).astype(y.dtype)
 
     def layer(self) -> Convolution:
         """The module as a layer of `ops.sparse_block`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -15,8 +17,26 @@ Bilinear = Callable[..., Array]
 """(x, kernel, *geometry) -> y, linear in x and in the kernel; the geometry is static."""
 
 
+_TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def compiled_for(platform: str) -> Iterator[None]:
+    """What is traced inside of this context is for that platform: `default_platform` names it."""
+    token = _TARGET.set(platform)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
 def default_platform() -> str:
-    """The platform of programs that name no device, such as "cpu"; `jax.default_device` decides if set."""
+    """The platform of programs that name no device, such as "cpu".
+
+    `compiled_for` decides, then `jax.default_device` if set.
+    """
+    if target := _TARGET.get():
+        return target
     device = getattr(jax.config, "jax_default_device", None)
     if device is None:
         return jax.default_backend()

@@ -19,6 +19,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import FieldSpec
 from dynpix_jax.core.system import NetworkConfig, System
 from dynpix_jax.data.sources import declared_fields
+from dynpix_jax.ops.platform import compiled_for
 from dynpix_jax.training.sharding import batch_sharding, make_mesh
 from dynpix_jax.training.slices import Slice, slice_devices
 from dynpix_jax.training.stages import make_stage
@@ -95,7 +96,8 @@ def plan_step(run: RunConfig, index: int, of: Slice, size: tuple[int, int] | Non
     batch = abstract_batch(run, stage.system, size, mesh)
     images = settings.batch_size // mesh.size
     step: Any = stage.step  # what jax.jit gives
-    lowered = step.lower(stage.abstract, batch)
+    with compiled_for("tpu"):
+        lowered = step.lower(stage.abstract, batch)
     start = time.process_time()
     try:
         compiled = lowered.compile()

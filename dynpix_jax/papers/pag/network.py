@@ -16,6 +16,7 @@ from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.residual import Block, BlockSpec
+from dynpix_jax.ops.columns import apart, columns_together
 from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.papers.pag.config import PagConfig, gated_blocks, kept_specs, kept_stages
 from dynpix_jax.papers.pag.layers import (
@@ -37,6 +38,8 @@ def bilinear_taps(stride: int) -> Array:
 class Deconv(nn.Module):
     """Transposed convolution by ``stride``: (B, h, w, features) -> (B, H, W, features) for ``size`` = (H, W).
 
+    With ``columns`` of them side by side in the channels, as `ops.columns.together` places them.
+
     The kernel has 2 * stride taps per side and starts as bilinear interpolation of every channel. Output
     pixel ``stride * i`` lies on input cell ``i``, as a ResNet's padding places its features (a centred
     deconvolution would shift the map by (stride - 1) / 2 pixels). Pixels from ``stride * (h - 1) + 1`` on
@@ -48,7 +51,7 @@ class Deconv(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Array, size: tuple[int, int]) -> Array:
+    def __call__(self, x: Array, size: tuple[int, int], columns: int = 1) -> Array:
         s, c = self.stride, self.features
         if s * x.shape[1] < size[0] or s * x.shape[2] < size[1]:
             raise ValueError(f"size: {size} is more than stride {s} times the input {x.shape[1:3]}")
@@ -65,9 +68,10 @@ class Deconv(nn.Module):
         cells = [padded[:, 1 - i : h + 2 - i, 1 - j : w + 2 - j] for i in (0, 1) for j in (0, 1)]
         # (y block, y in block, x block, x in block, in, out) -> (y block, x block, in), (y, x, out)
         matrix = kernel.reshape(2, s, 2, s, c, c).transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, s * s * c)
-        blocks = pointwise(jnp.concatenate(cells, axis=-1), matrix).reshape(b, h + 1, w + 1, s, s, c)
-        full = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h + 1) * s, (w + 1) * s, c)
-        return full[:, s - 1 : s - 1 + size[0], s - 1 : s - 1 + size[1]]
+        blocks = pointwise(jnp.concatenate(cells, axis=-1), matrix).reshape(b, h + 1, w + 1, s, s * c)
+        rows = blocks.transpose(0, 1, 3, 2, 4).reshape(b, (h + 1) * s, (w + 1) * s * c)
+        inside = rows[:, s - 1 : s - 1 + size[0], (s - 1) * c : (s - 1 + size[1]) * c]
+        return inside.reshape(b, size[0], size[1] // columns, columns * c)
 
 
 class DeconvDecoder(nn.Module):
@@ -97,10 +101,11 @@ class DeconvDecoder(nn.Module):
         )
 
     def __call__(self, x: Array, size: tuple[int, int]) -> Array:
-        x = self.deconv(jax.nn.relu(self.reduce(x)), size)
+        columns = columns_together(self.features, size[1])
+        x = self.deconv(jax.nn.relu(self.reduce(x)), size, columns)
         for conv in self.convs:
-            x = jax.nn.relu(conv(x))
-        return self.logits(x)
+            x = jax.nn.relu(conv.side_by_side(x, columns))
+        return apart(self.logits.side_by_side(x, columns), columns)
 
 
 class TopHead(nn.Module):

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynpix_jax.papers.pag.network import Deconv
+from dynpix_jax.ops.columns import columns_together
+from dynpix_jax.ops.platform import compiled_for
+from dynpix_jax.papers.pag.network import Deconv, DeconvDecoder
 
 
 def transposed_conv(x: np.ndarray, kernel: np.ndarray, stride: int, size: tuple[int, int]) -> np.ndarray:
@@ -59,3 +61,30 @@ def test_sizes_that_end_on_a_cell_do_not_see_what_is_beyond():
 def test_refuses_a_size_it_cannot_fill():
     with pytest.raises(ValueError, match="more than stride 4 times"):
         Deconv(2, 4).init(jax.random.key(0), jnp.zeros((1, 3, 5, 2)), (13, 20))
+
+
+@pytest.mark.parametrize(
+    ("features", "width", "columns"), [(32, 20, 4), (64, 20, 2), (16, 19, 1), (24, 20, 5)]
+)
+def test_columns_side_by_side_change_no_value(features, width, columns):
+    """As a TPU's program has them."""
+    rng = np.random.default_rng(features)
+    x = rng.normal(size=(1, 3, 5, 6)).astype(np.float32)
+    decoder = DeconvDecoder(6, features, 3, 4, layers=1)
+    variables = decoder.init(jax.random.key(0), x, (11, width))
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), variables)
+
+    def made():
+        def loss(variables):  # a new one each time: what is traced is kept
+            logits = decoder.apply(variables, x, (11, width))
+            return (logits**2).mean(), logits
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables)
+
+    gradient, logits = made()
+    with compiled_for("tpu"):
+        assert columns_together(features, width) == columns
+        of_tpu, found = made()
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+    for leaf, other in zip(jax.tree.leaves(of_tpu), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
