@@ -8,7 +8,7 @@ example:
   dynpix eval --workdir=runs/quickstart --config.evaluation.every_stage=True
   dynpix eval --weights=FILE --config=FILE --out=DIR
 
-In a clone, `python eval.py` is the same program.
+Several processes (--distributed) share the images. In a clone, `python eval.py` is the same program.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from dynpix_jax.cli.common import main_of
+from dynpix_jax.cli.common import add_distributed, main_of
 from dynpix_jax.cli.compilation_cache import use_compilation_cache
 from dynpix_jax.cli.evaluated import Evaluated, data_name, print_rows, report, to_json
 from dynpix_jax.cli.runs import add_run_arguments, run_of
+from dynpix_jax.core import processes
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import write_text
 from dynpix_jax.evaluation.evaluator import evaluate_system
@@ -43,11 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where eval.json and report.html go (default: the workdir; --weights needs one)",
     )
+    add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns 0."""
     use_compilation_cache(args)
+    processes.start(args.distributed)
+    processes.end_at_sigterm()
     config, out = run_of(args), args.out or args.workdir
     settings = config.evaluation
     if out is None:
@@ -71,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
             )
         drop = None if reference is None else reference.delta_m(evaluation.measured(data))
         rows.append(Evaluated(one, evaluation, drop))
+    if not processes.is_first():
+        return 0
     print_rows(rows)
     write_text(out / "eval.json", json.dumps(to_json(config, data, rows), indent=2) + "\n")
     write_text(out / "report.html", report(config, data, source, rows))

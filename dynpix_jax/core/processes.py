@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -154,6 +155,12 @@ def gather(content: bytes) -> list[bytes]:
 def here() -> str:
     """This process, for messages."""
     return f"process {distributed.global_state.process_id} ({socket.gethostname()})"
+
+
+def end_at_sigterm() -> None:
+    """SIGTERM interrupts a program that has nothing to save: jax's own handler only notes it."""
+    if several():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def finish() -> None:

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from dynpix_jax.core.capabilities import density, gated_layers, inputs_of
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.processes import is_first
 from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import FieldSpec, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
+from dynpix_jax.evaluation.dealing import all_sums, in_turns, on_device, share_of
 from dynpix_jax.evaluation.results import Measured, delta_scores
-from dynpix_jax.evaluation.runner import ImageResult, Runner
+from dynpix_jax.evaluation.runner import BatchResult, ImageResult, Runner
 from dynpix_jax.evaluation.scorers import ProgressFn, TaskScores, flatten_scores, make_scorer, truth
-from dynpix_jax.evaluation.totals import ExitScores, ImageNumbers, ModeScores, Scorers, Totals
+from dynpix_jax.evaluation.totals import ExitScores, ModeScores, Scorers, Totals
 from dynpix_jax.tasks import Task, check_labels
 
 
@@ -115,40 +118,55 @@ def evaluate_system(
 ) -> Evaluation:
     """Run and score every image of ``source`` at its own size.
 
+    All processes of a job share the images, and each shares its own among its devices; all get the same
+    numbers, process 0 what was seen, too.
+
     Raises:
         UserError: The source has no such labels or inputs, or other classes, an image cannot be read, or a
             batch has images of different sizes.
     """
     tasks = system.tasks
     check_source(system, source)
-    runner = Runner(system, variables, settings.inference, implementation)
     count = min(settings.limit or len(source), len(source))
     # Without gates both modes are the same program: one run serves both.
     modes = settings.modes if gated_layers(system) else settings.modes[:1]
+    size, here = settings.batch_size, (jax.process_index(), jax.process_count())
+    mine = share_of(-(-count // size), -(-settings.pictures // size), *here)
+    # A device that the user has chosen is the only one.
+    chosen = jax.config.jax_default_device
+    devices = [chosen] if isinstance(chosen, jax.Device) else jax.local_devices()[: max(1, len(mine))]
+    runners = {
+        device: Runner(system, on_device(variables, device), settings.inference, implementation)
+        for device in devices
+    }
 
     def make() -> Scorers:
-        return {name: make_scorer(task, source, count, settings) for name, task in tasks.items()}
+        first = mine.start * size
+        return {name: make_scorer(task, source, count, settings, first) for name, task in tasks.items()}
 
-    totals = Totals(tasks, modes, make, source.name, settings.pictures, progress)
+    totals = Totals(tasks, modes, make, source.name, settings.pictures, progress, mine.start * size)
     fields = tuple(dict.fromkeys((*totals.labels, *inputs_of(system))))
-    for batch in _batches(source, count, settings.batch_size, fields):
-        inputs = {name: batch[name] for name in inputs_of(system)}
-        totals.add({mode: runner.batch(batch["image"], mode, **inputs) for mode in modes}, batch)
 
-    scored = {mode: total.finish(progress) for mode, total in totals.modes.items()}
-    means = ImageNumbers.mean(totals.images)
+    def run(device: jax.Device, batch: dict[str, np.ndarray]) -> dict[Mode, BatchResult]:
+        inputs = {name: batch[name] for name in inputs_of(system)}
+        with jax.default_device(device):
+            return {mode: runners[device].batch(batch["image"], mode, **inputs) for mode in modes}
+
+    for batch, results in in_turns(devices, run, _batches(source, count, size, fields, mine)):
+        totals.add(results, batch)
+    found = totals.finish(all_sums(totals.sums()))
     return Evaluation(
         tasks=tasks,
         images=count,
-        modes={mode: scored.get(mode, scored[modes[0]]) for mode in settings.modes},
-        macs=means.macs,
-        macs_open=means.macs_open,
-        shares=means.shares,
-        density=density(system, means.shares),
-        mode_difference=totals.differences.greatest,
-        measures=means.measures,
-        seen=totals.seen,
-        exits=totals.exits.finish(means.exit_macs, scored[modes[0]].scores, progress),
+        modes={mode: found.modes.get(mode, found.modes[modes[0]]) for mode in settings.modes},
+        macs=found.means.macs,
+        macs_open=found.means.macs_open,
+        shares=found.means.shares,
+        density=density(system, found.means.shares),
+        mode_difference=found.differences,
+        measures=found.means.measures,
+        seen=totals.seen if is_first() else [],
+        exits=found.exits,
     )
 
 
@@ -199,13 +217,14 @@ def check_source(system: System, source: Source) -> None:
 
 
 def _batches(
-    source: Source, count: int, size: int, fields: tuple[str, ...]
+    source: Source, count: int, size: int, fields: tuple[str, ...], numbers: range
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Images, ``fields`` and ``valid``; the last batch is filled up with its last element, not valid.
+    """Images, ``fields`` and ``valid``, by the numbers of batches; the last of all is filled up with its last
+    element, not valid.
 
     Read here and not by a loader: its threads would read ahead while the forward pass is timed.
     """
-    for first in range(0, count, size):
+    for first in (number * size for number in numbers):
         elements = [source[index] for index in range(first, min(first + size, count))]
         shapes = {element["image"].shape[:2] for element in elements}
         if len(shapes) > 1:

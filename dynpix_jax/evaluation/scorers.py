@@ -1,11 +1,14 @@
-"""From predictions to scores, a few images at a time: sums over pixels, or the boundary benchmark."""
+"""From predictions to scores, a few images at a time: sums over pixels, or the boundary benchmark.
+
+Each process of a job scores its own images. What it has found are sums; the scores are made of those of all.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import jax
@@ -16,7 +19,15 @@ from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.core.typing import Array
-from dynpix_jax.evaluation.boundary import BoundaryScores, GroundTruth, evaluate_boundaries
+from dynpix_jax.evaluation.boundary import (
+    BoundaryScores,
+    GroundTruth,
+    ImageCounts,
+    count_boundaries,
+    summarize,
+    threshold_values,
+)
+from dynpix_jax.evaluation.dealing import Sums
 from dynpix_jax.tasks import PixelTask, Task, prefixes
 
 ProgressFn = Callable[[int, str], None]
@@ -60,19 +71,30 @@ class Scorer(ABC):
 
     Attributes:
         labels: The fields of a batch that it reads beside ``valid``.
+        first: Index of the first element that it is given.
     """
 
-    def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
+    def __init__(
+        self, task: Task, source: Source, count: int, settings: EvaluationConfig, first: int = 0
+    ) -> None:
         self.task, self.source, self.count, self.settings = task, source, count, settings
-        self.labels = task.labels
+        self.labels, self.first = task.labels, first
 
     @abstractmethod
     def add(self, prediction: Array, batch: Mapping[str, np.ndarray]) -> None:
         """Takes decoded predictions of a batch; elements that are not ``valid`` do not count."""
 
     @abstractmethod
-    def finish(self, progress: ProgressFn | None = None) -> TaskScores:
-        """The scores of all predictions; a UserError if nothing was labelled or one is not finite."""
+    def sums(self, progress: ProgressFn | None = None) -> Sums:
+        """What the scores of the predictions so far are made of, as arrays by name; {} if there are none."""
+
+    @abstractmethod
+    def finish(self, sums: Sequence[Sums]) -> TaskScores:
+        """The scores of all that went into ``sums``, in the order of the source.
+
+        Raises:
+            UserError: Nothing was labelled, or a score is not finite.
+        """
 
     @classmethod
     def truth(cls, task: Task, source: Source, index: int) -> np.ndarray:
@@ -83,8 +105,10 @@ class Scorer(ABC):
 class SumScorer(Scorer):
     """Keeps the sums of a `PixelTask`, no predictions."""
 
-    def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
-        super().__init__(task, source, count, settings)
+    def __init__(
+        self, task: Task, source: Source, count: int, settings: EvaluationConfig, first: int = 0
+    ) -> None:
+        super().__init__(task, source, count, settings, first)
         self._task = cast(PixelTask, task)
         self._measure = jax.jit(self._task.measure)
         self._state: Mapping[str, Any] | None = None
@@ -94,14 +118,17 @@ class SumScorer(Scorer):
         state = jax.device_get(self._measure(prediction, read))
         self._state = state if self._state is None else self._task.merge(self._state, state)
 
-    def finish(self, progress: ProgressFn | None = None) -> TaskScores:
-        assert self._state is not None
-        numbers = self._task.compute(self._state)
+    def sums(self, progress: ProgressFn | None = None) -> Sums:
+        return self._state or {}
+
+    def finish(self, sums: Sequence[Sums]) -> TaskScores:
+        state = reduce(self._task.merge, filter(None, sums))
+        numbers = self._task.compute(state)
         if not all(np.isfinite(value) for value in numbers.values()):
             raise UserError(
                 f"{self._task.name}: scores that are not finite, {numbers}; the network's training diverged"
             )
-        per_class = self._task.per_class(self._state)
+        per_class = self._task.per_class(state)
         classes = self.source.spec.fields[self._task.target].classes
         return TaskScores(numbers, {"classes": list(classes)} if per_class else {}, per_class)
 
@@ -112,10 +139,12 @@ class BoundaryScorer(Scorer):
     Images without any label (of a joint source) do not count.
     """
 
-    def __init__(self, task: Task, source: Source, count: int, settings: EvaluationConfig):
-        super().__init__(task, source, count, settings)
+    def __init__(
+        self, task: Task, source: Source, count: int, settings: EvaluationConfig, first: int = 0
+    ) -> None:
+        super().__init__(task, source, count, settings, first)
         self.labels = (task.target,)
-        self._seen = 0
+        self._seen = first
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
@@ -139,13 +168,9 @@ class BoundaryScorer(Scorer):
                 self._maps[self._seen] = maps[place]
             self._seen += 1
 
-    def finish(self, progress: ProgressFn | None = None) -> TaskScores:
-        if not self._maps:
-            raise UserError(
-                f"{self.task.name}: no labelled pixel in what was evaluated, so there is nothing to score"
-            )
+    def sums(self, progress: ProgressFn | None = None) -> Sums:
         settings = self.settings
-        scores = evaluate_boundaries(
+        counts = count_boundaries(
             ((self.source.name(index), probability) for index, probability in self._maps.items()),
             GroundTruth(
                 {self.source.name(index): index for index in range(self.count)},
@@ -158,6 +183,20 @@ class BoundaryScorer(Scorer):
             workers=settings.workers,
             progress=progress,
         )
+        tables = [one.table() for one in counts]
+        return {"index": np.array(list(self._maps)), "tables": np.stack(tables)} if counts else {}
+
+    def finish(self, sums: Sequence[Sums]) -> TaskScores:
+        found = [
+            ImageCounts(self.source.name(int(index)), *table)
+            for one in filter(None, sums)
+            for index, table in zip(one["index"], one["tables"], strict=True)
+        ]
+        if not found:
+            raise UserError(
+                f"{self.task.name}: no labelled pixel in what was evaluated, so there is nothing to score"
+            )
+        scores = summarize(threshold_values(self.settings.thresholds), found)
         details = scores.to_dict()
         return TaskScores({name: details.pop(name) for name in ("ods", "ois", "ap")}, details, curve=scores)
 
@@ -166,9 +205,9 @@ SCORERS: Registry[type[Scorer]] = Registry("scorer", {"sums": SumScorer, "bounda
 """The values of ``Task.scorer``."""
 
 
-def make_scorer(task: Task, source: Source, count: int, settings: EvaluationConfig) -> Scorer:
-    """The scorer of a task on the first ``count`` elements of a source."""
-    return SCORERS.resolve(task.scorer, f"task {task.name}: scorer")(task, source, count, settings)
+def make_scorer(task: Task, source: Source, count: int, settings: EvaluationConfig, first: int = 0) -> Scorer:
+    """The scorer of a task on elements of the first ``count`` of a source, from ``first`` on."""
+    return SCORERS.resolve(task.scorer, f"task {task.name}: scorer")(task, source, count, settings, first)
 
 
 def truth(task: Task, source: Source, index: int) -> np.ndarray:

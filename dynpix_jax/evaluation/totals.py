@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.typing import Array
+from dynpix_jax.evaluation.dealing import Sums
 from dynpix_jax.evaluation.inference import resize_logits
 from dynpix_jax.evaluation.runner import BatchResult, ImageResult
 from dynpix_jax.evaluation.scorers import ProgressFn, Scorer, TaskScores, flatten_scores
@@ -73,11 +73,15 @@ class ModeTotals:
         _score(self.scorers, predictions, batch)
         self.milliseconds += [milliseconds] * int(batch["valid"].sum())
 
-    def finish(self, progress: ProgressFn | None) -> ModeScores:
-        """The scores."""
-        low, high = np.percentile(self.milliseconds, (10, 90))
-        scores = _finish(self.scorers, progress)
-        return ModeScores(scores, median(self.milliseconds), (float(low), float(high)))
+    def sums(self, progress: ProgressFn | None) -> Sums:
+        """What this process has found."""
+        return {"scores": _sums(self.scorers, progress), "milliseconds": np.array(self.milliseconds)}
+
+    def finish(self, sums: Sequence[Sums]) -> ModeScores:
+        """The scores of all processes."""
+        milliseconds = np.concatenate([one["milliseconds"] for one in sums])
+        low, middle, high = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
+        return ModeScores(_finish(self.scorers, [one["scores"] for one in sums]), middle, (low, high))
 
 
 @dataclass
@@ -93,14 +97,19 @@ class ExitTotals:
         for scorers, predictions in zip(self.scorers, exits, strict=True):
             _score(scorers, predictions, batch)
 
+    def sums(self, progress: ProgressFn | None) -> Sums:
+        """What this process has found, by the number of the exit."""
+        return {str(index): _sums(scorers, progress) for index, scorers in enumerate(self.scorers)}
+
     def finish(
-        self, macs: Sequence[float], last: Mapping[str, TaskScores], progress: ProgressFn | None
+        self, sums: Sequence[Sums], macs: Sequence[float], last: Mapping[str, TaskScores]
     ) -> list[ExitScores]:
         """The scores of each exit and of the last prediction, with MACs up to them; [] without exits."""
-        if not self.scorers:
+        if not sums[0]:
             return []
-        found = [*(_finish(scorers, progress) for scorers in self.scorers), dict(last)]
-        return [ExitScores(scores, up_to) for scores, up_to in zip(found, macs, strict=True)]
+        scorers = self.make()  # a process without images has met no exits
+        found = [_finish(scorers, [one[exit] for one in sums if one]) for exit in sums[0]]
+        return [ExitScores(scores, up_to) for scores, up_to in zip([*found, dict(last)], macs, strict=True)]
 
 
 @dataclass
@@ -114,6 +123,17 @@ class Differences:
         for name, gap in gaps.items():
             before = self.greatest[name]
             self.greatest[name] = float(gap) if before is None else max(before, float(gap))
+
+    def sums(self) -> Sums:
+        """What this process has found; {} if that is nothing."""
+        return {name: np.array(gap) for name, gap in self.greatest.items() if gap is not None}
+
+    def finish(self, sums: Sequence[Sums]) -> dict[str, float | None]:
+        """The greatest of all processes."""
+        return {
+            name: max((float(one[name]) for one in sums if name in one), default=None)
+            for name in self.greatest
+        }
 
 
 class ImageNumbers(NamedTuple):
@@ -136,12 +156,6 @@ class ImageNumbers(NamedTuple):
             {name: float(value[place]) for name, value in result.outputs.measures.items()},
         )
 
-    @classmethod
-    def mean(cls, images: Sequence[ImageNumbers]) -> ImageNumbers:
-        """The mean of each number."""
-        means: ImageNumbers = jax.tree.map(lambda *numbers: float(np.mean(numbers)), *images)
-        return means
-
 
 class Totals:
     """Sums over the batches of an evaluation."""
@@ -154,13 +168,14 @@ class Totals:
         name: Callable[[int], str],
         pictures: int,
         progress: ProgressFn | None,
+        first: int = 0,
     ):
         self.modes = {mode: ModeTotals(make()) for mode in modes}
         self.exits, self.differences = ExitTotals(make), Differences(dict.fromkeys(tasks))
         self.images: list[ImageNumbers] = []
         self.seen: list[tuple[str, dict[Mode, ImageResult]]] = []
         self._decoder, self._name = Decoder(tasks), name
-        self._pictures, self._progress = pictures, progress
+        self._pictures, self._progress, self._first = pictures, progress, first
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -180,12 +195,54 @@ class Totals:
         on_the_way = first.outputs.exits if first.exit_macs else ()
         self.exits.add([self._decoder.decode_at(one, size) for one in on_the_way], batch)
         for place in range(int(batch["valid"].sum())):
-            name = self._name(len(self.images))
+            name = self._name(self._first + len(self.images))
             self.images.append(ImageNumbers.of(first, place))
             if len(self.seen) < self._pictures:
                 self.seen.append((name, {mode: result.image(place) for mode, result in results.items()}))
             if self._progress is not None:
                 self._progress(len(self.images), name)
+
+    def sums(self) -> Sums:
+        """What this process has found."""
+        return {
+            "modes": {mode: total.sums(self._progress) for mode, total in self.modes.items()},
+            "exits": self.exits.sums(self._progress),
+            "differences": self.differences.sums(),
+            "images": _arrays(self.images),
+        }
+
+    def finish(self, sums: Sequence[Sums]) -> Found:
+        """The scores and means of all processes."""
+        images = [one["images"] for one in sums if one["images"]]
+        means: Any = jax.tree.map(lambda *parts: float(np.mean(np.concatenate(parts))), *images)
+        modes = {
+            mode: total.finish([one["modes"][mode] for one in sums]) for mode, total in self.modes.items()
+        }
+        first = next(iter(modes.values())).scores
+        exit_macs = list(means["exit_macs"].values())
+        return Found(
+            modes,
+            self.exits.finish([one["exits"] for one in sums], exit_macs, first),
+            self.differences.finish([one["differences"] for one in sums]),
+            ImageNumbers(**{**means, "exit_macs": tuple(exit_macs)}),
+        )
+
+
+class Found(NamedTuple):
+    """What all processes have found: scores by mode and exit, differences, means of images."""
+
+    modes: dict[Mode, ModeScores]
+    exits: list[ExitScores]
+    differences: dict[str, float | None]
+    means: ImageNumbers
+
+
+def _arrays(images: Sequence[ImageNumbers]) -> Sums:
+    """The numbers of images as a tree of arrays; {} without images."""
+    if not images:
+        return {}
+    found: ImageNumbers = jax.tree.map(lambda *numbers: np.array(numbers), *images)
+    return {**found._asdict(), "exit_macs": {str(i): macs for i, macs in enumerate(found.exit_macs)}}
 
 
 def _score(scorers: Scorers, predictions: Mapping[str, Array], batch: Batch) -> None:
@@ -193,5 +250,9 @@ def _score(scorers: Scorers, predictions: Mapping[str, Array], batch: Batch) -> 
         scorer.add(predictions[name], batch)
 
 
-def _finish(scorers: Scorers, progress: ProgressFn | None) -> dict[str, TaskScores]:
-    return {name: scorer.finish(progress) for name, scorer in scorers.items()}
+def _sums(scorers: Scorers, progress: ProgressFn | None) -> Sums:
+    return {name: scorer.sums(progress) for name, scorer in scorers.items()}
+
+
+def _finish(scorers: Scorers, sums: Sequence[Sums]) -> dict[str, TaskScores]:
+    return {name: scorer.finish([one[name] for one in sums]) for name, scorer in scorers.items()}

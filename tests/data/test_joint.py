@@ -91,7 +91,7 @@ def test_scores_count_what_is_labelled(sections):
         batch = {"boundaries": element["boundaries"][None], "valid": np.array([True])}
         scorer.add(np.clip(element["boundaries"][None], 0, 1), batch)
     names: list[str] = []
-    scores = scorer.finish(lambda count, name: names.append(name))
+    scores = scorer.finish([scorer.sums(lambda count, name: names.append(name))])
     assert names == ["bsds500/0", "bsds500/1", "bsds500/2"]
     assert 0 < scores.numbers["ods"] <= 1
     np.testing.assert_allclose(truth(task, source, 0)[0], [0.5, 0.5, 0, 0])
@@ -101,7 +101,7 @@ def test_scores_count_what_is_labelled(sections):
         np.zeros((1, *CLASSES)), {"boundaries": source[7]["boundaries"][None], "valid": np.array([True])}
     )
     with pytest.raises(UserError, match="boundaries: no labelled pixel"):
-        nothing.finish()
+        nothing.finish([nothing.sums()])
 
 
 def test_mistakes(sections):

@@ -19,6 +19,7 @@ from dynpix_jax.evaluation.boundary.curve import (
 from dynpix_jax.evaluation.boundary.evaluate import (
     MAX_DIST,
     GroundTruth,
+    count_boundaries,
     evaluate_boundaries,
     evaluate_image,
     threshold_values,
@@ -37,6 +38,7 @@ __all__ = [
     "Score",
     "average_precision",
     "best_score",
+    "count_boundaries",
     "evaluate_boundaries",
     "evaluate_image",
     "f_measure",

@@ -81,13 +81,33 @@ def evaluate_boundaries(
     annotators: Mapping[str, Sequence[np.ndarray]],
     *,
     thresholds: int = 99,
+    **options: Any,
+) -> BoundaryScores:
+    """Scores soft boundary maps against several annotators an image: ODS, OIS, AP.
+
+    Takes the arguments of `count_boundaries`.
+
+    Raises:
+        UserError: No prediction at all, and what `count_boundaries` raises.
+    """
+    done = count_boundaries(predictions, annotators, thresholds=thresholds, **options)
+    if not done:
+        raise UserError("no predictions to evaluate")
+    return summarize(threshold_values(thresholds), done)
+
+
+def count_boundaries(
+    predictions: Iterable[tuple[str, np.ndarray]],
+    annotators: Mapping[str, Sequence[np.ndarray]],
+    *,
+    thresholds: int = 99,
     max_dist: float = MAX_DIST,
     nms: bool = True,
     smooth: bool = True,
     workers: int | None = None,
     progress: Callable[[int, str], None] | None = None,
-) -> BoundaryScores:
-    """Scores soft boundary maps against several annotators an image: ODS, OIS, AP.
+) -> list[ImageCounts]:
+    """The counts of each image, from which `summarize` makes the scores of all.
 
     Args:
         predictions: (name, map (H, W) of floats in [0, 1]), read as needed, so a generator keeps memory
@@ -98,11 +118,11 @@ def evaluate_boundaries(
         The others are those of `evaluate_image`.
 
     Raises:
-        UserError: A prediction without ground truth, no prediction at all, and what `evaluate_image` raises.
+        UserError: A prediction without ground truth, and what `evaluate_image` raises.
     """
     if not max_dist > 0:
-        raise ValueError(f"evaluate_boundaries: max_dist must be above 0, got {max_dist}")
-    values = threshold_values(thresholds)
+        raise ValueError(f"count_boundaries: max_dist must be above 0, got {max_dist}")
+    threshold_values(thresholds)  # sees that there are some
     options = {"thresholds": thresholds, "max_dist": max_dist, "nms": nms, "smooth": smooth}
 
     def jobs() -> Iterator[tuple[str, np.ndarray, Sequence[np.ndarray]]]:
@@ -118,9 +138,7 @@ def evaluate_boundaries(
         done.append(counts)
         if progress is not None:
             progress(len(done), counts.name)
-    if not done:
-        raise UserError("no predictions to evaluate")
-    return summarize(values, done)
+    return done
 
 
 class GroundTruth(Mapping[str, Sequence[np.ndarray]]):
