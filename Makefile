@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-aot | lint. Each works alone on a machine that has Python 3.11+ with pip, and make.
+# make setup | quickstart | test | test-aot | lint | docs. Each works alone on a machine that has Python 3.11+ with pip, and make.
 
 # The first of these that is new enough: on some systems python3 is older and only python3.11 is not.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 AOT := .venv-aot
 
-.PHONY: setup quickstart test test-aot lint lock clean
+.PHONY: setup quickstart test test-aot lint lock docs clean
 
 setup: $(STAMP)
 
@@ -64,5 +64,9 @@ lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --output-file requirements.lock
 
+# The site; its search needs a server: python -m http.server -d site
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv $(AOT) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv $(AOT) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis

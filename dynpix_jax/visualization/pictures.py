@@ -93,7 +93,7 @@ def masks_figure(masks: Mapping[str, np.ndarray], *, columns: int = 4) -> Figure
 
 
 def ponder_figure(photo: np.ndarray, maps: Mapping[str, np.ndarray], *, columns: int = 3) -> Figure:
-    """Ponder maps on the photo, one for each macro stage and in total, with one colour bar for all.
+    """Ponder maps on the photo, in total and one for each macro stage, with one colour bar for all.
 
     Args:
         photo: uint8 (H, W, 3) RGB.
@@ -103,7 +103,8 @@ def ponder_figure(photo: np.ndarray, maps: Mapping[str, np.ndarray], *, columns:
     if not maps:
         raise ValueError("ponder_figure: no maps")
     figure, axes = picture_grid(len(maps), min(columns, len(maps)), 2.6, photo.shape[0] / photo.shape[1])
-    for place, (name, shares) in zip(axes, maps.items(), strict=False):
+    first = sorted(maps.items(), key=lambda item: item[0] != "total")
+    for place, (name, shares) in zip(axes, first, strict=False):
         place.imshow(heat_overlay(photo, shares))
         place.set_title(f"{name}: {np.mean(shares):.0%}", size=9)
     bar = figure.colorbar(

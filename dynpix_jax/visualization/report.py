@@ -43,8 +43,9 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """Such as "gates, rho 0.7"; the stage alone without gates."""
-        return self.stage if self.density is None else f"{self.stage}, rho {self.rho:g}"
+        """Such as "gates, rho 0.7"; the stage alone without gates, or where its name says rho."""
+        told = self.density is None or f"rho{self.rho:g}" in self.stage.replace(" ", "")
+        return self.stage if told else f"{self.stage}, rho {self.rho:g}"
 
 
 def report_html(
@@ -71,6 +72,7 @@ def report_html(
     parts = [
         f"<h1>{html.text(title)}</h1>",
         page.INTRODUCTION,
+        f"<p><strong>{html.text(line)}</strong></p>" if (line := outcome(scores[0], budgets)) else "",
         f"<dl>{rows}</dl>",
         "<h2>What each budget costs and reaches</h2>",
         _table(scores, budgets),
@@ -89,6 +91,23 @@ def report_html(
     ]
     style = page.STYLE.substitute(heat=html.heat_gradient())
     return page.PAGE.substitute(title=html.text(title), style=style, body="\n".join(parts))
+
+
+def outcome(score: Score, budgets: Sequence[Budget]) -> str:
+    """What the last network with gates saves against the last without, one sentence; "" without either."""
+    plain = [row for row in budgets if row.density is None]
+    gated = [row for row in budgets if row.density is not None]
+    if not plain or not gated:
+        return ""
+    before, after = plain[-1], gated[-1]
+    saved = 1 - after.macs / before.macs
+    amount = f"{abs(saved):.0%} {'fewer' if saved >= 0 else 'more'} MACs"
+    change = after.scores[score.name] - before.scores[score.name]
+    line = f"{after.label}: {amount} than {before.label}, {score.label} {change:+.3f}"
+    if "sparse" in after.milliseconds and "dense" in before.milliseconds:
+        faster = before.milliseconds["dense"][0] / after.milliseconds["sparse"][0]
+        line += f", {faster:.2f} times as fast"
+    return f"{line}."
 
 
 def _table(scores: Sequence[Score], budgets: Sequence[Budget]) -> str:

@@ -43,7 +43,13 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-size
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 small { color: var(--soft); font-size: .8rem; }
-.scroll { overflow-x: auto; }
+/* Shadows at the sides where there is more of a table. */
+.scroll { overflow-x: auto; background:
+    linear-gradient(to right, var(--paper) 30%, transparent) 0 0 / 3rem 100%,
+    linear-gradient(to left, var(--paper) 30%, transparent) 100% 0 / 3rem 100%,
+    linear-gradient(to right, #8888, transparent) 0 0 / 1rem 100%,
+    linear-gradient(to left, #8888, transparent) 100% 0 / 1rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; }

@@ -16,7 +16,7 @@ from dynpix_jax.evaluation.boundary import BoundaryScores, Score
 from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
 from dynpix_jax.visualization.example import Example, Prediction
 from dynpix_jax.visualization.pictures import png_bytes
-from dynpix_jax.visualization.report import Budget, report_html
+from dynpix_jax.visualization.report import Budget, outcome, report_html
 from dynpix_jax.visualization.task_pictures import BoundaryPictures, ClassPictures, NormalPictures
 
 TASKS = {"boundaries": tasks.build("boundaries", {}, "")}
@@ -65,6 +65,7 @@ def test_accuracy_macs_figure_has_every_point_labelled():
     gated, plain = axes.lines
     np.testing.assert_allclose(gated.get_xydata(), [[1.0, 0.7], [1.5, 0.74]])
     np.testing.assert_allclose(plain.get_xydata(), [[2.0, 0.75]])
+    assert axes.get_xlim()[0] == 0
     png_bytes(figure)
 
 
@@ -72,6 +73,16 @@ def test_accuracy_macs_figure_of_one_point():
     png_bytes(accuracy_macs_figure([CostPoint("base", 2e9, 0.75, False)]))
     with pytest.raises(ValueError, match="no points"):
         accuracy_macs_figure([])
+
+
+def test_the_outcome_is_one_sentence():
+    rows = budgets()
+    f = tasks.all_scores(TASKS)[0]
+    line = f"<gates>, rho 0.5: 25% fewer MACs than base, {f.label} -0.010, 1.43 times as fast."
+    assert outcome(f, rows) == line
+    assert outcome(f, rows[:1]) == outcome(f, rows[1:]) == ""
+    dearer = dataclasses.replace(rows[1], macs=3e9, stage="rho0.5", milliseconds={})
+    assert outcome(f, [rows[0], dearer]) == f"rho0.5: 50% more MACs than base, {f.label} -0.010."
 
 
 def test_pr_figure_of_several():
