@@ -8,6 +8,7 @@ result is wrong.
 Correctness: each implementation that can run here against sums in float64 (NumPy), errors over the largest
 result. Speed: medians of interleaved runs beside the dense convolution of the platform, on NVIDIA GPUs cuDNN.
 In float32 that one multiplies in TF32 there, unlike the implementations here: "dense_float32" does not.
+Predictions: the layers of `dynpix bench roofline`, and whether the kernel wins where it says.
 
 `--small` runs a little of each in seconds, on any machine: a test of this program, not a measurement.
 
@@ -33,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench import arg_specs, roofline
 from dynpix_jax.bench import conv as bench
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.masks import KINDS, Kind, make_mask
@@ -183,6 +184,7 @@ class Report:
             "small": small,
             "correctness": [],
             "speed": [],
+            "predictions": [],
             "not_reached": [],
         }
 
@@ -244,6 +246,29 @@ def speeds(report: Report, names: Sequence[str], runs: int, deadline: float, *, 
             print(flush=True)
 
 
+def predictions(report: Report, runs: int, deadline: float, *, is_small: bool) -> None:
+    """Measures the layers of `dynpix bench roofline` and prints which of its predictions hold."""
+    chip = roofline.chip_of(report.found["device"])
+    if chip is None:
+        print(f"no predictions for {report.found['device']}: see dynpix bench roofline")
+        return
+    layers = roofline.LAYERS[:4]
+    batches = (1,) if is_small else (1, 16)
+    forms = list(roofline.FORMS)[1:] if is_small else list(roofline.FORMS)
+    for batch, form, spec in itertools.product(batches, forms, layers[:1] if is_small else layers):
+        if time.monotonic() > deadline:
+            report.add("not_reached", [f"prediction {form} {spec.name} batch {batch}"])
+            continue
+        layer = small(spec) if is_small else spec
+        for record in roofline.measured(form, layer, chip, batch=batch, runs=runs):
+            report.add("predictions", [record])
+            verdict = "holds" if record["holds"] else "DOES NOT HOLD"
+            print(
+                f"{form} {spec.name} batch {batch} density {record['density']:g}: "
+                f"predicted {record['predicted']:.2f}, measured {record['measured']:.2f}, {verdict}"
+            )
+
+
 def _kind(name: str) -> Kind:
     return "random" if name == "random" else "blobs"
 
@@ -259,7 +284,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runs", type=int, default=11, help="rounds that count")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
-    parser.add_argument("--only", choices=("correctness", "speed"), help="one half")
+    parser.add_argument("--only", choices=("correctness", "speed", "predictions"), help="one part")
     parser.add_argument("--small", action="store_true", help="a little of each: a test of this program")
 
 
@@ -274,10 +299,13 @@ def run(options: argparse.Namespace) -> int:
     title = f"{report.found['device']}, jax {jax.__version__}"
     print(title)
     right = True
-    if options.only != "speed":
+    runs = 1 if options.small else options.runs
+    if options.only in (None, "correctness"):
         right = correctness(report, deadline, is_small=options.small)
-    if options.only != "correctness":
-        speeds(report, names, 1 if options.small else options.runs, deadline, is_small=options.small)
+    if options.only in (None, "predictions"):
+        predictions(report, runs, deadline, is_small=options.small)
+    if options.only in (None, "speed"):
+        speeds(report, names, runs, deadline, is_small=options.small)
         try:
             if report.found["speed"]:
                 for name in sorted({r["label"] for r in report.found["speed"]} & set(names)):

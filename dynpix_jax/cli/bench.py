@@ -32,6 +32,7 @@ PROGRAMS = {
     "curves": ("curves", "draw accuracy against MACs of evaluated runs"),
     "pixelnet-sampling": ("pixelnet_sampling", "training steps at sampled pixels against dense ones"),
     "precision": ("precision", "training in bfloat16 against float32: their losses"),
+    "roofline": ("roofline", "from which density on the kernels of TPUs and GPUs should win"),
     "device": ("device", "all implementations on this device: right results, and how fast"),
 }
 

@@ -8,15 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dynpix_jax.bench.arg_specs import ConvSpec
-from dynpix_jax.ops.sparse import Affine, Convolution, Relu, Shortcut
-from dynpix_jax.ops.sparse.call import Call
+# What XLA asks a driver about an H100 (SXM): by NVIDIA's datasheet and the CUDA programming guide.
+H100 = """gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 cuda_compute_capability { major: 9 minor: 0 }
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 Compile = Callable[..., Any]
 """(function, *trees of jax.ShapeDtypeStruct) -> what is compiled for one chip."""
@@ -51,18 +58,16 @@ def compile_tpu(request: pytest.FixtureRequest) -> Compile:
     return compiler(topology.devices[0])
 
 
-def bottleneck(spec: ConvSpec, dtype: str, *, widen: int = 4) -> Call:
-    """The shapes of a gated bottleneck around a 3x3 layer: norm, ReLU, 1x1, norm, sum, ReLU."""
-    struct, c, f = jax.ShapeDtypeStruct, spec.channels, widen * spec.channels
-    first = Convolution(struct((3, 3, c, c), dtype), dilation=spec.dilation)
-    norms = [Affine(struct((n,), "float32"), struct((n,), "float32")) for n in (c, f, f)]
-    layers = (first, norms[0], Relu(), Convolution(struct((1, 1, c, f), dtype)), norms[1])
-    maps = [struct((1, *spec.size, n), dtype) for n in (c, f)]
-    mask = struct((1, *spec.size), jnp.bool_)
-    return Call(maps[0], mask, layers, Shortcut(norms[2]), maps[1])
-
-
-def branch(spec: ConvSpec, dtype: str) -> Call:
-    """The shapes of a branch of pooling: 3x3, norm, ReLU, written over a map."""
-    whole = bottleneck(spec, dtype, widen=1)
-    return Call(whole.x, whole.mask, whole.layers[:3], None, whole.init)
+@pytest.fixture(scope="session")
+def compile_cuda() -> Compile:
+    """Compiles for an H100; skipped where the CUDA plugin is not installed."""
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        pytest.skip(
+            "jax has no CUDA plugin here: run `make test-aot`, which installs one beside the environment"
+        )
+    # Else the plugin looks for the CUDA libraries of a driver.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology_name="", target_config=H100, topology="1x1x1"
+    )
+    return compiler(topology.devices[0])

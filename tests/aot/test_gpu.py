@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental import topologies
 
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.roofline import bottleneck, branch
 from dynpix_jax.ops.conv import conv_output_size
 from dynpix_jax.ops.sparse import Convolution, pallas_gpu, pallas_gpu_plan
 from dynpix_jax.ops.sparse.call import Call
-from tests.aot.conftest import bottleneck, branch, compiler
 
 pytestmark = pytest.mark.aot
-
-# What XLA asks a driver about an H100 (SXM): by NVIDIA's datasheet and the CUDA programming guide.
-H100 = """gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84978434048 cuda_compute_capability { major: 9 minor: 0 }
-}
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 
 DTYPES = ["float32", "bfloat16"]
 
@@ -41,21 +25,6 @@ OTHERS = [
     ConvSpec("5x5_1_to_19", (33, 47), 1, 19, kernel_size=(5, 5)),
     ConvSpec("aspp_2048_dilation_36", (41, 61), 2048, 256, dilation=(36, 36)),
 ]
-
-
-@pytest.fixture(scope="module")
-def compile_cuda():
-    """Compiles for an H100; skipped where the CUDA plugin is not installed."""
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        pytest.skip(
-            "jax has no CUDA plugin here: run `make test-aot`, which installs one beside the environment"
-        )
-    # Else the plugin looks for the CUDA libraries of a driver.
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-    topology = topologies.get_topology_desc(
-        platform="cuda", topology_name="", target_config=H100, topology="1x1x1"
-    )
-    return compiler(topology.devices[0])
 
 
 def arguments(spec: ConvSpec, dtype: str, batch: int = 1) -> list[jax.ShapeDtypeStruct]:

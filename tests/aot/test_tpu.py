@@ -8,10 +8,10 @@ import pytest
 
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.roofline import bottleneck, branch
 from dynpix_jax.ops.conv import conv_output_size
 from dynpix_jax.ops.sparse import Convolution, pallas_tpu, pallas_tpu_plan
 from dynpix_jax.ops.sparse.call import Call
-from tests.aot.conftest import bottleneck, branch
 
 pytestmark = pytest.mark.aot
 

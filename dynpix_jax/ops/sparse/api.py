@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jax import lax
 
-from dynpix_jax.core.errors import suggest
+from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.ops.conv import Pair
 from dynpix_jax.ops.platform import default_platform
@@ -28,7 +28,7 @@ from dynpix_jax.ops.sparse.vjp import Run, pull_back, with_pull_back
 Result = TypeVar("Result")
 
 
-class ImplementationUnavailable(ValueError):
+class ImplementationUnavailable(UserError, ValueError):
     """A named implementation cannot run here; the message gives the reason and the alternatives."""
 
 

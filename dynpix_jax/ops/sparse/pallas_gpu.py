@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.typing import Array
-from dynpix_jax.ops.platform import default_platform
 from dynpix_jax.ops.sparse.active import ActiveSet, active_set
 from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.fusion import apply, fusible, groups, join, shortcut_steps, shortcut_vectors
@@ -65,7 +64,7 @@ def refuses(call: Call) -> str:
         importlib.import_module("jax.experimental.pallas.mosaic_gpu")
     except ImportError as error:
         return f"Mosaic GPU cannot be imported: {error}"
-    if default_platform() == "gpu":
+    if jax.default_backend() == "gpu":
         device = jax.local_devices()[0]
         if getattr(device, "compute_capability", None) != _CAPABILITY:
             return (

@@ -95,13 +95,8 @@ def copy_rows(rows: Any, stage: Any, corners: Array, inside: Array, offset: Arra
         _: Any, rows: ir.Value, stage: ir.Value, corners: Any, inside: Any, offset: Any, tap: Any
     ) -> None:
         byte = ir.IntegerType.get_signless(8)
-        row, piece = arith.divui(_thread(), _int(_PIECES)), arith.remui(_thread(), _int(_PIECES))
-        # Swizzled: piece p of row r lies at index p ^ (r % 8). Stages begin at multiples of 1024 bytes, and
-        # a thread's rows are 16 apart.
-        place = arith.xori(piece, arith.remui(row, _int(8)))
-        target = arith.addi(arith.muli(row, _int(_ROW_BYTES)), arith.muli(place, _int(_PIECE_BYTES)))
         source_base = llvm.addrspacecast(llvm.PointerType.get(1), mgpu.utils.memref_ptr(rows))
-        target_base = mgpu.utils.memref_ptr(stage)
+        target, target_base = _place(), mgpu.utils.memref_ptr(stage)
         [offset_], [tap_] = _elements(offset), _elements(tap)
         for j, (corner, bits) in enumerate(zip(_elements(corners), _elements(inside), strict=True)):
             live = arith.trunci(ir.IntegerType.get_signless(1), arith.shrui(bits, tap_))
@@ -116,6 +111,17 @@ def copy_rows(rows: Any, stage: Any, corners: Array, inside: Array, offset: Arra
         nvvm.cp_async_commit_group()
 
     copy(rows, stage, corners, inside, offset, tap)
+
+
+def _place() -> ir.Value:
+    """The byte of a stage that a thread's first piece is copied to.
+
+    Swizzled: piece p of row r lies at index p ^ (r % 8). Stages begin at multiples of 1024 bytes, and a
+    thread's rows are 16 apart.
+    """
+    row, piece = arith.divui(_thread(), _int(_PIECES)), arith.remui(_thread(), _int(_PIECES))
+    place = arith.xori(piece, arith.remui(row, _int(8)))
+    return arith.addi(arith.muli(row, _int(_ROW_BYTES)), arith.muli(place, _int(_PIECE_BYTES)))
 
 
 def wait_for_copies(pending: int) -> None:
@@ -184,20 +190,14 @@ def store(plan: Plan, total: Array, out: Any, targets: Any, row: Array, active: 
     write(total, out, targets, row, active, column)
 
 
-def fragment(thread: int, register: int, lower: int) -> tuple[int, int]:
-    """Row and first column of a pair of numbers in wgmma's results, (64, n).
-
-    PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16": warp w holds rows 16 w to 16 w + 15; its lane
-    l holds, of rows l / 4 (``lower`` 0) and l / 4 + 8 (1), every 8 columns the two from 2 (l % 4) on.
-    """
-    warp, lane = divmod(thread, 32)
-    return 16 * warp + lane // 4 + 8 * lower, 2 * (lane % 4) + 8 * register
-
-
 def _own_rows(
     plan: Plan, targets: ir.Value, row: Any, active: Any, column: Any
 ) -> Iterator[tuple[int, ir.Value, ir.Value]]:
-    """Of both rows of a thread: its number, its position, and the thread's first column; see fragment."""
+    """Of both rows of a thread: its number, its position, and the thread's first column.
+
+    wgmma's results (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): warp w holds rows 16 w to
+    16 w + 15; its lane l holds, of rows l / 4 and l / 4 + 8, every 8 columns the two from 2 (l % 4) on.
+    """
     warp, lane = arith.divui(_thread(), _int(32)), arith.remui(_thread(), _int(32))
     top = arith.addi(arith.muli(warp, _int(16)), arith.divui(lane, _int(4)))
     left = arith.addi(_scalar(column), arith.muli(arith.remui(lane, _int(4)), _int(2)))

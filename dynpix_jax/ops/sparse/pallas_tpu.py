@@ -47,7 +47,7 @@ def refuses(call: Call) -> str:
     x, layer = call.x, call.convolution
     if x.dtype.name not in PASSES:
         return f"it needs float32 or bfloat16, x is {x.dtype}"
-    plan = _plan(call.single(x, layer))
+    plan = plan_of(call.single(x, layer))
     if plan is None:
         return (
             f"windows of {layer.window[0]}x{layer.window[1]} with strides {layer.strides} and dilation "
@@ -60,7 +60,7 @@ def fuses(call: Call) -> bool:
     """Whether the kernel runs the chain as a whole: every layer, the shortcut, all within vector memory."""
     if not fusible(call) or call.x.dtype.name not in PASSES:
         return False
-    plan = _plan(call)
+    plan = plan_of(call)
     return plan is not None and not _too_many_tiles(call, plan)
 
 
@@ -73,7 +73,8 @@ def _too_many_tiles(call: Call, plan: Plan) -> str:
     )
 
 
-def _plan(call: Call) -> Plan | None:
+def plan_of(call: Call) -> Plan | None:
+    """The plan of a chain that the kernel knows; None if it does not fit into vector memory."""
     first, *others = groups(call)
     layer = first.convolution
     return make_plan(
@@ -103,7 +104,7 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     if reason := refuses(call):
         raise ValueError(f"pallas_tpu: {reason}")
     x, mask, layer = call.x, call.mask, call.convolution
-    plan = _plan(call)
+    plan = plan_of(call)
     assert plan is not None
     features = groups(call)[-1].convolution.kernel.shape[-1]
     dtype = x.dtype if call.init is None else call.init.dtype
@@ -117,12 +118,12 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     weights = _padded(layer.kernel.reshape(-1, *layer.kernel.shape[2:]), channels)
     follow = _Following.of(call, plan)
 
-    # Whole tiles: no block extends beyond the array.
+    # Tiles and blocks of features may reach over the edges of the map, which is neither padded nor cut.
     blocks = plan.blocks[1]
     start = jnp.zeros((*mask.shape, features), dtype) if call.init is None else call.init
-    start = _padded(start, (grid[0] * plan.tile[0], grid[1] * plan.tile[1], blocks * plan.out_features))
     tile = pl.BlockSpec(
-        (pl.squeezed, *plan.tile, plan.out_features), lambda f, i, c, ids: (*_unravel(ids[i], grid), f)
+        (pl.squeezed, *plan.tile, features if blocks == 1 else plan.out_features),
+        lambda f, i, c, ids: (*_unravel(ids[i], grid), f),
     )
     run = pl.pallas_call(
         partial(_kernel, plan=plan, follow=follow),
@@ -153,8 +154,7 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
         interpret=interpreting() if interpret is None else interpret,
         name="perforated_conv",
     )
-    tiles = run(ids, *[images] * plan.copies, weights, *follow.arrays, masks, start)
-    return call.with_idle(tiles[:, : mask.shape[1], : mask.shape[2], :features])
+    return call.with_idle(run(ids, *[images] * plan.copies, weights, *follow.arrays, masks, start))
 
 
 pallas_tpu = derivative_of(gather)(forward)
@@ -311,15 +311,15 @@ def _kernel(ids: Array, *refs: Array, plan: Plan, follow: _Following) -> None:
     def finish() -> None:
         arrays = iter(others)
         values = follow.apply(sums[...], arrays, weights.dtype)
-        active = mask[...][..., None] > 0
-        shape = (rows, columns, plan.out_features)
+        active, written = mask[...][..., None] > 0, out.shape[-1]
+        before = 0
         if follow.reads:
             before = current[...]
-            flat = before.astype(jnp.float32).reshape(values.shape)
-            values = join(follow.shortcut, values, flat, lambda: next(arrays)[...])
-            out[...] = jnp.where(active, values.reshape(shape).astype(out.dtype), before)
-        else:
-            out[...] = jnp.where(active, values.reshape(shape), 0).astype(out.dtype)
+            flat = before.astype(jnp.float32).reshape(plan.positions, written)
+            cut = (array[:, :written] for array in arrays)
+            values = join(follow.shortcut, values[:, :written], flat, cut.__next__)
+        values = values[:, :written].reshape(rows, columns, written).astype(out.dtype)
+        out[...] = jnp.where(active, values, before)
 
 
 def _reads(plan: Plan) -> list[tuple[int, int, list[Pair]]]:

@@ -18,8 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from dynpix_jax import ops
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
-from dynpix_jax.ops.sparse import Convolution, pallas_tpu, pallas_tpu_plan, vjp
-from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse import Affine, Convolution, Relu, Shortcut, pallas_tpu, pallas_tpu_plan, vjp
+from dynpix_jax.ops.sparse.call import Call, bind
 from dynpix_jax.ops.sparse.gather import gather
 from dynpix_jax.ops.sparse.vjp import derivative_of
 from tests.ops.brute import conv_loop, output_size
@@ -148,6 +148,42 @@ def test_steps_and_copies_as_a_tpu_has_them(capfd):
     # Of 2x2x3 tiles, those of three: the steps are the active ones, the rest costs nothing.
     assert sorted(visited) == [(0, step, 0) for step in range(3)]
     assert "RACE" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("whole", [True, False], ids=["bottleneck", "branch"])
+def test_chains_as_a_tpu_runs_them(whole, dtype, capfd):
+    """The layers that follow within the step; a strict interpreter, inputs of both signs."""
+    shape, c, f = (2, 9, 20), 6, 10
+    rng = np.random.default_rng(0)
+    sizes = [(*shape, c), (*shape, f if whole else c), (3, 3, c, c), (1, 1, c, f), (c,), (c,), (f,), (f,)]
+    x, init, kernel, last, *vectors = (jnp.asarray(rng.standard_normal(size), "float32") for size in sizes)
+    layers = (Convolution(kernel, vectors[0]), Affine(*vectors[:2]), Relu(), Convolution(last))
+    layers, combine = (layers, Shortcut(Affine(*vectors[2:]))) if whole else (layers[:3], None)
+    x, init = x.astype(dtype), init.astype(dtype)
+    mask = jnp.zeros(shape, bool).at[0, 3:, :7].set(True).at[1, 8, 19].set(True)
+    call = bind(x, mask, layers, combine, init)
+    assert pallas_tpu.fuses(call)
+    strict = pltpu.InterpretParams(detect_races=True, out_of_bounds_reads="raise")
+    got = quick(functools.partial(pallas_tpu.forward, interpret=strict))(call)
+    expected = ops.sparse.sparse_block_reference(x, mask, layers, combine=combine, init=init)
+    got, expected = (np.asarray(value, np.float32) for value in (got, expected))
+    limit = {"float32": 1e-5, "bfloat16": 2**-7}[dtype] * np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=limit)
+    if not whole:
+        np.testing.assert_array_equal(got[~mask], init[~mask])
+    assert "RACE" not in capfd.readouterr().out
+
+
+def test_a_chain_that_does_not_fit_keeps_its_kernel(monkeypatch):
+    """Too little vector memory for the second layer's weights: the first alone runs in the kernel."""
+    x, kernel, last = (jnp.ones(size) for size in [(1, 4, 5, 8), (1, 1, 8, 8), (1, 1, 8, 512)])
+    layers, mask = (Convolution(kernel), Relu(), Convolution(last)), jnp.ones((1, 4, 5), bool)
+    monkeypatch.setattr(pallas_tpu_plan, "VMEM_LIMIT_OF_CHAINS", 2**18)
+    assert not pallas_tpu.fuses(bind(x, mask, layers))
+    with ops.sparse.interpreted():
+        got = quick(functools.partial(ops.sparse.sparse_block, implementation="pallas_tpu"))(x, mask, layers)
+    np.testing.assert_array_equal(got, np.full((1, 4, 5, 512), 64.0))
 
 
 def test_bfloat16():
