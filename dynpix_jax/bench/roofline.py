@@ -104,7 +104,7 @@ def convolution(spec: ConvSpec, dtype: str, batch: int = 1) -> Call:
 
 def bottleneck(spec: ConvSpec, dtype: str, batch: int = 1, *, widen: int = 4) -> Call:
     """The shapes of a gated bottleneck around a 3x3 layer: norm, ReLU, 1x1, norm, sum, ReLU."""
-    struct, c, f = jax.ShapeDtypeStruct, spec.channels, widen * spec.channels
+    struct, c, f = jax.ShapeDtypeStruct, spec.features, widen * spec.features
     alone = convolution(spec, dtype, batch)
     norms = [Affine(struct((n,), "float32"), struct((n,), "float32")) for n in (c, f)]
     layers = (*alone.layers, norms[0], Relu(), Convolution(struct((1, 1, c, f), dtype)), norms[1])

@@ -8,7 +8,8 @@ convolution. Read the modules in this order:
 2. Arguments: ``layers.py`` has the layers of a chain as data; ``call.py`` checks and binds a call.
 3. Implementations: ``chunks.py`` is the loop over chunks of rows; ``windows.py`` uses it to apply a function
    of windows. On them build ``masked.py`` (dense), ``gather.py`` (XLA), ``pallas_tpu*.py`` and
-   ``pallas_gpu*.py`` (kernels for the convolution). ``vjp.py`` gives a program the derivative of another.
+   ``pallas_gpu*.py`` (kernels; ``fusion.py`` has what they do beside the convolution). ``vjp.py`` gives a
+   program the derivative of another.
 4. Dispatch: ``api.py`` runs the named implementation, or chooses one. ``interpret.py`` lets tests run the
    kernels on any machine.
 

@@ -2,14 +2,16 @@
 
 The convolution is an implicit matrix product with one row for each active position: the window of a position
 is gathered while the product runs and never written out. A block takes 128 active positions from anywhere,
-so masks of independent pixels save as much as blobs; strides and dilation are arithmetic on indices. The
-output starts as zeros, and results are written to their positions.
+so masks of independent pixels save as much as blobs; strides and dilation are arithmetic on indices. What
+follows the convolution is computed on its sums. Results are written to their positions, in place.
 
 float32 runs as three products of bfloat16 halves, summed in float32: its error is below 1e-5 of the largest
 result, where TF32 has some 1e-3. Infinities become nan.
 
-``pallas_gpu_kernel.py`` is the kernel, ``pallas_gpu_plan.py`` lists its reads of each step. The tests compile
-it ahead of time for an H100; ``dynpix bench device`` checks and measures it on a device.
+``pallas_gpu_kernel.py`` is the kernel, ``pallas_gpu_plan.py`` lists its reads of each step,
+``pallas_gpu_threads.py`` has the work of single threads, ``pallas_gpu_simulated.py`` the same for Mosaic
+GPU's interpreter, in which the tests run the kernel. They compile it ahead of time for an H100, too; ``dynpix
+bench device`` checks and measures it on a device.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The output is cut into tiles. Those with an active position are listed (scalar prefetch); the grid runs over
 the list only, with a length known at run time, so an inactive tile costs neither a step nor a copy. Each
 step copies the tile's window of the input into VMEM while the step before it computes, multiplies it tap by
-tap on the matrix unit, and writes zeros where the mask is False inside the tile. Inactive tiles keep the
-zeros that the output starts with.
+tap on the matrix unit, computes what follows the convolution on the tile's sums, and writes where the mask is
+True inside the tile. Inactive tiles keep what is there.
 
 Tiles are saved, not positions: masks in blobs save about their density, a mask of independent pixels leaves
 nearly every tile active.
@@ -119,10 +119,13 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
     follow = _Following.of(call, plan)
 
     # Tiles and blocks of features may reach over the edges of the map, which is neither padded nor cut.
-    blocks = plan.blocks[1]
+    blocks, mode = plan.blocks[1], interpreting() if interpret is None else interpret
+    width = features if blocks == 1 else plan.out_features
     start = jnp.zeros((*mask.shape, features), dtype) if call.init is None else call.init
+    if isinstance(mode, pltpu.InterpretParams):  # but this interpreter returns what it has padded
+        start = _padded(start, (grid[0] * plan.tile[0], grid[1] * plan.tile[1], blocks * width))
     tile = pl.BlockSpec(
-        (pl.squeezed, *plan.tile, features if blocks == 1 else plan.out_features),
+        (pl.squeezed, *plan.tile, width),
         lambda f, i, c, ids: (*_unravel(ids[i], grid), f),
     )
     run = pl.pallas_call(
@@ -151,10 +154,11 @@ def forward(call: Call, *, interpret: bool | pltpu.InterpretParams | None = None
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=plan.vmem_limit
         ),
-        interpret=interpreting() if interpret is None else interpret,
+        interpret=mode,
         name="perforated_conv",
     )
-    return call.with_idle(run(ids, *[images] * plan.copies, weights, *follow.arrays, masks, start))
+    written = run(ids, *[images] * plan.copies, weights, *follow.arrays, masks, start)
+    return call.with_idle(written[:, : mask.shape[1], : mask.shape[2], :features])
 
 
 pallas_tpu = derivative_of(gather)(forward)
