@@ -254,7 +254,7 @@ def predictions(report: Report, runs: int, deadline: float, *, is_small: bool) -
         return
     layers = roofline.LAYERS[:4]
     batches = (1,) if is_small else (1, 16)
-    forms = list(roofline.FORMS)[1:] if is_small else list(roofline.FORMS)
+    forms = ["bottleneck"] if is_small else list(roofline.FORMS)
     for batch, form, spec in itertools.product(batches, forms, layers[:1] if is_small else layers):
         if time.monotonic() > deadline:
             report.add("not_reached", [f"prediction {form} {spec.name} batch {batch}"])
