@@ -64,5 +64,5 @@ def get_config() -> ml_collections.ConfigDict:
         grad_clip=1.0,
         log_every=25,
     )
-    config.evaluation = dict(every_stage=True, thresholds=25, pictures=4)
+    config.evaluation = dict(every_stage=True, thresholds=25, pictures=4, chance=1)
     return config

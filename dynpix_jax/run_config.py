@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dynpix_jax.core.capabilities import alternatives_of, gated_layers
+from dynpix_jax.core.capabilities import alternatives_of, gated_layers, has_masked_gates
 from dynpix_jax.core.config import RunConfig, parse_run, plain
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError, suggest
@@ -36,7 +36,7 @@ def read_run(config: str | Path | Mapping[str, Any] | ConfigDict, overrides: Seq
     except UserError:
         return run  # its builder names the stage
     _check_alternatives(run.evaluation.also, systems)
-    refuse_unread(run.evaluation, "config.evaluation", _unread_by_tasks(systems))
+    refuse_unread(run.evaluation, "config.evaluation", _unread_in_evaluation(run, systems))
     refuse_unread(run.execution, "config.execution", _unread_by_gates(run, systems))
     return run
 
@@ -49,8 +49,8 @@ def _check_alternatives(names: Sequence[str], systems: Sequence[System]) -> None
             raise UserError(f"config.evaluation.also: this network has no '{name}'; {suggest(name, known)}")
 
 
-def _unread_by_tasks(systems: Sequence[System]) -> dict[str, str]:
-    """Settings of the evaluation that no task reads, and why."""
+def _unread_in_evaluation(run: RunConfig, systems: Sequence[System]) -> dict[str, str]:
+    """Settings of the evaluation that no task and no gate reads, and why."""
     tasks = {task.name: task for system in systems for task in system.tasks.values()}
     names = ", ".join(tasks)
     reasons: dict[str, str] = {}
@@ -59,6 +59,8 @@ def _unread_by_tasks(systems: Sequence[System]) -> dict[str, str]:
         reasons |= dict.fromkeys(("thresholds", "max_dist", "nms", "smooth", "workers"), reason)
     if all(type(task).smooth is Task.smooth for task in tasks.values()):
         reasons["inference.blur"] = f"it smooths depth; the network predicts {names}"
+    if run.evaluation.chance and not any(has_masked_gates(system) for system in systems):
+        reasons["chance"] = "it replaces masks of gates, and no stage has gates of positions"
     return reasons
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import dynpix_jax
 from dynpix_jax.cli.tables import budget_table, exit_table, print_table
-from dynpix_jax.core.capabilities import Chooses, choices_of
+from dynpix_jax.core.capabilities import Chooses, choices_of, density
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.source import Element, Source
 from dynpix_jax.core.system import System
@@ -27,7 +27,7 @@ from dynpix_jax.serving.trained import Trained
 from dynpix_jax.tasks import all_scores
 from dynpix_jax.visualization.example import Example, Prediction
 from dynpix_jax.visualization.exits import Exit
-from dynpix_jax.visualization.report import Budget, report_html
+from dynpix_jax.visualization.report import Budget, Chance, chance_lines, report_html
 from dynpix_jax.visualization.task_pictures import task_pictures
 
 
@@ -62,6 +62,10 @@ class Evaluated:
             curve=found.curve,
             per_class=found.per_class,
             exits=[(one.macs, one.numbers) for one in found.exits],
+            chance={
+                kind: Chance(density(self.run.system, one.shares), one.macs, one.numbers)
+                for kind, one in found.chance.items()
+            },
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +105,10 @@ def print_rows(rows: Sequence[Evaluated]) -> None:
     """Prints the table, and one of the exits of each network that has them."""
     scores = all_scores(rows[0].evaluation.tasks)
     budgets = [row.budget for row in rows]
-    print_table(*budget_table((*scores, *([] if rows[0].drop is None else [DELTA_M])), budgets))
+    lines = [line for budget in budgets for line in budget.with_chance]
+    print_table(*budget_table((*scores, *([] if rows[0].drop is None else [DELTA_M])), lines))
+    for line in chance_lines(scores[0], budgets):
+        print(line)
     for budget in budgets:
         if budget.exits:
             print(f"\n{budget.label}: exits")

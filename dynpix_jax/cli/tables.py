@@ -20,6 +20,9 @@ def budget_table(scores: Sequence[Score], rows: Sequence[Budget]) -> tuple[list[
     for row in rows:
         # Without gates every position is computed.
         density = 1.0 if row.density is None else row.density
+        known = {
+            score.name: score.text(row.scores[score.name]) for score in scores if score.name in row.scores
+        }
         cells.append(
             [
                 row.stage,
@@ -27,7 +30,7 @@ def budget_table(scores: Sequence[Score], rows: Sequence[Budget]) -> tuple[list[
                 f"{density:.3f}",
                 f"{row.macs / 1e9:#.4g}e9",
                 f"{row.macs / row.macs_open:.1%}",
-                *(score.text(row.scores[score.name]) for score in scores),
+                *(known.get(score.name, "-") for score in scores),
                 *(
                     f"{row.milliseconds[mode][0]:.1f}" if mode in row.milliseconds else "-"
                     for mode in ("dense", "sparse")

@@ -189,6 +189,12 @@ def gated_layers(system: System) -> Mapping[str, GatedLayer]:
     return system.gated if isinstance(system, Gated) else {}
 
 
+def has_masked_gates(system: System) -> bool:
+    """Whether gates decide by position, with masks that others can replace."""
+    gates = any(layer.kind == "gate" for layer in gated_layers(system).values())
+    return gates and isinstance(system, TakesMasks)
+
+
 def executed_shares(system: System, outputs: Outputs) -> dict[str, Array]:
     """Executed share of positions (B,) of each of `gated_layers`."""
     return system.executed_shares(outputs) if isinstance(system, Gated) else {}

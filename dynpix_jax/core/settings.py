@@ -273,6 +273,9 @@ class EvaluationConfig:
         batch_size: Images that are run together; above 1 they must be of one size.
         inference: Views that each image is predicted from; the default is the image alone.
         reference: A file of `dynpix reference`: Δm of a network for several tasks is reported; "" for none.
+        chance: Draws of masks of chance: networks with gates are scored with their own masks shuffled over
+            positions, the mean of as many draws, and with those of another image (`evaluation.chance`); 0 is
+            none. Each draw takes one more pass, other images one in all.
     """
 
     mode: Literal["dense", "sparse", "both"] = "both"
@@ -288,9 +291,15 @@ class EvaluationConfig:
     batch_size: int = 1
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     reference: str = ""
+    chance: int = 0
 
     def __post_init__(self) -> None:
-        _check_least(self, dict(batch_size=1, thresholds=1, workers=0, pictures=0, limit=0))
+        _check_least(self, dict(batch_size=1, thresholds=1, workers=0, pictures=0, limit=0, chance=0))
+        if self.chance and not self.inference.one_view:
+            raise ValueError(
+                f"chance: {self.chance}, but inference asks for several views of an image; masks of chance "
+                "are for one (no flip, no window, one scale)"
+            )
         if not 0.0 < self.max_dist < 1.0:
             raise ValueError(f"max_dist: {self.max_dist}; expected a share of the image diagonal in (0, 1)")
 

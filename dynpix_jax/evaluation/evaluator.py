@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynpix_jax.core.capabilities import density, gated_layers, inputs_of
+from dynpix_jax.core.capabilities import density, gated_layers, has_masked_gates, inputs_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.processes import is_first
 from dynpix_jax.core.routing import Mode
@@ -18,6 +18,7 @@ from dynpix_jax.core.source import FieldSpec, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
+from dynpix_jax.evaluation.chance import Chance, ChanceScores
 from dynpix_jax.evaluation.dealing import all_sums, in_turns, on_device, share_of
 from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.runner import BatchResult, ImageResult, Runner
@@ -44,6 +45,8 @@ class Evaluation:
         seen: (name, results by mode) of the first images.
         exits: Each prediction of a network that predicts in steps, the last one included, in the mode that
             was run first; empty otherwise.
+        chance: The last prediction with masks of chance (`evaluation.chance.KINDS`); {} where none was asked
+            for or there are no gates.
     """
 
     tasks: Mapping[str, Task]
@@ -57,6 +60,7 @@ class Evaluation:
     measures: dict[str, float]
     seen: list[tuple[str, dict[Mode, ImageResult]]] = field(default_factory=list, repr=False)
     exits: list[ExitScores] = field(default_factory=list)
+    chance: dict[str, ChanceScores] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, TaskScores]:
@@ -94,6 +98,9 @@ class Evaluation:
             "macs_per_image_gates_open": self.macs_open,
             "shares": self.shares,
             "measures": self.measures,
+            "chance": {
+                kind: {"macs_per_image": one.macs, **one.numbers} for kind, one in self.chance.items()
+            },
             "exits": [{"macs_per_image": one.macs, **one.numbers} for one in self.exits],
             **flatten_scores({name: {"mode_difference": gap} for name, gap in self.mode_difference.items()}),
             "modes": {
@@ -145,6 +152,15 @@ def evaluate_system(
         return {name: make_scorer(task, source, count, settings, first) for name, task in tasks.items()}
 
     totals = Totals(tasks, modes, make, source.name, settings.pictures, progress, mine.start * size)
+    chance = None
+    if settings.chance and has_masked_gates(system):
+        chance = Chance(
+            runners[devices[0]],
+            modes[0],
+            lambda: Totals(tasks, modes[:1], make, source.name, 0, None, mine.start * size),
+            draws=settings.chance,
+            first=mine.start * size,
+        )
     fields = tuple(dict.fromkeys((*totals.labels, *inputs_of(system))))
 
     def run(device: jax.Device, batch: dict[str, np.ndarray]) -> dict[Mode, BatchResult]:
@@ -154,6 +170,9 @@ def evaluate_system(
 
     for batch, results in in_turns(devices, run, _batches(source, count, size, fields, mine)):
         totals.add(results, batch)
+        if chance is not None:
+            inputs = {name: batch[name] for name in inputs_of(system)}
+            chance.add(batch, inputs, results[modes[0]])
     found = totals.finish(all_sums(totals.sums()))
     return Evaluation(
         tasks=tasks,
@@ -167,6 +186,7 @@ def evaluate_system(
         measures=found.means.measures,
         seen=totals.seen if is_first() else [],
         exits=found.exits,
+        chance={} if chance is None else chance.finish(),
     )
 
 
@@ -185,7 +205,7 @@ def evaluate(
 ) -> dict[str, float | np.ndarray]:
     """Numbers, and pictures of the first images' predictions, for a training log, in one mode."""
     mode = settings.modes[0]
-    settings = replace(settings, mode=mode, pictures=settings.pictures if draw else 0)
+    settings = replace(settings, mode=mode, pictures=settings.pictures if draw else 0, chance=0)
     result = evaluate_system(system, variables, source, settings, implementation=implementation)
     logged: dict[str, float | np.ndarray] = {**result.numbers, "macs": result.macs, **result.measures}
     if result.density is not None:

@@ -110,7 +110,7 @@ class Runner:
     variables: Variables
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     implementation: str | None = None
-    _compiled: dict[tuple[Mode, tuple[int, ...]], Any] = field(default_factory=dict)
+    _compiled: dict[tuple[Mode, tuple[int, ...], frozenset[str]], Any] = field(default_factory=dict)
     _macs: dict[tuple[int, int], SystemMacs] = field(default_factory=dict)
     _stepwise: StepPredictor | None = None
 
@@ -118,17 +118,30 @@ class Runner:
         """Run one (H, W, 3) uint8 RGB image; inputs (H, W)."""
         return self.batch(image[None], mode, **{name: one[None] for name, one in inputs.items()}).image(0)
 
-    def batch(self, images: np.ndarray, mode: Mode, **inputs: np.ndarray) -> BatchResult:
+    def batch(
+        self,
+        images: np.ndarray,
+        mode: Mode,
+        *,
+        masks: Mapping[str, np.ndarray] | None = None,
+        **inputs: np.ndarray,
+    ) -> BatchResult:
         """Run (B, H, W, 3) uint8 RGB images.
 
         Args:
+            images: The images.
+            mode: How gated layers are executed.
+            masks: Masks in place of those of gates (`Routing.masks`), for images that have one view.
             inputs: (B, H, W), exactly those that the system takes (``ReadsInputs.inputs``).
         """
         batch = jnp.asarray(images)
         given = {name: jnp.asarray(value) for name, value in inputs.items()}
-        forward = self._forward(mode, batch, given)
+        replaced = {name: jnp.asarray(mask) for name, mask in (masks or {}).items()}
+        if replaced and not self.inference.one_view:
+            raise ValueError("masks: given masks are of one view, but inference asks for several")
+        forward = self._forward(mode, batch, given, replaced)
         start = time.perf_counter()
-        outputs, measured = jax.block_until_ready(forward(self.variables, batch, given))
+        outputs, measured = jax.block_until_ready(forward(self.variables, batch, given, replaced))
         milliseconds = 1e3 * (time.perf_counter() - start) / len(images)
         measured = jax.tree.map(lambda value: np.asarray(value, np.float64), measured)
         seen = self.inference.seen_size((images.shape[1], images.shape[2]))
@@ -197,32 +210,32 @@ class Runner:
             "executed": {name: shares[name] * value for name, value in macs.gated.items()},
         }
 
-    def _routing(self, mode: Mode) -> Routing:
-        return Routing(mode=mode, implementation=self.implementation)
+    def _routing(self, mode: Mode, masks: Mapping[str, Array] | None = None) -> Routing:
+        return Routing(mode=mode, implementation=self.implementation, masks=masks or {})
 
-    def _forward(self, mode: Mode, batch: jax.Array, inputs: Inputs) -> Any:
-        key = (mode, batch.shape)
+    def _forward(self, mode: Mode, batch: jax.Array, inputs: Inputs, masks: Mapping[str, Array]) -> Any:
+        key = (mode, batch.shape, frozenset(masks))
         if key not in self._compiled:
             forward = partial(self._one_view if self.inference.one_view else self._views, mode=mode)
-            compiled = jax.jit(forward).lower(self.variables, batch, inputs).compile()
+            compiled = jax.jit(forward).lower(self.variables, batch, inputs, masks).compile()
             # First-touch costs are not the network's.
-            jax.block_until_ready(compiled(self.variables, batch, inputs))
+            jax.block_until_ready(compiled(self.variables, batch, inputs, masks))
             self._compiled[key] = compiled
         return self._compiled[key]
 
     def _one_view(
-        self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
+        self, variables: Variables, images: Array, inputs: Inputs, masks: Mapping[str, Array], mode: Mode
     ) -> tuple[Outputs, dict[str, Array]]:
         size = (images.shape[1], images.shape[2])
         seen = self.inference.seen_size(size)
         given = resize_inputs(inputs, seen)
-        outputs = self.system.apply(variables, resize_images(images, seen), given, self._routing(mode))
+        outputs = self.system.apply(variables, resize_images(images, seen), given, self._routing(mode, masks))
         shares = executed_shares(self.system, outputs)
         predictions = self._smooth(resize_logits(outputs.predictions, self.system.tasks, size))
         return replace(outputs, predictions=predictions), shares
 
     def _views(
-        self, variables: Variables, images: Array, inputs: Inputs, mode: Mode
+        self, variables: Variables, images: Array, inputs: Inputs, _: Mapping[str, Array], mode: Mode
     ) -> tuple[Outputs, Costs]:
         # Views treat exits as further tasks, keyed (exit, task); -1 is the last prediction.
         tasks: dict[tuple[int, str], Task] = {}

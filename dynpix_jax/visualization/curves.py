@@ -49,12 +49,21 @@ class CurveScores(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CostPoint:
-    """One point of the accuracy against computation curve."""
+    """One point of the accuracy against computation curve.
+
+    Attributes:
+        label: Written beside it.
+        macs: Multiply-accumulates an image.
+        accuracy: The score.
+        gated: Whether the network has gates.
+        chance: Whether its masks are of chance.
+    """
 
     label: str
     macs: float
     accuracy: float
     gated: bool = True
+    chance: bool = False
 
 
 def pr_figure(scores: CurveScores | Mapping[str, CurveScores], *, human: bool = False) -> Figure:
@@ -107,10 +116,15 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
     figure = new_figure(5, 4)
     axes = figure.add_subplot()
     ordered = sorted(points, key=lambda point: point.macs)
-    gated = [point for point in ordered if point.gated]
+    gated = [point for point in ordered if point.gated and not point.chance]
     axes.plot(
         [p.macs / 1e9 for p in gated], [p.accuracy for p in gated], "-o", color="C0", label="with gates"
     )
+    chance = [point for point in ordered if point.chance]
+    if chance:
+        axes.plot(
+            [p.macs / 1e9 for p in chance], [p.accuracy for p in chance], "x", color="0.45", label="by chance"
+        )
     plain = [point for point in ordered if not point.gated]
     axes.plot(
         [p.macs / 1e9 for p in plain], [p.accuracy for p in plain], "s", color="C3", label="without gates"
@@ -135,7 +149,7 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
             size=8,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )
-    if gated and plain:
+    if gated and (plain or chance):
         axes.legend(loc="best", framealpha=1, fontsize=8)
     return figure
 

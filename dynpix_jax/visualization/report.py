@@ -14,6 +14,21 @@ from dynpix_jax.visualization.steps import choice_colours
 
 
 @dataclasses.dataclass(frozen=True)
+class Chance:
+    """A network whose gates' masks are replaced by some that know nothing of the image.
+
+    Attributes:
+        density: Measured.
+        macs: Executed multiply-accumulates an image, mean.
+        scores: Numbers by the names of `tasks.all_scores`.
+    """
+
+    density: float | None
+    macs: float
+    scores: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Budget:
     """One row of the table: the network at the end of a training stage.
 
@@ -28,6 +43,7 @@ class Budget:
         curve: Precision against recall, where the task has it.
         per_class: Score -> one number a class, None where the class does not occur.
         exits: (MACs up to it, scores) of predictions that are made one after another, the last one, too.
+        chance: The same network with masks of chance: what they are, and its numbers.
     """
 
     stage: str
@@ -40,12 +56,21 @@ class Budget:
     curve: CurveScores | None = None
     per_class: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
     exits: Sequence[tuple[float, Mapping[str, float]]] = ()
+    chance: Mapping[str, Chance] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """Such as "gates, rho 0.7"; the stage alone without gates, or where its name says rho."""
         told = self.density is None or f"rho{self.rho:g}" in self.stage.replace(" ", "")
         return self.stage if told else f"{self.stage}, rho {self.rho:g}"
+
+    @property
+    def with_chance(self) -> list[Budget]:
+        """This row, and one for each kind of masks of chance, without times and curves."""
+        return [self] + [
+            Budget(f"  {kind} masks", self.rho, one.density, one.macs, self.macs_open, one.scores, {})
+            for kind, one in self.chance.items()
+        ]
 
 
 def report_html(
@@ -77,6 +102,7 @@ def report_html(
         "<h2>What each budget costs and reaches</h2>",
         _table(scores, budgets),
         page.TABLE_CAPTION.substitute(scores=_meanings(scores)),
+        *(f"<p>{html.text(line)}</p>" for line in chance_lines(first, budgets)),
         _class_tables(budgets, pictures),
         '<div class="wide">',
         html.figure(
@@ -110,6 +136,36 @@ def outcome(score: Score, budgets: Sequence[Budget]) -> str:
     return f"{line}."
 
 
+def chance_lines(score: Score, budgets: Sequence[Budget]) -> list[str]:
+    """A sentence for each row with masks of chance: are the learned ones worth more?
+
+    Args:
+        score: What rows are compared by.
+        budgets: The rows; the first without gates is what gating is measured against.
+    """
+    sign = 1.0 if score.higher_is_better else -1.0
+    ungated = next((row.scores[score.name] for row in budgets if row.density is None), None)
+    lines = []
+    for row in budgets:
+        if not row.chance:
+            continue
+        learned = row.scores[score.name]
+        best = max((one.scores[score.name] for one in row.chance.values()), key=lambda value: sign * value)
+        gain = sign * (learned - best)
+        if gain <= 0:
+            verdict = "these gates have learnt nothing about the single image"
+        elif ungated is None or sign * (ungated - best) <= 0:
+            verdict = f"choosing is worth {gain:.4f}"
+        else:
+            cost, of_chance = sign * (ungated - learned), sign * (ungated - best)
+            verdict = (
+                f"gating costs {cost:.4f}, {cost / of_chance:.0%} of the {of_chance:.4f} that chance costs"
+            )
+        found = ", ".join(f"{kind} {score.text(one.scores[score.name])}" for kind, one in row.chance.items())
+        lines.append(f"{row.label}, {score.label}: learned masks {score.text(learned)}, {found}: {verdict}.")
+    return lines
+
+
 def _table(scores: Sequence[Score], budgets: Sequence[Budget]) -> str:
     modes = tuple(dict.fromkeys(mode for row in budgets for mode in row.milliseconds))
     heads = [
@@ -120,7 +176,7 @@ def _table(scores: Sequence[Score], budgets: Sequence[Budget]) -> str:
         *(html.text(score.label) for score in scores),
         *(f"{mode}, ms" for mode in modes),
     ]
-    rows = [_row(row, scores, modes) for row in budgets]
+    rows = [_row(row, scores, modes) for budget in budgets for row in budget.with_chance]
     return html.table([[f"<th>{head}</th>" for head in heads], *rows])
 
 
@@ -131,7 +187,12 @@ def _row(row: Budget, scores: Sequence[Score], modes: Sequence[str]) -> list[str
         f"<td>{row.rho:g}</td>",
         f"<td>{'no gates' if row.density is None else f'{row.density:.3f}'}</td>",
         f"<td>{row.macs / 1e9:.3g} &times; 10<sup>9</sup>{share}</td>",
-        *(f"<td>{score.text(row.scores[score.name], fewer=1)}</td>" for score in scores),
+        *(
+            f"<td>{score.text(row.scores[score.name], fewer=1)}</td>"
+            if score.name in row.scores
+            else "<td>&ndash;</td>"
+            for score in scores
+        ),
     ]
     for mode in modes:
         if mode in row.milliseconds:
@@ -167,6 +228,11 @@ def _class_tables(budgets: Sequence[Budget], pictures: Pictures) -> str:
 def _cost_points(budgets: Sequence[Budget], score: str) -> list[CostPoint]:
     """Rows and their exits on the curve of accuracy against computation."""
     points = [CostPoint(row.label, row.macs, row.scores[score], row.density is not None) for row in budgets]
+    points += [
+        CostPoint(kind, one.macs, one.scores[score], chance=True)
+        for row in budgets
+        for kind, one in row.chance.items()
+    ]
     return points + [
         CostPoint(f"{row.label}, exit {number}", macs, found[score], row.density is not None)
         for row in budgets
