@@ -63,23 +63,25 @@ def shuffled(masks: Masks, seeds: Sequence[Sequence[int]], *, nested: bool) -> d
     return result
 
 
-def shifted(before: Masks, masks: Masks) -> dict[str, np.ndarray]:
-    """The masks of the image before each of a batch, in its size (nearest neighbour).
+def shifted(masks: Masks, valid: int, after: Masks) -> dict[str, np.ndarray]:
+    """The masks of the image after each of a batch, in its size (nearest neighbour).
 
     Args:
-        before: Masks of the one image before the batch.
         masks: Masks of the batch.
+        valid: Its images; the rest fills it up.
+        after: Masks of the next batch, or of the image that stands for it.
     """
     result = {}
     for name, mask in masks.items():
         height, width = mask.shape[1:]
-        last = cv2.resize(before[name][0].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        result[name] = np.concatenate([last[None].astype(bool), mask[:-1]])
+        first = after[name][0].astype(np.uint8)
+        fitted = cv2.resize(first, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+        result[name] = np.concatenate([mask[1:valid], fitted[None], mask[valid:]])
     return result
 
 
 class _Waiting(NamedTuple):
-    """A batch that waits for the masks of the image before it."""
+    """A batch that waits for the masks of the image after it."""
 
     batch: Batch
     inputs: dict[str, np.ndarray]
@@ -101,7 +103,7 @@ class Chance:
         self._runner, self._mode, self._nested = runner, mode, runner.system.nested_gates
         self._shuffled, self._other = [make() for _ in range(draws)], make()
         self._waiting: _Waiting | None = None
-        self._before: dict[str, np.ndarray] = {}
+        self._start: Masks = {}
         self._first, self._count = first, 0
 
     def add(self, batch: Batch, inputs: dict[str, np.ndarray], result: BatchResult) -> None:
@@ -111,21 +113,24 @@ class Chance:
         for draw, totals in enumerate(self._shuffled):
             seeds = [(draw, self._first + self._count + place) for place in range(size)]
             self._run(totals, batch, inputs, shuffled(masks, seeds, nested=self._nested))
-        if self._waiting is None:
-            self._waiting = _Waiting(batch, inputs, masks)
-        else:
-            self._run(self._other, batch, inputs, shifted(self._before, masks))
-        self._before = {name: mask[valid - 1 : valid] for name, mask in masks.items()}
+        self._start = self._start or masks
+        self._run_other(masks)
+        self._waiting = _Waiting(batch, inputs, masks)
         self._count += valid
 
     def finish(self) -> dict[str, ChanceScores]:
         """The scores of each kind; a collective. The only image of a process has no other one."""
-        if self._waiting is not None and self._count > 1:
-            batch, inputs, masks = self._waiting
-            self._run(self._other, batch, inputs, shifted(self._before, masks))
+        if self._count > 1:
+            self._run_other(self._start)
         found = {SHUFFLED: [_finished(totals) for totals in self._shuffled], OTHER: [_finished(self._other)]}
         drawn = {kind: [one for one in scores if one is not None] for kind, scores in found.items()}
         return {kind: _mean(scores) for kind, scores in drawn.items() if scores}
+
+    def _run_other(self, after: Masks) -> None:
+        """Runs the batch that waits, in the order of the source, which scorers need."""
+        if self._waiting is not None:
+            batch, inputs, masks = self._waiting
+            self._run(self._other, batch, inputs, shifted(masks, int(batch["valid"].sum()), after))
 
     def _run(self, totals: Totals, batch: Batch, inputs: dict[str, np.ndarray], masks: Masks) -> None:
         totals.add({self._mode: self._runner.batch(batch["image"], self._mode, masks=masks, **inputs)}, batch)

@@ -95,12 +95,14 @@ def test_shuffling_keeps_each_images_density_and_nothing_else():
     assert (own["a"] != shuffled(masks, [(1, 0), (1, 1)], nested=False)["a"]).any()
 
 
-def test_the_masks_of_the_image_before():
-    masks = {"gate": np.stack([np.eye(4, dtype=bool), ~np.eye(4, dtype=bool)])}
-    before = {"gate": np.array([[[True, False], [False, True]]])}
-    found = shifted(before, masks)["gate"]
-    np.testing.assert_array_equal(found[0], np.kron(before["gate"][0], np.ones((2, 2), bool)))
-    np.testing.assert_array_equal(found[1], masks["gate"][0])
+def test_the_masks_of_the_image_after():
+    """Of three places the last one fills the batch up."""
+    masks = {"gate": np.stack([np.eye(4, dtype=bool), ~np.eye(4, dtype=bool), np.ones((4, 4), bool)])}
+    after = {"gate": np.array([[[True, False], [False, True]]])}
+    found = shifted(masks, 2, after)["gate"]
+    np.testing.assert_array_equal(found[0], masks["gate"][1])
+    np.testing.assert_array_equal(found[1], np.kron(after["gate"][0], np.ones((2, 2), bool)))
+    assert found.shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -113,7 +115,7 @@ def test_what_chance_reaches(batch_size):
     for one in result.chance.values():
         assert one.shares == pytest.approx({"gate": 0.5})
         assert one.macs == result.macs
-    # The image before is bright in the other half, also that of the first image, which is the last one.
+    # The next image is bright in the other half, also that of the last image, which is the first one.
     assert result.chance[OTHER].numbers["rmse_log"] == pytest.approx(np.log(4.0), rel=1e-5)
     # Of two random halves a half agrees.
     assert result.chance[SHUFFLED].numbers["rmse_log"] == pytest.approx(np.log(4.0) * 0.5**0.5, rel=0.1)
