@@ -133,7 +133,7 @@ class Chance:
             self._run(self._other, batch, inputs, shifted(masks, int(batch["valid"].sum()), after))
 
     def _run(self, totals: Totals, batch: Batch, inputs: dict[str, np.ndarray], masks: Masks) -> None:
-        totals.add({self._mode: self._runner.batch(batch["image"], self._mode, masks=masks, **inputs)}, batch)
+        totals.add({self._mode: self._runner.batch(batch["image"], self._mode, masks, **inputs)}, batch)
 
 
 def _finished(totals: Totals) -> ChanceScores | None:

@@ -122,8 +122,8 @@ class Runner:
         self,
         images: np.ndarray,
         mode: Mode,
-        *,
         masks: Mapping[str, np.ndarray] | None = None,
+        /,
         **inputs: np.ndarray,
     ) -> BatchResult:
         """Run (B, H, W, 3) uint8 RGB images.
