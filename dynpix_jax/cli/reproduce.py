@@ -3,6 +3,8 @@
 example:
   dynpix reproduce pag bsds500 --workdir runs/pag --args root=data/BSDS500 --dry-run
   dynpix reproduce pag "Table 3/nyuv2" --rows baseline "MP@Res5*" --workdir runs/pag --args budget=gpu
+  dynpix reproduce pag bsds500 --workdir runs/pag --report --keep docs/results/pag_bsds500.json
+  dynpix reproduce --kept docs/results/pag_bsds500.json --markdown
 
 Tables and rows: dynpix tables PAPER. A row that continues from another's run is
 trained after it, and brings it along. The same command goes on where it was stopped: what is done is not run
@@ -28,6 +30,8 @@ from typing import Any
 
 from dynpix_jax.cli.paper_tables import macs_text, macs_unit, score_text
 from dynpix_jax.cli.tables import print_markdown, print_table
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.evaluation.kept import facts, keep, kept
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_commands, select
@@ -42,14 +46,14 @@ Column = tuple[str, Callable[[Reached], str]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("paper", help=f"{', '.join(PAPERS)}, or a file *.toml of your own")
+    parser.add_argument("paper", nargs="?", help=f"{', '.join(PAPERS)}, or a file *.toml of your own")
     parser.add_argument(
         "table", nargs="*", help='such as "Table 3" or "Table 3/nyuv2" (default: all of the paper)'
     )
     parser.add_argument(
         "--rows", nargs="+", default=[], metavar="ROW", help="networks; * and ? as in a shell"
     )
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="runs are made below it")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="runs are made below it")
     parser.add_argument(
         "--args", default="", metavar="ARG", help="arguments of all configs: root=DIR,weights=FILE,budget=gpu"
     )
@@ -58,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     doing = parser.add_mutually_exclusive_group()
     doing.add_argument("--dry-run", action="store_true", help="list the commands in order, run nothing")
     doing.add_argument("--report", action="store_true", help="print what has been reached, run nothing")
+    doing.add_argument(
+        "--kept", type=Path, metavar="FILE", help="print what a file has kept, without paper and workdir"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="write what has been reached to a file *.json, too"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the tables as JSON")
     form.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
@@ -65,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the rows and prints the tables; returns 1 if a row has failed."""
+    if args.kept:
+        return print_kept(args)
+    if not args.paper or not args.workdir:
+        raise UserError("give a paper and --workdir DIR, or --kept FILE")
     paper = read_tables(args.paper)
     chosen = select(paper, args.table, args.rows)
     plan = Plan(paper.all, Options(args.workdir, args.args, tuple(args.set), tuple(args.seeds)))
@@ -80,13 +94,31 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([numbers(plan, table, rows) for table, rows in found], indent=2))
     else:
-        for table, rows in found:
-            print(f"{table.number}: {table.title}" + ("\n" if args.markdown else ""))
-            (print_markdown if args.markdown else print_table)(*cells(table, rows))
-            print()
+        _print(found, markdown=args.markdown)
+    if args.keep:
+        keep(args.keep, args.paper, found)
     for line in failures:
         _say(line)
     return 1 if failures else 0
+
+
+def print_kept(args: argparse.Namespace) -> int:
+    """Prints the tables of a file, and what its numbers come from; returns 0."""
+    others = ("paper", "workdir", "args", "set", "seeds", "rows", "keep", "json")
+    given = [name for name in others if getattr(args, name)]
+    if given:
+        raise UserError(f"--kept {args.kept}: it does not go with {', '.join(given)}")
+    _print(kept(args.kept), markdown=args.markdown)
+    for name, values in facts(args.kept).items():
+        print(f"{name}: {'; '.join(values)}" + ("\n" if args.markdown else ""))
+    return 0
+
+
+def _print(found: Sequence[tuple[Table, Sequence[Reached]]], *, markdown: bool) -> None:
+    for table, rows in found:
+        print(f"{table.number}: {table.title}" + ("\n" if markdown else ""))
+        (print_markdown if markdown else print_table)(*cells(table, rows))
+        print()
 
 
 def execute(command: Sequence[str], workdir: Path) -> int:

@@ -120,6 +120,15 @@ def test_a_tiny_paper_interrupted_and_resumed(folder, capsys, monkeypatch):
     assert row[:2] == ["gated", "0.7000"]
     assert row[4] == "2.000e9"
     assert row[-1] == "1"
+    # What has been reached is kept beyond the runs.
+    assert main.main([*arguments, "--report", "--keep", "kept.json"]) == 0
+    capsys.readouterr()
+    Path("runs").rename("elsewhere")
+    assert main.main(["reproduce", "--kept", "kept.json", "--markdown"]) == 0
+    kept = capsys.readouterr().out.splitlines()
+    assert kept[:7] == lines[:7]
+    assert any(line.startswith("device: cpu") for line in kept)
+    Path("elsewhere").rename("runs")
     # Other settings of an evaluation: what was trained stays.
     listed: list[str] = []
     monkeypatch.setattr(reproduce, "execute", lambda command, workdir: listed.append(command[0]) or 1)
@@ -187,7 +196,8 @@ def test_mistakes(folder, capsys):
     assert "tiny.py:gated,rho=0.5: config argument 'budget' is unknown" in fails("--args", "budget=gpu")
     assert "evaluation.limits" in fails("--set", "evaluation.limits=3")
     assert "expected a path without" in fails(workdir="a,b")
-    assert "train not found in" in fails()
+    assert "none of these rows has been evaluated" in fails("--report", "--keep", "kept.json")
+    assert "--kept kept.json: it does not go with paper, workdir" in fails("--kept", "kept.json")
 
 
 def test_a_signal_reaches_the_program(tmp_path, monkeypatch):
