@@ -81,6 +81,9 @@ NO_JAX_MODULES = {
     "core.sections",
     "core.source",
     "core.augmentation",
+    "core.locks",
+    "core.memory",
+    "core.text",
 }
 
 # Names as imported -> names as installed, where they differ.

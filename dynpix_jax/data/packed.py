@@ -14,7 +14,8 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import from_config, refuse_unread, to_json, unread_names
 from dynpix_jax.core.source import Element, FieldSpec, SourceSettings, SourceSpec, check_index
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.data.sources import SOURCES
 
 # Those that sources have; `dynpix prepare` writes the ones that the source packed has.
@@ -33,7 +35,7 @@ FORMAT = 1
 # Name of the array in a record that holds them, bool (N, H, W); not a field of the element.
 ANNOTATORS = "annotators"
 WHERE_TO_GET = "make it with dynpix prepare"
-REPAIR = "delete it and run dynpix prepare again, which makes only that shard"
+REPAIR = "run dynpix prepare again, which makes only that shard"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,25 @@ class Manifest:
 
     def to_json(self) -> str:
         """The file's text."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
+        return with_checksum({"format": FORMAT, **dataclasses.asdict(self)})
+
+
+def with_checksum(content: Mapping[str, Any]) -> str:
+    """A manifest's text: JSON with a CRC-32 of its own."""
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=1)
+
+
+def checked(text: str) -> dict[str, Any]:
+    """What a manifest's text says; a ValueError if its checksum is wrong. Older ones have none."""
+    content = parse_json(text)
+    if content.pop("checksum", None) not in (None, _checksum(content)):
+        raise ValueError("wrong checksum")
+    known: dict[str, Any] = content
+    return known
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -77,23 +97,37 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"packed: file not found: {path.absolute()}; {WHERE_TO_GET}")
     try:
-        content = json.loads(path.read_text())
+        content = checked(path.read_text())
         if content["format"] != FORMAT:
             raise UserError(f"packed: {path} has format {content['format']}; expected {FORMAT}")
         spec = content["spec"]
         fields = {name: _field(field) for name, field in spec["fields"].items()}
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        names = tuple(content["names"])
+        _check_counts(names, shards)
         return Manifest(
             source=content["source"],
             split=content["split"],
             spec=SourceSpec(spec["name"], fields, spec["licence"]),
-            names=tuple(content["names"]),
+            names=names,
             annotated=content["annotated"],
-            shards=tuple(Shard(**shard) for shard in content["shards"]),
+            shards=shards,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"packed: {path} is no manifest ({type(error).__name__}: {error}); {WHERE_TO_GET}"
         ) from None
+
+
+def _check_counts(names: Sequence[str], shards: Sequence[Shard]) -> None:
+    """A ValueError unless the shards, one after the other, hold as many elements as there are names."""
+    first = 0
+    for shard in shards:
+        if shard.first != first or shard.count < 1:
+            raise ValueError(f"{shard.file} begins at {shard.first}, expected {first}")
+        first += shard.count
+    if first != len(names) or not names:
+        raise ValueError(f"{len(names)} names of {first} elements")
 
 
 def _field(values: Mapping[str, Any]) -> FieldSpec:
@@ -121,6 +155,11 @@ def verify(folder: Path, progress: Callable[[str], None] = lambda file: None) ->
             raise UserError(
                 f"packed: {folder / shard.file} is damaged: its SHA-256 is not that of {MANIFEST}; {REPAIR}"
             )
+        held = ArrayRecordReader(str(folder / shard.file)).num_records()
+        if held != shard.count:
+            raise UserError(
+                f"packed: {folder / shard.file} holds {held} elements, {MANIFEST} says {shard.count}"
+            )
         progress(shard.file)
     return manifest
 
@@ -134,6 +173,12 @@ def check_size(folder: Path, shard: Shard) -> None:
         raise UserError(
             f"packed: {path} is damaged: {path.stat().st_size} bytes, expected {shard.size}; {REPAIR}"
         )
+
+
+def is_whole(folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there as it was written."""
+    path = folder / shard.file
+    return path.is_file() and path.stat().st_size == shard.size and file_digest(path) == shard.sha256
 
 
 def _check_options(folder: Path, packed: Mapping[str, Any], expected: PackedConfig) -> None:

@@ -9,22 +9,19 @@ made again. At the end it becomes `manifest.json`, and from then on the folder c
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import fcntl
 import json
 import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import UserError, cause_of
+from dynpix_jax.core.locks import Lock
 from dynpix_jax.core.source import Source, annotators_of
 from dynpix_jax.data.packed import (
     ANNOTATORS,
@@ -32,10 +29,14 @@ from dynpix_jax.data.packed import (
     MANIFEST,
     Manifest,
     Shard,
+    checked,
     encode,
     file_digest,
+    is_whole,
     read_manifest,
+    with_checksum,
 )
+from dynpix_jax.data.workers import end_with_parent
 
 MEGABYTE = 2**20
 PARTIAL = "manifest.partial.json"
@@ -70,8 +71,11 @@ def pack(
     """
     if not len(source):
         raise UserError(f"source {source.spec.name!r} has no elements")
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"packed: {folder}: cannot be made: {cause_of(error)}") from None
+    with Lock(folder / ".lock", f"packed: {folder}", "wait for it to end"):
         plan = {"format": FORMAT, "source": _plain(section), "split": split, "elements": len(source)}
         done, count = _resume(folder, plan)
         if count is None:
@@ -87,7 +91,7 @@ def pack(
                 "per_shard": count,
                 "shards": {n: dataclasses.asdict(s) for n, s in done.items()},
             }
-            _write_text(folder / PARTIAL, json.dumps(content, indent=1))
+            _write_text(folder / PARTIAL, with_checksum(content))
             progress(sum(shard.count for shard in done.values()), len(source))
 
         progress(sum(shard.count for shard in done.values()), len(source))
@@ -118,7 +122,7 @@ def _run(
         workers,
         # Not forked: the threads of progress bars and readers do not survive that.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=end_with_parent,
     ) as pool:
         futures = {pool.submit(write_shard, source, folder, number, part): number for number, part in todo}
         try:
@@ -155,31 +159,17 @@ def write_shard(source: Source, folder: Path, number: int, part: range) -> Shard
     return Shard(path.name, part.start, len(part), size, digest)
 
 
-def _start_worker() -> None:
-    # Ctrl-C is for the parent, which lets the shards in the making be finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker whose parent was killed would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _resume(folder: Path, plan: dict[str, Any]) -> tuple[dict[int, Shard], int | None]:
     """The shards that an earlier run finished, and how many elements it put in one."""
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         shards = dict(enumerate(manifest.shards))
-        count = shards[0].count
+        count = max(shard.count for shard in shards.values())
         content = {"format": FORMAT, "source": manifest.source, "split": manifest.split}
         content["elements"] = len(manifest.names)
     elif (folder / PARTIAL).is_file():
         try:
-            content = json.loads((folder / PARTIAL).read_text())
+            content = checked((folder / PARTIAL).read_text())
             shards = {int(number): Shard(**shard) for number, shard in content.pop("shards").items()}
             count = int(content.pop("per_shard"))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -192,23 +182,9 @@ def _resume(folder: Path, plan: dict[str, Any]) -> tuple[dict[int, Shard], int |
                 f"packed: {folder} was packed with {key} = {content.get(key)!r}, now it is {value!r}; choose "
                 "another --out, or delete that folder"
             )
-    whole = {
-        number: shard
-        for number, shard in shards.items()
-        if (folder / shard.file).is_file() and (folder / shard.file).stat().st_size == shard.size
-    }
+    # What is damaged is made again, too.
+    whole = {number: shard for number, shard in shards.items() if is_whole(folder, shard)}
     return whole, count
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held while a run writes into the folder; the system lets it go if the run is killed."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"packed: another run is writing into {folder}") from None
-        yield
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dynpix_jax.core.errors import UserError, cause_of, suggest
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.training.state import TrainState
 
 MANIFEST = "manifest.json"
@@ -349,7 +350,7 @@ def _fingerprint(file: Path) -> list[int]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """What a checkpoint's manifest says, less its own checksum, which is checked."""
     try:
-        values: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        values: dict[str, Any] = parse_json((path / MANIFEST).read_text())
         checksum = values.pop("checksum", None)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise _DamagedError(f"{MANIFEST}: not readable") from error

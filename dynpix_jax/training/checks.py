@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from dynpix_jax import papers
 from dynpix_jax.core.capabilities import ReadsInputs
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.memory import physical_memory
 from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.source import SourceSpec
 from dynpix_jax.core.system import System
@@ -37,6 +40,18 @@ def stage_system(stage: StageConfig) -> System:
         return papers.build(stage.model)
     except UserError as error:
         raise UserError(f"stage '{stage.name}': {error}") from error
+
+
+def _check_memory(stage: StageConfig, parameters: int) -> None:
+    """Refuses a network whose parameters and their moments no memory of the job holds, before jax aborts."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    devices = jax.process_count() * sum(stats.get("bytes_limit", 0) for stats in found)
+    held = devices or jax.process_count() * physical_memory()
+    if held and 8 * parameters > held:
+        raise UserError(
+            f"stage '{stage.name}': its network has {parameters:,} parameters, which with their moments take"
+            f" {8 * parameters / 1e9:,.0f} GB; there are {held / 1e9:,.0f} GB"
+        )
 
 
 def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageSummary, ...]:
@@ -72,8 +87,9 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
                 f"config.training.remat: the network of stage '{stage.name}' has no '{run.training.remat}';"
                 " expected none, stages, blocks or a regex of paths of its modules"
             )
+        count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
+        _check_memory(stage, count)
         stage_optimizer(variables["params"], run.training, stage, system)
         system.check(variables)
-        count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
         summaries.append(StageSummary(stage.name, stage.steps, count))
     return tuple(summaries)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.data.workers import check_death
 from dynpix_jax.training.sharding import put_batch
 
 HostBatch = Mapping[str, np.ndarray]
@@ -92,7 +93,11 @@ class Feed:
             close()
 
     def _load(self) -> HostBatch:
-        batch = next(self._iterator, None)
+        try:
+            batch = next(self._iterator, None)
+        except RuntimeError as error:
+            check_death(error)
+            raise
         if batch is None:
             raise UserError(
                 f"config.data.train: no more elements at step {self._step}; the loader must repeat"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from dynpix_jax.core.capabilities import Calibrates
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.locks import locked
+from dynpix_jax.core.locks import Lock
 from dynpix_jax.core.processes import is_first
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
@@ -95,9 +96,9 @@ def train(
     if is_first():
         _make_workdir(workdir)
     check_shared(workdir)
-    alone = locked(workdir / ".lock", f"workdir {workdir}", "wait for it to end, or give another --workdir")
-    with alone if is_first() else contextlib.nullcontext():
-        return _train(_Run(run, workdir, mesh, batches, evaluate_fn, writers, data), len(run.stages))
+    alone = Lock(workdir / ".lock", f"workdir {workdir}", "wait for it to end, or give another --workdir")
+    with alone if is_first() else contextlib.nullcontext() as lock:
+        return _train(_Run(run, workdir, lock, mesh, batches, evaluate_fn, writers, data), len(run.stages))
 
 
 def _train(at: _Run, stages: int) -> Result:
@@ -133,6 +134,7 @@ class _Run:
         self,
         config: RunConfig,
         workdir: Path,
+        lock: Lock | None,
         mesh: Mesh,
         batches: Batches,
         evaluate_fn: EvaluateFn | None,
@@ -141,6 +143,7 @@ class _Run:
     ):
         settings = config.training
         self._config, self._evaluate_fn, self._mesh = config, evaluate_fn, mesh
+        self._workdir, self._lock = workdir, lock
         self._checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
         saved = self._checkpoints.newest()
         if saved is not None:
@@ -235,6 +238,9 @@ class _Run:
         """
         if self.step > self._saved_step:
             self.meter.flush()
+            if self._lock and self._lock.renew():
+                self.out.note(f"workdir {self._workdir} was removed; it is made again")
+                write_config(self._workdir / "config.json", self._config.given)
             name, given = self.stage.config.name, self._config.given
             window, data = self.meter.window, self._data
             stage, evaluated = self.stage.index, self.evaluated
@@ -269,10 +275,16 @@ def _make_workdir(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
-    except OSError as error:
+        os.fspath(workdir).encode()  # orbax writes its names into files
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, UnicodeError):
+            raise UserError(f"workdir {workdir!r}: its name is not UTF-8; give another --workdir") from None
         raise UserError(
             f"workdir {workdir}: no place to write: {error.strerror or error}; give another --workdir"
         ) from None
+    for folder in (workdir / "checkpoints", workdir / "tensorboard"):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file, where a run has a folder; give another --workdir")
 
 
 def _usual_writers(workdir: Path, run: RunConfig, saved: Checkpoint | None) -> list[Writer]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ STAGES = ({"name": "base", "steps": 4, "learning_rate": 0.1},)
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def train(workdir: Path, data: DataRecord | None = None, **training: Any) -> loop.Result:
+def train(
+    workdir: Path, data: DataRecord | None = None, writers: Sequence[Writer] = (), **training: Any
+) -> loop.Result:
     run = toy.run(stages=STAGES, checkpoint_every=2, log_every=1, **training)
-    return loop.train(run, workdir, batches=toy.batches(4), writers=(), data=data)
+    return loop.train(run, workdir, batches=toy.batches(4), writers=writers, data=data)
 
 
 @pytest.fixture
@@ -115,10 +118,13 @@ def test_a_writer_that_fails_does_not_end_the_run(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_save_that_fails_is_one_line_at_once(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("")
+    class InTheWay(Writer):
+        def tick(self, step: int, stage: str) -> None:
+            (tmp_path / "checkpoints").write_text("")
+
     began = time.monotonic()
     with pytest.raises(UserError, match=r"checkpoints/00000002 cannot be saved: .*; there is none yet"):
-        train(tmp_path)
+        train(tmp_path, writers=[InTheWay()])
     assert time.monotonic() - began < 30  # orbax alone waits for 300 s
 
 
@@ -145,7 +151,7 @@ def test_a_full_disk_in_a_save(tmp_path: Path, choice: str, monkeypatch: pytest.
 
 
 def test_a_workdir_has_one_trainer(tmp_path: Path) -> None:
-    with locks.locked(tmp_path / ".lock", "w", ""), pytest.raises(UserError) as refused:
+    with locks.Lock(tmp_path / ".lock", "w", ""), pytest.raises(UserError) as refused:
         train(tmp_path)
     assert f"workdir {tmp_path} is in use by process {os.getpid()} on " in str(refused.value)
     assert "give another --workdir" in str(refused.value)
@@ -159,17 +165,31 @@ def test_a_lock_of_another_host(
     file = tmp_path / ".lock"
     file.write_text(json.dumps({"host": "elsewhere", "pid": 7, "since": "monday"}))
     # No sign of life: the other host is dead.
-    with caplog.at_level(logging.WARNING), locks.locked(file, "workdir w", "wait"):
+    with caplog.at_level(logging.WARNING), locks.Lock(file, "workdir w", "wait"):
         assert json.loads(file.read_text())["pid"] == os.getpid()
     assert "waiting" in caplog.text
     assert file.read_text() == ""
     # One that is alive, on a file system whose locks do not reach other hosts.
     monkeypatch.setattr(locks.fcntl, "flock", lambda *_: None)
-    with locks.locked(file, "workdir w", "wait"):
+    with locks.Lock(file, "workdir w", "wait"):
         monkeypatch.setattr(locks.socket, "gethostname", lambda: "here")
         told = r"workdir w is in use by process \d+ on .* since .*; wait"
-        with pytest.raises(UserError, match=told), locks.locked(file, "workdir w", "wait"):
+        with pytest.raises(UserError, match=told), locks.Lock(file, "workdir w", "wait"):
             pass
+
+
+def test_a_workdir_that_is_removed_is_made_again_or_left_to_others(tmp_path: Path) -> None:
+    file = tmp_path / "run" / ".lock"
+    file.parent.mkdir()
+    with locks.Lock(file, "workdir w", "wait") as lock:
+        assert not lock.renew()
+        file.unlink()
+        file.parent.rmdir()
+        assert lock.renew()
+        assert not lock.renew()
+        file.unlink()
+        with locks.Lock(file, "w", ""), pytest.raises(UserError, match="workdir w is in use by process"):
+            lock.renew()
 
 
 def test_other_data_than_before(tmp_path: Path) -> None:

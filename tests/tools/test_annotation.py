@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.locks import Lock
 from dynpix_jax.data.panorama import decode_normals, local_normals
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.data.stanford2d3d import find_panoramas, read_points
@@ -54,6 +55,8 @@ def ask(
 ) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    if method == "POST":
+        headers = {"Origin": server.url.rstrip("/")} | headers
     connection.request(method, path, content, headers)
     answer = connection.getresponse()
     found = answer.status, answer.read()
@@ -218,6 +221,8 @@ def test_nothing_else_is_served(server: AnnotationServer, path: str) -> None:
         ({"index": 0, "x": 3}, 400, "expected whole numbers x and y"),
         ({"index": 2, "x": 3, "y": 3}, 404, "no panorama 2"),
         ({"index": "../0", "x": 3, "y": 3}, 404, "no panorama"),
+        ({"index": True, "x": 3, "y": 3}, 404, "no panorama True"),
+        ({"index": 1, "x": True, "y": 3}, 400, "expected whole numbers x and y"),
         (b'{"index": 0, "x": Infinity, "y": 3}', 400, "expected whole numbers x and y"),
         (b"[" * 9_000, 400, "expected a JSON object"),
         ([1], 400, "expected a JSON object"),
@@ -260,6 +265,19 @@ def test_other_sites_are_refused(server: AnnotationServer) -> None:
         assert ask(server, "GET", "/state", **headers)[0] == 403
         assert ask(server, "POST", "/undo", {}, **headers)[0] == 403
     assert ask(server, "GET", "/state", Origin=server.url.rstrip("/"))[0] == 200
+    for origin, status in ((server.url.rstrip("/"), 200), (None, 403)):
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("POST", "/undo", b"{}", {} if origin is None else {"Origin": origin})
+        assert connection.getresponse().status == status
+        connection.close()
+    assert ask(server, "POST", "/undo", {}, **{"Content-Length": "\xb2"})[0] == 400
+
+
+def test_two_servers_of_one_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "points.json"
+    with Lock(tmp_path / "points.json.lock", "", ""):
+        assert main([f"--source={source}", f"--out={out}"]) == 2
+    assert f"--out {out} is in use by process {os.getpid()}" in capsys.readouterr().err
 
 
 def test_broken_panorama_is_told(server: AnnotationServer) -> None:

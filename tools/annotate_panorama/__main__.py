@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.locks import Lock
 from dynpix_jax.data.stanford2d3d import AREAS, WHERE_TO_GET, find_panoramas
 from tools.annotate_panorama.points import Points
 from tools.annotate_panorama.server import AnnotationServer
@@ -59,11 +60,12 @@ def annotate(source: Path, out: Path, areas: Sequence[str] | None, port: int) ->
       0.
 
     Raises:
-      UserError: no such folder, file or port.
+      UserError: no such folder, file or port; another server has the file.
     """
     panoramas = find_panoramas(source, tuple(areas or present_areas(source)))
     points = Points(out)
-    with AnnotationServer(panoramas, points, port) as server:
+    lock = Lock(out.with_name(f"{out.name}.lock"), f"--out {out}", "its points are clicked there")
+    with lock, AnnotationServer(panoramas, points, port) as server:
         print(f"{len(panoramas)} panoramas at {server.url} (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()

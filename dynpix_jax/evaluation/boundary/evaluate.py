@@ -14,6 +14,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.thin import thin
+from dynpix_jax.data.workers import end_with_parent
 from dynpix_jax.evaluation.boundary.curve import BoundaryScores, ImageCounts, summarize
 from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
 from dynpix_jax.evaluation.boundary.nms import non_maximum_suppression
@@ -190,6 +191,7 @@ def _run_parallel(jobs: Iterable[tuple], options: dict, workers: int) -> Iterato
 def _start_worker() -> None:
     """One thread a process: the images are the parallelism."""
     cv2.setNumThreads(1)
+    end_with_parent()
 
 
 def _check(name: str, prediction: np.ndarray, annotators: Sequence[np.ndarray]) -> None:

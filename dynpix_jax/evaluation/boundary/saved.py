@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.evaluation.boundary.curve import BoundaryScores, Score, average_precision, best_score
 
 
@@ -30,7 +30,7 @@ def read_curve(path: Path) -> BoundaryScores:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return _from_json(json.loads(text)) if path.suffix == ".json" else _published(path, text)
+        return _from_json(parse_json(text)) if path.suffix == ".json" else _published(path, text)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration):
         raise UserError(
             f"{path}: no precision-recall curve; expected the benchmark's eval_bdry_thr.txt, an eval.json of "
