@@ -34,16 +34,19 @@ from dynpix_jax.cli.compilation_cache import use_compilation_cache
 from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.capabilities import choices_of, density, inputs_of
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import UserError, cause_of
 from dynpix_jax.core.source import IMAGE, SourceSpec
 from dynpix_jax.core.task import Task
+from dynpix_jax.core.text import a_path
 from dynpix_jax.data.geometry import Geometry
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
 from dynpix_jax.data.sources import SOURCES
 from dynpix_jax.evaluation.runner import ImageResult, Runner, choice_maps, ponder_maps
+from dynpix_jax.evaluation.tiles import TILE, Mosaic, Tile, in_tiles, is_large
 from dynpix_jax.serving.trained import Trained, open_run
 from dynpix_jax.tasks import TASKS
+from dynpix_jax.visualization.bands import save_bands
 from dynpix_jax.visualization.pictures import ponder_figure, save_png
 from dynpix_jax.visualization.steps import choices_figure
 from dynpix_jax.visualization.task_pictures import task_pictures
@@ -73,10 +76,10 @@ class Photo:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG, ...")
+    parser.add_argument("photos", nargs="+", type=a_path, metavar="PHOTO", help="JPEG, PNG, ...")
     add_run_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("labelled"), metavar="DIR", help="gets the pictures (./labelled)"
+        "--out", type=a_path, default=Path("labelled"), metavar="DIR", help="gets the pictures (./labelled)"
     )
     parser.add_argument(
         "--mode",
@@ -123,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     use_compilation_cache(args)
     budgets = {"budget_ms": args.budget_ms, "budget_macs": args.budget_macs}
     _check_numbers(args, budgets)
-    photos = list({path.resolve(): path for path in args.photos}.values())  # each file once
+    photos = list({_resolved(path): path for path in args.photos}.values())  # each file once
     names = result_names(photos)
     _check_output(args.out, photos, names)
     settings = run_of(args)
@@ -142,11 +145,16 @@ def run(args: argparse.Namespace) -> int:
     if args.box is not None and crop is None:
         raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
     ids = None if args.label_ids is None else label_ids(args.label_ids, trained.system.tasks)
+    _make_folder(args.out)
     results = []
     try:
         for photo in read_photos(photos, names, args.max_side):
             if crop is not None:
                 photo = around_person(photo, crop, args.box, settings.data.train.augment)
+            elif bounded and is_large(photo.image):
+                raise UserError(
+                    f"{photo.path}: is predicted in tiles, and a budget is for one image; give --max-side"
+                )
             results.append(label(photo, predict, trained, args.mode, args.out, ids))
             if not args.json:
                 print(_describe(results[-1]), flush=True)
@@ -155,6 +163,20 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(results, indent=2))
     return 0
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made: {cause_of(error)}") from None
+
+
+def _resolved(photo: Path) -> Path:
+    try:
+        return photo.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"photo {photo}: {error}") from None
 
 
 def _check_numbers(args: argparse.Namespace, budgets: Mapping[str, float | None]) -> None:
@@ -272,19 +294,39 @@ def label(
     Args:
         ids: For the maps of segmentation, see `label_ids`; None keeps the classes.
     """
-    result = predict(photo.image, mode)
+    system = trained.system
+    mosaics = ponder, chosen = Mosaic(photo.image.shape[:2]), Mosaic(photo.image.shape[:2])
+
+    def look(tile: Tile, result: ImageResult) -> None:
+        if not all(np.isfinite(logits).all() for logits in result.outputs.predictions.values()):
+            raise UserError(
+                f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
+                "that are not finite; its training has diverged"
+            )
+        size = tuple(part.stop - part.start for part in tile.seen)
+        for mosaic, find in zip(mosaics, (ponder_maps, choice_maps), strict=True):
+            mosaic.add(tile, find(system, result, size))
+
+    of_pixels = photo.crop is None and all(task.stride == 1 for task in system.tasks.values())
+    side = TILE if of_pixels and is_large(photo.image) else max(photo.image.shape)
+    predictions, result = in_tiles(
+        partial(predict, mode=mode), system.tasks, photo.image, side=side, each=look
+    )
     height, width = photo.upright.shape[:2]
-    predictions = result.outputs.predictions
-    if not all(np.isfinite(logits).all() for logits in predictions.values()):
-        raise UserError(
-            f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
-            "that are not finite; its training has diverged"
-        )
+    path_of = lambda kind: out / f"{photo.name}_{kind}.png"  # noqa: E731
+    files: dict[str, Path] = {}
     pictures: dict[str, Any] = {}
     joints: dict[str, Any] = {}
-    for task in trained.system.tasks.values():
-        prediction = np.asarray(task.decode(predictions[task.name])[0])
+    for task in system.tasks.values():
+        prediction = predictions[task.name]
         drawn = task_pictures(task)
+        if of_pixels and is_large(photo.upright):
+            prefix = f"{task.name}_" if files else ""
+            own_ids = ids if task.name == "segmentation" else None
+            named = lambda kind, prefix=prefix: path_of(prefix + kind)  # noqa: E731
+            saved = save_bands(drawn, photo.upright, prediction, named, own_ids)
+            files |= {prefix + kind: file for kind, file in saved.items()}
+            continue
         if photo.crop is None:
             prediction = drawn.resized(prediction, photo.image.shape[:2], (height, width))
         else:
@@ -296,12 +338,11 @@ def label(
             pictures[f"{prefix}map"] = ids[pictures[f"{prefix}map"]]
         if (numbers := drawn.numbers(prediction)) is not None:
             joints[task.name] = numbers
-    ponder = ponder_maps(trained.system, result, photo.image.shape[:2])
-    if ponder:
-        pictures["ponder"] = ponder_figure(photo.image, ponder)
-    if chosen := choice_maps(trained.system, result, photo.image.shape[:2]):
-        pictures["choices"] = choices_figure(chosen, choices_of(trained.system))
-    files = {kind: out / f"{photo.name}_{kind}.png" for kind in pictures}
+    if ponder.maps:
+        pictures["ponder"] = ponder_figure(photo.image[:: ponder.step, :: ponder.step], ponder.maps)
+    if chosen.maps:
+        pictures["choices"] = choices_figure(chosen.maps, choices_of(system))
+    files |= {kind: path_of(kind) for kind in pictures}
     for kind, picture in pictures.items():
         save_png(picture, files[kind])
     return {

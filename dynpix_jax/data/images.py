@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
+import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dynpix_jax.core.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
@@ -18,16 +24,57 @@ def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
     Pillow and not OpenCV, because OpenCV returns a truncated JPEG half grey with no more than a line on
     stderr.
 
+    Of an animation the first frame is read, and that is said. See `as_rgb` for what is not 8-bit RGB.
+
     Args:
         upright: Obey the camera's orientation tag. Right for photos of users; wrong for data sets, whose
             labels are aligned with the pixels as stored.
 
     Raises:
-        UserError: Missing, unreadable or truncated file.
+        UserError: Missing, unreadable or truncated file; numbers whose range is not known.
     """
     with _opened(Path(path)) as picture:
+        # A phone's JPEG (MPO) has a preview as its second frame.
+        if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":
+            _log.warning("%s has %d frames; the first is taken", path, frames)
         picture_upright = ImageOps.exif_transpose(picture) if upright else picture
-        return np.array(picture_upright.convert("RGB"))
+        return np.array(as_rgb(picture_upright))
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any kind as 8-bit RGB.
+
+    16-bit grey is scaled by its range; what is transparent shows white; CMYK, Lab and palettes go through
+    their colour profile, if they have one.
+
+    Raises:
+        ValueError: Its numbers have no range by their format (32 bits, real numbers).
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        grey = (np.asarray(picture, np.float64) / 257).round()
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        kind = "real numbers" if picture.mode == "F" else "32-bit numbers"
+        raise ValueError(f"{kind}, whose range is not known; expected 8 or 16 bits")
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    profile = picture.info.get("icc_profile")
+    if picture.mode == "LAB" or (profile and picture.mode in ("CMYK", "P")):
+        return _through_profile(picture, profile)
+    return picture.convert("RGB")
+
+
+def _through_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    if picture.mode == "P":
+        picture = picture.convert("RGB")
+    try:
+        own = ImageCms.getOpenProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
+        found = ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return picture.convert("RGB")  # a broken profile, or one of another kind of picture
+    assert found is not None
+    return found
 
 
 def read_map(path: str | Path, dtype: str, what: str) -> np.ndarray:
@@ -55,7 +102,14 @@ def read_map(path: str | Path, dtype: str, what: str) -> np.ndarray:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture, decoded; whatever is wrong with the file becomes a UserError."""
     try:
-        with Image.open(path) as picture:
+        # Of a pipe the size is not known, and who reads it waits for whoever writes.
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise UserError(f"image expected, but this is no regular file: {path}")
+        with warnings.catch_warnings():
+            # Of 90 to 180 megapixels; beyond that is an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        with picture:
             picture.load()
             yield picture
     except FileNotFoundError:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.run_config import read_run
 from dynpix_jax.serving.trained import Trained, saved_run
 from dynpix_jax.weights import write_weights
@@ -83,7 +84,7 @@ def card_text(name: str, card: Mapping[str, str]) -> str:
 
 def read_card(path: Path) -> dict[str, str]:
     """The card in the header of a network's file; a UserError if it is none of ours."""
-    return {str(key): str(value) for key, value in json.loads(_header(path)["card"]).items()}
+    return {str(key): str(value) for key, value in parse_json(_header(path)["card"]).items()}
 
 
 def is_network(path: Path) -> bool:
@@ -111,7 +112,7 @@ def network_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The settings of a network, after overrides as --set takes them, from its workdir or its file."""
     if path.is_dir():
         return saved_run(path, overrides)
-    return read_run(json.loads(_header(path)["config"]), overrides)
+    return read_run(parse_json(_header(path)["config"]), overrides)
 
 
 def network_stage(path: Path) -> str:

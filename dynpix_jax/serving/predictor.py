@@ -16,7 +16,7 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
-from dynpix_jax.data.images import read_image
+from dynpix_jax.data.images import as_rgb, read_image
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
 from dynpix_jax.serving.network_file import find_network, network_run, network_stage
 from dynpix_jax.serving.trained import Trained, open_run, open_weights
@@ -206,7 +206,7 @@ def _as_batch(images: Any) -> np.ndarray:
     if isinstance(images, str | Path):
         images = read_image(images, upright=True)
     elif hasattr(images, "convert"):  # Pillow's
-        images = images.convert("RGB")
+        images = as_rgb(images)
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
         raise ValueError(

@@ -127,7 +127,8 @@ def png_bytes(picture: np.ndarray | Figure, *, dpi: int = 110) -> bytes:
         # tight: what the layout leaves outside (titles over panels of extreme shapes) is not cut off
         picture.savefig(stream, format="png", dpi=dpi, bbox_inches="tight")
     else:
-        Image.fromarray(picture).save(stream, format="png", optimize=True)
+        # Not `optimize`: it takes nine times as long, for a tenth of the size.
+        Image.fromarray(picture).save(stream, format="png")
     return stream.getvalue()
 
 

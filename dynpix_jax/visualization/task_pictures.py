@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -71,6 +72,10 @@ class TaskPictures(ABC):
 
         ``map`` is for programs: it holds the prediction itself, as exactly as a PNG can.
         """
+
+    def like(self, reference: np.ndarray) -> TaskPictures:
+        """The same, with the range of colours of a whole prediction, where `files` gets parts of it."""
+        return self
 
     def resized(self, prediction: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
         """A prediction for an image of ``old`` (H, W) as one for the same image of ``new``."""
@@ -146,6 +151,12 @@ class DepthPictures(TaskPictures):
     """Near in red, far in blue, by the logarithm of the distance."""
 
     caption = "Red is near, blue is far; black: no depth known. All pictures of an image have the same range."
+    _reference: np.ndarray | None = None
+
+    def like(self, reference: np.ndarray) -> DepthPictures:
+        found = copy.copy(self)
+        found._reference = reference[:: max(1, len(reference) // 1024), :: max(1, reference.shape[1] // 1024)]
+        return found
 
     def picture(
         self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
@@ -162,8 +173,9 @@ class DepthPictures(TaskPictures):
 
     def files(self, photo: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
         """map: 16-bit millimetres, at most 65535."""
+        reference = prediction if self._reference is None else self._reference
         millimetres = np.clip(np.rint(1000.0 * prediction), 0, 65535).astype(np.uint16)
-        return {"map": millimetres, "colours": self.picture(prediction, prediction)}
+        return {"map": millimetres, "colours": self.picture(prediction, reference)}
 
 
 class NormalPictures(TaskPictures):

@@ -1,0 +1,89 @@
+"""Large photos in tiles and bands, against all at once."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynpix_jax.evaluation.runner import ImageResult
+from dynpix_jax.evaluation.tiles import Mosaic, Tile, in_tiles, tiles
+from dynpix_jax.visualization.bands import PngFile, enlarged, save_bands
+from dynpix_jax.visualization.task_pictures import BoundaryPictures, ClassPictures, DepthPictures
+
+SIZE = (704, 960)
+PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", [(704, 960), (1000, 333), (257, 256), (64, 2000)])
+def test_tiles_keep_each_pixel_once(size: tuple[int, int]) -> None:
+    count = np.zeros(size, int)
+    for tile in tiles(size, 256, 32):
+        count[tile.kept] += 1
+        for seen, kept, whole in zip(tile.seen, tile.kept, size, strict=True):
+            assert seen.start % 64 == 0
+            assert seen.stop - seen.start < 256 + 64
+            # At least the overlap around what is kept, unless the image ends there.
+            assert seen.start == 0 or kept.start - seen.start >= 32
+            assert seen.stop == whole or seen.stop - kept.stop >= 32
+    assert (count == 1).all()
+
+
+def look(image: np.ndarray) -> np.ndarray:
+    """A network of stride 64 that depends on 32 pixels around: means of cells, and a blur."""
+    grey = image.astype(np.float32).mean(-1)
+    height, width = grey.shape
+    cells = grey.reshape(height // 64, 64, width // 64, 64).mean((1, 3))
+    return cv2.blur(grey, (65, 65)) + cells.repeat(64, 0).repeat(64, 1)
+
+
+def predict(image: np.ndarray) -> ImageResult:
+    outputs: Any = types.SimpleNamespace(predictions={"grey": look(image)[None]})
+    return ImageResult(outputs, {"gate": 0.5}, float(image.size), 2.0 * image.size, 1.0, image.shape[:2])
+
+
+def test_tiles_predict_what_the_whole_image_does() -> None:
+    task: Any = types.SimpleNamespace(decode=lambda logits: logits)
+    whole, seen = look(PHOTO), Mosaic(SIZE)
+
+    def each(tile: Tile, result: ImageResult) -> None:
+        seen.add(tile, {"grey": result.outputs.predictions["grey"][0]})
+
+    found, result = in_tiles(predict, {"grey": task}, PHOTO, side=256, overlap=64, each=each)
+    np.testing.assert_allclose(found["grey"], whole, atol=1e-3)
+    np.testing.assert_allclose(seen.maps["grey"], whole, atol=1e-3)
+    assert result.shares == {"gate": pytest.approx(0.5)}
+    assert (result.seen, result.macs_open) == (SIZE, 2 * result.macs)
+    # Too little overlap shows at the seams: the test can fail.
+    found, _ = in_tiles(predict, {"grey": task}, PHOTO, side=256, overlap=0)
+    assert abs(found["grey"] - whole).max() > 1
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((3,), np.uint8), ((), np.uint8), ((), np.uint16)])
+def test_png_by_rows(tmp_path: Path, shape: tuple[int, ...], kind: type) -> None:
+    picture = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (50, 7, *shape), kind)
+    with PngFile(tmp_path / "a" / "rows.png", (50, 7)) as file:
+        for first in range(0, 50, 13):
+            file.write(picture[first : first + 13])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "rows.png")), picture)
+
+
+@pytest.mark.parametrize("drawn", [BoundaryPictures(), ClassPictures(), DepthPictures()])
+def test_bands_draw_what_the_whole_photo_does(tmp_path: Path, drawn: Any) -> None:
+    rng = np.random.default_rng(0)
+    is_class = isinstance(drawn, ClassPictures)
+    small = rng.integers(0, 9, (120, 200), np.uint8) if is_class else rng.random((120, 200), np.float32)
+    large = drawn.resized(small, small.shape, SIZE)
+    np.testing.assert_allclose(enlarged(small, SIZE, slice(0, SIZE[0])), large, atol=1e-6)
+    saved = save_bands(drawn, PHOTO, small, lambda kind: tmp_path / f"{kind}.png")
+    whole = drawn.like(small).files(PHOTO, large)
+    assert saved.keys() == whole.keys()
+    for kind, picture in whole.items():
+        difference = np.asarray(Image.open(saved[kind])).astype(int) - picture
+        assert abs(difference).max() <= 4  # a step of a colour map
+        assert np.mean(difference != 0) < 1e-3
