@@ -16,7 +16,15 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "dynpix_jax"
-HOW_TO = ("own-data.md", "predict.md", "data.md", "weights.md", "extending.md", "accelerators.md")
+HOW_TO = (
+    "own-data.md",
+    "predict.md",
+    "data.md",
+    "weights.md",
+    "extending.md",
+    "accelerators.md",
+    "faults.md",
+)
 UNDERSTAND = ("concepts.md", "sparse-execution.md", "results.md", "architecture.md")
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
 

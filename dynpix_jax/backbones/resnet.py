@@ -70,6 +70,8 @@ class ResNetConfig(BackboneConfig):
     def __post_init__(self) -> None:
         if self.depth not in _BLOCKS:
             raise ValueError(f"depth: {self.depth}; expected one of {sorted(_BLOCKS)}")
+        if self.width < 1:
+            raise ValueError(f"width: {self.width}; expected at least 1")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: {self.output_stride}; expected 8, 16 or 32")
         if self.se and self.depth in _BASIC:

@@ -19,6 +19,7 @@ from dynpix_jax.bench import conv
 from dynpix_jax.bench.arg_specs import find
 from dynpix_jax.bench.masks import KINDS
 from dynpix_jax.bench.timed import Row, Settings, measure
+from dynpix_jax.core.text import a_path
 from dynpix_jax.ops.sparse import break_even
 
 LAYERS = (
@@ -36,7 +37,7 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
-    parser.add_argument("--out", required=True, type=Path, help="folder of the picture")
+    parser.add_argument("--out", required=True, type=a_path, help="folder of the picture")
     parser.add_argument("--mask", choices=KINDS, default="random")
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
 

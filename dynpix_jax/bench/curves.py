@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import a_path, parse_json
 
 _EARLIER = re.compile(r"(iterations|loop|exit)_\d+")
 """Names of earlier predictions that are run on their own."""
@@ -39,7 +40,7 @@ class Point:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
     parser.add_argument("curves", nargs="+", metavar="LABEL=EVAL.JSON", help="in the order of the legend")
-    parser.add_argument("--out", required=True, type=Path, help="picture to write; its suffix is the format")
+    parser.add_argument("--out", required=True, type=a_path, help="picture; its suffix is the format")
     parser.add_argument("--score", default="miou", help="of eval.json (default: miou)")
     parser.add_argument("--stage", help="of training (default: the last that was evaluated)")
     parser.add_argument("--json", action="store_true", help="print the points")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if not label:
             raise UserError(f"{text}: expected LABEL=EVAL.JSON")
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            content = parse_json(Path(file).read_text(encoding="utf-8"))
             data.add(content["data"])
             curves[label] = points(content, args.score, args.stage)
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -40,6 +40,7 @@ from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.bench.timed import Program, Settings, measure
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import a_path
 from dynpix_jax.ops import active_set, conv, perforated_conv
 from dynpix_jax.ops.conv import torch_padding
 from dynpix_jax.ops.sparse import implementations
@@ -275,7 +276,7 @@ def _kind(name: str) -> Kind:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
-    parser.add_argument("--out", type=Path, default=Path("runs/device"), help="folder to write to")
+    parser.add_argument("--out", type=a_path, default=Path("runs/device"), help="folder to write to")
     parser.add_argument(
         "--implementation",
         nargs="+",

@@ -28,7 +28,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,6 +39,7 @@ from flax import linen as nn
 from dynpix_jax import papers
 from dynpix_jax.backbones.base import Stage
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import a_path
 from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.evaluation.timing import interleaved_medians
@@ -240,7 +240,7 @@ def program_memory(compiled: Any) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--out", type=a_path, metavar="FILE", help="write the numbers as JSON")
     parser.add_argument("--rows", nargs="+", metavar="PART", help="rows whose label holds one of these")
     parser.add_argument("--runs", type=int, default=3, help="updates that are timed; 0: memory and size only")
     parser.add_argument("--width", type=int, default=4096, help="of the MLP's hidden layers")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynpix_jax.core.text import aligned
+from dynpix_jax.core.text import a_path, aligned
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.inputs import train_loader
 from dynpix_jax.training.loop import train
@@ -26,7 +26,7 @@ DTYPES = ("float32", "bfloat16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config with its argument")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="a folder for both runs")
+    parser.add_argument("--workdir", required=True, type=a_path, metavar="DIR", help="a folder for both runs")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config values"
     )

@@ -33,6 +33,7 @@ PROGRAMS = {
     "pixelnet-sampling": ("pixelnet_sampling", "training steps at sampled pixels against dense ones"),
     "precision": ("precision", "training in bfloat16 against float32: their losses"),
     "roofline": ("roofline", "from which density on the kernels of TPUs and GPUs should win"),
+    "soak": ("soak", "train while processes, disk and files are harmed: the same parameters"),
     "device": ("device", "all implementations on this device: right results, and how fast"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -99,6 +100,8 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):
         sys.path.append(folder)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         status = fn() or 0
         sys.stdout.flush()
@@ -140,6 +143,8 @@ def _told(error: BaseException) -> tuple[str, int] | None:
                 f"needs {package}, which is not installed: pip install 'dynpix_jax[{extra}]'",
                 EXIT_USER_ERROR,
             )
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}", EXIT_USER_ERROR
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):

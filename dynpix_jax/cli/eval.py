@@ -28,7 +28,7 @@ from dynpix_jax.cli.evaluated import Evaluated, data_name, print_rows, report, t
 from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core import processes
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.text import write_text
+from dynpix_jax.core.text import a_path, write_text
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.multitask import read_reference
 from dynpix_jax.serving.trained import open_runs
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=a_path,
         metavar="DIR",
         help="where eval.json and report.html go (default: the workdir; --weights needs one)",
     )

@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import MOST_THRESHOLDS, MOST_WORKERS
+from dynpix_jax.core.text import a_path
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.boundary import (
@@ -36,8 +38,8 @@ from dynpix_jax.visualization.curves import plot_pr_curve
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--pred", type=Path, metavar="DIR", help="the maps: NAME.png")
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="the ground truth: NAME.mat")
+    parser.add_argument("--pred", type=a_path, metavar="DIR", help="the maps: NAME.png")
+    parser.add_argument("--gt", type=a_path, metavar="DIR", help="the ground truth: NAME.mat")
     parser.add_argument("--thresholds", type=int, default=99, metavar="N", help="how many (default: 99)")
     parser.add_argument("--no-nms", action="store_true", help="the maps are thin already")
     parser.add_argument("--no-smooth", action="store_true", help="do not smooth the maps before suppression")
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"largest distance of a match in image diagonals (default: {MAX_DIST})",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU core)")
-    parser.add_argument("--curve", type=Path, metavar="FILE.png", help="draw the precision-recall curve")
+    parser.add_argument("--curve", type=a_path, metavar="FILE.png", help="draw the precision-recall curve")
     parser.add_argument(
         "--beside",
         nargs="+",
@@ -81,14 +83,16 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError("--pred DIR is missing: the maps to score")
     if (args.pred is None) != (args.gt is None):
         raise UserError("--pred and --gt: one without the other")
-    if args.thresholds < 1:
-        raise UserError(f"--thresholds {args.thresholds}: expected at least 1")
+    if not 1 <= args.thresholds <= MOST_THRESHOLDS:
+        raise UserError(f"--thresholds {args.thresholds}: expected at least 1 and at most {MOST_THRESHOLDS}")
     if not 0 < args.max_dist <= 1 or not math.isfinite(args.max_dist):
         raise UserError(
             f"--max-dist {args.max_dist:g}: expected a fraction of the diagonal, above 0 and up to 1"
         )
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers {args.workers}: expected at least 1")
+    if args.workers is not None and not 1 <= args.workers <= MOST_WORKERS:
+        raise UserError(f"--workers {args.workers}: expected at least 1 and at most {MOST_WORKERS}")
+    if args.curve is not None and args.curve.is_dir():
+        raise UserError(f"--curve {args.curve}: is a folder; expected a picture to write")
 
 
 def _beside(text: str) -> tuple[str, BoundaryScores]:
@@ -107,7 +111,8 @@ def _score(args: argparse.Namespace) -> BoundaryScores:
     # Every file is read once before the work starts: a broken one shows at once, not after minutes.
     for prediction, truth in pairs.values():
         _check_pair(prediction, truth)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=len(pairs))
         return evaluate_boundaries(
             ((name, read_map(prediction)) for name, (prediction, _) in pairs.items()),

@@ -20,6 +20,7 @@ from typing import Any
 
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import a_path
 from dynpix_jax.data.pckh_files import read_predictions, read_truth
 from dynpix_jax.tasks.pose import THRESHOLDS, pck_counts, pck_scores
 from dynpix_jax.tasks.skeletons import MPII
@@ -27,8 +28,8 @@ from dynpix_jax.tasks.skeletons import MPII
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--pred", required=True, type=Path, metavar="FILE", help="predicted joints")
-    parser.add_argument("--gt", required=True, type=Path, metavar="FILE", help="annotated joints, head sizes")
+    parser.add_argument("--pred", required=True, type=a_path, metavar="FILE", help="predicted joints")
+    parser.add_argument("--gt", required=True, type=a_path, metavar="FILE", help="annotated joints")
     parser.add_argument(
         "--threshold",
         nargs="+",

@@ -28,6 +28,7 @@ from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import SourceSettings
 from dynpix_jax.core.system import System
+from dynpix_jax.core.text import a_path
 from dynpix_jax.data.sources import SOURCES
 from dynpix_jax.evaluation.results import read_results
 from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     add_run_arguments(parser)
     parser.add_argument("--to", required=True, choices=tuple(ONLY_FOR), help="form of the file")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the config's name, here")
+    parser.add_argument("--out", type=a_path, metavar="FILE", help="default: the config's name, here")
     program = parser.add_argument_group("stablehlo")
     program.add_argument("--size", type=_size, metavar="HxW", help="of the images (default: any)")
     program.add_argument("--batch", type=int, metavar="N", help="images a call (default: any)")

@@ -36,6 +36,7 @@ from typing import Any
 
 from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import a_path
 from dynpix_jax.flops import variable_shapes
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system
@@ -54,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in place of --arch: the network of this config's last stage, as its authors released it",
     )
     add_overrides(parser)
-    parser.add_argument("--source", required=True, type=Path, help="the file to read")
-    parser.add_argument("--out", required=True, type=Path, help="the .safetensors file to write")
+    parser.add_argument("--source", required=True, type=a_path, help="the file to read")
+    parser.add_argument("--out", required=True, type=a_path, help="the .safetensors file to write")
     parser.add_argument(
         "--skip",
         action="append",

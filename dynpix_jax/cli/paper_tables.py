@@ -18,10 +18,10 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Benchmark, ClassScores, Row, Runs, Table, find_run, read_runs
 from dynpix_jax.evaluation.results import Measured
@@ -35,7 +35,7 @@ Column = tuple[str, Callable[[Row], str]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("paper", help=f"whose tables: {', '.join(PAPERS)}, or a file *.toml of your own")
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of evaluated runs")
+    parser.add_argument("--runs", type=a_path, metavar="DIR", help="folder of evaluated runs")
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
 
 

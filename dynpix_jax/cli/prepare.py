@@ -18,7 +18,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import rich.console
@@ -27,7 +26,9 @@ import rich.progress
 from dynpix_jax.core.config import plain
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.overrides import apply_overrides
+from dynpix_jax.core.settings import MOST_WORKERS
 from dynpix_jax.core.source import Source
+from dynpix_jax.core.text import a_path
 from dynpix_jax.data.packed import SPLITS, verify
 from dynpix_jax.data.packing import pack
 from dynpix_jax.data.sources import SOURCES, build_source
@@ -36,8 +37,8 @@ from dynpix_jax.data.sources import SOURCES, build_source
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("dataset", metavar="DATASET", help="name of the source: bsds500, camvid, nyuv2, ...")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="the data set as it unpacks")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the shards go")
+    parser.add_argument("--source", type=a_path, metavar="DIR", help="the data set as it unpacks")
+    parser.add_argument("--out", required=True, type=a_path, metavar="DIR", help="where the shards go")
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, help="splits to pack; all that the source has by default"
     )
@@ -56,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Packs, or verifies; prints a line a split; returns 0."""
-    if args.workers < 0 or args.shard_mb < 1:
-        raise UserError("--workers: expected 0 or more, and --shard-mb: 1 or more")
+    if not 0 <= args.workers <= MOST_WORKERS or args.shard_mb < 1:
+        raise UserError(f"--workers: expected 0 to {MOST_WORKERS}, and --shard-mb: 1 or more")
     rows = _verify(args) if args.verify else _pack(args)
     if args.json:
         print(json.dumps({"dataset": args.dataset, "out": str(args.out), "splits": rows}, indent=2))

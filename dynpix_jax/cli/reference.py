@@ -12,18 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.multitask import make_reference, write_reference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="workdir of an evaluated single-task run"
+        "runs", nargs="+", type=a_path, metavar="RUN", help="workdir of an evaluated single-task run"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON file to write")
+    parser.add_argument("--out", required=True, type=a_path, metavar="FILE", help="JSON file to write")
     parser.add_argument("--json", action="store_true", help="print the reference as JSON")
 
 

@@ -31,6 +31,7 @@ from typing import Any
 from dynpix_jax.cli.paper_tables import macs_text, macs_unit, score_text
 from dynpix_jax.cli.tables import print_markdown, print_table
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.kept import facts, keep, kept
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", nargs="+", default=[], metavar="ROW", help="networks; * and ? as in a shell"
     )
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help="runs are made below it")
+    parser.add_argument("--workdir", type=a_path, metavar="DIR", help="runs are made below it")
     parser.add_argument(
         "--args", default="", metavar="ARG", help="arguments of all configs: root=DIR,weights=FILE,budget=gpu"
     )
@@ -63,10 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     doing.add_argument("--dry-run", action="store_true", help="list the commands in order, run nothing")
     doing.add_argument("--report", action="store_true", help="print what has been reached, run nothing")
     doing.add_argument(
-        "--kept", type=Path, metavar="FILE", help="print what a file has kept, without paper and workdir"
+        "--kept", type=a_path, metavar="FILE", help="print what a file has kept, without paper and workdir"
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="FILE", help="write what has been reached to a file *.json, too"
+        "--keep", type=a_path, metavar="FILE", help="write what has been reached to a file *.json, too"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the tables as JSON")

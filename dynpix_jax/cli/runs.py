@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
 from dynpix_jax.cli.common import add_overrides
@@ -11,6 +10,7 @@ from dynpix_jax.cli.compilation_cache import add_cache_argument
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import Implementation
+from dynpix_jax.core.text import a_path
 from dynpix_jax.run_config import read_run
 from dynpix_jax.serving.network_file import find_network, is_network, network_run, network_stage
 from dynpix_jax.serving.trained import saved_run
@@ -19,7 +19,7 @@ from dynpix_jax.serving.trained import saved_run
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a trained network; see `run_of`."""
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--workdir", type=Path, metavar="DIR", help="where it was trained")
+    where.add_argument("--workdir", type=a_path, metavar="DIR", help="where it was trained")
     where.add_argument(
         "--model",
         metavar="NAME",
@@ -27,7 +27,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--weights",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="in place of a workdir: weights of the network of --config (see dynpix import-weights --config)",
     )

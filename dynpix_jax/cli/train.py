@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 import jax
 
 from dynpix_jax.cli.common import CONFIG_HELP, add_distributed, add_overrides, main_of
 from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
 from dynpix_jax.core import processes
+from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
@@ -32,7 +32,7 @@ from dynpix_jax.visualization.comparison import comparison
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help=CONFIG_HELP)
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is kept")
+    parser.add_argument("--workdir", required=True, type=a_path, metavar="DIR", help="where the run is kept")
     add_overrides(parser)
     parser.add_argument(
         "--accept-changed-data", action="store_true", help="continue a run on other data than it began with"

@@ -155,17 +155,24 @@ def plain(value: Any) -> Any:
     """A config with dicts and lists in place of ConfigDicts and tuples.
 
     Raises:
-        UserError: A required value is left open.
+        UserError: A required value is left open, or a section holds itself.
     """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise UserError("config: a section holds itself, or sections are too deep") from None
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, ml_collections.ConfigDict):
         try:
             value = value.to_dict()
-            return plain({key: value[key] for key in value})
+            return _plain({key: value[key] for key in value})
         except ml_collections.config_dict.RequiredValueError as error:
             raise UserError(f"config: a required value is left open: {error}") from error
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def differences(old: RunConfig, new: RunConfig, harmless: Sequence[str] = HARMLESS) -> list[str]:
@@ -236,6 +243,7 @@ class _StageModel:
 
 
 _MODEL = "config.model"
+_LARGEST = 10**6
 
 
 def _stage_models(
@@ -254,6 +262,7 @@ def _stage_models(
         try:
             merged = merge(kind, base, change, _MODEL, replaced)
             model: Any = from_config(system.settings(merged, _MODEL), merged, _MODEL)
+            _check_sizes(model)
         except UserError as error:
             raise UserError(f"stage '{section.get('name', index)}': {error}") from error
         ignored = {path: reason for path, _, reason in unread(model, _MODEL)}
@@ -285,6 +294,14 @@ def _refuse(path: str, value: Any, kind: type, stages: Sequence[_StageModel]) ->
     keys = [stage.name(path).removeprefix("config.") for stage in stages if stage.gives(path)]
     instead = f"; what has an effect is {', '.join(keys)}" if keys else ""
     raise UserError(f"{path}: nothing reads {value!r}: {reason or 'every stage has its own'}{instead}")
+
+
+def _check_sizes(model: Any) -> None:
+    """Refuses a whole number beyond any network, which would overflow the sizes of arrays."""
+    for path, value in leaves(to_json(model), _MODEL):
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, int) and abs(number) > _LARGEST for number in numbers):
+            raise UserError(f"{path}: {value}; expected at most {_LARGEST}")
 
 
 class _Absent:

@@ -168,7 +168,9 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except _MISTAKES as error:
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
         raise _mistake_in(file, filename, error) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
@@ -178,7 +180,10 @@ def load_config(spec: str | Path) -> ml_collections.ConfigDict:
         raise UserError(f"config file {filename}: takes no argument, got ':{arg}'")
     try:
         config = get_config(arg) if takes_arg else get_config()
-    except _MISTAKES as error:
+    except UserError:
+        raise
+    # A config is a program, and may raise anything.
+    except (Exception, SystemExit) as error:
         raise _mistake_in(file, filename, error) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"config file {filename}: get_config must return a ConfigDict, got {show(config)}")
@@ -202,11 +207,7 @@ def _folder_package(file: Path) -> str:
     return f"{above}.{own}"
 
 
-_MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError)
-"""What Python and ConfigDict raise for a misspelt or mistyped key in a config file."""
-
-
-def _mistake_in(file: Path, filename: str, error: Exception) -> UserError:
+def _mistake_in(file: Path, filename: str, error: BaseException) -> UserError:
     """Names the last line of `file` that was running."""
     lines = [
         frame.lineno

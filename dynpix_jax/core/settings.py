@@ -26,6 +26,12 @@ class HasTarget(Protocol):
         """The share of positions, 1 without gates."""
 
 
+MOST_STEPS = 2**31 - 1
+"""Of a run: devices count them in 32 bits."""
+MOST_THRESHOLDS = 9999
+"""Of the boundary benchmark; its own are 99."""
+MOST_WORKERS = 1024
+"""Processes that a machine can be asked for."""
 Implementation = Literal["masked", "gather", "pallas_tpu", "pallas_gpu"]
 
 
@@ -82,6 +88,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps: expected at most {MOST_STEPS}, got {self.steps}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
         for pattern, factor in self.multipliers:
@@ -161,6 +169,9 @@ class TrainingConfig:
             raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
         if not self.stages:
             raise ValueError("stages: expected at least one stage, got none")
+        if self.total_steps > MOST_STEPS:
+            raise ValueError(f"stages: {self.total_steps} steps; expected at most {MOST_STEPS}")
+        _check_most(self, dict(workers=MOST_WORKERS, batch_size=2**20))
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: expected names that differ, got {', '.join(names)}")
@@ -219,8 +230,8 @@ class InferenceConfig:
                 raise ValueError(f"{name}: {sides}; expected a positive height and width")
         if any(step > side for step, side in zip(self.stride or (), self.window or (), strict=False)):
             raise ValueError(f"stride: {self.stride} leaves gaps between windows of {self.window}")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers")
+        if not self.scales or min(self.scales) <= 0 or max(self.scales) > 16:
+            raise ValueError(f"scales: {self.scales}; expected one or more positive numbers, at most 16")
         if self.multiple < 1:
             raise ValueError(f"multiple: {self.multiple}; expected at least 1")
         if not self.blur >= 0:
@@ -295,6 +306,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _check_least(self, dict(batch_size=1, thresholds=1, workers=0, pictures=0, limit=0, chance=0))
+        _check_most(self, dict(thresholds=MOST_THRESHOLDS, workers=MOST_WORKERS))
         if self.chance and not self.inference.one_view:
             raise ValueError(
                 f"chance: {self.chance}, but inference asks for several views of an image; masks of chance "
@@ -329,6 +341,12 @@ def _check_least(config: Any, least: Mapping[str, int]) -> None:
     for name, value in least.items():
         if not getattr(config, name) >= value:
             raise ValueError(f"{name}: expected at least {value}, got {getattr(config, name)}")
+
+
+def _check_most(config: Any, most: Mapping[str, int]) -> None:
+    for name, value in most.items():
+        if getattr(config, name) > value:
+            raise ValueError(f"{name}: expected at most {value}, got {getattr(config, name)}")
 
 
 def _check_patterns(name: str, patterns: Iterable[str]) -> None:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dynpix_jax.core.errors import UserError
+
+
+def a_path(text: str) -> Path:
+    """The path in an argument, for argparse; "" would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return Path(text)
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says. A ValueError for another text, also one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def parse_size(text: str) -> tuple[int, int]:

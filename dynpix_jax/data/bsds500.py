@@ -131,6 +131,8 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
         cells = []
     if not cells or any(cell.ndim != 2 or cell.shape != cells[0].shape for cell in cells):
         raise UserError(f"no groundTruth{{k}}.Boundaries maps of one size in {path}")
+    if any(cell.dtype.kind not in "buif" or not np.isfinite(cell).all() for cell in cells):
+        raise UserError(f"boundaries that are not finite numbers in {path}")
     return [cell != 0 for cell in cells]
 
 

@@ -11,13 +11,13 @@ Source: Cordts et al., "The Cityscapes dataset for semantic urban scene understa
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import DEPTH, FieldSpec, segmentation
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.data.base import LabelledImages, check_fields
 from dynpix_jax.data.images import read_map
 
@@ -116,7 +116,7 @@ class Cityscapes(LabelledImages[CityscapesConfig]):
         name = disparity.name.replace("disparity.png", "camera.json")
         path = self.file(self.root / "camera" / self.split / disparity.parent.name / name)
         try:
-            camera = json.loads(path.read_text())
+            camera = parse_json(path.read_text())
             return float(camera["extrinsic"]["baseline"]), float(camera["intrinsic"]["fx"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"cityscapes: no extrinsic.baseline and intrinsic.fx in {path}") from None

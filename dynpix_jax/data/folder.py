@@ -23,7 +23,6 @@ These are the forms in which `dynpix predict` writes maps.
 from __future__ import annotations
 
 import dataclasses
-import json
 import zlib
 from collections.abc import Mapping
 from functools import cached_property
@@ -35,6 +34,7 @@ from PIL import Image
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import BOUNDARIES, DEPTH, NORMALS, FieldSpec, segmentation
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.data.base import LabelledImages, check_fields
 from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map
@@ -196,7 +196,7 @@ def _read_classes(path: Path | None, config: FolderConfig, place: Path) -> _Clas
     said: dict[str, Any] = {}
     if path is not None:
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = parse_json(path.read_text(encoding="utf-8"))
             names = tuple(str(name) for name in said.get("classes", ()))
             palette = tuple((int(red), int(green), int(blue)) for red, green, blue in said.get("palette", ()))
             ignore = int(said.get("ignore", 255))

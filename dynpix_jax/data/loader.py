@@ -17,10 +17,14 @@ from absl import flags
 
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.errors import UserError, suggest
+from dynpix_jax.core.memory import physical_memory
 from dynpix_jax.core.source import Element, Source, SourceSpec, groups_of
 from dynpix_jax.data.geometry import augment
+from dynpix_jax.data.workers import end_with_parent
 
 Batch = dict[str, np.ndarray]
+_SMALL = 256
+"""Elements of a batch that any machine can hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Loader:
             # (google/grain issue 1355).
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers), end_with_parent)
         return iter(dataset)
 
     def __iter__(self) -> grain.DatasetIterator[Batch]:
@@ -101,6 +105,7 @@ def make_loader(
     size = len(source)
     if not size:
         raise UserError(f"source {source.spec.name!r} has no elements")
+    _check_memory(source, batch_size if rows is None else len(rows))
     load = _LoadBatch(
         source=source,
         spec=source.spec.without(drop_labels),
@@ -119,6 +124,19 @@ def make_loader(
         ids = grain.MapDataset.range(steps * batch_size)
         places = ids.map_with_index(_Place(size, train)).batch(batch_size)
     return Loader(places.map(load), load.spec, steps, workers, threads)
+
+
+def _check_memory(source: Source, count: int) -> None:
+    """Refuses a batch of which no three fit into memory: some are read ahead."""
+    if count <= _SMALL:
+        return
+    size = count * sum(value.nbytes for value in source[0].values())
+    held = physical_memory()
+    if held and 3 * size > held:
+        raise UserError(
+            f"batch_size = {count}: a batch of {source.spec.name!r} takes {size / 1e9:,.1f} GB, and some are "
+            f"read ahead; there are {held / 1e9:,.1f} GB"
+        )
 
 
 def _shuffled(groups: tuple[tuple[int, float], ...], seed: int, batch_size: int) -> grain.MapDataset:

@@ -12,7 +12,6 @@ Analysis", CVPR 2014; the split is that of Tompson et al., CVPR 2015.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from dynpix_jax.core.augmentation import Outside, Resampling
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import BOX, HEAD_SIZE, Element, FieldSpec
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.data.base import FileSource
 from dynpix_jax.data.figure import JOINT_PAIRS, JOINTS
 from dynpix_jax.data.geometry import crop_to_box
@@ -136,7 +136,7 @@ class _Person:
 
 def _read_people(path: Path, *, labelled: bool) -> list[_Person]:
     try:
-        records: Any = json.loads(path.read_text(encoding="utf-8"))
+        records: Any = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"mpii: {path} is no JSON file ({error}); {WHERE_TO_GET}") from None
     if not isinstance(records, list) or not records:

@@ -63,6 +63,8 @@ class ScenesConfig:
         check_fields(self.fields, LABELS)
         if min(self.size) < 16:
             raise ValueError(f"size: {self.size}; expected at least 16 x 16 pixels")
+        if max(self.size) > 8192:
+            raise ValueError(f"size: {self.size}; expected at most 8192 x 8192 pixels")
         if self.length < 1:
             raise ValueError(f"length: {self.length}; expected at least 1")
         if self.crop is not None and (min(self.crop) < 1 or "box" not in self.fields):

@@ -15,7 +15,6 @@ Source: Armeni, Sax, Zamir, Savarese, "Joint 2D-3D-semantic data for indoor scen
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import DEPTH, NORMALS, PLACE, Element, segmentation
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.data.base import FileSource, check_fields
 from dynpix_jax.data.files import need_file, need_folder
 from dynpix_jax.data.images import read_image, read_map
@@ -262,6 +262,6 @@ def read_points(path: Path) -> dict[str, tuple[int, int]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text())
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no JSON file ({error})") from None

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.text import write_text
+from dynpix_jax.core.text import parse_json, write_text
 from dynpix_jax.evaluation.results import DeltaScore, Measured, read_results
 from dynpix_jax.tasks import Score
 
@@ -173,7 +173,7 @@ def write_reference(path: Path, reference: Reference) -> None:
 def read_reference(path: Path) -> Reference:
     """Reads such a file; a UserError if it is missing or not a reference."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         tasks = {
             task: TaskReference(
                 str(entry["score"]),

@@ -13,6 +13,7 @@ from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.sections import to_json
 from dynpix_jax.core.settings import StageConfig
+from dynpix_jax.core.text import parse_json
 from dynpix_jax.run_config import read_run
 from dynpix_jax.tasks import Task
 from dynpix_jax.weights.readers import SUFFIXES
@@ -105,7 +106,7 @@ def read_results(file: Path, *, alternatives: bool = False) -> list[Measured]:
         UserError: No such file, or one that eval.py did not write.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         found = []
         for row in content["rows"]:
             own = not row.get("alternative")
@@ -131,7 +132,7 @@ def evaluated_run(file: Path, step: int | None = None) -> RunConfig:
         UserError: No such file, of another step, or settings that this version does not read.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         found, config = content["rows"][-1].get("step"), content["config"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file} is not what eval.py writes ({type(error).__name__}: {error})") from None

@@ -192,8 +192,9 @@ class PagConfig(NetworkConfig):
         total = len(self.backbone.block_specs)
         if not 0 <= self.drop_blocks < max(total, 1):
             raise ValueError(f"drop_blocks: {self.drop_blocks}; expected less than the {total} blocks")
-        if self.head_layers < 1:
-            raise ValueError(f"head_layers: {self.head_layers}; expected at least 1")
+        for name in ("head_features", "head_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
         self._check_drop_layers()
         if self.gate.exists and not gated_blocks(self):
             raise ValueError(f"gate.kind: {self.gate.kind!r}, but {self.backbone.name} has no block to gate")
