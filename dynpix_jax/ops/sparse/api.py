@@ -143,10 +143,10 @@ def sparse_block(
             ReLU(I + y) at active positions and ReLU(I) at the others.
         init: (B, Ho, Wo, Cout), None: zeros.
         implementation: "masked" (dense, then masked), "gather" (active positions only, XLA), "pallas_tpu",
-            "pallas_gpu" (a kernel for the convolutions that read windows). A named one runs or raises; there
-            is no silent fallback. None: on a CPU ``gather`` or ``masked``, whichever is faster at the density
-            and channels, chosen at run time (under ``vmap`` both run: give a batch as B); elsewhere
-            ``masked``.
+            "pallas_gpu" (a kernel for the whole chain, or for its convolutions that read windows). A named
+            one runs or raises; there is no silent fallback. None: on a CPU ``gather`` or ``masked``,
+            whichever is faster at the density and channels, chosen at run time (under ``vmap`` both run:
+            give a batch as B); elsewhere ``masked``.
 
     Returns:
         (B, Ho, Wo, Cout) of the dtype of ``init``, else of x. On rows: x with the layers applied at needed
