@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dynpix_jax.bench import arg_specs
+from dynpix_jax.bench import arg_specs, roofline
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.roofline import bottleneck, branch
 from dynpix_jax.ops.conv import conv_output_size
@@ -93,3 +93,13 @@ def test_the_compiler_holds_the_kernel_to_its_memory(compile_tpu, monkeypatch):
     assert plan.vmem > pallas_tpu.VMEM_LIMIT
     with pytest.raises(jax.errors.JaxRuntimeError, match="vmem"):
         compile_tpu(kernel_of(spec), *arguments(spec, "bfloat16"))
+
+
+@pytest.mark.parametrize("form", ["convolution", "bottleneck"])
+def test_the_roofline_is_below_what_the_compiler_counts(compile_tpu, form):
+    """Operations of the dense program, and bytes, of which the compiler's program may move more."""
+    call = roofline.FORMS[form](arg_specs.find("res3_480x640"), "bfloat16")
+    counted = compile_tpu(roofline.dense, call).cost_analysis()
+    predicted = roofline.predict(call, "v5e").dense
+    assert predicted.flops == pytest.approx(counted["flops"], rel=0.1)
+    assert predicted.bytes < 1.05 * counted["bytes accessed"]
