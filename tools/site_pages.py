@@ -23,6 +23,7 @@ HOW_TO = (
     "weights.md",
     "extending.md",
     "accelerators.md",
+    "pods.md",
     "faults.md",
 )
 UNDERSTAND = ("concepts.md", "sparse-execution.md", "results.md", "architecture.md")

@@ -15,10 +15,13 @@ promises. No data and no weights are read.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 from types import ModuleType
 
-from dynpix_jax.cli.common import help_of
+from dynpix_jax.cli.common import add_distributed, help_of
+from dynpix_jax.core import processes
 
 # Program -> (module of `dynpix_jax.bench`, line of help).
 PROGRAMS = {
@@ -28,6 +31,7 @@ PROGRAMS = {
     "model": ("model", "a config's whole network"),
     "break-even": ("break_even", "from which density on sparse execution pays"),
     "row-costs": ("row_costs", "residual blocks of HRNet by active rows"),
+    "loader": ("loader", "a config's training data: start, images a second, processor time"),
     "budgets": ("budgets", "prediction in steps against the clock"),
     "curves": ("curves", "draw accuracy against MACs of evaluated runs"),
     "pixelnet-sampling": ("pixelnet_sampling", "training steps at sampled pixels against dense ones"),
@@ -43,12 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     programs = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     for name, (_, line) in PROGRAMS.items():
         module = _module(name)
-        module.add_arguments(programs.add_parser(name, help=line, **help_of(module.__doc__)))
+        program = programs.add_parser(name, help=line, **help_of(module.__doc__))
+        module.add_arguments(program)
+        add_distributed(program)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the program and gives its exit status."""
-    status: int = _module(args.what).run(args)
+    processes.start(args.distributed)
+    with contextlib.nullcontext() if processes.is_first() else contextlib.redirect_stdout(io.StringIO()):
+        status: int = _module(args.what).run(args)
     return status
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -13,6 +15,16 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from dynpix_jax.core.errors import DISK_ERRORS, UserError, cause_of
+
+if multiprocessing.current_process().name.startswith("grain-"):
+    # A process of the loader begins with the program that started it. Without jax, which grain would import
+    # there and which reads no images, it starts in a fraction of the time.
+    sys.modules["jax"] = None  # type: ignore[assignment]
+    logging.disable()  # grain would tell so
+    import grain  # noqa: F401
+
+    logging.disable(logging.NOTSET)
+    del sys.modules["jax"]
 
 EXIT_USER_ERROR = 2
 """Status after a user's mistake; argparse ends with the same."""

@@ -26,6 +26,7 @@ from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source, train_loader, train_record
 from dynpix_jax.training.loop import train
+from dynpix_jax.training.watching import parse_profile
 from dynpix_jax.visualization.comparison import comparison
 
 
@@ -39,11 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cache_argument(parser)
     add_distributed(parser)
+    parser.add_argument(
+        "--profile",
+        metavar="START:STEPS",
+        help="write a trace of so many steps after step START to profile/ in the workdir, for XProf",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0 when trained or stopped by SIGTERM."""
     use_compilation_cache(args)
+    profile = None if args.profile is None else parse_profile(args.profile)
     processes.start(args.distributed)
 
     # Check all stages first: a mistake in a later one would show only after hours.
@@ -66,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             f" workdir {args.workdir}"
         )
     data = train_record(settings, accept_changed=args.accept_changed_data)
-    train(settings, args.workdir, batches=loader, evaluate_fn=evaluate_fn, data=data)
+    train(settings, args.workdir, batches=loader, evaluate_fn=evaluate_fn, data=data, profile=profile)
     return 0
 
 

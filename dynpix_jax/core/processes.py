@@ -8,6 +8,7 @@ is half-saved by that: a checkpoint counts when its manifest is there, which is 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,16 +36,20 @@ from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.typing import Variables
 
 DEAD_SECONDS = 30.0
 """Without a sign of life for so long, a process counts as dead."""
 WAIT_SECONDS = 300
 """How long processes wait for each other at the start, and at the end."""
 _BEAT_SECONDS = 1.0
+_FINISH_SECONDS = 10
+"""How long an end waits for work such as a checkpoint that is being written."""
 _LOST_PEER = re.compile("gloo|nccl|connection|socket|unavailable|peer|deadline", re.IGNORECASE)
 """In errors of collectives whose other side has gone."""
 
 _watch: _Watch | None = None
+_unfinished: set[Future[None]] = set()
 _number = count()
 """Makes names of the store unique; all processes use them in the same order."""
 
@@ -63,10 +69,8 @@ def start(how: str) -> None:
     if how == "off" or distributed.global_state.client is not None or (how == "auto" and not _on_cluster()):
         return
     address = None if how == "auto" else parse_address(how)
-    # What the client does by itself when it misses the coordinator is to abort without a word.
-    client = partial(
-        _jax.get_distributed_runtime_client, missed_heartbeat_callback=lambda *_: None, rpc_timeout=20
-    )
+    # By itself the client waits for two minutes for an answer of a host that is down.
+    client = partial(_jax.get_distributed_runtime_client, rpc_timeout=20)
     try:
         with mock.patch.object(_jax, "get_distributed_runtime_client", client):
             jax.distributed.initialize(*(address or ()), initialization_timeout=WAIT_SECONDS)
@@ -152,6 +156,27 @@ def gather(content: bytes) -> list[bytes]:
     return [rows[index, :size].tobytes() for index, size in enumerate(sizes)]
 
 
+def on_device(variables: Variables, device: jax.Device) -> Variables:
+    """The whole of the variables on one device of this process; where they are split, a collective."""
+
+    def place(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            if not leaf.is_fully_replicated:
+                everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
+                leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+            parts = {shard.device: shard.data for shard in leaf.addressable_shards}
+            leaf = parts.get(device, next(iter(parts.values())))
+        return jax.device_put(leaf, device)
+
+    return jax.tree.map(place, variables)
+
+
+def let_finish(work: Future[None]) -> None:
+    """Work of another thread that an end of this process waits for, if it soon comes to its own."""
+    _unfinished.add(work)
+    work.add_done_callback(_unfinished.discard)
+
+
 def here() -> str:
     """This process, for messages."""
     return f"process {distributed.global_state.process_id} ({socket.gethostname()})"
@@ -213,6 +238,10 @@ class _Watch(threading.Thread):
         }
         self._stopped, self._ending = threading.Event(), threading.Lock()
         self._beats: dict[str, tuple[str, float]] = {}
+        # When the coordinator is gone jax's client aborts, before the watch could tell why.
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+        self._abort = handler(self._on_abort)  # kept as long as the handler is
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._abort)
 
     def run(self) -> None:
         """Looks around every second."""
@@ -258,11 +287,25 @@ class _Watch(threading.Thread):
                     if len(self._client.key_value_dir_get("dynpix/ended/")) == self._count:
                         break
                     time.sleep(0.2)
-            for child in multiprocessing.active_children():
-                child.kill()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            self._exit(status)
+
+    def _exit(self, status: int) -> NoReturn:
+        wait(set(_unfinished), timeout=_FINISH_SECONDS)
+        for child in multiprocessing.active_children():
+            child.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _on_abort(self, number: int) -> None:
+        """Ends this process with a reason, if it is the coordinator's end; else it aborts."""
+        host, _, port = distributed.global_state.coordinator_address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        except OSError as error:
+            reason = f"the coordinator does not answer ({error})"
+            self._say(f"stopped: process 0 ({self._hosts[0]}) failed: {reason}")
+            self._exit(1)
 
     def _failure(self) -> _Failure | None:
         found = self._client.key_value_dir_get("dynpix/failed/")

@@ -129,6 +129,7 @@ class TrainingConfig:
         sharding: Where parameters and optimizer state are: ``replicated`` on each device; ``fsdp``: kernels
             split over the mesh's data axis along their longest dimension that divides, and gathered where
             they are used; ``rules``: split over its model axis by `mesh.rules`.
+        stall_minutes: After so long without a step each process prints where it is; 0: never.
         workers: Processes that prepare batches; 0 does it in a thread of this one.
         microbatches: Parts that a batch is run in, one after another; the gradient is the mean of theirs.
             With frozen norms it is that of the whole batch, if all parts have as many labels and nothing is
@@ -156,13 +157,16 @@ class TrainingConfig:
     init_from: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sharding: Literal["replicated", "fsdp", "rules"] = "replicated"
+    stall_minutes: int = 10
     workers: int = 0
     microbatches: int = 1
     remat: str = "none"
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("batch_size", "log_every", "keep", "microbatches"), 1)
-        least |= dict.fromkeys(("checkpoint_every", "eval_every", "warmup_steps", "workers"), 0)
+        least |= dict.fromkeys(
+            ("checkpoint_every", "eval_every", "warmup_steps", "workers", "stall_minutes"), 0
+        )
         least |= dict.fromkeys(("weight_decay", "grad_clip", "poly_power"), 0)
         _check_least(self, least)
         if not 0 <= self.momentum < 1:

@@ -8,11 +8,9 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import jax
 from flax import serialization
 
 from dynpix_jax.core.processes import gather
-from dynpix_jax.core.typing import Variables
 
 Given, Found, Worker = TypeVar("Given"), TypeVar("Found"), TypeVar("Worker")
 Sums = Mapping[str, Any]
@@ -35,21 +33,6 @@ def share_of(batches: int, first: int, index: int, processes: int) -> range:
 def all_sums(mine: Sums) -> list[Sums]:
     """The sums of each process, in their order; a collective."""
     return [serialization.msgpack_restore(one) for one in gather(serialization.msgpack_serialize(dict(mine)))]
-
-
-def on_device(variables: Variables, device: jax.Device) -> Variables:
-    """The whole of the variables on one device of this process; where they are split, a collective."""
-
-    def place(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array):
-            if not leaf.is_fully_replicated:
-                everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
-                leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
-            parts = {shard.device: shard.data for shard in leaf.addressable_shards}
-            leaf = parts.get(device, next(iter(parts.values())))
-        return jax.device_put(leaf, device)
-
-    return jax.tree.map(place, variables)
 
 
 def in_turns(

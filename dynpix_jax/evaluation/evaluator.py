@@ -11,7 +11,7 @@ import numpy as np
 
 from dynpix_jax.core.capabilities import density, gated_layers, has_masked_gates, inputs_of
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.processes import is_first
+from dynpix_jax.core.processes import is_first, on_device
 from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import FieldSpec, Source
@@ -19,7 +19,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.evaluation.boundary import BoundaryScores
 from dynpix_jax.evaluation.chance import Chance, ChanceScores
-from dynpix_jax.evaluation.dealing import all_sums, in_turns, on_device, share_of
+from dynpix_jax.evaluation.dealing import all_sums, in_turns, share_of
 from dynpix_jax.evaluation.results import Measured, delta_scores
 from dynpix_jax.evaluation.runner import BatchResult, ImageResult, Runner
 from dynpix_jax.evaluation.scorers import ProgressFn, TaskScores, flatten_scores, make_scorer, truth

@@ -65,7 +65,7 @@ def check_shared(workdir: Path) -> None:
     if not seen:
         raise UserError(
             f"workdir {workdir}: {here()} does not see what process 0 writes there;"
-            " all processes need one --workdir on a shared disk or in a bucket"
+            " all processes need one --workdir on a shared disk"
         )
     compare("workdir seen", {})
     if is_first():

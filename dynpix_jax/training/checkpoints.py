@@ -21,6 +21,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dynpix_jax.core.errors import UserError, cause_of, suggest
+from dynpix_jax.core.processes import is_first, let_finish
 from dynpix_jax.core.text import parse_json
 from dynpix_jax.training.state import TrainState
 
@@ -82,6 +84,8 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         self.directory = Path(directory).absolute()  # orbax refuses relative paths
         self.keep = keep
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future[None] | None = None
 
     def path(self, step: int) -> Path:
         """Directory of the checkpoint of `step`."""
@@ -126,34 +130,55 @@ class Checkpoints:
             return config
         return None
 
-    def save(self, state: TrainState, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; returns when it is complete on disk. Every process must call it.
+    def save(self, state: TrainState, checkpoint: Checkpoint, *, wait: bool) -> None:
+        """Writes a checkpoint. Every process must call it.
+
+        Args:
+            wait: Return when it is complete on disk; else when the state may change, while the disk is
+                written by another thread: `wait` says how that ended, and so does the next save.
 
         Raises:
-            SaveError: It cannot be written; what was written of it is removed.
+            SaveError: It, or the one before, cannot be written; what was written of it is removed.
         """
+        self.wait()
         path = self.path(checkpoint.step)
-        first = jax.process_index() == 0
         try:
-            if first:
+            if is_first():
                 self._make_room(path)
             # Made by threads, a folder that cannot be made would leave others waiting for it for minutes.
             context = ocp.Context()
             context.asynchronous.create_directories_asynchronously = False
             with context:
-                ocp.save_checkpointables(
+                written = ocp.save_checkpointables_async(
                     path,
                     {
                         "variables": dict(state.variables),
                         "optimizer": {"step": state.step, "state": state.opt_state},
                     },
                 )
-            if first:
-                self._complete(path, checkpoint)
         # TensorStore raises a ValueError for whatever the system says.
         except (OSError, ValueError) as error:
             _silence_late_threads()
             raise self._not_saved(path, error) from error
+        self._saving = self._thread.submit(self._complete, written, path, checkpoint)
+        let_finish(self._saving)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the last save is complete.
+
+        Raises:
+            SaveError: It cannot be written; told once.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    @property
+    def failed(self) -> bool:
+        """Whether `wait` would raise an error at once."""
+        return self._saving is not None and self._saving.done() and self._saving.exception() is not None
 
     def _make_room(self, path: Path) -> None:
         """Makes the folder of all checkpoints, and sees that a new one can be made in it."""
@@ -166,8 +191,17 @@ class Checkpoints:
         if disk.f_files and disk.f_favail < _LEAST_INODES:
             raise OSError(errno.ENOSPC, "No space left on device (no inodes)")
 
-    def _complete(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Writes the manifest, and removes what the checkpoint replaces."""
+    def _complete(self, written: Any, path: Path, checkpoint: Checkpoint) -> None:
+        """Waits for orbax, writes the manifest, and removes what the checkpoint replaces."""
+        try:
+            written.result()
+            if is_first():
+                self._list(path, checkpoint)
+        except (OSError, ValueError) as error:
+            _silence_late_threads()
+            raise self._not_saved(path, error) from error
+
+    def _list(self, path: Path, checkpoint: Checkpoint) -> None:
         files = {
             str(file.relative_to(path)): _fingerprint(file)
             for file in sorted(path.rglob("*"))
@@ -198,8 +232,12 @@ class Checkpoints:
 
         Every process may call it; the first one does it. Where it cannot be written, a run that continues
         from there evaluates once more.
+
+        Raises:
+            SaveError: See `wait`.
         """
-        if jax.process_index() == 0:
+        self.wait()
+        if is_first():
             path = self.path(step)
             try:
                 _write_manifest(path, {**_read_manifest(path), "evaluated": True})
@@ -253,7 +291,7 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what interrupted saves left behind. Only the first process does anything."""
-        if jax.process_index() == 0 and self.directory.is_dir():
+        if is_first() and self.directory.is_dir():
             for path in self.directory.iterdir():
                 ours = _OURS.fullmatch(path.name)  # what else a user put there is not ours to remove
                 if ours and path.is_dir() and not (path / MANIFEST).is_file():

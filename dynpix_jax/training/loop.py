@@ -10,18 +10,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from dynpix_jax.core.capabilities import Calibrates
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.locks import Lock
-from dynpix_jax.core.processes import is_first
+from dynpix_jax.core.processes import is_first, on_device
 from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.agreement import check_same_job, check_shared
@@ -36,6 +39,7 @@ from dynpix_jax.training.signals import StopRequest
 from dynpix_jax.training.snapshots import check_same_run, write_config
 from dynpix_jax.training.stages import Stage, make_stage
 from dynpix_jax.training.state import TrainState
+from dynpix_jax.training.watching import Profile, ProfileSteps, StallDetector, peak_flops
 from dynpix_jax.training.writers import (
     ConsoleWriter,
     JsonlWriter,
@@ -72,6 +76,7 @@ def train(
     evaluate_fn: EvaluateFn | None = None,
     writers: Sequence[Writer] | None = None,
     data: DataRecord | None = None,
+    profile: ProfileSteps | None = None,
 ) -> Result:
     """Train all stages of `run` in `workdir`, from its newest checkpoint if it has one.
 
@@ -82,6 +87,7 @@ def train(
         evaluate_fn: Called every `eval_every` steps and at the end of the run; never if that is 0.
         writers: Replace the usual ones (JSON lines, TensorBoard, console).
         data: What is trained on; a workdir that was trained on other data is refused. None: not compared.
+        profile: Steps of which a trace is written to profile/ in the workdir.
 
     Raises:
         UserError: A network that cannot be built, a workdir that holds another config's run, is in use or
@@ -98,7 +104,9 @@ def train(
     check_shared(workdir)
     alone = Lock(workdir / ".lock", f"workdir {workdir}", "wait for it to end, or give another --workdir")
     with alone if is_first() else contextlib.nullcontext() as lock:
-        return _train(_Run(run, workdir, lock, mesh, batches, evaluate_fn, writers, data), len(run.stages))
+        at = _Run(run, workdir, lock, mesh, batches, evaluate_fn, writers, data)
+        at.profile = Profile(profile, workdir / "profile", at.step, run.training.total_steps)
+        return _train(at, len(run.stages))
 
 
 def _train(at: _Run, stages: int) -> Result:
@@ -153,9 +161,10 @@ class _Run:
         self._data = data.summary if data else {}
         if data and is_first():
             data.write(workdir)
-        self._feed = Feed(batches, saved.step if saved else 0, self._mesh)
-        self.stage = self._make_stage(saved.stage if saved else 0)
-        self.step, self.evaluated = (saved.step, saved.evaluated) if saved else (0, False)
+        at = saved or Checkpoint(0, 0, "", {})
+        self._feed = Feed(batches, at.step, self._mesh)
+        self.stage = self._make_stage(at.stage)
+        self.step, self.evaluated = at.step, at.evaluated
         self._saved_step = saved.step if saved else -1
         if saved is None:
             given = initial_variables(settings.init_from, config.stages[0].model)
@@ -168,8 +177,12 @@ class _Run:
             if changed:
                 self.out.note(changed)
             self.out.note(f"continuing from {path} (step {saved.step} of {total})")
-        window = saved.window if saved else None
-        self.meter = Meter(self.out, settings.log_every, settings.batch_size, window)
+        peak = peak_flops(jax.devices()[0].device_kind)
+        size = (settings.log_every, settings.batch_size)
+        self.meter = Meter(self.out, *size, at.window, devices=mesh.size, peak=peak)
+        self._count_flops = peak is not None
+        self.profile = Profile(None, workdir, 0, 0)
+        self._stall = StallDetector(settings.stall_minutes)
 
     @property
     def stage_done(self) -> bool:
@@ -182,12 +195,16 @@ class _Run:
             self.stage = self._make_stage(index)
             self.state = self.stage.init(self.state.variables)
         self.out.note(self.stage.describe(self.state))
+        self.meter.flops = None
 
     def between_steps(self, *, stopping: bool) -> None:
         """Calibrates at the end of a stage, saves and evaluates where that is due."""
         settings, evaluate_fn = self._config.training, self._evaluate_fn
         last = settings.eval_every > 0 and self.step == settings.total_steps
         evaluating = last or _at(self.step, settings.eval_every)
+        if self._checkpoints.failed:
+            with self._tolerated(last=False):
+                self._checkpoints.wait()
         if self.stage_done:
             self._calibrate()
         due = evaluate_fn is not None and evaluating
@@ -209,14 +226,27 @@ class _Run:
 
     def take_step(self, fed: Fed) -> None:
         """Updates the state and writes the metrics of the step before."""
+        if self._count_flops and self.meter.flops is None:
+            self.meter.flops = self.stage.flops(fed.batch)
+            self._count_flops = self.meter.flops is not None
+        self.profile.before(self.step)
         self.state, metrics = self.stage.step(self.state, fed.batch)
         self.step, self.evaluated = self.step + 1, False
         self.meter.push(self.step, self.stage.config.name, metrics, fed)
         self.out.tick(self.step, self.stage.config.name)
+        self._stall.tick(self.step)
+        if self.profile.after(self.step, self.state):
+            self.out.note(f"trace of steps up to {self.step} written")
 
     def close(self) -> None:
         """Ends what runs beside the loop."""
+        self.profile.close()
+        self._stall.close()
         self._feed.close()
+        try:
+            self._checkpoints.wait()
+        except SaveError as error:
+            self.out.note(str(error))
         self.out.close()
 
     def _calibrate(self) -> None:
@@ -224,8 +254,9 @@ class _Run:
         system = self.stage.system
         if self.step > self._saved_step and isinstance(system, Calibrates) and system.calibration_images:
             image, count = seen_images(self._config, system.calibration_images)
-            found, note = system.calibrate(self.state.variables, image, count)
-            place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
+            here = on_device(self.state.variables, jax.local_devices()[0])  # each process finds the same
+            found, note = system.calibrate(here, image, count)
+            place = lambda new, old: jax.device_put(np.asarray(new), old.sharding)  # noqa: E731
             params = jax.tree.map(place, found["params"], self.state.params)
             self.state = dataclasses.replace(self.state, params=params)
             self.out.note(note)
@@ -245,21 +276,32 @@ class _Run:
             window, data = self.meter.window, self._data
             stage, evaluated = self.stage.index, self.evaluated
             checkpoint = Checkpoint(self.step, stage, name, given, evaluated, window, data)
-            try:
-                self._checkpoints.save(self.state, checkpoint)
-            except SaveError as error:
-                if last or self._config.training.on_save_error == "stop":
-                    raise
-                self.out.note(f"{error}; the run goes on to the next one")
-                return
-            self._saved_step = self.step
+            began = time.perf_counter()
+            with self._tolerated(last=False):
+                self._checkpoints.wait()  # the save before, whose end this one need not share
+            with self._tolerated(last=last):
+                self._checkpoints.save(self.state, checkpoint, wait=last)
+                self._saved_step = self.step
+            self.meter.count_checkpoint(time.perf_counter() - began)
+
+    @contextlib.contextmanager
+    def _tolerated(self, *, last: bool) -> Iterator[None]:
+        """A save that may fail if the run goes on to another one, and is to; others would wait for it."""
+        try:
+            yield
+        except SaveError as error:
+            if last or self._config.training.on_save_error == "stop" or jax.process_count() > 1:
+                raise
+            self.out.note(f"{error}; the run goes on to the next one")
 
     def _evaluate(self, evaluate_fn: EvaluateFn) -> None:
         """Evaluates the state and writes what is found."""
         values = evaluate_fn(self.stage.system, self.state.variables)
+        self._stall.tick(self.step)
         self.out.write(self.step, "eval", {"stage": self.stage.config.name, **values})
         if self._saved_step == self.step:
-            self._checkpoints.mark_evaluated(self.step)
+            with self._tolerated(last=False):
+                self._checkpoints.mark_evaluated(self.step)
         self.evaluated = True
 
     def _make_stage(self, index: int) -> Stage:
@@ -272,6 +314,11 @@ def _at(step: int, every: int) -> bool:
 
 def _make_workdir(workdir: Path) -> None:
     """Makes the directory and sees that files can be written in it, before anything is computed."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", workdir.parts[0] if workdir.parts else ""):
+        raise UserError(
+            f"workdir {workdir}: expected a folder, not an address; mount the bucket (gcsfuse, mount-s3) and"
+            " give the folder where it is"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()

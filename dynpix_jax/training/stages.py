@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from dynpix_jax.core.settings import StageConfig
 from dynpix_jax.core.system import System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.flops import UnknownPrimitiveError, count_macs
 from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.compiler import step_options
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
@@ -36,6 +38,7 @@ class Stage:
         abstract: Shapes, dtypes and shardings of its state.
         init: Maps the variables of the stage before, or None, to the initial state.
         step: The compiled training step; donates the state.
+        plain_step: The same step, not compiled, without microbatches and rematerialisation.
     """
 
     index: int
@@ -46,11 +49,22 @@ class Stage:
     abstract: TrainState
     init: Callable[[Variables | None], TrainState]
     step: StepFn
+    plain_step: StepFn
 
     @property
     def end(self) -> int:
         """Global step at which it ends."""
         return self.start + self.config.steps
+
+    def flops(self, batch: Mapping[str, jax.Array]) -> float | None:
+        """Operations of a step on all devices; None where a loop's length is not known beforehand.
+
+        What is computed again for want of memory does not count.
+        """
+        try:
+            return count_macs(self.plain_step, self.abstract, batch).flops
+        except UnknownPrimitiveError:
+            return None
 
     def describe(self, state: TrainState) -> str:
         """A line for the log."""
@@ -87,20 +101,13 @@ def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, .
         placed: TrainState = jax.device_put(state, shardings)
         return placed
 
+    make = partial(make_step, system, optimizer, seed=run.seed, stage_start=start, stage_steps=stage.steps)
+    used_at = everywhere if settings.sharding == "fsdp" else None
     step = jax.jit(
-        make_step(
-            system,
-            optimizer,
-            seed=run.seed,
-            stage_start=start,
-            stage_steps=stage.steps,
-            microbatches=settings.microbatches,
-            remat=settings.remat,
-            used_at=everywhere if settings.sharding == "fsdp" else None,
-        ),
+        make(microbatches=settings.microbatches, remat=settings.remat, used_at=used_at),
         in_shardings=(shardings, None),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
         compiler_options=step_options(mesh),
     )
-    return Stage(index, start, stage, system, optimizer, abstract, init, step)
+    return Stage(index, start, stage, system, optimizer, abstract, init, step, make())

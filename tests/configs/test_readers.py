@@ -154,6 +154,7 @@ AS_THEY_ARE = {
         "init_from",
         "workers",
         "sharding",
+        "stall_minutes",
     ),
     MeshConfig: ("data", "model", "rules"),
     StageConfig: ("name", "model"),

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from dynpix_jax.evaluation.dealing import all_sums, in_turns, on_device, share_of
+from dynpix_jax.core.processes import on_device
+from dynpix_jax.evaluation.dealing import all_sums, in_turns, share_of
 
 
 @pytest.mark.parametrize(("batches", "first"), [(10, 0), (10, 8), (3, 0), (1, 8), (200, 8)])

@@ -130,17 +130,17 @@ def test_a_save_that_fails_is_one_line_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("choice", ["stop", "continue"])
 def test_a_full_disk_in_a_save(tmp_path: Path, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    save, calls = checkpoints.ocp.save_checkpointables, list[Path]()
+    save, calls = checkpoints.ocp.save_checkpointables_async, list[Path]()
 
-    def fails_first(path: Path, *arguments: Any) -> None:
+    def fails_first(path: Path, *arguments: Any) -> Any:
         calls.append(path)
         (path.parent / f"{path.name}.orbax-checkpoint-tmp").mkdir()
         if len(calls) == 1:
             raise ValueError("RESOURCE_EXHAUSTED: Failed to write [os_error_code='28']")
         (path.parent / f"{path.name}.orbax-checkpoint-tmp").rmdir()
-        save(path, *arguments)
+        return save(path, *arguments)
 
-    monkeypatch.setattr(checkpoints.ocp, "save_checkpointables", fails_first)
+    monkeypatch.setattr(checkpoints.ocp, "save_checkpointables_async", fails_first)
     if choice == "stop":
         with pytest.raises(SaveError, match=r"00000002 cannot be saved: No space left on device; there is n"):
             train(tmp_path)

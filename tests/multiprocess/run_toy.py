@@ -18,6 +18,7 @@ from dynpix_jax.training.loop import train
 from dynpix_jax.training.sharding import local_rows, make_mesh
 from dynpix_jax.training.writers import Writer
 from tests.training import toy
+from tests.training.run_toy import wait_for_save
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
         def tick(self, step: int, stage: str) -> None:
             time.sleep(0.1 * args.slowly)
             if step == args.signal_at:
+                wait_for_save(args.workdir, step)
                 die()
 
     run = toy.run({"scale": args.scale}, eval_every=4)
@@ -65,10 +67,11 @@ def main() -> None:
 
     save = checkpoints.Checkpoints.save
 
-    def dying(self: Any, state: Any, checkpoint: Any) -> None:
+    def dying(self: Any, state: Any, checkpoint: Any, *, wait: bool) -> None:
         if checkpoint.step == args.in_save:
+            self.wait()
             die()
-        save(self, state, checkpoint)
+        save(self, state, checkpoint, wait=wait)
 
     checkpoints.Checkpoints.save = dying
     batches = toy.Batches(toy.batches(4).data.map_with_index(part))

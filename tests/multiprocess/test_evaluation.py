@@ -20,7 +20,8 @@ def evaluated(run: TinyRun, out: Path, processes: int, devices: int) -> dict[str
     command = ["eval.py", f"--workdir={run.workdir}", f"--out={out}", "--set", "evaluation.limit=4"]
     ended = run_job(command, processes, devices=devices)
     assert_all_ended(ended, [0] * processes)
-    assert all(not one.out for one in ended[1:])
+    # Only the first process prints; Gloo's own lines come from all.
+    assert all(line.startswith("[Gloo]") for one in ended[1:] for line in one.out.splitlines())
     assert (out / "report.html").stat().st_size > 1000
     return without_times(json.loads((out / "eval.json").read_text()))
 

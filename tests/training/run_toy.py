@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import time
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,13 @@ warnings.simplefilter("error")  # as in the tests
 from dynpix_jax.cli.common import run_main  # noqa: E402
 from dynpix_jax.training import checkpoints, loop, writers  # noqa: E402
 from tests.training import toy  # noqa: E402
+
+
+def wait_for_save(workdir: str, step: int) -> None:
+    """Until the last checkpoint before ``step``, which another thread writes, is complete."""
+    due, found = (step - 1) // 2 * 2, checkpoints.Checkpoints(Path(workdir) / "checkpoints")
+    while due not in found.steps():
+        time.sleep(0.01)
 
 
 def main() -> int:
@@ -28,6 +36,7 @@ def main() -> int:
     class Killer(writers.ConsoleWriter):
         def tick(self, step: int, stage: str) -> None:
             if step == args.kill_at:
+                wait_for_save(args.workdir, step)
                 os.kill(os.getpid(), signal.Signals[args.signal])
 
     loop.ConsoleWriter = Killer

@@ -20,6 +20,7 @@ from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.loop import Result, train
+from dynpix_jax.training.meter import TIMES
 from dynpix_jax.training.writers import Writer
 from tests.training import toy
 
@@ -48,7 +49,7 @@ def assert_same(left: Any, right: Any) -> None:
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in found]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in found]
 
 
 @pytest.fixture(scope="module")
