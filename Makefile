@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-aot | lint | docs. Each works alone on a machine that has Python 3.11+ with pip, and make.
+# make setup | quickstart | test | test-aot | lint | docs | notebook. Each works alone on a machine that has Python 3.11+ with pip, and make.
 
 # The first of these that is new enough: on some systems python3 is older and only python3.11 is not.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 AOT := .venv-aot
 
-.PHONY: setup quickstart test test-aot lint lock docs clean
+.PHONY: setup quickstart test test-aot lint lock docs notebook clean
 
 setup: $(STAMP)
 
@@ -63,6 +63,10 @@ lint: $(STAMP)
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --output-file requirements.lock
+
+# The notebooks, in the browser. To store their outputs: .venv/bin/jupyter execute --inplace notebooks/*.ipynb
+notebook: $(STAMP)
+	$(BIN)/jupyter lab notebooks
 
 # The site; its search needs a server: python -m http.server -d site
 docs: $(STAMP)

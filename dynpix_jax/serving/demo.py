@@ -86,7 +86,7 @@ class Demo:
         for name, prediction in found.predictions.items():
             task = self.predictor.system.tasks[name]
             files = task_pictures(task).files(image, prediction)
-            pictures[name] = files.get("overlay", files.get("colours", files.get("map")))
+            pictures[name] = next(files[kind] for kind in ("overlay", "colours", "map") if kind in files)
         if found.ponder:
             pictures["computed"] = heat_overlay(image, found.ponder["total"])
         return {

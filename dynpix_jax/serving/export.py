@@ -73,7 +73,7 @@ def to_stablehlo(
     shape = export.symbolic_shape(", ".join(["batch" if batch is None else str(batch), *sides, "3"]))
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     try:
-        data: bytes = export.export(jax.jit(predict), platforms=platforms)(images).serialize()
+        data = bytes(export.export(jax.jit(predict), platforms=platforms)(images).serialize())
     except (jax.errors.JAXTypeError, TypeError, ValueError, NotImplementedError) as error:
         if size is not None and batch is not None:
             raise
