@@ -43,7 +43,7 @@ from dynpix_jax.data.images import read_image
 from dynpix_jax.data.mpii import LARGER
 from dynpix_jax.data.sources import SOURCES
 from dynpix_jax.evaluation.runner import ImageResult, Runner, choice_maps, ponder_maps
-from dynpix_jax.evaluation.tiles import TILE, Mosaic, Tile, in_tiles, is_large
+from dynpix_jax.evaluation.tiles import TILE, Mosaic, Tile, can_tile, in_tiles, is_large
 from dynpix_jax.serving.trained import Trained, open_run
 from dynpix_jax.tasks import TASKS
 from dynpix_jax.visualization.bands import save_bands
@@ -307,7 +307,7 @@ def label(
         for mosaic, find in zip(mosaics, (ponder_maps, choice_maps), strict=True):
             mosaic.add(tile, find(system, result, size))
 
-    of_pixels = photo.crop is None and all(task.stride == 1 for task in system.tasks.values())
+    of_pixels = photo.crop is None and can_tile(system.tasks)
     side = TILE if of_pixels and is_large(photo.image) else max(photo.image.shape)
     predictions, result = in_tiles(
         partial(predict, mode=mode), system.tasks, photo.image, side=side, each=look

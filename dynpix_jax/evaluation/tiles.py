@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -156,6 +155,11 @@ def _added(one: ImageResult, other: ImageResult) -> ImageResult:
     )
 
 
-def is_large(image: Any) -> bool:
-    """Whether an image (H, W, 3) is predicted in tiles."""
-    return bool(image.shape[0] * image.shape[1] > LARGEST)
+def is_large(image: np.ndarray) -> bool:
+    """Whether an image (H, W, 3) has more pixels than are predicted at once."""
+    return image.shape[0] * image.shape[1] > LARGEST
+
+
+def can_tile(tasks: Mapping[str, Task]) -> bool:
+    """Whether all tasks predict pixels."""
+    return all(task.stride == 1 for task in tasks.values())

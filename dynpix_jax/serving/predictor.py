@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.data.images import as_rgb, read_image
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
+from dynpix_jax.evaluation.tiles import can_tile, in_tiles, is_large
 from dynpix_jax.serving.network_file import find_network, network_run, network_stage
 from dynpix_jax.serving.trained import Trained, open_run, open_weights
 
@@ -90,7 +91,7 @@ class Predictor:
         budget_macs: float | None = None,
         **inputs: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """The predictions of an image, or of a batch of images of one size.
+        """The predictions of an image, or of a batch of images of one size; large ones in tiles.
 
         Args:
             images: uint8 RGB (H, W, 3) or (B, H, W, 3), a Pillow image, or the path of a picture.
@@ -111,8 +112,13 @@ class Predictor:
         given = {name: np.asarray(value)[None] if single else value for name, value in inputs.items()}
         self._check_inputs(given)
         if budget_ms is None and budget_macs is None:
-            outputs = self.runner.batch(batch, mode, **given).outputs
-            found = self._decoded(outputs.predictions)
+            if is_large(batch[0]) and can_tile(self.system.tasks) and not given:
+                run = partial(self.runner, mode=mode)
+                parts = [in_tiles(run, self.system.tasks, image)[0] for image in batch]
+                found = {task: np.stack([part[task] for part in parts]) for task in self.tasks}
+            else:
+                outputs = self.runner.batch(batch, mode, **given).outputs
+                found = self._decoded(outputs.predictions)
         else:
             limits = dict(budget_ms=budget_ms, budget_macs=budget_macs)
             each = [
