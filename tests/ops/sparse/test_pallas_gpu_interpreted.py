@@ -22,14 +22,14 @@ from dynpix_jax.ops.sparse import (
     Convolution,
     Relu,
     Shortcut,
+    interpreted,
     pallas_gpu,
     pallas_gpu_kernel,
     pallas_gpu_simulated,
+    sparse_block,
     sparse_block_reference,
 )
 from dynpix_jax.ops.sparse.call import bind
-from dynpix_jax.ops.sparse.gather import gather
-from dynpix_jax.ops.sparse.vjp import derivative_of
 
 STRICT = InterpretGPUParams(detect_races=True)
 BOUNDS = {"float32": 2e-5, "bfloat16": 2**-7}
@@ -88,7 +88,11 @@ def test_a_bottleneck(dtype):
 
 
 def test_gradients():
-    run = derivative_of(gather)(functools.partial(pallas_gpu.forward, interpret=InterpretGPUParams()))
+    def run(call):
+        maps = {"combine": call.combine, "init": call.init}
+        with interpreted(InterpretGPUParams()):
+            return sparse_block(call.x, call.mask, call.layers, **maps, implementation="pallas_gpu")
+
     shape, c = (1, 3, 4), 4
     x, kernel, init = drawn(0, (*shape, c), (3, 3, c, c), (*shape, c))
     mask = masks_of(shape)[1]
