@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from typing import cast as typed
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,10 @@ L2 = 5.5e12
 """Bytes a second from an H100's second-level cache, all cores together; assumed."""
 STEP = 0.35e-6
 """Seconds that a step of a TPU kernel's grid costs beside its work; assumed."""
-PASSES = {"tpu": {"bfloat16": 1, "float32": 6}, "gpu": {"bfloat16": 1, "float32": 989 / 67}}
+PASSES: dict[str, dict[str, float]] = {
+    "tpu": {"bfloat16": 1, "float32": 6},
+    "gpu": {"bfloat16": 1, "float32": 989 / 67},
+}
 """Operations in bfloat16 that take as long as one of XLA's in full precision."""
 
 LAYERS = (*arg_specs.PAG_RESNET50_NYU, *arg_specs.HRNET_W48[:4])
@@ -93,22 +97,25 @@ class Prediction:
         return max(wins) / 100 if wins else None
 
 
+def _struct(shape: tuple[int, ...], dtype: str) -> Array:
+    return typed(Array, jax.ShapeDtypeStruct(shape, dtype))
+
+
 def convolution(spec: ConvSpec, dtype: str, batch: int = 1) -> Call:
     """The shapes of a 3x3 layer alone."""
-    struct, (height, width) = jax.ShapeDtypeStruct, spec.output_size
-    kernel = struct((*spec.kernel_size, spec.channels, spec.features), dtype)
-    x = struct((batch, *spec.size, spec.channels), dtype)
+    kernel = _struct((*spec.kernel_size, spec.channels, spec.features), dtype)
+    x = _struct((batch, *spec.size, spec.channels), dtype)
     layer = Convolution(kernel, None, spec.strides, spec.dilation)
-    return Call(x, struct((batch, height, width), jnp.bool_), (layer,))
+    return Call(x, _struct((batch, *spec.output_size), "bool"), (layer,))
 
 
 def bottleneck(spec: ConvSpec, dtype: str, batch: int = 1, *, widen: int = 4) -> Call:
     """The shapes of a gated bottleneck around a 3x3 layer: norm, ReLU, 1x1, norm, sum, ReLU."""
-    struct, c, f = jax.ShapeDtypeStruct, spec.features, widen * spec.features
+    c, f = spec.features, widen * spec.features
     alone = convolution(spec, dtype, batch)
-    norms = [Affine(struct((n,), "float32"), struct((n,), "float32")) for n in (c, f)]
-    layers = (*alone.layers, norms[0], Relu(), Convolution(struct((1, 1, c, f), dtype)), norms[1])
-    init = struct((*alone.mask.shape, f), dtype)
+    norms = [Affine(_struct((n,), "float32"), _struct((n,), "float32")) for n in (c, f)]
+    layers = (*alone.layers, norms[0], Relu(), Convolution(_struct((1, 1, c, f), dtype)), norms[1])
+    init = _struct((*alone.mask.shape, f), dtype)
     return Call(alone.x, alone.mask, layers, Shortcut(rectified=True), init)
 
 
@@ -274,7 +281,8 @@ def measured(
     given = jax.tree.map(drawn, shapes)
     programs, shares = [Program("dense", partial(jax.jit(dense), given))], []
     for density in DENSITIES:
-        mask = make_mask("blobs", next(keys, jax.random.key(1)), shapes.mask.shape, density)
+        images, height, width = shapes.mask.shape
+        mask = make_mask("blobs", jax.random.key(1), (images, height, width), density)
         shares.append(active_share(shapes, chip, mask))
         call = dataclasses.replace(given, active=mask)
         programs.append(Program(implementation, partial(sparse, call), density))

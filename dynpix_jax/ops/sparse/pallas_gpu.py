@@ -112,7 +112,8 @@ def forward(call: Call, *, interpret: InterpretGPUParams | bool | None = None) -
 
     @jax.custom_batching.custom_vmap
     def run(x: Array, init: Array, active: ActiveSet, others: Any) -> Array:
-        return _run(Call(x, active, *others, init), mode)
+        layers, combine = others
+        return _run(Call(x, active, layers, combine, init), mode)
 
     @run.def_vmap
     def _(size: int, mapped: Any, *arguments: Any) -> tuple[Array, bool]:
@@ -185,7 +186,7 @@ def state(
     rows, weights, vectors = arrays
     offsets, taps, first = plan.tables()
     rank = jnp.arange(plan.positions)
-    corners, inside = plan.corners(jnp.where(rank < lists.count, lists.sources, plan.positions))
+    corners, inside = plan.corners(jnp.where(rank < lists.number, lists.sources, plan.positions))
     live = (inside[:, None] >> taps.reshape(-1)) & 1
     at = jnp.where(live, corners[:, None] + offsets.reshape(-1), 0)
     read = rows.reshape(-1, PIECE).at[at].get(mode="fill", fill_value=jnp.nan)
@@ -195,7 +196,7 @@ def state(
     vector = iter(vectors[:, : plan.features]).__next__
     total = apply(finish.steps, total[:, : plan.features], vector)
     start = jnp.zeros(out.shape, out.dtype) if isinstance(out, jax.ShapeDtypeStruct) else out
-    target = jnp.where(rank < lists.count, lists.targets, plan.positions)
+    target = jnp.where(rank < lists.number, lists.targets, plan.positions)
     current = start.at[target].get(mode="fill", fill_value=0).astype(jnp.float32)
     total = join(finish.shortcut, total, current, vector)
     return start.at[target].set(total.astype(start.dtype), mode="drop")

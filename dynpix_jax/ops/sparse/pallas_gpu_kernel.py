@@ -63,7 +63,7 @@ def run(
         The result, as ``out``.
     """
     tables = [jnp.asarray(table.reshape(-1)) for table in plan.tables()]
-    given = (*arrays, lists.sources, lists.targets, lists.count.reshape(1), *tables)
+    given = (*arrays, lists.sources, lists.targets, lists.number.reshape(1), *tables)
     # "Lane": the inlined parts are written thread by thread; later versions of JAX have another default.
     make = partial(
         pl.kernel,
@@ -83,7 +83,7 @@ def run(
     if interpret:
         # References without a memory space are unknown to the interpreter: the map is read apart.
         result = make(jax.typeof(out))(*given, out)
-        target = jnp.where(jnp.arange(plan.positions) < lists.count, lists.targets, plan.positions)
+        target = jnp.where(jnp.arange(plan.positions) < lists.number, lists.targets, plan.positions)
         written = jnp.zeros((plan.positions, 1), jnp.bool_).at[target].set(True, mode="drop")
         return jnp.where(written, result, out)
 

@@ -47,12 +47,12 @@ class Lists(NamedTuple):
     Attributes:
         sources: int32 (positions,); the output position whose window a row reads.
         targets: int32 (positions,); the row of the output that it is written to.
-        count: int32 scalar; number of rows.
+        number: int32 scalar; number of rows.
     """
 
     sources: Array
     targets: Array
-    count: Array
+    number: Array
 
 
 class Finish(NamedTuple):

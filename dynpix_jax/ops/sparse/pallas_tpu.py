@@ -316,9 +316,8 @@ def _kernel(ids: Array, *refs: Array, plan: Plan, follow: _Following) -> None:
         arrays = iter(others)
         values = follow.apply(sums[...], arrays, weights.dtype)
         active, written = mask[...][..., None] > 0, out.shape[-1]
-        before = 0
+        before = current[...] if follow.reads else jnp.zeros(out.shape, out.dtype)
         if follow.reads:
-            before = current[...]
             flat = before.astype(jnp.float32).reshape(plan.positions, written)
             cut = (array[:, :written] for array in arrays)
             values = join(follow.shortcut, values[:, :written], flat, cut.__next__)
