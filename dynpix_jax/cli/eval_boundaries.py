@@ -79,10 +79,14 @@ def run(args: argparse.Namespace) -> int:
 def _check_options(args: argparse.Namespace) -> None:
     if (args.beside or args.human) and args.curve is None:
         raise UserError(f"{'--beside' if args.beside else '--human'} draws into the picture of --curve FILE")
+    _check_numbers(args)
     if args.pred is None and (args.json or not args.beside):
         raise UserError("--pred DIR is missing: the maps to score")
     if (args.pred is None) != (args.gt is None):
         raise UserError("--pred and --gt: one without the other")
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
     if not 1 <= args.thresholds <= MOST_THRESHOLDS:
         raise UserError(f"--thresholds {args.thresholds}: expected at least 1 and at most {MOST_THRESHOLDS}")
     if not 0 < args.max_dist <= 1 or not math.isfinite(args.max_dist):

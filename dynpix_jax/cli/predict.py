@@ -294,30 +294,50 @@ def label(
     Args:
         ids: For the maps of segmentation, see `label_ids`; None keeps the classes.
     """
-    system = trained.system
-    mosaics = ponder, chosen = Mosaic(photo.image.shape[:2]), Mosaic(photo.image.shape[:2])
-
-    def look(tile: Tile, result: ImageResult) -> None:
-        if not all(np.isfinite(logits).all() for logits in result.outputs.predictions.values()):
-            raise UserError(
-                f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
-                "that are not finite; its training has diverged"
-            )
-        size = tuple(part.stop - part.start for part in tile.seen)
-        for mosaic, find in zip(mosaics, (ponder_maps, choice_maps), strict=True):
-            mosaic.add(tile, find(system, result, size))
-
-    of_pixels = photo.crop is None and can_tile(system.tasks)
-    side = TILE if of_pixels and is_large(photo.image) else max(photo.image.shape)
-    predictions, result = in_tiles(
-        partial(predict, mode=mode), system.tasks, photo.image, side=side, each=look
-    )
-    height, width = photo.upright.shape[:2]
+    system, of_pixels = trained.system, photo.crop is None and can_tile(trained.system.tasks)
+    predictions, result, ponder, chosen = _predicted(photo, predict, trained, mode, in_parts=of_pixels)
     path_of = lambda kind: out / f"{photo.name}_{kind}.png"  # noqa: E731
+    files, pictures, joints = _drawn(photo, system.tasks, predictions, path_of, ids)
+    if ponder.maps:
+        pictures["ponder"] = ponder_figure(photo.image[:: ponder.step, :: ponder.step], ponder.maps)
+    if chosen.maps:
+        pictures["choices"] = choices_figure(chosen.maps, choices_of(system))
+    files |= {kind: path_of(kind) for kind in pictures}
+    for kind, picture in pictures.items():
+        save_png(picture, files[kind])
+    return {
+        "photo": str(photo.path),
+        "size": list(photo.upright.shape[:2]),
+        "computed_size": list(result.seen),
+        "tasks": list(trained.system.tasks),
+        "stage": trained.stage,
+        "target_rho": trained.rho,
+        "mode": mode,
+        "macs": result.macs,
+        "macs_gates_open": result.macs_open,
+        "milliseconds": result.milliseconds,
+        "prediction": result.prediction,
+        "density": density(trained.system, result.shares),
+        "shares": result.shares,
+        "files": {kind: str(path) for kind, path in files.items()},
+        **joints,
+    }
+
+
+def _drawn(
+    photo: Photo,
+    tasks: Mapping[str, Task],
+    predictions: Mapping[str, np.ndarray],
+    path_of: Callable[[str], Path],
+    ids: np.ndarray | None,
+) -> tuple[dict[str, Path], dict[str, Any], dict[str, Any]]:
+    """Files of a large photo, which are written; pictures of another, which are not; and joints."""
+    of_pixels = photo.crop is None and can_tile(tasks)
+    height, width = photo.upright.shape[:2]
     files: dict[str, Path] = {}
     pictures: dict[str, Any] = {}
     joints: dict[str, Any] = {}
-    for task in system.tasks.values():
+    for task in tasks.values():
         prediction = predictions[task.name]
         drawn = task_pictures(task)
         if of_pixels and is_large(photo.upright):
@@ -338,30 +358,30 @@ def label(
             pictures[f"{prefix}map"] = ids[pictures[f"{prefix}map"]]
         if (numbers := drawn.numbers(prediction)) is not None:
             joints[task.name] = numbers
-    if ponder.maps:
-        pictures["ponder"] = ponder_figure(photo.image[:: ponder.step, :: ponder.step], ponder.maps)
-    if chosen.maps:
-        pictures["choices"] = choices_figure(chosen.maps, choices_of(system))
-    files |= {kind: path_of(kind) for kind in pictures}
-    for kind, picture in pictures.items():
-        save_png(picture, files[kind])
-    return {
-        "photo": str(photo.path),
-        "size": [height, width],
-        "computed_size": list(result.seen),
-        "tasks": list(trained.system.tasks),
-        "stage": trained.stage,
-        "target_rho": trained.rho,
-        "mode": mode,
-        "macs": result.macs,
-        "macs_gates_open": result.macs_open,
-        "milliseconds": result.milliseconds,
-        "prediction": result.prediction,
-        "density": density(trained.system, result.shares),
-        "shares": result.shares,
-        "files": {kind: str(path) for kind, path in files.items()},
-        **joints,
-    }
+    return files, pictures, joints
+
+
+def _predicted(
+    photo: Photo, predict: Callable[..., ImageResult], trained: Trained, mode: str, *, in_parts: bool
+) -> tuple[dict[str, np.ndarray], ImageResult, Mosaic, Mosaic]:
+    """Predictions of a photo, what they cost, and its ponder and choice maps; a large one in tiles."""
+    system = trained.system
+    ponder, chosen = Mosaic(photo.image.shape[:2]), Mosaic(photo.image.shape[:2])
+
+    def look(tile: Tile, result: ImageResult) -> None:
+        if not all(np.isfinite(logits).all() for logits in result.outputs.predictions.values()):
+            raise UserError(
+                f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
+                "that are not finite; its training has diverged"
+            )
+        rows, columns = (part.stop - part.start for part in tile.seen)
+        ponder.add(tile, ponder_maps(system, result, (rows, columns)))
+        chosen.add(tile, choice_maps(system, result, (rows, columns)))
+
+    side = TILE if in_parts and is_large(photo.image) else max(photo.image.shape)
+    run = partial(predict, mode=mode)
+    predictions, result = in_tiles(run, system.tasks, photo.image, side=side, each=look)
+    return predictions, result, ponder, chosen
 
 
 def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) -> None:

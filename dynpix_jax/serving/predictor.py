@@ -112,13 +112,7 @@ class Predictor:
         given = {name: np.asarray(value)[None] if single else value for name, value in inputs.items()}
         self._check_inputs(given)
         if budget_ms is None and budget_macs is None:
-            if is_large(batch[0]) and can_tile(self.system.tasks) and not given:
-                run = partial(self.runner, mode=mode)
-                parts = [in_tiles(run, self.system.tasks, image)[0] for image in batch]
-                found = {task: np.stack([part[task] for part in parts]) for task in self.tasks}
-            else:
-                outputs = self.runner.batch(batch, mode, **given).outputs
-                found = self._decoded(outputs.predictions)
+            found = self._predicted(batch, mode, given)
         else:
             limits = dict(budget_ms=budget_ms, budget_macs=budget_macs)
             each = [
@@ -153,6 +147,15 @@ class Predictor:
             density(self.system, result.shares) if result.shares else None,
             result.prediction,
         )
+
+    def _predicted(
+        self, batch: np.ndarray, mode: Mode, inputs: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        if inputs or not is_large(batch[0]) or not can_tile(self.system.tasks):
+            return self._decoded(self.runner.batch(batch, mode, **inputs).outputs.predictions)
+        run = partial(self.runner, mode=mode)
+        parts = [in_tiles(run, self.system.tasks, image)[0] for image in batch]
+        return {task: np.stack([part[task] for part in parts]) for task in self.tasks}
 
     def _within(
         self, image: np.ndarray, mode: Mode, limits: Mapping[str, float | None], inputs: Mapping[str, Any]
