@@ -278,10 +278,10 @@ def _disk(folder: Path) -> Iterator[Path]:
 
 def children(pid: int) -> list[int]:
     """Processes that a process has started, and theirs; [] where the system does not tell."""
-    try:
-        own = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    own: list[int] = []
+    with contextlib.suppress(OSError):  # it may end while it is looked at
+        for threads in Path(f"/proc/{pid}/task").glob("*/children"):
+            own += map(int, threads.read_text().split())
     return own + [other for one in own for other in children(one)]
 
 

@@ -82,8 +82,10 @@ def test_a_full_disk_between_checkpoints_stops_nothing(config: Path, disk: Path)
 
 
 def test_a_full_disk_in_a_save_is_one_line(config: Path, disk: Path) -> None:
-    process = start(config, disk / "run", "training.checkpoint_every=20")
-    wait_for("train 25/", process)
+    process = start(config, disk / "run", "training.checkpoint_every=40")
+    wait_for("train 45/", process)
+    while not list((disk / "run" / "checkpoints").glob("*/manifest.json")):
+        time.sleep(0.02)
     fill(disk)
     began = time.monotonic()
     _, err = process.communicate(timeout=120)
