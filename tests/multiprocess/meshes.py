@@ -1,4 +1,4 @@
-"""Trains tiny networks on several meshes: `python -m tests.multiprocess.meshes OUT SYSTEM...`.
+"""Trains tiny networks on several meshes: `python -m tests.multiprocess.meshes OUT SYSTEM`.
 
 Process 0 writes losses and final parameters of each run to OUT, as npz.
 """
@@ -83,20 +83,19 @@ def layouts(devices: int) -> list[tuple[str, int, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("systems", nargs="+")
+    parser.add_argument("system", choices=FIELDS)
     add_distributed(parser)
     args = parser.parse_args()
     processes.start(args.distributed)
     found: dict[str, np.ndarray] = {}
-    for system in args.systems:
-        for layout in layouts(jax.device_count()):
-            run, record = run_of(system, *layout), Record()
-            workdir = args.out.parent / f"{args.out.stem}-{system}-{'-'.join(map(str, layout))}"
-            state = train(run, workdir, batches=train_loader(run), writers=[record]).state
-            name = "/".join(map(str, (system, *layout)))
-            found[f"{name}/loss"] = np.array(record.losses)
-            whole = processes.on_device(state.variables, jax.local_devices()[0])
-            found |= {f"{name}:{path}": np.asarray(leaf) for path, leaf in named_leaves(whole)}
+    for layout in layouts(jax.device_count()):
+        run, record = run_of(args.system, *layout), Record()
+        name = "/".join(map(str, layout))
+        workdir = args.out.parent / f"{args.out.stem}-{name.replace('/', '-')}"
+        state = train(run, workdir, batches=train_loader(run), writers=[record]).state
+        found[f"{name}/loss"] = np.array(record.losses)
+        whole = processes.on_device(state.variables, jax.local_devices()[0])
+        found |= {f"{name}:{path}": np.asarray(leaf) for path, leaf in named_leaves(whole)}
     if processes.is_first():
         with tempfile.NamedTemporaryFile(dir=args.out.parent, delete=False) as file:
             np.savez(file, **found)
