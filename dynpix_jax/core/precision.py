@@ -53,6 +53,11 @@ class Policy:
         """Whether all of the network computes in float32."""
         return all(dtype == "float32" for _, dtype in self._rules)
 
+    @property
+    def uniform(self) -> bool:
+        """Whether the settings name no modules."""
+        return list(self._given) == [".*"]
+
     def dtype(self, path: str) -> jnp.dtype:
         """The dtype of the maps that a module gets."""
         found = (dtype for rule, dtype in self._rules if rule.fullmatch(path))
@@ -65,16 +70,25 @@ class Policy:
         """
         return nullcontext() if self.plain else nn.intercept_methods(partial(self._call, root))
 
-    def check(self, params: Params) -> None:
-        """Sees that every rule of the settings matches a module.
+    def check(self, params: Params, following: tuple[str, ...] = ()) -> None:
+        """Sees that every rule of the settings matches a module that reads it.
+
+        Args:
+            params: Of the network.
+            following: Regexes of modules that compute in the dtype of what they read, whatever the rules say.
 
         Raises:
             UserError: One does not.
         """
-        paths = [path.rpartition("/")[0] for path, _ in named_leaves(params)]
+        paths = {path.rpartition("/")[0] for path, _ in named_leaves(params)}
+        free = {path for path in paths if not any(re.fullmatch(one, path) for one in following)}
         for pattern, rule in self._given.items():
-            if not any(rule.fullmatch(path) for path in paths):
-                raise UserError(f"config.model.compute_dtype: '{pattern}' matches no module with parameters")
+            if any(rule.fullmatch(path) for path in free):
+                continue
+            what = "matches no module with parameters"
+            if found := sorted(path for path in paths if rule.fullmatch(path)):
+                what = f"has no effect: '{found[0]}' computes in the dtype of the maps that it reads"
+            raise UserError(f"config.model.compute_dtype: '{pattern}' {what}")
 
     def _call(
         self,

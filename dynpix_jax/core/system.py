@@ -104,6 +104,7 @@ class System(ABC):
             the HRNet family it is not.
         float32: Regexes of modules that compute in float32 whatever ``compute_dtype`` says: those that make
             logits of gates.
+        following: Regexes of modules that compute in the dtype of what they read.
         tasks: What it predicts, by name, in the order of its outputs.
         network: The Flax module.
     """
@@ -112,6 +113,7 @@ class System(ABC):
     Config: ClassVar[type[Any]]
     counts_resizing: ClassVar[bool] = True
     float32: ClassVar[tuple[str, ...]] = ()
+    following: ClassVar[tuple[str, ...]] = ()
     tasks: Mapping[str, Task]
     network: nn.Module
 
@@ -139,7 +141,7 @@ class System(ABC):
         Raises:
             UserError: It does not.
         """
-        self.policy.check(variables["params"])
+        self.policy.check(variables["params"], self.following)
         group = self._settings.norm_group
         if group != "global" and not variables.get("batch_stats"):
             raise UserError(f"config.model.norm_group: {group!r}, but the network has no batch norms")

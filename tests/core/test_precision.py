@@ -90,6 +90,9 @@ def test_rules_without_a_module_are_refused():
     Policy((("block", "bfloat16"), ("st.*", "bfloat16"))).check(params)
     with pytest.raises(UserError, match=r"config.model.compute_dtype: 'bloc' matches no module"):
         Policy((("bloc", "bfloat16"),)).check(params)
+    Policy((("stem|block", "bfloat16"),)).check(params, following=("stem",))
+    with pytest.raises(UserError, match=r"'st.*' has no effect: 'stem' computes in the dtype of the maps"):
+        Policy((("st.*", "bfloat16"),)).check(params, following=("stem",))
     with pytest.raises(UserError, match=r"compute_dtype: '\(' is not a regular expression"):
         Policy((("(", "bfloat16"),))
 

@@ -35,6 +35,7 @@ class PixelNet(System):
 
     name = "pixelnet"
     Config = PixelNetConfig
+    following = (r"mlp\d+",)
 
     def __init__(self, config: PixelNetConfig):
         self.config = config
