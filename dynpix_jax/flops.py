@@ -119,6 +119,15 @@ def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
     return MacReport(total, primitives, scopes)
 
 
+def jaxpr_macs(jaxpr: Any) -> float:
+    """MACs of a traced program.
+
+    Raises:
+        UnknownPrimitiveError: As `count_macs`.
+    """
+    return _count(jaxpr, 1.0, "", [])
+
+
 def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, float]]) -> float:
     """MACs of ``times`` runs; appends (primitive, scope, MACs) of each product."""
     total = 0.0

@@ -3,8 +3,9 @@
 example:
   dynpix plan --config=configs/pag/nyuv2.py:task=depth,budget=gpu --topology v5e-4 --set training.remat=blocks
 
-Needs the package libtpu (the extra `tpu`), but no TPU and no data. Large networks take minutes of a CPU.
-Where the step does not fit, and with --compare, settings that make it smaller are compiled, too.
+Needs the package libtpu (the extra `tpu`), but no TPU and no data. Large networks take minutes of a CPU;
+--quick takes a part of that. Where the step does not fit, and with --compare, settings that make it smaller
+are compiled, too.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from functools import partial
 
 from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.run_config import read_run
-from dynpix_jax.training.plan import SMALL, Plan, plan_step, smaller
+from dynpix_jax.training.plan import Plan, plan_step, smaller
+from dynpix_jax.training.program import SMALL
 from dynpix_jax.training.slices import Chip, Slice, parse_slice
 
 
@@ -34,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="HxW", help="size of the images, where the config does not tell it")
     add_overrides(parser)
     parser.add_argument("--compare", action="store_true", help="compile smaller settings, even if it fits")
+    parser.add_argument(
+        "--quick", action="store_true", help="compile with the least effort, for near numbers"
+    )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
@@ -44,17 +50,18 @@ def run(args: argparse.Namespace) -> int:
     given = [*args.set, *([f"training.batch_size={args.batch}"] if args.batch is not None else [])]
     config = read_run(args.config, given)
     index = config.stages.index(config.stage(args.stage))
-    plans = {"as given": plan_step(config, index, of, size)}
+    plan = partial(plan_step, index=index, of=of, size=size, quick=args.quick)
+    plans = {"as given": plan(config)}
     first = plans["as given"]
     if args.compare or not first.fits:
         for change in smaller(config, first.images):
-            plans[change] = plan_step(read_run(args.config, [*given, change]), index, of, size)
+            plans[change] = plan(read_run(args.config, [*given, change]))
+    name = config.stages[index].name
     if args.json:
-        found = {name: dataclasses.asdict(plan) for name, plan in plans.items()}
-        facts = {"config": args.config, "stage": config.stages[index].name, "topology": args.topology}
+        found = {change: dataclasses.asdict(plan) for change, plan in plans.items()}
+        facts = {"config": args.config, "stage": name, "topology": args.topology, "quick": args.quick}
         print(json.dumps({**facts, "chip": dataclasses.asdict(of.chip), "plans": found}, indent=2))
     else:
-        name = config.stages[index].name
         print(f"{args.config}, stage {name}: {first.images} images a chip of {args.topology}")
         describe(first, of)
         if len(plans) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,29 +18,15 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import FieldSpec
 from dynpix_jax.core.system import NetworkConfig, System
 from dynpix_jax.data.sources import declared_fields
+from dynpix_jax.flops import UnknownPrimitiveError, jaxpr_macs
 from dynpix_jax.ops.platform import compiled_for
+from dynpix_jax.training.program import Collective, collectives, repetition
 from dynpix_jax.training.sharding import batch_sharding, make_mesh
 from dynpix_jax.training.slices import Slice, slice_devices
 from dynpix_jax.training.stages import make_stage
 
-SMALL = 64 * 1024
-"""Bytes below which a collective takes its latency rather than its transfer."""
-
-_COLLECTIVE = re.compile(
-    r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) "
-    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
-_ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
+_QUICK = {"exec_time_optimization_effort": -1.0}
 _USED = re.compile(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm")
-
-
-@dataclass(frozen=True)
-class Collective:
-    """The collectives of one kind in a program: how many, their bytes on a chip, how many are `SMALL`."""
-
-    count: int
-    bytes: int
-    small: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +38,9 @@ class Plan:
         fits: Whether it has enough memory.
         peak: Greatest number of bytes in use at a time, by the compiler.
         state: Bytes of its arguments: parameters, optimizer, batch.
-        flops: Floating-point operations. XLA counts the body of a loop once: with microbatches, those of one.
-        bytes: Bytes that are read and written, likewise.
+        flops: Floating-point operations: of products, as the step says them; where solvers decide how often
+            they run, XLA's count, which takes the body of a loop once.
+        bytes: Bytes that are read and written: XLA's count, with the results in loops as often as they run.
         collectives: By kind.
         cpu_seconds: Processor time of compiling.
         code: Bytes of the program.
@@ -76,7 +62,9 @@ class Plan:
         return self.flops / self.bytes if self.bytes else 0.0
 
 
-def plan_step(run: RunConfig, index: int, of: Slice, size: tuple[int, int] | None = None) -> Plan:
+def plan_step(
+    run: RunConfig, index: int, of: Slice, size: tuple[int, int] | None = None, *, quick: bool = False
+) -> Plan:
     """Compiles the step of a stage.
 
     Args:
@@ -84,6 +72,7 @@ def plan_step(run: RunConfig, index: int, of: Slice, size: tuple[int, int] | Non
         index: The stage.
         of: What it is compiled for.
         size: (H, W) of the images; None: those of the config.
+        quick: Compile with the least effort: another program, of about the same memory and traffic.
 
     Raises:
         UserError: The compiler is missing, the batch does not divide, the config does not tell the size.
@@ -97,27 +86,37 @@ def plan_step(run: RunConfig, index: int, of: Slice, size: tuple[int, int] | Non
     images = settings.batch_size // mesh.size
     step: Any = stage.step  # what jax.jit gives
     with compiled_for("tpu"):
-        lowered = step.lower(stage.abstract, batch)
+        traced = step.trace(stage.abstract, batch)
+        lowered = traced.lower()
     start = time.process_time()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=_QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         used = _USED.search(str(error))
         if used is None:
             raise
         return Plan(images, fits=False, peak=int(float(used[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[used[2]]))
     seconds, memory, cost = time.process_time() - start, compiled.memory_analysis(), compiled.cost_analysis()
+    text = compiled.as_text()
     return Plan(
         images,
         fits=True,
         peak=memory.peak_memory_in_bytes,
         state=memory.argument_size_in_bytes,
-        flops=cost["flops"],
-        bytes=cost["bytes accessed"],
-        collectives=collectives(compiled.as_text()),
+        flops=_flops(traced.jaxpr.jaxpr) / mesh.size or cost["flops"],
+        bytes=cost["bytes accessed"] * repetition(text),
+        collectives=collectives(text),
         cpu_seconds=seconds,
         code=memory.generated_code_size_in_bytes,
     )
+
+
+def _flops(jaxpr: Any) -> float:
+    """Operations of all devices; 0 where they are only known when the program runs."""
+    try:
+        return 2 * jaxpr_macs(jaxpr)
+    except UnknownPrimitiveError:
+        return 0.0
 
 
 def image_size(run: RunConfig) -> tuple[int, int]:
@@ -158,26 +157,6 @@ def abstract_batch(
         name: jax.ShapeDtypeStruct((count, *shape), jax.dtypes.canonicalize_dtype(dtype), sharding=split)
         for name, (shape, dtype) in shapes.items()
     }
-
-
-def collectives(program: str) -> dict[str, Collective]:
-    """The collectives of a compiled program, by kind, from its text."""
-    found: dict[str, list[int]] = {}
-    for line in program.splitlines():
-        if match := _COLLECTIVE.match(line):
-            found.setdefault(match[2], []).append(_bytes(match[1]))
-    return {
-        kind: Collective(len(sizes), sum(sizes), sum(size < SMALL for size in sizes))
-        for kind, sizes in found.items()
-    }
-
-
-def _bytes(types: str) -> int:
-    """Bytes of the arrays in a type's text, such as "(f32[64]{0}, pred[2,3])"."""
-    return sum(
-        math.prod(int(side) for side in shape.split(",") if side) * max(int(bits or 8) // 8, 1)
-        for _, bits, shape in _ARRAY.findall(types)
-    )
 
 
 def smaller(run: RunConfig, images: int) -> Sequence[str]:

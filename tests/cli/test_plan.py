@@ -16,7 +16,8 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import MeshConfig
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import stage_system
-from dynpix_jax.training.plan import Plan, abstract_batch, collectives, image_size, smaller
+from dynpix_jax.training.plan import Plan, abstract_batch, image_size, smaller
+from dynpix_jax.training.program import collectives, repetition
 from dynpix_jax.training.sharding import make_mesh
 from dynpix_jax.training.slices import CHIPS, Slice, parse_slice
 from tests.tiny import SHORT_CONFIG
@@ -48,6 +49,28 @@ def test_collectives_of_a_program() -> None:
     reduced, permuted = found["all-reduce"], found["collective-permute"]
     assert (reduced.count, reduced.bytes, reduced.small) == (2, 64 * 3 * 4 + 512 * 512 * 4 + 7 * 2, 1)
     assert (permuted.count, permuted.bytes, permuted.small) == (1, 10, 1)
+
+
+def test_loops_of_a_program() -> None:
+    """As XLA writes them: a loop of 4 turns, in it one of 3 turns, and a fusion."""
+    inner = "  %body.inner (p: f32[8]) -> f32[8] {\n    %g = f32[8]{0} all-gather(f32[2]{0} %q)\n  }\n"
+    program = f"""
+%fused (p: f32[8]) -> f32[8] {{
+  ROOT %m = f32[8]{{0}} multiply(f32[8]{{0}} %p, f32[8]{{0}} %p)
+}}
+{inner.replace("  ", "", 1).replace("  }", "}")}
+%body.1 (t: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %r = f32[8]{{0}} all-reduce(f32[8]{{0}} %v), to_apply=%add
+  %w = f32[8]{{0}} while(%r), body=%body.inner, backend_config={{"known_trip_count":{{"n":"3"}}}}
+}}
+ENTRY %main (a: f32[8]) -> f32[8] {{
+  %f = f32[8]{{0}} fusion(f32[8]{{0}} %a), kind=kLoop, calls=%fused
+  %while.2 = (s32[], f32[8]{{0}}) while(%t), body=%body.1, backend_config={{"known_trip_count":{{"n":"4"}}}}
+}}
+"""
+    found = collectives(program)
+    assert (found["all-reduce"].count, found["all-gather"].count) == (4, 12)
+    assert repetition(program) == pytest.approx((1 + 4 + 12) / 3)  # all of the same size
 
 
 def test_the_batch_of_a_config_without_its_data() -> None:

@@ -99,9 +99,10 @@ class Anytime(System):
         if train and routing.mode == "sparse":
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
         self._check(routing, images)
-        size = (images.shape[1], images.shape[2])
         after, updates = self.call(variables, images, routing, adapt_now=adapt_now, moving=train, rngs=rngs)
-        return self._outputs(after, size, updates)
+        size = (images.shape[1], images.shape[2])
+        *exits, last = ({self.task.name: self._to_image(one.logits, size)} for one in after)
+        return Outputs(last, self._masks_of(after), exits=tuple(exits), updates=updates)
 
     def steps(
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
@@ -148,19 +149,22 @@ class Anytime(System):
         controls: Mapping[str, Array],
     ) -> tuple[Array, LossAux]:
         """Weighted sum of the exits' losses (section 3.2). Terms: ``exit1``, ... and each mask's density."""
-        routing = Routing(train=True)
-        outputs = self.run(variables, batch["image"], routing, adapt_now=controls["adapt_now"], rngs=rngs)
-        task = self.task
-        terms = {}
-        for number, weight, logits in zip(
-            self.config.exits, self.config.weights, (*outputs.exits, outputs.predictions), strict=True
-        ):
-            terms[f"exit{number}"] = weight * task.loss(
-                logits[self.task.name], batch[task.target], batch["valid"]
-            )
+        task, images, adapt_now = self.task, batch["image"], controls["adapt_now"]
+        after, updates = self.call(
+            variables, images, Routing(train=True), adapt_now=adapt_now, moving=True, rngs=rngs
+        )
+
+        # Logits at the image's resolution are a network's largest maps: the backward pass enlarges again.
+        @jax.checkpoint
+        def cost(logits: Array) -> Array:
+            enlarged = self._to_image(logits, (images.shape[1], images.shape[2]))
+            return task.loss(enlarged, batch[task.target], batch["valid"])
+
+        exits = zip(self.config.exits, self.config.weights, after, strict=True)
+        terms = {f"exit{number}": weight * cost(one.logits) for number, weight, one in exits}
         total = sum(terms.values(), jnp.zeros(()))
-        density = {f"density_{name}": mask.mean() for name, mask in outputs.gates.items()}
-        return total, LossAux(terms | density, outputs.updates)
+        density = {f"density_{name}": mask.mean() for name, mask in self._masks_of(after).items()}
+        return total, LossAux(terms | density, updates)
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
         """adapt_now: False before ``adaptivity.start`` of the stage's steps."""
@@ -232,13 +236,13 @@ class Anytime(System):
         """Logits at the task's resolution: the image's, or the network's own (heatmaps)."""
         return resize_bilinear(logits, self.task.logits_size(size))
 
-    def _outputs(self, after: Sequence[Progress], size: tuple[int, int], updates: dict[str, Any]) -> Outputs:
-        *exits, last = ({self.task.name: self._to_image(one.logits, size)} for one in after)
+    def _masks_of(self, after: Sequence[Progress]) -> dict[str, Array]:
+        """The masks of the stages after the first exit, from the states after each."""
         gates: dict[str, Array] = {}
         for span, before in zip(spans(self.config.exits)[1:], after, strict=False):
             if before.mask is not None:
                 gates |= dict.fromkeys(_masks(span), before.mask.astype(jnp.float32))
-        return Outputs(last, gates, exits=tuple(exits), updates=updates)
+        return gates
 
 
 def _masks(span: Span) -> tuple[str, ...]:

@@ -1,0 +1,89 @@
+"""What a compiled program's text tells: its collectives, and how often loops run what they contain."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SMALL = 64 * 1024
+"""Bytes below which a collective takes its latency rather than its transfer."""
+
+_HEADER = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_CALLED = re.compile(r"(?:body|to_apply|calls|(?:branch|true|false)_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
+_TRIPS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
+_COLLECTIVE = re.compile(
+    r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) "
+    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+_ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """The collectives of one kind in a step: how many, their bytes on a chip, how many are `SMALL`."""
+
+    count: int
+    bytes: int
+    small: int
+
+
+def collectives(program: str) -> dict[str, Collective]:
+    """The collectives of a compiled program, by kind; those in loops as often as the loops run."""
+    found: dict[str, list[int]] = {}
+    for line, times in _lines(program):
+        if match := _COLLECTIVE.match(line):
+            found.setdefault(match[2], []).extend([_bytes(match[1])] * times)
+    return {
+        kind: Collective(len(sizes), sum(sizes), sum(size < SMALL for size in sizes))
+        for kind, sizes in found.items()
+    }
+
+
+_RESULT = re.compile(r"\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
+_NO_WORK = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"))
+
+
+def repetition(program: str) -> float:
+    """How many times the bytes of a program are those that XLA counts: it takes the body of a loop once."""
+    once = often = 0
+    for line, times in _lines(program):
+        if (match := _RESULT.match(line)) and match[2] not in _NO_WORK:
+            size = _bytes(match[1])
+            once, often = once + size, often + size * times
+    return often / once if once else 1.0
+
+
+def _lines(program: str) -> Iterator[tuple[str, int]]:
+    """Each line of a program that is a step of it, none within fusions, and how often it runs."""
+    parts: dict[str, list[str]] = {"": []}
+    name = ""
+    for line in program.splitlines():
+        if header := _HEADER.match(line):
+            name = header[1]
+        parts.setdefault(name, []).append(line)
+    callers: dict[str, list[tuple[str, int]]] = {}
+    inside = set(re.findall(r" fusion\(.*calls=%?([\w.\-]+)", program))
+    for caller, lines in parts.items():
+        for line in lines:
+            loop = _TRIPS.search(line) if " while(" in line else None
+            for called in _CALLED.findall(line):
+                for one in re.findall(r"[\w.\-]+", called):
+                    callers.setdefault(one, []).append((caller, int(loop[1]) if loop else 1))
+
+    def times(part: str) -> int:
+        return sum(count * times(caller) for caller, count in callers.get(part, ())) or 1
+
+    for part, lines in parts.items():
+        if part not in inside:
+            often = times(part)
+            yield from ((line, often) for line in lines)
+
+
+def _bytes(types: str) -> int:
+    """Bytes of the arrays in a type's text, such as "(f32[64]{0}, pred[2,3])"."""
+    return sum(
+        math.prod(int(side) for side in shape.split(",") if side) * max(int(bits or 8) // 8, 1)
+        for _, bits, shape in _ARRAY.findall(types)
+    )
