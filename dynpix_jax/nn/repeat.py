@@ -40,7 +40,7 @@ def repeated(modules: Sequence[nn.Module], x: Carry, *args: Any, **kwargs: Any) 
     """
     if len(modules) < 2 or not _LOOPS.get() or modules[0].is_initializing():
         for module in modules:
-            x = module(x, *args, **kwargs)  # type: ignore[operator]
+            x = module(x, *args, **kwargs)
         return x
     moving = [name for name in ("batch_stats",) if modules[0].is_mutable_collection(name)]
     variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[dict(one.variables) for one in modules])

@@ -60,7 +60,7 @@ def step(network: nn.Module, variables: Any, *arguments: jax.Array) -> Any:
     def loss(params: Any) -> tuple[jax.Array, Any]:
         given = {**variables, "params": params}
         y, moved = network.apply(given, *arguments, train=True, mutable=["batch_stats"])
-        return jnp.mean(sum(jnp.sin(leaf) for leaf in jax.tree.leaves(y)) ** 2), moved
+        return sum(jnp.mean(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(y)), moved
 
     (value, moved), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     return gradient, value, moved
