@@ -21,7 +21,6 @@ from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.masked_conv import ConvNorm, Masking
 from dynpix_jax.nn.remat import remat_unit
-from dynpix_jax.nn.repeat import repeated
 from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
 from dynpix_jax.ops.resize import resize_bilinear, resize_nearest
 
@@ -183,7 +182,8 @@ class Module(nn.Module):
             if masking is not None and masking.mode == "sparse":
                 x = masking.residual_blocks(x, [(block.conv1, block.conv2) for block in blocks])
             else:
-                x = repeated(blocks, x, masking, train=train)
+                for block in blocks:
+                    x = block(x, masking, train=train)
             maps.append(x)
         return tuple(self._fused(maps, to, masking, train=train) for to in range(self.outputs))
 
@@ -293,18 +293,13 @@ class HRNet(nn.Module):
     ) -> tuple[Array, ...]:
         """Stage ``number`` (2, 3, 4) from the maps of the stage before."""
         with jax.named_scope(STAGES[number - 1]):  # transitions too, for `flops`
-            maps: tuple[Array, ...] = ()
+            maps = []
             for branch, unit in enumerate(self.transitions[number]):
                 x = xs[min(branch, len(xs) - 1)]
-                maps += (x if unit is None else unit(x, masking, train=train),)
-            for same in self._alike(number):
-                maps = repeated(same, maps, masking, train=train)
-            return maps
-
-    def _alike(self, number: int) -> Sequence[Sequence[Module]]:
-        """The modules of a stage; the last one by itself where it returns fewer branches."""
-        modules = self.modules[number]
-        return [modules] if modules[-1].outputs == number else [modules[:-1], modules[-1:]]
+                maps.append(x if unit is None else unit(x, masking, train=train))
+            for module in self.modules[number]:
+                maps = list(module(maps, masking, train=train))
+            return tuple(maps)
 
     def __call__(self, images: Array, *, train: bool = False) -> dict[str, Array]:
         taps = [stage.name for stage in self.config.stages] if self.taps is None else self.taps

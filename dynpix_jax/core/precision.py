@@ -53,11 +53,6 @@ class Policy:
         """Whether all of the network computes in float32."""
         return all(dtype == "float32" for _, dtype in self._rules)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether the settings name no modules."""
-        return list(self._given) == [".*"]
-
     def dtype(self, path: str) -> jnp.dtype:
         """The dtype of the maps that a module gets."""
         found = (dtype for rule, dtype in self._rules if rule.fullmatch(path))

@@ -16,8 +16,6 @@ from dynpix_jax.core.rng import streams
 from dynpix_jax.core.system import LossAux, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
 from dynpix_jax.nn.remat import rematerialized
-from dynpix_jax.nn.repeat import repeats_as_loops
-from dynpix_jax.ops.platform import default_platform
 from dynpix_jax.training.optim import Flat, StageOptimizer, merge
 from dynpix_jax.training.state import TrainState
 
@@ -59,9 +57,6 @@ def make_step(
         greatest norm, the sum of the losses, and `TURN/labelled`, 1 or 0.
     """
 
-    # Rules for single modules hold for modules that are written out.
-    uniform = system.policy.uniform and remat in ("none", "stages", "blocks")
-
     def update(
         state: TrainState, used: Collection[str], loss_of: LossFn, batch: Batch, rngs: Rngs, **tx_args: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -77,7 +72,7 @@ def make_step(
                     params = jax.lax.with_sharding_constraint(params, used_at)
                 return loss_of(batch, rngs, {"params": params, **collections})
 
-            with rematerialized(remat), repeats_as_loops(uniform and default_platform() == "tpu"):
+            with rematerialized(remat):
                 (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
             return {**aux.terms, "loss": loss}, grads, {**collections, **aux.updates}
 
