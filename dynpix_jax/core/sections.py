@@ -389,7 +389,8 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
         # True is an int in Python, and never meant as one in a config.
         number = numbers.Real if kind is float else numbers.Integral
         if not isinstance(value, bool) and isinstance(value, number):
-            if not -_LARGEST <= value <= _LARGEST:  # NaN fails, too
+            size: Any = value
+            if not -_LARGEST <= size <= _LARGEST:  # NaN fails, too
                 raise UserError(f"{path}: {show(value)}; expected a finite number of at most 64 bits")
             return kind(value)
     elif isinstance(kind, type) and isinstance(value, kind):
