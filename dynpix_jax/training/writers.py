@@ -167,7 +167,7 @@ class TensorBoardWriter(Writer):
 
 def _record(event: Event) -> bytes:
     """An event as event files have it: its length, a checksum of that, the event, its checksum."""
-    content = event.SerializeToString()
+    content: bytes = event.SerializeToString()
     length = struct.pack("<Q", len(content))
     checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
     return length + next(checksums) + content + next(checksums)
