@@ -68,12 +68,12 @@ def start(how: str) -> None:
     global _watch
     if how == "off" or distributed.global_state.client is not None or (how == "auto" and not _on_cluster()):
         return
-    address = None if how == "auto" else parse_address(how)
+    address, processes, index = (None, None, None) if how == "auto" else parse_address(how)
     # By itself the client waits for two minutes for an answer of a host that is down.
     client = partial(_jax.get_distributed_runtime_client, rpc_timeout=20)
     try:
         with mock.patch.object(_jax, "get_distributed_runtime_client", client):
-            jax.distributed.initialize(*(address or ()), initialization_timeout=WAIT_SECONDS)
+            jax.distributed.initialize(address, processes, index, initialization_timeout=WAIT_SECONDS)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"--distributed={how}: {error}") from error
     if distributed.global_state.num_processes > 1:
@@ -109,6 +109,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def _client() -> Any:
+    """The client of the coordinator, whose type is not public."""
+    return distributed.global_state.client
+
+
 def several() -> bool:
     """Whether there are other processes, with a store that all can read."""
     return distributed.global_state.client is not None and distributed.global_state.num_processes > 1
@@ -122,7 +127,7 @@ def compare(name: str, facts: dict[str, str]) -> None:
     """
     if not several():
         return
-    client, key = distributed.global_state.client, f"dynpix/{next(_number)}/{name}"
+    client, key = _client(), f"dynpix/{next(_number)}/{name}"
     if is_first():
         client.key_value_set(key, json.dumps({"host": socket.gethostname(), **facts}))
     theirs = json.loads(client.blocking_key_value_get(key, 1000 * WAIT_SECONDS))
@@ -138,7 +143,7 @@ def compare(name: str, facts: dict[str, str]) -> None:
 
 def from_first(name: str, value: str = "") -> str:
     """The value that process 0 has given under a name."""
-    client, key = distributed.global_state.client, f"dynpix/{next(_number)}/{name}"
+    client, key = _client(), f"dynpix/{next(_number)}/{name}"
     if is_first():
         client.key_value_set(key, value)
     found: str = client.blocking_key_value_get(key, 1000 * WAIT_SECONDS)
@@ -162,13 +167,15 @@ def on_device(variables: Variables, device: jax.Device) -> Variables:
     def place(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array):
             if not leaf.is_fully_replicated:
+                assert isinstance(leaf.sharding, jax.sharding.NamedSharding)  # of a training step
                 everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
                 leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
             parts = {shard.device: shard.data for shard in leaf.addressable_shards}
             leaf = parts.get(device, next(iter(parts.values())))
         return jax.device_put(leaf, device)
 
-    return jax.tree.map(place, variables)
+    placed: Variables = jax.tree.map(place, variables)
+    return placed
 
 
 def let_finish(work: Future[None]) -> None:
@@ -194,7 +201,7 @@ def finish() -> None:
     if _watch is None:
         return
     # The watch goes on while others still work: they may fail.
-    distributed.global_state.client.wait_at_barrier("dynpix/end", 12 * 1000 * WAIT_SECONDS)
+    _client().wait_at_barrier("dynpix/end", 12 * 1000 * WAIT_SECONDS)
     _watch.stop()
     _watch = None
     jax.distributed.shutdown()
@@ -228,7 +235,7 @@ class _Watch(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="watch", daemon=True)
         state = distributed.global_state
-        self._client: Any = state.client
+        self._client = _client()
         self._index, self._count = state.process_id, state.num_processes
         self._client.key_value_set(f"dynpix/host/{self._index}", socket.gethostname())
         # Later nobody may answer.
@@ -299,7 +306,7 @@ class _Watch(threading.Thread):
 
     def _on_abort(self, number: int) -> None:
         """Ends this process with a reason, if it is the coordinator's end; else it aborts."""
-        host, _, port = distributed.global_state.coordinator_address.rpartition(":")
+        host, _, port = (distributed.global_state.coordinator_address or "").rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
         except OSError as error:

@@ -165,7 +165,7 @@ def _resume(folder: Path, plan: dict[str, Any]) -> tuple[dict[int, Shard], int |
         manifest = read_manifest(folder)
         shards = dict(enumerate(manifest.shards))
         count = max(shard.count for shard in shards.values())
-        content = {"format": FORMAT, "source": manifest.source, "split": manifest.split}
+        content: dict[str, Any] = {"format": FORMAT, "source": manifest.source, "split": manifest.split}
         content["elements"] = len(manifest.names)
     elif (folder / PARTIAL).is_file():
         try:

@@ -12,7 +12,9 @@ from flax import serialization
 
 from dynpix_jax.core.processes import gather
 
-Given, Found, Worker = TypeVar("Given"), TypeVar("Found"), TypeVar("Worker")
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+Worker = TypeVar("Worker")
 Sums = Mapping[str, Any]
 """A tree of dicts of arrays."""
 

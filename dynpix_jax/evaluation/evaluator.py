@@ -140,7 +140,7 @@ def evaluate_system(
     size, here = settings.batch_size, (jax.process_index(), jax.process_count())
     mine = share_of(-(-count // size), -(-settings.pictures // size), *here)
     # A device that the user has chosen is the only one.
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.values["jax_default_device"]
     devices = [chosen] if isinstance(chosen, jax.Device) else jax.local_devices()[: max(1, len(mine))]
     runners = {
         device: Runner(system, on_device(variables, device), settings.inference, implementation)

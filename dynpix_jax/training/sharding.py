@@ -58,7 +58,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
     """The places in a batch of the images that this process reads, ascending."""
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return tuple(sorted(row for (part,) in slices for row in range(*part.indices(batch_size))))
+    return tuple(sorted(row for part in slices if part for row in range(*part[0].indices(batch_size))))
 
 
 def state_shardings(
@@ -126,7 +126,8 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     places = {row: place for place, row in enumerate(local_rows(mesh, size))}
 
     def place(value: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # this process has the device
             return value[[places[row] for row in range(*index[0].indices(size))]]
 
         return jax.make_array_from_callback((size, *value.shape[1:]), sharding, part)
