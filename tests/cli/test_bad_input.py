@@ -102,7 +102,7 @@ def test_rho_that_is_no_density(argument: str, capsys, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["rho=0.7", "variant=multipool,gate_scope=residual", "variant=gated,drop_blocks=2"]
+    "argument", ["rho=0.7", "variant=multipool,gate_scope=residual", "variant=multipool,drop_blocks=2"]
 )
 def test_argument_that_the_variant_does_not_read(argument: str, capsys) -> None:
     name = argument.rpartition(",")[2].partition("=")[0]
