@@ -39,6 +39,7 @@ from dynpix_jax.data.base import LabelledImages, check_fields
 from dynpix_jax.data.files import read_names
 from dynpix_jax.data.images import read_image, read_map
 from dynpix_jax.data.multitask import SALIENCY
+from dynpix_jax.data.voc2012 import palette
 
 KINDS = {
     "segmentation": segmentation(()),
@@ -101,7 +102,9 @@ class Folder(LabelledImages[FolderConfig]):
 
     @property
     def labels(self) -> Mapping[str, FieldSpec]:
-        return KINDS | {"segmentation": segmentation(self._classes.names, self._classes.palette)}
+        known = self._classes
+        colours = known.palette or palette(len(known.names))
+        return KINDS | {"segmentation": segmentation(known.names, colours)}
 
     @cached_property
     def _classes(self) -> _Classes:
@@ -216,7 +219,7 @@ def _read_classes(path: Path | None, config: FolderConfig, place: Path) -> _Clas
             raise UserError(f"folder: {path} has {len(given)} {what}, and there are {count} classes")
     if not count and "segmentation" in config.fields:
         raise UserError(f"folder: how many classes are there? Give classes=N, or their names in {place}")
-    return _Classes(names, palette, count, ignore)
+    return _Classes(names or tuple(f"class {index}" for index in range(count)), palette, count, ignore)
 
 
 def _is_colour(path: Path) -> bool:

@@ -159,6 +159,3 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     (tmp_path / "eval.json").write_text("{}")
     assert "eval.json is not what eval.py writes" in fails(f"--runs={tmp_path}")
     (tmp_path / "eval.json").unlink()
-    evaluated(tmp_path / "a", "configs/pag/bsds500.py:variant=gated", "bsds500 val, 100 images", {"ods": 0.7})
-    monkeypatch.chdir(tmp_path)
-    assert "configs/pag/bsds500.py: not found" in fails(f"--runs={tmp_path}")

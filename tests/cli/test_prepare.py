@@ -75,7 +75,7 @@ def test_packs_the_splits_that_there_are(
         (["camvid", "--source", "{}", "--split", "test"], "folder not found"),
         (["camvid", "--source", "{}", "--set", "rooot=3"], "did you mean 'root'"),
         (["nyuv2", "--source", "{}", "--set", "fields=('dpeth',)"], "did you mean 'depth'"),
-        (["camvid", "--source", "{}", "--workers", "-1"], "--workers: expected 0 or more"),
+        (["camvid", "--source", "{}", "--workers", "-1"], "--workers: expected 0 to 1024"),
         (["camvid", "--verify"], "no folder train, trainaug, val, trainval, test in"),
     ],
 )

@@ -119,7 +119,7 @@ def test_every_variant_trains_a_step(spec, index):
 
 def test_every_file_is_built():
     files = {file.stem for file in FOLDER.glob("*.py") if "def get_config" in file.read_text()}
-    assert files == {spec.split(":")[0] for spec in VARIANTS}
+    assert files - {"folder"} == {spec.split(":")[0] for spec in VARIANTS}
 
 
 @pytest.mark.parametrize(

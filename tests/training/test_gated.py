@@ -52,7 +52,8 @@ def test_gated_run_on_8_devices_and_after_a_kill(tmp_path: Path) -> None:
 
     # Killed in the gated stage, two updates after the last checkpoint's; the same command continues.
     finish(start(killed, "--kill-at", "4"), -signal.SIGKILL)
-    assert Checkpoints(killed / "checkpoints").steps() == [1, 2]
+    # The one of step 2 is written while training goes on; one that is not whole does not count.
+    assert Checkpoints(killed / "checkpoints").steps() in ([1], [1, 2])
     finish(start(killed))
     a, b = (dict(named_leaves(load_variables(workdir)[0])) for workdir in (one, killed))
     assert a.keys() == b.keys()
