@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def test_frozen_norm_is_the_same_in_training(case):
     norm = BatchNorm(4, frozen=True)
     trained, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(trained, norm.apply(variables, x, train=False))
-    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+    chex.assert_trees_all_equal(updates["batch_stats"], variables["batch_stats"])
 
 
 def test_initialisation_does_not_move_the_moments(case):
@@ -85,7 +86,7 @@ def test_gradients_are_those_of_flax(case):
     flax_norm = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
     expected = gradients(flax_norm, variables, x)
     found = gradients(Trained(), variables, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_shift_has_no_gradient(case):
@@ -141,11 +142,11 @@ def test_bfloat16_is_computed_in_float32(case):
     expected, exact = BatchNorm(4).apply(variables, wide_x, train=True, mutable=["batch_stats"])
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=2**-8, atol=1e-6)
-    jax.tree.map(np.testing.assert_array_equal, updates, exact)
+    chex.assert_trees_all_equal(updates, exact)
     of_params, of_x = gradients(Trained(), variables, x)
     assert of_x.dtype == jnp.bfloat16
     wide = gradients(Trained(), variables, wide_x)[0]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=0.5), of_params, wide)
+    chex.assert_trees_all_close(of_params, wide, rtol=2e-2, atol=0.5)
 
 
 @pytest.mark.parametrize("images", [1, 2])

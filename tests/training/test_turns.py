@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,4 +145,4 @@ def test_8_devices_give_the_losses_of_1_and_a_run_continues(tmp_path: Path) -> N
     whole = load_variables(folder)[0]
     shutil.rmtree(Checkpoints(folder / "checkpoints").path(6))
     turns.run(str(folder), "adamw")
-    jax.tree.map(np.testing.assert_array_equal, load_variables(folder)[0], whole)
+    chex.assert_trees_all_equal(load_variables(folder)[0], whole)

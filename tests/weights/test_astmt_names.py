@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,7 @@ def test_both_numberings_of_mobilenet_fit(tmp_path):
         variables, report = import_weights("mobilenetv2", file)
         assert (report.missing, report.unexpected) == ((), ())
         imported.append(variables)
-    jax.tree.map(np.testing.assert_array_equal, *imported)
+    chex.assert_trees_all_equal(*imported)
     params = imported[0]["params"]
     assert params["block_2"]["depthwise"]["kernel"].shape == (3, 3, 1, 96)
     # Of ASTMT's network only what torchvision's has not is missing.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,7 +216,7 @@ def test_command(tmp_path, capsys):
     # Our own file goes through again, and says what it is.
     again = tmp_path / "again.safetensors"
     assert _run("--arch", "resnet18", "--source", str(out), "--out", str(again)) == 0
-    jax.tree.map(np.testing.assert_array_equal, read_weights(again, "resnet18"), read_weights(out))
+    chex.assert_trees_all_equal(read_weights(again, "resnet18"), read_weights(out))
     with pytest.raises(UserError, match="weights of resnet18, expected resnet34"):
         _run("--arch", "resnet34", "--source", str(out), "--out", str(again))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -292,7 +293,7 @@ def test_weights_of_the_stage_before():
         given = system.adapt(given, start)
         for branch in given["params"]["feedforward"]["pool"].values():
             np.testing.assert_array_equal(branch["conv"]["kernel"], kernel)
-    jax.tree.map(np.testing.assert_array_equal, given["params"]["loop"], start["params"]["loop"])
+    chex.assert_trees_all_equal(given["params"]["loop"], start["params"]["loop"])
     bare = {name: tree["backbone"] for name, tree in given.items()}
     adapted = stages[0].adapt(bare, fresh(stages[0], 5))
     jax.tree.map(np.testing.assert_array_equal, adapted["params"]["backbone"], bare["params"])
