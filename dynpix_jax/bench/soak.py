@@ -57,8 +57,8 @@ def get_config():
 """
 _DISK = "24m"
 _FILE_LIMIT = 4096
-_PATIENCE = 300.0
-"""Seconds after which a trainer that neither ends nor stops counts as stuck."""
+_PATIENCE = 600.0
+"""Seconds after which a trainer that neither ends nor stops counts as stuck; a busy machine is slow."""
 
 Fault = Callable[["Campaign"], None]
 
@@ -75,6 +75,12 @@ class Campaign:
         self.workdir, self.disk = folder / "run", folder
         self.counts = counts
         self._config, self._chance = config, chance
+        # Compiled once, so that faults meet training and not compiling; killed writers of it count, too.
+        self._environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(config.with_name("compiled")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         self._errors = config.with_name("stderr")
         self._trainer: subprocess.Popen[bytes] | None = None
         self._workers: list[int] = []
@@ -96,11 +102,18 @@ class Campaign:
                 command,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=limit if small_files else None,
             )
         self.counts["starts"] += 1
         self._workers = []
+
+    def close(self) -> None:
+        """Kills a trainer that is left, when this program is stopped."""
+        if self._trainer is not None and self._trainer.poll() is None:
+            self._trainer.kill()
+            self._trainer.wait()
 
     def ended_by_itself(self, seconds: float) -> bool:
         """Whether the trainer ends within some seconds."""
@@ -226,19 +239,24 @@ def run(args: argparse.Namespace) -> int:
     """Runs campaigns until the time is over; 1 if anything was found wrong."""
     if not 0 < args.minutes < 1e5 or args.steps < 1:
         raise UserError(f"--minutes {args.minutes:g} --steps {args.steps}: expected numbers above 0")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     until, chance = time.monotonic() + 60 * args.minutes, random.Random(args.seed)
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "soak.py"
         config.write_text(CONFIG % {"steps": args.steps})
-        with _disk(Path(folder) / "whole") as disk:
-            whole = Campaign(disk, config, chance, counts)
+        with (
+            _disk(Path(folder) / "whole") as disk,
+            contextlib.closing(Campaign(disk, config, chance, counts)) as whole,
+        ):
             whole.start()
             whole.end((0,))
             expected = load_variables(whole.workdir)[0]
         while time.monotonic() < until:
-            with _disk(Path(folder) / "harmed") as disk:
-                campaign = Campaign(disk, config, chance, counts)
+            with (
+                _disk(Path(folder) / "harmed") as disk,
+                contextlib.closing(Campaign(disk, config, chance, counts)) as campaign,
+            ):
                 if _run_campaign(campaign, chance, until):
                     same = _same(load_variables(campaign.workdir)[0], expected)
                     counts["campaigns, the same bit for bit" if same else "WRONG: other parameters"] += 1

@@ -112,6 +112,10 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):
         sys.path.append(folder)
+    logging.basicConfig()
+    for handler in logging.root.handlers:
+        if type(handler) is logging.StreamHandler:  # this one, or that of a package
+            handler.setFormatter(logging.Formatter(f"{prog}: %(message)s"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:

@@ -20,7 +20,7 @@ from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.memory import physical_memory
 from dynpix_jax.core.source import Element, Source, SourceSpec, groups_of
 from dynpix_jax.data.geometry import augment
-from dynpix_jax.data.workers import end_with_parent
+from dynpix_jax.data.workers import end_with_parent, remove_quietly
 
 Batch = dict[str, np.ndarray]
 _SMALL = 256
@@ -56,6 +56,7 @@ class Loader:
             # (google/grain issue 1355).
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
+            remove_quietly()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers), end_with_parent)
         return iter(dataset)
 

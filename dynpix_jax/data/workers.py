@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 
 from dynpix_jax.core.errors import UserError
@@ -27,6 +28,13 @@ def end_with_parent(*_: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def remove_quietly() -> None:
+    """Called before workers start: Python tells nobody that it removes what a killed one has in memory."""
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)  # Python's own process for that starts with them
 
 
 def check_death(error: RuntimeError) -> None:

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -142,6 +142,7 @@ class Checkpoints:
         """
         self.wait()
         path = self.path(checkpoint.step)
+        _WithoutLateReports.install()
         try:
             if is_first():
                 self._make_room(path)
@@ -158,7 +159,6 @@ class Checkpoints:
                 )
         # TensorStore raises a ValueError for whatever the system says.
         except (OSError, ValueError) as error:
-            _silence_late_threads()
             raise self._not_saved(path, error) from error
         self._saving = self._thread.submit(self._complete, written, path, checkpoint)
         let_finish(self._saving)
@@ -198,7 +198,6 @@ class Checkpoints:
             if is_first():
                 self._list(path, checkpoint)
         except (OSError, ValueError) as error:
-            _silence_late_threads()
             raise self._not_saved(path, error) from error
 
     def _list(self, path: Path, checkpoint: Checkpoint) -> None:
@@ -340,15 +339,24 @@ def load_variables(
     )
 
 
-def _silence_late_threads() -> None:
-    """After a save that failed TensorStore's threads report to a loop that is closed: with a stack each."""
-    hook = sys.excepthook
+class _WithoutLateReports:
+    """Python's hook for errors, less those of TensorStore's threads that a failed save leaves behind.
 
-    def others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    They report to a loop that is closed, some before the save raises, each with a stack.
+    """
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self._hook = hook
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if str(error) != "Event loop is closed":
-            hook(kind, error, trace)
+            self._hook(kind, error, trace)
 
-    sys.excepthook = others
+    @classmethod
+    def install(cls) -> None:
+        """Once."""
+        if not isinstance(sys.excepthook, cls):
+            sys.excepthook = cls(sys.excepthook)
 
 
 class _DamagedError(Exception):

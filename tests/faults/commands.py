@@ -8,9 +8,11 @@ import io
 import json
 import os
 import shlex
+import struct
 import time
 import tomllib
 import traceback
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from dynpix_jax.cli import main
-from tests.tiny import SHORT_CONFIG, TinyRun
+from tests.tiny import SHORT_CONFIG
 
 TABLE = Path(__file__).with_name("bad_inputs.toml")
 
@@ -91,9 +93,10 @@ def faults(command: Command, outcome: Outcome) -> Iterator[str]:
         yield f"{outcome.megabytes:.0f} MB"
 
 
-def make_places(folder: Path, tiny: TinyRun) -> dict[str, Path]:
-    """The files that the table names."""
-    places = {"tiny": tiny.config, "run": tiny.workdir, "new": folder / "new", "out": folder / "out"}
+def make_places(folder: Path) -> dict[str, Path]:
+    """The files that the table names, but for {run}, the workdir of the trained tiny network."""
+    places = {"tiny": folder / "tiny.py", "new": folder / "new", "out": folder / "out"}
+    places["tiny"].write_text(SHORT_CONFIG)
     _make_files(folder, places)
     _make_photos(folder, places)
     _make_configs(folder, places)
@@ -153,7 +156,10 @@ def _make_photos(folder: Path, places: dict[str, Path]) -> None:
     places["int32"] = folder / "int32.tif"
     Image.fromarray(np.ones((48, 64), np.int32)).save(places["int32"])
     places["wide"] = folder / "wide.png"
-    Image.new("1", (30_000, 20_000)).save(places["wide"])
+    content = bytearray(places["png"].read_bytes())
+    content[16:24] = struct.pack(">II", 30_000, 20_000)  # in its header
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    places["wide"].write_bytes(content)
     places["named_png"] = folder / "not a picture.png"
     places["named_png"].write_text("hello")
     raw = os.fsencode(folder) + b"/caf\xe9.jpg"
