@@ -36,7 +36,7 @@ EXIT_INTERRUPTED = 130
 CONFIG_HELP = "config file with its argument; one that ships needs no path, such as pag/camvid.py:rho=0.7"
 EXTRA_OF = dict.fromkeys(
     ("absl", "array_record", "grain", "h5py", "tensorboardX", "tensorflow_datasets"), "train"
-) | {"flatbuffers": "export"}
+) | {"flatbuffers": "export", "wandb": "wandb"}
 """Package -> the extra of ours that brings it."""
 
 

@@ -1,8 +1,8 @@
 """Evaluates a trained run: accuracy beside MACs and milliseconds.
 
-Prints a table, and leaves eval.json with all numbers and report.html with curves and pictures. With
-evaluation.reference (a file of `dynpix reference`) a network for several tasks is compared with a network for
-each: Δm.
+Prints a table, and leaves eval.json with all numbers, report.html with curves and pictures, and tensorboard/
+with the scores. With evaluation.reference (a file of `dynpix reference`) a network for several tasks is
+compared with a network for each: Δm.
 
 example:
   dynpix eval --workdir=runs/quickstart --config.evaluation.every_stage=True
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.multitask import read_reference
 from dynpix_jax.serving.trained import open_runs
 from dynpix_jax.training.inputs import data_source
+from dynpix_jax.training.writers import TensorBoardWriter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +79,20 @@ def run(args: argparse.Namespace) -> int:
     if not processes.is_first():
         return 0
     print_rows(rows)
+    _log(out, rows)
     write_text(out / "eval.json", json.dumps(to_json(config, data, rows), indent=2) + "\n")
     write_text(out / "report.html", report(config, data, source, rows))
     print(f"numbers: {out / 'eval.json'}\npictures: {out / 'report.html'}")
     return 0
+
+
+def _log(out: Path, rows: Sequence[Evaluated]) -> None:
+    """The scores beside those of training, in TensorBoard."""
+    writer = TensorBoardWriter(out / "tensorboard")
+    for row in rows:
+        kind = f"eval/{row.run.alternative}" if row.run.alternative else "eval"
+        writer.write(row.run.step, kind, row.evaluation.logged | row.drops)
+    writer.close()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ In a clone, `python train.py` is the same program.
 from __future__ import annotations
 
 import argparse
+import importlib
 from functools import partial
 
 import jax
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     # Check all stages first: a mistake in a later one would show only after hours.
     settings = read_run(args.config, args.set)
+    if settings.training.wandb:
+        importlib.import_module("dynpix_jax.training.wandb_writer")  # of an extra: missing?
     loader, evaluate_fn = train_loader(settings), None
     if settings.training.eval_every:
         evaluate_fn = partial(

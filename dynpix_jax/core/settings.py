@@ -122,6 +122,7 @@ class TrainingConfig:
         eval_every: Steps between evaluations, with one more at the end of the run; 0: none (eval.py does it).
         on_save_error: What a checkpoint does that cannot be saved (no space): ``stop`` ends the run,
             ``continue`` lets it go on to the next one.
+        wandb: Project of Weights & Biases that gets the log, too (extra ``wandb``); "": none.
         keep: Checkpoints kept on disk, beside those of stage ends.
         init_from: "" (random), a weights file, or the workdir of another run: its newest checkpoint, or with
             "DIR@STAGE" what a stage ended with, with "DIR@STAGE:STEP" its checkpoint after so many steps.
@@ -153,6 +154,7 @@ class TrainingConfig:
     checkpoint_every: int = 250
     eval_every: int = 0
     on_save_error: Literal["stop", "continue"] = "stop"
+    wandb: str = ""
     keep: int = 2
     init_from: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -16,6 +16,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from dynpix_jax.core.errors import UserError
 
 _log = logging.getLogger(__name__)
+_ROWS = 1024
+"""Of a band."""
 
 
 def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
@@ -37,8 +39,20 @@ def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
         # A phone's JPEG (MPO) has a preview as its second frame.
         if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":
             _log.warning("%s has %d frames; the first is taken", path, frames)
-        picture_upright = ImageOps.exif_transpose(picture) if upright else picture
-        return np.array(as_rgb(picture_upright))
+        if upright:
+            ImageOps.exif_transpose(picture, in_place=True)
+        return _pixels(picture)
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Of a decoded picture. Band by band, or a large photo would be there several times."""
+    found = np.empty((picture.height, picture.width, 3), np.uint8)
+    for first in range(0, picture.height, _ROWS):
+        last = min(first + _ROWS, picture.height)
+        band = picture.crop((0, first, picture.width, last))
+        band.format = picture.format
+        found[first:last] = np.asarray(as_rgb(band))
+    return found
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -62,7 +76,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if picture.mode == "LAB" or (profile and picture.mode in ("CMYK", "P")):
         return _through_profile(picture, profile)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _through_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:

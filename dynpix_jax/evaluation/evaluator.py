@@ -73,6 +73,12 @@ class Evaluation:
         return flatten_scores({name: scores.numbers for name, scores in self.scores.items()})
 
     @property
+    def logged(self) -> dict[str, float]:
+        """What a log gets: scores, MACs, measures and density."""
+        density = {} if self.density is None else {"density": self.density}
+        return {**self.numbers, "macs": self.macs, **self.measures, **density}
+
+    @property
     def per_class(self) -> dict[str, list[float | None]]:
         """Scores of every class, under such names."""
         return flatten_scores({name: scores.per_class for name, scores in self.scores.items()})
@@ -207,9 +213,7 @@ def evaluate(
     mode = settings.modes[0]
     settings = replace(settings, mode=mode, pictures=settings.pictures if draw else 0, chance=0)
     result = evaluate_system(system, variables, source, settings, implementation=implementation)
-    logged: dict[str, float | np.ndarray] = {**result.numbers, "macs": result.macs, **result.measures}
-    if result.density is not None:
-        logged["density"] = result.density
+    logged: dict[str, float | np.ndarray] = {**result.logged}
     for index, (name, by_mode) in enumerate(result.seen):
         for task_name, task in result.tasks.items():
             assert draw is not None

@@ -339,7 +339,13 @@ def _usual_writers(workdir: Path, run: RunConfig, saved: Checkpoint | None) -> l
         return []
     write_config(workdir / "config.json", run.given)
     at = saved.step if saved else 0
+    writers: list[Writer] = []
+    if run.training.wandb:
+        from dynpix_jax.training.wandb_writer import WandbWriter  # of an extra
+
+        writers.append(WandbWriter(run.training.wandb, workdir, run.given))
     return [
+        *writers,
         JsonlWriter(workdir / "metrics.jsonl", at, evaluated=saved.evaluated if saved else True),
         TensorBoardWriter(workdir / "tensorboard", at),
         ConsoleWriter(run.training.total_steps),

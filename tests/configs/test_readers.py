@@ -155,6 +155,7 @@ AS_THEY_ARE = {
         "workers",
         "sharding",
         "stall_minutes",
+        "wandb",
     ),
     MeshConfig: ("data", "model", "rules"),
     StageConfig: ("name", "model"),

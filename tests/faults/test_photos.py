@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.data import images
 from dynpix_jax.data.images import read_image
 
 RAMP = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
@@ -87,3 +88,21 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     with pytest.raises(UserError, match=r"Too many levels of symbolic links.*loop\.jpg"):
         read_image(tmp_path / "loop.jpg")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16", "LAB"])
+def test_bands_of_a_photo(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    depth = {"RGB": 3, "RGBA": 4, "LAB": 3}.get(mode)
+    shape = (8, 5) if depth is None else (8, 5, depth)
+    photo = Image.fromarray(rng.integers(0, 255, shape, np.uint16 if mode == "I;16" else np.uint8))
+    if mode == "P":
+        photo = photo.convert("P")
+        photo.putpalette(rng.integers(0, 255, 768, np.uint8).tobytes())
+    elif mode == "LAB":
+        photo = Image.frombytes("LAB", photo.size, photo.tobytes())
+    photo.save(tmp_path / "photo.tif")
+    whole = read_image(tmp_path / "photo.tif")
+    monkeypatch.setattr(images, "_ROWS", 3)
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.tif"), whole)
+    assert whole.std() > 10
