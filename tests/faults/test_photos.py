@@ -93,9 +93,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16", "LAB"])
 def test_bands_of_a_photo(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    depth = {"RGB": 3, "RGBA": 4, "LAB": 3}.get(mode)
-    shape = (8, 5) if depth is None else (8, 5, depth)
-    photo = Image.fromarray(rng.integers(0, 255, shape, np.uint16 if mode == "I;16" else np.uint8))
+    depth = {"RGB": (3,), "RGBA": (4,), "LAB": (3,)}.get(mode, ())
+    kind = np.uint16 if mode == "I;16" else np.uint8
+    photo = Image.fromarray(rng.integers(0, np.iinfo(kind).max, (8, 5, *depth), kind))
     if mode == "P":
         photo = photo.convert("P")
         photo.putpalette(rng.integers(0, 255, 768, np.uint8).tobytes())
