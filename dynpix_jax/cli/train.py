@@ -13,7 +13,6 @@ In a clone, `python train.py` is the same program.
 from __future__ import annotations
 
 import argparse
-import importlib
 from functools import partial
 
 import jax
@@ -24,6 +23,7 @@ from dynpix_jax.core import processes
 from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.run_config import read_run
+from dynpix_jax.training import wandb_writer
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.inputs import data_source, train_loader, train_record
 from dynpix_jax.training.loop import train
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     # Check all stages first: a mistake in a later one would show only after hours.
     settings = read_run(args.config, args.set)
     if settings.training.wandb:
-        importlib.import_module("dynpix_jax.training.wandb_writer")  # of an extra: missing?
+        wandb_writer.check_installed()
     loader, evaluate_fn = train_loader(settings), None
     if settings.training.eval_every:
         evaluate_fn = partial(

@@ -39,6 +39,7 @@ from dynpix_jax.training.signals import StopRequest
 from dynpix_jax.training.snapshots import check_same_run, write_config
 from dynpix_jax.training.stages import Stage, make_stage
 from dynpix_jax.training.state import TrainState
+from dynpix_jax.training.wandb_writer import WandbWriter
 from dynpix_jax.training.watching import Profile, ProfileSteps, StallDetector, peak_flops
 from dynpix_jax.training.writers import (
     ConsoleWriter,
@@ -339,13 +340,9 @@ def _usual_writers(workdir: Path, run: RunConfig, saved: Checkpoint | None) -> l
         return []
     write_config(workdir / "config.json", run.given)
     at = saved.step if saved else 0
-    writers: list[Writer] = []
-    if run.training.wandb:
-        from dynpix_jax.training.wandb_writer import WandbWriter  # of an extra
-
-        writers.append(WandbWriter(run.training.wandb, workdir, run.given))
+    project = run.training.wandb
     return [
-        *writers,
+        *([WandbWriter(project, workdir, run.given)] if project else []),
         JsonlWriter(workdir / "metrics.jsonl", at, evaluated=saved.evaluated if saved else True),
         TensorBoardWriter(workdir / "tensorboard", at),
         ConsoleWriter(run.training.total_steps),

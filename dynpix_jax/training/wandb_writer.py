@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wandb
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.training.writers import Values, Writer
+
+
+def check_installed() -> None:
+    """Raises ModuleNotFoundError where the extra is missing: before a network is compiled."""
+    importlib.import_module("wandb")
 
 
 class WandbWriter(Writer):
@@ -34,8 +39,9 @@ class WandbWriter(Writer):
         file = workdir / "wandb.txt"
         if not file.exists():
             file.write_text(secrets.token_hex(4))
+        self._wandb = importlib.import_module("wandb")
         try:
-            self._run = wandb.init(
+            self._run = self._wandb.init(
                 entity=entity or None,
                 project=name,
                 name=workdir.absolute().name,
@@ -44,7 +50,7 @@ class WandbWriter(Writer):
                 resume="allow",
                 config=dict(config),
             )
-        except wandb.Error as error:
+        except self._wandb.Error as error:
             raise UserError(f"config.training.wandb: {project}: {' '.join(str(error).split())}") from error
         # Its own steps only rise; those of a run that continues may fall.
         self._run.define_metric("*", step_metric="step")
@@ -52,12 +58,12 @@ class WandbWriter(Writer):
     def write(self, step: int, kind: str, values: Values) -> None:
         """Add numbers, names and pictures."""
         shown = {
-            f"{kind}/{name}": wandb.Image(value) if isinstance(value, np.ndarray) else value
+            f"{kind}/{name}": self._wandb.Image(value) if isinstance(value, np.ndarray) else value
             for name, value in values.items()
         }
         try:
             self._run.log({"step": step, **shown})
-        except wandb.Error as error:
+        except self._wandb.Error as error:
             raise OSError(f"wandb: {error}") from error  # said once, and the run goes on
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import types
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.training import loop, writers
+from dynpix_jax.training.wandb_writer import WandbWriter
 from tests.training import toy
 
 PICTURE = np.zeros((2, 3, 3), np.uint8)
@@ -51,14 +51,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     fake.init = init
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.delitem(sys.modules, "dynpix_jax.training.wandb_writer", raising=False)
     return found
 
 
 def make(project: str, workdir: Path) -> writers.Writer:
-    module = importlib.import_module("dynpix_jax.training.wandb_writer")
-    writer: writers.Writer = module.WandbWriter(project, workdir, {"seed": 0})
-    return writer
+    return WandbWriter(project, workdir, {"seed": 0})
 
 
 def test_numbers_names_and_pictures(
