@@ -38,7 +38,7 @@ CONFIG = """
 import ml_collections
 
 def get_config():
-    scenes = {"name": "scenes", "size": (48, 64), "length": 16, "fields": ("boundaries",)}
+    scenes = {"name": "scenes", "size": (32, 48), "length": 16, "fields": ("boundaries",)}
     gate = {"kind": "pixel", "scope": "residual", "rho": 0.5}
     return ml_collections.ConfigDict({
         "name": "soak", "seed": 0,
@@ -57,8 +57,6 @@ def get_config():
 """
 _DISK = "24m"
 _FILE_LIMIT = 4096
-_PATIENCE = 600.0
-"""Seconds after which a trainer that neither ends nor stops counts as stuck; a busy machine is slow."""
 
 Fault = Callable[["Campaign"], None]
 
@@ -69,15 +67,24 @@ class Campaign:
     Attributes:
         workdir: The run's.
         counts: Of faults and of what was found wrong, by name.
+        patience: Seconds after which a trainer that neither ends nor stops counts as stuck.
     """
 
-    def __init__(self, folder: Path, config: Path, chance: random.Random, counts: collections.Counter[str]):
+    def __init__(
+        self,
+        folder: Path,
+        config: Path,
+        chance: random.Random,
+        counts: collections.Counter[str],
+        patience: float,
+    ):
         self.workdir, self.disk = folder / "run", folder
-        self.counts = counts
+        self.counts, self.patience = counts, patience
         self._config, self._chance = config, chance
-        # Compiled once, so that faults meet training and not compiling; killed writers of it count, too.
+        # Compiled once and quickly: faults are to meet training. What harms the cache counts, too.
         self._environment = {
             **os.environ,
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_COMPILATION_CACHE_DIR": str(config.with_name("compiled")),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
@@ -128,7 +135,7 @@ class Campaign:
 
     def end(self, expected: tuple[int, ...]) -> None:
         """Waits for the trainer's end and looks at how it ended; kills it if it is stuck."""
-        if not self.ended_by_itself(_PATIENCE):
+        if not self.ended_by_itself(self.patience):
             self.wrong("stuck")
             self.trainer.kill()
             self.trainer.wait()
@@ -232,22 +239,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: 30)")
     parser.add_argument("--steps", type=int, default=60, help="of each of the two stages (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=300.0,
+        help="seconds after which a trainer counts as stuck (default: 300; more on a busy machine)",
+    )
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs campaigns until the time is over; 1 if anything was found wrong."""
-    if not 0 < args.minutes < 1e5 or args.steps < 1:
-        raise UserError(f"--minutes {args.minutes:g} --steps {args.steps}: expected numbers above 0")
+    if not 0 < args.minutes < 1e5 or args.steps < 1 or not args.patience > 0:
+        given = f"--minutes {args.minutes:g} --steps {args.steps} --patience {args.patience:g}"
+        raise UserError(f"{given}: expected numbers above 0")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     until, chance = time.monotonic() + 60 * args.minutes, random.Random(args.seed)
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "soak.py"
         config.write_text(CONFIG % {"steps": args.steps})
+        make = partial(Campaign, config=config, chance=chance, counts=counts, patience=args.patience)
         with (
             _disk(Path(folder) / "whole") as disk,
-            contextlib.closing(Campaign(disk, config, chance, counts)) as whole,
+            contextlib.closing(make(disk)) as whole,
         ):
             whole.start()
             whole.end((0,))
@@ -255,7 +270,7 @@ def run(args: argparse.Namespace) -> int:
         while time.monotonic() < until:
             with (
                 _disk(Path(folder) / "harmed") as disk,
-                contextlib.closing(Campaign(disk, config, chance, counts)) as campaign,
+                contextlib.closing(make(disk)) as campaign,
             ):
                 if _run_campaign(campaign, chance, until):
                     same = _same(load_variables(campaign.workdir)[0], expected)
@@ -268,7 +283,7 @@ def _run_campaign(campaign: Campaign, chance: random.Random, until: float) -> bo
     """Harms a run until it ends, or the time is over; then it is left in peace. Whether it has ended."""
     while True:
         campaign.start()
-        if campaign.ended_by_itself(chance.uniform(2, 30) if time.monotonic() < until else _PATIENCE):
+        if campaign.ended_by_itself(chance.uniform(2, 30) if time.monotonic() < until else campaign.patience):
             campaign.end((0,))
             if campaign.trainer.returncode == 0:
                 return True
