@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         address = urllib.parse.urlsplit(self.path)
         length = self.headers.get("Content-Length", "")
-        if address.path != "/label" or not length.isdigit() or int(length) > MAX_BODY:
+        if address.path != "/label" or not length.isdecimal() or int(length) > MAX_BODY:
             self.close_connection = True  # what follows is not read
             self._json(HTTPStatus.BAD_REQUEST, {"error": f"expected a photo of at most {MAX_BODY >> 20} MB"})
             return
