@@ -32,7 +32,7 @@ from dynpix_jax.cli.paper_tables import macs_text, macs_unit, score_text
 from dynpix_jax.cli.tables import print_markdown, print_table
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import a_path
-from dynpix_jax.evaluation.kept import facts, keep, kept
+from dynpix_jax.evaluation.kept import keep, kept
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_commands, select
@@ -109,8 +109,9 @@ def print_kept(args: argparse.Namespace) -> int:
     given = [name for name in others if getattr(args, name)]
     if given:
         raise UserError(f"--kept {args.kept}: it does not go with {', '.join(given)}")
-    _print(kept(args.kept), markdown=args.markdown)
-    for name, values in facts(args.kept).items():
+    content = kept(args.kept)
+    _print(content.found, markdown=args.markdown)
+    for name, values in content.facts.items():
         print(f"{name}: {'; '.join(values)}" + ("\n" if args.markdown else ""))
     return 0
 

@@ -24,7 +24,7 @@ Masks = Mapping[str, np.ndarray]
 """Gate -> bool (B, h, w)."""
 
 SHUFFLED, OTHER = "shuffled", "other image"
-KINDS = {SHUFFLED: "each mask with its positions shuffled", OTHER: "masks of another image"}
+"""Kinds of chance: each mask with its positions shuffled; the masks of another image."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class Evaluation:
         seen: (name, results by mode) of the first images.
         exits: Each prediction of a network that predicts in steps, the last one included, in the mode that
             was run first; empty otherwise.
-        chance: The last prediction with masks of chance (`evaluation.chance.KINDS`); {} where none was asked
-            for or there are no gates.
+        chance: The last prediction with masks of chance, by kind (``SHUFFLED`` and ``OTHER`` of
+            evaluation.chance); {} where none was asked for or there are no gates.
     """
 
     tasks: Mapping[str, Task]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dynpix_jax.core.errors import UserError, suggest
-from dynpix_jax.core.text import write_text
+from dynpix_jax.core.text import parse_json, write_text
 from dynpix_jax.evaluation.paper_tables import Row, Table
 from dynpix_jax.evaluation.reproduce import Reached
 from dynpix_jax.evaluation.results import Measured
@@ -21,6 +22,19 @@ KEPT = ("scores", "macs", "data", "stage", "tasks", "density", "milliseconds", "
 """Fields of `Measured` that a file keeps."""
 FACTS = ("device", "versions")
 """Facts of an eval.json that a file keeps."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a file has.
+
+    Attributes:
+        found: Tables with what their rows have reached.
+        facts: The devices and versions that its numbers come from.
+    """
+
+    found: list[tuple[Table, list[Reached]]]
+    facts: dict[str, list[str]]
 
 
 def keep(file: Path, paper: str, found: Sequence[tuple[Table, Sequence[Reached]]]) -> None:
@@ -44,14 +58,14 @@ def keep(file: Path, paper: str, found: Sequence[tuple[Table, Sequence[Reached]]
     write_text(file, json.dumps({"paper": paper, "tables": tables}, indent=1, sort_keys=True) + "\n")
 
 
-def kept(file: Path) -> list[tuple[Table, list[Reached]]]:
-    """What rows have reached, as a file has it.
+def kept(file: Path) -> Kept:
+    """Reads what `keep` has written.
 
     Raises:
         UserError: No such file, or one that `keep` did not write, or of rows that the paper does not have.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         named = {tuple(_name(table)): table for table in read_tables(content["paper"]).all}
         found = []
         for one in content["tables"]:
@@ -61,7 +75,7 @@ def kept(file: Path) -> list[tuple[Table, list[Reached]]]:
                 raise UserError(f"{file}: {table.number}: no row {unknown[0]!r}; {suggest(unknown[0], rows)}")
             known = [(row, entries[name]) for name, row in rows.items() if name in entries]
             found.append((table, [_reached(row, entry) for row, entry in known]))
-        return found
+        return Kept(found, _facts(content["tables"]))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,10 +84,8 @@ def kept(file: Path) -> list[tuple[Table, list[Reached]]]:
         ) from None
 
 
-def facts(file: Path) -> dict[str, list[str]]:
-    """The devices and versions that a file's numbers come from."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    rows = [row for table in content["tables"] for row in table["rows"].values()]
+def _facts(tables: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    rows = [row for table in tables for row in table["rows"].values()]
     found = {name: {value for row in rows for value in row["facts"].get(name, ())} for name in FACTS}
     return {name: sorted(values) for name, values in found.items()}
 
@@ -83,7 +95,7 @@ def _name(table: Table) -> list[str]:
 
 
 def _to_dict(reached: Reached) -> dict[str, Any]:
-    contents = [json.loads(Path(one.file).read_text(encoding="utf-8")) for one in reached.results]
+    contents = [parse_json(Path(one.file).read_text(encoding="utf-8")) for one in reached.results]
     return {
         "results": [{name: getattr(one, name) for name in KEPT} for one in reached.results],
         "drops": list(reached.drops),
