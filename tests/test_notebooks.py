@@ -26,7 +26,7 @@ def test_outputs_are_stored(path):
     assert path.stat().st_size < 800_000
 
 
-SLOW = ("04_own_gate", "05_own_photos")
+SLOW = ("03_anytime", "04_own_gate", "05_own_photos")
 
 
 @pytest.mark.parametrize(

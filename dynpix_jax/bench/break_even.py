@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from dynpix_jax.bench import conv
 from dynpix_jax.bench.arg_specs import find
 from dynpix_jax.bench.masks import KINDS
-from dynpix_jax.bench.timed import Row, Settings, measure
+from dynpix_jax.bench.timed import Settings, Timed, measure
 from dynpix_jax.core.text import a_path
 from dynpix_jax.ops.sparse import break_even
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _ratios(rows: list[Row], kind: str) -> list[float]:
+def _ratios(rows: list[Timed], kind: str) -> list[float]:
     return [row.time_ratio for row in rows if row.label == kind]
 
 

@@ -32,7 +32,7 @@ from dynpix_jax.evaluation.stepwise import StepPredictor
 
 
 @dataclass(frozen=True)
-class Kept:
+class InBudget:
     """Calls of `predict` with a budget."""
 
     budget_ms: float
@@ -52,7 +52,7 @@ def arrivals(predictor: StepPredictor, *arguments: Any, runs: int) -> tuple[floa
     return tuple(median(column) for column in zip(*times, strict=True))
 
 
-def kept(predictor: StepPredictor, *arguments: Any, budgets_ms: Sequence[float], runs: int) -> list[Kept]:
+def kept(predictor: StepPredictor, *arguments: Any, budgets_ms: Sequence[float], runs: int) -> list[InBudget]:
     """Calls `predict` within each budget ``runs`` times; other arguments as of :func:`arrivals`."""
     found = []
     for budget in budgets_ms:
@@ -61,7 +61,7 @@ def kept(predictor: StepPredictor, *arguments: Any, budgets_ms: Sequence[float],
             start = time.perf_counter()
             exits.append(predictor.predict(*arguments, budget_ms=budget).index + 1)
             times.append(1e3 * (time.perf_counter() - start))
-        found.append(Kept(budget, tuple(exits), tuple(times)))
+        found.append(InBudget(budget, tuple(exits), tuple(times)))
     return found
 
 

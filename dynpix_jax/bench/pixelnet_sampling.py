@@ -53,7 +53,7 @@ POOLED = ("conv3_3", "conv4_3")
 
 
 @dataclass(frozen=True)
-class Row:
+class SampledRow:
     """A row of the table."""
 
     label: str
@@ -63,7 +63,7 @@ class Row:
     paper: tuple[float, ...]
 
 
-def read_rows() -> tuple[Row, ...]:
+def read_rows() -> tuple[SampledRow, ...]:
     """The rows of the paper's table."""
     program = "dynpix bench pixelnet-sampling"
     (table,) = (one for one in read_tables("pixelnet").benchmarks if one.program == program)
@@ -71,7 +71,9 @@ def read_rows() -> tuple[Row, ...]:
     for cells in table.rows:
         row: dict[str, Any] = dict(zip(table.columns, cells, strict=True))
         paper = tuple(row[name] for name in ("memory, MB", "size, MB", "updates/s"))
-        rows.append(Row(row["network"], row["kind"], tuple(row["layers"].split("+")), int(row["fc"]), paper))
+        rows.append(
+            SampledRow(row["network"], row["kind"], tuple(row["layers"].split("+")), int(row["fc"]), paper)
+        )
     return tuple(rows)
 
 
@@ -86,7 +88,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Result:
+class SampledResult:
     """Measurements of a row."""
 
     label: str
@@ -97,7 +99,7 @@ class Result:
     updates: float | None
 
 
-def make_system(row: Row, case: Case) -> PixelNet:
+def make_system(row: SampledRow, case: Case) -> PixelNet:
     """The row's network."""
     fc = dict(fc_features=64 * case.vgg_width) if "fc7" in row.taps else {}
     system = papers.build(
@@ -173,7 +175,7 @@ def mlp(params: Params, x: Array, key: Array) -> Array:
     return x
 
 
-def measure(row: Row, case: Case, runs: int) -> Result:
+def measure(row: SampledRow, case: Case, runs: int) -> SampledResult:
     """Compiles the row's training step, and runs it ``runs`` times (0: not at all)."""
     system = make_system(row, case)
     loss = loss_of(system, row.kind)
@@ -204,7 +206,7 @@ def measure(row: Row, case: Case, runs: int) -> Result:
             return values
 
         updates = 1e3 / interleaved_medians([call], runs)[0].median
-    return Result(
+    return SampledResult(
         row.label,
         sum(info.channels for info in infos(system)),
         case.pixels if row.kind in ("sampled", "ours") else case.size[0] * case.size[1],
@@ -281,7 +283,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def ratios(results: list[Result]) -> list[str]:
+def ratios(results: list[SampledResult]) -> list[str]:
     """Our share of the dense step's memory and time, where both rows are there."""
     found = {result.label: result for result in results}
     lines = []

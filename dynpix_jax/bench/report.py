@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dynpix_jax.bench.timed import Job, LeftOut, Row, Settings, measure
+from dynpix_jax.bench.timed import Job, LeftOut, Settings, Timed, measure
 from dynpix_jax.core.text import aligned
 
 _HEADS = ("program", "density", "ms (p10-p90)", "time", "MACs", "time / MACs")
@@ -23,7 +23,7 @@ def run_jobs(
     about = machine() | dataclasses.asdict(settings)
     if not as_json:
         print(_describe(about))
-    rows: list[Row] = []
+    rows: list[Timed] = []
     for job in jobs:
         measured = measure(job.name, job.programs(), settings.runs, calls=job.calls)
         rows += measured
@@ -59,7 +59,7 @@ def _describe(about: dict[str, Any]) -> str:
     )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Timed) -> list[str]:
     over = "-" if row.time_over_macs is None else f"{row.time_over_macs:.3f}"
     ratios = (f"{row.time_ratio:.3f}", f"{row.mac_ratio:.3f}", over)
     return [row.label, f"{row.density:.3g}", str(row.timing), *ratios]

@@ -67,7 +67,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Predicted:
     """The dense program and the kernel's on one chip.
 
     Attributes:
@@ -155,7 +155,7 @@ def _bytes(array: Array | None) -> int:
     return 0 if array is None else array.size * array.dtype.itemsize
 
 
-def predict(call: Call, chip: str) -> Prediction:
+def predict(call: Call, chip: str) -> Predicted:
     """Times of a call of shapes, dense and by the chip's kernel, which must be able to run it."""
     platform, work = ("gpu" if chip == "h100" else "tpu"), dense_work(call)
     limits, passes = KNOWN[chip], PASSES[platform][call.x.dtype.name]
@@ -164,7 +164,7 @@ def predict(call: Call, chip: str) -> Prediction:
     return (_on_gpu if platform == "gpu" else _on_tpu)(call, limits, total, seconds)
 
 
-def _on_tpu(call: Call, chip: Chip, total: Work, seconds: float) -> Prediction:
+def _on_tpu(call: Call, chip: Chip, total: Work, seconds: float) -> Predicted:
     plan = pallas_tpu.plan_of(call)
     assert plan is not None
     batch, height, width = call.mask.shape
@@ -193,12 +193,12 @@ def _on_tpu(call: Call, chip: Chip, total: Work, seconds: float) -> Prediction:
     passes = PASSES["tpu"][call.x.dtype.name]
     step = max(passes * tile.flops / chip.flops, tile.bytes / chip.bandwidth)
     step += STEP * plan.blocks[0] * plan.blocks[1]
-    return Prediction(
+    return Predicted(
         total, fixed, tile, tiles, seconds, lambda share: fixed / chip.bandwidth + share * tiles * step
     )
 
 
-def _on_gpu(call: Call, chip: Chip, total: Work, seconds: float) -> Prediction:
+def _on_gpu(call: Call, chip: Chip, total: Work, seconds: float) -> Predicted:
     positions, x, exact = math.prod(call.mask.shape), call.x, call.x.dtype == jnp.float32
     size, fixed, spent, flops, moved = (x.shape[0], x.shape[1], x.shape[2]), 0.0, 0.0, 0.0, 0.0
     rounds: list[tuple[int, float]] = []
@@ -222,7 +222,7 @@ def _on_gpu(call: Call, chip: Chip, total: Work, seconds: float) -> Prediction:
         arithmetic = sum(-(-tiles * blocks // CORES) * spent for blocks, spent in rounds)
         return fixed / chip.bandwidth + max(arithmetic, tiles * moved / chip.bandwidth)
 
-    return Prediction(total, fixed, Work(flops, moved), full, seconds, time)
+    return Predicted(total, fixed, Work(flops, moved), full, seconds, time)
 
 
 def chip_of(device_kind: str) -> str | None:

@@ -72,7 +72,7 @@ class LeftOut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Timed:
     """One program's time beside that of the reference, which computes everywhere."""
 
     layer: str
@@ -92,7 +92,7 @@ class Row:
         return dataclasses.asdict(self) | {"time_over_macs": self.time_over_macs}
 
 
-def measure(layer: str, programs: Sequence[Program], runs: int, *, calls: int | None = None) -> list[Row]:
+def measure(layer: str, programs: Sequence[Program], runs: int, *, calls: int | None = None) -> list[Timed]:
     """A row for each program.
 
     Args:
@@ -106,7 +106,7 @@ def measure(layer: str, programs: Sequence[Program], runs: int, *, calls: int | 
         calls = 1 if jax.default_backend() == "cpu" else 10
     timings = interleaved_medians([program.run for program in programs], runs, calls=calls)
     return [
-        Row(
+        Timed(
             layer,
             program.label,
             program.density,

@@ -25,9 +25,9 @@ from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.serving.trained import Trained
 from dynpix_jax.tasks import all_scores
-from dynpix_jax.visualization.example import Example, Prediction
+from dynpix_jax.visualization.example import Example, RowPrediction
 from dynpix_jax.visualization.exits import Exit
-from dynpix_jax.visualization.report import Budget, Chance, chance_lines, report_html
+from dynpix_jax.visualization.report import Budget, ChanceBudget, chance_lines, report_html
 from dynpix_jax.visualization.task_pictures import task_pictures
 
 
@@ -63,7 +63,7 @@ class Evaluated:
             per_class=found.per_class,
             exits=[(one.macs, one.numbers) for one in found.exits],
             chance={
-                kind: Chance(density(self.run.system, one.shares), one.macs, one.numbers)
+                kind: ChanceBudget(density(self.run.system, one.shares), one.macs, one.numbers)
                 for kind, one in found.chance.items()
             },
         )
@@ -75,13 +75,13 @@ class Evaluated:
         facts = {"stage": run.stage, **other, "step": run.step, "target_rho": run.rho}
         return {**facts, **self.evaluation.to_dict(), **self.drops}
 
-    def prediction(self, index: int, photo: np.ndarray) -> Prediction:
+    def prediction(self, index: int, photo: np.ndarray) -> RowPrediction:
         """What the network predicts of the image with that index, which is ``photo``."""
         system, size = self.run.system, photo.shape[:2]
         _, by_mode = self.evaluation.seen[index]
         result = next(iter(by_mode.values()))
         outputs = result.outputs
-        return Prediction(
+        return RowPrediction(
             self.budget.label,
             {
                 name: np.asarray(task.decode(outputs.predictions[name])[0])

@@ -35,7 +35,7 @@ from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.kept import keep, kept
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
-from dynpix_jax.evaluation.reproduce import Options, Plan, Reached, run_commands, select
+from dynpix_jax.evaluation.reproduce import Options, Reached, Reproduction, run_commands, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("give a paper and --workdir DIR, or --kept FILE")
     paper = read_tables(args.paper)
     chosen = select(paper, args.table, args.rows)
-    plan = Plan(paper.all, Options(args.workdir, args.args, tuple(args.set), tuple(args.seeds)))
+    plan = Reproduction(paper.all, Options(args.workdir, args.args, tuple(args.set), tuple(args.seeds)))
     failures: list[str] = []
     if not args.report:
         commands = plan.commands([(table, row) for table, rows in chosen for row in rows])
@@ -154,7 +154,7 @@ def execute(command: Sequence[str], workdir: Path) -> int:
     return status
 
 
-def numbers(plan: Plan, table: Table, rows: Sequence[Reached]) -> dict[str, Any]:
+def numbers(plan: Reproduction, table: Table, rows: Sequence[Reached]) -> dict[str, Any]:
     """A table for JSON; `measured` has a value for each finished run."""
     entries = []
     for reached in rows:

@@ -112,7 +112,7 @@ class _Entry:
     evaluation: str
 
 
-class Plan:
+class Reproduction:
     """The runs of a paper's rows.
 
     Args:

@@ -18,7 +18,7 @@ Pictures = Mapping[str, TaskPictures]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class RowPrediction:
     """What one row of the table predicts of an image.
 
     Attributes:
@@ -61,7 +61,7 @@ class Example:
     name: str
     photo: np.ndarray
     truth: Mapping[str, np.ndarray]
-    predictions: Sequence[Prediction]
+    predictions: Sequence[RowPrediction]
     choices: tuple[str, ...] = ()
     true_choices: np.ndarray | None = None
 
@@ -81,7 +81,7 @@ def example_html(example: Example, pictures: Pictures) -> str:
     return f"<section>{''.join(parts)}</section>"
 
 
-def _prediction_html(example: Example, prediction: Prediction, pictures: Pictures) -> str:
+def _prediction_html(example: Example, prediction: RowPrediction, pictures: Pictures) -> str:
     figures = [
         _task_tile(example, pictures, task, values, "Prediction")
         for task, values in prediction.by_task.items()
@@ -140,7 +140,7 @@ def _choice_tile(example: Example, title: str, chosen: np.ndarray) -> str:
     return html.figure(picture, title, choice_note(chosen, example.choices))
 
 
-def _step_tiles(example: Example, prediction: Prediction, pictures: Pictures) -> list[str]:
+def _step_tiles(example: Example, prediction: RowPrediction, pictures: Pictures) -> list[str]:
     """The prediction of each step, and what changed since the step before."""
     if not prediction.earlier:
         return []
@@ -159,7 +159,7 @@ def _step_tiles(example: Example, prediction: Prediction, pictures: Pictures) ->
     return figures
 
 
-def _exit_tiles(example: Example, prediction: Prediction, pictures: Pictures) -> list[str]:
+def _exit_tiles(example: Example, prediction: RowPrediction, pictures: Pictures) -> list[str]:
     """Figure 5 of the anytime paper and the predictions as a film, of the first task."""
     if not prediction.exits:
         return []

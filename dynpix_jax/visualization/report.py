@@ -14,7 +14,7 @@ from dynpix_jax.visualization.steps import choice_colours
 
 
 @dataclasses.dataclass(frozen=True)
-class Chance:
+class ChanceBudget:
     """A network whose gates' masks are replaced by some that know nothing of the image.
 
     Attributes:
@@ -56,7 +56,7 @@ class Budget:
     curve: CurveScores | None = None
     per_class: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
     exits: Sequence[tuple[float, Mapping[str, float]]] = ()
-    chance: Mapping[str, Chance] = dataclasses.field(default_factory=dict)
+    chance: Mapping[str, ChanceBudget] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from dynpix_jax.papers.anytime import weight_names
 from tests.backbones.hrnet_reference import Reference
 
 
+@cache
 def shapes_of(config: HRNetConfig):
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     return jax.eval_shape(HRNet(config).init, jax.random.key(0), image)

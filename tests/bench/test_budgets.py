@@ -7,7 +7,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from dynpix_jax.bench.budgets import Kept, arrivals, kept
+from dynpix_jax.bench.budgets import InBudget, arrivals, kept
 from dynpix_jax.core.progressive import Step, StepResult
 from dynpix_jax.evaluation.stepwise import StepPredictor
 from tests.stepwise import count
@@ -40,4 +40,4 @@ def test_times_and_budgets():
     assert first.exits == (1, 1)
     assert every.exits == (3, 3)
     assert min(every.milliseconds) >= 155
-    assert Kept(100.0, (1, 1), (50.0, 110.0)).longest == pytest.approx(1.1)
+    assert InBudget(100.0, (1, 1), (50.0, 110.0)).longest == pytest.approx(1.1)

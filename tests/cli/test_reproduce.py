@@ -16,7 +16,7 @@ from dynpix_jax.cli import eval as evaluate
 from dynpix_jax.cli import main, reproduce, train
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.reproduce import Options, Plan, run_commands, select
+from dynpix_jax.evaluation.reproduce import Options, Reproduction, run_commands, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from tests.tiny import SHORT_CONFIG
 
@@ -157,7 +157,7 @@ def test_what_fails_leaves_the_rest(folder):
     row = '["other", "seed=1", "", "-", "-"]'
     Path("tables.toml").write_text(TABLES.replace("\n]\n", f"\n{row}]\n"))
     paper = read_tables("tables.toml")
-    steps = Plan(paper.all, Options(Path("runs"))).commands(
+    steps = Reproduction(paper.all, Options(Path("runs"))).commands(
         [(table, row) for table, rows in select(paper, (), ()) for row in rows]
     )
     said: list[str] = []
@@ -240,7 +240,7 @@ def test_every_paper_has_a_plan(paper, monkeypatch):
     """One training for each folder, after what it continues from; every row is evaluated."""
     monkeypatch.chdir(ROOT)
     tables = read_tables(paper)
-    plan = Plan(tables.all, Options(Path("runs")))
+    plan = Reproduction(tables.all, Options(Path("runs")))
     for table in tables.all:
         steps = plan.commands([(table, row) for row in table.rows])
         trained: list[Path] = []
@@ -263,7 +263,7 @@ def test_rows_share_what_they_can(monkeypatch):
 
     def steps(paper: str, *numbers: str) -> list[str]:
         tables = read_tables(paper)
-        plan = Plan(tables.all, Options(Path("runs")))
+        plan = Reproduction(tables.all, Options(Path("runs")))
         chosen = [(table, row) for table, rows in select(tables, numbers, ()) for row in rows]
         steps = plan.commands(chosen)
         assert all((step.out or step.workdir).parent.parent == Path("runs", paper) for step in steps)
@@ -291,7 +291,7 @@ def test_a_run_that_the_paper_does_not_print(monkeypatch):
     """What VOC's row continues from is trained before it, and not scored."""
     monkeypatch.chdir(ROOT)
     paper = read_tables("pixelnet")
-    plan = Plan(paper.all, Options(Path("runs"), "budget=gpu"))
+    plan = Reproduction(paper.all, Options(Path("runs"), "budget=gpu"))
     rows = [(table, row) for table, rows in select(paper, ["Section 4.1"], []) for row in rows]
     steps = plan.commands(rows)
     start = Path("runs/pixelnet/voc2012/conv7")
@@ -303,7 +303,7 @@ def test_a_run_that_the_paper_does_not_print(monkeypatch):
 def test_ways_to_run_a_network_are_evaluated_with_it(monkeypatch):
     monkeypatch.chdir(ROOT)
     tables = read_tables("perspective")
-    plan = Plan(tables.all, Options(Path("runs"), arguments="weights=w", seeds=(0,)))
+    plan = Reproduction(tables.all, Options(Path("runs"), arguments="weights=w", seeds=(0,)))
     rows = [(table, row) for table, rows in select(tables, ["sevenscenes"], ["*arg-max"]) for row in rows]
     training, evaluation = plan.commands(rows[:1])
     assert training.spec == "configs/perspective/sevenscenes.py:loops=1,steps=500,weights=w"
@@ -315,7 +315,7 @@ def test_measured_comparisons(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     paper = read_tables("astmt")
     ((table, rows),) = select(paper, ["scenes"], [])
-    plan = Plan(paper.all, Options(tmp_path))
+    plan = Reproduction(paper.all, Options(tmp_path))
     assert plan.seeds(table) == (0, 1, 2)
     for row in rows[:2]:
         for step in plan.commands([(table, row)]):

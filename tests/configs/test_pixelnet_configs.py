@@ -13,7 +13,7 @@ from dynpix_jax import papers
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import match_first
-from dynpix_jax.evaluation.reproduce import Options, Plan, select
+from dynpix_jax.evaluation.reproduce import Options, Reproduction, select
 from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
@@ -138,7 +138,7 @@ def test_rows_of_several_sizes_go_on_from_before_the_first_lower_rate(monkeypatc
     """Right before the rate is first reduced: what the stage at the first rate ended with (section 4.1)."""
     monkeypatch.chdir(FOLDER.parents[1])
     tables = read_tables("pixelnet")
-    plan = Plan(tables.all, Options(Path("runs"), "budget=gpu"))
+    plan = Reproduction(tables.all, Options(Path("runs"), "budget=gpu"))
     found = {}
     for table, rows in select(tables, ["Table 3", "Section 4.1"], ["conv7 (0.5-*", "ours"]):
         for row in rows:

@@ -19,7 +19,7 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.chance import OTHER, SHUFFLED, shifted, shuffled
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
 from dynpix_jax.run_config import read_run
-from dynpix_jax.visualization.report import Budget, Chance, chance_lines
+from dynpix_jax.visualization.report import Budget, ChanceBudget, chance_lines
 
 SETTINGS = EvaluationConfig(mode="dense", pictures=0, chance=1)
 VARIABLES = {"params": {"scale": np.float32(1.0)}}
@@ -132,7 +132,7 @@ def test_the_report_says_what_gates_have_learnt():
     score = tasks.build("boundaries", {}, "").scores[0]
 
     def row(density, value, **chance):
-        found = {name: Chance(density, 1e9, {score.name: one}) for name, one in chance.items()}
+        found = {name: ChanceBudget(density, 1e9, {score.name: one}) for name, one in chance.items()}
         return Budget("gates", 0.5, density, 1e9, 2e9, {score.name: value}, {}, chance=found)
 
     ungated = row(None, 0.70)

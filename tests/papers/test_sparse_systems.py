@@ -105,11 +105,12 @@ def values_and_gradients(name: str, mode: str, implementation: str | None):
 
 
 def cases():
-    """All pairs; a whole HRNet takes minutes to compile, and its parts have their tests in tests/ops."""
+    """All pairs; a whole HRNet takes minutes to compile, its parts have their tests in tests/ops, and what it
+    predicts has its own in test_anytime.
+    """
     for name in SECTIONS:
         for implementation in IMPLEMENTATIONS:
-            slow = name == "anytime" and implementation != "gather"
-            marks = [pytest.mark.slow] if slow else []
+            marks = [pytest.mark.slow] if name == "anytime" else []
             yield pytest.param(name, implementation, marks=marks, id=f"{name}-{implementation}")
 
 

@@ -35,6 +35,7 @@ def train_gated(workdir: Path, watch: Sequence[writers.Writer] = ()) -> Result:
             [
                 "data.train.source.size=(32, 48)",
                 f"training.batch_size={BATCH_SIZE}",
+                "model.drop_blocks=6",
                 "training.checkpoint_every=2",
                 "training.log_every=1",
                 *(f"training.stages[{stage}].steps={steps}" for stage, steps in enumerate(STEPS)),

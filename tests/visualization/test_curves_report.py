@@ -12,9 +12,9 @@ from PIL import Image
 from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import write_text
-from dynpix_jax.evaluation.boundary import BoundaryScores, Score
+from dynpix_jax.evaluation.boundary import BoundaryScores, CurveScore
 from dynpix_jax.visualization.curves import CostPoint, accuracy_macs_figure, plot_pr_curve, pr_figure
-from dynpix_jax.visualization.example import Example, Prediction
+from dynpix_jax.visualization.example import Example, RowPrediction
 from dynpix_jax.visualization.pictures import png_bytes
 from dynpix_jax.visualization.report import Budget, outcome, report_html
 from dynpix_jax.visualization.task_pictures import BoundaryPictures, ClassPictures, NormalPictures
@@ -24,7 +24,7 @@ PICTURES = {"boundaries": BoundaryPictures()}
 
 
 def scores(ods: float) -> BoundaryScores:
-    rows = tuple(Score(t, 1 - t, t, 2 * t * (1 - t)) for t in (0.25, 0.5, 0.75))
+    rows = tuple(CurveScore(t, 1 - t, t, 2 * t * (1 - t)) for t in (0.25, 0.5, 0.75))
     return BoundaryScores(ods, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.4, (), rows)
 
 
@@ -51,8 +51,8 @@ def example() -> Example:
     masks = {"res2_1": np.ones((3, 4)), "res3_1": np.zeros((3, 4))}
     maps = {"boundaries": half}
     predictions = [
-        Prediction("base", maps, {}, {}),
-        Prediction("gates", maps, {"res2": half, "total": half}, masks),
+        RowPrediction("base", maps, {}, {}),
+        RowPrediction("gates", maps, {"res2": half, "total": half}, masks),
     ]
     return Example("100 & 75", photo, maps, predictions)
 
@@ -149,7 +149,7 @@ def test_report_of_classes():
     row = Budget("base", 1.0, None, 2e9, 2e9, numbers, {}, per_class={"iou": [0.5, None]})
     truth = np.array([[0, 1], [255, 1]], np.int32)
     labels = {"segmentation": truth}
-    picture = Example("x", np.zeros((2, 2, 3), np.uint8), labels, [Prediction("base", labels, {}, {})])
+    picture = Example("x", np.zeros((2, 2, 3), np.uint8), labels, [RowPrediction("base", labels, {}, {})])
     pictures = {"segmentation": ClassPictures(("a & b", "c"))}
     text = report_html("t", {}, {"segmentation": task}, [row], [picture], pictures)
     assert "Precision against recall" not in text

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dynpix_jax import tasks
-from dynpix_jax.visualization.example import Example, Prediction
+from dynpix_jax.visualization.example import Example, RowPrediction
 from dynpix_jax.visualization.report import Budget, report_html
 from dynpix_jax.visualization.steps import change_picture, choice_colours, choice_note, choice_picture
 from dynpix_jax.visualization.task_pictures import ClassPictures, DepthPictures
@@ -51,7 +51,7 @@ def test_report_of_a_network_that_loops():
     row = Budget("loop", 1.0, None, 2e9, 2e9, numbers, {})
     first, last = np.array([[0, 1, 1]], np.int32), np.array([[0, 0, 1]], np.int32)
     maps = {"loop_0": np.array([[0, 1, 2]]), "loop_1": np.array([[2, 2, 2]])}
-    prediction = Prediction("loop", {"segmentation": last}, {}, {}, [{"segmentation": first}], maps)
+    prediction = RowPrediction("loop", {"segmentation": last}, {}, {}, [{"segmentation": first}], maps)
     photo, labels = np.zeros((1, 3, 3), np.uint8), {"segmentation": last}
     example = Example("x", photo, labels, [prediction], NAMES, np.array([[0, 255, 2]]))
     pictures = {"segmentation": ClassPictures(("a", "c"))}

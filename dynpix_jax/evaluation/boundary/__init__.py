@@ -7,9 +7,9 @@ scores.ods, scores.ois, scores.ap
 from dynpix_jax.data.thin import thin
 from dynpix_jax.evaluation.boundary.curve import (
     BoundaryScores,
+    CurveScore,
     ImageCounts,
     ImageScore,
-    Score,
     average_precision,
     best_score,
     f_measure,
@@ -32,10 +32,10 @@ __all__ = [
     "MAX_DIST",
     "Annotation",
     "BoundaryScores",
+    "CurveScore",
     "GroundTruth",
     "ImageCounts",
     "ImageScore",
-    "Score",
     "average_precision",
     "best_score",
     "count_boundaries",

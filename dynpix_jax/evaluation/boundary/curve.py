@@ -36,7 +36,7 @@ class ImageCounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class CurveScore:
     """Recall, precision and their harmonic mean `f`, all in [0, 1], at a threshold."""
 
     threshold: float
@@ -46,7 +46,7 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageScore(Score):
+class ImageScore(CurveScore):
     """The score of one image at its own best threshold."""
 
     name: str
@@ -74,7 +74,7 @@ class BoundaryScores:
     ois_precision: float
     ap: float
     per_image: tuple[ImageScore, ...]
-    per_threshold: tuple[Score, ...]
+    per_threshold: tuple[CurveScore, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON."""
@@ -95,7 +95,7 @@ def recall_precision(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return matched_truth / np.maximum(truth, 1), matched_predicted / np.maximum(predicted, 1)
 
 
-def best_score(thresholds: np.ndarray, recall: np.ndarray, precision: np.ndarray) -> Score:
+def best_score(thresholds: np.ndarray, recall: np.ndarray, precision: np.ndarray) -> CurveScore:
     """The highest F among 100 points between each two neighbouring thresholds, linearly interpolated."""
     table = np.stack([thresholds, recall, precision]).astype(float)
     points = [table[:, :1]]
@@ -105,7 +105,7 @@ def best_score(thresholds: np.ndarray, recall: np.ndarray, precision: np.ndarray
     threshold, recall, precision = np.concatenate(points, axis=1)
     f = f_measure(recall, precision)
     best = int(np.argmax(f))  # the first of equals, hence the lowest threshold
-    return Score(float(threshold[best]), float(recall[best]), float(precision[best]), float(f[best]))
+    return CurveScore(float(threshold[best]), float(recall[best]), float(precision[best]), float(f[best]))
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
@@ -148,7 +148,7 @@ def summarize(thresholds: np.ndarray, counts: Sequence[ImageCounts]) -> Boundary
         ap=average_precision(recall, precision),
         per_image=tuple(rows),
         per_threshold=tuple(
-            Score(*(float(value) for value in row))
+            CurveScore(*(float(value) for value in row))
             for row in zip(thresholds, recall, precision, f, strict=True)
         ),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import parse_json
-from dynpix_jax.evaluation.boundary.curve import BoundaryScores, Score, average_precision, best_score
+from dynpix_jax.evaluation.boundary.curve import BoundaryScores, CurveScore, average_precision, best_score
 
 
 def read_curve(path: Path) -> BoundaryScores:
@@ -41,7 +41,7 @@ def read_curve(path: Path) -> BoundaryScores:
 def _from_json(content: Mapping[str, Any]) -> BoundaryScores:
     if "rows" in content:
         content = next(iter(content["rows"][-1]["modes"].values()))
-    points = tuple(Score(**point) for point in content["per_threshold"])
+    points = tuple(CurveScore(**point) for point in content["per_threshold"])
     names = (
         "ods",
         "ods_threshold",
@@ -78,7 +78,7 @@ def _published(path: Path, text: str) -> BoundaryScores:
         ap=float(ap),
         per_image=(),
         per_threshold=tuple(
-            Score(*map(float, row)) for row in zip(thresholds, recall, precision, f, strict=True)
+            CurveScore(*map(float, row)) for row in zip(thresholds, recall, precision, f, strict=True)
         ),
     )
 

@@ -80,9 +80,12 @@ def compiled(fn, *arguments):
 @cache
 def exits(mode, **network):
     """(variables, images, masks) -> logits at a quarter of the resolution, after each exit."""
+    # Without a name each layer chooses while it runs, and all it could choose from is compiled.
+    implementation = "gather" if mode == "sparse" else None
 
     def run(variables, images, masks):
-        after = tiny(**network).network.apply(variables, images, Routing(mode=mode, masks=masks))
+        routing = Routing(mode=mode, masks=masks, implementation=implementation)
+        after = tiny(**network).network.apply(variables, images, routing)
         return [one.logits for one in after]
 
     return compiled(run, shapes_of(**network), ODD, nested(1.0, (15, 23)))
