@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops import winograd
 from dynpix_jax.ops.platform import by_platform, pull_back
 from dynpix_jax.ops.pointwise import pointwise
 
@@ -44,8 +45,9 @@ def conv(
 
     1x1 kernels without explicit padding run as a matrix product
     (:func:`~dynpix_jax.ops.pointwise.pointwise`). On a CPU, a convolution to a single channel is one product
-    for all taps, whose results are shifted and added: a third of the time of XLA's. Differentiable in reverse
-    mode, any number of times.
+    for all taps, whose results are shifted and added: a third of the time of XLA's. A wide 3x3 in float32
+    takes a quarter of the products there, to 3e-5 of the largest result (`ops.winograd`). Differentiable in
+    reverse mode, any number of times.
 
     Args:
         x: (B, H, W, Cin).
@@ -76,6 +78,9 @@ def conv(
         padding = [(p, p) for p in torch_padding(window, dilation)]
         if kernel.shape[-1] == 1 and strides == (1, 1) and window[0] % 2 == window[1] % 2 == 1:
             y = _to_one_channel(x, kernel, dilation)
+            return y if bias is None else y + bias
+        if strides == (1, 1) and winograd.pays(x, kernel, dilation):
+            y = _three_by_three(x, kernel, dilation)
             return y if bias is None else y + bias
     sides = tuple((low, high) for low, high in padding)
     y = _convolve_in_order(x, kernel, strides, dilation, sides, (1, 1))
@@ -179,3 +184,4 @@ def _by_taps(x: Array, kernel: Array, dilation: Pair) -> Array:
 
 
 _to_one_channel = by_platform(cpu=_by_taps, default=_same_size)
+_three_by_three = by_platform(cpu=winograd.winograd_conv, default=_same_size)

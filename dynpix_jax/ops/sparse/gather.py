@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.sparse.call import Call
+from dynpix_jax.ops.sparse.chunks import chunk_size
 from dynpix_jax.ops.sparse.layers import ResidualBlock, on_rows
 from dynpix_jax.ops.sparse.rows import ActiveRows, definition_on_rows, run_on_rows
 from dynpix_jax.ops.sparse.vjp import derivative_of
@@ -17,28 +18,37 @@ def gather(call: Call) -> Array:
     return _on_rows(call) if isinstance(call.active, ActiveRows) else _on_windows(call)
 
 
-def _on_windows(call: Call) -> Array:
+def gather_late(call: Call) -> Array:
+    """The first convolution of a chain everywhere, what follows it at active positions."""
+    return _on_windows(call, late=True)
+
+
+def _on_windows(call: Call, *, late: bool = False) -> Array:
     first, combine = call.first, call.combine
+    x, layers, window, dilation, strides = call.x, call.layers, first.window, first.dilation, first.strides
+    if late:
+        x, layers, window, dilation, strides = first.everywhere(x), layers[1:], (1, 1), (1, 1), (1, 1)
     init = call.init
     if init is None:
         init = jnp.zeros((*call.mask.shape, call.features), call.x.dtype)
 
     def chain(windows: Array) -> Array:
-        return on_rows(call.layers, windows)
+        return on_rows(layers, windows[:, 0, 0] if late else windows)
 
     def residual(windows: Array, current: Array) -> Array:
         assert combine is not None
-        return combine.join(current, on_rows(call.layers, windows))
+        return combine.join(current, chain(windows))
 
     out = map_active(
         chain if combine is None else residual,
-        call.x,
+        x,
         call.positions,
-        window=first.window,
-        dilation=first.dilation,
-        strides=first.strides,
+        window=window,
+        dilation=dilation,
+        strides=strides,
         init=init,
         combine="set" if combine is None else "update",
+        chunk=chunk_size(call.x.shape[-1], first.window),
     )
     return call.with_idle(out)
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops import winograd
 from dynpix_jax.ops.affine import affine
 from dynpix_jax.ops.conv import Pair, conv
 from dynpix_jax.ops.depthwise import depthwise_conv
@@ -55,6 +56,10 @@ class Convolution:
     def pointwise(self) -> bool:
         """Whether it reads single positions."""
         return self.window == (1, 1) and self.strides == (1, 1)
+
+    def by_winograd(self, x: Array) -> bool:
+        """Whether `everywhere` runs by Winograd on a CPU."""
+        return self.strides == (1, 1) and winograd.pays(x, self.kernel, self.dilation)
 
     def on_rows(self, rows: Array) -> Array:
         """(n, kh, kw, Cin), or (n, Cin) for a 1x1 kernel, -> (n, Cout); summed in float32 at least."""

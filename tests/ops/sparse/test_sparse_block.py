@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from jax.tree_util import Partial
 
+from dynpix_jax.ops import winograd
 from dynpix_jax.ops.sparse import (
     Affine,
     Convolution,
@@ -21,6 +22,7 @@ from dynpix_jax.ops.sparse import (
     Relu,
     Shortcut,
     active_set,
+    api,
     interpreted,
     sparse_block,
     sparse_block_reference,
@@ -83,6 +85,20 @@ def test_values_and_gradients_are_those_of_the_definition(implementation, combin
         jax.tree.map(close, found, expected)
 
     check()
+
+
+def test_chains_whose_convolution_runs_by_winograd(monkeypatch):
+    """From the break-even on, the convolution runs everywhere and the rest at active positions."""
+    monkeypatch.setattr(winograd, "pays", lambda x, kernel, dilation: kernel.shape[:2] == (3, 3))
+    monkeypatch.setattr(api, "break_even", lambda channels, *, winograd: 0.3 if winograd else 1.0)
+    run = with_gradients(sparse_block, "rectified")
+    for density in (0.2, 0.5):
+        x, *others = given_arrays(0)
+        mask = jnp.asarray(np.random.default_rng(0).random(SHAPE) < density)
+        expected = definition("rectified")(x, *others, mask)
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+        close = partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-5 * largest)
+        jax.tree.map(close, run(x, *others, mask), expected)
 
 
 @pytest.mark.parametrize("implementation", [None, "masked", "gather"])
