@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-aot | lint | docs | notebook. Each works alone on a machine that has Python 3.11+ with pip, and make.
+# make setup | quickstart | test | test-aot | bench-runtimes | lint | docs | notebook. Each works alone on a machine that has Python 3.11+ with pip, and make.
 
 # The first of these that is new enough: on some systems python3 is older and only python3.11 is not.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -6,8 +6,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 AOT := .venv-aot
+RUNTIMES := .venv-runtimes
 
-.PHONY: setup quickstart test test-aot lint lock docs notebook clean
+.PHONY: setup quickstart test test-aot bench-runtimes lint lock docs notebook clean
 
 setup: $(STAMP)
 
@@ -53,6 +54,17 @@ $(AOT)/.installed: $(STAMP)
 	"$$(command -v uv || echo $(BIN)/uv)" pip install --quiet --python $(AOT)/bin/python --no-deps $$packages
 	@touch $@
 
+# Networks in other runtimes, which are installed into an environment of their own that sees the packages of .venv.
+bench-runtimes: $(RUNTIMES)/.installed
+	JAX_PLATFORMS=cpu $(RUNTIMES)/bin/python -m dynpix_jax.cli.main bench runtimes $(ARGS)
+
+$(RUNTIMES)/.installed: $(STAMP)
+	test -x $(RUNTIMES)/bin/python || $(BIN)/python -m venv --without-pip $(RUNTIMES)
+	@set -e; folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$folder")')" >"$$($(RUNTIMES)/bin/python -c "$$folder")/base.pth"; \
+	"$$(command -v uv || echo $(BIN)/uv)" pip install --quiet --python $(RUNTIMES)/bin/python torch onnx onnxruntime openvino
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,4 +85,4 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv $(AOT) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv $(AOT) $(RUNTIMES) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis

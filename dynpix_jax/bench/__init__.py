@@ -8,6 +8,7 @@ Computing at active positions only, against computing everywhere (``timed.py`` t
 - ``model.py``: the whole network of a config.
 - ``break_even.py``: from which density on it pays.
 - ``row_costs.py``: the residual blocks of HRNet's branches.
+- ``runtimes.py``: networks in other runtimes.
 - ``soak.py``: training while its processes, disk and files are harmed.
 - ``device.py``: on an accelerator, whether results are right and how fast they come.
 

@@ -30,6 +30,7 @@ PROGRAMS = {
     "pooling": ("pooling", "the five-branch module of recurrent scene parsing"),
     "model": ("model", "a config's whole network"),
     "break-even": ("break_even", "from which density on sparse execution pays"),
+    "runtimes": ("runtimes", "a network here, in PyTorch, ONNX Runtime and OpenVINO, on a CPU"),
     "row-costs": ("row_costs", "residual blocks of HRNet by active rows"),
     "loader": ("loader", "a config's training data: start, images a second, processor time"),
     "budgets": ("budgets", "prediction in steps against the clock"),

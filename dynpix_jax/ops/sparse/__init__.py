@@ -10,7 +10,8 @@ convolution. Read the modules in this order:
    of windows. On them build ``masked.py`` (dense), ``gather.py`` (XLA), ``pallas_tpu*.py`` and
    ``pallas_gpu*.py`` (kernels; ``fusion.py`` has what they do beside the convolution). ``vjp.py`` gives a
    program the derivative of another.
-4. Dispatch: ``api.py`` runs the named implementation, or chooses one. ``interpret.py`` lets tests run the
+4. Dispatch: ``api.py`` runs the named implementation, or chooses one by
+   ``costs.py``. ``interpret.py`` lets tests run the
    kernels on any machine.
 
 ``reference.py`` is the definition that all are tested against.
@@ -19,12 +20,11 @@ convolution. Read the modules in this order:
 from dynpix_jax.ops.sparse.active import ActiveSet, active_set
 from dynpix_jax.ops.sparse.api import (
     ImplementationUnavailable,
-    break_even,
     implementations,
     perforated_conv,
-    row_costs,
     sparse_block,
 )
+from dynpix_jax.ops.sparse.costs import break_even, row_costs
 from dynpix_jax.ops.sparse.interpret import interpreted
 from dynpix_jax.ops.sparse.layers import (
     Affine,

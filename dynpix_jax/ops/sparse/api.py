@@ -18,7 +18,8 @@ from dynpix_jax.ops.conv import Pair
 from dynpix_jax.ops.platform import default_platform
 from dynpix_jax.ops.sparse.active import ActiveSet
 from dynpix_jax.ops.sparse.call import Active, Call, bind
-from dynpix_jax.ops.sparse.gather import gather, gather_late
+from dynpix_jax.ops.sparse.costs import break_even, row_costs
+from dynpix_jax.ops.sparse.gather import gather, gather_or_everywhere
 from dynpix_jax.ops.sparse.interpret import interpreting
 from dynpix_jax.ops.sparse.layers import Convolution, Depthwise, Layer, Shortcut, WindowLayer, everywhere
 from dynpix_jax.ops.sparse.masked import masked
@@ -94,39 +95,6 @@ def _pallas(platform: str) -> Implementation:
         return str(module().refuses(call))
 
     return Implementation(run, (platform,), refuses)
-
-
-# (channels, density): with fewer channels, gather is faster up to this density (docs/sparse-execution.md).
-_BREAK_EVEN = ((48, 0.6), (72, 0.4), (128, 0.6), (192, 0.75), (384, 0.88))
-_WINOGRAD_BREAK_EVEN = ((192, 0.55), (384, 0.48))
-
-# (channels, costs): with fewer channels, the cost of an active and of an interpolated row of a residual
-# block, relative to a position of the dense block.
-_ROW_COSTS = ((72, (1.7, 0.5)), (128, (1.2, 0.25)), (256, (1.1, 0.2)))
-
-
-def break_even(channels: int, *, winograd: bool = False) -> float:
-    """Density up to which ``gather`` with ``channels`` input channels is faster than dense, on a CPU.
-
-    For a single convolution; measured on the papers' layers of 18 to 512 channels.
-
-    Args:
-        channels: Channels of the input.
-        winograd: Whether the dense convolution runs by Winograd (`ops.winograd`).
-    """
-    table, else_ = (_WINOGRAD_BREAK_EVEN, 0.57) if winograd else (_BREAK_EVEN, 0.97)
-    return next((density for limit, density in table if channels < limit), else_)
-
-
-def row_costs(channels: int, *, winograd: bool = False) -> tuple[float, float]:
-    """CPU cost of an active and of an interpolated row of a block, relative to a dense position.
-
-    Args:
-        channels: Channels of the block.
-        winograd: Whether the dense block runs by Winograd (`ops.winograd`), in two thirds of XLA's time.
-    """
-    active, interpolated = next((cost for limit, cost in _ROW_COSTS if channels < limit), (1.05, 0.25))
-    return (1.5 * active, 1.5 * interpolated) if winograd else (active, interpolated)
 
 
 def sparse_block(
@@ -219,7 +187,7 @@ def perforated_conv(
 
 
 def _pulled_back(call: Call, gradient: Array) -> list[Array]:
-    programs = [partial(pull_back, run) for run in (gather, gather_late, masked, _unmasked)]
+    programs = [partial(pull_back, run) for run in (gather, gather_or_everywhere, masked, _unmasked)]
     gradients: list[Array] = _choose(call, programs[0], programs[1], programs[2], programs[3], gradient)
     return gradients
 
@@ -228,18 +196,22 @@ def _pulled_back(call: Call, gradient: Array) -> list[Array]:
 @with_pull_back(_pulled_back)
 def _decide(call: Call) -> Array:
     """Runs the default implementation of the platform that the program is compiled for."""
-    return _choose(call, gather, gather_late, masked, _unmasked)
+    return _choose(call, gather, gather_or_everywhere, masked, _unmasked)
 
 
 def _choose(
     call: Call,
     sparse: Callable[..., Result],
-    late: Callable[..., Result],
+    wide: Callable[..., Result],
     dense: Callable[..., Result],
     unmasked: Callable[..., Result],
     *others: Array,
 ) -> Result:
-    """Runs one of the programs; ``late`` for chains, ``unmasked`` if every position is active."""
+    """Runs one of the programs.
+
+    ``wide`` is for chains whose convolution runs by Winograd, ``unmasked`` for a single convolution with all
+    positions active.
+    """
 
     def on_cpu(call: Call, *others: Array) -> Result:
         size, channels = call.mask.size, call.x.shape[-1]
@@ -253,11 +225,10 @@ def _choose(
             return chosen
         first = call.first
         winograd = isinstance(first, Convolution) and first.by_winograd(call.x)
-        few = call.count <= break_even(channels, winograd=winograd) * size
         if len(call.layers) > 1:  # fused: sparse was faster than XLA's convolution at every density measured
-            chosen = lax.cond(few, sparse, late, call, *others) if winograd else sparse(call, *others)
-            return chosen
+            return wide(call, *others) if winograd else sparse(call, *others)
         full = (call.count == size).astype(jnp.int32)
+        few = call.count <= break_even(channels, winograd=winograd) * size
         case = jnp.where(few, 0, 1 + full)
         chosen = lax.switch(case, (sparse, dense, unmasked), call, *others)
         return chosen

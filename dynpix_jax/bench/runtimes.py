@@ -1,0 +1,324 @@
+"""A network here and, with the same weights, in other runtimes: each that is installed, in turn, on a CPU.
+
+`make bench-runtimes` installs PyTorch, ONNX Runtime and OpenVINO into an environment of their own and runs
+this. Norms are folded into the convolutions for them, and their results are compared with ours first.
+"sparse" runs the inside of each residual block at a share of the positions, with random masks and no gates.
+Leave the machine alone meanwhile.
+
+example:
+  dynpix bench runtimes --network resnet50 --runs 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynpix_jax.backbones.base import BackboneConfig, BuildOptions
+from dynpix_jax.backbones.mobilenet import MobileNetConfig
+from dynpix_jax.backbones.resnet import ResNetConfig
+from dynpix_jax.bench.masks import make_mask
+from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.text import parse_size
+from dynpix_jax.core.typing import Array, Mask, Variables
+from dynpix_jax.nn.conv import Conv, DepthwiseConv
+from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.residual import Block, BlockSpec
+from dynpix_jax.ops.conv import torch_padding
+from dynpix_jax.ops.sparse import active_set, sparse_block
+
+NETWORKS: dict[str, BackboneConfig] = {
+    "resnet50": ResNetConfig(),
+    "mobilenetv2": MobileNetConfig(se=False),
+}
+DENSITIES = (0.3, 0.5, 0.7)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the program."""
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--size", default="480x640", metavar="HxW", help="of the image (default: 480x640)")
+    parser.add_argument("--runs", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table for each network; gives the exit status."""
+    size = parse_size(args.size)
+    if jax.default_backend() != "cpu" or args.runs < 1:
+        raise UserError(f"--runs {args.runs}: expected at least 1, on a CPU ({jax.default_backend()} here)")
+    for name in args.network:
+        programs = runtimes(NETWORKS[name], size)
+        taken: dict[str, list[float]] = {label: [] for label in programs}
+        for turn in range(-1, args.runs):
+            for label, program in programs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(program())
+                if turn >= 0:
+                    taken[label].append(1e3 * (time.perf_counter() - start))
+        fastest = min(np.median(taken[label]) for label in programs if not label.startswith("sparse"))
+        print(f"\n{name}, {args.size}, float32, {os.cpu_count()} CPU cores, {args.runs} rounds in turn\n")
+        print("| runtime | median ms | least ms | median / the fastest dense one |\n|---|---|---|---|")
+        for label, times in taken.items():
+            median = np.median(times)
+            print(f"| {label} | {median:.0f} | {min(times):.0f} | {median / fastest:.2f} |", flush=True)
+    return 0
+
+
+def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
+    """The network's programs by name; a UserError if a runtime computes something else."""
+    network = config.build()
+    image = jax.random.normal(jax.random.key(0), (1, *size, 3))
+    variables = jax.jit(network.init)(jax.random.key(1), image[:, :64, :64])
+    top = config.stages[-1].name
+
+    @jax.jit
+    def dense(variables: Variables, image: Array) -> Array:
+        found: Array = network.apply(variables, image)[top]
+        return found
+
+    listed: dict[str, Callable[[], Any]] = {"dynpix, dense": partial(dense, variables, image)}
+    for density in DENSITIES:
+        sparse = jax.jit(partial(_sparse, config, density))
+        listed[f"sparse, density {density:g}"] = partial(sparse, variables, image)
+    expected = np.asarray(dense(variables, image)).transpose(0, 3, 1, 2)
+    nodes = record(lambda image: network.apply(variables, image)[top], image)
+    given = np.ascontiguousarray(np.asarray(image).transpose(0, 3, 1, 2))
+    for name, make in (("torch", _torch), ("onnxruntime", _onnxruntime), ("openvino", _openvino)):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            print(f"left out: {name} is not installed")
+            continue
+        program = make(nodes, given)
+        found = np.asarray(program())
+        if np.abs(found - expected).max() > 1e-3 * np.abs(expected).max():
+            raise UserError(f"{name}: it computes something else than we do; expected the same to 1e-3")
+        listed[name] = program
+    return listed
+
+
+class _Sparse(nn.Module):
+    """A block whose inside runs at a share of the positions."""
+
+    block: Block
+    density: float
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.block)
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        block = self.block
+        if not block.spec.splits:
+            return block(x, train=train)
+        reduced = block.reduce(x, train=train)
+        # The same for all programs; the compiler must not know it.
+        mask: Mask = make_mask("random", jax.random.key(2), reduced.shape[:3], self.density)
+        mask = jnp.logical_and(mask, x[0, 0, 0, 0] == x[0, 0, 0, 0])
+        init, shortcut = block.shortcut_in_parts(x, train=train)
+        layers = (*block.spatial_layers(), *block.expand_layers())
+        return sparse_block(reduced, active_set(mask), layers, init=init, combine=shortcut)
+
+
+def _sparse(config: BackboneConfig, density: float, variables: Variables, image: Array) -> Array:
+    def hook(spec: BlockSpec, make: Callable[..., Block]) -> nn.Module:
+        return _Sparse(make(parent=None), density, name=spec.name)
+
+    network = config.build(BuildOptions(hook=hook))
+    found: Array = network.apply(variables, image)[config.stages[-1].name]
+    return found
+
+
+# ----------------------------------------------------------------- the network as a list of operations
+
+
+@dataclasses.dataclass
+class Node:
+    """One operation on maps (B, C, H, W).
+
+    Attributes:
+        kind: Name of ONNX's operator: Conv, Relu, Clip (to 0..6), MaxPool (3x3, stride 2) or Add.
+        inputs: Indices of nodes; -1 is the image.
+        kernel: (Cout, Cin / groups, kh, kw) of a convolution.
+        bias: (Cout,).
+        strides: Stride of rows and columns.
+        dilation: Dilation of the kernel.
+        groups: Groups of channels.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    kernel: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.float32))
+    bias: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    strides: int = 1
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def padding(self) -> int:
+        """Zeros on every side."""
+        return torch_padding(self.kernel.shape[2:], (self.dilation,) * 2)[0]
+
+
+_KINDS = {"relu": "Relu", "relu6": "Clip"}
+
+
+def record(apply: Callable[[Array], Array], image: Array) -> list[Node]:
+    """The operations of a network of plain layers, with norms folded into the convolutions before them.
+
+    Convolutions and norms are traced as functions of their own, which carry the names of their modules.
+    """
+    layers: dict[str, tuple[str, Any]] = {}
+
+    def named(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if context.method_name != "__call__" or not isinstance(module, Conv | DepthwiseConv | BatchNorm):
+            return call(*args, **kwargs)
+        name = "/".join(module.path)
+        with jax.ensure_compile_time_eval():
+            layers[name] = type(module).__name__, module.layer()
+
+        def layer(x: Array) -> Any:
+            return call(x, **kwargs)
+
+        layer.__name__ = name
+        return jax.jit(layer)(*args)
+
+    with nn.intercept_methods(named):
+        traced = jax.make_jaxpr(apply)(image)
+    nodes: list[Node] = []
+    _follow(traced.jaxpr, [-1], layers, nodes)
+    return nodes
+
+
+def _follow(jaxpr: Any, inputs: list[Any], layers: Mapping[str, Any], nodes: list[Node]) -> list[Any]:
+    """Appends the operations of a program; gives the nodes that make its results."""
+    made = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def of(value: Any) -> Any:
+        return made.get(value) if not hasattr(value, "val") else None
+
+    for step in jaxpr.eqns:
+        name, primitive = step.params.get("name", ""), step.primitive.name
+        given = [of(value) for value in step.invars]
+        maps = tuple(number for number in given if number is not None)
+        inside = step.params.get("jaxpr") or step.params.get("call_jaxpr")
+        if name in layers:
+            made[step.outvars[0]] = _layer(*layers[name], maps[0], nodes)
+            continue
+        kind = _KINDS.get(name) or {"add": "Add", "reduce_window_max": "MaxPool"}.get(primitive)
+        if kind and maps:
+            nodes.append(Node(kind, maps))
+            made[step.outvars[0]] = len(nodes) - 1
+        elif inside is not None:
+            results = _follow(getattr(inside, "jaxpr", inside), given, layers, nodes)
+            made |= dict(zip(step.outvars, results, strict=True))
+        elif maps:
+            raise UserError(f"{primitive}: this network cannot be run elsewhere; expected plain layers")
+    return [of(value) for value in jaxpr.outvars]
+
+
+def _layer(kind: str, layer: Any, source: int, nodes: list[Node]) -> int:
+    if kind == "BatchNorm":  # always behind its convolution
+        node = nodes[source]
+        node.kernel = node.kernel * np.asarray(layer.multiplier)[:, None, None, None]
+        node.bias = node.bias * np.asarray(layer.multiplier) + np.asarray(layer.offset)
+        return source
+    kernel = np.asarray(layer.kernel).transpose(3, 2, 0, 1)
+    groups = len(kernel) if kind == "DepthwiseConv" else 1
+    bias = np.zeros(len(kernel), np.float32)
+    nodes.append(Node("Conv", (source,), kernel, bias, layer.strides[0], layer.dilation[0], groups))
+    return len(nodes) - 1
+
+
+# ----------------------------------------------------------------- other runtimes
+
+
+def _torch(nodes: list[Node], image: np.ndarray) -> Callable[[], Any]:
+    """PyTorch, op by op, channels last."""
+    torch = importlib.import_module("torch")
+    functional = torch.nn.functional
+    last = torch.channels_last
+    weights = [torch.from_numpy(node.kernel).contiguous(memory_format=last) for node in nodes]
+    biases = [torch.from_numpy(node.bias) for node in nodes]
+    given = torch.from_numpy(image).contiguous(memory_format=last)
+
+    def program() -> Any:
+        maps = {-1: given}
+        with torch.inference_mode():
+            for number, node in enumerate(nodes):
+                x = [maps[source] for source in node.inputs]
+                if node.kind == "Conv":
+                    window = (node.strides, node.padding, node.dilation, node.groups)
+                    maps[number] = functional.conv2d(x[0], weights[number], biases[number], *window)
+                elif node.kind == "MaxPool":
+                    maps[number] = functional.max_pool2d(x[0], 3, 2, 1)
+                elif node.kind == "Add":
+                    maps[number] = x[0] + x[1]
+                else:
+                    maps[number] = x[0].relu() if node.kind == "Relu" else functional.relu6(x[0])
+        return maps[len(nodes) - 1].numpy()
+
+    return program
+
+
+def onnx_model(nodes: list[Node], shape: tuple[int, ...]) -> bytes:
+    """The network in ONNX's format."""
+    onnx = importlib.import_module("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    values, steps = [], []
+    for name, limit in (("zero", 0), ("six", 6)):
+        values.append(numpy_helper.from_array(np.float32(limit), name))
+    for number, node in enumerate(nodes):
+        inputs, attributes = [f"map{source}" for source in node.inputs], {}
+        if node.kind == "Conv":
+            for name, value in ((f"kernel{number}", node.kernel), (f"bias{number}", node.bias)):
+                values.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+                inputs.append(name)
+            attributes = {
+                "strides": [node.strides] * 2,
+                "dilations": [node.dilation] * 2,
+                "pads": [node.padding] * 4,
+                "group": node.groups,
+            }
+        elif node.kind == "MaxPool":
+            attributes = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
+        elif node.kind == "Clip":
+            inputs += ["zero", "six"]
+        steps.append(helper.make_node(node.kind, inputs, [f"map{number}"], **attributes))
+    number_type = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        steps,
+        "network",
+        [helper.make_tensor_value_info("map-1", number_type, shape)],
+        [helper.make_tensor_value_info(f"map{len(nodes) - 1}", number_type, None)],
+        values,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
+def _onnxruntime(nodes: list[Node], image: np.ndarray) -> Callable[[], Any]:
+    runtime = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(onnx_model(nodes, image.shape), providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"map-1": image})[0]
+
+
+def _openvino(nodes: list[Node], image: np.ndarray) -> Callable[[], Any]:
+    """OpenVINO in float32: by itself it takes bfloat16 where the processor has it."""
+    core = importlib.import_module("openvino").Core()
+    model = core.read_model(onnx_model(nodes, image.shape), b"")
+    options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(model, "CPU", options)
+    return lambda: compiled([image])[compiled.outputs[0]]

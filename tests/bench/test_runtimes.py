@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dynpix_jax.backbones.resnet import ResNetConfig
+from dynpix_jax.bench.runtimes import Node, record
+from dynpix_jax.core.errors import UserError
+
+
+def follow(nodes: list[Node], image: jax.Array) -> jax.Array:
+    """The list as XLA runs it, on (B, C, H, W)."""
+    maps = {-1: image}
+    for number, node in enumerate(nodes):
+        x = maps[node.inputs[0]]
+        if node.kind == "Conv":
+            sides, strides, dilation = [(node.padding,) * 2] * 2, (node.strides,) * 2, (node.dilation,) * 2
+            y = lax.conv_general_dilated(
+                x, node.kernel, strides, sides, rhs_dilation=dilation, feature_group_count=node.groups
+            )
+            maps[number] = y + node.bias[:, None, None]
+        elif node.kind == "MaxPool":
+            window, strides, sides = (1, 1, 3, 3), (1, 1, 2, 2), [(0, 0), (0, 0), (1, 1), (1, 1)]
+            maps[number] = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, sides)
+        elif node.kind == "Add":
+            maps[number] = x + maps[node.inputs[1]]
+        else:
+            maps[number] = jnp.clip(x, 0, 6 if node.kind == "Clip" else None)
+    return maps[len(nodes) - 1]
+
+
+def test_the_list_of_operations_computes_the_network():
+    network = ResNetConfig(depth=18, width=2).build()
+    image = jnp.asarray(np.random.default_rng(0).standard_normal((1, 33, 40, 3)), jnp.float32)
+    variables = jax.jit(network.init)(jax.random.key(0), image)
+    # Moments that a norm cannot hide.
+    variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.5, variables["batch_stats"])
+    nodes = record(lambda image: network.apply(variables, image)["res5"], image)
+    assert {node.kind for node in nodes} == {"Conv", "Relu", "MaxPool", "Add"}
+    expected = jax.jit(network.apply)(variables, image)["res5"]
+    got = jax.jit(lambda image: follow(nodes, image))(image.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(got.transpose(0, 2, 3, 1), expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
+def test_other_layers_are_refused():
+    with pytest.raises(UserError, match="tanh: this network cannot be run elsewhere"):
+        record(lambda image: jnp.tanh(image) + 1, jnp.zeros((1, 8, 8, 3)))
