@@ -27,6 +27,7 @@ from dynpix_jax.ops.depthwise import SHIFTED, shifted_macs
 from dynpix_jax.ops.interpolation import INTERPOLATION_SCOPE
 from dynpix_jax.ops.platform import compiled_for
 from dynpix_jax.ops.resize import RESIZE_SCOPE
+from dynpix_jax.ops.winograd import PROGRAMS, convolution_macs
 
 # Element-wise, layout, reduction, comparison, sorting and random primitives: they multiply no matrices.
 _FREE_NAMES = """
@@ -173,6 +174,8 @@ def _product_macs(eqn: Any) -> tuple[str, float] | None:
         return name, _conv_macs(eqn)
     if name == "jit" and eqn.params["name"] == SHIFTED:
         return SHIFTED, shifted_macs(eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape)
+    if name == "jit" and eqn.params["name"] in PROGRAMS:
+        return "conv_general_dilated", convolution_macs(*(value.aval.shape for value in eqn.invars[:2]))
     return None
 
 

@@ -10,6 +10,7 @@ example:
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from dynpix_jax.bench.arg_specs import find
 from dynpix_jax.bench.masks import KINDS
 from dynpix_jax.bench.timed import Settings, Timed, measure
 from dynpix_jax.core.text import a_path
-from dynpix_jax.ops.sparse import break_even
+from dynpix_jax.ops.sparse import Convolution, break_even
 
 LAYERS = (
     "hrnet_w18_branch1_1024x2048",
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         first, *rows = measure(name, conv.programs(spec, ("gather", conv.AUTO), settings), args.runs)
         ratios[name] = {kind: _ratios(rows, kind) for kind in ("gather", conv.AUTO)}
         cells = [f"{gather:.2f} ({auto:.2f})" for gather, auto in zip(*ratios[name].values(), strict=True)]
-        limit = f"{break_even(spec.channels):.2f}"
+        x, kernel = jax.eval_shape(partial(conv.arrays, spec, settings))
+        by_winograd = Convolution(kernel, None, spec.strides, spec.dilation).by_winograd(x)
+        limit = f"{break_even(spec.channels, winograd=by_winograd):.2f}"
         line = (name, str(spec.channels), f"{first.timing.median:.1f}", *cells, limit)
         print("| " + " | ".join(line) + " |", flush=True)
     picture(ratios, args.out / "sparse-execution.png")

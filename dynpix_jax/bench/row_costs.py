@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             programs.append(partial(_sparse, x, kernels, own, needed))
             shares.append((float(own.mean()), float(np.mean(needed & ~own))))
         reference, *others = interleaved_medians(programs, args.runs)
-        costs = row_costs(channels)
+        costs = row_costs(channels, winograd=Convolution(kernels[0]).by_winograd(x))
         for (active, ring), timing in zip(shares, others, strict=True):
             print(
                 f"{size[0]:>3}x{size[1]:<4} x {channels:<4}{reference.median:>8.1f}{active:>9.2f}"

@@ -79,9 +79,6 @@ def conv(
         if kernel.shape[-1] == 1 and strides == (1, 1) and window[0] % 2 == window[1] % 2 == 1:
             y = _to_one_channel(x, kernel, dilation)
             return y if bias is None else y + bias
-        if strides == (1, 1) and winograd.pays(x, kernel, dilation):
-            y = _three_by_three(x, kernel, dilation)
-            return y if bias is None else y + bias
     sides = tuple((low, high) for low, high in padding)
     y = _convolve_in_order(x, kernel, strides, dilation, sides, (1, 1))
     return y if bias is None else y + bias
@@ -96,6 +93,11 @@ def _convolve(
     )
 
 
+def _plain(strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair) -> bool:
+    """Whether a 3x3 is one of stride 1 that keeps the size."""
+    return strides == spread == (1, 1) and padding == tuple((d, d) for d in dilation)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _convolve_in_order(
     x: Array, kernel: Array, strides: Pair, dilation: Pair, padding: tuple[Pair, ...], spread: Pair
@@ -105,7 +107,17 @@ def _convolve_in_order(
     JAX swaps the roles of axes instead of transposing arrays. On a CPU, XLA undoes that in the main program
     only: inside branches and loops such gradients become plain loops, 15 to 30 times slower.
     """
-    return _convolve(x, kernel, strides, dilation, padding, spread)
+
+    def run(x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, strides, dilation, padding, spread)
+
+    def by_winograd(x: Array, kernel: Array) -> Array:
+        return winograd.winograd_conv(x, kernel, dilation)
+
+    if not (_plain(strides, dilation, padding, spread) and winograd.pays(x, kernel, dilation)):
+        return run(x, kernel)
+    y: Array = lax.platform_dependent(x, kernel, cpu=by_winograd, default=run)
+    return y
 
 
 def _forward(
@@ -125,7 +137,11 @@ def _backward(
     def run(x: Array, kernel: Array) -> Array:
         return _convolve(x, kernel, strides, dilation, padding, spread)
 
+    plain = _plain(strides, dilation, padding, spread)
+
     def in_order(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        if plain and winograd.pays(x, kernel, dilation, gradients=True):
+            return winograd.winograd_gradients(dilation, (x, kernel), gradient)
         return _gradients_in_order(x, kernel, gradient, strides, dilation, padding, spread)
 
     gradients: tuple[Array, Array] = lax.platform_dependent(
@@ -184,4 +200,3 @@ def _by_taps(x: Array, kernel: Array, dilation: Pair) -> Array:
 
 
 _to_one_channel = by_platform(cpu=_by_taps, default=_same_size)
-_three_by_three = by_platform(cpu=winograd.winograd_conv, default=_same_size)

@@ -27,8 +27,10 @@ _OUT, _IN = 4, 6  # results and values on a side of a tile
 
 # Tiles at a time: with fewer the kernel is read more often, with more the values between take more memory.
 _TILES = 2048
-# It pays with at least so many channels and tiles, and at most so many results a position. Measured.
-_CHANNELS, _FEWEST, _BEYOND = 128, 192, 1.35
+# It pays with at least so many channels and tiles, and at most so many results a position: a convolution, and
+# its gradients. Measured.
+_CONVOLUTION = (128, 192, 1.35)
+_GRADIENTS = (96, 64, 1.5)
 
 _OF_TILE = np.array(
     [
@@ -44,19 +46,25 @@ _OF_KERNEL = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 
 _OF_RESULT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-def pays(x: Array, kernel: Array, dilation: Pair) -> bool:
+def pays(x: Array, kernel: Array, dilation: Pair, *, gradients: bool = False) -> bool:
     """Whether a CPU is faster with it than with XLA's convolution of stride 1 (docs/sparse-execution.md).
 
     Never for ``jax.default_matmul_precision("highest")``, which asks for the last digits.
+
+    Args:
+        x: (B, H, W, Cin).
+        kernel: (kh, kw, Cin, Cout).
+        dilation: Of the kernel's rows and columns.
+        gradients: Whether it is for the gradients of both.
     """
     precise = jax.config.jax_default_matmul_precision in ("highest", "float32")
-    if precise or kernel.shape[:2] != (3, 3) or not x.dtype == kernel.dtype == jnp.float32:
+    if precise or kernel.shape[:2] != (3, 3) or not x.dtype == kernel.dtype == jnp.float32 or 0 in x.shape:
         return False
-    if 0 in x.shape or min(kernel.shape[2:]) < _CHANNELS:
-        return False
+    channels, fewest, beyond = _GRADIENTS if gradients else _CONVOLUTION
     # The kernel is transformed for as many tiles as there are; those beyond the border are for nothing.
     tiles = math.prod((len(x), *_tiles_along(x.shape, dilation)))
-    return tiles >= _FEWEST and tiles * _OUT**2 <= _BEYOND * math.prod(x.shape[:3])
+    enough = min(kernel.shape[2:]) >= channels and tiles >= fewest
+    return enough and tiles * _OUT**2 <= beyond * math.prod(x.shape[:3])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -71,6 +79,26 @@ def winograd_conv(x: Array, kernel: Array, dilation: Pair) -> Array:
     Returns:
         (B, H, W, Cout).
     """
+    y: Array = _winograd_conv(x, kernel, dilation)
+    return y
+
+
+def _forward(x: Array, kernel: Array, dilation: Pair) -> tuple[Array, tuple[Array, Array]]:
+    return winograd_conv(x, kernel, dilation), (x, kernel)
+
+
+def winograd_gradients(dilation: Pair, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """The gradients of x and kernel, which are ``saved``, for that of the result."""
+    x, kernel = saved
+    to_x = winograd_conv(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), dilation)
+    return to_x, _winograd_to_kernel(x, gradient, dilation)
+
+
+winograd_conv.defvjp(_forward, winograd_gradients)
+
+
+@partial(jax.jit, static_argnums=2)
+def _winograd_conv(x: Array, kernel: Array, dilation: Pair) -> Array:
     shape, features = x.shape, kernel.shape[-1]
     weights = _transform(_OF_KERNEL, kernel, features)
     chunks, size = _chunks(shape, dilation)
@@ -84,32 +112,33 @@ def winograd_conv(x: Array, kernel: Array, dilation: Pair) -> Array:
         found = results(jnp.int32(0))
     else:
         found = lax.map(results, size * jnp.arange(chunks, dtype=jnp.int32))
-    index = _places(shape, dilation, size).reshape(-1)
-    y = _read(found.reshape(-1, features), index)
+    y = _read(found.reshape(-1, features), _places(shape, dilation, size).reshape(-1))
     return y.reshape(*shape[:3], features)
 
 
-def _forward(x: Array, kernel: Array, dilation: Pair) -> tuple[Array, tuple[Array, Array]]:
-    return winograd_conv(x, kernel, dilation), (x, kernel)
-
-
-def _backward(dilation: Pair, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    to_x = winograd_conv(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), dilation)
+@partial(jax.jit, static_argnums=2)
+def _winograd_to_kernel(x: Array, gradient: Array, dilation: Pair) -> Array:
     chunks, size = _chunks(x.shape, dilation)
 
     def products(chunk: Array | int) -> Array:
         first = jnp.int32(chunk * size)
         tiles = _transform(_OF_TILE, _gather(x, dilation, first, size, _IN), x.shape[-1])
-        of_tiles = _gather(gradient, dilation, first, size, _OUT)
-        upstream = _transform(_OF_RESULT.T, of_tiles, gradient.shape[-1])
+        upstream = _gather(gradient, dilation, first, size, _OUT)
+        upstream = _transform(_OF_RESULT.T, upstream, gradient.shape[-1])
         return lax.dot_general(tiles, upstream, (((1,), (1,)), ((0,), (0,))))
 
     total = lax.fori_loop(1, chunks, lambda chunk, total: total + products(chunk), products(0))
-    return to_x, _transform(_OF_KERNEL.T, total, kernel.shape[-1]).reshape(kernel.shape)
+    return _transform(_OF_KERNEL.T, total, gradient.shape[-1]).reshape(3, 3, x.shape[-1], -1)
 
 
-winograd_conv.defvjp(_forward, _backward)
+PROGRAMS = ("_winograd_conv", "_winograd_to_kernel")
+"""Names of the programs whose products `flops` counts as those of a convolution: see `convolution_macs`."""
+
+
+def convolution_macs(first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    """MACs of a convolution of the shapes that a program of `PROGRAMS` takes."""
+    *positions, inputs = first
+    return 9.0 * math.prod(positions) * inputs * second[-1]
 
 
 def _transform(matrix: np.ndarray, values: Array, channels: int) -> Array:

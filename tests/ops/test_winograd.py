@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import ops
+from dynpix_jax.flops import count_macs
 from dynpix_jax.ops import winograd
 from tests.ops.brute import conv_loop
 
@@ -67,3 +68,26 @@ def test_wide_layers_on_a_cpu_only():
     assert program(wide, 128, strides=(2, 2))
     with jax.default_matmul_precision("highest"):
         assert program(wide, 128)
+
+
+def test_gradients_pay_with_fewer_tiles():
+    """The convolution is XLA's there, its gradients are not; elsewhere they are, too."""
+    x = jax.ShapeDtypeStruct((1, 40, 40, 96), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 96, 96), jnp.float32)
+    gradients = jax.jit(jax.grad(lambda x, kernel: (ops.conv(x, kernel) ** 2).sum(), (0, 1)))
+
+    def convolutions(platform):
+        lowered = gradients.trace(x, kernel).lower(lowering_platforms=(platform,))
+        return lowered.as_text().count("stablehlo.convolution")
+
+    assert convolutions("cpu") == 1
+    assert convolutions("tpu") == 3
+
+
+def test_macs_are_those_of_the_convolution():
+    x = jax.ShapeDtypeStruct((1, 60, 80, 128), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 128, 192), jnp.float32)
+    gradients = jax.grad(lambda x, kernel: (ops.conv(x, kernel) ** 2).sum(), (0, 1))
+    macs = 60 * 80 * 9 * 128 * 192
+    assert count_macs(ops.conv, x, kernel).by_primitive == {"conv_general_dilated": macs}
+    assert count_macs(gradients, x, kernel).total == 3 * macs
