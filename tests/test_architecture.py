@@ -69,7 +69,11 @@ THIRD_PARTY = {
     "run_config": CORE,
 }
 # Packages that one module alone imports, where they are installed; nothing depends on them.
-OPTIONAL = {"bench.torch_conv": {"torch"}, "training.wandb_writer": {"wandb"}}
+OPTIONAL = {
+    "bench.runtimes": {"onnx", "onnxruntime", "openvino", "torch"},
+    "bench.torch_conv": {"torch"},
+    "training.wandb_writer": {"wandb"},
+}
 ENTRY_POINTS = ("train.py", "eval.py")
 CONFIG_MAY_IMPORT = {"core", "configs"}
 TOOLS_MAY_IMPORT = {"core", "data", "cli", "evaluation", "serving", "tasks", "visualization"}

@@ -89,7 +89,7 @@ def test_values_and_gradients_are_those_of_the_definition(implementation, combin
 
 def test_chains_whose_convolution_runs_by_winograd(monkeypatch):
     """From the break-even on, the convolution runs everywhere and the rest at active positions."""
-    monkeypatch.setattr(winograd, "pays", lambda x, kernel, dilation: kernel.shape[:2] == (3, 3))
+    monkeypatch.setattr(winograd, "pays", lambda x, kernel, dilation, **_: kernel.shape[:2] == (3, 3))
     monkeypatch.setattr(gather, "break_even", lambda channels, *, winograd: 0.3)
     run = with_gradients(sparse_block, "rectified")
     for density in (0.2, 0.5):
