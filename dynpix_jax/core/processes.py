@@ -328,6 +328,7 @@ class _Watch(threading.Thread):
             if now - self._beats[index][1] > DEAD_SECONDS:
                 message = f"no sign of life for {DEAD_SECONDS:.0f} s; it was killed, or its host is down"
                 self.report(message, 1, int(index))
+                self._client.key_value_set(f"dynpix/ended/{index}", "")
                 return self._failure()
         return None
 

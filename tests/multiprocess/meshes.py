@@ -1,17 +1,19 @@
-"""Trains tiny networks on several meshes: `python -m tests.multiprocess.meshes OUT SYSTEM`.
+"""Trains a tiny network, a step on each of several meshes: `python -m tests.multiprocess.meshes OUT SYSTEM`.
 
-Process 0 writes losses and final parameters of each run to OUT, as npz.
+Process 0 writes the losses and the final variables to OUT, as npz.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from dynpix_jax.cli.common import add_distributed, run_main
 from dynpix_jax.core import processes
@@ -25,6 +27,7 @@ from tests.papers.astmt import tiny as astmt
 from tests.tiny_systems import ANYTIME
 
 BATCH = 8
+STEPS = 4
 FIELDS = {"pag": ("boundaries",), "anytime": ("segmentation",), "astmt": ("boundaries", "depth")}
 """System -> labels. Its norms are frozen, are of batches, and are of turns."""
 PAG = dict(
@@ -32,23 +35,32 @@ PAG = dict(
     task="boundaries",
     backbone=dict(depth=26, width=8, output_stride=16),
     head_features=4,
-    drop_blocks=4,
+    drop_blocks=2,
     gate=dict(kind="pixel", scope="residual", rho=0.5),
 )
 
 
-class Record(Writer):
-    """Keeps the losses."""
+class Enough(Exception):
+    """A mesh has done its step."""
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
+
+class Record(Writer):
+    """Keeps the losses, and ends training before a step."""
+
+    def __init__(self, end: int) -> None:
+        self.losses: dict[int, float] = {}
+        self._end = end
 
     def write(self, step: int, kind: str, values: Any) -> None:
-        self.losses.append(values["loss"])
+        self.losses[step] = values["loss"]
+
+    def tick(self, step: int, stage: str) -> None:
+        if step == self._end:
+            raise Enough
 
 
 def run_of(system: str, sharding: str, data: int, model: int) -> RunConfig:
-    """Two steps of eight scenes."""
+    """Steps of eight scenes."""
     models = {"pag": PAG, "anytime": {**ANYTIME, "task_options": dict(classes=8)}, "astmt": astmt.section()}
     source = {"name": "scenes", "size": (32, 32), "length": 16, "fields": FIELDS[system], "split": "train"}
     mesh: dict[str, Any] = {"data": data, "model": model}
@@ -63,21 +75,37 @@ def run_of(system: str, sharding: str, data: int, model: int) -> RunConfig:
                 "batch_size": BATCH,
                 "optimizer": "sgd",
                 "log_every": 1,
-                "checkpoint_every": 0,
+                "checkpoint_every": 1,
                 "mesh": mesh,
                 "sharding": sharding,
-                "stages": ({"name": "one", "steps": 2, "learning_rate": 1e-4},),
+                "stages": ({"name": "one", "steps": STEPS, "learning_rate": 1e-4},),
             },
         }
     )
 
 
 def layouts(devices: int) -> list[tuple[str, int, int]]:
-    """Sharding, data and model axis."""
-    if devices == 1:
-        return [("replicated", 1, 1)]
+    """Sharding, data and model axis, of each step."""
     half = devices // 2
+    if devices == 8:
+        return [("fsdp", half, 2), ("rules", 1, devices)]
     return [("fsdp", devices, 1), ("fsdp", half, 2), ("rules", half, 2), ("rules", 1, devices)]
+
+
+def trained(system: str, meshes: Sequence[tuple[str, int, int]], workdir: Path) -> dict[str, np.ndarray]:
+    """Losses and final variables of a run whose steps go on on one mesh after the other."""
+    losses: dict[int, float] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        astmt.small_blocks(patch)
+        for number, mesh in enumerate(meshes, 1):
+            last = number == len(meshes)
+            run, record = run_of(system, *mesh), Record(STEPS + 1 if last else number + 1)
+            with contextlib.nullcontext() if last else contextlib.suppress(Enough):
+                state = train(run, workdir, batches=train_loader(run), writers=[record]).state
+            losses |= record.losses
+    whole = processes.on_device(state.variables, jax.local_devices()[0])
+    found = {path: np.asarray(leaf) for path, leaf in named_leaves(whole)}
+    return {"loss": np.array([losses[step] for step in sorted(losses)]), **found}
 
 
 def main() -> None:
@@ -87,19 +115,9 @@ def main() -> None:
     add_distributed(parser)
     args = parser.parse_args()
     processes.start(args.distributed)
-    found: dict[str, np.ndarray] = {}
-    for layout in layouts(jax.device_count()):
-        run, record = run_of(args.system, *layout), Record()
-        name = "/".join(map(str, layout))
-        workdir = args.out.parent / f"{args.out.stem}-{name.replace('/', '-')}"
-        state = train(run, workdir, batches=train_loader(run), writers=[record]).state
-        found[f"{name}/loss"] = np.array(record.losses)
-        whole = processes.on_device(state.variables, jax.local_devices()[0])
-        found |= {f"{name}:{path}": np.asarray(leaf) for path, leaf in named_leaves(whole)}
+    found = trained(args.system, layouts(jax.device_count()), args.out.with_suffix(""))
     if processes.is_first():
-        with tempfile.NamedTemporaryFile(dir=args.out.parent, delete=False) as file:
-            np.savez(file, **found)
-        Path(file.name).rename(args.out)
+        np.savez(args.out, **found)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,11 @@ def main() -> None:
     parser.add_argument("--unreadable-at", type=int, help="step whose batch cannot be read")
     parser.add_argument("--bug-at", type=int, help="step whose batch meets a bug")
     parser.add_argument("--mistake", action="store_true")
+    parser.add_argument("--patience", type=float, help="seconds after which another process counts as dead")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--slowly", action="store_true", help="a step takes a tenth of a second")
     args = parser.parse_args()
+    processes.DEAD_SECONDS = args.patience or processes.DEAD_SECONDS
     processes.start(args.distributed)
     if args.mistake:
         raise UserError("no such data root")
@@ -61,6 +63,7 @@ def main() -> None:
 
     def evaluate(system: Any, variables: Any) -> dict[str, float]:
         if args.in_evaluation:
+            wait_for_save(args.workdir, 5)
             die()
         found = jax.jit(lambda tree: tree["params"]["head"]["bias"][0])(variables)
         return {"bias": float(found)}
