@@ -16,7 +16,22 @@ def a_path(text: str) -> Path:
     """The path in an argument, for argparse; "" would be the current folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return Path(text)
+    return local_path(text)
+
+
+def local_path(path: str | Path) -> Path:
+    """A path, which is none of another kind of file system: that of "gs://bucket/run" would be "gs:/bucket".
+
+    Raises:
+        UserError: It is an address.
+    """
+    found = Path(path)
+    if len(found.parts) > 1 and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", found.parts[0]):
+        raise UserError(
+            f"{path}: expected a path, not an address; mount the bucket (gcsfuse, mount-s3) and give"
+            " the path where it is"
+        )
+    return found
 
 
 def parse_json(text: str) -> Any:

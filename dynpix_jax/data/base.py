@@ -12,6 +12,7 @@ import numpy as np
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec, check_index
+from dynpix_jax.core.text import local_path
 from dynpix_jax.data.contents import sizes
 from dynpix_jax.data.files import find_files, need_file, need_folder, same_size
 from dynpix_jax.data.images import read_image, read_map
@@ -46,7 +47,7 @@ class FileSource(ABC, Generic[Options]):
         if split not in self.splits:
             raise UserError(f"{self.data_set} has no split {split!r}; {suggest(split, self.splits)}")
         self.config, self.split = config, split
-        self.root = self.folder(Path(config.root))  # type: ignore[attr-defined]
+        self.root = self.folder(local_path(config.root))  # type: ignore[attr-defined]
         self.names = self.find()
 
     @property

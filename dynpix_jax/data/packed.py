@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import from_config, refuse_unread, to_json, unread_names
 from dynpix_jax.core.source import Element, FieldSpec, SourceSettings, SourceSpec, check_index
-from dynpix_jax.core.text import parse_json
+from dynpix_jax.core.text import local_path, parse_json
 from dynpix_jax.data.sources import SOURCES
 
 # Those that sources have; `dynpix prepare` writes the ones that the source packed has.
@@ -267,7 +267,7 @@ class Packed:
     def __init__(self, config: PackedConfig, split: str) -> None:
         if split not in SPLITS:
             raise UserError(f"packed has no split {split!r}; {suggest(split, SPLITS)}")
-        self._folder = Path(config.root) / split
+        self._folder = local_path(config.root) / split
         self._manifest = verify(self._folder) if config.verify else read_manifest(self._folder)
         _check_options(self._folder, self._manifest.source, config)
         spec = self._manifest.spec

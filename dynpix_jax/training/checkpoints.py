@@ -31,7 +31,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dynpix_jax.core.errors import UserError, cause_of, suggest
-from dynpix_jax.core.processes import is_first, let_finish
+from dynpix_jax.core.processes import from_first, is_first, let_finish, several
 from dynpix_jax.core.text import parse_json
 from dynpix_jax.training.state import TrainState
 
@@ -246,11 +246,19 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is complete and undamaged; None if none was ever completed.
 
-        A damaged one is passed over with a warning that names it and the one used instead.
+        A damaged one is passed over with a warning that names it and the one used instead. Every process must
+        call it; the first one reads the files.
 
         Raises:
             UserError: There are checkpoints, but all are damaged.
         """
+        found = self._newest() if is_first() else None
+        if several():
+            step = from_first("newest checkpoint", "" if found is None else str(found.step))
+            found = _read_checkpoint(self.path(int(step)))[0] if step else None
+        return found
+
+    def _newest(self) -> Checkpoint | None:
         damaged: list[str] = []
         for step in reversed(self.steps()):
             try:
@@ -363,14 +371,19 @@ class _DamagedError(Exception):
     """A checkpoint whose files are not those that were saved."""
 
 
-def _verify(path: Path) -> Checkpoint:
+def _read_checkpoint(path: Path) -> tuple[Checkpoint, dict[str, list[int]]]:
+    """What the manifest says, and the fingerprints of all files."""
     values = _read_manifest(path)
     try:
         files = values.pop("files")
         known = [field.name for field in dataclasses.fields(Checkpoint) if field.name in values]
-        checkpoint = Checkpoint(**{name: values[name] for name in known})  # other versions note other things
+        return Checkpoint(**{name: values[name] for name in known}), files  # other versions note other things
     except (KeyError, TypeError) as error:
         raise _DamagedError(f"{MANIFEST}: not readable") from error
+
+
+def _verify(path: Path) -> Checkpoint:
+    checkpoint, files = _read_checkpoint(path)
     for name, expected in files.items():
         try:
             size = (path / name).stat().st_size

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.locks import Lock
 from dynpix_jax.core.processes import is_first, on_device
 from dynpix_jax.core.system import System
+from dynpix_jax.core.text import local_path
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.training.agreement import check_same_job, check_shared
 from dynpix_jax.training.calibration import seen_images
@@ -97,7 +97,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
-    workdir, settings = Path(workdir), run.training
+    workdir, settings = local_path(workdir), run.training
     mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
     check_same_job(run, mesh)
     if is_first():
@@ -315,11 +315,6 @@ def _at(step: int, every: int) -> bool:
 
 def _make_workdir(workdir: Path) -> None:
     """Makes the directory and sees that files can be written in it, before anything is computed."""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", workdir.parts[0] if workdir.parts else ""):
-        raise UserError(
-            f"workdir {workdir}: expected a folder, not an address; mount the bucket (gcsfuse, mount-s3) and"
-            " give the folder where it is"
-        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()

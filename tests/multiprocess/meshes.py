@@ -39,6 +39,14 @@ PAG = dict(
     gate=dict(kind="pixel", scope="residual", rho=0.5),
 )
 
+ASTMT = dict(
+    system="astmt",
+    tasks=FIELDS["astmt"],
+    backbone=dict(depth=26, width=4, output_stride=16, stride_in_1x1=False, frozen_norm=False),
+    encoder=dict(norm=True),
+    decoder=dict(kind="uber"),
+)
+
 
 class Enough(Exception):
     """A mesh has done its step."""
@@ -61,7 +69,7 @@ class Record(Writer):
 
 def run_of(system: str, sharding: str, data: int, model: int) -> RunConfig:
     """Steps of eight scenes."""
-    models = {"pag": PAG, "anytime": {**ANYTIME, "task_options": dict(classes=8)}, "astmt": astmt.section()}
+    models = {"pag": PAG, "anytime": {**ANYTIME, "task_options": dict(classes=8)}, "astmt": ASTMT}
     source = {"name": "scenes", "size": (32, 32), "length": 16, "fields": FIELDS[system], "split": "train"}
     mesh: dict[str, Any] = {"data": data, "model": model}
     if sharding == "rules":
@@ -84,12 +92,12 @@ def run_of(system: str, sharding: str, data: int, model: int) -> RunConfig:
     )
 
 
-def layouts(devices: int) -> list[tuple[str, int, int]]:
-    """Sharding, data and model axis, of each step."""
-    half = devices // 2
+def layouts(system: str, devices: int) -> list[tuple[str, int, int]]:
+    """Sharding, data and model axis, of each step; the last one is for the steps that are left."""
     if devices == 8:
-        return [("fsdp", half, 2), ("rules", 1, devices)]
-    return [("fsdp", devices, 1), ("fsdp", half, 2), ("rules", half, 2), ("rules", 1, devices)]
+        return [("fsdp", 4, 2), ("rules", 1, 8)]
+    more = [("rules", 2, 2)] if system == "pag" else []
+    return [("fsdp", 4, 1), ("fsdp", 2, 2), *more, ("rules", 1, 4)]
 
 
 def trained(system: str, meshes: Sequence[tuple[str, int, int]], workdir: Path) -> dict[str, np.ndarray]:
@@ -115,7 +123,7 @@ def main() -> None:
     add_distributed(parser)
     args = parser.parse_args()
     processes.start(args.distributed)
-    found = trained(args.system, layouts(jax.device_count()), args.out.with_suffix(""))
+    found = trained(args.system, layouts(args.system, jax.device_count()), args.out.with_suffix(""))
     if processes.is_first():
         np.savez(args.out, **found)
 

@@ -52,9 +52,7 @@ def assert_same(workdir: Path, whole: Path) -> None:
     [(["--signal-at=5"], 4, 30), (["--in-save=4"], 2, 8), (["--in-evaluation"], 4, 8)],
     ids=["training", "saving", "evaluating"],
 )
-def test_a_process_is_killed(
-    tmp_path: Path, whole: Path, what: list[str], saved: int, patience: int
-) -> None:
+def test_a_process_is_killed(tmp_path: Path, whole: Path, what: list[str], saved: int, patience: int) -> None:
     ended = job(tmp_path, [f"--patience={patience}"], what)
     assert_all_ended(ended, [1, -9])
     assert f"stopped: process 1 ({HOST}) failed: no sign of life for {patience} s" in ended[0].err
