@@ -65,6 +65,13 @@ class CostPoint:
     gated: bool = True
     chance: bool = False
 
+    @property
+    def kind(self) -> str:
+        """What the legend calls it."""
+        if not self.gated:
+            return "without gates"
+        return "by chance" if self.chance else "with gates"
+
 
 def pr_figure(scores: CurveScores | Mapping[str, CurveScores], *, human: bool = False) -> Figure:
     """Precision against recall of the whole data set over lines of equal F; dots mark ODS.
@@ -116,19 +123,11 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
     figure = new_figure(5, 4)
     axes = figure.add_subplot()
     ordered = sorted(points, key=lambda point: point.macs)
-    gated = [point for point in ordered if point.gated and not point.chance]
-    axes.plot(
-        [p.macs / 1e9 for p in gated], [p.accuracy for p in gated], "-o", color="C0", label="with gates"
-    )
-    chance = [point for point in ordered if point.chance]
-    if chance:
-        axes.plot(
-            [p.macs / 1e9 for p in chance], [p.accuracy for p in chance], "x", color="0.45", label="by chance"
-        )
-    plain = [point for point in ordered if not point.gated]
-    axes.plot(
-        [p.macs / 1e9 for p in plain], [p.accuracy for p in plain], "s", color="C3", label="without gates"
-    )
+    series = {"with gates": ("-o", "C0"), "by chance": ("x", "0.45"), "without gates": ("s", "C3")}
+    for kind, (marker, colour) in series.items():
+        shown = [(point.macs / 1e9, point.accuracy) for point in ordered if point.kind == kind]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), marker, color=colour, label=kind)
     axes.set(xlabel="MACs per image, 10⁹ (less is cheaper)", ylabel=score)
     # Room at the top and at the sides for the labels, whose widths the limits do not know.
     axes.margins(x=0.25, y=0.3)
@@ -149,7 +148,7 @@ def accuracy_macs_figure(points: Sequence[CostPoint], score: str = "boundary F (
             size=8,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )
-    if gated and (plain or chance):
+    if len({point.kind for point in ordered}) > 1:
         axes.legend(loc="best", framealpha=1, fontsize=8)
     return figure
 
