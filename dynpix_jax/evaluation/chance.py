@@ -108,7 +108,7 @@ class Chance:
 
     def add(self, batch: Batch, inputs: dict[str, np.ndarray], result: BatchResult) -> None:
         """Adds a batch, of which ``result`` is the network's own."""
-        masks = {name: np.asarray(mask) for name, mask in result.outputs.gates.items()}
+        masks = {name: np.asarray(mask) > 0.5 for name, mask in result.outputs.gates.items()}
         valid, size = int(batch["valid"].sum()), len(batch["valid"])
         for draw, totals in enumerate(self._shuffled):
             seeds = [(draw, self._first + self._count + place) for place in range(size)]

@@ -39,16 +39,17 @@ class Bright(System):
 
     def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
         mask = routing.masks.get("gate", images[..., 0] > 127)
+        assert mask.dtype == bool  # as `core.routing.check_mask` asks for
         depth = jnp.where(mask, 1.0, 4.0)[..., None] * variables["params"]["scale"]
         with jax.named_scope("layer"):
             depth = jnp.einsum("bhwi,io->bhwo", depth, jnp.eye(1))
-        return Outputs(predictions={"depth": jnp.log(depth)}, gates={"gate": mask}, selections={})
+        return Outputs(predictions={"depth": jnp.log(depth)}, gates={"gate": mask.astype(jnp.float32)}, selections={})
 
     def executed_shares(self, outputs):
         return {"gate": outputs.gates["gate"].mean((1, 2))}
 
     def ponder_maps(self, outputs, size):
-        return {"total": outputs.gates["gate"].astype(jnp.float32)}
+        return {"total": outputs.gates["gate"]}
 
     def loss(self, variables, batch, *, rngs, controls):
         return jnp.zeros(()), LossAux({}, {})
