@@ -43,7 +43,8 @@ class Bright(System):
         depth = jnp.where(mask, 1.0, 4.0)[..., None] * variables["params"]["scale"]
         with jax.named_scope("layer"):
             depth = jnp.einsum("bhwi,io->bhwo", depth, jnp.eye(1))
-        return Outputs(predictions={"depth": jnp.log(depth)}, gates={"gate": mask.astype(jnp.float32)}, selections={})
+        gates = {"gate": mask.astype(jnp.float32)}
+        return Outputs(predictions={"depth": jnp.log(depth)}, gates=gates, selections={})
 
     def executed_shares(self, outputs):
         return {"gate": outputs.gates["gate"].mean((1, 2))}
