@@ -43,6 +43,7 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-size
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 small { color: var(--soft); font-size: .8rem; }
+sup { line-height: 0; }
 /* Shadows at the sides where there is more of a table. */
 .scroll { overflow-x: auto; background:
     linear-gradient(to right, var(--paper) 30%, transparent) 0 0 / 3rem 100%,
