@@ -8,6 +8,7 @@ import pytest
 
 from dynpix_jax.cli import eval as eval_program
 from dynpix_jax.cli.common import call
+from tests.training.test_writers import events
 
 
 def run(*argv: str) -> int:
@@ -68,6 +69,20 @@ def test_numbers(evaluated):
     assert numbers["data"] == "scenes val, 2 images"
     assert numbers["device"].startswith("cpu")
     assert "jax 0." in numbers["versions"]
+
+
+def test_scores_are_beside_those_of_training_in_tensorboard(evaluated, tiny_run):
+    found = {
+        (value.tag, event.step): value.simple_value
+        for event in events(tiny_run.workdir / "tensorboard")
+        for value in event.summary.value
+    }
+    assert ("train/loss", 4) in found
+    for row in evaluated[1]["rows"]:
+        assert found["eval/ods", row["step"]] == pytest.approx(row["modes"]["dense"]["ods"])
+        assert found["eval/macs", row["step"]] == pytest.approx(row["macs_per_image"])
+    assert ("eval/density", 2) not in found  # no gates
+    assert found["eval/density", 4] == pytest.approx(evaluated[1]["rows"][1]["density"])
 
 
 class Page(HTMLParser):

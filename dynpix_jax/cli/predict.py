@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 
 from dynpix_jax.cli.compilation_cache import use_compilation_cache
@@ -138,7 +139,9 @@ def run(args: argparse.Namespace) -> int:
             "eval.py runs it on a data set that does"
         )
     implementation = settings.execution.implementation
-    runner = Runner(trained.system, trained.variables, settings.evaluation.inference, implementation)
+    warm = jax.default_backend() != "cpu"  # there the first pass is hardly slower, and seconds long
+    inference = settings.evaluation.inference
+    runner = Runner(trained.system, trained.variables, inference, implementation, warm)
     bounded = any(budget is not None for budget in budgets.values())
     predict = partial(runner.within, **budgets) if bounded else runner
     crop = settings.data.eval.source.crop

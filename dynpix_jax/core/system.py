@@ -125,6 +125,14 @@ class System(ABC):
         return dict(variables)
 
     @cached_property
+    def variable_shapes(self) -> Variables:
+        """Shapes and dtypes of its variables; nothing is executed."""
+        # No parameter depends on the size of the images.
+        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        shapes: Variables = jax.eval_shape(lambda key: self.init(key, {"image": images}), jax.random.key(0))
+        return shapes
+
+    @cached_property
     def policy(self) -> Policy:
         """The dtypes in which the network computes."""
         return Policy(self._settings.compute_dtype, self.float32)

@@ -104,12 +104,14 @@ class Runner:
             several views, outputs hold only predictions and the exits whose MACs are known, shares are means
             over views weighted by MACs, and MACs are those of all views.
         implementation: See Routing.
+        warm: Run each program once before it is timed. False: the first time has the costs of first touch.
     """
 
     system: System
     variables: Variables
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     implementation: str | None = None
+    warm: bool = True
     _compiled: dict[tuple[Mode, tuple[int, ...], frozenset[str]], Any] = field(default_factory=dict)
     _macs: dict[tuple[int, int], SystemMacs] = field(default_factory=dict)
     _stepwise: StepPredictor | None = None
@@ -218,8 +220,8 @@ class Runner:
         if key not in self._compiled:
             forward = partial(self._one_view if self.inference.one_view else self._views, mode=mode)
             compiled = jax.jit(forward).lower(self.variables, batch, inputs, masks).compile()
-            # First-touch costs are not the network's.
-            jax.block_until_ready(compiled(self.variables, batch, inputs, masks))
+            if self.warm:  # first-touch costs are not the network's
+                jax.block_until_ready(compiled(self.variables, batch, inputs, masks))
             self._compiled[key] = compiled
         return self._compiled[key]
 
