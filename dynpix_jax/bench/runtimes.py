@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     """The network's programs by name; a UserError if a runtime computes something else."""
-    network = config.build()
+    network: Any = config.build()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3))
     variables = jax.jit(network.init)(jax.random.key(1), image[:, :64, :64])
     top = config.stages[-1].name
@@ -123,7 +123,8 @@ class _Sparse(nn.Module):
             return block(x, train=train)
         reduced = block.reduce(x, train=train)
         # The same for all programs; the compiler must not know it.
-        mask: Mask = make_mask("random", jax.random.key(2), reduced.shape[:3], self.density)
+        batch, height, width, _ = reduced.shape
+        mask: Mask = make_mask("random", jax.random.key(2), (batch, height, width), self.density)
         mask = jnp.logical_and(mask, x[0, 0, 0, 0] == x[0, 0, 0, 0])
         init, shortcut = block.shortcut_in_parts(x, train=train)
         layers = (*block.spatial_layers(), *block.expand_layers())
@@ -134,7 +135,7 @@ def _sparse(config: BackboneConfig, density: float, variables: Variables, image:
     def hook(spec: BlockSpec, make: Callable[..., Block]) -> nn.Module:
         return _Sparse(make(parent=None), density, name=spec.name)
 
-    network = config.build(BuildOptions(hook=hook))
+    network: Any = config.build(BuildOptions(hook=hook))
     found: Array = network.apply(variables, image)[config.stages[-1].name]
     return found
 
@@ -201,7 +202,9 @@ def record(apply: Callable[[Array], Array], image: Array) -> list[Node]:
     return nodes
 
 
-def _follow(jaxpr: Any, inputs: list[Any], layers: Mapping[str, Any], nodes: list[Node]) -> list[Any]:
+def _follow(
+    jaxpr: Any, inputs: list[Any], layers: Mapping[str, tuple[str, Any]], nodes: list[Node]
+) -> list[Any]:
     """Appends the operations of a program; gives the nodes that make its results."""
     made = dict(zip(jaxpr.invars, inputs, strict=True))
 

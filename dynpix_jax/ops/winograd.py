@@ -57,7 +57,7 @@ def pays(x: Array, kernel: Array, dilation: Pair, *, gradients: bool = False) ->
         dilation: Of the kernel's rows and columns.
         gradients: Whether it is for the gradients of both.
     """
-    precise = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    precise = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
     if precise or kernel.shape[:2] != (3, 3) or not x.dtype == kernel.dtype == jnp.float32 or 0 in x.shape:
         return False
     channels, fewest, beyond = _GRADIENTS if gradients else _CONVOLUTION
@@ -191,11 +191,12 @@ def _read(rows: Array, index: Array) -> Array:
 
 def _places(shape: tuple[int, ...], dilation: Pair, size: int) -> Array:
     """int32 (B, H, W): where among the results, (chunks, 16, size), each position is found."""
-    along, places = _tiles_along(shape, dilation), []
+    along, of_sides = _tiles_along(shape, dilation), []
     for side, d in zip(shape[1:3], dilation, strict=True):
         block, rest = np.divmod(np.arange(side, dtype=np.int32), _OUT * d)
-        places.append((block * d + rest % d, rest // d))
-    (row, of_rows), (col, of_cols) = places
+        of_sides.append((block * d + rest % d, rest // d))
+    (row, of_rows), (col, of_cols) = of_sides
     image = jnp.arange(shape[0], dtype=jnp.int32)[:, None, None]
     tile = (image * along[0] + row[:, None]) * along[1] + col
-    return (tile // size * _OUT**2 + of_rows[:, None] * _OUT + of_cols) * size + tile % size
+    places: Array = (tile // size * _OUT**2 + of_rows[:, None] * _OUT + of_cols) * size + tile % size
+    return places
