@@ -279,9 +279,12 @@ def onnx_model(nodes: list[Node], shape: tuple[int, ...]) -> bytes:
     """The network in ONNX's format."""
     onnx = importlib.import_module("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    values, steps = [], []
-    for name, limit in (("zero", 0), ("six", 6)):
-        values.append(numpy_helper.from_array(np.float32(limit), name))
+    values: list[Any] = []
+    steps = []
+    if any(node.kind == "Clip" for node in nodes):
+        values = [
+            numpy_helper.from_array(np.float32(limit), name) for name, limit in (("zero", 0), ("six", 6))
+        ]
     for number, node in enumerate(nodes):
         inputs, attributes = [f"map{source}" for source in node.inputs], {}
         if node.kind == "Conv":
