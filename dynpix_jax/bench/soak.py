@@ -254,7 +254,7 @@ def run(args: argparse.Namespace) -> int:
         given = f"--minutes {args.minutes:g} --steps {args.steps} --patience {args.patience:g}"
         raise UserError(f"{given}: expected numbers above 0")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    until, chance = time.monotonic() + 60 * args.minutes, random.Random(args.seed)
+    chance = random.Random(args.seed)
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "soak.py"
@@ -267,6 +267,7 @@ def run(args: argparse.Namespace) -> int:
             whole.start()
             whole.end((0,))
             expected = load_variables(whole.workdir)[0]
+        until = time.monotonic() + 60 * args.minutes
         while time.monotonic() < until:
             with (
                 _disk(Path(folder) / "harmed") as disk,
