@@ -20,7 +20,7 @@ def break_even(channels: int, *, winograd: bool = False) -> float:
         channels: Channels of the input.
         winograd: Whether the dense convolution runs by Winograd (`ops.winograd`).
     """
-    table, else_ = (_WINOGRAD_BREAK_EVEN, 0.57) if winograd else (_BREAK_EVEN, 0.97)
+    table, else_ = (_WINOGRAD_BREAK_EVEN, 0.47) if winograd else (_BREAK_EVEN, 0.97)
     return next((density for limit, density in table if channels < limit), else_)
 
 
