@@ -32,9 +32,10 @@ quickstart: $(STAMP)
 	$(BIN)/dynpix eval --config=quickstart.py --workdir=runs/quickstart
 
 # More arguments for pytest: make test ARGS="-m slow tests/ops"
-# Two processes, whole files each: what a file compiles its tests share.
+# Three processes, one more than the cores of a small machine: some wait for programs that they start. Whole files each: what
+# a file compiles its tests share.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 # The kernels compiled for accelerators that are not here. The compilers come with jax's plugins (1.1 GB), into an
 # environment of its own that sees the packages of .venv: .venv stays as it is locked. --no-deps: compiling needs none of

@@ -47,7 +47,7 @@ DENSITIES = (0.3, 0.5, 0.7)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
-    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--network", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--size", default="480x640", metavar="HxW", help="of the image (default: 480x640)")
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
 

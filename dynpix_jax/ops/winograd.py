@@ -58,7 +58,8 @@ def pays(x: Array, kernel: Array, dilation: Pair, *, gradients: bool = False) ->
         gradients: Whether it is for the gradients of both.
     """
     precise = getattr(jax.config, "jax_default_matmul_precision", None) in ("highest", "float32")
-    if precise or kernel.shape[:2] != (3, 3) or not x.dtype == kernel.dtype == jnp.float32 or 0 in x.shape:
+    known = all(isinstance(side, int) and side > 0 for side in x.shape)  # not in an export for any size
+    if precise or kernel.shape[:2] != (3, 3) or not x.dtype == kernel.dtype == jnp.float32 or not known:
         return False
     channels, fewest, beyond = _GRADIENTS if gradients else _CONVOLUTION
     # The kernel is transformed for as many tiles as there are; those beyond the border are for nothing.
