@@ -33,14 +33,16 @@ def get_config() -> ml_collections.ConfigDict:
     gate = dict(
         kind="pixel",
         scope="residual",
-        weight=0.1,
-        options=dict(init_std=0.2, open_bias=2.0),
+        weight=0.02,
+        # Nearly the same at all positions at first: what gates choose by is learned. With larger ones it
+        # stays the random projection of the features that it begins as.
+        options=dict(init_std=0.02, open_bias=2.0),
         ramp=0.5,
         noise=(1.0, 0.0),
         temperature=(1.0, 0.5),
         calibrate="each",
     )
-    learn_gates = ((r".*/gate/.*", 5.0), (r".*", 1.0))
+    learn_gates = ((r".*/gate/.*", 20.0), (r".*", 1.0))
     config.training = dict(
         batch_size=4,
         stages=(
@@ -48,14 +50,14 @@ def get_config() -> ml_collections.ConfigDict:
             dict(
                 name="rho0.7",
                 steps=250,
-                learning_rate=3e-4,
+                learning_rate=1e-3,
                 model=dict(gate=dict(gate, rho=0.7, rho_start=0.9, insert=True, ramp=0.4)),
                 multipliers=learn_gates,
             ),
             dict(
                 name="rho0.5",
                 steps=250,
-                learning_rate=3e-4,
+                learning_rate=1e-3,
                 model=dict(gate=dict(gate, rho=0.5, rho_start=0.7)),
                 multipliers=learn_gates,
             ),
