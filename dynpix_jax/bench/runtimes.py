@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import importlib
 import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from dynpix_jax.bench.masks import make_mask
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.typing import Array, Mask, Variables
+from dynpix_jax.evaluation.timing import interleaved_medians
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.residual import Block, BlockSpec
@@ -59,19 +59,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--runs {args.runs}: expected at least 1, on a CPU ({jax.default_backend()} here)")
     for name in args.network:
         programs = runtimes(NETWORKS[name], size)
-        taken: dict[str, list[float]] = {label: [] for label in programs}
-        for turn in range(-1, args.runs):
-            for label, program in programs.items():
-                start = time.perf_counter()
-                jax.block_until_ready(program())
-                if turn >= 0:
-                    taken[label].append(1e3 * (time.perf_counter() - start))
-        fastest = min(np.median(taken[label]) for label in programs if not label.startswith("sparse"))
+        timings = dict(zip(programs, interleaved_medians(list(programs.values()), args.runs), strict=True))
+        fastest = min(timing.median for label, timing in timings.items() if not label.startswith("sparse"))
         print(f"\n{name}, {args.size}, float32, {os.cpu_count()} CPU cores, {args.runs} rounds in turn\n")
         print("| runtime | median ms | least ms | median / the fastest dense one |\n|---|---|---|---|")
-        for label, times in taken.items():
-            median = np.median(times)
-            print(f"| {label} | {median:.0f} | {min(times):.0f} | {median / fastest:.2f} |", flush=True)
+        for label, timing in timings.items():
+            cells = (f"{timing.median:.0f}", f"{timing.least:.0f}", f"{timing.median / fastest:.2f}")
+            print(f"| {label} | {' | '.join(cells)} |")
     return 0
 
 

@@ -13,11 +13,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: median, 10th and 90th percentile."""
+    """Milliseconds of one call: median, 10th and 90th percentile, least."""
 
     median: float
     p10: float
     p90: float
+    least: float
 
     def __str__(self) -> str:
         median, p10, p90 = (
@@ -55,4 +56,4 @@ def interleaved_medians(
             jax.block_until_ready([programs[index]() for _ in range(calls)])
             if turn >= 0:
                 taken[index].append(1e3 * (time.perf_counter() - start) / calls)
-    return [Timing(*(float(q) for q in np.percentile(times, (50, 10, 90)))) for times in taken]
+    return [Timing(*(float(q) for q in np.percentile(times, (50, 10, 90, 0)))) for times in taken]

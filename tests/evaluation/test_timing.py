@@ -37,7 +37,7 @@ def test_medians_and_percentiles_of_interleaved_runs(clock):
     assert [slow.median, slow.p10, slow.p90] == pytest.approx([5.0, 1.0, 9.0])
     assert [fast.median, fast.p10, fast.p90] == pytest.approx([1000.0] * 3)
     assert str(slow) == "5 (1-9)"
-    assert str(timing.Timing(1234.5, 999.4, 1300.1)) == "1234 (999-1300)"
+    assert str(timing.Timing(1234.5, 999.4, 1300.1, 990.0)) == "1234 (999-1300)"
     # In turn, every other round backwards.
     assert "".join(order) in ("abba" * 6, "baab" * 6)
 
