@@ -23,7 +23,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -348,23 +347,23 @@ def load_variables(
 
 
 class _WithoutLateReports:
-    """Python's hook for errors, less those of TensorStore's threads that a failed save leaves behind.
+    """Python's hook for errors of threads, less those of TensorStore's that a failed save leaves behind.
 
     They report to a loop that is closed, some before the save raises, each with a stack.
     """
 
-    def __init__(self, hook: Callable[..., Any]) -> None:
+    def __init__(self, hook: Callable[[sys.UnraisableHookArgs], None]) -> None:
         self._hook = hook
 
-    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if str(error) != "Event loop is closed":
-            self._hook(kind, error, trace)
+    def __call__(self, report: sys.UnraisableHookArgs) -> None:
+        if str(report.exc_value) != "Event loop is closed":
+            self._hook(report)
 
     @classmethod
     def install(cls) -> None:
         """Once."""
-        if not isinstance(sys.excepthook, cls):
-            sys.excepthook = cls(sys.excepthook)
+        if not isinstance(sys.unraisablehook, cls):
+            sys.unraisablehook = cls(sys.unraisablehook)
 
 
 class _DamagedError(Exception):

@@ -328,6 +328,9 @@ def _make_workdir(workdir: Path) -> None:
     for folder in (workdir / "checkpoints", workdir / "tensorboard"):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file, where a run has a folder; give another --workdir")
+    for file in (workdir / "config.json", workdir / "metrics.jsonl"):
+        if file.is_dir():
+            raise UserError(f"{file}: Is a directory, where a run has a file; give another --workdir")
 
 
 def _usual_writers(workdir: Path, run: RunConfig, saved: Checkpoint | None) -> list[Writer]:

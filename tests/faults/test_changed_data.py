@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.contents import contents_of
 from dynpix_jax.data.sources import build_source
 from dynpix_jax.training.data_record import DataRecord
+from tests.tiny import SHORT_CONFIG
 
 
 @pytest.fixture
@@ -75,3 +78,21 @@ def test_every_name_and_size_is_in_the_digest() -> None:
     changed = (["a\t1+2"], ["a\t1+2", "b\t3+5"], ["b\t3+4", "a\t1+2"], ["a\t1+2", "c\t3+4"], [*lines, "d\t"])
     digests = {DataRecord(other).summary["sha256"] for other in (lines, *changed)}
     assert len(digests) == 6
+
+
+@pytest.mark.slow
+def test_a_changed_folder_is_refused_unless_it_is_accepted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        add(root, name, 48)
+    scenes = f'{{"name": "bsds500", "root": {str(root)!r}}}'
+    config = re.sub(r"scenes = .*", f"scenes = {scenes}", SHORT_CONFIG)
+    (tmp_path / "short.py").write_text(config)
+    command = ["train", f"--config={tmp_path / 'short.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert main.main(command) == 0
+    (root / "images" / "train" / "b.jpg").unlink()
+    assert main.main(command) == 2
+    assert "3 elements then, 2 now; 'b' is missing" in capsys.readouterr().err
+    assert main.main([*command, "--accept-changed-data"]) == 0
+    assert "'b' is missing" in capsys.readouterr().out

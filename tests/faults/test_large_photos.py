@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from dynpix_jax.evaluation.runner import ImageResult
 from dynpix_jax.evaluation.tiles import Mosaic, Tile, in_tiles, tiles
 from dynpix_jax.visualization.bands import PngFile, enlarged, save_bands
 from dynpix_jax.visualization.task_pictures import BoundaryPictures, ClassPictures, DepthPictures
+from tests.tiny import TinyRun
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (704, 960)
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
@@ -62,6 +67,19 @@ def test_tiles_predict_what_the_whole_image_does() -> None:
     # Too little overlap shows at the seams: the test can fail.
     found, _ = in_tiles(predict, {"grey": task}, PHOTO, side=256, overlap=0)
     assert abs(found["grey"] - whole).max() > 1
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels_in_tiles_take_little_memory(tiny_run: TinyRun, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "large.jpg"), cv2.resize(PHOTO, (11552, 8664)))
+    command = [sys.executable, "-m", "dynpix_jax.cli.main", "predict", f"--workdir={tiny_run.workdir}"]
+    command += ["--max-side=0", f"--out={tmp_path}", str(tmp_path / "large.jpg")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    assert used.ru_maxrss < 2 * 2**20  # KiB
+    with Image.open(tmp_path / "large_map.png") as found:
+        assert found.size == (11552, 8664)
 
 
 @pytest.mark.parametrize(("shape", "kind"), [((3,), np.uint8), ((), np.uint8), ((), np.uint16)])

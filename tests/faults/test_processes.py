@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,11 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> None:
     raise AssertionError(process.communicate()[1])
 
 
+def wait_for_checkpoint(workdir: Path) -> None:
+    while not list((workdir / "checkpoints").glob("*/manifest.json")):
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.py"
@@ -87,8 +93,7 @@ def test_a_full_disk_between_checkpoints_stops_nothing(config: Path, disk: Path)
 def test_a_full_disk_in_a_save_is_one_line(config: Path, disk: Path) -> None:
     process = start(config, disk / "run", "training.checkpoint_every=40")
     wait_for("train 45/", process)
-    while not list((disk / "run" / "checkpoints").glob("*/manifest.json")):
-        time.sleep(0.02)
+    wait_for_checkpoint(disk / "run")
     fill(disk)
     began = time.monotonic()
     _, err = process.communicate(timeout=120)
@@ -99,6 +104,43 @@ def test_a_full_disk_in_a_save_is_one_line(config: Path, disk: Path) -> None:
     assert "cannot be saved: No space left on device; 000000" in last
     assert last.endswith("stands")
     assert Checkpoints(disk / "run" / "checkpoints").newest() is not None
+
+
+def no_inodes(disk: Path) -> None:
+    (disk / "many").mkdir()
+    with pytest.raises(OSError, match="No space"):  # noqa: PT012
+        for number in itertools.count():
+            (disk / "many" / str(number)).touch()
+
+
+def read_only(disk: Path) -> None:
+    """Mounts the folder of checkpoints upon itself: the disk has open logs and stays writable."""
+    folder = str(disk / "run" / "checkpoints")
+    for options in (["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
+        subprocess.run(["mount", *options], check=True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "cause"), [(no_inodes, "No space left on device"), (read_only, "Read-only file system")]
+)
+def test_a_disk_that_takes_no_checkpoint_is_one_line(
+    config: Path, disk: Path, harm: Callable[[Path], None], cause: str
+) -> None:
+    subprocess.run(["mount", "-o", "remount,nr_inodes=1000,size=16m", str(disk)], check=True)
+    process = start(config, disk / "run", "training.checkpoint_every=40")
+    wait_for("train 42/", process)
+    wait_for_checkpoint(disk / "run")
+    harm(disk)
+    assert process.stdout is not None
+    *_, (told, _) = ((time.monotonic(), line) for line in process.stdout)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert time.monotonic() - told < 5
+    assert f"cannot be saved: {cause}" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    found = Checkpoints(disk / "run" / "checkpoints").newest()
+    assert found is not None
+    assert err.splitlines()[-1].endswith(f"{found.step:08d} stands")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

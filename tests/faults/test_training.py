@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import errno
 import json
 import logging
@@ -148,6 +150,18 @@ def test_a_full_disk_in_a_save(tmp_path: Path, choice: str, monkeypatch: pytest.
     else:
         assert train(tmp_path, on_save_error="continue").finished
         assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+
+
+def test_late_reports_of_a_save_are_not_printed(tmp_path: Path) -> None:
+    train(tmp_path)
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    @ctypes.CFUNCTYPE(None)
+    def report() -> None:
+        loop.call_soon_threadsafe(print)
+
+    report()  # pytest raises what it hears of
 
 
 def test_a_workdir_has_one_trainer(tmp_path: Path) -> None:
