@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,13 @@ class Campaign:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.trainer.wait(seconds)
         return self.trainer.poll() is not None
+
+    def undisturbed(self) -> dict[str, Any]:
+        """The parameters of a run that nothing happens to, however long it takes."""
+        self.start()
+        if self.trainer.wait():
+            raise UserError(f"the undisturbed run failed: {self._errors.read_text(errors='replace')[-2000:]}")
+        return load_variables(self.workdir)[0]
 
     def send(self, number: int) -> None:
         """Sends the trainer a signal."""
@@ -264,27 +272,31 @@ def run(args: argparse.Namespace) -> int:
             _disk(Path(folder) / "whole") as disk,
             contextlib.closing(make(disk)) as whole,
         ):
-            whole.start()
-            whole.end((0,))
-            expected = load_variables(whole.workdir)[0]
+            began = time.monotonic()
+            expected = whole.undisturbed()
+            longest = time.monotonic() - began
         until = time.monotonic() + 60 * args.minutes
         while time.monotonic() < until:
             with (
                 _disk(Path(folder) / "harmed") as disk,
                 contextlib.closing(make(disk)) as campaign,
             ):
-                if _run_campaign(campaign, chance, until):
+                if _run_campaign(campaign, chance, until, longest):
                     same = _same(load_variables(campaign.workdir)[0], expected)
                     counts["campaigns, the same bit for bit" if same else "WRONG: other parameters"] += 1
     print(json.dumps(counts, indent=2) if args.json else "\n".join(f"{n:6d}  {k}" for k, n in counts.items()))
     return int(any(name.startswith("WRONG") for name in counts))
 
 
-def _run_campaign(campaign: Campaign, chance: random.Random, until: float) -> bool:
-    """Harms a run until it ends, or the time is over; then it is left in peace. Whether it has ended."""
+def _run_campaign(campaign: Campaign, chance: random.Random, until: float, longest: float) -> bool:
+    """Harms a run until it ends, or the time is over; then it is left in peace. Whether it has ended.
+
+    A fault comes within ``longest`` seconds of a start, those of a whole run: it may meet any part of it.
+    """
     while True:
         campaign.start()
-        if campaign.ended_by_itself(chance.uniform(2, 30) if time.monotonic() < until else campaign.patience):
+        left = chance.uniform(0, longest) if time.monotonic() < until else campaign.patience
+        if campaign.ended_by_itself(left):
             campaign.end((0,))
             if campaign.trainer.returncode == 0:
                 return True

@@ -135,7 +135,7 @@ def test_a_disk_that_takes_no_checkpoint_is_one_line(
     *_, (told, _) = ((time.monotonic(), line) for line in process.stdout)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
-    assert time.monotonic() - told < 5
+    assert time.monotonic() - told < 30  # below 5 on a machine that is not busy; orbax alone waits for 300
     assert f"cannot be saved: {cause}" in err.splitlines()[-1]
     assert "Traceback" not in err
     found = Checkpoints(disk / "run" / "checkpoints").newest()
