@@ -18,13 +18,13 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from typing import cast as typed
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dynpix_jax.backbones.base import BackboneConfig, BuildOptions
+from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.mobilenet import MobileNetConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.bench.masks import make_mask
@@ -34,7 +34,7 @@ from dynpix_jax.core.typing import Array, Mask, Variables
 from dynpix_jax.evaluation.timing import interleaved_medians
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
-from dynpix_jax.nn.residual import Block, BlockSpec
+from dynpix_jax.nn.residual import Block
 from dynpix_jax.ops.conv import torch_padding
 from dynpix_jax.ops.sparse import active_set, sparse_block
 
@@ -82,9 +82,15 @@ def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callabl
         return found
 
     listed: dict[str, Callable[[], Any]] = {"dynpix, dense": partial(dense, variables, image)}
+
+    @jax.jit
+    def sparse(variables: Variables, image: Array, masks: Mapping[str, Mask]) -> Array:
+        found = network.apply(variables, image, lambda *given: _run_sparse(*given, masks), method="run")[0]
+        return typed(Array, found[top])
+
     for density in DENSITIES:
-        sparse = jax.jit(partial(_sparse, config, density))
-        listed[f"sparse, density {density:g}"] = partial(sparse, variables, image)
+        masks = block_masks(config, size, density)
+        listed[f"sparse, density {density:g}"] = partial(sparse, variables, image, masks)
     expected = np.asarray(dense(variables, image)).transpose(0, 3, 1, 2)
     nodes = record(lambda image: network.apply(variables, image)[top], image)
     given = np.ascontiguousarray(np.asarray(image).transpose(0, 3, 1, 2))
@@ -102,36 +108,27 @@ def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callabl
     return listed
 
 
-class _Sparse(nn.Module):
-    """A block whose inside runs at a share of the positions."""
-
-    block: Block
-    density: float
-
-    def setup(self) -> None:
-        nn.share_scope(self, self.block)
-
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        block = self.block
-        if not block.spec.splits:
-            return block(x, train=train)
-        reduced = block.reduce(x, train=train)
-        # The same for all programs; the compiler must not know it.
-        batch, height, width, _ = reduced.shape
-        mask: Mask = make_mask("random", jax.random.key(2), (batch, height, width), self.density)
-        mask = jnp.logical_and(mask, x[0, 0, 0, 0] == x[0, 0, 0, 0])
-        init, shortcut = block.shortcut_in_parts(x, train=train)
-        layers = (*block.spatial_layers(), *block.expand_layers())
-        return sparse_block(reduced, active_set(mask), layers, init=init, combine=shortcut)
+def block_masks(config: BackboneConfig, size: tuple[int, int], density: float) -> dict[str, Mask]:
+    """A random mask of that density for each residual block whose inside can skip positions."""
+    strides = {stage.name: stage.stride for stage in config.stages}
+    masks: dict[str, Mask] = {}
+    for number, spec in enumerate(config.block_specs):
+        if spec.splits:
+            height, width = (-(-side // strides[spec.stage]) for side in size)
+            key = jax.random.key(number)
+            masks[spec.name] = make_mask("random", key, (1, height, width), density)
+    return masks
 
 
-def _sparse(config: BackboneConfig, density: float, variables: Variables, image: Array) -> Array:
-    def hook(spec: BlockSpec, make: Callable[..., Block]) -> nn.Module:
-        return _Sparse(make(parent=None), density, name=spec.name)
-
-    network: Any = config.build(BuildOptions(hook=hook))
-    found: Array = network.apply(variables, image)[config.stages[-1].name]
-    return found
+def _run_sparse(block: Block, x: Array, masks: Mapping[str, Mask]) -> tuple[Array, None]:
+    """A block whose inside runs at the positions of its mask."""
+    if block.spec.name not in masks:
+        return block(x), None
+    reduced = block.reduce(x, train=False)
+    init, shortcut = block.shortcut_in_parts(x, train=False)
+    layers = (*block.spatial_layers(), *block.expand_layers())
+    active = active_set(masks[block.spec.name])
+    return sparse_block(reduced, active, layers, init=init, combine=shortcut), None
 
 
 # ----------------------------------------------------------------- the network as a list of operations

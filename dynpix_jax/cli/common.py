@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from dynpix_jax.core.errors import DISK_ERRORS, UserError, cause_of
+from dynpix_jax.core.memory import keep_freed_memory
 
 if multiprocessing.current_process().name.startswith("grain-"):
     # A process of the loader begins with the program that started it. Without jax, which grain would import
@@ -107,8 +108,10 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
     A `UserError` becomes one line on stderr, "prog: message", and status 2, and so does a disk that is full
     or cannot be written. Any other exception is a bug and passes through with its traceback.
 
-    In a job of several processes all end with the first that fails; see `core.processes`.
+    In a job of several processes all end with the first that fails; see `core.processes`. From here on the
+    process keeps the memory that it frees; see `core.memory`.
     """
+    keep_freed_memory()
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):
         sys.path.append(folder)
