@@ -112,11 +112,11 @@ def programs(
 
     def perforated(name: str) -> Callable[[Array, Array, Mask | ActiveSet], object]:
         def run(x: Array, kernel: Array, active: Mask | ActiveSet) -> object:
-            return _passes(lambda a, b: _perforated(spec, name, a, b, active), settings)(x, kernel)
+            return passes(lambda a, b: _perforated(spec, name, a, b, active), settings)(x, kernel)
 
         return jax.jit(run)
 
-    listed = [Program("dense", partial(jax.jit(_passes(dense, settings)), x, kernel))]
+    listed = [Program("dense", partial(jax.jit(passes(dense, settings)), x, kernel))]
     compiled = {name: perforated(name) for name in implementations}
     for index, density in enumerate(settings.densities):
         key = jax.random.fold_in(jax.random.key(1), index)
@@ -148,7 +148,7 @@ def _perforated(spec: ConvSpec, name: str, x: Array, kernel: Array, active: Mask
     )
 
 
-def _passes(forward: Forward, settings: Settings) -> Callable[[Array, Array], object]:
+def passes(forward: Forward, settings: Settings) -> Callable[[Array, Array], object]:
     """The forward pass and, if it is measured, the backward pass with the result as cotangent."""
     if not settings.backward:
         return forward

@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from typing import cast as typed
@@ -23,15 +23,16 @@ from typing import cast as typed
 import flax.linen as nn
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.mobilenet import MobileNetConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
-from dynpix_jax.bench.masks import make_mask
+from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.text import parse_size
+from dynpix_jax.core.text import a_path, parse_size
 from dynpix_jax.core.typing import Array, Mask, Variables
-from dynpix_jax.evaluation.timing import interleaved_medians
+from dynpix_jax.evaluation.timing import Timing, interleaved_medians
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.residual import Block
@@ -42,14 +43,17 @@ NETWORKS: dict[str, BackboneConfig] = {
     "resnet50": ResNetConfig(),
     "mobilenetv2": MobileNetConfig(se=False),
 }
-DENSITIES = (0.3, 0.5, 0.7)
+_SPARSE = "sparse, density "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the program."""
     parser.add_argument("--network", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--size", default="480x640", metavar="HxW", help="of the image (default: 480x640)")
+    parser.add_argument("--density", nargs="+", type=float, default=[0.3, 0.5, 0.7], metavar="D")
+    parser.add_argument("--mask", choices=KINDS, default="random", help="of the masks (default: random)")
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
+    parser.add_argument("--out", type=a_path, help="folder of pictures: median times over density")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,19 +61,54 @@ def run(args: argparse.Namespace) -> int:
     size = parse_size(args.size)
     if jax.default_backend() != "cpu" or args.runs < 1:
         raise UserError(f"--runs {args.runs}: expected at least 1, on a CPU ({jax.default_backend()} here)")
+    if not all(0 <= density <= 1 for density in args.density):
+        raise UserError(f"--density {args.density}: expected shares from 0 to 1")
     for name in args.network:
-        programs = runtimes(NETWORKS[name], size)
+        programs = runtimes(NETWORKS[name], size, args.density, args.mask)
         timings = dict(zip(programs, interleaved_medians(list(programs.values()), args.runs), strict=True))
-        fastest = min(timing.median for label, timing in timings.items() if not label.startswith("sparse"))
-        print(f"\n{name}, {args.size}, float32, {os.cpu_count()} CPU cores, {args.runs} rounds in turn\n")
-        print("| runtime | median ms | least ms | median / the fastest dense one |\n|---|---|---|---|")
-        for label, timing in timings.items():
-            cells = (f"{timing.median:.0f}", f"{timing.least:.0f}", f"{timing.median / fastest:.2f}")
-            print(f"| {label} | {' | '.join(cells)} |")
+        where = f"float32, {cores()} CPU cores, {args.runs} rounds in turn"
+        print(f"\n{name}, {args.size}, {args.mask} masks, {where}\n")
+        table(timings)
+        if args.out is not None:
+            args.out.mkdir(parents=True, exist_ok=True)
+            picture(timings, f"{name}, {args.size}").savefig(args.out / f"runtimes-{name}.png", dpi=110)
     return 0
 
 
-def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def table(timings: Mapping[str, Timing]) -> None:
+    """Prints the times, and the medians over that of the fastest program which computes everywhere."""
+    fastest = min(timing.median for label, timing in timings.items() if not label.startswith(_SPARSE))
+    print("| runtime | median ms | least ms | median / the fastest dense one |\n|---|---|---|---|")
+    for label, timing in timings.items():
+        print(f"| {label} | {timing.median:.0f} | {timing.least:.0f} | {timing.median / fastest:.2f} |")
+
+
+def picture(timings: Mapping[str, Timing], title: str) -> Figure:
+    """The sparse program's curve over density, and a line for each program that computes everywhere."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    curve = {
+        float(label.removeprefix(_SPARSE)): timing.median
+        for label, timing in timings.items()
+        if label.startswith(_SPARSE)
+    }
+    axes.plot(list(curve), list(curve.values()), "o-", color="C0", label="dynpix, sparse")
+    dense = [label for label in timings if not label.startswith(_SPARSE)]
+    for number, label in enumerate(dense):
+        axes.axhline(timings[label].median, color=f"C{number}", ls=("--", "-.", ":")[number % 3], label=label)
+    axes.set(xlabel="density", ylabel="ms", xlim=(0, 1), ylim=(0, None), title=title)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def runtimes(
+    config: BackboneConfig, size: tuple[int, int], densities: Sequence[float], kind: Kind
+) -> dict[str, Callable[[], Any]]:
     """The network's programs by name; a UserError if a runtime computes something else."""
     network: Any = config.build()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3))
@@ -88,9 +127,9 @@ def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callabl
         found = network.apply(variables, image, lambda *given: _run_sparse(*given, masks), method="run")[0]
         return typed(Array, found[top])
 
-    for density in DENSITIES:
-        masks = block_masks(config, size, density)
-        listed[f"sparse, density {density:g}"] = partial(sparse, variables, image, masks)
+    for density in densities:
+        masks = block_masks(config, size, density, kind)
+        listed[f"{_SPARSE}{density:g}"] = partial(sparse, variables, image, masks)
     expected = np.asarray(dense(variables, image)).transpose(0, 3, 1, 2)
     nodes = record(lambda image: network.apply(variables, image)[top], image)
     given = np.ascontiguousarray(np.asarray(image).transpose(0, 3, 1, 2))
@@ -108,15 +147,15 @@ def runtimes(config: BackboneConfig, size: tuple[int, int]) -> dict[str, Callabl
     return listed
 
 
-def block_masks(config: BackboneConfig, size: tuple[int, int], density: float) -> dict[str, Mask]:
-    """A random mask of that density for each residual block whose inside can skip positions."""
+def block_masks(config: BackboneConfig, size: tuple[int, int], density: float, kind: Kind) -> dict[str, Mask]:
+    """A mask of that density for each residual block whose inside can skip positions."""
     strides = {stage.name: stage.stride for stage in config.stages}
     masks: dict[str, Mask] = {}
     for number, spec in enumerate(config.block_specs):
         if spec.splits:
             height, width = (-(-side // strides[spec.stage]) for side in size)
             key = jax.random.key(number)
-            masks[spec.name] = make_mask("random", key, (1, height, width), density)
+            masks[spec.name] = make_mask(kind, key, (1, height, width), density)
     return masks
 
 
@@ -139,10 +178,12 @@ class Node:
     """One operation on maps (B, C, H, W).
 
     Attributes:
-        kind: Name of ONNX's operator: Conv, Relu, Clip (to 0..6), MaxPool (3x3, stride 2) or Add.
+        kind: Name of ONNX's operator: Conv, Relu, Clip (to 0..6), MaxPool (3x3, stride 2) or Add; or Norm, a
+            multiplication by ``kernel`` (C,) and a sum with ``bias``.
         inputs: Indices of nodes; -1 is the image.
         kernel: (Cout, Cin / groups, kh, kw) of a convolution.
         bias: (Cout,).
+        name: Path of its module: "res2_1/conv1".
         strides: Stride of rows and columns.
         dilation: Dilation of the kernel.
         groups: Groups of channels.
@@ -155,6 +196,7 @@ class Node:
     strides: int = 1
     dilation: int = 1
     groups: int = 1
+    name: str = ""
 
     @property
     def padding(self) -> int:
@@ -165,10 +207,15 @@ class Node:
 _KINDS = {"relu": "Relu", "relu6": "Clip"}
 
 
-def record(apply: Callable[[Array], Array], image: Array) -> list[Node]:
-    """The operations of a network of plain layers, with norms folded into the convolutions before them.
+def record(apply: Callable[[Array], Array], image: Array, *, fold: bool = True) -> list[Node]:
+    """The operations of a network of plain layers.
 
     Convolutions and norms are traced as functions of their own, which carry the names of their modules.
+
+    Args:
+        apply: The network.
+        image: Its input.
+        fold: Whether norms are folded into the convolutions before them.
     """
     layers: dict[str, tuple[str, Any]] = {}
 
@@ -189,12 +236,16 @@ def record(apply: Callable[[Array], Array], image: Array) -> list[Node]:
     with nn.intercept_methods(named):
         traced = jax.make_jaxpr(apply)(image)
     nodes: list[Node] = []
-    _follow(traced.jaxpr, [-1], layers, nodes)
+
+    def layer(name: str, source: int) -> int:
+        return _layer(name, *layers[name], source, nodes, fold=fold)
+
+    _follow(traced.jaxpr, [-1], {name: partial(layer, name) for name in layers}, nodes)
     return nodes
 
 
 def _follow(
-    jaxpr: Any, inputs: list[Any], layers: Mapping[str, tuple[str, Any]], nodes: list[Node]
+    jaxpr: Any, inputs: list[Any], layers: Mapping[str, Callable[[int], int]], nodes: list[Node]
 ) -> list[Any]:
     """Appends the operations of a program; gives the nodes that make its results."""
     made = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -208,7 +259,7 @@ def _follow(
         maps = tuple(number for number in given if number is not None)
         inside = step.params.get("jaxpr") or step.params.get("call_jaxpr")
         if name in layers:
-            made[step.outvars[0]] = _layer(*layers[name], maps[0], nodes)
+            made[step.outvars[0]] = layers[name](maps[0])
             continue
         kind = _KINDS.get(name) or {"add": "Add", "reduce_window_max": "MaxPool"}.get(primitive)
         if kind and maps:
@@ -222,46 +273,62 @@ def _follow(
     return [of(value) for value in jaxpr.outvars]
 
 
-def _layer(kind: str, layer: Any, source: int, nodes: list[Node]) -> int:
+def _layer(name: str, kind: str, layer: Any, source: int, nodes: list[Node], *, fold: bool) -> int:
     if kind == "BatchNorm":  # always behind its convolution
+        multiplier, offset = np.asarray(layer.multiplier), np.asarray(layer.offset)
+        if not fold:
+            nodes.append(Node("Norm", (source,), multiplier, offset, name=name))
+            return len(nodes) - 1
         node = nodes[source]
-        node.kernel = node.kernel * np.asarray(layer.multiplier)[:, None, None, None]
-        node.bias = node.bias * np.asarray(layer.multiplier) + np.asarray(layer.offset)
+        node.kernel = node.kernel * multiplier[:, None, None, None]
+        node.bias = node.bias * multiplier + offset
         return source
     kernel = np.asarray(layer.kernel).transpose(3, 2, 0, 1)
     groups = len(kernel) if kind == "DepthwiseConv" else 1
     bias = np.zeros(len(kernel), np.float32)
-    nodes.append(Node("Conv", (source,), kernel, bias, layer.strides[0], layer.dilation[0], groups))
+    nodes.append(Node("Conv", (source,), kernel, bias, layer.strides[0], layer.dilation[0], groups, name))
     return len(nodes) - 1
 
 
 # ----------------------------------------------------------------- other runtimes
 
 
-def _torch(nodes: list[Node], image: np.ndarray) -> Callable[[], Any]:
-    """PyTorch, op by op, channels last."""
+def run_torch(nodes: list[Node], image: Any, weights: list[Any], biases: list[Any]) -> Any:
+    """The network in PyTorch, op by op."""
+    functional = importlib.import_module("torch").nn.functional
+    maps = {-1: image}
+    for number, (node, kernel, bias) in enumerate(zip(nodes, weights, biases, strict=True)):
+        x = [maps[source] for source in node.inputs]
+        if node.kind == "Conv":
+            window = (node.strides, node.padding, node.dilation, node.groups)
+            maps[number] = functional.conv2d(x[0], kernel, bias, *window)
+        elif node.kind == "Norm":
+            fixed = kernel.new_zeros(kernel.shape), kernel.new_ones(kernel.shape)
+            maps[number] = functional.batch_norm(x[0], *fixed, kernel, bias, eps=0)
+        elif node.kind == "MaxPool":
+            maps[number] = functional.max_pool2d(x[0], 3, 2, 1)
+        elif node.kind == "Add":
+            maps[number] = x[0] + x[1]
+        else:
+            maps[number] = x[0].relu() if node.kind == "Relu" else functional.relu6(x[0])
+    return maps[len(nodes) - 1]
+
+
+def channels_last(array: np.ndarray) -> Any:
+    """A tensor of PyTorch, with the channels last in memory if it has four axes."""
     torch = importlib.import_module("torch")
-    functional = torch.nn.functional
-    last = torch.channels_last
-    weights = [torch.from_numpy(node.kernel).contiguous(memory_format=last) for node in nodes]
-    biases = [torch.from_numpy(node.bias) for node in nodes]
-    given = torch.from_numpy(image).contiguous(memory_format=last)
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.contiguous(memory_format=torch.channels_last) if array.ndim == 4 else tensor
+
+
+def _torch(nodes: list[Node], image: np.ndarray) -> Callable[[], Any]:
+    torch = importlib.import_module("torch")
+    weights, biases = ([channels_last(getattr(node, of)) for node in nodes] for of in ("kernel", "bias"))
+    given = channels_last(image)
 
     def program() -> Any:
-        maps = {-1: given}
         with torch.inference_mode():
-            for number, node in enumerate(nodes):
-                x = [maps[source] for source in node.inputs]
-                if node.kind == "Conv":
-                    window = (node.strides, node.padding, node.dilation, node.groups)
-                    maps[number] = functional.conv2d(x[0], weights[number], biases[number], *window)
-                elif node.kind == "MaxPool":
-                    maps[number] = functional.max_pool2d(x[0], 3, 2, 1)
-                elif node.kind == "Add":
-                    maps[number] = x[0] + x[1]
-                else:
-                    maps[number] = x[0].relu() if node.kind == "Relu" else functional.relu6(x[0])
-        return maps[len(nodes) - 1].numpy()
+            return run_torch(nodes, given, weights, biases).numpy()
 
     return program
 

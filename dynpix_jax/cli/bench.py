@@ -26,11 +26,13 @@ from dynpix_jax.core import processes
 # Program -> (module of `dynpix_jax.bench`, line of help).
 PROGRAMS = {
     "perforated-conv": ("conv", "one convolution of the papers"),
+    "dense-conv": ("dense_conv", "one convolution of the papers computed everywhere, on a CPU"),
     "bottleneck": ("bottleneck", "one gated bottleneck of PAG"),
     "pooling": ("pooling", "the five-branch module of recurrent scene parsing"),
     "model": ("model", "a config's whole network"),
     "break-even": ("break_even", "from which density on sparse execution pays"),
     "runtimes": ("runtimes", "a network here, in PyTorch, ONNX Runtime and OpenVINO, on a CPU"),
+    "train-step": ("train_step", "a training step here and in PyTorch, on a CPU"),
     "row-costs": ("row_costs", "residual blocks of HRNet by active rows"),
     "loader": ("loader", "a config's training data: start, images a second, processor time"),
     "budgets": ("budgets", "prediction in steps against the clock"),

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones.resnet import ResNetConfig
-from dynpix_jax.bench import bottleneck, conv, model, pooling, torch_conv
+from dynpix_jax.bench import bottleneck, conv, dense_conv, model, pooling, torch_conv
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.timed import Program, Settings, measure
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import Outputs
-from dynpix_jax.ops import perforated_conv_reference
+from dynpix_jax.ops import perforated_conv_reference, winograd
 from dynpix_jax.papers.pag.system import GateConfig, Pag, PagConfig
 
 STRIDED = ConvSpec("strided", (7, 10), 4, 6, strides=(2, 2), dilation=(1, 2))
@@ -30,6 +30,14 @@ def test_rows_are_relative_to_the_first_program():
     assert sparse.time_ratio == sparse.timing.median / dense.timing.median
     assert sparse.time_over_macs is None
     assert sparse.to_json()["timing"]["median"] == sparse.timing.median
+
+
+def test_dense_convolutions_run_by_xla_and_as_chosen(monkeypatch):
+    """Where Winograd is chosen, the two differ in their last digits."""
+    monkeypatch.setattr(winograd, "_CONVOLUTION", (4, 1, 9.0))
+    xla, chosen = (program.run() for program in dense_conv.programs(BLOCK, Settings(())))
+    np.testing.assert_allclose(chosen, xla, atol=1e-4)
+    assert (chosen != xla).any()
 
 
 @pytest.mark.parametrize("shared_active", [False, True])
