@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dynpix_jax.backbones.base import BackboneConfig
+from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.backbones.mobilenet import MobileNetConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.bench.masks import KINDS, Kind, make_mask
@@ -37,10 +38,12 @@ from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.residual import Block
 from dynpix_jax.ops.conv import torch_padding
+from dynpix_jax.ops.resize import RESIZE_SCOPE
 from dynpix_jax.ops.sparse import active_set, sparse_block
 
 NETWORKS: dict[str, BackboneConfig] = {
     "resnet50": ResNetConfig(),
+    "hrnet_w18_small": HRNetConfig(arch="w18s1"),
     "mobilenetv2": MobileNetConfig(se=False),
 }
 _SPARSE = "sparse, density "
@@ -97,7 +100,8 @@ def picture(timings: Mapping[str, Timing], title: str) -> Figure:
         for label, timing in timings.items()
         if label.startswith(_SPARSE)
     }
-    axes.plot(list(curve), list(curve.values()), "o-", color="C0", label="dynpix, sparse")
+    if curve:
+        axes.plot(list(curve), list(curve.values()), "o-", color="C0", label="dynpix, sparse")
     dense = [label for label in timings if not label.startswith(_SPARSE)]
     for number, label in enumerate(dense):
         axes.axhline(timings[label].median, color=f"C{number}", ls=("--", "-.", ":")[number % 3], label=label)
@@ -113,7 +117,9 @@ def runtimes(
     network: Any = config.build()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3))
     variables = jax.jit(network.init)(jax.random.key(1), image[:, :64, :64])
-    top = config.stages[-1].name
+    # Of the last stage; of an HRNet the branch of the highest resolution.
+    last = config.stages[-1].name.split("/")[0]
+    top = next(stage.name for stage in config.stages if stage.name.split("/")[0] == last)
 
     @jax.jit
     def dense(variables: Variables, image: Array) -> Array:
@@ -127,7 +133,7 @@ def runtimes(
         found = network.apply(variables, image, lambda *given: _run_sparse(*given, masks), method="run")[0]
         return typed(Array, found[top])
 
-    for density in densities:
+    for density in densities if config.block_specs else ():
         masks = block_masks(config, size, density, kind)
         listed[f"{_SPARSE}{density:g}"] = partial(sparse, variables, image, masks)
     expected = np.asarray(dense(variables, image)).transpose(0, 3, 1, 2)
@@ -178,12 +184,14 @@ class Node:
     """One operation on maps (B, C, H, W).
 
     Attributes:
-        kind: Name of ONNX's operator: Conv, Relu, Clip (to 0..6), MaxPool (3x3, stride 2) or Add; or Norm, a
-            multiplication by ``kernel`` (C,) and a sum with ``bias``.
+        kind: Name of ONNX's operator: Conv, Relu, Clip (to 0..6), MaxPool (3x3, stride 2), Add or Resize
+            (bilinear, corners not aligned); or Norm, a multiplication by ``kernel`` (C,) and a sum with
+            ``bias``.
         inputs: Indices of nodes; -1 is the image.
         kernel: (Cout, Cin / groups, kh, kw) of a convolution.
         bias: (Cout,).
         name: Path of its module: "res2_1/conv1".
+        size: (H, W) after a Resize.
         strides: Stride of rows and columns.
         dilation: Dilation of the kernel.
         groups: Groups of channels.
@@ -197,6 +205,7 @@ class Node:
     dilation: int = 1
     groups: int = 1
     name: str = ""
+    size: tuple[int, ...] = ()
 
     @property
     def padding(self) -> int:
@@ -240,8 +249,23 @@ def record(apply: Callable[[Array], Array], image: Array, *, fold: bool = True) 
     def layer(name: str, source: int) -> int:
         return _layer(name, *layers[name], source, nodes, fold=fold)
 
-    _follow(traced.jaxpr, [-1], {name: partial(layer, name) for name in layers}, nodes)
-    return nodes
+    last = _follow(traced.jaxpr, [-1], {name: partial(layer, name) for name in layers}, nodes)[0]
+    return _read_by(last, nodes)
+
+
+def _read_by(last: int, nodes: list[Node]) -> list[Node]:
+    """The nodes that node ``last`` needs, itself at the end."""
+    needed, left = set(), [last]
+    while left:
+        number = left.pop()
+        if number >= 0 and number not in needed:
+            needed.add(number)
+            left += nodes[number].inputs
+    order = {number: place for place, number in enumerate([-1, *sorted(needed)], -1)}
+    return [
+        dataclasses.replace(nodes[number], inputs=tuple(order[source] for source in nodes[number].inputs))
+        for number in sorted(needed)
+    ]
 
 
 def _follow(
@@ -260,6 +284,11 @@ def _follow(
         inside = step.params.get("jaxpr") or step.params.get("call_jaxpr")
         if name in layers:
             made[step.outvars[0]] = layers[name](maps[0])
+            continue
+        if maps and RESIZE_SCOPE in str(step.source_info.name_stack).split("/"):  # one axis, then the other
+            source = nodes[maps[0]].inputs[0] if nodes[maps[0]].kind == "Resize" else maps[0]
+            nodes.append(Node("Resize", (source,), size=step.outvars[0].aval.shape[1:3]))
+            made[step.outvars[0]] = len(nodes) - 1
             continue
         kind = _KINDS.get(name) or {"add": "Add", "reduce_window_max": "MaxPool"}.get(primitive)
         if kind and maps:
@@ -309,6 +338,8 @@ def run_torch(nodes: list[Node], image: Any, weights: list[Any], biases: list[An
             maps[number] = functional.max_pool2d(x[0], 3, 2, 1)
         elif node.kind == "Add":
             maps[number] = x[0] + x[1]
+        elif node.kind == "Resize":
+            maps[number] = functional.interpolate(x[0], node.size, mode="bilinear")
         else:
             maps[number] = x[0].relu() if node.kind == "Relu" else functional.relu6(x[0])
     return maps[len(nodes) - 1]
@@ -359,6 +390,10 @@ def onnx_model(nodes: list[Node], shape: tuple[int, ...]) -> bytes:
             attributes = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
         elif node.kind == "Clip":
             inputs += ["zero", "six"]
+        elif node.kind == "Resize":
+            values.append(numpy_helper.from_array(np.array(node.size, np.int64), f"size{number}"))
+            inputs += ["", "", f"size{number}"]
+            attributes = {"mode": "linear", "axes": [2, 3]}
         steps.append(helper.make_node(node.kind, inputs, [f"map{number}"], **attributes))
     number_type = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
@@ -368,7 +403,7 @@ def onnx_model(nodes: list[Node], shape: tuple[int, ...]) -> bytes:
         [helper.make_tensor_value_info(f"map{len(nodes) - 1}", number_type, None)],
         values,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     encoded: bytes = model.SerializeToString()
     return encoded
 

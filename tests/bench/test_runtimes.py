@@ -13,6 +13,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.timing import Timing
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.ops.resize import resize_bilinear
 
 
 def follow(nodes: list[Node], image: jax.Array) -> jax.Array:
@@ -29,6 +30,8 @@ def follow(nodes: list[Node], image: jax.Array) -> jax.Array:
         elif node.kind == "MaxPool":
             window, strides, sides = (1, 1, 3, 3), (1, 1, 2, 2), [(0, 0), (0, 0), (1, 1), (1, 1)]
             maps[number] = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, sides)
+        elif node.kind == "Resize":
+            maps[number] = jax.image.resize(x, (*x.shape[:2], *node.size), "linear", antialias=False)
         elif node.kind == "Norm":
             maps[number] = x * node.kernel[:, None, None] + node.bias[:, None, None]
         elif node.kind == "Add":
@@ -45,8 +48,9 @@ class Network(nn.Module):
     def __call__(self, x):
         x = jax.nn.relu(BatchNorm(4, name="norm1")(Conv(3, 4, 3, 2, name="conv1")(x)))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        y = BatchNorm(4, name="norm2")(DepthwiseConv(4, 3, 1, 2, name="conv2")(x))
-        return jax.nn.relu6(x + y)
+        y = BatchNorm(4, name="norm2")(DepthwiseConv(4, 3, 2, 2, name="conv2")(x))
+        Conv(4, 4, name="not_read")(y)
+        return jax.nn.relu6(x + resize_bilinear(y, x.shape[1:3]))
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -57,7 +61,17 @@ def test_the_list_of_operations_computes_the_network(fold):
     variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.5, variables["batch_stats"])
     nodes = record(lambda image: Network().apply(variables, image), image, fold=fold)
     norm = [] if fold else ["Norm"]
-    assert [node.kind for node in nodes] == ["Conv", *norm, "Relu", "MaxPool", "Conv", *norm, "Add", "Clip"]
+    assert [node.kind for node in nodes] == [
+        "Conv",
+        *norm,
+        "Relu",
+        "MaxPool",
+        "Conv",
+        *norm,
+        "Resize",
+        "Add",
+        "Clip",
+    ]
     names = ["conv1", "conv2"] if fold else ["conv1", "norm1", "conv2", "norm2"]
     assert [node.name for node in nodes if node.name] == names
     expected = jax.jit(Network().apply)(variables, image)
