@@ -130,7 +130,7 @@ def runtimes(
 
     @jax.jit
     def sparse(variables: Variables, image: Array, masks: Mapping[str, Mask]) -> Array:
-        found = network.apply(variables, image, lambda *given: _run_sparse(*given, masks), method="run")[0]
+        found = network.apply(variables, image, partial(_run_sparse, masks=masks), method="run")[0]
         return typed(Array, found[top])
 
     for density in densities if config.block_specs else ():
