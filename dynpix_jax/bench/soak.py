@@ -268,13 +268,11 @@ def run(args: argparse.Namespace) -> int:
         config = Path(folder) / "soak.py"
         config.write_text(CONFIG % {"steps": args.steps})
         make = partial(Campaign, config=config, chance=chance, counts=counts, patience=args.patience)
-        with (
-            _disk(Path(folder) / "whole") as disk,
-            contextlib.closing(make(disk)) as whole,
-        ):
-            began = time.monotonic()
-            expected = whole.undisturbed()
-            longest = time.monotonic() - began
+        for _ in range(2):  # the first one compiles, the second one is timed
+            with _disk(Path(folder) / "whole") as disk, contextlib.closing(make(disk)) as whole:
+                began = time.monotonic()
+                expected = whole.undisturbed()
+                longest = time.monotonic() - began
         until = time.monotonic() + 60 * args.minutes
         while time.monotonic() < until:
             with (
