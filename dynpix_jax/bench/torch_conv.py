@@ -14,9 +14,9 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.ops.conv import torch_padding
 
 
-def check() -> None:
-    """Raises UserError unless :func:`program` can run here."""
-    _torch()
+def check(what: str = "--torch") -> None:
+    """Raises UserError, which names ``what`` needs it, unless PyTorch can run here."""
+    _torch(what)
 
 
 def program(spec: ConvSpec, settings: Settings) -> Program:
@@ -57,14 +57,14 @@ class _Pending:
         self.block_until_ready = wait
 
 
-def _torch() -> tuple[Any, str]:
+def _torch(what: str = "--torch") -> tuple[Any, str]:
     platform = jax.default_backend()
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise UserError(f"--torch: PyTorch is not installed here ({error}); try: pip install torch") from None
+        raise UserError(f"{what}: PyTorch is not installed here ({error}); try: pip install torch") from None
     if platform == "cpu":
         return torch, "cpu"
     if platform == "gpu" and torch.cuda.is_available():
         return torch, "cuda"
-    raise UserError(f"--torch: this PyTorch ({torch.__version__}) cannot run on jax's platform, {platform}")
+    raise UserError(f"{what}: this PyTorch ({torch.__version__}) cannot run on jax's platform, {platform}")

@@ -60,7 +60,7 @@ def programs(size: tuple[int, int], batch: int, frozen: Sequence[str] = ()) -> d
     Raises:
         UserError: PyTorch is not installed or computes something else, or nothing is frozen by a name.
     """
-    torch_conv.check()
+    torch_conv.check("train-step")
     config = NETWORKS["resnet50"]
     network: Any = config.build()
     images = jax.random.normal(jax.random.key(0), (batch, *size, 3))

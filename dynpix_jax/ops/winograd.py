@@ -29,7 +29,7 @@ _OUT, _IN = 4, 6  # results and values on a side of a tile
 _TILES = 2048
 # It pays with at least so many channels and tiles, and at most so many results a position: a convolution, and
 # its gradients. Measured.
-_CONVOLUTION = (128, 192, 1.35)
+_CONVOLUTION = (192, 192, 1.35)
 _GRADIENTS = (96, 64, 1.5)
 
 _OF_TILE = np.array(

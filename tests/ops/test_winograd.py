@@ -58,16 +58,16 @@ def test_wide_layers_on_a_cpu_only():
         traced = jax.jit(lambda x, kernel: ops.conv(x, kernel, strides=strides)).trace(x, kernel)
         return "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
 
-    wide = (1, 60, 80, 128)
-    assert not program(wide, 128)
-    assert program(wide, 128, "tpu")
-    assert program(wide, 128, "cuda")
+    wide = (1, 60, 80, 192)
+    assert not program(wide, 192)
+    assert program(wide, 192, "tpu")
+    assert program(wide, 192, "cuda")
     assert program(wide, 64)
-    assert program((1, 20, 20, 128), 128)
-    assert program(wide, 128, dtype=jnp.bfloat16)
-    assert program(wide, 128, strides=(2, 2))
+    assert program((1, 20, 20, 192), 192)
+    assert program(wide, 192, dtype=jnp.bfloat16)
+    assert program(wide, 192, strides=(2, 2))
     with jax.default_matmul_precision("highest"):
-        assert program(wide, 128)
+        assert program(wide, 192)
 
 
 def test_gradients_pay_with_fewer_tiles():
@@ -85,9 +85,9 @@ def test_gradients_pay_with_fewer_tiles():
 
 
 def test_macs_are_those_of_the_convolution():
-    x = jax.ShapeDtypeStruct((1, 60, 80, 128), jnp.float32)
-    kernel = jax.ShapeDtypeStruct((3, 3, 128, 192), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, 60, 80, 192), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 192, 256), jnp.float32)
     gradients = jax.grad(lambda x, kernel: (ops.conv(x, kernel) ** 2).sum(), (0, 1))
-    macs = 60 * 80 * 9 * 128 * 192
+    macs = 60 * 80 * 9 * 192 * 256
     assert count_macs(ops.conv, x, kernel).by_primitive == {"conv_general_dilated": macs}
     assert count_macs(gradients, x, kernel).total == 3 * macs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # (channels, density): with fewer channels, gather is faster up to this density (docs/sparse-execution.md).
 _BREAK_EVEN = ((48, 0.6), (72, 0.4), (128, 0.6), (192, 0.75), (384, 0.88))
-_WINOGRAD_BREAK_EVEN = ((192, 0.55), (384, 0.48))
+_WINOGRAD_BREAK_EVEN = ((384, 0.48),)
 
 # (channels, costs): with fewer channels, the cost of an active and of an interpolated row of a residual
 # block, relative to a position of the dense block.
