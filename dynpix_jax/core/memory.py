@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
     """Lets this process use freed memory again, where glibc would return it to the system.
 
     XLA allocates what a program needs on a CPU at each call. By default glibc returns such large blocks at
-    once, and the system clears every page anew at the next call: up to a fifth of the time of a ResNet-50. The
+    once, and the system clears every page anew at the next call: up to a fifth of a ResNet-50's time. The
     process then keeps what it once needed. Programs of this package call it; in a script of your own, call it
     before the first array is made.
 
