@@ -154,6 +154,8 @@ def gather(content: bytes) -> list[bytes]:
     """What each process has given, in their order; a collective."""
     if jax.process_count() == 1:
         return [content]
+    # Gloo waits for half a minute at the first collective of a kind, and some processes may have more to do.
+    _client().wait_at_barrier(f"dynpix/{next(_number)}/gather", 12 * 1000 * WAIT_SECONDS)
     sizes = np.asarray(multihost_utils.process_allgather(np.array([len(content)], np.int32))).reshape(-1)
     filled = np.zeros(int(sizes.max()), np.uint8)
     filled[: len(content)] = np.frombuffer(content, np.uint8)

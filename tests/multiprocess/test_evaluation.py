@@ -37,3 +37,22 @@ def test_scores_of_several_processes_are_those_of_one(tiny_run: TinyRun, tmp_pat
     assert one["rows"][0]["images"] == 4
     assert evaluated(tiny_run, tmp_path / "two", 2, 2) == one
     assert evaluated(tiny_run, tmp_path / "four", 4, 1) == one
+
+
+LATE = """
+import sys, time
+from dynpix_jax.core import processes
+how = sys.argv[1].removeprefix("--distributed=")
+processes.start(how)
+index = int(how[-1])
+time.sleep(35 * index)
+print(processes.gather(bytes([index])))
+processes.finish()
+"""
+
+
+def test_a_process_may_have_more_to_do_than_others() -> None:
+    """Gloo's first collective waits for 30 s."""
+    ended = run_job(["-c", LATE], 2, devices=1)
+    assert_all_ended(ended, [0, 0])
+    assert all("[b'\\x00', b'\\x01']" in one.out for one in ended)
