@@ -9,14 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import dynpix_jax
 from dynpix_jax.core.config import RunConfig, settings
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.merging import leaves
-from dynpix_jax.core.processes import compare, from_first, here, is_first, several
+from dynpix_jax.core.processes import compare, from_first, gather, here, is_first, several
 
 _APPEAR_SECONDS = 15
 """How long a file may take to be seen by other hosts: network file systems remember what was not there."""
@@ -44,6 +45,20 @@ def check_same_job(run: RunConfig, mesh: Mesh) -> None:
         "the mesh": str(devices),
     }
     compare("job", facts)
+    _meet(mesh)
+
+
+def _meet(mesh: Mesh) -> None:
+    """The first collective over each axis and over both, while no process is ahead of others.
+
+    On CPUs Gloo waits for 30 s at the first one, and processes may differ by more when they have compiled.
+    """
+    gather(b"-")
+    for axes in (mesh.axis_names, *mesh.axis_names):
+        rows = np.zeros(mesh.size, np.float32)
+        split = NamedSharding(mesh, PartitionSpec(axes))
+        placed = jax.make_array_from_callback(rows.shape, split, rows.__getitem__)
+        jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(placed).block_until_ready()
 
 
 def check_shared(workdir: Path) -> None:

@@ -40,12 +40,13 @@ def test_scores_of_several_processes_are_those_of_one(tiny_run: TinyRun, tmp_pat
 
 
 LATE = """
-import sys, time
+import sys, time, jax
 from dynpix_jax.core import processes
 how = sys.argv[1].removeprefix("--distributed=")
 processes.start(how)
 index = int(how[-1])
-time.sleep(35 * index)
+jax.devices()  # which waits for all
+time.sleep(40 * index)
 print(processes.gather(bytes([index])))
 processes.finish()
 """
