@@ -201,7 +201,10 @@ def executed_shares(system: System, outputs: Outputs) -> dict[str, Array]:
 
 
 def density(system: System, shares: Mapping[str, float]) -> float | None:
-    """Mean of the shares of gates, each with equal weight; None without gates."""
+    """Mean of the shares of gates, each with equal weight; None without gates, or without any shares (a
+    prediction within a budget has none)."""
+    if not shares:
+        return None
     gates = [shares[name] for name, layer in gated_layers(system).items() if layer.kind == "gate"]
     return sum(gates) / len(gates) if gates else None
 

@@ -6,6 +6,7 @@ so that nothing else is needed to run it; the card (`CARD`) says what it was tra
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_network(
 
     Args:
         path: File *.safetensors.
-        run: Its settings.
+        run: Its settings; the file has them without paths of this machine.
         trained: The network.
         card: Entries of `CARD`; those that are not known may be left out.
         half: Kernels as float16 (vectors, such as moments of norms, stay float32).
@@ -67,9 +68,23 @@ def write_network(
             raise UserError(f"{path}: a weight is not finite, or too large for float16")
         return values.astype(np.float16)
 
-    header = {"config": json.dumps(run.given), "stage": trained.stage, "card": json.dumps(dict(card))}
+    header = {
+        "config": json.dumps(_without_paths(run.given)),
+        "stage": trained.stage,
+        "card": json.dumps(dict(card)),
+    }
     write_weights(path, jax.tree.map(stored, trained.variables), header)
     path.with_suffix(".md").write_text(card_text(path.stem, card), encoding="utf-8")
+
+
+def _without_paths(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without paths of the machine that trained: of data, the folder's name is left."""
+    config = copy.deepcopy(dict(given))
+    for section in config["data"].values():
+        if "root" in section["source"]:
+            section["source"]["root"] = Path(section["source"]["root"]).name
+    config["training"].pop("init_from", None)
+    return config
 
 
 def card_text(name: str, card: Mapping[str, str]) -> str:

@@ -144,7 +144,7 @@ class Predictor:
             result.macs,
             result.macs_open,
             result.milliseconds,
-            density(self.system, result.shares) if result.shares else None,
+            density(self.system, result.shares),
             result.prediction,
         )
 

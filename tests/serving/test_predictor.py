@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -127,6 +128,26 @@ def test_predict_by_a_model(exported, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert main(["predict", "--model=boundries", "photo.jpg"]) == 2
     assert "boundries: no network of this name ships" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_budgets_of_a_network_that_ships(tmp_path, capsys):
+    """A prediction costs no more than its budget, and a higher budget gives a later exit's."""
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 256, (128, 192, 3), np.uint8))
+
+    def within(budget: float) -> dict[str, Any]:
+        options = ["--model=street", "--json", f"--budget-macs={budget}", f"--out={tmp_path}"]
+        assert main(["predict", *options, str(photo)]) == 0
+        (found,) = json.loads(capsys.readouterr().out)
+        assert found["density"] is None
+        return found
+
+    whole = within(1e15)
+    least, more = (within(share * whole["macs"]) for share in (0.6, 0.9))
+    assert least["prediction"] < more["prediction"] < whole["prediction"] == [4, 4]
+    assert least["macs"] <= 0.6 * whole["macs"]
+    assert more["macs"] <= 0.9 * whole["macs"]
 
 
 @pytest.mark.parametrize("name", network_file.shipped_networks())

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.cli.flops import parts_of
+from dynpix_jax.core.capabilities import density
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Outputs
@@ -179,6 +180,11 @@ def test_forward_pass_of_numpy(name, mode):
         if number < 5:
             own = gate.apply({}, ours, Routing()).mask
             np.testing.assert_array_equal(own > 0.5, given[f"stage{number}"])
+
+
+def test_a_prediction_within_a_budget_has_no_density():
+    assert density(tiny(), {}) is None
+    assert density(tiny(), dict.fromkeys(tiny().gated, 0.5)) == 0.5
 
 
 def test_shapes_and_names():
