@@ -36,21 +36,29 @@ def chunk_size(channels: int, window: Pair) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """Full chunks, then chunks an eighth as long for the rest, so that few idle rows are computed.
+    """Full chunks, then short ones for the rest, so that few idle rows are computed.
 
-    But not below 128 rows: each product rearranges its weights first, so 32 rows of 3x3x512 take a quarter of
-    the time of 256.
+    Make it with `of`.
 
     Attributes:
-        full: Rows of a full chunk.
+        full: Rows of a full chunk; that of a short one if all are short.
+        rest: Rows of a short chunk.
     """
 
     full: int
+    rest: int
 
-    @property
-    def rest(self) -> int:
-        """Rows of the chunks that follow the full ones."""
-        return min(self.full, max(self.full // 8, 128))
+    @classmethod
+    def of(cls, positions: int, full: int) -> Chunks:
+        """Chunks of ``full`` rows and of an eighth of it, for at most ``positions`` rows.
+
+        Short ones have at least 128 rows: each product rearranges its weights first, so 32 rows of 3x3x512
+        take a quarter of the time of 256. Where a full one would come once at most, all are short: each size
+        is a loop of its own, which must be compiled.
+        """
+        longest = min(full, positions)
+        rest = min(longest, max(longest // 8, 128))
+        return cls(longest if positions >= 2 * full else rest, rest)
 
     def sweep(
         self,
@@ -59,6 +67,7 @@ class Chunks:
         carry: Carry,
         *,
         first: Array | int = 0,
+        short: bool = False,
     ) -> Carry:
         """Runs ``body(rows, first row, carry)`` over ``count`` rows; the last chunk may extend beyond them.
 
@@ -67,11 +76,13 @@ class Chunks:
             body: Returns the next carry.
             carry: The initial carry.
             first: The first row.
+            short: Short chunks only, for a body without products: one loop to compile.
         """
-        full = count // self.full if self.rest < self.full else 0
+        both = self.rest < self.full and not short
+        full = count // self.full if both else 0
         done = full * self.full
         trips = (count - done + self.rest - 1) // self.rest
-        if self.rest < self.full:
+        if both:
             carry = lax.fori_loop(0, full, lambda i, c: body(self.full, first + i * self.full, c), carry)
         carry = lax.fori_loop(0, trips, lambda i, c: body(self.rest, first + done + i * self.rest, c), carry)
         return carry

@@ -87,7 +87,7 @@ def active_rows(mask: Mask, needed: Mask, channels: int, *, radius: int) -> Acti
     """
     _, height, width = mask.shape
     size = mask.size
-    chunks = Chunks(min(chunk_size(channels, (3, 3)), size))
+    chunks = Chunks.of(size, chunk_size(channels, (3, 3)))
     length = 1 + size + chunks.rest + chunks.full
     flat, skipped = mask.reshape(-1), (needed & ~mask).reshape(-1)
     count = jnp.sum(flat, dtype=jnp.int32)
@@ -214,7 +214,7 @@ def _load(x: Array, rows: ActiveRows) -> Array:
         return lax.dynamic_update_slice(out, flat.at[positions].get(mode="fill", fill_value=0), (first, 0))
 
     start = jnp.zeros((len(rows.positions), x.shape[-1]), x.dtype)
-    return rows.chunks.sweep(rows.end - 1, body, start, first=1)
+    return rows.chunks.sweep(rows.end - 1, body, start, first=1, short=True)
 
 
 def _store(compact: Array, rows: ActiveRows, x: Array) -> Array:
@@ -227,7 +227,9 @@ def _store(compact: Array, rows: ActiveRows, x: Array) -> Array:
         values = lax.dynamic_slice(compact, (first, 0), (size, compact.shape[1]))
         return out.at[positions].set(values, mode="drop", unique_indices=True)
 
-    return rows.chunks.sweep(rows.end - 1, body, x.reshape(-1, x.shape[-1]), first=1).reshape(x.shape)
+    return rows.chunks.sweep(rows.end - 1, body, x.reshape(-1, x.shape[-1]), first=1, short=True).reshape(
+        x.shape
+    )
 
 
 def _run_group(
@@ -265,7 +267,8 @@ def _run_group(
         return write(size, first, out, y), raw
 
     carry = rows.chunks.sweep(rows.count, convolve, (out, raw), first=1)
-    return rows.chunks.sweep(rows.end - rows.interpolated, interpolate, carry, first=rows.interpolated)
+    skipped = rows.end - rows.interpolated
+    return rows.chunks.sweep(skipped, interpolate, carry, first=rows.interpolated, short=True)
 
 
 def _interpolate_rows(y: Array, rows: ActiveRows, lam: Array, normalize: Normalize) -> Array:
@@ -284,9 +287,8 @@ def _interpolate_rows(y: Array, rows: ActiveRows, lam: Array, normalize: Normali
         positions = jnp.where(positions < len(out), positions, len(out) + jnp.arange(size, dtype=jnp.int32))
         return out.at[positions].set(filled, mode="drop", unique_indices=True)
 
-    out = rows.chunks.sweep(
-        rows.end - rows.interpolated, body, y.reshape(-1, channels), first=rows.interpolated
-    )
+    skipped, flat = rows.end - rows.interpolated, y.reshape(-1, channels)
+    out = rows.chunks.sweep(skipped, body, flat, first=rows.interpolated, short=True)
     return out.reshape(y.shape)
 
 

@@ -89,7 +89,7 @@ def map_active(
         window=window,
         dilation=dilation,
         strides=strides,
-        chunks=Chunks(min(chunk or chunk_size(channels, window), positions)),
+        chunks=Chunks.of(positions, chunk or chunk_size(channels, window)),
         combine=combine,
     )
     converted: dict[int, Callable[..., Array]] = {}
