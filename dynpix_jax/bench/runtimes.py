@@ -33,7 +33,7 @@ from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import a_path, parse_size
 from dynpix_jax.core.typing import Array, Mask, Variables
-from dynpix_jax.evaluation.timing import Timing, interleaved_medians
+from dynpix_jax.evaluation.timing import Timing, timed
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.nn.residual import Block
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--density {args.density}: expected shares from 0 to 1")
     for name in args.network:
         programs = runtimes(NETWORKS[name], size, args.density, args.mask)
-        timings = dict(zip(programs, interleaved_medians(list(programs.values()), args.runs), strict=True))
+        timings = timed(programs, args.runs)
         where = f"float32, {cores()} CPU cores, {args.runs} rounds in turn"
         print(f"\n{name}, {args.size}, {args.mask} masks, {where}\n")
         table(timings)

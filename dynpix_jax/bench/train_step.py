@@ -25,7 +25,7 @@ from dynpix_jax.bench.runtimes import NETWORKS, channels_last, cores, record, ru
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.typing import Array
-from dynpix_jax.evaluation.timing import interleaved_medians
+from dynpix_jax.evaluation.timing import timed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--runs {args.runs} --batch {args.batch}: expected at least 1, on a CPU")
     for batch in args.batch:
         listed = programs(parse_size(args.size), batch, args.frozen)
-        timings = dict(zip(listed, interleaved_medians(list(listed.values()), args.runs), strict=True))
+        timings = timed(listed, args.runs)
         trained = f"all but {', '.join(args.frozen)}" if args.frozen else "everything"
         print(
             f"\nresnet50, {args.size}, batch {batch}, {trained} trained, float32, {cores()} CPU cores,"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.files import need_file
@@ -20,6 +19,8 @@ def read_mat(path: Path, names: tuple[str, ...], source: str, where_to_get: str)
     Raises:
         UserError: Missing or corrupt file, or one without these variables.
     """
+    from scipy.io import loadmat  # half a second, which all commands would wait for
+
     need_file(path, source, where_to_get)
     try:
         content = loadmat(path, variable_names=list(names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +57,8 @@ def interleaved_medians(
             if turn >= 0:
                 taken[index].append(1e3 * (time.perf_counter() - start) / calls)
     return [Timing(*(float(q) for q in np.percentile(times, (50, 10, 90, 0)))) for times in taken]
+
+
+def timed(programs: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, Timing]:
+    """Named programs timed in turn (`interleaved_medians`)."""
+    return dict(zip(programs, interleaved_medians(list(programs.values()), runs), strict=True))

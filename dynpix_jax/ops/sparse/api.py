@@ -209,8 +209,8 @@ def _choose(
 ) -> Result:
     """Runs one of the programs.
 
-    ``wide`` is for chains whose convolution runs by Winograd, ``unmasked`` for a single convolution with all
-    positions active.
+    ``wide`` is for chains whose convolution is cheap everywhere (Winograd, depthwise), ``unmasked`` for a
+    single convolution with all positions active.
     """
 
     def on_cpu(call: Call, *others: Array) -> Result:
@@ -226,7 +226,8 @@ def _choose(
         first = call.first
         winograd = isinstance(first, Convolution) and first.by_winograd(call.x)
         if len(call.layers) > 1:  # fused: sparse was faster than XLA's convolution at every density measured
-            return wide(call, *others) if winograd else sparse(call, *others)
+            whole = winograd or isinstance(first, Depthwise)
+            return wide(call, *others) if whole else sparse(call, *others)
         full = (call.count == size).astype(jnp.int32)
         few = call.count <= break_even(channels, winograd=winograd) * size
         case = jnp.where(few, 0, 1 + full)

@@ -13,7 +13,7 @@ from dynpix_jax.ops.sparse.active import ActiveSet
 from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.chunks import chunk_size
 from dynpix_jax.ops.sparse.costs import break_even
-from dynpix_jax.ops.sparse.layers import ResidualBlock, on_rows
+from dynpix_jax.ops.sparse.layers import Depthwise, ResidualBlock, on_rows
 from dynpix_jax.ops.sparse.rows import ActiveRows, definition_on_rows, run_on_rows
 from dynpix_jax.ops.sparse.vjp import derivative_of
 from dynpix_jax.ops.sparse.windows import map_active
@@ -27,10 +27,12 @@ def gather(call: Call) -> Array:
 def gather_or_everywhere(call: Call) -> Array:
     """`gather` if few positions are active; else the first convolution everywhere, and only the rest there.
 
-    A branch around both would copy the map that they write into, so they follow each other, one with no
-    positions.
+    A depthwise one always runs everywhere: to read its windows takes longer. Otherwise a branch around
+    both would copy the map that they write into, so they follow each other, one with no positions.
     """
     first, active = call.first, call.positions
+    if isinstance(first, Depthwise):
+        return call.with_idle(_write(call, active, _init(call), computed=first.everywhere(call.x)))
     few = active.count <= break_even(call.x.shape[-1], winograd=True) * call.mask.size
     like = jax.eval_shape(first.everywhere, call.x)
     y = lax.cond(few, lambda x: jnp.zeros(like.shape, like.dtype), first.everywhere, call.x)

@@ -298,20 +298,26 @@ def test_chunk_size_keeps_the_windows_in_cache():
     assert sizes == [4096, 2048, 512, 256]
 
 
-@pytest.mark.parametrize("count", [0, 1, 127, 128, 511, 512, 513, 640, 900])
-def test_full_chunks_and_the_shorter_ones_of_the_rest_meet_every_position_once(count):
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 255, 256, 257, 384, 385, 900])
+@pytest.mark.parametrize(
+    ("chunk", "loops"),
+    [
+        (256, 2),  # full chunks, then those of 128 positions
+        (512, 1),  # 900 positions have one full chunk at most: all are of 128
+    ],
+)
+def test_full_chunks_and_the_shorter_ones_of_the_rest_meet_every_position_once(chunk, loops, count):
     mask = (jnp.arange(900) < count)[np.random.default_rng(0).permutation(900)].reshape(1, 30, 30)
     x, init = array(1, 30, 30, 3), array(1, 30, 30, 3)
-    got = ops.map_active(
-        lambda w, old: old + w[:, 0, 0],
-        x,
-        ops.active_set(mask),
-        window=(1, 1),
-        init=init,
-        combine="update",
-        chunk=512,
-    )
-    np.testing.assert_allclose(got, init + np.where(mask[..., None], x, 0), rtol=1e-6)
+
+    def add(x, init, mask):
+        active = ops.active_set(mask)
+        update = dict(window=(1, 1), init=init, combine="update", chunk=chunk)
+        return ops.map_active(lambda w, old: old + w[:, 0, 0], x, active, **update)
+
+    expected = init + np.where(mask[..., None], x, 0)
+    np.testing.assert_allclose(jax.jit(add)(x, init, mask), expected, rtol=1e-6)
+    assert str(jax.make_jaxpr(add)(x, init, mask)).count("while[") == loops
 
 
 def test_wrong_arguments_are_named():
