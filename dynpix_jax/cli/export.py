@@ -12,7 +12,7 @@ A program needs jax alone:
   predictions = program.call(images)    uint8 (B, H, W, 3) -> {"boundaries": (B, H, W)}
 
 A .safetensors file is opened by dynpix_jax.load(FILE) and dynpix predict --model FILE. Beside it stands its
-card, with the scores that eval.json in the workdir has.
+card, with the scores that eval.json in the workdir (or --scores-from) has.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from dynpix_jax.evaluation.results import read_results
 from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
 from dynpix_jax.serving.network_file import write_network
 from dynpix_jax.serving.predictor import Predictor
-from dynpix_jax.serving.trained import Trained, open_run
+from dynpix_jax.serving.trained import Trained, open_run, saved_run
 from dynpix_jax.tasks import all_scores
 
 ONLY_FOR = {
     "stablehlo": ("size", "batch", "mode", "platforms"),
-    "safetensors": ("full_precision", "title", "command_line", "limits"),
+    "safetensors": ("full_precision", "scores_from", "title", "command_line", "limits"),
 }
 """Form -> its own options."""
 
@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--full-precision", action="store_true", default=None, help="float32 (default: kernels in float16)"
     )
+    weights.add_argument(
+        "--scores-from",
+        type=a_path,
+        metavar="DIR",
+        help="workdir whose eval.json the card has, of the same network trained without the images that it is"
+        " evaluated on (default: that of --workdir)",
+    )
     weights.add_argument("--title", metavar="TEXT", help="of the card: what it does, one line")
     weights.add_argument("--command-line", metavar="TEXT", help="of the card: how it was trained")
     weights.add_argument("--limits", metavar="TEXT", help="of the card: what it cannot do")
@@ -73,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     trained = open_run(settings, args.workdir, args.stage, args.weights)
     path = args.out or Path(f"{settings.name}.{args.to}")
     if args.to == "safetensors":
-        card = card_of(settings, trained, args.workdir)
+        card = card_of(settings, trained, args.workdir, args.scores_from)
         given = {"title": args.title, "command": args.command_line, "limits": args.limits}
         card |= {key: text for key, text in given.items() if text is not None}
         write_network(path, settings, trained, card, half=not args.full_precision)
@@ -94,8 +101,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def card_of(settings: RunConfig, trained: Trained, workdir: Path | None) -> dict[str, str]:
-    """What a run itself tells of its network: data, licence, seed; scores and costs by its eval.json."""
+def card_of(
+    settings: RunConfig, trained: Trained, workdir: Path | None, scores_from: Path | None = None
+) -> dict[str, str]:
+    """What a run itself tells of its network: data, licence, seed; scores and costs by an eval.json.
+
+    Args:
+        settings: Settings of the run.
+        trained: Its network.
+        workdir: Its workdir; the eval.json in it is read if there is one.
+        scores_from: Workdir of another run, whose eval.json is read in its place.
+
+    Raises:
+        UserError: ``scores_from`` holds no evaluation of the same stage.
+    """
     source = settings.data.train.source
     card = {
         "title": f"{', '.join(trained.system.tasks)} ({trained.system.name})",
@@ -103,8 +122,16 @@ def card_of(settings: RunConfig, trained: Trained, workdir: Path | None) -> dict
         "licence": _licence(source),
         "seed": str(settings.seed),
     }
-    file = None if workdir is None else workdir / "eval.json"
-    return card | (_measured(file, trained.system, trained.stage) if file and file.is_file() else {})
+    if scores_from is None:
+        return card | (_measured(workdir, trained.system, trained.stage) if workdir else {})
+    measured = _measured(scores_from, trained.system, trained.stage)
+    if not measured:
+        raise UserError(
+            f"--scores-from {scores_from}: no eval.json with a row for the stage {trained.stage!r};"
+            f" expected what dynpix eval --workdir={scores_from} writes"
+        )
+    seen = saved_run(scores_from).data.train.source.split
+    return card | measured | {"scores": f"{measured['scores']}, trained on split {seen} alone"}
 
 
 def _licence(source: SourceSettings) -> str:
@@ -112,8 +139,9 @@ def _licence(source: SourceSettings) -> str:
     return (declare(source.options).licence if declare else "") or "none: generated"
 
 
-def _measured(file: Path, system: System, stage: str) -> dict[str, str]:
-    rows = {row.stage: row for row in read_results(file)}
+def _measured(workdir: Path, system: System, stage: str) -> dict[str, str]:
+    file = workdir / "eval.json"
+    rows = {row.stage: row for row in read_results(file)} if file.is_file() else {}
     if stage not in rows:
         return {}
     row = rows[stage]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_the_card(exported, capsys, monkeypatch):
     assert capsys.readouterr().out == text
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tiny"]["title"] == "Boundaries of nothing"
+
+
+def test_scores_of_a_run_that_held_images_back(tiny_run, tmp_path, capsys):
+    """The card of a network that was trained on all images has those of another run."""
+    file, other = tmp_path / "tiny.safetensors", tmp_path / "held_back"
+    export = ["export", f"--workdir={tiny_run.workdir}", "--to=safetensors", f"--out={file}"]
+    shutil.copytree(tiny_run.workdir, other, ignore=shutil.ignore_patterns("eval.json"))
+    assert main([*export, f"--scores-from={other}"]) == 2
+    assert f"--scores-from {other}: no eval.json with a row for the stage 'gates'" in capsys.readouterr().err
+    limits = ["evaluation.limit=1", "evaluation.thresholds=3", "evaluation.pictures=0"]
+    assert main(["eval", f"--workdir={other}", "--set", *limits]) == 0
+    capsys.readouterr()
+    assert main([*export, f"--scores-from={other}"]) == 0
+    card = network_file.read_card(file)
+    measured = json.loads((other / "eval.json").read_text())["rows"][-1]
+    assert card["scores"].startswith(f"F (ODS) {measured['modes']['sparse']['ods']:.4f}")
+    assert card["scores"].endswith("(scenes val, 1 images), trained on split train alone")
+    assert {"macs", "milliseconds"} < set(card)
 
 
 def test_predict_by_a_model(exported, tmp_path, capsys, monkeypatch):
