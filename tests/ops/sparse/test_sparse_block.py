@@ -111,19 +111,33 @@ def test_depthwise_and_functions_of_positions(implementation):
     def normalise(scale, x):
         return scale * x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1)
 
-    layers = (Depthwise(kernel), Partial(normalise, scale), Convolution(widen), Partial(jax.nn.gelu))
-    run = jax.jit(partial(sparse_block, implementation=implementation))
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    y = sum(
-        padded[:, i : i + SHAPE[1], j : j + SHAPE[2]] * kernel[i, j, 0] for i in range(3) for j in range(3)
-    )
-    y = jax.nn.gelu(normalise(scale, y) @ widen[0, 0])
-    for combine, skipped in ((None, init), (Shortcut(relu=False), init), (Shortcut(), jnp.maximum(init, 0))):
-        active = y if combine is None else init + y if not combine.relu else jnp.maximum(init + y, 0)
-        expected = jnp.where(mask[..., None], active, skipped)
-        np.testing.assert_allclose(
-            run(x, active_set(mask), layers, combine=combine, init=init), expected, atol=1e-4
+    def written_out(x, kernel, widen, scale, init, combine):
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = [(i, j) for i in range(3) for j in range(3)]
+        y = sum(padded[:, i : i + SHAPE[1], j : j + SHAPE[2]] * kernel[i, j, 0] for i, j in taps)
+        y = jax.nn.gelu(normalise(scale, y) @ widen[0, 0])
+        if combine is None:
+            return jnp.where(mask[..., None], y, init)
+        total = jnp.where(mask[..., None], init + y, init)
+        return jnp.maximum(total, 0) if combine.relu else total
+
+    def sparse(x, kernel, widen, scale, init, combine):
+        layers = (Depthwise(kernel), Partial(normalise, scale), Convolution(widen), Partial(jax.nn.gelu))
+        active = active_set(mask)
+        return sparse_block(x, active, layers, combine=combine, init=init, implementation=implementation)
+
+    def squares(arrays, combine, run):  # whose gradients have both signs
+        y = run(*arrays, combine)
+        return (y**2).sum(), y
+
+    for combine in (None, Shortcut(relu=False), Shortcut()):
+        found, expected = (
+            jax.jit(jax.value_and_grad(partial(squares, combine=combine, run=run), has_aux=True))(
+                (x, kernel, widen, scale, init)
+            )
+            for run in (sparse, written_out)
         )
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), found, expected)
 
 
 def test_what_cannot_run_is_named():
