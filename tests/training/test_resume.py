@@ -145,9 +145,13 @@ def test_what_ends_a_run_leaves_its_steps_saved(tmp_path: Path) -> None:
     assert Checkpoints(broken / "checkpoints").steps() == [3]
     assert_same(train(run, broken, batches=batches(False), writers=()).state, whole)
 
-    # Ctrl-C.
-    with pytest.raises(KeyboardInterrupt):
-        run_here(tmp_path / "interrupted", [Stop(5, signal.SIGINT)], checkpoint_every=0)
+    # Ctrl-C, which a shell's background jobs ignore: these tests may be one.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_here(tmp_path / "interrupted", [Stop(5, signal.SIGINT)], checkpoint_every=0)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert Checkpoints(tmp_path / "interrupted" / "checkpoints").steps() == [5]
     assert_same(run_here(tmp_path / "interrupted").state, whole)
 
