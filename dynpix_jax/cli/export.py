@@ -22,10 +22,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.merging import leaves
+from dynpix_jax.core.sections import to_json
 from dynpix_jax.core.source import SourceSettings
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import a_path
@@ -113,7 +116,7 @@ def card_of(
         scores_from: Workdir of another run, whose eval.json is read in its place.
 
     Raises:
-        UserError: ``scores_from`` holds no evaluation of the same stage.
+        UserError: ``scores_from`` holds no evaluation of the same stage, or of another network.
     """
     source = settings.data.train.source
     card = {
@@ -130,8 +133,18 @@ def card_of(
             f"--scores-from {scores_from}: no eval.json with a row for the stage {trained.stage!r};"
             f" expected what dynpix eval --workdir={scores_from} writes"
         )
-    seen = saved_run(scores_from).data.train.source.split
+    held_back = saved_run(scores_from)
+    mine, theirs = (_network(run, trained.stage) for run in (settings, held_back))
+    if other := sorted(path for path in mine.keys() | theirs.keys() if mine.get(path) != theirs.get(path)):
+        values = f"{theirs.get(other[0])!r} there and {mine.get(other[0])!r} here"
+        raise UserError(f"--scores-from {scores_from}: another network: model.{other[0]} is {values}")
+    seen = held_back.data.train.source.split
     return card | measured | {"scores": f"{measured['scores']}, trained on split {seen} alone"}
+
+
+def _network(run: RunConfig, stage: str) -> dict[str, Any]:
+    """The settings of a stage's network by their paths."""
+    return dict(leaves(to_json(next(one.model for one in run.stages if one.name == stage))))
 
 
 def _licence(source: SourceSettings) -> str:

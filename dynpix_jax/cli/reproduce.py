@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -197,6 +198,10 @@ def _score_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
         if any(reached.row.paper[index] is not None for reached in rows):
             yield f"{score.label} paper", partial(_paper_score, score, index)
         yield score.label, partial(_own_score, table, score)
+    kinds = dict.fromkeys(kind for reached in rows for one in reached.results for kind in one.chance)
+    for kind in kinds:
+        score = table.scores[0]
+        yield f"{score.label}, {kind} masks", partial(_chance, table, score, kind)
     if table.has_delta:
         if any(reached.row.printed is not None for reached in rows):
             yield f"{DELTA_M.label} paper", lambda reached: score_text(DELTA_M, reached.row.printed)
@@ -221,6 +226,12 @@ def _paper_score(score: Score, index: int, reached: Reached) -> str:
 
 def _own_score(table: Table, score: Score, reached: Reached) -> str:
     return _spread(score, _values(table, reached, score.name))
+
+
+def _chance(table: Table, score: Score, kind: str, reached: Reached) -> str:
+    """The score with masks of chance, of the runs that have gates."""
+    found = [replace(one, scores=dict(one.chance[kind])) for one in reached.results if kind in one.chance]
+    return _spread(score, _values(table, Reached(reached.row, tuple(found)), score.name))
 
 
 def _density(reached: Reached) -> str:

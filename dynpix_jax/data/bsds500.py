@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.io import loadmat
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import BOUNDARIES, Element, check_index
 from dynpix_jax.data.base import FileSource
 from dynpix_jax.data.files import same_size
 from dynpix_jax.data.images import read_image
+from dynpix_jax.data.matlab import read_mat
 
 FIELDS = {"boundaries": dataclasses.replace(BOUNDARIES, units="share of annotators")}
 WHERE_TO_GET = (
@@ -118,15 +118,9 @@ def read_boundaries(path: str | Path) -> list[np.ndarray]:
         UserError: Missing or corrupt file, or one without `groundTruth{k}.Boundaries`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"ground truth not found: {path}; {WHERE_TO_GET}")
+    truth = read_mat(path, ("groundTruth",), "bsds500", WHERE_TO_GET)["groundTruth"]
     try:
-        content = loadmat(path, variable_names=["groundTruth"])
-    # SciPy's reader has no error class of its own: a broken file raises whatever its parser stumbles over.
-    except Exception as error:
-        raise UserError(f"corrupt .mat file ({type(error).__name__}: {error}): {path}") from None
-    try:
-        cells = [np.asarray(cell["Boundaries"][0, 0]) for cell in content["groundTruth"].ravel()]
+        cells = [np.asarray(cell["Boundaries"][0, 0]) for cell in truth.ravel()]
     except (KeyError, IndexError, ValueError, TypeError):
         cells = []
     if not cells or any(cell.ndim != 2 or cell.shape != cells[0].shape for cell in cells):

@@ -18,7 +18,7 @@ from dynpix_jax.evaluation.reproduce import Reached
 from dynpix_jax.evaluation.results import Measured
 from dynpix_jax.evaluation.table_files import read_tables
 
-KEPT = ("scores", "macs", "data", "stage", "tasks", "density", "milliseconds", "alternative")
+KEPT = ("scores", "macs", "data", "stage", "tasks", "density", "milliseconds", "alternative", "chance")
 """Fields of `Measured` that a file keeps."""
 FACTS = ("device", "versions")
 """Facts of an eval.json that a file keeps."""

@@ -54,6 +54,7 @@ class Measured:
         delta_scores: Task -> the score by which it counts in Δm.
         alternative: Alternative of the network; "" for itself.
         per_class: Score -> class -> value, None where the class does not occur; empty without classes.
+        chance: Kind of chance -> scores with such masks (`evaluation.chance`); empty without.
     """
 
     scores: dict[str, float]
@@ -67,6 +68,7 @@ class Measured:
     delta_scores: Mapping[str, DeltaScore] = field(default_factory=dict)
     alternative: str = ""
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -176,6 +178,7 @@ def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) ->
             for prefix in ("", *(f"{task}/" for task in row["tasks"]))
             for score, values in first.get(f"{prefix}per_class", {}).items()
         },
+        row.get("chance", {}),
     )
 
 
@@ -188,6 +191,6 @@ def _exits(last: Measured, exits: Sequence[Mapping[str, float]]) -> list[Measure
     found = []
     for name, scores in rows.items():
         macs = scores.pop("macs_per_image")
-        unknown: dict[str, Any] = dict(density=None, milliseconds={}, per_class={})
+        unknown: dict[str, Any] = dict(density=None, milliseconds={}, per_class={}, chance={})
         found.append(replace(last, macs=macs, scores=scores, alternative=name, **unknown))
     return found

@@ -16,6 +16,7 @@ from dynpix_jax.cli import eval as evaluate
 from dynpix_jax.cli import main, reproduce, train
 from dynpix_jax.cli.common import call
 from dynpix_jax.core.configs import load_config
+from dynpix_jax.evaluation.kept import keep, kept
 from dynpix_jax.evaluation.reproduce import Options, Reproduction, run_commands, select
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from tests.tiny import SHORT_CONFIG
@@ -310,6 +311,13 @@ def test_ways_to_run_a_network_are_evaluated_with_it(monkeypatch):
     assert evaluation.overrides == ("seed=0", 'evaluation.also=["argmax", "loop_0"]')
 
 
+def write_result(step, config, *, data, **row):
+    """The eval.json of a command, with one row."""
+    row |= dict(stage=config["training"]["stages"][-1]["name"], macs_per_image=1e9)
+    step.out.mkdir(parents=True)
+    (step.out / "eval.json").write_text(json.dumps(dict(config=config, data=data, rows=[row])))
+
+
 def test_measured_comparisons(tmp_path, monkeypatch):
     """ASTMT on scenes: means of seeds, and Δm of each seed against the mean of the single-task networks."""
     monkeypatch.chdir(ROOT)
@@ -331,11 +339,8 @@ def test_measured_comparisons(tmp_path, monkeypatch):
             if len(tasks) == 1:
                 (own,) = (name for name in scores if name.startswith(tasks[0]))
                 scores = {own.split("/")[1]: scores[own]}
-            entry = dict(stage=config["training"]["stages"][-1]["name"], tasks=tasks, macs_per_image=1e9)
-            content = dict(config=config, data="scenes val, 100 images")
-            step.out.mkdir(parents=True)
             modes = {"dense": {"milliseconds": 2.0, **scores}}
-            (step.out / "eval.json").write_text(json.dumps({**content, "rows": [{**entry, "modes": modes}]}))
+            write_result(step, config, data="scenes val, 100 images", tasks=tasks, modes=modes)
     single, multi, _, se, _ = (plan.reached(table, row) for row in rows)
     heads, lines = reproduce.cells(table, [single, multi, se])
     one = dict(zip(heads, lines[0], strict=True))
@@ -346,3 +351,31 @@ def test_measured_comparisons(tmp_path, monkeypatch):
     assert multi.drops[0] > multi.drops[1] > multi.drops[2]
     assert se.results == ()
     assert lines[2][1:] == ["-"] * (len(heads) - 2) + ["0"]
+
+
+def test_masks_of_chance_have_columns(tmp_path, monkeypatch):
+    """The quickstart's gates: the mean of three seeds beside that of the same networks with other masks."""
+    monkeypatch.chdir(ROOT)
+    paper = read_tables("pag")
+    ((table, rows),) = select(paper, ["quickstart"], [])
+    plan = Reproduction(paper.all, Options(tmp_path))
+    for row in rows:
+        for step in plan.commands([(table, row)]):
+            if step.out is None:
+                continue
+            config = json.loads(json.dumps(load_config(step.spec).to_dict()))
+            score = 0.6 + 0.1 * int(step.out.name.removeprefix("seed"))
+            modes = {"dense": {"milliseconds": 2.0, "ods": score, "ois": score, "ap": score}}
+            others = {"shuffled": {"macs_per_image": 1e9, "ods": score - 0.1}}
+            chance = others if row.argument == "variant=gated" else {}
+            write_result(
+                step, config, data="scenes val, 24 images", tasks=["boundaries"], modes=modes, chance=chance
+            )
+    reached = [plan.reached(table, row) for row in rows]
+    heads, lines = reproduce.cells(table, reached)
+    ungated, gated = (dict(zip(heads, line, strict=True)) for line in lines)
+    assert (ungated["F (ODS)"], ungated["F (ODS), shuffled masks"]) == ("0.7000 ± 0.1000", "-")
+    assert (gated["F (ODS)"], gated["F (ODS), shuffled masks"]) == ("0.7000 ± 0.1000", "0.6000 ± 0.1000")
+    keep(tmp_path / "kept.json", "pag", [(table, reached)])
+    _, again = kept(tmp_path / "kept.json").found[0][1]
+    assert reproduce.cells(table, [reached[0], again])[1] == lines

@@ -133,6 +133,11 @@ def test_scores_of_a_run_that_held_images_back(tiny_run, tmp_path, capsys):
     assert card["scores"].startswith(f"F (ODS) {measured['modes']['sparse']['ods']:.4f}")
     assert card["scores"].endswith("(scenes val, 1 images), trained on split train alone")
     assert {"macs", "milliseconds"} < set(card)
+    settings = json.loads((other / "config.json").read_text())
+    settings["model"]["head_features"] = 5
+    (other / "config.json").write_text(json.dumps(settings))
+    assert main([*export, f"--scores-from={other}"]) == 2
+    assert f"--scores-from {other}: another network: model." in capsys.readouterr().err
 
 
 def test_predict_by_a_model(exported, tmp_path, capsys, monkeypatch):
