@@ -128,11 +128,15 @@ class PixelOptions(GateOptions):
         blur: Average the logits over 3x3 pixels first (an option of the released code).
         init_std: Standard deviation of the initial kernel.
         open_bias: Initial logit in favour of computing.
+        centred: Subtract each image's mean over positions from the logits, but for their bias. How much is
+            computed is then the bias's alone, and the kernel learns where. Without it a density that falls
+            pulls the kernel against the features' mean, and so away from positions with strong features.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features",)
     bias: ClassVar[str] = "logits/bias"
     blur: bool = False
+    centred: bool = False
     init_std: float = 1.0
     open_bias: float = 0.0
 
@@ -164,6 +168,9 @@ class PixelGate(Gate):
     def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
         """See Gate."""
         logits = self.logits(x)
+        if self.options.centred:
+            bias = self.logits.get_variable("params", "bias")
+            logits = logits - jnp.mean(logits, axis=(1, 2), keepdims=True) + bias.astype(logits.dtype)
         if self.options.blur:
             logits = nn.avg_pool(logits, (3, 3), (1, 1), ((1, 1), (1, 1)))
         self.sow("intermediates", MARGIN, logits[..., COMPUTE] - logits[..., SKIP])

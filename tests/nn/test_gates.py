@@ -14,6 +14,7 @@ from dynpix_jax.nn.gates import (
     GATES,
     LayerGate,
     PixelGate,
+    PixelOptions,
     RandomOptions,
     TopKOptions,
     layer_rate_loss,
@@ -76,6 +77,39 @@ def test_gates_tell_what_they_draw_from():
     logits = pixel.apply(variables, x, method=lambda gate, x: gate.logits(x))
     expected = jax.nn.softmax(logits)[..., COMPUTE]
     np.testing.assert_allclose(pixel.apply(variables, x, Routing()).probability, expected, rtol=1e-5)
+
+
+def centred(is_centred: bool):
+    """A pixel gate on features with a mean, and its variables."""
+    x = 1.0 + jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    gate = PixelGate(4, options=PixelOptions(init_std=0.5, open_bias=0.7, centred=is_centred))
+    return gate, x, gate.init(jax.random.key(1), x, Routing())
+
+
+def test_a_centred_gate_sees_differences_alone():
+    """What all positions of an image share changes nothing; the mean margin is that of the biases."""
+    gate, x, variables = centred(True)
+    shared = jnp.arange(8.0).reshape(2, 1, 1, 4)
+    first, second = (gate.apply(variables, images, Routing()).probability for images in (x, x + shared))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    margin = np.log(first / (1 - first))
+    np.testing.assert_allclose(margin.mean((1, 2)), 0.7, rtol=1e-4)
+    assert margin.std() > 0.1
+
+
+@pytest.mark.parametrize("is_centred", [True, False])
+def test_a_budget_moves_the_bias_of_a_centred_gate(is_centred):
+    """Where no position is preferred yet, the gradient of the density reaches the kernel of others alone."""
+    gate, x, variables = centred(is_centred)
+    params = jax.tree.map(jnp.zeros_like, variables["params"])
+
+    def density(params):
+        return gate.apply({"params": params}, x, Routing()).probability.mean()
+
+    gradient = jax.grad(density)(params)["logits"]
+    assert abs(float(gradient["bias"][COMPUTE])) == pytest.approx(0.25)  # p (1 - p)
+    size = float(jnp.abs(gradient["kernel"]).max())
+    assert size < 1e-6 if is_centred else size > 0.1
 
 
 PROBABILITIES = np.array([[0.998, 0.001, 0.001], [0.5, 0.25, 0.25], [1 / 3] * 3])
