@@ -169,7 +169,7 @@ class PixelGate(Gate):
         """See Gate."""
         logits = self.logits(x)
         if self.options.centred:
-            bias = self.logits.get_variable("params", "bias")
+            bias: Array = self.logits.get_variable("params", "bias")
             logits = logits - jnp.mean(logits, axis=(1, 2), keepdims=True) + bias.astype(logits.dtype)
         if self.options.blur:
             logits = nn.avg_pool(logits, (3, 3), (1, 1), ((1, 1), (1, 1)))
