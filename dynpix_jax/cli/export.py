@@ -33,11 +33,11 @@ from dynpix_jax.core.source import SourceSettings
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import a_path
 from dynpix_jax.data.sources import SOURCES
-from dynpix_jax.evaluation.results import read_results
+from dynpix_jax.evaluation.results import evaluated_run, read_results
 from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
 from dynpix_jax.serving.network_file import write_network
 from dynpix_jax.serving.predictor import Predictor
-from dynpix_jax.serving.trained import Trained, open_run, saved_run
+from dynpix_jax.serving.trained import Trained, open_run
 from dynpix_jax.tasks import all_scores
 
 ONLY_FOR = {
@@ -133,7 +133,7 @@ def card_of(
             f"--scores-from {scores_from}: no eval.json with a row for the stage {trained.stage!r};"
             f" expected what dynpix eval --workdir={scores_from} writes"
         )
-    held_back = saved_run(scores_from)
+    held_back = evaluated_run(scores_from / "eval.json")
     mine, theirs = (_network(run, trained.stage) for run in (settings, held_back))
     if other := sorted(path for path in mine.keys() | theirs.keys() if mine.get(path) != theirs.get(path)):
         values = f"{theirs.get(other[0])!r} there and {mine.get(other[0])!r} here"

@@ -133,9 +133,9 @@ def test_scores_of_a_run_that_held_images_back(tiny_run, tmp_path, capsys):
     assert card["scores"].startswith(f"F (ODS) {measured['modes']['sparse']['ods']:.4f}")
     assert card["scores"].endswith("(scenes val, 1 images), trained on split train alone")
     assert {"macs", "milliseconds"} < set(card)
-    settings = json.loads((other / "config.json").read_text())
-    settings["model"]["head_features"] = 5
-    (other / "config.json").write_text(json.dumps(settings))
+    evaluated = json.loads((other / "eval.json").read_text())
+    evaluated["config"]["model"]["head_features"] = 5
+    (other / "eval.json").write_text(json.dumps(evaluated))
     assert main([*export, f"--scores-from={other}"]) == 2
     assert f"--scores-from {other}: another network: model." in capsys.readouterr().err
 
