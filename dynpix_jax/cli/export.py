@@ -21,14 +21,12 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dynpix_jax.cli.runs import add_run_arguments, run_of
-from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.config import RunConfig, differences
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.merging import leaves
-from dynpix_jax.core.sections import to_json
 from dynpix_jax.core.source import SourceSettings
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import a_path
@@ -134,17 +132,20 @@ def card_of(
             f" expected what dynpix eval --workdir={scores_from} writes"
         )
     held_back = evaluated_run(scores_from / "eval.json")
-    mine, theirs = (_network(run, trained.stage) for run in (settings, held_back))
-    if other := sorted(path for path in mine.keys() | theirs.keys() if mine.get(path) != theirs.get(path)):
-        values = f"{theirs.get(other[0])!r} there and {mine.get(other[0])!r} here"
-        raise UserError(f"--scores-from {scores_from}: another network: model.{other[0]} is {values}")
+    other = [
+        line.removeprefix("config.")
+        for line in differences(_alone(held_back, trained.stage), _alone(settings, trained.stage))
+        if line.startswith("config.model.")
+    ]
+    if other:
+        raise UserError(f"--scores-from {scores_from}: another network: {other[0]}")
     seen = held_back.data.train.source.split
     return card | measured | {"scores": f"{measured['scores']}, trained on split {seen} alone"}
 
 
-def _network(run: RunConfig, stage: str) -> dict[str, Any]:
-    """The settings of a stage's network by their paths."""
-    return dict(leaves(to_json(next(one.model for one in run.stages if one.name == stage))))
+def _alone(run: RunConfig, stage: str) -> RunConfig:
+    """A run as if it had this stage alone."""
+    return replace(run, training=replace(run.training, stages=(run.stage(stage),)))
 
 
 def _licence(source: SourceSettings) -> str:

@@ -199,9 +199,9 @@ def _score_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
             yield f"{score.label} paper", partial(_paper_score, score, index)
         yield score.label, partial(_own_score, table, score)
     kinds = dict.fromkeys(kind for reached in rows for one in reached.results for kind in one.chance)
+    first = table.scores[0]
     for kind in kinds:
-        score = table.scores[0]
-        yield f"{score.label}, {kind} masks", partial(_chance, table, score, kind)
+        yield f"{first.label}, {kind} masks", partial(_chance, table, first, kind)
     if table.has_delta:
         if any(reached.row.printed is not None for reached in rows):
             yield f"{DELTA_M.label} paper", lambda reached: score_text(DELTA_M, reached.row.printed)
