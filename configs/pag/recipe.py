@@ -100,6 +100,7 @@ class Schedule:
         settle: Steps of the last of them; None for ``gates``.
         head_rate: Multiplier of the head after the first stage, relative to the backbone's.
         gate_rate: Multiplier of the gates.
+        learning_rates: Of the first stage and of the later ones.
     """
 
     batch_size: int
@@ -109,6 +110,7 @@ class Schedule:
     settle: int | None = None
     head_rate: float = 20.0
     gate_rate: float = 20.0
+    learning_rates: tuple[float, float] = (5e-5, 3e-5)
 
 
 def read_args(
@@ -219,7 +221,7 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
     base = dict(
         name="base",
         steps=schedule.base,
-        learning_rate=5e-5,
+        learning_rate=schedule.learning_rates[0],
         frozen=FROZEN[args.budget],
         multipliers=((r"head/.*", 20.0), *new),
     )
@@ -227,7 +229,8 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
 
     def later(name: str, steps: int, rate: tuple[str, float], **model: Any) -> dict[str, Any]:
         multipliers = (rate, (r"head/.*", schedule.head_rate), *new)
-        changes = dict(name=name, steps=steps, learning_rate=3e-5, multipliers=multipliers, model=model)
+        learning_rate = schedule.learning_rates[1]
+        changes = dict(name=name, steps=steps, learning_rate=learning_rate, multipliers=multipliers, model=model)
         return dict(base, **changes)
 
     stages, pool = [base], {}
