@@ -1,14 +1,14 @@
 """PAG on BSDS500 made small: the network ``boundaries`` of ``dynpix predict``.
 
-    dynpix train --config=configs/pag/boundaries.py:variant=base --workdir=runs/boundaries/base
-    dynpix train --config=configs/pag/boundaries.py:continue_from=runs/boundaries/base --workdir=runs/boundaries/gated
-    dynpix eval --workdir=runs/boundaries/gated
+    dynpix train --config=configs/pag/boundaries.py:variant=base --workdir=runs/base
+    dynpix train --config=configs/pag/boundaries.py:continue_from=runs/base --workdir=runs/gated
+    dynpix eval --workdir=runs/gated
 
 Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). The
 ResNet-50 ends with the fourth block of Res4, the decoder is half as wide as that of bsds500.py, and there is
 no MultiPool. The stages with gates are longer than there and learn faster: the network has to get used to
-skipping half of its positions. Arguments are those of recipe.py, with variant = gated | base, budget = cpu and
-recipe = ours, and train_split = train | trainval as in bsds500.py.
+skipping half of its positions. Arguments are those of recipe.py, with variant = gated | base, budget = cpu
+and recipe = ours, and train_split = train | trainval as in bsds500.py.
 """
 
 from __future__ import annotations

@@ -230,7 +230,9 @@ def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) 
     def later(name: str, steps: int, rate: tuple[str, float], **model: Any) -> dict[str, Any]:
         multipliers = (rate, (r"head/.*", schedule.head_rate), *new)
         learning_rate = schedule.learning_rates[1]
-        changes = dict(name=name, steps=steps, learning_rate=learning_rate, multipliers=multipliers, model=model)
+        changes = dict(
+            name=name, steps=steps, learning_rate=learning_rate, multipliers=multipliers, model=model
+        )
         return dict(base, **changes)
 
     stages, pool = [base], {}

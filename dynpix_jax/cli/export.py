@@ -37,10 +37,11 @@ from dynpix_jax.serving.network_file import write_network
 from dynpix_jax.serving.predictor import Predictor
 from dynpix_jax.serving.trained import Trained, open_run
 from dynpix_jax.tasks import all_scores
+from dynpix_jax.weights import PRECISIONS
 
 ONLY_FOR = {
     "stablehlo": ("size", "batch", "mode", "platforms"),
-    "safetensors": ("full_precision", "scores_from", "title", "command_line", "limits"),
+    "safetensors": ("precision", "scores_from", "title", "command_line", "limits"),
 }
 """Form -> its own options."""
 
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     program.add_argument("--platforms", nargs="+", choices=PLATFORMS, help="default: all three")
     weights = parser.add_argument_group("safetensors")
     weights.add_argument(
-        "--full-precision", action="store_true", default=None, help="float32 (default: kernels in float16)"
+        "--precision", choices=PRECISIONS, help="of the kernels (default: float16); int8: a scale a channel"
     )
     weights.add_argument(
         "--scores-from",
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         card = card_of(settings, trained, args.workdir, args.scores_from)
         given = {"title": args.title, "command": args.command_line, "limits": args.limits}
         card |= {key: text for key, text in given.items() if text is not None}
-        write_network(path, settings, trained, card, half=not args.full_precision)
+        write_network(path, settings, trained, card, precision=args.precision or "float16")
     else:
         data = to_stablehlo(
             Predictor(settings, trained),

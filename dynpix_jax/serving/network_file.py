@@ -12,15 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.text import parse_json
 from dynpix_jax.run_config import read_run
 from dynpix_jax.serving.trained import Trained, saved_run
-from dynpix_jax.weights import write_weights
+from dynpix_jax.weights import Precision, write_weights
 from dynpix_jax.weights.readers import read_metadata
 
 SHIPPED = Path(__file__).resolve().parents[1] / "networks"
@@ -45,7 +42,7 @@ def shipped_networks() -> dict[str, Path]:
 
 
 def write_network(
-    path: Path, run: RunConfig, trained: Trained, card: Mapping[str, str], *, half: bool = True
+    path: Path, run: RunConfig, trained: Trained, card: Mapping[str, str], *, precision: Precision = "float16"
 ) -> None:
     """Writes a network, and its card beside it as NAME.md.
 
@@ -54,26 +51,17 @@ def write_network(
         run: Its settings; the file has them without paths of this machine.
         trained: The network.
         card: Entries of `CARD`; those that are not known may be left out.
-        half: Kernels as float16 (vectors, such as moments of norms, stay float32).
+        precision: Of its kernels; vectors, such as moments of norms, stay float32.
 
     Raises:
-        UserError: A value that float16 does not hold; a path that cannot be written.
+        UserError: A value that the precision does not hold; a path that cannot be written.
     """
-
-    def stored(leaf: Any) -> np.ndarray:
-        values = np.asarray(leaf)
-        if not half or values.ndim < 2 or not np.issubdtype(values.dtype, np.floating):
-            return values
-        if not np.isfinite(values).all() or np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-            raise UserError(f"{path}: a weight is not finite, or too large for float16")
-        return values.astype(np.float16)
-
     header = {
         "config": json.dumps(_without_paths(run.given)),
         "stage": trained.stage,
         "card": json.dumps(dict(card)),
     }
-    write_weights(path, jax.tree.map(stored, trained.variables), header)
+    write_weights(path, trained.variables, header, precision)
     path.with_suffix(".md").write_text(card_text(path.stem, card), encoding="utf-8")
 
 

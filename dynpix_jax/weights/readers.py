@@ -18,6 +18,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights.caffe_file import read_caffemodel
 from dynpix_jax.weights.matconvnet_file import read_matconvnet
 from dynpix_jax.weights.network_file import Convention, NetworkFile
+from dynpix_jax.weights.precision import restored
 from dynpix_jax.weights.torch_file import read_torch
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".pkl", ".mat", ".caffemodel")
@@ -52,7 +53,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a .safetensors file by name; bfloat16 becomes float32.
+    """All tensors of a .safetensors file by name; bfloat16 and our 8-bit kernels become float32.
 
     Raises:
         UserError: The file is damaged, or a tensor is of a kind that no weights have.
@@ -65,7 +66,10 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path}: tensor {name}: dtype {dtype} is not one of weights")
             array = file.get_tensor(name)
             tensors[name] = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
-    return tensors
+    try:
+        return restored(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

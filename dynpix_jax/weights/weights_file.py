@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Variables
+from dynpix_jax.weights.precision import Precision, reduced
 from dynpix_jax.weights.readers import read_metadata, read_tensors
 
 FORMAT = "dynpix_jax 1"
@@ -25,7 +26,10 @@ def is_native(names: Mapping[str, object]) -> bool:
 
 
 def write_weights(
-    path: str | os.PathLike[str], variables: Variables, metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    variables: Variables,
+    metadata: Mapping[str, str] | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Writes nested variables as one .safetensors file, which appears whole or not at all.
 
@@ -33,9 +37,10 @@ def write_weights(
         path: The file; missing folders above it are made.
         variables: {"params": ..., "batch_stats": ...}.
         metadata: For the file's header; :func:`read_weights` compares its entry "architecture".
+        precision: Of the kernels (`weights.precision`); vectors stay as they are.
 
     Raises:
-        UserError: The path has another suffix or cannot be written.
+        UserError: The path has another suffix or cannot be written; the precision does not hold a value.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
@@ -45,6 +50,10 @@ def write_weights(
         name: np.asarray(leaf, order="C")
         for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
     }
+    try:
+        tensors = reduced(tensors, precision)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     content = save(tensors, {"format": FORMAT, **(metadata or {})})
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
