@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +17,8 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_stored(path):
     """So that pages which show notebooks show pictures; small ones."""
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert any("image/png" in output.get("data", {}) for output in outputs), "store them: see the Makefile"
@@ -35,6 +35,9 @@ SLOW = ("03_anytime", "04_own_gate", "05_own_photos")
 )
 @pytest.mark.filterwarnings("ignore")  # of the machinery that runs notebooks
 def test_notebook(path, monkeypatch):
+    import nbclient  # both take seconds, and all processes of the tests import this file
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -6,9 +6,10 @@
 
 Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). The
 ResNet-50 ends with the fourth block of Res4, the decoder is half as wide as that of bsds500.py, and there is
-no MultiPool. The stages with gates are longer than there and learn faster: the network has to get used to
-skipping half of its positions. Arguments are those of recipe.py, with variant = gated | base, budget = cpu
-and recipe = ours, and train_split = train | trainval as in bsds500.py.
+no MultiPool. Res2 has no gates, because its narrow blocks take as long to skip as to compute. The gates of
+the other blocks choose by what sets a position apart from the rest of its image (``centred``), and their
+stages are longer than those of bsds500.py and learn faster. Arguments are those of recipe.py, with
+variant = gated | base, budget = cpu and recipe = ours, and train_split = train | trainval as in bsds500.py.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         train_split=published.TRAIN_SPLIT,
         variant=one_of("gated", "base"),
         rho=0.5,
+        gate_scope=one_of("residual"),
+        calibrate=one_of("each"),
         multipool=(),
         budget=one_of("cpu"),
         recipe=one_of("ours"),
@@ -48,4 +51,30 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         head_features=8,
     )
     config.data = BSDS500.data(args, (), augment=dict(flip=True, crop=(320, 320)))
+    if args.variant == "gated":
+        config.training.stages = tuple(_choosing(stage, args.rho) for stage in config.training.stages)
+        config.evaluation.chance = 1
     return config
+
+
+def _choosing(stage: dict, rho: float) -> dict:
+    """A stage with gates that learn where to compute; the first stage, which has none, as it is."""
+    if "gate" not in stage.get("model", {}):
+        return stage
+    start = max(0.7, rho)
+    gate = dict(
+        kind="pixel",
+        scope="residual",
+        stages=("res3", "res4"),
+        weight=recipe.SPARSITY_WEIGHT["boundaries"],
+        options=dict(centred=True, init_std=0.02, open_bias=2.0),
+        calibrate="each",
+    )
+    # Samples become the masks of evaluation while rho is lowered.
+    drawn = dict(temperature=(1.0, 0.5), noise=(1.0, 0.0))
+    changes = {
+        "gates": dict(rho=start, rho_start=0.9, insert=True, ramp=0.6),
+        "rho": dict(rho=rho, rho_start=start, ramp=0.5, **drawn),
+        "settle": dict(rho=rho, temperature=(1.0, 1.0), noise=(0.0, 0.0)),
+    }
+    return dict(stage, model=dict(stage["model"], gate=dict(gate, **changes[stage["name"]])))

@@ -28,6 +28,8 @@ class GateConfig:
         kind: A gate of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
             blocks skipped per image, the baseline of Table 2); ``top_k``; ``random``; or your own.
         scope: Interpretation of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
+        stages: Stages of the backbone whose blocks have a gate, such as ("res3", "res4"); all of them if
+            empty. Blocks of few channels take as long to skip as to compute (docs/sparse-execution.md).
         rho: Target density in (0, 1].
         rho_start: Density at the stage's start, lowered linearly to rho over ``ramp``.
         ramp: Share of the stage in [0, 1] during which gates are inserted and rho is lowered.
@@ -53,6 +55,7 @@ class GateConfig:
 
     kind: str = "none"
     scope: Literal["conv3x3", "residual"] = "conv3x3"
+    stages: tuple[str, ...] = ()
     rho: float = 1.0
     rho_start: float = 1.0
     ramp: float = 0.0
@@ -196,6 +199,10 @@ class PagConfig(NetworkConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
         self._check_drop_layers()
+        known = [stage.name for stage in kept_stages(self)]
+        for name in self.gate.stages:
+            if name not in known:
+                raise ValueError(f"gate.stages: {name!r} is no stage of the backbone; {suggest(name, known)}")
         if self.gate.exists and not gated_blocks(self):
             raise ValueError(f"gate.kind: {self.gate.kind!r}, but {self.backbone.name} has no block to gate")
         dilations = {spec.name: spec.dilation for spec in kept_specs(self)}
@@ -284,4 +291,6 @@ def gated_blocks(config: PagConfig) -> tuple[str, ...]:
     without = set(() if config.multipool.gated else config.multipool.blocks)
     if config.drop_layers:
         without.add(specs[-1].name)
+    if stages := config.gate.stages:
+        without |= {spec.name for spec in specs if spec.stage not in stages}
     return tuple(spec.name for spec in specs if spec.splits and spec.name not in without)

@@ -93,6 +93,26 @@ def test_without_res6_nothing_changes():
     assert set(shapes["params"]["head"]) == {"res2", "res3", "res4", "res5", "fusion"}
 
 
+def test_gates_of_some_stages():
+    """Blocks of the other stages are those of a network without gates; sparse mode gives the same."""
+    gate = GateConfig("pixel", scope="residual", stages=("res4",))
+    config = replace(CONFIG, multipool=MultiPoolConfig(), res6=False, gate=gate, drop_blocks=2)
+    system = Pag(config)
+    assert gated_blocks(config) == ("res4_1", "res4_2")
+    base = variable_shapes(Pag(replace(config, gate=GateConfig())))["params"]["backbone"]
+    found = variable_shapes(system)["params"]["backbone"]
+    assert {name for name in found if set(found[name]) != set(base[name])} == {"res4_1", "res4_2"}
+    variables = fresh(config, 3)
+    run = jax.jit(system.apply)
+    dense, sparse = (run(variables, IMAGES, {}, Routing(mode=mode)) for mode in ("dense", "sparse"))
+    assert {name.split("/")[0] for name in dense.gates} == {"res4_1", "res4_2"}
+    np.testing.assert_allclose(
+        sparse.predictions["boundaries"], dense.predictions["boundaries"], atol=1e-4, rtol=1e-4
+    )
+    with pytest.raises(ValueError, match=r"gate\.stages: 'res5' is no stage of the backbone"):
+        replace(config, gate=replace(gate, stages=("res5",)))
+
+
 @pytest.mark.parametrize("on", ["hard", "soft"])
 @pytest.mark.parametrize("kind", ["per_layer", "mild", "global", "combined"])
 def test_sparsity_losses(kind, on):
