@@ -14,6 +14,8 @@ variant = gated | base, budget = cpu and recipe = ours, and train_split = train 
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
 from dynpix_jax.configs import published
@@ -57,7 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-def _choosing(stage: dict, rho: float) -> dict:
+def _choosing(stage: dict[str, Any], rho: float) -> dict[str, Any]:
     """A stage with gates that learn where to compute; the first stage, which has none, as it is."""
     if "gate" not in stage.get("model", {}):
         return stage

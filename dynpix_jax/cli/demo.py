@@ -1,7 +1,7 @@
 """Serves a page on this machine: drop a photo, move a slider, see the prediction and what it costs.
 
 example:
-  dynpix demo --model scenes
+  dynpix demo --model boundaries
   dynpix demo --workdir=runs/quickstart --port 8000
 
 The slider of a network with exits, loops or iterates is its budget; that of gates makes them compute less or

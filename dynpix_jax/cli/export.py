@@ -2,7 +2,7 @@
 
 examples:
   dynpix export --workdir=runs/bsds --to stablehlo --size 321x481 --out bsds.stablehlo
-  dynpix export --model scenes --to stablehlo --mode sparse --size 128x160 --platforms cpu
+  dynpix export --model boundaries --to stablehlo --mode sparse --size 321x481 --platforms cpu
   dynpix export --workdir=runs/bsds --to safetensors --out bsds.safetensors
 
 A program needs jax alone:

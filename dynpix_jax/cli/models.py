@@ -2,8 +2,8 @@
 
 example:
   dynpix models
-  dynpix models scenes
-  dynpix predict --model scenes photo.jpg
+  dynpix models boundaries
+  dynpix predict --model boundaries photo.jpg
 
 A name may also be a file that dynpix export --to safetensors has written.
 """

@@ -1,7 +1,7 @@
 """Labels photos of any size with a trained network.
 
 example:
-  dynpix predict --model scenes photo.jpg
+  dynpix predict --model boundaries photo.jpg
   dynpix predict --workdir=runs/quickstart --out maps photo.jpg other.png
 
 For each photo, in the --out folder: NAME_map.png, the prediction itself (boundaries: grey, white = boundary;
