@@ -6,7 +6,7 @@
 
 Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). The
 ResNet-50 ends with the fourth block of Res4, the decoder is half as wide as that of bsds500.py, and there is
-no MultiPool. Res2 has no gates, because its narrow blocks take as long to skip as to compute. The gates of
+no MultiPool. Res2 has no gates: skipping saves little time in its narrow blocks. The gates of
 the other blocks choose by what sets a position apart from the rest of its image (``centred``), and their
 stages are longer than those of bsds500.py and learn faster. Arguments are those of recipe.py, with
 variant = gated | base, budget = cpu and recipe = ours, and train_split = train | trainval as in bsds500.py.
@@ -21,7 +21,7 @@ import ml_collections
 from dynpix_jax.configs import published
 from dynpix_jax.configs.datasets import BSDS500
 from dynpix_jax.configs.pag import recipe
-from dynpix_jax.core.configs import one_of
+from dynpix_jax.core.configs import one_of, refuse_args
 
 LAST = "res4_4"
 """The last block of the network. Its weights, in 8 bits, are small enough for a package."""
@@ -43,6 +43,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         budget=one_of("cpu"),
         recipe=one_of("ours"),
     )
+    refuse_args(arg, ("drop_blocks", "drop_layers", "multipool"), "the network boundaries does")
     published.choose_bsds_split(arg, args)
     args.drop_blocks = len(recipe.BLOCKS) - recipe.BLOCKS.index(LAST) - 1
     config = recipe.pag_config(
@@ -64,19 +65,12 @@ def _choosing(stage: dict[str, Any], rho: float) -> dict[str, Any]:
     if "gate" not in stage.get("model", {}):
         return stage
     start = max(0.7, rho)
-    gate = dict(
-        kind="pixel",
-        scope="residual",
-        stages=("res3", "res4"),
-        weight=recipe.SPARSITY_WEIGHT["boundaries"],
-        options=dict(centred=True, init_std=0.02, open_bias=2.0),
-        calibrate="each",
-    )
-    # Samples become the masks of evaluation while rho is lowered.
-    drawn = dict(temperature=(1.0, 0.5), noise=(1.0, 0.0))
+    options = dict(centred=True, init_std=0.02, open_bias=2.0)
+    gate = dict(stage["model"]["gate"], stages=("res3", "res4"), calibrate="each", options=options)
     changes = {
-        "gates": dict(rho=start, rho_start=0.9, insert=True, ramp=0.6),
-        "rho": dict(rho=rho, rho_start=start, ramp=0.5, **drawn),
-        "settle": dict(rho=rho, temperature=(1.0, 1.0), noise=(0.0, 0.0)),
+        "gates": dict(rho=start),
+        # Samples become the masks of evaluation while rho is lowered.
+        "rho": dict(rho_start=start, temperature=(1.0, 0.5), noise=(1.0, 0.0)),
+        "settle": {},
     }
     return dict(stage, model=dict(stage["model"], gate=dict(gate, **changes[stage["name"]])))

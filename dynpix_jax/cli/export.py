@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     program.add_argument("--platforms", nargs="+", choices=PLATFORMS, help="default: all three")
     weights = parser.add_argument_group("safetensors")
     weights.add_argument(
-        "--precision", choices=PRECISIONS, help="of the kernels (default: float16); int8: a scale a channel"
+        "--precision",
+        choices=PRECISIONS,
+        help="number format of stored kernels (default: float16); int8 has a scale for each output channel",
     )
     weights.add_argument(
         "--scores-from",

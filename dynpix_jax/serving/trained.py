@@ -6,9 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, RunConfig
 from dynpix_jax.core.errors import UserError, suggest
@@ -128,15 +125,10 @@ def open_weights(run: RunConfig, path: Path, stage: str | None) -> Trained:
         raise UserError(f"--stage {stage}: the config has no such stage; {suggest(stage, stages)}")
     settings = run.stages[-1] if stage is None else stages[stage]
     system = stage_system(settings)
-    variables = jax.tree.map(_widened, read_weights(path))
+    variables = read_weights(path)
     check_header(path, settings.model)
     check_complete(path, variables, variable_shapes(system))
     return Trained(system, variables, settings.name, 0, target_density(settings), weights=path)
-
-
-def _widened(values: np.ndarray) -> np.ndarray:
-    """float16 is a form of storage; networks take their dtype from `compute_dtype`."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def finished_stages(workdir: str | Path) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from dynpix_jax.weights.network_file import Convention, NetworkFile
 from dynpix_jax.weights.precision import restored
 from dynpix_jax.weights.torch_file import read_torch
 
+FORMAT = "dynpix_jax 1"
+"""Entry ``format`` in the header of our own files."""
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".pth.tar", ".pkl", ".mat", ".caffemodel")
 # Keys under which training programs put the state dict, in the order in which they are looked for.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -53,7 +55,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a .safetensors file by name; bfloat16 and our 8-bit kernels become float32.
+    """All tensors of a .safetensors file by name; bfloat16, and what our own files store smaller, as float32.
 
     Raises:
         UserError: The file is damaged, or a tensor is of a kind that no weights have.
@@ -66,6 +68,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path}: tensor {name}: dtype {dtype} is not one of weights")
             array = file.get_tensor(name)
             tensors[name] = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+    if read_metadata(path).get("format") != FORMAT:
+        return tensors
     try:
         return restored(tensors)
     except UserError as error:

@@ -14,9 +14,8 @@ from safetensors.numpy import save
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.weights.precision import Precision, reduced
-from dynpix_jax.weights.readers import read_metadata, read_tensors
+from dynpix_jax.weights.readers import FORMAT, read_metadata, read_tensors
 
-FORMAT = "dynpix_jax 1"
 COLLECTIONS = ("params", "batch_stats")
 
 
@@ -40,7 +39,8 @@ def write_weights(
         precision: Of the kernels (`weights.precision`); vectors stay as they are.
 
     Raises:
-        UserError: The path has another suffix or cannot be written; the precision does not hold a value.
+        UserError: The path has another suffix or cannot be written; an unknown precision, or one that does
+            not hold a value.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":

@@ -24,6 +24,7 @@ from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
 from dynpix_jax.core.system import System
 from dynpix_jax.data.sources import SOURCES, read_source
 from dynpix_jax.flops import variable_shapes
+from dynpix_jax.papers.pag.config import gated_blocks
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
 from tests.one_step import stage_system, take_one_step
@@ -31,6 +32,7 @@ from tests.one_step import stage_system, take_one_step
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
     "quickstart.py",
+    "pag/boundaries.py",
     "pag/bsds500.py:variant=layer_skip",
     "pag/camvid.py:variant=gated",
     "pag/cityscapes.py:task=segmentation,variant=multipool",
@@ -124,6 +126,8 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.model.drop_blocks, config.model.head_features = 4, 4
         config.training.batch_size = 2
         stage.steps = 1
+        if "model" in stage and "gate" in stage.model and "stages" in stage.model.gate:
+            stage.model.gate.stages = ("res3",)
         if "model" in stage and "multipool" in stage.model:
             above = [block for block in stage.model.multipool.blocks if block == "res6"]
             stage.model.multipool.blocks = tuple(above or ["res3_2"])
@@ -225,6 +229,9 @@ def test_every_config_is_tested():
         ("camvid", "recipe=papers", "did you mean 'paper'"),
         ("camvid", "calibrate=each", "variant=base does not read it; calibrate is for variant=gated"),
         ("bsds500", "train_split=test", "train_split=test"),
+        ("boundaries", "drop_blocks=2", "drop_blocks: the network boundaries does not read it"),
+        ("boundaries", "multipool=res4_2", "multipool: the network boundaries does not read it"),
+        ("boundaries", "variant=multipool", "variant=multipool"),
     ],
 )
 def test_arguments_that_make_no_sense(name, arg, message):
@@ -253,6 +260,18 @@ def test_gates_without_a_multipool_in_a_shorter_network():
     later = get_config(f"{arg},continue_from=runs/truncated").training
     assert [stage["name"] for stage in later.stages] == ["gates", "rho", "settle"]
     assert get_config("variant=gated").model.drop_blocks == 0
+
+
+def test_the_network_boundaries():
+    """Ends at Res4_4, has gates in Res3 and Res4, and the masks of its last stage are those of evaluation."""
+    run = read_run(importlib.import_module("configs.pag.boundaries").get_config("rho=0.4"))
+    assert [stage.name for stage in run.stages] == ["base", "gates", "rho", "settle"]
+    blocks = [f"res3_{n}" for n in (1, 2, 3, 4)] + [f"res4_{n}" for n in (1, 2, 3, 4)]
+    assert [list(gated_blocks(stage.model)) for stage in run.stages] == [[], blocks, blocks, blocks]
+    gates = [stage.model.gate for stage in run.stages[1:]]
+    assert [(gate.rho_start, gate.rho) for gate in gates] == [(0.9, 0.7), (0.7, 0.4), (1.0, 0.4)]
+    assert [gate.noise for gate in gates] == [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
+    assert {(gate.calibrate, gate.options.centred) for gate in gates} == {("each", True)}
 
 
 def test_the_papers_own_training():

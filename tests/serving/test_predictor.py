@@ -103,6 +103,20 @@ def test_a_file_holds_all(predictor, exported, monkeypatch):
         dynpix_jax.load("tiny", stage="base")
 
 
+def test_a_file_of_8_bits(predictor, tiny_run, tmp_path):
+    """Export, load: it is smaller, and predicts nearly the same."""
+    sizes = {}
+    for precision in ("float32", "int8"):
+        file = tmp_path / f"{precision}.safetensors"
+        export = ["export", f"--workdir={tiny_run.workdir}", "--to=safetensors", f"--out={file}"]
+        assert main([*export, f"--precision={precision}"]) == 0
+        sizes[precision] = sum(values.nbytes for values in load_file(file).values())
+    assert sizes["int8"] < 0.4 * sizes["float32"]
+    found = dynpix_jax.load(tmp_path / "int8.safetensors")(IMAGES[0], mode="dense")["boundaries"]
+    expected = predictor(IMAGES[0], mode="dense")["boundaries"]
+    assert 0 < np.abs(found - expected).mean() < 2e-2
+
+
 def test_the_card(exported, capsys, monkeypatch):
     text = exported.with_suffix(".md").read_text()
     assert text.startswith("# tiny\n\nBoundaries of nothing\n")

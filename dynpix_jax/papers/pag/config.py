@@ -29,7 +29,7 @@ class GateConfig:
             blocks skipped per image, the baseline of Table 2); ``top_k``; ``random``; or your own.
         scope: Interpretation of eq. 2, ``conv3x3`` (as released) or ``residual`` (see GatedBlock).
         stages: Stages of the backbone whose blocks have a gate, such as ("res3", "res4"); all of them if
-            empty. Blocks of few channels take as long to skip as to compute (docs/sparse-execution.md).
+            empty. Skipping saves little time where blocks have few channels (docs/sparse-execution.md).
         rho: Target density in (0, 1].
         rho_start: Density at the stage's start, lowered linearly to rho over ``ramp``.
         ramp: Share of the stage in [0, 1] during which gates are inserted and rho is lowered.
@@ -76,6 +76,8 @@ class GateConfig:
         for name in ("rho", "rho_start"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected a density in (0, 1]")
+        if len(set(self.stages)) != len(self.stages):
+            raise ValueError(f"stages: {self.stages}; expected each once")
         if not 0.0 <= self.ramp <= 1.0:
             raise ValueError(f"ramp: {self.ramp}; expected a share in [0, 1]")
         if min(self.temperature) <= 0.0:
@@ -199,10 +201,7 @@ class PagConfig(NetworkConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
         self._check_drop_layers()
-        known = [stage.name for stage in kept_stages(self)]
-        for name in self.gate.stages:
-            if name not in known:
-                raise ValueError(f"gate.stages: {name!r} is no stage of the backbone; {suggest(name, known)}")
+        self._check_gate_stages()
         if self.gate.exists and not gated_blocks(self):
             raise ValueError(f"gate.kind: {self.gate.kind!r}, but {self.backbone.name} has no block to gate")
         dilations = {spec.name: spec.dilation for spec in kept_specs(self)}
@@ -231,6 +230,17 @@ class PagConfig(NetworkConfig):
                 f"drop_layers: 2 leaves out the 3x3 of {top[0].name}, which is to be a MultiPool"
             )
 
+    def _check_gate_stages(self) -> None:
+        kept, gated = kept_specs(self), gated_blocks(self)
+        known = list(dict.fromkeys(spec.stage for spec in kept))
+        for name in self.gate.stages:
+            if name not in known:
+                raise ValueError(
+                    f"gate.stages: {name!r} is no stage of the kept blocks; {suggest(name, known)}"
+                )
+            if not any(spec.stage == name and spec.name in gated for spec in kept):
+                raise ValueError(f"gate.stages: no block of {name!r} can have a gate")
+
     def _check_gated_multipool(self) -> None:
         if not self.gate.exists or self.gate.options.whole_images:
             raise ValueError("multipool.gated: there are no gates of pixels; set model.gate.kind")
@@ -238,6 +248,8 @@ class PagConfig(NetworkConfig):
             raise ValueError("multipool.gated: its gate is of gate.scope 'residual', the others of 'conv3x3'")
         if set(self.multipool.blocks) <= {"res6"}:
             raise ValueError("multipool.gated: no block of the backbone has a MultiPool")
+        if left := set(self.multipool.blocks) - {"res6"} - set(gated_blocks(self)):
+            raise ValueError(f"multipool.gated: gate.stages leaves out the stage of {min(left)}")
         if self.multipool.selection == "average":
             raise ValueError(
                 "multipool.gated: an average computes every pooling size everywhere; expected 'pag'"

@@ -109,8 +109,34 @@ def test_gates_of_some_stages():
     np.testing.assert_allclose(
         sparse.predictions["boundaries"], dense.predictions["boundaries"], atol=1e-4, rtol=1e-4
     )
-    with pytest.raises(ValueError, match=r"gate\.stages: 'res5' is no stage of the backbone"):
-        replace(config, gate=replace(gate, stages=("res5",)))
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes", "message"),
+    [
+        (("res5",), {"drop_blocks": 2}, r"gate\.stages: 'res5' is no stage of the kept blocks"),
+        (("res6",), {}, r"gate\.stages: 'res6' is no stage of the kept blocks"),
+        (
+            ("res5",),
+            {"multipool": MultiPoolConfig(blocks=("res5_1", "res5_2"))},
+            "no block of 'res5' can have",
+        ),
+        (
+            ("res3",),
+            {"multipool": MultiPoolConfig(blocks=("res5_2",), gated=True)},
+            r"multipool\.gated: gate\.stages leaves out the stage of res5_2",
+        ),
+    ],
+)
+def test_stages_that_have_no_gates(stages, changes, message):
+    base = replace(CONFIG, multipool=MultiPoolConfig(), res6=False)
+    with pytest.raises(ValueError, match=message):
+        replace(base, gate=GateConfig("pixel", scope="residual", stages=stages), **changes)
+
+
+def test_a_stage_twice():
+    with pytest.raises(ValueError, match=r"stages: .*expected each once"):
+        GateConfig("pixel", stages=("res3", "res3"))
 
 
 @pytest.mark.parametrize("on", ["hard", "soft"])
