@@ -41,7 +41,7 @@ class FileSource(ABC, Generic[Options]):
     splits: ClassVar[tuple[str, ...]]
     data_set: ClassVar[str]
     where_to_get: ClassVar[str]
-    licence: ClassVar[str] = ""
+    licence: ClassVar[str] = "not stated"
 
     def __init__(self, config: Options, split: str) -> None:
         if split not in self.splits:

@@ -67,6 +67,7 @@ class BSDS500(FileSource[BSDS500Config]):
     splits = ("train", "val", "trainval", "test")
     data_set = "bsds500"
     where_to_get = WHERE_TO_GET
+    licence = "BSDS500: non-commercial research and education; cite Arbelaez et al., TPAMI 2011"
     labels = FIELDS
 
     def find(self) -> list[str]:

@@ -13,7 +13,7 @@ def check_source(source: Source) -> None:
     """The first element is as the spec declares it, and is the same when read again or in another process."""
     assert isinstance(source, Source)
     spec = source.spec
-    assert spec.licence
+    assert spec.licence not in ("", "not stated")
     element = source[0]
     assert list(element) == list(spec.fields)
     height, width = element["image"].shape[:2]

@@ -14,6 +14,7 @@ from dynpix_jax.core.source import Source
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
 from dynpix_jax.data.sources import build_source
+from tests.data.spec_check import check_source
 
 # Three annotators of a 4 x 5 image. Row 0: 3, 2, 1, 0, 0 votes.
 VOTES = (
@@ -61,6 +62,11 @@ def test_labels_of_three_annotators(root: Path, options: dict[str, object], row:
     np.testing.assert_allclose(element["boundaries"][0], row, atol=1e-7)
     assert not element["boundaries"][1:].any()
     assert element["boundaries"].dtype == np.float32
+
+
+def test_its_licence_is_stated(root: Path) -> None:
+    check_source(build(root))
+    assert "non-commercial" in build(root).spec.licence
 
 
 def test_elements_of_the_official_layout(root: Path) -> None:

@@ -122,6 +122,7 @@ def test_the_card(exported, capsys, monkeypatch):
     assert text.startswith("# tiny\n\nBoundaries of nothing\n")
     assert "- **Limits**: Untrained." in text
     assert "- **Seed**: 0" in text
+    assert "- **Licence of the data**: none: generated" in text
     monkeypatch.setattr(network_file, "SHIPPED", exported.parent)
     assert main(["models"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[0] == "tiny"
