@@ -6,15 +6,12 @@
 
 Needs the data set (root=DIR) and ImageNet weights imported by ``dynpix import-weights`` (weights=FILE). The
 ResNet-50 ends with the fourth block of Res4, the decoder is half as wide as that of bsds500.py, and there is
-no MultiPool. Res2 has no gates: skipping saves little time in its narrow blocks. The gates of
-the other blocks choose by what sets a position apart from the rest of its image (``centred``), and their
-stages are longer than those of bsds500.py and learn faster. Arguments are those of recipe.py, with
+no MultiPool. Res2 has no gates: skipping saves little time in its narrow blocks. The stages with gates are
+longer than those of bsds500.py. Arguments are those of recipe.py, with
 variant = gated | base, budget = cpu and recipe = ours, and train_split = train | trainval as in bsds500.py.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import ml_collections
 
@@ -55,22 +52,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     config.data = BSDS500.data(args, (), augment=dict(flip=True, crop=(320, 320)))
     if args.variant == "gated":
-        config.training.stages = tuple(_choosing(stage, args.rho) for stage in config.training.stages)
+        recipe.choosing_gates(config, args, stages=("res3", "res4"), calibrate="each")
         config.evaluation.chance = 1
     return config
-
-
-def _choosing(stage: dict[str, Any], rho: float) -> dict[str, Any]:
-    """A stage with gates that learn where to compute; the first stage, which has none, as it is."""
-    if "gate" not in stage.get("model", {}):
-        return stage
-    start = max(0.7, rho)
-    options = dict(centred=True, init_std=0.02, open_bias=2.0)
-    gate = dict(stage["model"]["gate"], stages=("res3", "res4"), calibrate="each", options=options)
-    changes = {
-        "gates": dict(rho=start),
-        # Samples become the masks of evaluation while rho is lowered.
-        "rho": dict(rho_start=start, temperature=(1.0, 0.5), noise=(1.0, 0.0)),
-        "settle": {},
-    }
-    return dict(stage, model=dict(stage["model"], gate=dict(gate, **changes[stage["name"]])))

@@ -34,14 +34,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     published.choose_bsds_split(arg, args)
     cpu = args.budget == "cpu"
-    rates = dict(head_rate=10.0, gate_rate=10.0)
     config = recipe.pag_config(
         args,
         "bsds500",
         task_options={},
-        schedule=recipe.Schedule(1, 1700, 500, 240, 200, **rates)
+        schedule=recipe.Schedule(1, 2400, 400, 300, 400, head_rate=10.0, learning_rates=(1e-4, 1e-4))
         if cpu
-        else recipe.Schedule(10, 6000, 3000, 2000, **rates),
+        else recipe.Schedule(10, 6000, 3000, 2000, head_rate=10.0),
         head_features=16,
     )
     # On a GPU the augmentation of HED (Xie and Tu, ICCV 2015): 3 scales, 16 rotations, mirrored or not.
@@ -49,5 +48,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     augment = dict(flip=True, crop=(320, 320), **({} if cpu else hed))
     if args.recipe == "paper":
         augment = published.crops()
+    elif args.variant == "gated":
+        recipe.choosing_gates(config, args)
+        config.evaluation.chance = 1
     config.data = BSDS500.data(args, (), augment=augment)
     return config

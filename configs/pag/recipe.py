@@ -31,7 +31,8 @@ Where this departs from the paper: AdamW instead of SGD at 2e-4, because its ste
 of the loss, which is a mean over pixels here and a sum in eq. 7. Lambda of eq. 6 is SPARSITY_WEIGHT instead
 of 1e-4, because gates have hundreds of steps a stage to reach rho, not tens of thousands. Gates start open
 with high confidence (init_std, open_bias): from the release's start layers close before the budget asks for
-it. The last stage trains on the masks of evaluation, whose density is held at rho (calibrate). recipe=paper
+it; on BSDS500 they choose by what sets a position apart (choosing_gates). The last stage trains on the masks
+of evaluation, whose density is held at rho (calibrate). recipe=paper
 undoes all of this but the last (calibrate=none undoes that), takes as many images, and keeps the means over
 pixels. budget=cpu leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
 """
@@ -209,6 +210,34 @@ def pag_config(
     if args.recipe == "paper":
         published.pag(config)
     return config
+
+
+def choosing_gates(
+    config: ml_collections.ConfigDict, args: ml_collections.ConfigDict, **gate: Any
+) -> None:
+    """Gates of a config that choose by what sets a position apart from the rest of its image (``centred``).
+
+    They begin at .7, and samples become the masks of evaluation while rho is lowered (calibrate): docs/results.md
+    has what was tried. Stages without gates stay as they are, and so do networks that skip whole layers.
+
+    Args:
+        config: Result of `pag_config`.
+        args: Result of `read_args`.
+        **gate: Changes of the section ``gate``.
+    """
+    start = max(0.7, args.rho)
+    ends = {} if args.calibrate == "none" else dict(temperature=(1.0, 0.5), noise=(1.0, 0.0))
+    changes = {"gates": dict(rho=start), "rho": dict(rho_start=start, **ends), "settle": {}}
+    options = dict(centred=True, init_std=0.02, open_bias=2.0)
+
+    def changed(stage: dict[str, Any]) -> dict[str, Any]:
+        model = stage.get("model", {})
+        if model.get("gate", {}).get("kind") != "pixel":
+            return stage
+        own = dict(model["gate"], **gate, options=options, **changes[stage["name"]])
+        return dict(stage, model=dict(model, gate=own))
+
+    config.training.stages = tuple(changed(stage) for stage in config.training.stages)
 
 
 def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) -> tuple[dict, ...]:

@@ -110,13 +110,14 @@ def count_boundaries(
 ) -> list[ImageCounts]:
     """The counts of each image, from which `summarize` makes the scores of all.
 
+    `evaluate_image` documents the arguments that are not below.
+
     Args:
         predictions: (name, map (H, W) of floats in [0, 1]), read as needed, so a generator keeps memory
             small.
         annotators: The masks, bool (H, W), by name of the image. Images without a prediction do no harm.
         workers: Processes; None: one a CPU core; 1 or less: none, all is done in this process.
         progress: Called after every image with the number of images done and the name.
-        The others are those of `evaluate_image`.
 
     Raises:
         UserError: A prediction without ground truth, and what `evaluate_image` raises.
