@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         args,
         "bsds500",
         task_options={},
-        schedule=recipe.Schedule(1, 2400, 400, 300, 400, head_rate=10.0, learning_rates=(1e-4, 1e-4))
+        schedule=recipe.Schedule(1, 1700, 300, 230, 240, head_rate=10.0, learning_rates=(1e-4, 1e-4))
         if cpu
         else recipe.Schedule(10, 6000, 3000, 2000, head_rate=10.0),
         head_features=16,
