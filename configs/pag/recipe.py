@@ -212,13 +212,11 @@ def pag_config(
     return config
 
 
-def choosing_gates(
-    config: ml_collections.ConfigDict, args: ml_collections.ConfigDict, **gate: Any
-) -> None:
+def choosing_gates(config: ml_collections.ConfigDict, args: ml_collections.ConfigDict, **gate: Any) -> None:
     """Gates of a config that choose by what sets a position apart from the rest of its image (``centred``).
 
-    They begin at .7, and samples become the masks of evaluation while rho is lowered (calibrate): docs/results.md
-    has what was tried. Stages without gates stay as they are, and so do networks that skip whole layers.
+    They begin at .7, and samples become the masks of evaluation while rho is lowered (calibrate): what was
+    tried is in docs/results.md. Stages without gates stay as they are, and those that skip whole layers.
 
     Args:
         config: Result of `pag_config`.

@@ -129,7 +129,7 @@ class System(ABC):
         """Shapes and dtypes of its variables; nothing is executed."""
         # No parameter depends on the size of the images.
         images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        shapes: Variables = jax.eval_shape(lambda key: self.init(key, {"image": images}), jax.random.key(0))
+        shapes: Variables = jax.eval_shape(lambda seed: self.init(jax.random.key(seed), {"image": images}), 0)
         return shapes
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import cv2
@@ -80,10 +80,16 @@ class BatchResult:
     seen: tuple[int, int]
     exit_macs: tuple[np.ndarray, ...] = ()
 
+    @cached_property
+    def _on_host(self) -> Outputs:
+        # All at once: a slice on the device is a program of its own for each shape.
+        outputs: Outputs = jax.device_get(self.outputs)
+        return outputs
+
     def image(self, index: int) -> ImageResult:
         """One image of the batch, copied to the host."""
         return ImageResult(
-            jax.tree.map(lambda value: np.asarray(value[index : index + 1]), self.outputs),
+            jax.tree.map(lambda value: value[index : index + 1], self._on_host),
             {name: float(share[index]) for name, share in self.shares.items()},
             float(self.macs[index]),
             float(self.macs_open[index]),

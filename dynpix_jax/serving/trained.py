@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.config import HARMLESS, HARMLESS_IN_EVALUATION, RunConfig
@@ -14,10 +15,12 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.flops import variable_shapes
 from dynpix_jax.run_config import read_run
-from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.snapshots import check_same_run
 from dynpix_jax.weights import check_complete, check_header, read_weights
+
+if TYPE_CHECKING:
+    from dynpix_jax.training.checkpoints import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,8 @@ def open_run(
     if weights is not None:
         return open_weights(run, weights, stage)
     assert workdir is not None  # the command line asks for one of both
+    from dynpix_jax.training.checkpoints import load_variables  # as in _checkpoints
+
     check_folder(workdir)
     variables, step, index, saved = load_variables(workdir, stage)
     advice = "give the --config and --set of its training, or no --config"
@@ -133,7 +138,7 @@ def open_weights(run: RunConfig, path: Path, stage: str | None) -> Trained:
 
 def finished_stages(workdir: str | Path) -> tuple[str, ...]:
     """Names of the stages whose end `open_run` can open, in the order of training."""
-    return tuple(Checkpoints(Path(workdir) / "checkpoints").stage_ends())
+    return tuple(_checkpoints(workdir).stage_ends())
 
 
 def target_density(stage: StageConfig) -> float:
@@ -144,10 +149,17 @@ def target_density(stage: StageConfig) -> float:
 def saved_run(workdir: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The settings of the run in a workdir, which its checkpoints hold; a UserError without one."""
     check_folder(workdir)
-    saved = Checkpoints(Path(workdir) / "checkpoints").config()
+    saved = _checkpoints(workdir).config()
     if saved is None:
         raise UserError(f"{workdir}: holds no checkpoint, which would hold the config; train it first")
     return read_run(saved, overrides)
+
+
+def _checkpoints(workdir: str | Path) -> Checkpoints:
+    # Orbax is a third of a second to import; a network from a file needs none of it.
+    from dynpix_jax.training.checkpoints import Checkpoints
+
+    return Checkpoints(Path(workdir) / "checkpoints")
 
 
 def check_folder(workdir: str | Path) -> None:
