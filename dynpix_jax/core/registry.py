@@ -49,10 +49,13 @@ class Registry(Generic[T]):
 
 def _imported(entry: str, path: str) -> Any:
     module_name, _, name = entry.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise UserError(f"{path}: {entry!r} names no module; expected package.module:Name")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{path}: cannot import {module_name!r} of {entry!r}: {error}") from error
+    except Exception as error:  # whatever a user's module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: cannot import {module_name!r} of {entry!r}: {reason}") from error
     if not hasattr(module, name):
         raise UserError(f"{path}: module {module_name!r} has no {name!r}; {suggest(name, vars(module))}")
     return getattr(module, name)

@@ -148,8 +148,10 @@ def evaluate_system(
     # A device that the user has chosen is the only one.
     chosen = jax.config.values["jax_default_device"]
     devices = [chosen] if isinstance(chosen, jax.Device) else jax.local_devices()[: max(1, len(mine))]
+    # Once: of split variables it is a collective, and processes have different numbers of devices at work.
+    whole = on_device(variables, devices[0])
     runners = {
-        device: Runner(system, on_device(variables, device), settings.inference, implementation)
+        device: Runner(system, jax.device_put(whole, device), settings.inference, implementation)
         for device in devices
     }
 

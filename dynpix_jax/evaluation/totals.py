@@ -105,10 +105,12 @@ class ExitTotals:
         self, sums: Sequence[Sums], macs: Sequence[float], last: Mapping[str, TaskScores]
     ) -> list[ExitScores]:
         """The scores of each exit and of the last prediction, with MACs up to them; [] without exits."""
-        if not sums[0]:
+        if not any(sums):
             return []
         scorers = self.make()  # a process without images has met no exits
-        found = [_finish(scorers, [one[exit] for one in sums if one]) for exit in sums[0]]
+        # By number: in transit a tree's keys are sorted as words, "10" before "2".
+        exits = (str(index) for index in range(len(macs) - 1))
+        found = [_finish(scorers, [one[exit] for one in sums if one]) for exit in exits]
         return [ExitScores(scores, up_to) for scores, up_to in zip([*found, dict(last)], macs, strict=True)]
 
 
@@ -122,7 +124,8 @@ class Differences:
         """Adds those of a batch."""
         for name, gap in gaps.items():
             before = self.greatest[name]
-            self.greatest[name] = float(gap) if before is None else max(before, float(gap))
+            # np.maximum: a difference that is not a number stays.
+            self.greatest[name] = float(gap if before is None else np.maximum(before, gap))
 
     def sums(self) -> Sums:
         """What this process has found; {} if that is nothing."""
@@ -130,10 +133,8 @@ class Differences:
 
     def finish(self, sums: Sequence[Sums]) -> dict[str, float | None]:
         """The greatest of all processes."""
-        return {
-            name: max((float(one[name]) for one in sums if name in one), default=None)
-            for name in self.greatest
-        }
+        found = {name: [one[name] for one in sums if name in one] for name in self.greatest}
+        return {name: float(np.max(gaps)) if gaps else None for name, gaps in found.items()}
 
 
 class ImageNumbers(NamedTuple):
@@ -219,7 +220,7 @@ class Totals:
             mode: total.finish([one["modes"][mode] for one in sums]) for mode, total in self.modes.items()
         }
         first = next(iter(modes.values())).scores
-        exit_macs = list(means["exit_macs"].values())
+        exit_macs = [means["exit_macs"][str(index)] for index in range(len(means["exit_macs"]))]
         return Found(
             modes,
             self.exits.finish([one["exits"] for one in sums], exit_macs, first),

@@ -10,7 +10,6 @@ from dynpix_jax.core.typing import Array
 from dynpix_jax.ops.columns import wide_kernel
 from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.depthwise import depthwise_conv
-from dynpix_jax.ops.pointwise import pointwise
 from dynpix_jax.ops.sparse import Convolution, Depthwise
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -40,13 +39,8 @@ class Conv(nn.Module):
         )
 
     def __call__(self, x: Array) -> Array:
-        strides = (self.strides, self.strides)
-        if self.kernel_size == 1:
-            y = pointwise(x, self.kernel.astype(x.dtype), strides=strides)
-        else:
-            dilation = (self.dilation, self.dilation)
-            y = conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation)
-        return y if self.bias is None else (y + self.bias).astype(y.dtype)
+        strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
+        return conv(x, self.kernel.astype(x.dtype), strides=strides, dilation=dilation, bias=self.bias)
 
     def side_by_side(self, x: Array, count: int) -> Array:
         """The same of a map whose columns are `together`, for a stride and dilation of 1 (`ops.columns`)."""

@@ -78,10 +78,10 @@ def conv(
         padding = [(p, p) for p in torch_padding(window, dilation)]
         if kernel.shape[-1] == 1 and strides == (1, 1) and window[0] % 2 == window[1] % 2 == 1:
             y = _to_one_channel(x, kernel, dilation)
-            return y if bias is None else y + bias
+            return y if bias is None else (y + bias).astype(x.dtype)
     sides = tuple((low, high) for low, high in padding)
     y = _convolve_in_order(x, kernel, strides, dilation, sides, (1, 1))
-    return y if bias is None else y + bias
+    return y if bias is None else (y + bias).astype(x.dtype)
 
 
 def _convolve(

@@ -20,7 +20,7 @@ def pointwise(x: Array, kernel: Array, bias: Array | None = None, strides: tuple
         strides: Strides of rows and columns.
 
     Returns:
-        (B, ceil(H / strides[0]), ceil(W / strides[1]), Cout).
+        (B, ceil(H / strides[0]), ceil(W / strides[1]), Cout), of the dtype of the product.
 
     Raises:
         ValueError: The shapes do not fit.
@@ -35,4 +35,4 @@ def pointwise(x: Array, kernel: Array, bias: Array | None = None, strides: tuple
     if tuple(strides) != (1, 1):
         x = x[:, :: strides[0], :: strides[1]]
     y = jnp.einsum("bhwc,cd->bhwd", x, kernel)
-    return y if bias is None else y + bias
+    return y if bias is None else (y + bias).astype(y.dtype)

@@ -239,4 +239,9 @@ def _choose(
 
 
 def _unmasked(call: Call) -> Array:
-    return everywhere(call.layers, call.x)
+    """Runs the chain where every position is active."""
+    y = everywhere(call.layers, call.x)
+    if call.init is None:
+        return y
+    y = y.astype(call.init.dtype)
+    return y if call.combine is None else call.combine.join(call.init, y)

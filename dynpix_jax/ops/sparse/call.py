@@ -75,7 +75,7 @@ class Call:
 
     @property
     def convolution(self) -> Convolution:
-        """The convolution of a call that has no other layer."""
+        """The first layer, where it is no depthwise convolution."""
         return typed(Convolution, self.layers[0])
 
     @property

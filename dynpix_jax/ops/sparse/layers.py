@@ -70,9 +70,7 @@ class Convolution:
 
     def everywhere(self, x: Array) -> Array:
         """(B, H, W, Cin) -> (B, Ho, Wo, Cout)."""
-        return conv(x, self.kernel, strides=self.strides, dilation=self.dilation, bias=self.bias).astype(
-            x.dtype
-        )
+        return conv(x, self.kernel, strides=self.strides, dilation=self.dilation, bias=self.bias)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel"], meta_fields=["strides", "dilation"])

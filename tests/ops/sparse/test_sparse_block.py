@@ -87,6 +87,21 @@ def test_values_and_gradients_are_those_of_the_definition(implementation, combin
     check()
 
 
+@pytest.mark.parametrize("combine", ["set", "residual", "projected"])
+def test_a_single_convolution_keeps_its_shortcut_where_all_is_active(combine):
+    """By default it then runs everywhere, without a mask."""
+    run = with_gradients(sparse_block, combine)
+    x, _, init, affine = given_arrays(5)
+    (kernel,) = arrays(6, (3, 3, CHANNELS, FEATURES))
+    for density in (0.4, 1.0):
+        mask = jnp.asarray(np.random.default_rng(0).random(SHAPE) < density)
+        arguments = (x, (Convolution(kernel),), init, affine, mask)
+        close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+        jax.tree.map(close, run(*arguments), definition(combine)(*arguments))
+    narrow = sparse_block(x.astype(jnp.bfloat16), mask, (Convolution(kernel),), init=init)
+    assert narrow.dtype == jnp.float32
+
+
 def test_chains_whose_convolution_runs_by_winograd(monkeypatch):
     """From the break-even on, the convolution runs everywhere and the rest at active positions."""
     monkeypatch.setattr(winograd, "pays", lambda x, kernel, dilation, **_: kernel.shape[:2] == (3, 3))
