@@ -5,8 +5,8 @@
 
 A ResNet-26 of half the usual width and without Res5 learns boundaries from nothing on rendered rooms (no
 download); then its bottlenecks get gates, and the target density is lowered stage by stage: a row of the
-report for rho 1.0, 0.7 and 0.5. Within a stage its samples become the masks of evaluation (gate.noise). Two
-CPU cores do. Measured here: docs/results.md.
+report for rho 1.0, 0.7 and 0.5. Within a stage, sampled masks gradually become the masks of evaluation
+(gate.noise). Two CPU cores are enough. Measured here: docs/results.md.
 
 Argument: variant = gated | base, the same network without gates, trained as long.
 """

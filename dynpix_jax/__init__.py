@@ -1,7 +1,7 @@
 """dynpix_jax: pixel labelling that spends computation where the image needs it.
 
 Import the parts by name (`from dynpix_jax import ops, nn`), open a trained network with `dynpix_jax.load`.
-This file holds no more than that, so that importing one floor never drags in another.
+This file holds no more than that, so that importing one level never drags in another.
 """
 
 from typing import TYPE_CHECKING, Any

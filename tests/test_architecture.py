@@ -18,34 +18,34 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "dynpix_jax"
 MAX_LINES = 450
 
-# Folder or module of the package -> the folders it may import (its own is always allowed). Lower floors only;
+# Folder or module of the package -> the folders it may import (its own is always allowed). Lower levels only;
 # the longest name that fits counts.
-FLOORS_0_2 = {"core", "ops", "nn"}
-FLOORS_0_3 = FLOORS_0_2 | {"backbones", "tasks", "flops"}
-FLOORS_0_4 = FLOORS_0_3 | {"papers", "data", "weights"}
+LEVELS_0_2 = {"core", "ops", "nn"}
+LEVELS_0_3 = LEVELS_0_2 | {"backbones", "tasks", "flops"}
+LEVELS_0_4 = LEVELS_0_3 | {"papers", "data", "weights"}
 MAY_IMPORT = {
     "core": set(),
     "configs": {"core"},
     "ops": {"core"},
     "nn": {"core", "ops"},
-    "backbones": FLOORS_0_2,
+    "backbones": LEVELS_0_2,
     "tasks": {"core", "ops"},
-    "flops": FLOORS_0_2,
-    "papers": FLOORS_0_3,
+    "flops": LEVELS_0_2,
+    "papers": LEVELS_0_3,
     "data": {"core"},
     "weights": {"core", "backbones"},
-    "run_config": FLOORS_0_4,
-    "training": FLOORS_0_4 | {"run_config"},
-    "evaluation": FLOORS_0_4 | {"run_config"},
-    "evaluation.reproduce": FLOORS_0_4 | {"training", "run_config"},
-    "visualization": FLOORS_0_4,
-    "serving": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization"},
-    "bench": FLOORS_0_4 | {"run_config", "training", "evaluation"},
-    "cli": FLOORS_0_4 | {"run_config", "training", "evaluation", "visualization", "serving"},
+    "run_config": LEVELS_0_4,
+    "training": LEVELS_0_4 | {"run_config"},
+    "evaluation": LEVELS_0_4 | {"run_config"},
+    "evaluation.reproduce": LEVELS_0_4 | {"training", "run_config"},
+    "visualization": LEVELS_0_4,
+    "serving": LEVELS_0_4 | {"run_config", "training", "evaluation", "visualization"},
+    "bench": LEVELS_0_4 | {"run_config", "training", "evaluation"},
+    "cli": LEVELS_0_4 | {"run_config", "training", "evaluation", "visualization", "serving"},
 }
 EVERYTHING = {name for name in MAY_IMPORT if "." not in name}
 
-# Third-party packages by the name that is imported. Floors 0 to 3 run on the core alone.
+# Third-party packages by the name that is imported. Levels 0 to 3 run on the core alone.
 CORE = {"jax", "flax", "optax", "numpy", "ml_collections"}
 THIRD_PARTY = {
     "core": CORE,
@@ -77,7 +77,7 @@ OPTIONAL = {
 ENTRY_POINTS = ("train.py", "eval.py")
 CONFIG_MAY_IMPORT = {"core", "configs"}
 TOOLS_MAY_IMPORT = {"core", "data", "cli", "evaluation", "serving", "tasks", "visualization"}
-# Data loading runs in processes that must not start jax: of floor 0 it uses what is free of it.
+# Data loading runs in processes that must not start jax: of level 0 it uses what is free of it.
 NO_JAX_MODULES = {
     "core.errors",
     "core.configs",
@@ -129,7 +129,7 @@ def violations(root: Path) -> list[str]:
         place = module.split(".")[1] if "." in module else ""
         if place and place not in MAY_IMPORT:
             found.append(
-                f"{module}: '{place}' is on no floor; add it to the table in tests/test_architecture.py"
+                f"{module}: '{place}' is on no level; add it to the table in tests/test_architecture.py"
             )
             continue
         inside = _rule(module) | {place}
@@ -176,7 +176,7 @@ def _check_file(
             if top not in outside and not (top == "configs" and module in map(_stem, ENTRY_POINTS)):
                 yield f"{where}: may not import '{top}' here"
         elif (folder := rest.split(".")[0]) in EVERYTHING and folder not in inside:
-            yield f"{where}: may not import '{PACKAGE}.{folder}' here: imports only point down the floors"
+            yield f"{where}: may not import '{PACKAGE}.{folder}' here: imports only point down the levels"
         elif module.startswith(f"{PACKAGE}.data") and folder == "core" and not _free_of_jax(rest):
             yield f"{where}: data uses no jax, and '{name}' imports it"
 
@@ -219,7 +219,7 @@ def test_imports_point_down_and_files_are_short():
         ("dynpix_jax/training/a.py", "import torch", "may not import 'torch'"),
         ("dynpix_jax/bench/a.py", "import torch", "may not import 'torch'"),
         ("dynpix_jax/training/a.py", "from dynpix_jax.cli import common", "may not import 'dynpix_jax.cli'"),
-        ("dynpix_jax/attic/a.py", "", "'attic' is on no floor"),
+        ("dynpix_jax/attic/a.py", "", "'attic' is on no level"),
         ("configs/a.py", "import dynpix_jax.papers", "may not import 'dynpix_jax.papers'"),
         ("tools/a/b.py", "import dynpix_jax.training", "may not import 'dynpix_jax.training'"),
         ("dynpix_jax/data/a.py", "from tools import annotate_panorama", "may not import 'tools'"),
@@ -273,7 +273,7 @@ def test_every_third_party_package_is_declared_and_no_other():
     used = {DISTRIBUTIONS.get(name, name).lower() for names in THIRD_PARTY.values() for name in names}
     assert not core & training
     assert core | training == used
-    # What the lower floors need comes with a plain install.
+    # What the lower levels need comes with a plain install.
     assert {DISTRIBUTIONS.get(name, name).lower() for name in CORE} <= core
     # A command that lacks a package of an extra names the extra.
     assert training <= {DISTRIBUTIONS.get(name, name).lower() for name in EXTRA_OF}
@@ -281,14 +281,14 @@ def test_every_third_party_package_is_declared_and_no_other():
         assert DISTRIBUTIONS.get(name, name).lower() in declared(extras[extra])
 
 
-FLOORS = ("core", "ops", "nn", "backbones", "tasks", "papers")
+LEVELS = ("core", "ops", "nn", "backbones", "tasks", "papers")
 COMMANDS = ("check_config", "config", "demo", "export", "flops", "import_weights", "models", "predict")
 
 
 @pytest.mark.parametrize(
     ("blocked", "modules"),
     [
-        ("grain orbax cv2 matplotlib PIL tensorflow_datasets tensorboardX h5py safetensors", FLOORS),
+        ("grain orbax cv2 matplotlib PIL tensorflow_datasets tensorboardX h5py safetensors", LEVELS),
         # A plain install: what the extra `train` brings is not there.
         (
             "grain array_record tensorflow_datasets tensorboardX h5py flatbuffers",

@@ -6,8 +6,8 @@
         --workdir=runs/cityscapes/ca
 
 Needs leftImg8bit and gtFine unpacked into one folder (root=DIR) and ImageNet weights imported by ``dynpix
-import-weights --arch hrnet_w48`` (weights=FILE). Arguments: variant, arch and the others of recipe.py; split
-= train | val; budget = cpu (half size, crops of 256x512, two a step) | gpu (as the paper: crops of 512x1024,
+import-weights --arch hrnet_w48`` (weights=FILE; arch=w18s2 takes those of hrnet_w18s2, ...). Arguments:
+variant, arch and the others of recipe.py; split = train | val; budget = cpu (half size, crops of 256x512, two a step) | gpu (as the paper: crops of 512x1024,
 scales .5 to 2.1, twelve a step for 484 epochs; made for four GPUs of 40 GB).
 
 Paper, 500 images of val, mIoU at exits 1 to 4, MACs / 2^30 at the last: HRNet-W48 .807, 696.2; EE .343 .590
@@ -23,6 +23,7 @@ import ml_collections
 from dynpix_jax.configs import training
 from dynpix_jax.configs.anytime import recipe
 from dynpix_jax.configs.datasets import CITYSCAPES, CITYSCAPES_RELEASED
+from dynpix_jax.core.configs import given_args
 
 CLASS_WEIGHTS = (
     *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
@@ -44,6 +45,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         packed=False,
         weights="weights/hrnet_w48.safetensors",
     )
+    if "weights" not in given_args(arg):
+        args.weights = f"weights/hrnet_{args.arch}.safetensors"
     cpu = args.budget == "cpu"
     config = recipe.anytime_config(
         args,

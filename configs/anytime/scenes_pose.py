@@ -5,7 +5,7 @@
 
 variant = hrnet | ee | rh | ca (configs/anytime/pose.py); seed, of the weights and the order of the images.
 HRNet-W18-Small-v1 learns from nothing on 64x64 crops around figures, whose 16 joints are known exactly, as
-MPII's are cropped and augmented. Two CPU cores do: rh in under 3 minutes, ca longer (interpolation).
+MPII's are cropped and augmented. Two CPU cores are enough: rh in under 3 minutes, ca longer (interpolation).
 
 PCKh is to be compared with that of the mean figure at its mean place: .42
 (tests/configs/test_pose_configs.py). The paper has no such rows. Measured here: docs/results.md.

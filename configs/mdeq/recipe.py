@@ -13,7 +13,7 @@ Arguments of all configs:
 small and xl train as released, but for this: the search for a gradient stops at a relative error of 1e-4,
 not at an absolute one of 2e-10, and momentum begins anew with the second stage. A forward search has 27
 iterations for small and 26 for XL, as released (the paper says 26 and 27). tiny is ours: AdamW, a rate that
-falls as a polynomial in each stage, searches image by image, z* decoded (the wing's README.md: Departures).
+falls as a polynomial in each stage, searches image by image, z* decoded (papers/mdeq/README.md: Departures).
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 A config reads its argument with `read_args` and gets all sections but `data` from `pag_config`. Arguments:
 
   variant        base | multipool | average | gated | truncated | layer_skip
-  rho            target density of the last two kinds of gates
-  gate_scope     residual | conv3x3, the two readings of eq. 2; on BSDS500 residual costs .014 ODS at 82 % of
-                 the MACs, conv3x3 .018 at 89 % (docs/results.md)
+  rho            target density, of variant=gated and layer_skip
+  gate_scope     residual | conv3x3, the two readings of eq. 2; on BSDS500, with an earlier recipe, residual
+                 cost .014 ODS at 82 % of the MACs, conv3x3 .018 at 89 % (docs/results.md)
   calibrate      each | mean: the last stage begins and ends by shifting the gates' biases until arg-max masks
                  have density rho (see GateConfig), and trains on such masks; none: it trains on samples, and
                  density rho is theirs alone

@@ -10,8 +10,8 @@ import-weights`` (weights=FILE; with budget=gpu those of a stem of three 3x3, or
 Arguments: task = segmentation | depth | normals; points = the file of
 ``python -m tools.annotate_panorama``, for normals (without it each panorama's north is found by its depth);
 split = train | val, areas 3 and 4; budget = cpu (a quarter of the panorama's area, one crop a step) | gpu
-(crops of 704x704, four a step; made for one GPU of 40 GB); the others, and departures from the paper, are
-those of nyuv2.py.
+(crops of 704x704, four a step; made for one GPU of 40 GB); the others, and departures from the paper:
+recipe.py.
 
 Paper, areas 3 and 4. Segmentation (IoU): base .795, MultiPool at Res5 .837, rho .9 / .7 / .5: .828 / .824 /
 .818. Depth (delta < 1.25): base .731, MultiPool .776, .773 / .754 / .727. Normals (mean angle): base 19.0,

@@ -10,6 +10,8 @@ weights`` (weights=FILE), or weights = the workdir of a segmentation run of conf
 backbone knows the classes. Arguments: variant = baseline | average | attention; the others, and departures
 from the paper, are those of recipe.py; split = train | val | test; budget = cpu (images at two thirds of
 their size, one a step) | gpu (full size, eight a step).
+
+Measured here: docs/results.md.
 """
 
 from __future__ import annotations

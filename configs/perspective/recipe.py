@@ -30,7 +30,7 @@ Arguments of all configs (an argument that the variant does not read is refused)
   steps          of all stages together; 0: those of the config
   budget         cpu | gpu
   recipe         ours | paper
-  weights        ImageNet weights imported by ``dynpix import-weights``
+  weights        ImageNet weights imported by ``dynpix import-weights``, by default those of the backbone
   continue_from  workdir of the variant one stage earlier, so that only the last stages are trained, or
                  DIR@STAGE, what a stage of that run ended with
   root, split    folder of the data set, images that are evaluated
@@ -64,7 +64,7 @@ from typing import Any
 import ml_collections
 
 from dynpix_jax.configs import published, training
-from dynpix_jax.core.configs import check_least, check_read_by_variant, one_of, parse_arg
+from dynpix_jax.core.configs import check_least, check_read_by_variant, given_args, one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
 VARIANTS = ("baseline", "average", "gt_depth", "attention", "pred_depth")
@@ -142,6 +142,8 @@ def read_args(
         split=split,
         **more,
     )
+    if "backbone" in args and "weights" not in given_args(arg):
+        args.weights = f"weights/resnet{args.backbone}.safetensors"
     check_read_by_variant(arg, args, READ_BY)
     check_least(args, {"blur": 0, "steps": 0, "loops": 0})
     if not args.loops and args.loop_loss != "equal":

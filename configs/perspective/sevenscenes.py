@@ -8,6 +8,8 @@ its logarithm. Needs frames in folders, or the data set as published (root=DIR),
 by ``dynpix import-weights`` (weights=FILE). Arguments: loops; tied, gate, blur, test_aug, steps,
 continue_from, packed as in recipe.py; split = val, or test of the published layout; every = take each n-th
 frame of a sequence; budget = cpu (half size, one frame a step) | gpu (full size, eight a step).
+
+Measured here: docs/results.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Floor 3: backbones behind one contract (`base`), and the table of them."""
+"""Level 3: backbones behind one contract (`base`), and the table of them."""
 
 from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.core.registry import Registry

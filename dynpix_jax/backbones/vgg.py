@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dynpix_jax.backbones.base import DEFAULTS, BackboneConfig, BuildOptions, Stage
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
@@ -133,6 +134,6 @@ class VGG(nn.Module):
         height, width = x.shape[1:3]
         ends = (height % 2, width % 2) if self.config.pooling == "ceil" else (0, 0)
         if min(height, width) < 2 and self.config.pooling == "floor":
-            raise ValueError(f"VGG: images too small: a map of {height}x{width} cells is to be pooled")
+            raise UserError(f"VGG: images too small: a map of {height}x{width} cells is to be pooled")
         x = jnp.asarray(x)
         return nn.max_pool(x, (2, 2), (2, 2), ((0, ends[0]), (0, ends[1])))

@@ -1,1 +1,1 @@
-"""Floor 6: the `dynpix` command. Entry points parse, build and call; the logic lives below."""
+"""Level 6: the `dynpix` command. Entry points parse, build and call; the logic lives below."""

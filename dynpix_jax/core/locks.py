@@ -79,14 +79,15 @@ class Lock:
             self._stream = self._file.open("a+")
         except OSError as error:
             raise UserError(f"{self._what}: {self._file}: {cause_of(error)}") from None
+        locked = True
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._refuse(_holder(self._stream))
         except OSError:
-            pass  # a file system without locks: the signs of life tell
+            locked = False  # a file system without locks: the signs of life tell
         holder = _holder(self._stream)
-        if holder.host not in ("", socket.gethostname()):
+        if holder.host and not (locked and holder.host == socket.gethostname()):
             self._wait_for_death(holder)
         now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
         try:

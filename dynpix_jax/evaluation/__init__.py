@@ -1,1 +1,1 @@
-"""Floor 5: evaluators that turn predictions into the numbers of a paper's table."""
+"""Level 5: evaluators that turn predictions into the numbers of a paper's table."""

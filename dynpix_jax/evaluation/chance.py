@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
+import jax
 import numpy as np
 
 from dynpix_jax.core.capabilities import TakesMasks
@@ -119,16 +120,24 @@ class Chance:
         self._count += valid
 
     def finish(self) -> dict[str, ChanceScores]:
-        """The scores of each kind; a collective. The only image of a process has no other one."""
-        if self._count > 1:
-            self._run_other(self._start)
+        """The scores of each kind; a collective. An image that is the only one has no other."""
+        self._run_other(self._start_of_next())
         found = {SHUFFLED: [_finished(totals) for totals in self._shuffled], OTHER: [_finished(self._other)]}
         drawn = {kind: [one for one in scores if one is not None] for kind, scores in found.items()}
         return {kind: _mean(scores) for kind, scores in drawn.items() if scores}
 
+    def _start_of_next(self) -> Masks:
+        """The masks of the first image of the next process that has one, in a ring; {} for an only image."""
+        start = {name: mask[:1] for name, mask in self._start.items()}
+        firsts = all_sums({"count": np.array(self._count), "start": start})
+        if sum(int(one["count"]) for one in firsts) < 2:
+            return {}
+        place = jax.process_index() + 1
+        return next((one["start"] for one in firsts[place:] + firsts[:place] if one["start"]), {})
+
     def _run_other(self, after: Masks) -> None:
         """Runs the batch that waits, in the order of the source, which scorers need."""
-        if self._waiting is not None:
+        if self._waiting is not None and after:
             batch, inputs, masks = self._waiting
             self._run(self._other, batch, inputs, shifted(masks, int(batch["valid"].sum()), after))
 

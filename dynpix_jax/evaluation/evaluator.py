@@ -91,7 +91,7 @@ class Evaluation:
     def measured(self, data: str) -> Measured:
         """The scores as a row of an eval.json about these data has them."""
         tasks, scores = tuple(self.tasks), delta_scores(self.tasks)
-        return Measured(self.numbers, self.macs, data, "", "", tasks, delta_scores=scores)
+        return Measured(self.numbers, self.macs, data, (), "", tasks, delta_scores=scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""

@@ -95,7 +95,8 @@ def _name(table: Table) -> list[str]:
 
 
 def _to_dict(reached: Reached) -> dict[str, Any]:
-    contents = [parse_json(Path(one.file).read_text(encoding="utf-8")) for one in reached.results]
+    files = (Path(file) for one in reached.results for file in one.files)
+    contents = [parse_json(file.read_text(encoding="utf-8")) for file in files]
     return {
         "results": [{name: getattr(one, name) for name in KEPT} for one in reached.results],
         "drops": list(reached.drops),
@@ -104,5 +105,5 @@ def _to_dict(reached: Reached) -> dict[str, Any]:
 
 
 def _reached(row: Row, entry: dict[str, Any]) -> Reached:
-    results = [Measured(file="", **{**one, "tasks": tuple(one["tasks"])}) for one in entry["results"]]
+    results = [Measured(files=(), **{**one, "tasks": tuple(one["tasks"])}) for one in entry["results"]]
     return Reached(row, tuple(results), tuple(entry["drops"]))

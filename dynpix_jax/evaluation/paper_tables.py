@@ -240,7 +240,7 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
         return _find(runs, table, row, row.argument)
     arguments = {task: row.argument.replace(EACH_TASK, task) for task in table.tasks}
     found = {task: _find(runs, table, row, argument) for task, argument in arguments.items()}
-    return combined({task: run for task, run in found.items() if run is not None})
+    return combined({task: run for task, run in found.items() if run is not None}, table.tasks)
 
 
 def _find(runs: Runs, table: Table, row: Row, argument: str) -> Measured | None:
@@ -260,9 +260,12 @@ def _looks_alike(spec: str, run: RunConfig) -> bool:
     return names == [stage.name for stage in run.stages]
 
 
-def combined(found: Mapping[str, Measured]) -> Measured | None:
-    """Networks for one task each as one result: MACs and milliseconds are those of all."""
-    if not found:
+def combined(found: Mapping[str, Measured], tasks: Sequence[str]) -> Measured | None:
+    """Networks for one task each as one result: MACs and milliseconds are those of all.
+
+    None where one of ``tasks`` is missing: what some of them cost is no cost of the row.
+    """
+    if not all(task in found for task in tasks):
         return None
     scores = {f"{task}/{name}": value for task, run in found.items() for name, value in run.scores.items()}
     runs = list(found.values())
@@ -271,8 +274,9 @@ def combined(found: Mapping[str, Measured]) -> Measured | None:
         for mode in runs[0].milliseconds
         if all(mode in run.milliseconds for run in runs)
     }
-    data, file, stage = (
-        ", ".join(dict.fromkeys(getattr(run, field) for run in runs)) for field in ("data", "file", "stage")
+    data, stage = (
+        ", ".join(dict.fromkeys(getattr(run, field) for run in runs)) for field in ("data", "stage")
     )
+    files = tuple(dict.fromkeys(file for run in runs for file in run.files))
     macs = sum(run.macs for run in runs)
-    return Measured(scores, macs, data, file, stage, tuple(found), milliseconds=milliseconds)
+    return Measured(scores, macs, data, files, stage, tuple(found), milliseconds=milliseconds)

@@ -173,7 +173,8 @@ class Reproduction:
                 for result in read_results(file, alternatives=True) if file.exists() else ():
                     if result.alternative == row.alternative:
                         by_task[task] = result
-            one = combined(by_task) if EACH_TASK in row.argument else next(iter(by_task.values()), None)
+            each = EACH_TASK in row.argument
+            one = combined(by_task, table.tasks) if each else next(iter(by_task.values()), None)
             found += [one] if one is not None else []
         return tuple(found)
 

@@ -46,7 +46,7 @@ class Measured:
         scores: Scores under the names of `tasks.all_scores`, of the mode that was run first.
         macs: Executed, mean per image.
         data: Such as "nyuv2 test, 654 images".
-        file: The eval.json.
+        files: The eval.json; of networks for one task each, that of every one.
         stage: Training stage.
         tasks: Their names, in the order of the scores.
         density: Share of positions that gates compute; None without gates.
@@ -60,7 +60,7 @@ class Measured:
     scores: dict[str, float]
     macs: float
     data: str
-    file: str
+    files: tuple[str, ...]
     stage: str
     tasks: tuple[str, ...]
     density: float | None = None
@@ -69,6 +69,11 @@ class Measured:
     alternative: str = ""
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """The files, for messages."""
+        return ", ".join(self.files)
 
     @property
     def source(self) -> str:
@@ -166,7 +171,7 @@ def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) ->
         {name: float(value) for name, value in first.items() if isinstance(value, int | float)},
         float(row["macs_per_image"]),
         content["data"],
-        str(file),
+        (str(file),),
         row["stage"],
         tuple(row["tasks"]),
         row.get("density"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -121,6 +122,7 @@ class Runner:
     _compiled: dict[tuple[Mode, tuple[int, ...], frozenset[str]], Any] = field(default_factory=dict)
     _macs: dict[tuple[int, int], SystemMacs] = field(default_factory=dict)
     _stepwise: StepPredictor | None = None
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, image: np.ndarray, mode: Mode, **inputs: np.ndarray) -> ImageResult:
         """Run one (H, W, 3) uint8 RGB image; inputs (H, W)."""
@@ -142,9 +144,19 @@ class Runner:
             masks: Masks in place of those of gates (`Routing.masks`), for images that have one view.
             inputs: (B, H, W), exactly those that the system takes (``ReadsInputs.inputs``).
         """
+        with self._one_at_a_time:  # threads share a device: its times are those of one pass
+            return self._batch(images, mode, masks or {}, inputs)
+
+    def _batch(
+        self,
+        images: np.ndarray,
+        mode: Mode,
+        masks: Mapping[str, np.ndarray],
+        inputs: Mapping[str, np.ndarray],
+    ) -> BatchResult:
         batch = jnp.asarray(images)
         given = {name: jnp.asarray(value) for name, value in inputs.items()}
-        replaced = {name: jnp.asarray(mask) for name, mask in (masks or {}).items()}
+        replaced = {name: jnp.asarray(mask) for name, mask in masks.items()}
         if replaced and not self.inference.one_view:
             raise ValueError("masks: given masks are of one view, but inference asks for several")
         forward = self._forward(mode, batch, given, replaced)

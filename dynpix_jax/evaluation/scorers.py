@@ -6,6 +6,7 @@ Each process of a job scores its own images. What it has found are sums; the sco
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -170,10 +171,13 @@ class BoundaryScorer(Scorer):
 
     def sums(self, progress: ProgressFn | None = None) -> Sums:
         settings = self.settings
+        names = [self.source.name(index) for index in range(self.count)]
+        often = {name for name, times in Counter(names).items() if times > 1}  # of a joint source
+        labels = [f"{name} (element {i})" if name in often else name for i, name in enumerate(names)]
         counts = count_boundaries(
-            ((self.source.name(index), probability) for index, probability in self._maps.items()),
+            ((labels[index], probability) for index, probability in self._maps.items()),
             GroundTruth(
-                {self.source.name(index): index for index in range(self.count)},
+                {label: index for index, label in enumerate(labels)},
                 partial(self.annotations, self.task, self.source),
             ),
             thresholds=settings.thresholds,

@@ -104,7 +104,7 @@ def in_tiles(
             if tile.kept == (slice(0, image.shape[0]), slice(0, image.shape[1])):
                 found[name] = decoded  # joints, too
                 continue
-            if np.issubdtype(decoded.dtype, np.integer) and decoded.max() < 256:
+            if np.issubdtype(decoded.dtype, np.integer) and 0 < task.class_count <= 256:
                 decoded = decoded.astype(np.uint8)
             if name not in found:
                 found[name] = np.empty((*image.shape[:2], *decoded.shape[2:]), decoded.dtype)

@@ -1,1 +1,1 @@
-"""Floor 2: Flax Linen layers that several systems share."""
+"""Level 2: Flax Linen layers that several systems share."""

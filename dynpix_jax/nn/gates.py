@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from dynpix_jax.core.registry import Registry
+from dynpix_jax.core.rng import stream
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.conv import Conv
@@ -78,6 +79,11 @@ class GateOptions(ABC):
     whole_images: ClassVar[bool] = False
     drawn: ClassVar[bool] = True
     bias: ClassVar[str] = ""
+
+    @property
+    def fixed_density(self) -> float | None:
+        """The share of each image's positions that the gate computes whatever it learns; None: none is."""
+        return None
 
     @abstractmethod
     def build(self, reads: Reads, features: int, strides: int = 1) -> Gate:
@@ -283,6 +289,11 @@ class TopKOptions(GateOptions):
     def __post_init__(self) -> None:
         _check_density(self.density)
 
+    @property
+    def fixed_density(self) -> float:
+        """The share."""
+        return self.density
+
     def build(self, reads: Reads, features: int, strides: int = 1) -> TopK:
         return TopK(self, features if reads == "features" else 0, strides)
 
@@ -331,12 +342,21 @@ class RandomOptions(GateOptions):
     def __post_init__(self) -> None:
         _check_density(self.density)
 
+    @property
+    def fixed_density(self) -> float:
+        """The share."""
+        return self.density
+
     def build(self, reads: Reads, features: int, strides: int = 1) -> Random:
         return Random(self, strides)
 
 
 class Random(Gate):
-    """Computes at random positions: drawn anew in training, otherwise the same for every batch."""
+    """Computes at random positions, among those that the previous mask has.
+
+    They are drawn anew in training; otherwise they are the same for every batch, and others for each gate of
+    a network.
+    """
 
     options: RandomOptions = RandomOptions()
     strides: int = 1
@@ -344,7 +364,7 @@ class Random(Gate):
     def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
         """See Gate."""
         shape = (x.shape[0], -(-x.shape[1] // self.strides), -(-x.shape[2] // self.strides))
-        key = self.make_rng("gumbel") if routing.train else jax.random.key(0)
+        key = self.make_rng("gumbel") if routing.train else stream(0, "/".join(self.path))
         return _decided(top_share(jax.random.uniform(key, shape), self.options.density, before), None)
 
 

@@ -113,7 +113,7 @@ class Masking:
 def _needed(mask: Mask) -> dict[tuple[int, int], Mask]:
     """The positions whose values are read, at the exits' resolution and at each halved resolution below."""
     sizes = [(mask.shape[1], mask.shape[2])]
-    while min(sizes[-1]) > 1 and len(sizes) < 4:
+    while sizes[-1] != (1, 1) and len(sizes) < 4:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     active = [resize_nearest(mask, size) for size in sizes]
     needed: dict[tuple[int, int], Mask] = {}

@@ -1,4 +1,4 @@
-"""Floor 1: pure functions on arrays: Gumbel sampling, active sets, convolutions, resizing."""
+"""Level 1: pure functions on arrays: Gumbel sampling, active sets, convolutions, resizing."""
 
 from dynpix_jax.ops.blur import gaussian_blur
 from dynpix_jax.ops.conv import conv, conv_output_size, torch_padding

@@ -1,4 +1,4 @@
-"""Floor 3: one file a task, with its target, loss, scores and decoding."""
+"""Level 3: one file a task, with its target, loss, scores and decoding."""
 
 from __future__ import annotations
 

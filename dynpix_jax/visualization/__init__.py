@@ -1,1 +1,1 @@
-"""Floor 5: pictures of predictions, masks and ponder maps, and the HTML report."""
+"""Level 5: pictures of predictions, masks and ponder maps, and the HTML report."""

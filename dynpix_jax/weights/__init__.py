@@ -1,4 +1,4 @@
-"""Floor 4: reading pretrained weights of other libraries and fitting them to our parameter names."""
+"""Level 4: reading pretrained weights of other libraries and fitting them to our parameter names."""
 
 from dynpix_jax.weights.convention import check_header
 from dynpix_jax.weights.importer import ARCHITECTURES, NETWORKS, ImportReport, import_network, import_weights

@@ -352,6 +352,12 @@ def test_measured_comparisons(tmp_path, monkeypatch):
     assert se.results == ()
     assert lines[2][1:] == ["-"] * (len(heads) - 2) + ["0"]
 
+    keep(tmp_path / "kept.json", "astmt", [(table, [single, multi])])
+    again = kept(tmp_path / "kept.json").found[0][1]
+    assert reproduce.cells(table, [*again, se]) == (heads, lines)
+    next(tmp_path.rglob("*depth*/**/eval.json")).unlink()
+    assert len(plan.reached(table, rows[0]).results) == 2  # a seed without one of its tasks does not count
+
 
 def test_masks_of_chance_have_columns(tmp_path, monkeypatch):
     """The quickstart's gates: the mean of three seeds beside that of the same networks with other masks."""

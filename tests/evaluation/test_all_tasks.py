@@ -105,7 +105,7 @@ def test_scores_are_those_of_the_constants(scenes, evaluation):
 def test_its_own_scores_are_no_drop(evaluation):
     names = tuple(LOGITS)
     result = Measured(
-        evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names, delta_scores=SCORES
+        evaluation.numbers, 1.0, "scenes val, 3 images", ("here",), "one", names, delta_scores=SCORES
     )
     own = {
         name: TaskReference(m.score, m.higher_is_better, result.score(f"{name}/{m.score}"), ())
@@ -121,7 +121,7 @@ def test_eval_prints_the_drop(evaluation, monkeypatch, tmp_path, capsys):
     file = tmp_path / "single.json"
     names = tuple(LOGITS)
     result = Measured(
-        evaluation.numbers, 1.0, "scenes val, 3 images", "here", "one", names, delta_scores=SCORES
+        evaluation.numbers, 1.0, "scenes val, 3 images", ("here",), "one", names, delta_scores=SCORES
     )
     single = {
         # 10 % better than this network, each.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,3 +171,26 @@ def test_table_of_exits():
     assert heads[:3] == ["exit", "MACs/image", "MACs / 2^30"]
     assert cells[0][:4] == ["1", "2.000e9", "1.86", "0.5000"]
     assert cells[2] == ["mean", "3.000e9", "2.79", "0.6250"]
+
+
+class ManySteps(Reader):
+    """Twelve exits before the last prediction: the k-th is right in the first k columns."""
+
+    def apply(self, variables, images, inputs=None, routing=Routing(), *, rngs=None):
+        outputs = super().apply(variables, images, inputs, routing)
+        (last,) = outputs.predictions.values()
+        column = jnp.arange(SIZE[1])
+
+        def up_to(count):
+            return {"segmentation": jnp.where((column < count)[:, None], last, 1 - last)}
+
+        return dataclasses.replace(outputs, exits=tuple(up_to(count) for count in range(12)))
+
+
+def test_a_dozen_exits_keep_their_order(monkeypatch):
+    """Sums travel as trees whose keys are sorted as words: "10" is before "2"."""
+    monkeypatch.setattr(runner, "system_macs", count((1.0,) * 13, {"later": (0.0,) * 13}))
+    result = evaluate_system(ManySteps(), VARIABLES, Pictures(), EvaluationConfig(mode="dense"))
+    assert [one.macs for one in result.exits] == pytest.approx(range(1, 14))
+    accuracy = [one.numbers["pixel_accuracy"] for one in result.exits]
+    assert accuracy == pytest.approx([*(right / 12 for right in range(12)), 1.0])

@@ -136,7 +136,7 @@ def test_reference_file(tmp_path, capsys):
     assert reference.tasks["depth"].runs == (str(runs[0] / "eval.json"), str(runs[1] / "eval.json"))
     scores = {"miou": 0.4, "depth/rmse": 0.45, "depth/delta1": 0.1}
     result = Measured(
-        scores, 1.0, "scenes val, 4 images", "f", "two", ("parts", "depth"), delta_scores=SCORES
+        scores, 1.0, "scenes val, 4 images", ("f",), "two", ("parts", "depth"), delta_scores=SCORES
     )
     assert reference.delta_m(result) == pytest.approx((20.0 - 10.0) / 2)
     assert main(["reference", str(runs[2]), f"--out={out}", "--json"]) == 0
@@ -174,7 +174,7 @@ def test_mistakes(tmp_path, capsys):
         '{"data": "x", "tasks": {"depth": {"score": "delta1", "higher_is_better": true, "value": 1, '
         '"runs": []}}}'
     )
-    result = Measured({"rmse": 1.0}, 1.0, "x", "f", "two", ("depth",), delta_scores=SCORES)
+    result = Measured({"rmse": 1.0}, 1.0, "x", ("f",), "two", ("depth",), delta_scores=SCORES)
     with pytest.raises(UserError, match="'delta1' is not the score by which 'depth' counts, 'rmse'"):
         read_reference(tmp_path / "bad.json").delta_m(result)
     with pytest.raises(UserError, match="no run given"):

@@ -96,7 +96,7 @@ def test_a_run_from_nothing_is_not_of_a_row_that_continues(monkeypatch):
     for more in ("", ",continue_from=runs/conv7"):
         run = read_run(f"{table.spec(row)},budget=gpu{more}")
         measured = Measured(
-            {"miou": 0.4}, 1e10, "pascal_context val", "", run.stages[-1].name, ("segmentation",)
+            {"miou": 0.4}, 1e10, "pascal_context val", (), run.stages[-1].name, ("segmentation",)
         )
         found.append(find_run({identity_of(run, run.stages[-1], table.source): measured}, table, row))
     assert [one is not None for one in found] == [False, True]

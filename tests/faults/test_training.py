@@ -191,6 +191,15 @@ def test_a_lock_of_another_host(
         with pytest.raises(UserError, match=told), locks.Lock(file, "workdir w", "wait"):
             pass
 
+    # The same host, on a file system without any locks.
+    def unsupported(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(locks.fcntl, "flock", unsupported)
+    with locks.Lock(file, "workdir w", "wait"):
+        with pytest.raises(UserError, match=told), locks.Lock(file, "workdir w", "wait"):
+            pass
+
 
 def test_a_workdir_that_is_removed_is_made_again_or_left_to_others(tmp_path: Path) -> None:
     file = tmp_path / "run" / ".lock"

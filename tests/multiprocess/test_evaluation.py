@@ -17,7 +17,8 @@ pytestmark = pytest.mark.multiprocess
 def evaluated(run: TinyRun, out: Path, processes: int, devices: int) -> dict[str, Any]:
     """eval.json without times."""
     out.mkdir()
-    command = ["eval.py", f"--workdir={run.workdir}", f"--out={out}", "--set", "evaluation.limit=4"]
+    command = ["eval.py", f"--workdir={run.workdir}", f"--out={out}", "--set"]
+    command += ["evaluation.limit=4", "evaluation.chance=1"]
     ended = run_job(command, processes, devices=devices)
     assert_all_ended(ended, [0] * processes)
     # Only the first process prints; Gloo's own lines come from all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,6 +177,23 @@ def test_random_positions_are_drawn_anew_in_training():
     assert first.shape == (1, 5, 5)
     assert np.any(first != second)
     np.testing.assert_array_equal(gate.apply({}, x, Routing()).mask, gate.apply({}, x, Routing()).mask)
+    before = jnp.arange(25).reshape(1, 5, 5) < 15
+    later = gate.apply({}, x, train, before=before, rngs={"gumbel": jax.random.key(2)}).mask > 0.5
+    assert np.sum(later) == 12  # half of all positions, rounded to even, among those that are left
+    assert not np.any(later & ~before)
+
+
+def test_random_positions_of_two_gates_differ():
+    class Pair(nn.Module):
+        def setup(self):
+            self.gates = [RandomOptions(0.5).build("features", 3) for _ in range(2)]
+
+        def __call__(self, x):
+            return [gate(x, Routing()).mask for gate in self.gates]
+
+    first, second = Pair().apply({}, jnp.zeros((1, 8, 8, 3)))
+    assert np.sum(first) == np.sum(second) == 32
+    assert np.any(first != second)
 
 
 def test_top_k_of_features_learns_its_score():

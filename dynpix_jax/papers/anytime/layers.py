@@ -7,6 +7,7 @@ from typing import Literal
 
 import flax.linen as nn
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.masked_conv import ConvNorm, MaskedConv, Masking
 from dynpix_jax.ops.resize import resize_bilinear
@@ -77,6 +78,12 @@ class RedesignedHead(nn.Module):
         self.classify = _classifier(m, self.channels, adaptive=self.adaptive)
 
     def __call__(self, x: Array, masking: Masking | None = None, *, train: bool = False) -> Array:
+        cells = (x.shape[1], x.shape[2])
+        if min(cells) < 2**self.depth:
+            raise UserError(
+                f"images too small: the map of {cells[0]}x{cells[1]} cells that an exit reads is halved "
+                f"{self.depth} times (model.heads.downsampling)"
+            )
         sizes = []
         for unit in self.down:
             sizes.append((x.shape[1], x.shape[2]))

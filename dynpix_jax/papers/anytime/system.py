@@ -7,9 +7,10 @@ exit keeps its prediction (3.4, eq. 1 to 4).
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import jax
@@ -98,7 +99,7 @@ class Anytime(System):
         train = routing.train
         if train and routing.mode == "sparse":
             raise ValueError(SPARSE_NEEDS_FROZEN_NORMS)
-        self._check(routing, images)
+        routing = self._checked(routing, images)
         after, updates = self.call(variables, images, routing, adapt_now=adapt_now, moving=train, rngs=rngs)
         size = (images.shape[1], images.shape[2])
         *exits, last = ({self.task.name: self._to_image(one.logits, size)} for one in after)
@@ -108,7 +109,7 @@ class Anytime(System):
         self, variables: Variables, images: Array, inputs: Inputs, routing: Routing
     ) -> tuple[Sequence[Step[Progress]], Progress]:
         """One step per exit."""
-        self._check(routing, images)
+        routing = self._checked(routing, images)
         size = (images.shape[1], images.shape[2])
 
         def step(span: Span) -> Step[Progress]:
@@ -217,13 +218,19 @@ class Anytime(System):
     def _masked(self) -> dict[str, MaskedConvs]:
         return masked_convs(self.config, self._shapes["params"])
 
-    def _check(self, routing: Routing, images: Array) -> Mapping[str, Mask]:
-        """The given masks by the first stage that they mask; all stages between two exits share one."""
+    def _checked(self, routing: Routing, images: Array) -> Routing:
+        """The routing with given masks under the first of the stages that share one, those between two exits.
+
+        Given for several of these, they compute where all of them do.
+        """
         given = routing.masks_of(self._gates)
         shape = (images.shape[0], -(-images.shape[1] // 4), -(-images.shape[2] // 4))
-        for name, mask in given.items():
-            check_mask(mask, shape, name)
-        return given
+        shared: dict[str, Mask] = {}
+        for span in spans(self.config.exits)[1:]:
+            masks = [check_mask(given[name], shape, name) for name in _masks(span) if name in given]
+            if masks:
+                shared[_masks(span)[0]] = reduce(jnp.logical_and, masks)
+        return dataclasses.replace(routing, masks=shared)
 
     def _confidence(self, logits: Array) -> Array:
         options = self.config.adaptivity.options if self.config.adaptivity else None

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.trees import map_named
+from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.core.typing import Array, Params, Variables
 from dynpix_jax.nn.gates import COMPUTE, MARGIN
 from dynpix_jax.papers.pag.config import gated_blocks
@@ -88,8 +89,12 @@ def _measure(system: Pag, variables: Variables, images: Array) -> dict[str, Arra
     """Block -> margins (N,) of its gate at all positions of the images."""
     with system.policy.in_force():
         _, sown = system.network.apply(variables, images, Routing(), mutable=["intermediates"])
-    gates = sown["intermediates"]["backbone"]
-    return {name: gates[name]["gate"][MARGIN][0].ravel() for name in gated_blocks(system.config)}
+    gates = sown.get("intermediates", {}).get("backbone", {})
+    try:
+        return {name: gates[name]["gate"][MARGIN][0].ravel() for name in gated_blocks(system.config)}
+    except KeyError:
+        kind = system.config.gate.kind
+        raise UserError(f"gate.kind: {kind!r} has a bias to calibrate, but sows no {MARGIN!r}") from None
 
 
 def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, np.ndarray]:
@@ -103,5 +108,7 @@ def _shifted(params: Params, shifts: Mapping[str, float]) -> Params:
     def shift(path: str, leaf: Array) -> Array:
         return jnp.asarray(leaf).at[COMPUTE].add(shifts[path]) if path in shifts else leaf
 
+    if missing := sorted(shifts.keys() - {path for path, _ in named_leaves(params)}):
+        raise UserError(f"gate.kind: its bias is to be {missing[0]!r}, which the network does not have")
     shifted: Params = map_named(shift, params)
     return shifted

@@ -108,6 +108,9 @@ class GateConfig:
             unread["scope"] = f"kind {self.kind!r} skips whole blocks"
         if isinstance(self.options, LayerOptions):
             unread |= dict.fromkeys(("sparsity", "sparsity_on"), f"kind {self.kind!r} has a loss of its own")
+        if self.options.fixed_density is not None:
+            names = ("rho", "rho_start", "sparsity", "sparsity_on", "weight")
+            unread |= dict.fromkeys(names, f"kind {self.kind!r} has a density of its own, in gate.options")
         return unread
 
     @property
@@ -215,7 +218,10 @@ class PagConfig(NetworkConfig):
     @property
     def target_density(self) -> float:
         """Target density of the gates; 1 without gates."""
-        return 1.0 if self.gate.kind == "none" else self.gate.rho
+        fixed = self.gate.options.fixed_density
+        if not self.gate.exists:
+            return 1.0
+        return self.gate.rho if fixed is None else fixed
 
     def _check_drop_layers(self) -> None:
         if self.drop_layers not in (0, 1, 2):

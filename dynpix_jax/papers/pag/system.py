@@ -115,9 +115,10 @@ class Pag(System):
         losses = [self.task.loss(logits, batch[self.task.target], batch["valid"]) for logits in branches]
         total = sum(losses[1:], losses[0])
         terms = {task: total, "fusion": losses[-1]} if outputs.exits else {task: total}
-        if outputs.gates:
+        if outputs.gates and self.config.gate.options.fixed_density is None:
             terms["sparsity"] = self._sparsity_loss(outputs, batch["valid"], controls)
             total = total + terms["sparsity"]
+        if outputs.gates:
             density = jnp.stack([mask.mean() for mask in outputs.gates.values()])
             terms |= {"density": density.mean(), "density_min": density.min(), "density_max": density.max()}
         return total, LossAux(terms, outputs.updates)
