@@ -6,8 +6,8 @@
         --workdir=runs/stanford2d3d/loop2
 
 Needs the areas with their assets in one folder (root=DIR) and ImageNet weights of a ResNet-101 imported by
-``dynpix import-weights --arch resnet101`` (weights=FILE; backbone=50 takes a ResNet-50). The paper does not give its bins:
-these are of equal width in log depth. Other arguments, and departures from the paper: those of recipe.py;
+``dynpix import-weights --arch resnet101`` (weights=FILE; backbone=50 takes a ResNet-50). The paper does not give
+its bins: these are of equal width in log depth. Other arguments, and departures from the paper: those of recipe.py;
 split = train | val, areas 3 and 4; budget = cpu (half size, crops of 352x352, one a step) | gpu (crops of
 704x704, four a step; made for one GPU of 80 GB).
 

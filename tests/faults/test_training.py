@@ -196,9 +196,9 @@ def test_a_lock_of_another_host(
         raise OSError("no locks here")
 
     monkeypatch.setattr(locks.fcntl, "flock", unsupported)
-    with locks.Lock(file, "workdir w", "wait"):
-        with pytest.raises(UserError, match=told), locks.Lock(file, "workdir w", "wait"):
-            pass
+    first, second = (locks.Lock(file, "workdir w", "wait") for _ in range(2))
+    with first, pytest.raises(UserError, match=told), second:
+        pass
 
 
 def test_a_workdir_that_is_removed_is_made_again_or_left_to_others(tmp_path: Path) -> None:
