@@ -7,8 +7,9 @@
 
 Needs leftImg8bit and gtFine unpacked into one folder (root=DIR) and ImageNet weights imported by ``dynpix
 import-weights --arch hrnet_w48`` (weights=FILE; arch=w18s2 takes those of hrnet_w18s2, ...). Arguments:
-variant, arch and the others of recipe.py; split = train | val; budget = cpu (half size,
-crops of 256x512, two a step) | gpu (as the paper: crops of 512x1024, scales .5 to 2.1, twelve a step for 484 epochs; made for four GPUs of 40 GB).
+variant, arch and the others of recipe.py; split = train | val; budget = cpu (half size, crops of 256x512, two
+a step) | gpu (as the paper: crops of 512x1024, scales .5 to 2.1, twelve a step for 484 epochs; made for four
+GPUs of 40 GB).
 
 Paper, 500 images of val, mIoU at exits 1 to 4, MACs / 2^30 at the last: HRNet-W48 .807, 696.2; EE .343 .590
 .769 .804, 722.2; EE + RH .446 .602 .766 .799, 701.3; EE + RH + CA .443 .601 .768 .813, 387.1. All rows:

@@ -8,8 +8,8 @@
 Needs leftImg8bit, gtFine, disparity and camera unpacked into one folder (root=DIR) and ImageNet weights of a
 ResNet-101 imported by ``dynpix import-weights --arch resnet101`` (weights=FILE; backbone=50 takes a
 ResNet-50). The depth is that of the stereo disparity files, its bins are of log2 of what they hold. Other
-arguments, and departures from the paper: those of recipe.py; budget = cpu (half size, crops of 352x352, one
-a step) | gpu (crops of 800x800, four a step; made for one GPU of 80 GB).
+arguments, and departures from the paper: those of recipe.py; budget = cpu (half size, crops of 352x352, one a
+step) | gpu (crops of 800x800, four a step; made for one GPU of 80 GB).
 
 Paper, 500 images of val (IoU / iIoU): baseline .738 / .547; tied average .747 / .554; gt-depth tied .748 /
 .556, untied .753 / .561; attention .754 / .558; pred-depth .759 / .571. With loops (IoU): loop1 without depth

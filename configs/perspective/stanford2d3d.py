@@ -6,10 +6,10 @@
         --workdir=runs/stanford2d3d/loop2
 
 Needs the areas with their assets in one folder (root=DIR) and ImageNet weights of a ResNet-101 imported by
-``dynpix import-weights --arch resnet101`` (weights=FILE; backbone=50 takes a ResNet-50). The paper does not give
-its bins: these are of equal width in log depth. Other arguments, and departures from the paper: those of recipe.py;
-split = train | val, areas 3 and 4; budget = cpu (half size, crops of 352x352, one a step) | gpu (crops of
-704x704, four a step; made for one GPU of 80 GB).
+``dynpix import-weights --arch resnet101`` (weights=FILE; backbone=50 takes a ResNet-50). The paper does not
+give its bins: these are of equal width in log depth. Other arguments, and departures from the paper: those of
+recipe.py; split = train | val, areas 3 and 4; budget = cpu (half size, crops of 352x352, one a step) | gpu
+(crops of 704x704, four a step; made for one GPU of 80 GB).
 
 Paper, areas 3 and 4 (IoU): baseline .644, gt-depth .730, pred-depth .742, loop1 without depth .744, with
 gt-depth .747, with pred-depth .753, loop2 .760, with test augmentation .765.
