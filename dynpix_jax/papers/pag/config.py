@@ -109,8 +109,8 @@ class GateConfig:
         if isinstance(self.options, LayerOptions):
             unread |= dict.fromkeys(("sparsity", "sparsity_on"), f"kind {self.kind!r} has a loss of its own")
         if self.options.fixed_density is not None:
-            names = ("rho", "rho_start", "sparsity", "sparsity_on", "weight")
-            unread |= dict.fromkeys(names, f"kind {self.kind!r} has a density of its own, in gate.options")
+            budget = ("rho", "rho_start", "sparsity", "sparsity_on", "weight")
+            unread |= dict.fromkeys(budget, f"kind {self.kind!r} has a density of its own, in gate.options")
         return unread
 
     @property
