@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table for each batch; gives the exit status."""
     if jax.default_backend() != "cpu" or min(args.runs, *args.batch) < 1:
-        raise UserError(f"--runs {args.runs} --batch {args.batch}: expected at least 1, on a CPU")
+        batches = " ".join(map(str, args.batch))
+        raise UserError(f"--runs {args.runs} --batch {batches}: expected at least 1, on a CPU")
     for batch in args.batch:
         listed = programs(parse_size(args.size), batch, args.frozen)
         timings = timed(listed, args.runs)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from dynpix_jax.bench import model, pooling
+from dynpix_jax.bench import bottleneck, break_even, budgets, model, pooling, train_step
 from dynpix_jax.bench.arg_specs import ConvSpec, find
-from dynpix_jax.bench.timed import Program, Settings
+from dynpix_jax.bench.network import Network
+from dynpix_jax.bench.timed import Program, Settings, Timed
 from dynpix_jax.cli import bench, main
+from dynpix_jax.evaluation.timing import Timing
 from tests.tiny import TINY_CONFIG
 
 SMALLEST = "hrnet_w32_branch4_256x256"
@@ -101,6 +104,126 @@ def test_networks(tiny, capsys, monkeypatch):
     assert [row["label"] for row in got["rows"]] == ["ungated", "sparse"]
     assert got["rows"][1]["layer"] == tiny
     assert got["rows"][1]["time_over_macs"] == pytest.approx(4 * got["rows"][1]["time_ratio"])
+
+
+def test_bottlenecks(capsys, monkeypatch):
+    seen = []
+
+    def programs(spec, settings, *, scope):
+        seen.append((spec.name, settings, scope))
+        return [Program("plain", lambda: None), Program("sparse", lambda: None, 0.5, 0.25)]
+
+    monkeypatch.setattr(bottleneck, "programs", programs)
+    arguments = ["--spec", "res4_321x481", "--density", ".5", "--runs=1"]
+    assert numbers(capsys, "bottleneck", *arguments)["backward"] is False
+    got = numbers(capsys, "bottleneck", *arguments, "--backward", "--scope=conv3x3")
+    assert got["backward"] is True
+    assert [(row["layer"], row["label"]) for row in got["rows"]] == [
+        ("res4_321x481", "plain"), ("res4_321x481", "sparse"),
+    ]  # fmt: skip
+    assert seen == [
+        ("res4_321x481", Settings((0.5,), runs=1), "residual"),
+        ("res4_321x481", Settings((0.5,), runs=1, backward=True), "conv3x3"),
+    ]
+
+
+def test_break_even(tmp_path, capsys, monkeypatch):
+    """A line a layer, with the times that are measured: of gather, and in brackets of what None picks."""
+
+    def measure(layer, programs, runs):
+        assert (layer, runs) == (SMALLEST, 3)
+        dense, *others = [(program.label, program.mac_ratio) for program in programs]
+        assert dense == ("dense", 1.0)
+        assert [label for label, _ in others] == ["gather", "auto"] * 6
+        factors = {"dense": 1.0, "gather": 2.0, "auto": 0.5}
+        shares = [1.0, *(density for density in break_even.DENSITIES for _ in range(2))]
+        return [
+            Timed(layer, program.label, share, Timing(8.0, 8.0, 8.0, 8.0), factors[program.label] * share, 1)
+            for program, share in zip(programs, shares, strict=True)
+        ]
+
+    monkeypatch.setattr(break_even, "LAYERS", (SMALLEST,))
+    monkeypatch.setattr(break_even, "measure", measure)
+    assert main.main(["bench", "break-even", f"--out={tmp_path}", "--mask=blobs", "--runs=3"]) == 0
+    head, _, names, _, line, *_ = capsys.readouterr().out.splitlines()
+    assert "masks of kind blobs" in head
+    assert names.split(" | ")[3:9] == ["0.1", "0.3", "0.5", "0.7", "0.9", "1"]
+    cells = line.strip("| ").split(" | ")
+    assert cells[:5] == [SMALLEST, "256", "8.0", "0.20 (0.05)", "0.60 (0.15)"]
+    assert cells[8] == "2.00 (0.50)"
+    assert 0 <= float(cells[9]) <= 1
+    assert (tmp_path / "sparse-execution.png").is_file()
+
+
+def test_loader(tiny, capsys):
+    arguments = ["--workers", "0", "--batches", "1", "--set", "training.batch_size=2"]
+    assert main.main(["bench", "loader", f"--config={tiny}", *arguments]) == 0
+    heads, row = capsys.readouterr().out.splitlines()
+    assert heads.split("  ")[0] == "workers"
+    workers, start, images, processor = map(float, row.split())
+    assert workers == 0
+    assert min(start, processor) >= 0 < images
+
+
+def test_training_steps(capsys, monkeypatch):
+    asked = []
+
+    def programs(size, batch, frozen):
+        asked.append((size, batch, frozen))
+        return dict.fromkeys(("dynpix", "torch"), lambda: None)
+
+    def timed(listed, runs):
+        assert (list(listed), runs) == (["dynpix", "torch"], 3)
+        return {name: Timing(ms, ms, ms, ms - 1) for name, ms in (("dynpix", 50.0), ("torch", 40.0))}
+
+    monkeypatch.setattr(train_step, "programs", programs)
+    monkeypatch.setattr(train_step, "timed", timed)
+    options = ["--size=32x48", "--batch", "1", "2", "--frozen", "stem", "res2", "--runs=3"]
+    assert main.main(["bench", "train-step", *options]) == 0
+    assert asked == [((32, 48), batch, ["stem", "res2"]) for batch in (1, 2)]
+    text = capsys.readouterr().out
+    assert "resnet50, 32x48, batch 2, all but stem, res2 trained" in text
+    assert text.count("| dynpix | 50 | 49 | 1.25 |\n| torch | 40 | 39 | 1.00 |") == 2
+    assert "--runs 0 --batch 1: expected at least 1" in refusal(
+        capsys, "train-step", "--runs=0", "--batch", "1"
+    )
+
+
+class InSteps:
+    """As much of a network that predicts in steps as `bench budgets` calls itself."""
+
+    def init(self, key, batch):
+        return {"params": batch["image"].shape}
+
+    def steps(self, variables, images, inputs, routing):
+        raise NotImplementedError
+
+
+def test_budgets(tiny, capsys, monkeypatch):
+    def arrivals(predictor, image, inputs, routing, *, runs):
+        assert (image.shape, runs) == ((1, 4, 6, 3), 2)
+        assert (routing.mode, dict(routing.masks)) == ("dense", {"stage2": ("blobs", 0.25)})
+        return 10.0, 20.0, 40.0
+
+    def kept(predictor, *arguments, budgets_ms, runs):
+        assert budgets_ms == [10.0, 30.0]
+        return [budgets.InBudget(10.0, (1, 1), (9.0, 10.0)), budgets.InBudget(30.0, (3, 2), (20.0, 33.0))]
+
+    monkeypatch.setattr(budgets, "read_network", lambda args: Network("toy", InSteps(), (4, 6), None))
+    monkeypatch.setattr(budgets, "gate_shapes", lambda system, size: {"stage2": (1, 1, 2)})
+    masks = lambda system, kind, key, shapes, density: dict.fromkeys(shapes, (kind, density))  # noqa: E731
+    monkeypatch.setattr(budgets, "draw_masks", masks)
+    monkeypatch.setattr(budgets, "StepPredictor", lambda *_: SimpleNamespace(run=lambda *_: iter(())))
+    monkeypatch.setattr(budgets, "arrivals", arrivals)
+    monkeypatch.setattr(budgets, "kept", kept)
+    options = ["--size=4x6", "--mode=dense", "--density=.25", "--budgets", ".25", ".75", "--runs=2"]
+    assert main.main(["bench", "budgets", f"--config={tiny}", *options]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[2:5] == [["1", "10.0", "25.0%"], ["2", "20.0", "50.0%"], ["3", "40.0", "100.0%"]]
+    assert rows[6:] == [["10.0", "25%", "1", "1.00"], ["30.0", "75%", "2,3", "1.10"]]
+    monkeypatch.undo()
+    line = refusal(capsys, "budgets", f"--config={tiny}", "--size=32x48")
+    assert "its network does not predict in steps" in line
 
 
 @pytest.mark.parametrize(

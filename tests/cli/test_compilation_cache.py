@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from dynpix_jax.cli.compilation_cache import use_compilation_cache
+from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
 
 NAMES = (
     "jax_compilation_cache_dir",
@@ -31,9 +31,11 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         jax.config.update(name, value)
 
 
-def use(*, off: bool = False) -> str | None:
+def use(*arguments: str) -> str | None:
     """The folder that jax uses after the program's start."""
-    use_compilation_cache(argparse.Namespace(no_compilation_cache=off))
+    parser = argparse.ArgumentParser()
+    add_cache_argument(parser)
+    use_compilation_cache(parser.parse_args(arguments))
     enabled = jax.config.jax_enable_compilation_cache
     return jax.config.jax_compilation_cache_dir if enabled else None
 
@@ -53,7 +55,7 @@ def test_switched_off_or_elsewhere(cache_home: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", "elsewhere")  # as JAX_COMPILATION_CACHE_DIR does
     assert use() == "elsewhere"
     jax.config.update("jax_compilation_cache_dir", None)
-    assert use(off=True) is None
+    assert use("--no-compilation-cache") is None
     assert use() is None  # as JAX_ENABLE_COMPILATION_CACHE=false leaves it
     assert not cache_home.exists()
 

@@ -102,6 +102,34 @@ def test_curves_beside_each_other(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "ods"),
+    [
+        (("--no-nms", "--max-dist=.02"), 0),
+        ((), 0),
+        (("--max-dist=.02",), 1),
+        (("--no-smooth",), 1),
+    ],
+)
+def test_suppression_thins_a_thick_ridge_to_its_crest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], ods: float
+) -> None:
+    """Five columns, of which the first is the crest: thinned without suppression, the third is left.
+
+    Smoothing moves the crest to the second, of (1 + 2 * .96 + .92) / 4. .02 of the diagonal is one pixel.
+    """
+    pred, truth = tmp_path / "pred", tmp_path / "truth"
+    pred.mkdir()
+    truth.mkdir()
+    ridge, crest = np.zeros((40, 50), np.uint8), np.zeros((40, 50), bool)
+    ridge[:, 20:25] = (255, 245, 235, 224, 214)
+    crest[2:38, 20] = True  # suppression fades rows at the border: of the outer two no threshold is reached
+    Image.fromarray(ridge).save(pred / "ridge.png")
+    write_truth(truth / "ridge.mat", [crest])
+    assert call((pred, truth), "--json", *options) == 0
+    assert json.loads(capsys.readouterr().out)["ods"] == ods
+
+
 def test_sixteen_bits(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     picture = np.asarray(Image.open(folders[0] / "one.png")).astype(np.uint16) * 257
     Image.fromarray(picture).save(folders[0] / "one.png")

@@ -12,6 +12,7 @@ from dynpix_jax import tasks
 from dynpix_jax.cli import main, predict
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import Outputs
+from dynpix_jax.evaluation import tiles
 from dynpix_jax.evaluation.runner import ImageResult
 from dynpix_jax.visualization.steps import choice_colours
 
@@ -190,3 +191,60 @@ def test_label_ids_are_those_of_the_servers_files(tmp_path):
     for ids, left, right in ((None, 18, 0), (table, 33, 7)):
         numbers = predict.label(photo, lambda image, mode: result, trained, "dense", tmp_path, ids)
         assert picture(numbers["files"]["map"]).tolist() == [[left] * 3 + [right] * 3] * 4
+
+
+def test_a_large_photo_in_tiles_and_bands_is_that_of_a_whole(tmp_path, monkeypatch):
+    """By a network that looks at single pixels: two tasks, ids of Cityscapes, choices; costs add up."""
+    options = {"boundaries": {}, "segmentation": {"classes": 19}}
+    system = SimpleNamespace(
+        tasks={name: tasks.build(name, given, "") for name, given in options.items()},
+        choices=("copy", "dilation 4"),
+        choice_maps=lambda outputs, size: outputs.selections,
+        true_choices=lambda labels: None,
+    )
+    trained = SimpleNamespace(stage="multipool", step=1, rho=1.0, system=system)
+    image = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
+    seen = []
+
+    def look(image, mode):
+        seen.append(image.shape[:2])
+        sums = image.sum(-1, dtype=np.int32)
+        classes = np.eye(19, dtype=np.float32)[sums % 19]
+        boundaries = sums[..., None].astype(np.float32) / 100 - 4
+        outputs = Outputs(
+            {"boundaries": boundaries[None], "segmentation": classes[None]},
+            selections={"res5_2": sums[None] % 2},
+        )
+        pixels = float(sums.size)
+        return ImageResult(outputs, {}, pixels, 2 * pixels, 1.0, image.shape[:2])
+
+    ids = predict.label_ids("cityscapes", system.tasks)
+    photos = [predict.Photo(Path(f"{name}.jpg"), name, image, image) for name in ("whole", "parts")]
+    whole = predict.label(photos[0], look, trained, "dense", tmp_path, ids)
+    assert seen == [(400, 500)]
+    monkeypatch.setattr(tiles, "LARGEST", 300 * 300)
+    monkeypatch.setattr(predict, "TILE", 320)
+    parts = predict.label(photos[1], look, trained, "dense", tmp_path, ids)
+    assert len(seen) > 5
+    assert all(max(size) < 320 + 64 for size in seen[1:])
+    assert parts["macs"] == parts["macs_gates_open"] / 2 == sum(height * width for height, width in seen[1:])
+    assert parts["computed_size"] == [400, 500]
+    kinds = {"map", "overlay", "segmentation_map", "segmentation_overlay", "choices"}
+    assert set(parts["files"]) == set(whole["files"]) == kinds
+    for kind, file in parts["files"].items():
+        difference = picture(file).astype(int) - picture(whole["files"][kind])
+        assert np.abs(difference).max() <= (4 if kind == "overlay" else 0)  # a step of a colour map
+    classes = image.sum(-1, dtype=np.int32) % 19
+    np.testing.assert_array_equal(picture(parts["files"]["segmentation_map"]), ids[classes])
+
+
+def test_a_budget_is_for_one_image(tiny_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tiles, "LARGEST", 1000)
+    photo = write_photo(tmp_path / "x.png", (33, 48))
+    arguments = command(tiny_run, tmp_path / "out", photo, "--budget-macs=1e9")
+    for options, message in (
+        ([], "x.png: is predicted in tiles, and a budget is for one image; give --max-side"),
+        (["--max-side=24"], "networks of the system 'pag' predict once"),
+    ):
+        assert main.main([*arguments, *options]) == 2
+        assert message in capsys.readouterr().err

@@ -25,7 +25,10 @@ from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import all_views, resize_inputs
 from dynpix_jax.evaluation.runner import Runner
 from dynpix_jax.flops import dense_report
+from dynpix_jax.papers.perspective.config import PerspectiveConfig
+from dynpix_jax.run_config import read_run
 from dynpix_jax.serving.trained import Trained
+from tests.papers.perspective import formulas
 
 TASKS = {"depth": tasks.build("depth", {}, "")}
 SECTION = dict(
@@ -158,4 +161,8 @@ def test_a_photo_has_none(gated, tmp_path, capsys, monkeypatch):
 
 def test_flops_of_such_a_config(capsys):
     assert main.main(["flops", f"--config={CONFIG}", "--size=96x128", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["macs"] > 1e8
+    config = read_run(str(CONFIG)).stages[-1].model
+    assert isinstance(config, PerspectiveConfig)
+    assert (config.pooling.signal, config.loops) == ("gt_depth", 0)
+    expected = formulas.step_macs(config, 8, (96, 128))
+    assert (json.loads(capsys.readouterr().out)["macs"], 0.0) == expected

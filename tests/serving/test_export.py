@@ -70,6 +70,13 @@ def test_sparse_of_one_size(predictor):
         program.call(IMAGE[:, :16])
 
 
+def test_the_platforms_that_are_named(tiny_run, tmp_path):
+    file = tmp_path / "tiny.stablehlo"
+    command = ["export", f"--workdir={tiny_run.workdir}", "--to=stablehlo", f"--out={file}", "--size=32x40"]
+    assert main([*command, "--platforms", "tpu", "cpu"]) == 0
+    assert set(export.deserialize(file.read_bytes()).platforms) == {"cpu", "tpu"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

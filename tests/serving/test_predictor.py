@@ -34,7 +34,8 @@ def predictor(tiny_run) -> Predictor:
 def exported(tiny_run, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
     arguments = ["export", f"--workdir={tiny_run.workdir}", "--to=safetensors", f"--out={file}"]
-    assert main([*arguments, "--title=Boundaries of nothing", "--limits=Untrained."]) == 0
+    card = ["--title=Boundaries of nothing", "--limits=Untrained.", "--command-line=make it"]
+    assert main([*arguments, *card]) == 0
     return file
 
 
@@ -121,6 +122,7 @@ def test_the_card(exported, capsys, monkeypatch):
     text = exported.with_suffix(".md").read_text()
     assert text.startswith("# tiny\n\nBoundaries of nothing\n")
     assert "- **Limits**: Untrained." in text
+    assert "- **Command of its training**: `make it`" in text
     assert "- **Seed**: 0" in text
     assert "- **Licence of the data**: none: generated" in text
     monkeypatch.setattr(network_file, "SHIPPED", exported.parent)
@@ -191,9 +193,14 @@ def test_budgets_of_a_network_that_ships(tmp_path, capsys):
     assert first["macs"] < between["macs"] <= budget < whole["macs"]
 
 
-@pytest.mark.parametrize("name", network_file.shipped_networks())
+SHIPPED = {"boundaries": {"boundaries": 1}, "scenes": {"boundaries": 1}, "street": {"segmentation": 11}}
+"""Network -> its tasks, with their channels."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_networks_that_ship(name):
-    """Each opens and has a whole card; all of them fit into the wheel."""
+    """Each opens, predicts every pixel and has a whole card; all of them fit into the wheel."""
+    assert set(network_file.shipped_networks()) == set(SHIPPED)
     path = network_file.shipped_networks()[name]
     card = network_file.read_card(path)
     assert set(card) == set(network_file.CARD)
@@ -201,4 +208,9 @@ def test_networks_that_ship(name):
     assert sum(file.stat().st_size for file in network_file.shipped_networks().values()) < 12e6
     found = dynpix_jax.load(name)
     shapes = jax.eval_shape(found.system.apply, found.variables, IMAGES[:1]).predictions
-    assert {task: value.shape[:1] for task, value in shapes.items()} == dict.fromkeys(found.tasks, (1,))
+    assert {task: value.shape for task, value in shapes.items()} == {
+        task: (1, 32, 40, channels) for task, channels in SHIPPED[name].items()
+    }
+    leaves = jax.tree.leaves(found.variables)
+    assert leaves
+    assert all(np.isfinite(leaf).all() for leaf in leaves)

@@ -16,6 +16,7 @@ from dynpix_jax.cli import import_weights as cli
 from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.weights import ARCHITECTURES, import_weights, read_weights
+from dynpix_jax.weights.convention import CONVENTIONS, check_settings, read_settings
 from dynpix_jax.weights.importer import expected_shapes
 
 # torchvision's printed number of parameters (docs of torchvision.models), running statistics not counted.
@@ -219,6 +220,32 @@ def test_command(tmp_path, capsys):
     chex.assert_trees_all_equal(read_weights(again, "resnet18"), read_weights(out))
     with pytest.raises(UserError, match="weights of resnet18, expected resnet34"):
         _run("--arch", "resnet34", "--source", str(out), "--out", str(again))
+
+
+@pytest.mark.parametrize(
+    ("stated", "settings"),
+    [
+        ("caffe", {"stride_in_1x1": True, "preprocessing": "caffe"}),
+        ("torch", {"stride_in_1x1": False, "preprocessing": "torch"}),
+    ],
+)
+def test_the_convention_that_is_stated(tmp_path, capsys, stated, settings):
+    """A file without layers does not tell it: the header has what was stated, and a config is held to it."""
+    source, out = _save(tmp_path, _torch_state("resnet26", classes=7)), tmp_path / "w.safetensors"
+    argv = ["--arch", "resnet26", "--source", str(source), "--out", str(out)]
+    assert _run(*argv) == 0
+    assert "the file does not tell stride_in_1x1, preprocessing (--convention" in capsys.readouterr().out
+    assert read_settings(out) == {}
+    assert _run(*argv, "--convention", stated) == 0
+    assert "the file does not tell" not in capsys.readouterr().out
+    assert read_settings(out) == settings
+    for name, value in CONVENTIONS.items():
+        backbone = ResNetConfig(depth=26, **value)
+        if name == stated:
+            check_settings(out, settings, backbone)
+            continue
+        with pytest.raises(UserError, match=f"--set .*preprocessing={stated}"):
+            check_settings(out, settings, backbone)
 
 
 def test_help_has_an_example(capsys):

@@ -265,6 +265,31 @@ def test_nothing_is_skipped_before_its_time():
     assert found == [False, False, True, True]
 
 
+def test_before_its_time_a_gate_opens_everything_and_given_masks_count():
+    nothing = AdaptivityConfig(options=ConfidenceOptions(threshold=0.0))
+    network = Anytime(dataclasses.replace(TINY, adaptivity=nothing)).network
+    images = jnp.asarray(IMAGES)
+
+    # What follows the second exit is not compiled.
+    def masks(variables, images, adapt_now):
+        return [one.mask for one in network.apply(variables, images, adapt_now=adapt_now)[:2]]
+
+    run = compiled(masks, variables(), images, jnp.bool_(False))
+    for adapt_now, expected in ((False, 1), (True, 0)):
+        for mask in run(variables(), images, jnp.bool_(adapt_now)):
+            np.testing.assert_array_equal(mask, np.full((2, *CELLS), expected, bool))
+
+    given = nested(0.7)["stage3"]
+
+    def skipped(variables, images, given):
+        after = network.apply(variables, images, Routing(masks={"stage2": given}), adapt_now=False)
+        return after[0].mask, after[0].logits, after[1].logits
+
+    mask, before, after = compiled(skipped, variables(), images, given)(variables(), images, given)
+    np.testing.assert_array_equal(mask, given)
+    np.testing.assert_array_equal((np.asarray(before) == after).all(-1), ~given)
+
+
 GOLDEN = {
     ("w18s2", "plain", 128): (31.4, 42.6, 59.5, 82.9),
     ("w18s2", "redesigned", 64): (23.7, 34.7, 49.9, 73.2),

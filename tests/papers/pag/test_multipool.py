@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +150,49 @@ def test_gated_block():
 
     everywhere, _ = jax.jit(lambda x: block(None).apply(variables, x, Routing()))(x)
     np.testing.assert_allclose(out, np.where(mask[..., None], everywhere, x), atol=1e-5)
+
+
+class Noisy(nn.Module):
+    """`choose`, and the noise that it draws."""
+
+    def __call__(self, logits, routing):
+        return choose(self, logits, routing)
+
+    def noise(self, shape):
+        return jax.random.gumbel(self.make_rng("gumbel"), shape)
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(("temperature", "scale"), [(1.0, 1.0), (0.5, 0.25)])
+def test_soft_choice_is_the_relaxed_sample(temperature, scale):
+    logits = np.random.default_rng(5).normal(size=(2, 3, 4)).astype(np.float32)
+    rngs = {"gumbel": jax.random.key(6)}
+    routing = Routing(train=True, soft=True, temperature=temperature, noise=scale)
+    found = Noisy().apply({}, logits, routing, rngs=rngs)
+    noise = np.asarray(Noisy().apply({}, logits.shape, rngs=rngs, method="noise"))
+    np.testing.assert_allclose(found, softmax((logits + scale * noise) / temperature), rtol=1e-5)
+
+
+def test_soft_choices_weigh_the_branches(variables):
+    module, x = MultiPool(4, dilations=DILATIONS), image()
+
+    @jax.jit
+    def run(x, key):
+        routing = Routing(train=True, soft=True, temperature=0.5)
+        return module.apply(variables, x, routing, rngs={"gumbel": key}, mutable=["batch_stats"])[0]
+
+    out, weights = run(x, jax.random.key(0))
+    assert 0 < weights.min() < weights.max() < 1
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-6)
+    params, moments = variables["params"], variables["batch_stats"]
+    names = {d: f"dilation_{d}" for d in DILATIONS[1:]}
+    pooled = [x, *(branch(x, params[name], moments[name], d) for d, name in names.items())]
+    expected = sum(np.asarray(weights)[..., i, None] * one for i, one in enumerate(pooled))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_soft_choice_needs_the_dense_mode():

@@ -21,7 +21,7 @@ from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.trees import map_named, named_leaves
 from dynpix_jax.evaluation.runner import ImageResult, earlier_predictions
 from dynpix_jax.evaluation.stepwise import StepPredictor
-from dynpix_jax.flops import dense_report, system_macs, variable_shapes
+from dynpix_jax.flops import dense_report, gated_macs, system_macs, variable_shapes
 from dynpix_jax.papers.perspective.config import PerspectiveConfig
 from dynpix_jax.papers.perspective.system import to_pixels
 from tests.papers.perspective import formulas
@@ -172,6 +172,7 @@ def test_predict_iter_yields_one_prediction_more_than_loops():
     assert sum(step.macs for step in steps) == steps[-1].total_macs == dense_report(system, SIZE).total
     assert system_macs(system, SIZE).steps == tuple(step.macs for step in steps)
     assert tuple(step.macs for step in steps[:2]) == formulas.step_macs(system.config, 3, SIZE)
+    assert gated_macs(system, SIZE) == formulas.gated_macs(system.config, SIZE) != {}
     assert steps[-1].total_milliseconds == pytest.approx(sum(step.milliseconds for step in steps))
     # It is there as soon as it is asked for: what follows is not computed.
     assert next(predictor.run(images)).total_macs == steps[0].macs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,10 +139,16 @@ def test_every_pixel_is_the_mlp_of_its_joined_hypercolumn(layers, changes):
 
 
 def test_macs_are_counted():
-    system = tiny()
+    """By hand. Interpolation, four terms a value, is no product of matrices and not counted."""
+    system = tiny(chunk=26)  # bands of one row
     images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
     report = count_macs(lambda v, x: system.apply(v, x).predictions, variable_shapes(system), images)
-    assert report.total > SIZE[0] * SIZE[1] * (5 * 6 + 6 * 21 + 3 * 9 * 2 + 2 * 9 * 2)
+    # 21x26 pixels, 11x13 cells at stride 2, 6x7 at stride 4: conv1_1, conv1_2; conv2_1, conv2_2; conv3_1.
+    vgg = 21 * 26 * 9 * (3 * 2 + 2 * 2) + 11 * 13 * 9 * (2 * 4 + 4 * 4) + 6 * 7 * 9 * 4 * 8
+    # Of a band, the first layer's part of conv3_1 multiplies the two rows of cells around it; the parts of
+    # conv1_2 and conv2_1, whose cells are many, multiply the 26 samples.
+    first = 21 * (26 * (2 + 4) * 5 + 2 * 7 * 8 * 5)
+    assert report.total == vgg + first + 21 * 26 * (5 * 6 + 6 * 21)
 
 
 def test_loss_is_the_tasks_at_the_drawn_pixels():
@@ -228,6 +235,43 @@ def test_training_moves_the_moments_by_the_drawn_pixels():
     np.testing.assert_allclose(found, 0.9 * before + 0.1 * values.mean(0), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="train: training"):
         system.apply(variables, batch["image"], {}, Routing(train=True))
+
+
+def test_norm_group_of_one_image():
+    """Each image is computed as in a batch of its own; gradients add up, and moved moments are means."""
+    options = dict(
+        backbone=dict(width=2, fc_features=4, batch_norm=True),
+        hypercolumn=dict(layers=LOW, normalize="batch"),
+        mlp=dict(hidden=(5, 6), dropout=0.0),
+    )
+    variables = random_variables(tiny(**options))
+    images = make_batch()["image"] // np.array([1, 4], np.uint8)[:, None, None, None]
+    points = np.random.default_rng(2).integers(0, SIZE, (2, 9, 2))
+
+    def compiled(system):
+        def run(params, images, points):
+            given, rngs = {**variables, "params": params}, {"dropout": jax.random.key(0)}
+            outputs = system.at(given, images, points, train=True, rngs=rngs)
+            logits = outputs.predictions["segmentation"]
+            return (logits**2).sum(), (logits, outputs.updates)
+
+        return jax.jit(jax.grad(run, has_aux=True))
+
+    grouped, run = (compiled(tiny(**options, **group)) for group in (dict(norm_group=1), {}))
+    gradients, (logits, updates) = grouped(variables["params"], images, points)
+    (first, (left, moved)), (second, (right, others)) = (
+        run(variables["params"], images[one], points[one]) for one in (slice(0, 1), slice(1, 2))
+    )
+    np.testing.assert_allclose(logits, np.concatenate([left, right]), rtol=1e-4, atol=1e-4)
+    assert set(updates["batch_stats"]) == {"backbone", *(f"norms_{layer}" for layer in LOW)}
+    means = jax.tree.map(lambda a, b: (a + b) / 2, moved, others)
+    chex.assert_trees_all_close(updates, means, rtol=1e-4, atol=1e-4)
+    sums = jax.tree.map(jnp.add, first, second)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(sums))
+    chex.assert_trees_all_close(gradients, sums, rtol=1e-3, atol=1e-4 * largest)
+    # The images have moments of their own: norms over both would give something else.
+    one, other = (stats["batch_stats"]["backbone"]["bn1_1"]["mean"] for stats in (moved, others))
+    assert not np.allclose(one, other, rtol=0.05)
 
 
 def test_weights_of_a_bare_vgg_and_of_an_earlier_run():
