@@ -113,7 +113,7 @@ def test_both_modes_give_the_same(name):
     variables = random_variables(system)
 
     def run(mode):
-        # Without a name each layer of an HRNet chooses while it runs, and all it could choose from is compiled.
+        # Without a name each layer of an HRNet chooses while it runs: all that it may choose is compiled.
         gathers = name == "gate in anytime" and mode == "sparse"
         routing = Routing(mode=mode, implementation="gather" if gathers else None)
         program = compiled(
