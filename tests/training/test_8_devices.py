@@ -21,6 +21,7 @@ if __name__ == "__main__":
     warnings.simplefilter("error")  # as in the tests
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -35,17 +36,20 @@ MESHES: dict[str, dict[str, Any]] = {
     "rules": {"mesh": {**MESH, "rules": [["(stem|extra)/kernel", 3]]}, "sharding": "rules"},
     "fsdp": {"mesh": MESH, "sharding": "fsdp"},
 }
+HELD = {"data": 112 + 8 + 20 + 5, "rules": 58 + 8 + 12 + 5, "fsdp": 31 + 8 + 8 + 2}
+"""Numbers of the parameters of stem, norm, extra and head that each device holds: kernels are split."""
 OPTIMIZERS = ("sgd", "adamw")
 
 
-def losses(**training: Any) -> list[float]:
-    """Of five steps with these settings, on this process's devices."""
+def trained(**training: Any) -> dict[str, Any]:
+    """Losses of five steps with these settings, and how many parameters the first device holds then."""
     stages = ({"name": "deep", "steps": 5, "learning_rate": 0.1, "model": {"deep": True}},)
     run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, **training)
     record = turns.Record()
     with tempfile.TemporaryDirectory() as workdir:
-        train(run, workdir, batches=toy.batches(8), writers=[record])
-    return [line["loss"] for line in record.lines]
+        params = train(run, workdir, batches=toy.batches(8), writers=[record]).state.params
+    held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(params))
+    return {"losses": [line["loss"] for line in record.lines], "held": held}
 
 
 def lines_of_turns(folder: str) -> dict[str, list[dict[str, Any]]]:
@@ -77,11 +81,12 @@ def eight() -> Iterator[Found]:
 
 
 def test_on_any_mesh(eight: Found) -> None:
-    one = losses()
+    one = trained()["losses"]
     assert len(one) == 5
     assert one[-1] < one[0]
-    for name in MESHES:
-        np.testing.assert_allclose(eight()["meshes"][name], one, atol=1e-5)
+    for name, found in eight()["meshes"].items():
+        np.testing.assert_allclose(found["losses"], one, atol=1e-5)
+        assert found["held"] == HELD[name]
 
 
 def test_in_turns_and_a_run_continues(eight: Found, tmp_path: Path) -> None:
@@ -103,5 +108,5 @@ def test_in_turns_and_a_run_continues(eight: Found, tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        meshes = {name: losses(**training) for name, training in MESHES.items()}
+        meshes = {name: trained(**training) for name, training in MESHES.items()}
         print(json.dumps({"meshes": meshes, "turns": lines_of_turns(folder)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.training.checkpoints import Checkpoints
 from dynpix_jax.training.loop import train
 from dynpix_jax.training.meter import NonFiniteError
+from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.stages import make_stage
 from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, Writer
 from tests.training import toy
 
@@ -62,6 +65,17 @@ def test_stages_frozen_leaves_and_schedules(tmp_path: Path) -> None:
     np.testing.assert_allclose(lines[6]["learning_rate"], 0.05, rtol=1e-6)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert "33 trained" in record.notes[1]
+
+
+def test_the_seed_draws_the_first_weights() -> None:
+    def first_weights(seed: int) -> list[np.ndarray]:
+        run = dataclasses.replace(toy.run(), seed=seed)
+        stage = make_stage(run, 0, make_mesh(run.training.mesh, 4, 1), (*toy.SIZE, 3))
+        return jax.tree.leaves(jax.device_get(stage.init(None).params))
+
+    one, same, other = (first_weights(seed) for seed in (0, 0, 1))
+    assert all(map(np.array_equal, one, same))
+    assert not all(map(np.array_equal, one, other))
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
