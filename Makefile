@@ -33,9 +33,11 @@ quickstart: $(STAMP)
 
 # More arguments for pytest: make test ARGS="-m slow tests/ops"
 # Three processes, one more than the cores of a small machine: some wait for programs that they start. Whole files each: what
-# a file compiles its tests share.
+# a file compiles its tests share. Bytecode is written, whatever the environment says, and that of the package beforehand:
+# or each of these processes, and of those that tests start, would compile its sources again.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m compileall -q -j 0 dynpix_jax configs
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 # The kernels compiled for accelerators that are not here. The compilers come with jax's plugins (1.1 GB), into an
 # environment of its own that sees the packages of .venv: .venv stays as it is locked. --no-deps: compiling needs none of

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,14 +54,51 @@ def sections(page: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("commands", "printed"), sections(PAGE.read_text()))
-def test_commands(commands, printed, tmp_path):
+SECTIONS = sections(PAGE.read_text())
+
+
+def programs(commands: str) -> list[list[str]]:
+    """The words of each command, as a shell reads them."""
+    assert not set("$`\\!") & set(commands), "a shell would read more into it"
+    lexer = shlex.shlex(commands, posix=True, punctuation_chars="\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    groups = itertools.groupby(lexer, lambda word: word.strip("\n") != "")
+    return [list(words) for between, words in groups if between]
+
+
+@pytest.fixture
+def user_folder(tmp_path, monkeypatch):
+    """The current folder holds the files of the page, and Python finds them there."""
     for file in FILES.glob("my_*.py"):
         shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = [file.stem for file in FILES.glob("my_*.py")]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield tmp_path
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize(("commands", "printed"), SECTIONS[:-1])
+def test_commands(commands, printed, user_folder, capsys):
+    """Each program in this process, which has what it imports."""
+    for program, *words in programs(commands):
+        if program == "python":
+            option, source = words
+            assert option == "-c"
+            exec(source, {"__name__": "__main__"})
+        else:
+            subprocess.run([program, *words], check=True)
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(("commands", "printed"), SECTIONS[-1:])
+def test_commands_in_a_shell(commands, printed, user_folder):
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
         ["bash", "-euc", commands],
-        cwd=tmp_path,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

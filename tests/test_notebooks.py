@@ -1,41 +1,86 @@
-"""Every notebook runs from top to bottom; they are stored with their outputs."""
+"""Every notebook runs from top to bottom; they are stored with their outputs.
+
+The quick run is of two of them, with less work, in this process; the slow one of all, as Jupyter runs them.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+QUICK = {
+    "01_gates": {"STEPS, BATCH = 60, 4\n": "STEPS, BATCH = 3, 4\n"},
+    "02_sparse_execution": {"CHANNELS = 256\n": "CHANNELS = 32\n", "runs=7)": "runs=1)"},
+}
+"""Notebooks that import nothing which takes long, and what makes them shorter: nothing that they assert."""
+
+
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    """The cells with code."""
+    cells = json.loads(path.read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def pictures(cell: dict[str, Any]) -> int:
+    """How many pictures are stored with a cell."""
+    return sum("image/png" in output.get("data", {}) for output in cell["outputs"])
 
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
+    assert set(QUICK) <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_stored(path):
     """So that pages which show notebooks show pictures; small ones."""
-    import nbformat
-
-    notebook = nbformat.read(path, as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert any("image/png" in output.get("data", {}) for output in outputs), "store them: see the Makefile"
-    assert not any(output["output_type"] == "error" for output in outputs)
+    cells = cells_of(path)
+    assert any(pictures(cell) for cell in cells), "store them: see the Makefile"
+    assert not any(output["output_type"] == "error" for cell in cells for output in cell["outputs"])
     assert path.stat().st_size < 800_000
 
 
-SLOW = ("03_anytime", "04_own_gate", "05_own_photos")
+@pytest.mark.parametrize("name", QUICK)
+def test_notebook(name, monkeypatch):
+    """Every cell draws as many figures as are stored with it."""
+    import matplotlib.pyplot as plt  # takes a second, and all processes of the tests import this file
+
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    cells = cells_of(path)
+    sources = ["".join(cell["source"]) for cell in cells]
+    for old, new in QUICK[name].items():
+        assert sum(source.count(old) for source in sources) == 1
+        sources = [source.replace(old, new) for source in sources]
+
+    shown = []
+
+    def show() -> None:
+        shown.extend(plt.get_fignums())
+        plt.close("all")
+
+    monkeypatch.setattr(plt, "show", show)
+    monkeypatch.chdir(path.parent)
+    plt.switch_backend("Agg")
+    namespace = {"__name__": "__main__"}
+    try:
+        for number, (cell, source) in enumerate(zip(cells, sources, strict=True)):
+            shown.clear()
+            exec(compile(source, f"{path.name}, cell {number}", "exec"), namespace)
+            assert len(shown) == pictures(cell), source
+    finally:
+        plt.close("all")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else (), id=p.stem) for p in NOTEBOOKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")  # of the machinery that runs notebooks
-def test_notebook(path, monkeypatch):
-    import nbclient  # both take seconds, and all processes of the tests import this file
+def test_notebook_in_jupyter(path, monkeypatch):
+    import nbclient
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)

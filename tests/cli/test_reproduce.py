@@ -24,6 +24,7 @@ from tests.tiny import SHORT_CONFIG
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SHORT_CONFIG
 for _old, _new in {
+    '"drop_blocks": 4': '"drop_blocks": 6',  # Res2 alone
     'task="boundaries")': 'task="boundaries", gated=False, flip=False, seed=0, continue_from="")',
     '"seed": 0': '"seed": args.seed',
     '"training": {': '"training": {"init_from": args.continue_from, ',

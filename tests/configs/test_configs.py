@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax import papers
+from dynpix_jax.backbones import resnet
 from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.source import Element, FieldSpec, SourceSpec
@@ -118,19 +119,21 @@ def source_spec(config: ml_collections.ConfigDict) -> SourceSpec:
 
 
 def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The last stage, with 4 blocks of few channels and a MultiPool, if any, in the last of them."""
+    """The last stage, with Res2 and Res3 of few channels and a MultiPool, if any, in their last block."""
     config = ml_collections.ConfigDict(config.to_dict())
     stage = ml_collections.ConfigDict(config.training.stages[-1])
+    blocks = resnet.ResNetConfig(depth=26).block_specs
+    kept = [block.name for block in blocks if block.stage in ("res2", "res3")]
     with config.unlocked(), config.ignore_type(), stage.ignore_type():
         config.model.backbone = {**config.model.get("backbone", {}), "depth": 26, "width": 8}
-        config.model.drop_blocks, config.model.head_features = 4, 4
+        config.model.drop_blocks, config.model.head_features = len(blocks) - len(kept), 4
         config.training.batch_size = 2
         stage.steps = 1
         if "model" in stage and "gate" in stage.model and "stages" in stage.model.gate:
             stage.model.gate.stages = ("res3",)
         if "model" in stage and "multipool" in stage.model:
             above = [block for block in stage.model.multipool.blocks if block == "res6"]
-            stage.model.multipool.blocks = tuple(above or ["res3_2"])
+            stage.model.multipool.blocks = tuple(above or kept[-1:])
             stage.model.multipool.dilations = (0, 1, 2)
         config.training.stages = (stage.to_dict(),)
         if config.data.train.get("augment"):
@@ -177,8 +180,10 @@ def assert_trains(arg: str) -> None:
 
 
 @pytest.mark.parametrize("arg", QUICK)
-def test_builds_and_trains_a_step(arg):
+def test_builds_and_trains_a_step(arg, monkeypatch):
+    """The step is that of a network with a block a stage, with a projection: half of it to compile."""
     assert_builds(arg)
+    monkeypatch.setitem(resnet._BLOCKS, 26, (1, 1, 1, 1))
     assert_trains(arg)
 
 

@@ -22,6 +22,7 @@ import pytest
 
 import dynpix_jax
 from dynpix_jax import papers
+from dynpix_jax.backbones import resnet
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.config import DataConfig, DataSection, RunConfig
 from dynpix_jax.core.errors import UserError
@@ -38,11 +39,14 @@ from dynpix_jax.core.source import BOX, IMAGE, SourceSpec, segmentation
 from dynpix_jax.core.system import System
 from dynpix_jax.data.geometry import augment
 from dynpix_jax.data.sources import SOURCES, open_source
+from dynpix_jax.evaluation import scorers
 from dynpix_jax.evaluation.inference import all_views, smooth_logits
 from dynpix_jax.flops import variable_shapes
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training.inputs import train_loader
 from dynpix_jax.training.optim import stage_optimizer
 from tests.built import Built, text_of
-from tests.every_config import FILES, VARIANTS, change, changed, read, written_out
+from tests.every_config import FILES, ROOT, VARIANTS, change, changed, read, written_out
 
 QUICK = ("configs/perspective/scenes.py", "configs/astmt/scenes.py:variant=single")
 """Networks that are traced in no time."""
@@ -105,7 +109,10 @@ def assert_model_is_read(spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", quick_or_slow([*FILES, *VARIANTS], QUICK))
-def test_every_value_of_a_network_is_read(spec):
+def test_every_value_of_a_network_is_read(spec, monkeypatch):
+    if spec in QUICK:
+        # One stage of two blocks, for settings that tell blocks from stages.
+        monkeypatch.setitem(resnet._BLOCKS, 26, (2, 1, 1, 1))
     assert_model_is_read(spec)
 
 
@@ -146,26 +153,36 @@ def optimizers_differ(before: RunConfig, after: RunConfig) -> bool:
 
 AS_THEY_ARE = {
     TrainingConfig: (
-        "batch_size",
         "log_every",
         "checkpoint_every",
         "eval_every",
         "keep",
         "init_from",
-        "workers",
         "sharding",
         "stall_minutes",
         "wandb",
     ),
-    MeshConfig: ("data", "model", "rules"),
-    StageConfig: ("name", "model"),
-    EvaluationConfig: tuple(field.name for field in dataclasses.fields(EvaluationConfig)),
+    MeshConfig: ("rules",),
+    StageConfig: ("model",),
+    EvaluationConfig: tuple(
+        field.name
+        for field in dataclasses.fields(EvaluationConfig)
+        if field.name not in ("mode", "batch_size", "workers")
+    ),
     ExecutionConfig: ("implementation",),
-    RunConfig: ("name", "seed"),
     DataConfig: ("source", "pad_to", "drop_labels"),
     DataSection: ("train", "eval"),
 }
-"""Settings that programs read whatever the others are; see `attributes`."""
+"""Settings that programs read whatever the others are; see `attributes`.
+
+Of some a name says too little, since other things have it too. What these do is tested: ``seed``, batches and
+workers at the end of this file, the first weights in tests/training/test_loop.py; the mesh's ``data`` and
+``model`` in tests/training/test_8_devices.py; a stage's ``name`` in tests/training/test_gated.py and the
+config's in tests/cli/test_check_config.py; ``evaluation.mode`` and its ``batch_size`` in
+tests/evaluation/test_evaluator.py.
+"""
+SETTINGS = ("run", "config", "settings", "training", "mesh", "stage", "evaluation", "execution", "data")
+"""Names of variables and attributes that hold such settings."""
 OPTIMIZER = (
     r"training\.(optimizer|momentum|weight_decay(_on)?|schedule|poly_power|warmup_steps|grad_clip|"
     r"stages\[\d+\]\.(steps|learning_rate|frozen|multipliers))"
@@ -241,30 +258,32 @@ def test_every_value_of_the_views_is_read(spec):
 
 
 @cache
-def attributes() -> dict[str, set[str]]:
-    """Module -> names that it reads of objects other than ``self``."""
+def attributes() -> dict[str, set[tuple[str, str]]]:
+    """Module -> names that it reads of objects other than ``self``, each after the name of the object."""
     found = {}
     root = Path(dynpix_jax.__file__).parents[1]
     for file in (*(root / "dynpix_jax").rglob("*.py"), root / "train.py", root / "eval.py"):
         nodes = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute))
-        found[str(file)] = {
-            node.attr for node in nodes if not (isinstance(node.value, ast.Name) and node.value.id == "self")
-        }
+        pairs = {(ast.unparse(node.value).rpartition(".")[2], node.attr) for node in nodes}
+        found[str(file)] = {(owner, name) for owner, name in pairs if owner != "self"}
     return found
 
 
 def test_settings_that_are_read_as_they_are():
     for kind, names in AS_THEY_ARE.items():
         own = inspect.getsourcefile(kind)
-        read_by_others = set().union(*(names for file, names in attributes().items() if file != own))
-        assert set(names) <= read_by_others, kind
+        others = set().union(*(pairs for file, pairs in attributes().items() if file != own))
+        assert set(names) <= {name for owner, name in others if owner in SETTINGS}, kind
 
 
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_every_option_of_a_source_is_read(name):
     source = SOURCES.resolve(name, "name")
-    used = attributes()[str(inspect.getsourcefile(source))] | {"root", "fields"}  # see data.base
-    assert {field.name for field in dataclasses.fields(source.Config)} <= used
+    read = {option for _, option in attributes()[str(inspect.getsourcefile(source))]}
+    assert {field.name for field in dataclasses.fields(source.Config)} <= read | {
+        "root",
+        "fields",
+    }  # data.base
 
 
 def first_element(run: RunConfig) -> list[Any]:
@@ -280,3 +299,26 @@ def test_every_option_of_the_scenes_is_read(spec):
     assert_read(
         spec, r"data\.\w+\.source\.", lambda before, after: first_element(before) != first_element(after)
     )
+
+
+QUICKSTART = str(ROOT / "configs/quickstart.py")
+
+
+def test_batches_are_those_of_the_settings():
+    def first_batch(*changes: str) -> np.ndarray:
+        return next(iter(train_loader(read_run(QUICKSTART, changes))))["image"]
+
+    before = first_batch()
+    np.testing.assert_array_equal(first_batch("data.eval.source.length=3"), before)
+    assert not np.array_equal(first_batch("seed=5"), before)
+    assert len(first_batch("training.batch_size=3")) == 3 != len(before)
+    assert first_batch("data.train.source.size=(40, 56)").shape != before.shape
+
+
+def test_processes_are_as_many_as_the_settings_say(monkeypatch):
+    run = read_run(QUICKSTART, ["training.workers=3", "evaluation.workers=5"])
+    assert train_loader(run).workers == 3
+    found = {}
+    monkeypatch.setattr(scorers, "count_boundaries", lambda *_, **options: found.update(options) or [])
+    scorers.BoundaryScorer(papers.build(run.stages[0].model).task, None, 0, run.evaluation).sums()
+    assert found["workers"] == 5

@@ -34,8 +34,8 @@ SECTIONS = {
 }
 
 
-def evaluated(name, implementation):
-    """An evaluation in both modes, of random variables."""
+def evaluated(name, implementation, mode="both"):
+    """An evaluation of random variables."""
     system = papers.build(SECTIONS[name])
     rng = np.random.default_rng(0)
 
@@ -45,7 +45,7 @@ def evaluated(name, implementation):
         return jnp.asarray(rng.normal(0, max(np.prod(leaf.shape[:-1]), 4) ** -0.5, leaf.shape), leaf.dtype)
 
     source = build_source({"name": "scenes", "size": SIZE, "length": 2, "fields": ("segmentation",)}, "val")
-    settings = EvaluationConfig(mode="both", pictures=1)
+    settings = EvaluationConfig(mode=mode, pictures=1)
     variables = map_named(draw, variable_shapes(system))
     return evaluate_system(system, variables, source, settings, implementation=implementation)
 
@@ -67,4 +67,4 @@ def test_without_its_device_it_says_why(implementation):
     platform = implementation.removeprefix("pallas_")
     reason = f"'{implementation}' cannot run: it needs {platform}, the platform is {jax.default_backend()}"
     with pytest.raises(UserError, match=f"{reason}; these can: masked, gather"):
-        evaluated("pag", implementation)
+        evaluated("pag", implementation, mode="sparse")

@@ -4,6 +4,7 @@ backbone in PAG, recurrent scene parsing and PixelNet. docs/extending.md shows t
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import System
+from tests.papers.anytime.test_anytime import compiled
 
 FOLDER = Path(__file__).parent
 SIZE = (36, 44)
@@ -109,8 +111,19 @@ def random_variables(system: System):
 def test_both_modes_give_the_same(name):
     system = papers.build(SECTIONS[name])
     variables = random_variables(system)
-    run = jax.jit(lambda variables, images, routing: system.apply(variables, images, {}, routing))
-    dense, sparse = (run(variables, IMAGES, Routing(mode=mode)) for mode in ("dense", "sparse"))
+
+    def run(mode):
+        # Without a name each layer of an HRNet chooses while it runs: all that it may choose is compiled.
+        gathers = name == "gate in anytime" and mode == "sparse"
+        routing = Routing(mode=mode, implementation="gather" if gathers else None)
+        program = compiled(
+            lambda variables, images: system.apply(variables, images, {}, routing),
+            *(variables, IMAGES),
+            gathers=gathers,
+        )
+        return program(variables, IMAGES)
+
+    dense, sparse = run("dense"), run("sparse")
     logits = dense.predictions["segmentation"]
     assert logits.shape == (2, *SIZE, CLASSES)
     np.testing.assert_allclose(
@@ -126,7 +139,19 @@ def test_both_modes_give_the_same(name):
             np.testing.assert_array_equal(mask.sum((1, 2)), round(0.4 * mask[0].size))
 
 
-@pytest.mark.parametrize("name", [name for name in SECTIONS if name != "both in PAG"])
+def test_a_gate_without_parameters_in_training():
+    """It holds its share there, too. What learns is the network, by the gradients of test_anytime."""
+    system = papers.build(SECTIONS["gate in anytime"])
+    loss = jax.jit(partial(system.loss, rngs={}, controls=system.controls(jnp.int32(0), 10)))
+    value, aux = loss(random_variables(system), BATCH)
+    assert np.isfinite(float(value))
+    positions = (SIZE[0] // 4) * (SIZE[1] // 4)
+    assert float(aux.terms["density_stage4"]) == pytest.approx(round(0.4 * positions) / positions)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SECTIONS if name not in ("gate in anytime", "both in PAG")]
+)
 def test_a_training_step(name):
     """Every parameter of the user's modules has a gradient; a step lowers the loss of the same batch."""
     system = papers.build(SECTIONS[name])

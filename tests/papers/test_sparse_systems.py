@@ -104,13 +104,20 @@ def values_and_gradients(name: str, mode: str, implementation: str | None):
     return predictions, gradients
 
 
+GATHERED = ("pag, residual", "pag, layers", "multipool", "perspective")
+"""Systems for which no name is ``gather`` on a CPU, as for "pag, released": their chains have several layers
+each, none of which is cheap everywhere (Winograd, depthwise), or they skip layers of whole images.
+"""
+
+
 def cases():
     """All pairs; a whole HRNet takes minutes to compile, its parts have their tests in tests/ops, and what it
     predicts has its own in test_anytime.
     """
     for name in SECTIONS:
         for implementation in IMPLEMENTATIONS:
-            marks = [pytest.mark.slow] if name == "anytime" else []
+            twice = implementation is None and name in GATHERED
+            marks = [pytest.mark.slow] if name == "anytime" or twice else []
             yield pytest.param(name, implementation, marks=marks, id=f"{name}-{implementation}")
 
 

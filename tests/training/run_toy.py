@@ -26,18 +26,17 @@ def wait_for_save(workdir: str, step: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("workdir")
-    parser.add_argument("--kill-at", type=int, help="send ourselves --signal when this update is dispatched")
+    parser.add_argument("--kill-at", type=int, help="die when this update is dispatched")
     parser.add_argument(
         "--kill-in-save", type=int, help="die between orbax's part of this save and the manifest"
     )
-    parser.add_argument("--signal", default="SIGKILL")
     args = parser.parse_args()
 
     class Killer(writers.ConsoleWriter):
         def tick(self, step: int, stage: str) -> None:
             if step == args.kill_at:
                 wait_for_save(args.workdir, step)
-                os.kill(os.getpid(), signal.Signals[args.signal])
+                os.kill(os.getpid(), signal.SIGKILL)
 
     loop.ConsoleWriter = Killer
     write_json = checkpoints._write_json

@@ -1,12 +1,9 @@
-"""The loop in this process: stages, frozen leaves, non-finite losses, and the same numbers on any mesh."""
+"""The loop in this process: stages, frozen leaves, non-finite losses, writers."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,10 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.training.checkpoints import Checkpoints
 from dynpix_jax.training.loop import train
 from dynpix_jax.training.meter import NonFiniteError
+from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.stages import make_stage
 from dynpix_jax.training.writers import ConsoleWriter, JsonlWriter, Writer
 from tests.training import toy
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Record(Writer):
@@ -70,6 +67,17 @@ def test_stages_frozen_leaves_and_schedules(tmp_path: Path) -> None:
     assert "33 trained" in record.notes[1]
 
 
+def test_the_seed_draws_the_first_weights() -> None:
+    def first_weights(seed: int) -> list[np.ndarray]:
+        run = dataclasses.replace(toy.run(), seed=seed)
+        stage = make_stage(run, 0, make_mesh(run.training.mesh, 4, 1), (*toy.SIZE, 3))
+        return jax.tree.leaves(jax.device_get(stage.init(None).params))
+
+    one, same, other = (first_weights(seed) for seed in (0, 0, 1))
+    assert all(map(np.array_equal, one, same))
+    assert not all(map(np.array_equal, one, other))
+
+
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_loss_that_is_not_finite_stops(tmp_path: Path, log_every: int) -> None:
     # Update 4 and later; the save due after update 4 must not happen.
@@ -99,47 +107,6 @@ def test_data_that_ends(tmp_path: Path) -> None:
     short = toy.Batches(toy.grain.MapDataset.source(toy.ToyData()).batch(4))
     with pytest.raises(UserError, match="no more elements at step 4"):
         train(toy.run(), tmp_path, batches=short, writers=())
-
-
-def losses(runs: dict[str, Any]) -> dict[str, list[float]]:
-    """Of five steps with each of the settings, on this process's devices."""
-    stages = ({"name": "deep", "steps": 5, "learning_rate": 0.1, "model": {"deep": True}},)
-    found = {}
-    for name, training in runs.items():
-        run = toy.run(batch_size=8, log_every=1, checkpoint_every=0, stages=stages, **training)
-        record = Record()
-        with tempfile.TemporaryDirectory() as workdir:
-            train(run, workdir, batches=toy.batches(8), writers=[record])
-        found[name] = [values["loss"] for _, _, values in record.lines]
-    return found
-
-
-def on_8_devices(runs: dict[str, Any]) -> dict[str, list[float]]:
-    environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-    }  # fmt: skip
-    program = f"import json; from {__name__} import losses; print(json.dumps(losses({runs})))"
-    command = [sys.executable, "-W", "error", "-c", program]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_8_devices_give_the_losses_of_1() -> None:
-    one = losses({"one": {}})["one"]
-    mesh = {"data": 4, "model": 2}
-    eight = on_8_devices(
-        {
-            "data": {},
-            "rules": {"mesh": {**mesh, "rules": [["(stem|extra)/kernel", 3]]}, "sharding": "rules"},
-            "fsdp": {"mesh": mesh, "sharding": "fsdp"},
-        }
-    )
-    assert len(one) == 5
-    assert one[-1] < one[0]
-    for found in eight.values():
-        np.testing.assert_allclose(found, one, atol=1e-5)
 
 
 def test_jsonl_forgets_what_comes_after_the_checkpoint(tmp_path: Path) -> None:

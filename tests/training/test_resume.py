@@ -15,13 +15,15 @@ import jax
 import numpy as np
 import pytest
 
+from dynpix_jax.cli.common import call
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.trees import named_leaves
+from dynpix_jax.training import loop
 from dynpix_jax.training.checkpoints import Checkpoints, load_variables
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.loop import Result, train
 from dynpix_jax.training.meter import TIMES
-from dynpix_jax.training.writers import Writer
+from dynpix_jax.training.writers import ConsoleWriter, Writer
 from tests.training import toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,15 +83,6 @@ def test_killed_anywhere_ends_like_the_whole_run(
     assert [line["step"] for line in lines(whole) if line["kind"] == "eval"] == [4, 8, 11]
 
 
-def test_sigterm_saves_exits_0_and_continues(whole: Path, tmp_path: Path) -> None:
-    output = run_process(tmp_path, "--kill-at", "7", "--signal", "SIGTERM", status=0)
-    assert "stopped by SIGTERM at step 7" in output
-    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 6, 7]
-    toy.train_evaluated(tmp_path)
-    assert_same(load_variables(tmp_path)[0], load_variables(whole)[0])
-    assert lines(tmp_path) == lines(whole)
-
-
 class Stop(Writer):
     """Sends a signal to this process when update `step` is dispatched."""
 
@@ -99,6 +92,27 @@ class Stop(Writer):
     def tick(self, step: int, stage: str) -> None:
         if step == self._step:
             os.kill(os.getpid(), self._number)
+
+
+def test_sigterm_saves_exits_0_and_continues(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that gets one is in tests/faults/test_processes.py."""
+    stop = Stop(7)
+
+    class Stopping(ConsoleWriter):
+        def tick(self, step: int, stage: str) -> None:
+            super().tick(step, stage)
+            stop.tick(step, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "ConsoleWriter", Stopping)
+        assert call("train.py", lambda: int(toy.train_evaluated(tmp_path).finished)) == 0
+    assert "stopped by SIGTERM at step 7" in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 6, 7]
+    toy.train_evaluated(tmp_path)
+    assert_same(load_variables(tmp_path)[0], load_variables(whole)[0])
+    assert lines(tmp_path) == lines(whole)
 
 
 def test_what_ends_a_run_leaves_its_steps_saved(tmp_path: Path) -> None:

@@ -1,16 +1,10 @@
-"""The toy with a turn for each of two targets: `python -m tests.training.turns` prints its losses."""
+"""The toy with a turn for each of two targets."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import tempfile
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")  # as in the tests
 
 import flax.linen as nn
 import grain
@@ -107,11 +101,3 @@ def run(workdir: str, optimizer: str, **training: Any) -> list[dict[str, Any]]:
     record = Record()
     train(read_run(config), workdir, batches=batches(8), writers=[record])
     return record.lines
-
-
-if __name__ == "__main__":
-    found = {}
-    for name in ("sgd", "adamw"):
-        with tempfile.TemporaryDirectory() as folder:
-            found[name] = run(folder, name)
-    print(json.dumps(found))

@@ -33,6 +33,8 @@ from dynpix_jax.ops.sparse.call import bind
 
 STRICT = InterpretGPUParams(detect_races=True)
 BOUNDS = {"float32": 2e-5, "bfloat16": 2**-7}
+FORWARD = jax.jit(functools.partial(pallas_gpu.forward, interpret=STRICT))
+"""One function: what masks of one shape compile is the same."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +62,7 @@ def drawn(seed, *shapes, dtype="float32"):
 
 
 def simulate(call):
-    found = jax.jit(functools.partial(pallas_gpu.forward, interpret=STRICT))(call)
-    found.block_until_ready()
+    found = FORWARD(call).block_until_ready()
     assert not interpreter.get_races().races_found
     return found
 

@@ -105,25 +105,35 @@ def test_all_rows_of_the_table(table, variant):
 
 def test_the_program_costs_what_is_said():
     section = dict(system="mdeq", task_options=dict(classes=19), anytime=dict(iterations=()))
-    system = papers.build(section)
     size = (256, 512)
-    assert dense_report(system, size).total == counted_macs(CellConfig(), 19, size, 27)
-    assert parts_of(dense_report(system, size)) == {
+    report = dense_report(papers.build(section), size)
+    assert report.total == counted_macs(CellConfig(), 19, size, 27)
+    assert parts_of(report) == {
         "stem": stem_macs(CellConfig(), size),
         "cell": 28 * cell_macs(CellConfig(), size),
         "head": head_macs(CellConfig(), 19, size),
     }
-    f = cell_macs(CellConfig(), size)
+
+
+def test_the_costs_of_iterations():
+    """Of a cell of three branches, one of which is two steps from another."""
+    cell, size = CellConfig(channels=(8, 16, 32)), (256, 512)
+    section = dict(system="mdeq", task_options=dict(classes=19), cell=dict(channels=cell.channels))
+    system = papers.build(section | dict(anytime=dict(iterations=())))
+    f = cell_macs(cell, size)
     assert gated_macs(system, size) == {"iterations_27": 27 * f}
+    # A search that ended after 9 of 27 iterations.
+    left = system_macs(system, size).executed({"iterations_27": 9 / 27})
+    assert left == pytest.approx(counted_macs(cell, 19, size, 9))
     exits = papers.build(section | dict(anytime=dict(iterations=(4, 6, 8, 10))))
     macs = system_macs(exits, size)
     assert sum(macs.steps) == macs.report.total
-    assert macs.steps[0] == counted_macs(CellConfig(), 19, size, 4)
+    assert macs.steps[0] == counted_macs(cell, 19, size, 4)
     assert macs.gated == {
         f"iterations_{n}": more * f for n, more in {4: 4, 6: 2, 8: 2, 10: 2, 27: 17}.items()
     }
     once = exits.alternatives["iterations_10"]
-    assert dense_report(once, size).total == counted_macs(CellConfig(), 19, size, 10)
+    assert dense_report(once, size).total == counted_macs(cell, 19, size, 10)
     # A search that ended after 7 iterations.
     shares = exits.executed_shares(Outputs({}, measures={"iterations": jnp.array([7.0])}))
     assert {name: float(share[0]) for name, share in shares.items()} == dict(
@@ -131,12 +141,9 @@ def test_the_program_costs_what_is_said():
     )
     ended = [float(up_to[0]) for up_to in np.broadcast_arrays(*macs.up_to_predictions(shares))]
     np.testing.assert_allclose(ended, np.cumsum(macs.steps) - np.array([0, 0, 1, 3, 20]) * f)
-    unrolled = papers.build(dict(system="mdeq", task_options=dict(classes=19), unrolled=3))
-    assert dense_report(unrolled, size).total == counted_macs(CellConfig(), 19, size, 2)
+    unrolled = papers.build(section | dict(unrolled=3))
+    assert dense_report(unrolled, size).total == counted_macs(cell, 19, size, 2)
     assert gated_macs(unrolled, size) == unrolled.alternatives == {}
-    # A search that ended after 9 of 27 iterations.
-    left = system_macs(system, size).executed({"iterations_27": 9 / 27})
-    assert left == pytest.approx(counted_macs(CellConfig(), 19, size, 9))
 
 
 @pytest.fixture
