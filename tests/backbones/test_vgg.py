@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dynpix_jax.backbones.vgg import VGG, VGGConfig
+from dynpix_jax.core.errors import UserError
 from tests import numpy_layers
 
 
@@ -95,5 +96,5 @@ def test_wrong_options(options, message):
 
 
 def test_an_image_too_small_for_torchvisions_pooling():
-    with pytest.raises(ValueError, match="a map of 1x1 cells is to be pooled"):
+    with pytest.raises(UserError, match="a map of 1x1 cells is to be pooled"):
         shapes_of(VGG(VGGConfig(width=2, pooling="floor")), (8, 8))

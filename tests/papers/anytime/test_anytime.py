@@ -187,6 +187,37 @@ def test_a_prediction_within_a_budget_has_no_density():
     assert density(tiny(), dict.fromkeys(tiny().gated, 0.5)) == 0.5
 
 
+def test_small_images():
+    """Redesigned heads halve a quarter of the image three times; plain ones take any image, in both modes."""
+    small = jnp.zeros((1, 28, 40, 3))
+    with pytest.raises(UserError, match="map of 7x10 cells that an exit reads is halved 3 times"):
+        jax.eval_shape(tiny().apply, shapes_of(), small)
+    narrow = jnp.zeros((1, 16, 64, 3))
+    for mode in ("dense", "sparse"):
+        routing = Routing(mode=mode, implementation="gather")
+        outputs = jax.eval_shape(tiny(plain=True).apply, shapes_of(plain=True), narrow, {}, routing)
+        assert outputs.predictions["segmentation"].shape == (1, 16, 64, 5)
+
+
+def test_stages_between_two_exits_share_the_masks_that_are_given_for_them():
+    system = Anytime(dataclasses.replace(TINY, exits=(1, 3, 4), weights=(1.0,) * 3))
+    shapes = jax.eval_shape(lambda key: system.init(key, {"image": IMAGES}), jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    first, second = np.random.default_rng(0).random((2, 2, *CELLS)) < 0.5
+
+    @jax.jit  # the masks alone: of the network nothing else is compiled
+    def masks(given):
+        gates = system.apply(zeros, jnp.asarray(IMAGES), {}, Routing(masks=given)).gates
+        return gates["stage2"], gates["stage3"]
+
+    for given, expected in (
+        ({"stage3": second}, second),
+        ({"stage2": first, "stage3": second}, first & second),
+    ):
+        for found in masks(jax.tree.map(jnp.asarray, given)):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_shapes_and_names():
     outputs = jax.eval_shape(tiny().apply, variables(), IMAGES)
     assert outputs.predictions["segmentation"].shape == (2, *SIZE, 5)
