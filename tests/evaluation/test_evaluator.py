@@ -13,9 +13,11 @@ from dynpix_jax import tasks
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.settings import EvaluationConfig, InferenceConfig
-from dynpix_jax.core.source import DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
+from dynpix_jax.core.source import BOUNDARIES, DEPTH, IMAGE, INDEX, NORMALS, SourceSpec
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate, evaluate_system
+from dynpix_jax.evaluation.scorers import BoundaryScorer
+from dynpix_jax.evaluation.totals import Differences
 from dynpix_jax.visualization.comparison import comparison
 
 SETTINGS = EvaluationConfig(mode="dense", pictures=2)
@@ -195,3 +197,39 @@ def test_mistakes(system, variables, source, message):
 def test_settings():
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         EvaluationConfig(batch_size=0)
+
+
+def test_a_difference_that_is_not_a_number_stays():
+    found = Differences({"depth": None})
+    for gap in (1.0, np.nan, 2.0):
+        found.add({"depth": np.float32(gap)})
+    other = Differences({"depth": 3.0})
+    assert np.isnan(found.finish([found.sums(), other.sums()])["depth"])
+
+
+class Namesakes:
+    """Two elements of one name, as a joint source of two folders has them: a column and a row."""
+
+    spec = SourceSpec("both", {"image": IMAGE, "boundaries": BOUNDARIES, "index": INDEX})
+
+    def __len__(self) -> int:
+        return 2
+
+    def name(self, index: int) -> str:
+        return "folder/0001"
+
+    def __getitem__(self, index: int):
+        lines = np.zeros((24, 24), np.float32)
+        lines[(slice(None), 12) if index == 0 else (12, slice(None))] = 1.0
+        image = np.zeros((24, 24, 3), np.uint8)
+        return {"image": image, "boundaries": lines, "index": np.int64(index)}
+
+
+def test_elements_of_one_name_have_their_own_labels():
+    task, source = tasks.build("boundaries", {}, ""), Namesakes()
+    settings = EvaluationConfig(thresholds=3, workers=0, nms=False)
+    scorer = BoundaryScorer(task, source, 2, settings)
+    for index in range(2):
+        lines = source[index]["boundaries"][None]
+        scorer.add(lines, {"boundaries": lines, "valid": np.ones(1, bool)})
+    assert scorer.finish([scorer.sums()]).numbers["ods"] == pytest.approx(1.0)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from scipy.special import rel_entr
 
+from dynpix_jax.nn.gates import TopKOptions
 from dynpix_jax.ops import gumbel_softmax_st
 from dynpix_jax.papers.pag import sparsity
+from dynpix_jax.papers.pag.config import GateConfig, PagConfig
 
 slope = jax.grad(sparsity.bernoulli_kl, argnums=1)
 
@@ -135,3 +137,13 @@ def test_gradient_reaches_the_gate_and_closes_it_when_too_dense():
     gradient = jax.grad(loss)(logits)
     assert (gradient[..., 1] > 0).all()
     assert (gradient[..., 0] < 0).all()
+
+
+def test_gates_with_a_density_of_their_own_have_no_budget():
+    """What their options say is what a network is counted at; rho and the loss of eq. 6 are refused."""
+    gate = GateConfig(kind="top_k", options=TopKOptions(0.4))
+    assert {"rho", "rho_start", "weight", "sparsity"} <= set(gate.unread())
+    assert PagConfig("pag", "boundaries", gate=gate).target_density == 0.4
+    learned = GateConfig(kind="pixel", rho=0.6)
+    assert "rho" not in learned.unread()
+    assert PagConfig("pag", "boundaries", gate=learned).target_density == 0.6
