@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         split="val",
         budget=training.BUDGET,
         packed=False,
-        weights="weights/hrnet_w48.safetensors",
+        weights="",
     )
     if "weights" not in given_args(arg):
         args.weights = f"weights/hrnet_{args.arch}.safetensors"

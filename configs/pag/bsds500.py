@@ -50,6 +50,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         augment = published.crops()
     elif args.variant == "gated":
         recipe.choosing_gates(config, args)
-        config.evaluation.chance = 1
     config.data = BSDS500.data(args, (), augment=augment)
     return config

@@ -32,9 +32,9 @@ of the loss, which is a mean over pixels here and a sum in eq. 7. Lambda of eq. 
 of 1e-4, because gates have hundreds of steps a stage to reach rho, not tens of thousands. Gates start open
 with high confidence (init_std, open_bias): from the release's start layers close before the budget asks for
 it; on BSDS500 they choose by what sets a position apart (choosing_gates). The last stage trains on the masks
-of evaluation, whose density is held at rho (calibrate). recipe=paper
-undoes all of this but the last (calibrate=none undoes that), takes as many images, and keeps the means over
-pixels. budget=cpu leaves out Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
+of evaluation, whose density is held at rho (calibrate). recipe=paper undoes all of this but the last
+(calibrate=none undoes that), takes as many images, and keeps the means over pixels. budget=cpu leaves out
+Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
 """
 
 from __future__ import annotations
@@ -215,8 +215,9 @@ def pag_config(
 def choosing_gates(config: ml_collections.ConfigDict, args: ml_collections.ConfigDict, **gate: Any) -> None:
     """Gates of a config that choose by what sets a position apart from the rest of its image (``centred``).
 
-    They begin at .7, and samples become the masks of evaluation while rho is lowered (calibrate): what was
-    tried is in docs/results.md. Stages without gates stay as they are, and those that skip whole layers.
+    Evaluation scores them beside masks of chance. They begin at .7, and samples become the masks of
+    evaluation while rho is lowered (calibrate): what was tried is in docs/results.md. Stages without gates
+    stay as they are, and those that skip whole layers.
 
     Args:
         config: Result of `pag_config`.
@@ -236,6 +237,7 @@ def choosing_gates(config: ml_collections.ConfigDict, args: ml_collections.Confi
         return dict(stage, model=dict(model, gate=own))
 
     config.training.stages = tuple(changed(stage) for stage in config.training.stages)
+    config.evaluation.chance = 1
 
 
 def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) -> tuple[dict, ...]:

@@ -5,9 +5,9 @@
 
 Arguments: task = boundaries | segmentation | depth | normals; variant = base | multipool | average | gated;
 rho, the target density of variant=gated, and calibrate = each | mean | none, how it is held; continue_from,
-the workdir of variant=base, so that only the later stages are trained (recipe.py). A
-ResNet-26 of half the usual width learns from nothing on rendered rooms of 96x128 pixels. Two CPU cores are
-enough: base trains in under 3 minutes, the others add 1 minute a stage.
+the workdir of variant=base, so that only the later stages are trained (recipe.py). A ResNet-26 of half the
+usual width learns from nothing on rendered rooms of 96x128 pixels. Two CPU cores are enough: base trains in
+under 3 minutes, the others add 1 minute a stage.
 
 The paper has no such rows: this is to try the tasks, and to see what gates and MultiPool (Res5, second block;
 boundaries: Res4) do to them. Measured here: docs/results.md.

@@ -172,6 +172,19 @@ class Table:
         """What --config takes for a row; ``EACH_TASK`` stands for each of ``tasks``."""
         return f"{self.config}:{row.argument}"
 
+    def arguments(self, row: Row) -> tuple[str, ...]:
+        """The config's arguments of a row: one, or one for each of ``tasks``."""
+        if EACH_TASK not in row.argument:
+            return (row.argument,)
+        return tuple(row.argument.replace(EACH_TASK, task) for task in self.tasks)
+
+    def result(self, row: Row, found: Sequence[Measured | None]) -> Measured | None:
+        """The result of a row from those of its `arguments`, in their order; None where one is missing."""
+        if EACH_TASK not in row.argument:
+            return found[0]
+        by_task = {task: run for task, run in zip(self.tasks, found, strict=True) if run is not None}
+        return combined(by_task, self.tasks)
+
     def paper_delta(self, row: Row) -> float | None:
         """Δm of the paper's scores, percent; None without a reference or a score."""
         if not row.reference:
@@ -236,11 +249,7 @@ def find_run(runs: Runs, table: Table, row: Row) -> Measured | None:
     """
     if not any(identity.source == table.source for identity in runs):
         return None
-    if EACH_TASK not in row.argument:
-        return _find(runs, table, row, row.argument)
-    arguments = {task: row.argument.replace(EACH_TASK, task) for task in table.tasks}
-    found = {task: _find(runs, table, row, argument) for task, argument in arguments.items()}
-    return combined({task: run for task, run in found.items() if run is not None}, table.tasks)
+    return table.result(row, [_find(runs, table, row, argument) for argument in table.arguments(row)])
 
 
 def _find(runs: Runs, table: Table, row: Row, argument: str) -> Measured | None:

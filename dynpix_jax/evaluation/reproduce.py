@@ -22,7 +22,7 @@ from dynpix_jax.core.capabilities import alternatives_of
 from dynpix_jax.core.config import DataConfig, RunConfig, differences
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.settings import EvaluationConfig
-from dynpix_jax.evaluation.paper_tables import EACH_TASK, Row, Table, combined
+from dynpix_jax.evaluation.paper_tables import Row, Table
 from dynpix_jax.evaluation.results import Measured, evaluated_run, read_results
 from dynpix_jax.evaluation.table_files import PaperTables
 from dynpix_jax.run_config import read_run
@@ -140,10 +140,10 @@ class Reproduction:
         """
         found: dict[tuple[Path, Path | None], Command] = {}
         for table, row in selected:
-            for argument in arguments(table, row):
+            for argument in table.arguments(row):
                 self._entry(table.config, argument)
             for seed in self.seeds(table):
-                for argument in arguments(table, row):
+                for argument in table.arguments(row):
                     name = f"{table.number}, {row.network}" + ("" if seed is None else f", seed {seed}")
                     for command in self._commands(table.config, argument, seed, name):
                         found.setdefault((command.workdir, command.out), command)
@@ -166,17 +166,15 @@ class Reproduction:
     def _results(self, table: Table, row: Row) -> tuple[Measured, ...]:
         found = []
         for seed in self.seeds(table):
-            by_task = {}
-            for task, argument in zip(table.tasks, arguments(table, row), strict=False):
-                entry = self._entry(table.config, argument)
-                file = self._folder(table.config, entry.evaluation, seed) / "eval.json"
-                for result in read_results(file, alternatives=True) if file.exists() else ():
-                    if result.alternative == row.alternative:
-                        by_task[task] = result
-            each = EACH_TASK in row.argument
-            one = combined(by_task, table.tasks) if each else next(iter(by_task.values()), None)
+            networks = [self._result(table.config, argument, row, seed) for argument in table.arguments(row)]
+            one = table.result(row, networks)
             found += [one] if one is not None else []
         return tuple(found)
+
+    def _result(self, config: str, argument: str, row: Row, seed: int | None) -> Measured | None:
+        file = self._folder(config, self._entry(config, argument).evaluation, seed) / "eval.json"
+        results = read_results(file, alternatives=True) if file.exists() else []
+        return next((one for one in reversed(results) if one.alternative == row.alternative), None)
 
     def _commands(self, config: str, argument: str, seed: int | None, name: str) -> Iterator[Command]:
         entry = self._entry(config, argument)
@@ -228,7 +226,7 @@ class Reproduction:
             for table in self._tables
             if table.config == config
             for row in table.rows
-            for argument in arguments(table, row)
+            for argument in table.arguments(row)
             if (entry := self._known(config).get(argument)) and entry.evaluation == owner.argument
         ]
         more = [name for name in dict.fromkeys(asked) if name and name not in own]
@@ -253,7 +251,7 @@ class Reproduction:
         for table in self._tables:
             if table.config != config:
                 continue
-            listed = [(argument, row.after) for row in table.rows for argument in arguments(table, row)]
+            listed = [(argument, row.after) for row in table.rows for argument in table.arguments(row)]
             for argument, after in (*listed, *((start, "") for start in table.starts)):
                 if argument in found:
                     continue
@@ -306,13 +304,6 @@ def _named(paper: PaperTables, names: Sequence[str]) -> list[Table]:
         if name not in known:
             raise UserError(f"no table {name!r}; {suggest(name, known)}")
     return [table for table in paper.all if any(table in known[name] for name in names)]
-
-
-def arguments(table: Table, row: Row) -> tuple[str, ...]:
-    """The config's arguments of a row: one, or one for each task."""
-    if EACH_TASK not in row.argument:
-        return (row.argument,)
-    return tuple(row.argument.replace(EACH_TASK, task) for task in table.tasks)
 
 
 def run_commands(commands: Sequence[Command], execute: Execute, say: Callable[[str], None]) -> list[str]:

@@ -82,7 +82,7 @@ class GateOptions(ABC):
 
     @property
     def fixed_density(self) -> float | None:
-        """The share of each image's positions that the gate computes whatever it learns; None: none is."""
+        """The share of each image's positions that the gate computes whatever it learns; else None."""
         return None
 
     @abstractmethod

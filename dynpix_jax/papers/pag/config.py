@@ -218,9 +218,9 @@ class PagConfig(NetworkConfig):
     @property
     def target_density(self) -> float:
         """Target density of the gates; 1 without gates."""
-        fixed = self.gate.options.fixed_density
         if not self.gate.exists:
             return 1.0
+        fixed = self.gate.options.fixed_density
         return self.gate.rho if fixed is None else fixed
 
     def _check_drop_layers(self) -> None:
