@@ -67,6 +67,7 @@ def parts(config: ModelConfig) -> Iterator[str]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     init = partial(system.init, batch={"image": np.zeros(image.shape, np.uint8)})
     variables = jax.eval_shape(init, key)
+    system.check(variables)  # refuses what these parameters do not read
     yield str(variables)
     batch = {name: _label(name) for name in {*_read(system), *(n for n in LABELS if n in inputs_of(system))}}
     batch |= {"image": image, "valid": jax.ShapeDtypeStruct((2,), bool)}

@@ -131,7 +131,7 @@ class PoolingConfig:
             with its own backbone unless tied).
         tied: One kernel for all pooling sizes.
         dilations: Dilations from the farthest bin to the nearest.
-        scales: Sizes of ``multiscale`` relative to the image, the first of them 1; they replace the
+        scales: Sizes of ``multiscale`` relative to the image, the first of them 1, which it has instead of
             dilations.
         gate: How the weights are applied in evaluation: ``softmax`` (all branches, as trained) or ``argmax``
             (only the branch with the largest weight, and sparse mode runs only this).
@@ -145,6 +145,11 @@ class PoolingConfig:
     scales: tuple[float, ...] = ()
     gate: Gate = "softmax"
 
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """The pooling sizes: dilations, or scales of the image."""
+        return self.scales if self.kind == "multiscale" else self.dilations
+
     def unread(self) -> Mapping[str, str]:
         """Options that are not read, and why."""
         if {self.signal, self.loop_signal} <= {"none", "same"}:
@@ -154,6 +159,7 @@ class PoolingConfig:
         if self.kind == "multipool":
             unread["scales"] = "they are of kind 'multiscale'; set model.pooling.kind"
         else:
+            unread["dilations"] = "they are of kind 'multipool'; set model.pooling.kind"
             unread["gate"] = "it chooses among dilations; set model.pooling.kind"
         if {self.signal, self.loop_signal} <= {"none", "same", "average"}:
             unread["gate"] = "the branches of an average weigh the same; set model.pooling.signal"
@@ -166,9 +172,9 @@ class PoolingConfig:
             return
         if self.signal == "none":
             raise ValueError("kind: 'multiscale' has several branches; signal 'none' is for one")
-        if len(self.scales) != len(self.dilations) or self.scales[0] != 1.0 or min(self.scales) <= 0:
+        if len(self.scales) < 2 or self.scales[0] != 1.0 or min(self.scales) <= 0:
             raise ValueError(
-                f"scales: {self.scales}; expected {len(self.dilations)} positive numbers, the first of them 1"
+                f"scales: {self.scales}; expected positive numbers, two or more, the first of them 1"
             )
 
 
@@ -253,9 +259,10 @@ class PerspectiveConfig(NetworkConfig):
                 f"depth: with pooling.signal {'/'.join(sorted(signals))} no branch is trained to predict it; "
                 "expected None, or signal 'pred_depth'"
             )
-        if signals & {"gt_depth", "pred_depth"} and self.bins.count != len(self.pooling.dilations):
+        if signals & {"gt_depth", "pred_depth"} and self.bins.count != len(self.pooling.sizes):
+            sizes = "scales" if self.pooling.kind == "multiscale" else "dilations"
             raise ValueError(
-                f"bins.edges: {self.bins.count} bins for {len(self.pooling.dilations)} dilations; "
+                f"bins.edges: {self.bins.count} bins for {len(self.pooling.sizes)} {sizes}; "
                 "expected one for each"
             )
         if self.pooling.kind == "multiscale" and self.loops:

@@ -85,7 +85,7 @@ class PerspectiveNetwork(nn.Module):
         branch = partial(
             DepthBranch,
             config.features,
-            len(pooling.dilations),
+            len(pooling.sizes),
             config.depth_features,
             config.depth_kernel,
             regression=config.depth is not None,

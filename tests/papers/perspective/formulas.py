@@ -58,8 +58,8 @@ def step_macs(
         macs = 0.0
         if signal in ("attention", "pred_depth"):
             macs += config.depth_kernel**2 * width * one + 9.0 * one * two
-            macs += two * len(config.pooling.dilations) + (0.0 if config.depth is None else 9.0 * two)
-        branches = 1 if signal == "none" else len(config.pooling.dilations)
+            macs += two * len(config.pooling.sizes) + (0.0 if config.depth is None else 9.0 * two)
+        branches = 1 if signal == "none" else len(config.pooling.sizes)
         chosen = one_hot and signal not in ("none", "average")
         return macs + 9.0 * width * width * (1 if chosen else branches)
 

@@ -323,7 +323,7 @@ def test_weights_of_a_gated_parser():
 @pytest.mark.parametrize("tied", [False, True])
 def test_multiscale(tied):
     """Two scales, each with its own backbone unless tied; its MACs are those counted."""
-    pooling = dict(kind="multiscale", signal="attention", tied=tied, dilations=(1, 2), scales=(1.0, 0.6))
+    pooling = dict(kind="multiscale", signal="attention", tied=tied, scales=(1.0, 0.6))
     system = build(pooling=pooling, loops=0)
     shapes = variable_shapes(system)
     own = {"backbone_1", "res6_1"}
@@ -350,6 +350,14 @@ def test_multiscale(tied):
         (dict(pooling=dict(dilations=(1, 1))), "pooling.dilations: .* distinct"),
         (dict(pooling=dict(scales=(1.0,))), "pooling.scales: nothing reads .*'multiscale'"),
         (dict(pooling=dict(kind="multiscale", scales=(0.5,) * 5)), "pooling.scales: .* first of them 1"),
+        (
+            dict(loops=0, pooling=dict(kind="multiscale", scales=(1.0, 0.9, 0.8, 0.7, 0.6), dilations=(2,))),
+            "pooling.dilations: nothing reads .*'multipool'",
+        ),
+        (
+            dict(loops=0, pooling=dict(kind="multiscale", scales=(1.0, 0.9))),
+            "bins.edges: 5 bins for 2 scales",
+        ),
         (
             dict(loops=0, pooling=dict(kind="multiscale", scales=(1.0, 0.9, 0.8, 0.7, 0.6), gate="argmax")),
             "pooling.gate: nothing reads 'argmax': it chooses among dilations",
