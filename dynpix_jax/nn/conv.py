@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.parameters import parameter
 from dynpix_jax.ops.columns import wide_kernel
 from dynpix_jax.ops.conv import conv
 from dynpix_jax.ops.depthwise import depthwise_conv
@@ -33,10 +34,8 @@ class Conv(nn.Module):
 
     def setup(self) -> None:
         shape = (self.kernel_size, self.kernel_size, self.in_features, self.features)
-        self.kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        self.bias = (
-            self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
-        )
+        self.kernel = parameter(self, "kernel", self.kernel_init, shape)
+        self.bias = parameter(self, "bias", self.bias_init, (self.features,)) if self.use_bias else None
 
     def __call__(self, x: Array) -> Array:
         strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)
@@ -66,9 +65,7 @@ class DepthwiseConv(nn.Module):
     def setup(self) -> None:
         # A channel's outputs depend on its own inputs only: the fan is the kernel's size.
         init = nn.initializers.normal((2.0 / self.kernel_size**2) ** 0.5)
-        self.kernel = self.param(
-            "kernel", init, (self.kernel_size, self.kernel_size, 1, self.features), jnp.float32
-        )
+        self.kernel = parameter(self, "kernel", init, (self.kernel_size, self.kernel_size, 1, self.features))
 
     def __call__(self, x: Array) -> Array:
         strides, dilation = (self.strides, self.strides), (self.dilation, self.dilation)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dynpix_jax.core.statistics import norm_groups
 from dynpix_jax.core.typing import Array
+from dynpix_jax.nn.parameters import parameter
 from dynpix_jax.ops.affine import affine, moments
 from dynpix_jax.ops.sparse import Affine
 
@@ -36,8 +37,8 @@ class BatchNorm(nn.Module):
 
     def setup(self) -> None:
         shape = (self.features,)
-        self.scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
-        self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        self.scale = parameter(self, "scale", nn.initializers.ones_init(), shape)
+        self.bias = parameter(self, "bias", nn.initializers.zeros_init(), shape)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
 

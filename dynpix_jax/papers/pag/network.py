@@ -15,6 +15,7 @@ from dynpix_jax.core.system import Outputs
 from dynpix_jax.core.task import Task
 from dynpix_jax.core.typing import Array
 from dynpix_jax.nn.conv import Conv
+from dynpix_jax.nn.parameters import parameter
 from dynpix_jax.nn.residual import Block, BlockSpec
 from dynpix_jax.ops.columns import apart, columns_together
 from dynpix_jax.ops.pointwise import pointwise
@@ -60,7 +61,7 @@ class Deconv(nn.Module):
             taps = bilinear_taps(s).astype(dtype)
             return jnp.einsum("y,x,io->yxio", taps, taps, jnp.eye(c, dtype=dtype))
 
-        kernel = self.param("kernel", bilinear, (2 * s, 2 * s, c, c), jnp.float32).astype(x.dtype)
+        kernel = parameter(self, "kernel", bilinear, (2 * s, 2 * s, c, c)).astype(x.dtype)
         # Every s x s block of the output sees 2 x 2 input cells: one matrix product over their channels.
         b, h, w, _ = x.shape
         padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
