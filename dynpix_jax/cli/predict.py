@@ -25,6 +25,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -36,7 +37,7 @@ from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.capabilities import choices_of, density, inputs_of
 from dynpix_jax.core.errors import UserError, cause_of
-from dynpix_jax.core.source import IMAGE, SourceSpec
+from dynpix_jax.core.source import IMAGE, NumbersClasses, SourceSpec
 from dynpix_jax.core.task import Task
 from dynpix_jax.core.text import a_path
 from dynpix_jax.data.geometry import Geometry
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     crop = settings.data.eval.source.crop
     if args.box is not None and crop is None:
         raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
-    ids = None if args.label_ids is None else label_ids(args.label_ids, trained.system.tasks)
+    ids = {} if args.label_ids is None else label_ids(args.label_ids, trained.system.tasks)
     _make_folder(args.out)
     results = []
     try:
@@ -192,21 +193,25 @@ def _check_numbers(args: argparse.Namespace, budgets: Mapping[str, float | None]
         raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
 
 
-def label_ids(source: str, tasks: Mapping[str, Task]) -> np.ndarray:
-    """The ids that a data set's label files have for its classes, uint8 (256,): class -> id; 255 for others.
+def label_ids(source: str, tasks: Mapping[str, Task]) -> dict[str, np.ndarray]:
+    """The ids that a data set's label files have for its classes, of the tasks that predict these.
+
+    Returns:
+        Task -> uint8 (256,), class -> id; 255 for others.
 
     Raises:
         UserError: No such source, label files that have the classes' own ids, or no task with its classes.
     """
-    ids = getattr(SOURCES.resolve(source, "--label-ids"), "label_ids", None)
-    if ids is None:
+    data_set = SOURCES.resolve(source, "--label-ids")
+    if not isinstance(data_set, NumbersClasses):
         raise UserError(f"--label-ids {source}: its label files have no ids beside the classes'")
-    segmentation = tasks.get("segmentation")
-    if segmentation is None or getattr(segmentation, "classes", None) != len(ids):
-        raise UserError(f"--label-ids {source}: the network has no segmentation of its {len(ids)} classes")
+    ids = data_set.label_ids
     table = np.full(256, 255, np.uint8)
     table[: len(ids)] = ids
-    return table
+    found = {name: table for name, task in tasks.items() if task.class_count == len(ids)}
+    if not found:
+        raise UserError(f"--label-ids {source}: the network has no segmentation of its {len(ids)} classes")
+    return found
 
 
 def result_names(photos: Iterable[Path]) -> dict[Path, str]:
@@ -290,12 +295,12 @@ def label(
     trained: Trained,
     mode: str,
     out: Path,
-    ids: np.ndarray | None = None,
+    ids: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Labels one photo by predict(image, mode), writes its pictures into `out` and gives its numbers.
 
     Args:
-        ids: For the maps of segmentation, see `label_ids`; None keeps the classes.
+        ids: For maps of classes, see `label_ids`; those of other tasks keep the classes.
     """
     system, of_pixels = trained.system, photo.crop is None and can_tile(trained.system.tasks)
     predictions, result, ponder, chosen = _predicted(photo, predict, trained, mode, in_parts=of_pixels)
@@ -332,7 +337,7 @@ def _drawn(
     tasks: Mapping[str, Task],
     predictions: Mapping[str, np.ndarray],
     path_of: Callable[[str], Path],
-    ids: np.ndarray | None,
+    ids: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Path], dict[str, Any], dict[str, Any]]:
     """Files of a large photo, which are written; pictures of another, which are not; and joints."""
     of_pixels = photo.crop is None and can_tile(tasks)
@@ -345,9 +350,8 @@ def _drawn(
         drawn = task_pictures(task)
         if of_pixels and is_large(photo.upright):
             prefix = f"{task.name}_" if files else ""
-            own_ids = ids if task.name == "segmentation" else None
             named = lambda kind, prefix=prefix: path_of(prefix + kind)  # noqa: E731
-            saved = save_bands(drawn, photo.upright, prediction, named, own_ids)
+            saved = save_bands(drawn, photo.upright, prediction, named, ids.get(task.name))
             files |= {prefix + kind: file for kind, file in saved.items()}
             continue
         if photo.crop is None:
@@ -357,8 +361,8 @@ def _drawn(
         prefix = f"{task.name}_" if pictures else ""
         for kind, picture in drawn.files(photo.upright, prediction).items():
             pictures[f"{prefix}{kind}"] = picture
-        if ids is not None and task.name == "segmentation":
-            pictures[f"{prefix}map"] = ids[pictures[f"{prefix}map"]]
+        if task.name in ids:
+            pictures[f"{prefix}map"] = ids[task.name][pictures[f"{prefix}map"]]
         if (numbers := drawn.numbers(prediction)) is not None:
             joints[task.name] = numbers
     return files, pictures, joints

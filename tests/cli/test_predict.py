@@ -167,7 +167,7 @@ def test_result_names(photos, names):
 def test_label_ids_are_those_of_the_servers_files(tmp_path):
     """Cityscapes' 19 classes have ids 7 (road) to 33 (bicycle) in its files."""
     nineteen = {"segmentation": tasks.build("segmentation", {"classes": 19}, "")}
-    table = predict.label_ids("cityscapes", nineteen)
+    (table,) = predict.label_ids("cityscapes", nineteen).values()
     assert table[[0, 1, 11, 18, 19, 255]].tolist() == [7, 8, 24, 33, 255, 255]
     for source, known, message in (
         (
@@ -188,9 +188,15 @@ def test_label_ids_are_those_of_the_servers_files(tmp_path):
     )
     photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
     trained = SimpleNamespace(stage="base", step=1, rho=1.0, system=SimpleNamespace(tasks=nineteen))
-    for ids, left, right in ((None, 18, 0), (table, 33, 7)):
+    for ids, left, right in (({}, 18, 0), ({"segmentation": table}, 33, 7)):
         numbers = predict.label(photo, lambda image, mode: result, trained, "dense", tmp_path, ids)
         assert picture(numbers["files"]["map"]).tolist() == [[left] * 3 + [right] * 3] * 4
+
+
+def test_label_ids_of_a_task_of_any_name():
+    """A task of the user's own has the data set's classes by their number."""
+    of_edges, streets = tasks.build("boundaries", {}, ""), tasks.build("segmentation", {"classes": 19}, "")
+    assert set(predict.label_ids("cityscapes", {"segmentation": of_edges, "streets": streets})) == {"streets"}
 
 
 def test_a_large_photo_in_tiles_and_bands_is_that_of_a_whole(tmp_path, monkeypatch):
@@ -235,7 +241,7 @@ def test_a_large_photo_in_tiles_and_bands_is_that_of_a_whole(tmp_path, monkeypat
         difference = picture(file).astype(int) - picture(whole["files"][kind])
         assert np.abs(difference).max() <= (4 if kind == "overlay" else 0)  # a step of a colour map
     classes = image.sum(-1, dtype=np.int32) % 19
-    np.testing.assert_array_equal(picture(parts["files"]["segmentation_map"]), ids[classes])
+    np.testing.assert_array_equal(picture(parts["files"]["segmentation_map"]), ids["segmentation"][classes])
 
 
 def test_a_budget_is_for_one_image(tiny_run, tmp_path, capsys, monkeypatch):
