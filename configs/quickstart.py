@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import training
 from dynpix_jax.core.configs import one_of, parse_arg
 
 
@@ -36,13 +37,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         train=dict(source=dict(scenes, split="train", length=1000), augment=dict(flip=True)),
         eval=dict(source=dict(scenes, split="val", length=24)),
     )
-    config.training = dict(
-        batch_size=4,
-        stages=_stages(gated=args.variant == "gated"),
-        warmup_steps=20,
-        grad_clip=1.0,
-        log_every=25,
-    )
+    stages = _stages(gated=args.variant == "gated")
+    config.training = training.section(args, 4, stages, warmup_steps=20, grad_clip=1.0, log_every=25)
     config.evaluation = dict(every_stage=True, thresholds=25, pictures=4)
     if args.variant == "gated":
         config.evaluation.chance = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -18,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "dynpix_jax"
 MAX_LINES = 450
 
-# Folder or module of the package -> the folders it may import (its own is always allowed). Lower levels only;
-# the longest name that fits counts.
+# Folder or module of the package -> the folders it may import (its own is always allowed): of lower levels,
+# and of its own level those neighbours that docs/architecture.md names. The longest name that fits counts. A
+# module that a string names ("dynpix_jax.nn.gates:PixelGate", as tables do) counts as imported.
 LEVELS_0_2 = {"core", "ops", "nn"}
 LEVELS_0_3 = LEVELS_0_2 | {"backbones", "tasks", "flops"}
 LEVELS_0_4 = LEVELS_0_3 | {"papers", "data", "weights"}
@@ -41,8 +43,11 @@ MAY_IMPORT = {
     "visualization": LEVELS_0_4,
     "serving": LEVELS_0_4 | {"run_config", "training", "evaluation", "visualization"},
     "bench": LEVELS_0_4 | {"run_config", "training", "evaluation"},
-    "cli": LEVELS_0_4 | {"run_config", "training", "evaluation", "visualization", "serving"},
+    "cli": LEVELS_0_4 | {"run_config", "training", "evaluation", "visualization", "serving", "bench"},
 }
+# Module -> folders that its strings may name, and its imports not: tables of what each paper has.
+MAY_NAME = {"weights.importer": {"papers"}}
+NAMED = re.compile(rf"{PACKAGE}(\.\w+)+\.?(:\w*)?")
 EVERYTHING = {name for name in MAY_IMPORT if "." not in name}
 
 # Third-party packages by the name that is imported. Levels 0 to 3 run on the core alone.
@@ -103,7 +108,10 @@ DISTRIBUTIONS = {
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import, also inside functions and by a constant `import_module`."""
+    """(line, dotted name) of every import, also inside functions and by a constant `import_module`.
+
+    Modules of the package that strings name are those of `named`.
+    """
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -113,10 +121,34 @@ def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, s
             prefix = ".".join([*base, *([node.module] if node.module else [])])
             # `from a.b import c` may mean the module a.b.c: the longest name tells most.
             yield from ((node.lineno, f"{prefix}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        elif isinstance(node, ast.Call) and node.args:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-                yield node.lineno, node.args[0].value
+            text = _text(node.args[0])
+            if name in ("import_module", "__import__") and text and not NAMED.fullmatch(text):
+                yield node.lineno, text
+
+
+def named(source: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every string that names a module of the package, or begins a name (f-strings).
+
+    The program of a process (``python -m NAME``) is none: it is not imported.
+    """
+    tree = ast.parse(source)
+    programs = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple | ast.List):
+            for flag, program in itertools.pairwise(node.elts):
+                if isinstance(flag, ast.Constant) and flag.value == "-m":
+                    programs.add(program)
+    for node in ast.walk(tree):
+        text = _text(node)
+        if NAMED.fullmatch(text) and node not in programs:
+            yield node.lineno, text.partition(":")[0].rstrip(".")
+
+
+def _text(node: ast.AST) -> str:
+    """The string that a node is; "" if it is none."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def violations(root: Path) -> list[str]:
@@ -179,6 +211,11 @@ def _check_file(
             yield f"{where}: may not import '{PACKAGE}.{folder}' here: imports only point down the levels"
         elif module.startswith(f"{PACKAGE}.data") and folder == "core" and not _free_of_jax(rest):
             yield f"{where}: data uses no jax, and '{name}' imports it"
+    inside = inside | MAY_NAME.get(module.removeprefix(f"{PACKAGE}."), set())
+    for line, name in named(file.read_text()):
+        where, folder = f"{file.relative_to(root)}:{line}", name.split(".")[1]
+        if folder in EVERYTHING and folder not in inside:
+            yield f"{where}: may not name '{PACKAGE}.{folder}' here: imports only point down the levels"
 
 
 def _free_of_jax(rest: str) -> bool:
@@ -212,6 +249,23 @@ def test_imports_point_down_and_files_are_short():
             "dynpix_jax/tasks/a.py",
             "import importlib as i\ni.import_module('scipy.io')",
             "may not import 'scipy'",
+        ),
+        (
+            "dynpix_jax/weights/a.py",
+            "NAMES = {'a': 'dynpix_jax.papers.pag.weight_names:published'}",
+            "weights/a.py:1: may not name 'dynpix_jax.papers'",
+        ),
+        ("dynpix_jax/weights/a.py", "f'dynpix_jax.papers.{x}.y'", "may not name 'dynpix_jax.papers'"),
+        ("dynpix_jax/weights/importer.py", "f'dynpix_jax.tasks.{x}'", "may not name 'dynpix_jax.tasks'"),
+        (
+            "dynpix_jax/weights/importer.py",
+            "from dynpix_jax.papers import pag",
+            "may not import 'dynpix_jax.papers'",
+        ),
+        (
+            "dynpix_jax/ops/a.py",
+            "import importlib as i\ni.import_module('dynpix_jax.nn.gates')",
+            "ops/a.py:2: may not name 'dynpix_jax.nn'",
         ),
         ("dynpix_jax/data/a.py", "import jax.numpy as jnp", "may not import 'jax'"),
         ("dynpix_jax/data/a.py", "from dynpix_jax.core import rng", "data uses no jax"),
@@ -250,6 +304,9 @@ def test_a_planted_violation_is_caught(tmp_path, file, text, message):
         ),
         ("dynpix_jax/training/a.py", "import dynpix_jax\nfrom dynpix_jax import __version__, papers"),
         ("dynpix_jax/papers/a.py", "from dynpix_jax.tasks import boundaries"),
+        ("dynpix_jax/weights/importer.py", "f'dynpix_jax.papers.{x}.weight_names:published'"),
+        ("dynpix_jax/bench/a.py", "PROGRAM = ('python', '-m', 'dynpix_jax.cli.main', 'train')"),
+        ("dynpix_jax/ops/a.py", "'dynpix_jax.nn has a layer for this.'"),
         ("train.py", "from dynpix_jax.training.loop import train"),
         ("configs/pag/a.py", "import ml_collections\nfrom . import recipe"),
     ],

@@ -67,6 +67,7 @@ def test_numbers(evaluated):
         assert 0 < low <= mode["milliseconds"] <= high
     assert numbers["config"]["seed"] == 0
     assert numbers["data"] == "scenes val, 2 images"
+    assert (numbers["source"], numbers["split"], numbers["images"]) == ("scenes", "val", 2)
     assert numbers["device"].startswith("cpu")
     assert "jax 0." in numbers["versions"]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ml_collections
 
+from dynpix_jax.configs import training
 from dynpix_jax.configs.anytime import pose
 from dynpix_jax.core.configs import one_of, parse_arg
 
@@ -41,13 +42,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         ),
         eval=dict(source=dict(scenes, split="val", length=40, crop=CROP)),
     )
-    config.training = dict(
-        batch_size=16,
-        stages=pose.stages(args.variant, (STEPS,), 2e-3),
-        weight_decay=0.0,
-        warmup_steps=20,
-        checkpoint_every=0,
-        keep=1,
-    )
+    stages = pose.stages(args.variant, (STEPS,), 2e-3)
+    changes = dict(weight_decay=0.0, warmup_steps=20, checkpoint_every=0, keep=1)
+    config.training = training.section(args, 16, stages, **changes)
     config.evaluation = dict(pictures=4)
     return config

@@ -295,13 +295,30 @@ def _gates(args: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
     inserted = dict(gate, rho=start, rho_start=start, ramp=0.6, insert=True)
     lowered = dict(gate, rho=args.rho, rho_start=start, ramp=0.5, temperature=(0.5, 0.1))
     kept = dict(gate, rho=args.rho, temperature=(0.1, 0.1))
-    if args.variant == "gated" and args.calibrate != "none":
+    if args.variant == "gated":
         # Every image is one more pass of the network, and a bit more of certainty.
         images = 64 if args.budget == "cpu" else 256
-        calibrated = dict(calibrate=args.calibrate, calibration_images=images)
-        lowered.update(calibrated)
-        kept.update(calibrated, noise=(0.0, 0.0), temperature=(1.0, 1.0))
+        lowered, kept = held_at_rho(args.calibrate, lowered, kept, calibration_images=images)
     return dict(gates=inserted, rho=lowered, settle=kept)
+
+
+def held_at_rho(
+    calibrate: str, entered: dict[str, Any], last: dict[str, Any], **options: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections ``gate`` of the last two stages, with the density of arg-max masks held at rho.
+
+    Both end with a calibration, so that the last one begins with it; that one trains on such masks.
+
+    Args:
+        calibrate: The argument; with ``none`` both stay as they are.
+        entered: Of the last stage but one.
+        last: Of the last stage.
+        **options: Others of the calibration.
+    """
+    if calibrate == "none":
+        return entered, last
+    held = dict(calibrate=calibrate, **options)
+    return entered | held, last | held | dict(noise=(0.0, 0.0), temperature=(1.0, 1.0))
 
 
 def _pooled(args: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from dynpix_jax.configs import datasets
+from dynpix_jax.configs import datasets, training
 from dynpix_jax.configs.pag import recipe
 from dynpix_jax.core.configs import check_read_by_variant, one_of, parse_arg
 
@@ -47,15 +47,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         backbone=dict(depth=26, width=32, frozen_norm=False, preprocessing="torch"),
     )
     config.data = datasets.scenes((args.task,))
-    config.training = dict(
-        batch_size=4,
-        stages=_stages(args),
-        warmup_steps=20,
-        grad_clip=1.0,
-        log_every=25,
-        keep=1,
-        init_from=args.continue_from,
-    )
+    changes = dict(warmup_steps=20, grad_clip=1.0, log_every=25, keep=1)
+    config.training = training.section(args, 4, _stages(args), **changes)
     config.evaluation = dict(every_stage=True, pictures=4)
     if args.task == "boundaries":
         config.evaluation.thresholds = 25
@@ -76,10 +69,7 @@ def _stages(args: ml_collections.ConfigDict) -> tuple[dict, ...]:
             rho=args.rho,
         )
         inserted = dict(gate, rho_start=min(1.0, args.rho + 0.2), ramp=0.6, insert=True)
-        kept = dict(gate)
-        if args.calibrate != "none":
-            inserted.update(calibrate=args.calibrate)
-            kept.update(calibrate=args.calibrate, noise=(0.0, 0.0), temperature=(1.0, 1.0))
+        inserted, kept = recipe.held_at_rho(args.calibrate, inserted, dict(gate))
         added = (("gates", 100, dict(gate=inserted)), ("settle", 100, dict(gate=kept)))
     else:
         block = "res4_2" if args.task == "boundaries" else "res5_2"

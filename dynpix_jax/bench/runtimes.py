@@ -41,12 +41,26 @@ from dynpix_jax.ops.conv import torch_padding
 from dynpix_jax.ops.resize import RESIZE_SCOPE
 from dynpix_jax.ops.sparse import active_set, sparse_block
 
-NETWORKS: dict[str, BackboneConfig] = {
-    "resnet50": ResNetConfig(),
-    "hrnet_w18_small": HRNetConfig(arch="w18s1"),
-    "mobilenetv2": MobileNetConfig(se=False),
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A backbone that is timed, up to one of its features.
+
+    Attributes:
+        config: The backbone.
+        feature: Name of the stage whose feature map is computed.
+    """
+
+    config: BackboneConfig
+    feature: str
+
+
+NETWORKS: dict[str, Network] = {
+    "resnet50": Network(ResNetConfig(), "res5"),
+    # The branch of the highest resolution.
+    "hrnet_w18_small": Network(HRNetConfig(arch="w18s1"), "stage4/0"),
+    "mobilenetv2": Network(MobileNetConfig(se=False), MobileNetConfig(se=False).stages[-1].name),
 }
-_SPARSE = "sparse, density "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +85,12 @@ def run(args: argparse.Namespace) -> int:
         timings = timed(programs, args.runs)
         where = f"float32, {cores()} CPU cores, {args.runs} rounds in turn"
         print(f"\n{name}, {args.size}, {args.mask} masks, {where}\n")
-        table(timings)
+        table(timings, args.density)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
-            picture(timings, f"{name}, {args.size}").savefig(args.out / f"runtimes-{name}.png", dpi=110)
+            picture(timings, f"{name}, {args.size}", args.density).savefig(
+                args.out / f"runtimes-{name}.png", dpi=110
+            )
     return 0
 
 
@@ -83,43 +99,47 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def table(timings: Mapping[str, Timing]) -> None:
+def sparse_program(density: float) -> str:
+    """Name of the program that computes at a share of the positions."""
+    return f"sparse, density {density:g}"
+
+
+def _dense(timings: Mapping[str, Timing], densities: Sequence[float]) -> dict[str, Timing]:
+    sparse = {sparse_program(density) for density in densities}
+    return {name: timing for name, timing in timings.items() if name not in sparse}
+
+
+def table(timings: Mapping[str, Timing], densities: Sequence[float] = ()) -> None:
     """Prints the times, and the medians over that of the fastest program which computes everywhere."""
-    fastest = min(timing.median for label, timing in timings.items() if not label.startswith(_SPARSE))
+    fastest = min(timing.median for timing in _dense(timings, densities).values())
     print("| runtime | median ms | least ms | median / the fastest dense one |\n|---|---|---|---|")
     for label, timing in timings.items():
         print(f"| {label} | {timing.median:.0f} | {timing.least:.0f} | {timing.median / fastest:.2f} |")
 
 
-def picture(timings: Mapping[str, Timing], title: str) -> Figure:
+def picture(timings: Mapping[str, Timing], title: str, densities: Sequence[float]) -> Figure:
     """The sparse program's curve over density, and a line for each program that computes everywhere."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    curve = {
-        float(label.removeprefix(_SPARSE)): timing.median
-        for label, timing in timings.items()
-        if label.startswith(_SPARSE)
-    }
+    names = {density: sparse_program(density) for density in densities}
+    curve = {density: timings[name].median for density, name in names.items() if name in timings}
     if curve:
         axes.plot(list(curve), list(curve.values()), "o-", color="C0", label="dynpix, sparse")
-    dense = [label for label in timings if not label.startswith(_SPARSE)]
-    for number, label in enumerate(dense):
-        axes.axhline(timings[label].median, color=f"C{number}", ls=("--", "-.", ":")[number % 3], label=label)
+    for number, (label, timing) in enumerate(_dense(timings, densities).items()):
+        axes.axhline(timing.median, color=f"C{number}", ls=("--", "-.", ":")[number % 3], label=label)
     axes.set(xlabel="density", ylabel="ms", xlim=(0, 1), ylim=(0, None), title=title)
     axes.legend(fontsize=8)
     return figure
 
 
 def runtimes(
-    config: BackboneConfig, size: tuple[int, int], densities: Sequence[float], kind: Kind
+    timed_network: Network, size: tuple[int, int], densities: Sequence[float], kind: Kind
 ) -> dict[str, Callable[[], Any]]:
     """The network's programs by name; a UserError if a runtime computes something else."""
+    config, top = timed_network.config, timed_network.feature
     network: Any = config.build()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3))
     variables = jax.jit(network.init)(jax.random.key(1), image[:, :64, :64])
-    # Of the last stage; of an HRNet the branch of the highest resolution.
-    last = config.stages[-1].name.split("/")[0]
-    top = next(stage.name for stage in config.stages if stage.name.split("/")[0] == last)
 
     @jax.jit
     def dense(variables: Variables, image: Array) -> Array:
@@ -135,7 +155,7 @@ def runtimes(
 
     for density in densities if config.block_specs else ():
         masks = block_masks(config, size, density, kind)
-        listed[f"{_SPARSE}{density:g}"] = partial(sparse, variables, image, masks)
+        listed[sparse_program(density)] = partial(sparse, variables, image, masks)
     expected = np.asarray(dense(variables, image)).transpose(0, 3, 1, 2)
     nodes = record(lambda image: network.apply(variables, image)[top], image)
     given = np.ascontiguousarray(np.asarray(image).transpose(0, 3, 1, 2))

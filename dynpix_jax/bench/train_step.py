@@ -62,7 +62,7 @@ def programs(size: tuple[int, int], batch: int, frozen: Sequence[str] = ()) -> d
         UserError: PyTorch is not installed or computes something else, or nothing is frozen by a name.
     """
     torch_conv.check("train-step")
-    config = NETWORKS["resnet50"]
+    config = NETWORKS["resnet50"].config
     network: Any = config.build()
     images = jax.random.normal(jax.random.key(0), (batch, *size, 3))
     variables = jax.jit(network.init)(jax.random.key(1), images[:1, :64, :64])

@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from dynpix_jax.cli.common import add_distributed, main_of
 from dynpix_jax.cli.compilation_cache import use_compilation_cache
-from dynpix_jax.cli.evaluated import Evaluated, data_name, print_rows, report, to_json
+from dynpix_jax.cli.evaluated import Evaluated, evaluated_data, print_rows, report, to_json
 from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core import processes
 from dynpix_jax.core.errors import UserError
@@ -59,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--weights {args.weights}: give --out, the folder for eval.json and report.html")
     runs = open_runs(config, args.workdir, args.stage, args.weights)
     source = data_source(config, "eval")
-    data = data_name(config, source)
+    data = evaluated_data(config, source)
     reference = read_reference(Path(settings.reference)) if settings.reference else None
     if reference is not None:
-        reference.check(tuple(runs[0].system.tasks), data)
+        reference.check(tuple(runs[0].system.tasks), str(data))
     rows = []
     for one in runs:
         with _progress(f"{config.name}, stage {one.title}") as progress:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 implementation=config.execution.implementation,
                 progress=progress,
             )
-        drop = None if reference is None else reference.delta_m(evaluation.measured(data))
+        drop = None if reference is None else reference.delta_m(evaluation.measured(str(data)))
         rows.append(Evaluated(one, evaluation, drop))
     if not processes.is_first():
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from dynpix_jax.core.source import Element, Source
 from dynpix_jax.core.system import System
 from dynpix_jax.evaluation.evaluator import Evaluation
 from dynpix_jax.evaluation.multitask import DELTA_M
+from dynpix_jax.evaluation.results import EvaluatedData
 from dynpix_jax.evaluation.runner import choice_maps, earlier_predictions, exit_maps, ponder_maps
 from dynpix_jax.evaluation.scorers import truth
 from dynpix_jax.serving.trained import Trained
@@ -95,10 +96,10 @@ class Evaluated:
         )
 
 
-def data_name(config: RunConfig, source: Source) -> str:
+def evaluated_data(config: RunConfig, source: Source) -> EvaluatedData:
     """The evaluated data, such as "scenes val, 40 images"."""
     count = min(config.evaluation.limit or len(source), len(source))
-    return f"{source.spec.name} {config.data.eval.source.split}, {count} images"
+    return EvaluatedData(source.spec.name, config.data.eval.source.split, count)
 
 
 def print_rows(rows: Sequence[Evaluated]) -> None:
@@ -115,13 +116,13 @@ def print_rows(rows: Sequence[Evaluated]) -> None:
             print_table(*exit_table(scores, budget))
 
 
-def to_json(config: RunConfig, data: str, rows: Sequence[Evaluated]) -> dict[str, Any]:
+def to_json(config: RunConfig, data: EvaluatedData, rows: Sequence[Evaluated]) -> dict[str, Any]:
     """The content of eval.json."""
-    facts = _facts(config, data, rows)
+    facts = _facts(config, data, rows) | asdict(data)
     return {"config": config.given, **facts, "rows": [row.to_dict() for row in rows]}
 
 
-def report(config: RunConfig, data: str, source: Source, rows: Sequence[Evaluated]) -> str:
+def report(config: RunConfig, data: EvaluatedData, source: Source, rows: Sequence[Evaluated]) -> str:
     """The content of report.html."""
     tasks, budgets = rows[0].evaluation.tasks, [row.budget for row in rows]
     fields = {name: source.spec.fields[task.target] for name, task in tasks.items()}
@@ -145,14 +146,14 @@ def make_examples(source: Source, rows: Sequence[Evaluated]) -> Iterator[Example
         yield Example(name, element["image"], labelled, predictions, choices_of(system), choices)
 
 
-def _facts(config: RunConfig, data: str, rows: Sequence[Evaluated]) -> dict[str, str]:
+def _facts(config: RunConfig, data: EvaluatedData, rows: Sequence[Evaluated]) -> dict[str, str]:
     """The evaluated run, its data, the device and versions."""
     device = jax.devices()[0]
     packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
     versions = {"dynpix_jax": dynpix_jax.__version__, "python": platform.python_version(), **packages}
     facts = {
         "name": config.name,
-        "data": data,
+        "data": str(data),
         "checkpoints": ", ".join(dict.fromkeys(row.run.origin for row in rows)),
         "device": f"{device.platform}: {device.device_kind}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -27,10 +27,10 @@ from pathlib import Path
 from dynpix_jax.cli.runs import add_run_arguments, run_of
 from dynpix_jax.core.config import RunConfig, differences
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import SourceSettings
+from dynpix_jax.core.source import Declares, SourceSettings
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import a_path
-from dynpix_jax.data.sources import SOURCES
+from dynpix_jax.data.sources import SOURCES, declared_spec
 from dynpix_jax.evaluation.results import evaluated_run, read_results
 from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
 from dynpix_jax.serving.network_file import write_network
@@ -152,8 +152,8 @@ def _alone(run: RunConfig, stage: str) -> RunConfig:
 
 
 def _licence(source: SourceSettings) -> str:
-    declare = getattr(SOURCES.resolve(source.name, "name"), "declare", None)
-    return (declare(source.options).licence if declare else "") or "none: generated"
+    known = isinstance(SOURCES.resolve(source.name, "name"), Declares)
+    return (declared_spec(source).licence if known else "") or "none: generated"
 
 
 def _measured(workdir: Path, system: System, stage: str) -> dict[str, str]:

@@ -74,7 +74,6 @@ def count(spec: str, size: str, stage: str | None = None, overrides: Sequence[st
         "macs_gibi": report.gibi,
         "flops": report.flops,
         "backbone": sum(macs for part, macs in parts.items() if part.startswith("backbone/")),
-        "head": parts.get("head", 0.0),
         "gates": sum(macs for scope, macs in report.by_scope.items() if "/gate/" in scope),
         "parts": parts,
         "steps": list(macs.up_to_predictions({})),
@@ -181,9 +180,10 @@ def target_shares(layers: Mapping[str, GatedLayer], rho: float) -> dict[str, flo
 
 
 def parts_of(report: MacReport, blocks: Sequence[BlockSpec] = ()) -> dict[str, float]:
-    """MACs by part: "backbone/stem", "backbone/res2", ..., "head"; from the module paths of the program.
+    """MACs by part: "backbone/stem", "backbone/res2", ..., and what else the network has ("head", "exit1").
 
-    ``blocks``: those of the backbone; its other modules are the stem. Without blocks each is a part.
+    From the module paths of the program. ``blocks``: those of the backbone; its other modules are the stem.
+    Without blocks each is a part.
     """
     stages = {spec.name: spec.stage for spec in blocks}
     parts: dict[str, float] = {}
@@ -199,24 +199,25 @@ def parts_of(report: MacReport, blocks: Sequence[BlockSpec] = ()) -> dict[str, f
 def _describe(counts: Mapping[str, Any]) -> str:
     total, gated = counts["macs"], counts["gated"]
     height, width = counts["size"]
+    of_backbone = f" (backbone {backbone:,})" if (backbone := counts["parameters_backbone"]) else ""
     lines = [
         f"{counts['config']}, stage '{counts['stage']}'",
         f"one image of {height}x{width} pixels (height x width)",
         "",
-        f"parameters   {counts['parameters']:,} (backbone {counts['parameters_backbone']:,})",
+        f"parameters   {counts['parameters']:,}{of_backbone}",
         f"MACs         {total:.4g} = {total / 1e9:.2f} x 10^9, dense: everything computed",
         f"MACs / 2^30  {counts['macs_gibi']:.2f}",
         f"FLOPs        {counts['flops']:.4g} (2 x MACs)",
         "",
         f"{'part':<20}{'MACs, 10^9':>12}{'share':>9}",
     ]
-    backbone = {part: macs for part, macs in counts["parts"].items() if part.startswith("backbone/")}
-    if backbone:
+    stages = {part: macs for part, macs in counts["parts"].items() if part.startswith("backbone/")}
+    if stages:
         lines.append(_row("backbone", counts["backbone"], total))
-    lines += [_row(f"  {part.split('/')[1]}", macs, total) for part, macs in backbone.items()]
-    if counts["gates"]:
-        lines.append(_row("  (of it the gates)", counts["gates"], total))
-    lines += [_row(part, macs, total) for part, macs in counts["parts"].items() if part not in backbone]
+    lines += [_row(f"  {part.split('/')[1]}", macs, total) for part, macs in stages.items()]
+    lines += [_row(part, macs, total) for part, macs in counts["parts"].items() if part not in stages]
+    if counts["gates"]:  # of the backbone's blocks, and of a MultiPool above it
+        lines.append(_row("(gates, of these)", counts["gates"], total))
     if len(counts["steps"]) > 1:
         lines += ["", "MACs up to each prediction, / 2^30, and their mean:"]
         shown = [f"{macs / 2**30:.2f}" for macs in counts["steps"]]

@@ -19,60 +19,29 @@ photo of each size runs all steps twice before that, to compile and to measure t
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
-import numpy as np
 
 from dynpix_jax.cli.compilation_cache import use_compilation_cache
 from dynpix_jax.cli.runs import add_run_arguments, run_of
-from dynpix_jax.core.augmentation import GeometryRanges
-from dynpix_jax.core.capabilities import choices_of, density, inputs_of
+from dynpix_jax.core.capabilities import inputs_of
 from dynpix_jax.core.errors import UserError, cause_of
-from dynpix_jax.core.source import IMAGE, SourceSpec
-from dynpix_jax.core.task import Task
 from dynpix_jax.core.text import a_path
-from dynpix_jax.data.geometry import Geometry
-from dynpix_jax.data.images import read_image
-from dynpix_jax.data.mpii import LARGER
-from dynpix_jax.data.sources import SOURCES
-from dynpix_jax.evaluation.runner import ImageResult, Runner, choice_maps, ponder_maps
-from dynpix_jax.evaluation.tiles import TILE, Mosaic, Tile, can_tile, in_tiles, is_large
-from dynpix_jax.serving.trained import Trained, open_run
+from dynpix_jax.evaluation.tiles import is_large
+from dynpix_jax.serving.labelling import label, label_ids
+from dynpix_jax.serving.photos import around_person, read_photos, result_names
+from dynpix_jax.serving.predictor import Predictor
+from dynpix_jax.serving.trained import open_run
 from dynpix_jax.tasks import TASKS
-from dynpix_jax.visualization.bands import save_bands
-from dynpix_jax.visualization.pictures import ponder_figure, save_png
-from dynpix_jax.visualization.steps import choices_figure
-from dynpix_jax.visualization.task_pictures import task_pictures
 
 KINDS = ("map", "overlay", "colours", "ponder", "choices")
 """Pictures of a photo, by the ends of their files' names."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Photo:
-    """A photo as the network sees it.
-
-    Attributes:
-        path: Path of its file.
-        name: Name of its results.
-        upright: As the camera was held, uint8 (H, W, 3).
-        image: The same or, if it was larger than --max-side, downsized; or a crop around a person.
-        crop: How the crop was made.
-    """
-
-    path: Path
-    name: str
-    upright: np.ndarray
-    image: np.ndarray
-    crop: Geometry | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,16 +107,14 @@ def run(args: argparse.Namespace) -> int:
             f"{settings.name}: its network takes {taken} beside the image, which a photo does not have; "
             "eval.py runs it on a data set that does"
         )
-    implementation = settings.execution.implementation
     warm = jax.default_backend() != "cpu"  # there the first pass is hardly slower, and seconds long
-    inference = settings.evaluation.inference
-    runner = Runner(trained.system, trained.variables, inference, implementation, warm)
+    runner = Predictor(settings, trained, warm=warm).runner
     bounded = any(budget is not None for budget in budgets.values())
     predict = partial(runner.within, **budgets) if bounded else runner
     crop = settings.data.eval.source.crop
     if args.box is not None and crop is None:
         raise UserError(f"--box: {settings.name} evaluates whole images (data.eval.source has no crop)")
-    ids = None if args.label_ids is None else label_ids(args.label_ids, trained.system.tasks)
+    ids = {} if args.label_ids is None else label_ids(args.label_ids, trained.system.tasks)
     _make_folder(args.out)
     results = []
     try:
@@ -190,201 +157,6 @@ def _check_numbers(args: argparse.Namespace, budgets: Mapping[str, float | None]
             raise UserError(f"--{name.replace('_', '-')} {budget:g}: expected a number above 0")
     if args.box is not None and min(args.box[2:]) <= 0:
         raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
-
-
-def label_ids(source: str, tasks: Mapping[str, Task]) -> np.ndarray:
-    """The ids that a data set's label files have for its classes, uint8 (256,): class -> id; 255 for others.
-
-    Raises:
-        UserError: No such source, label files that have the classes' own ids, or no task with its classes.
-    """
-    ids = getattr(SOURCES.resolve(source, "--label-ids"), "label_ids", None)
-    if ids is None:
-        raise UserError(f"--label-ids {source}: its label files have no ids beside the classes'")
-    segmentation = tasks.get("segmentation")
-    if segmentation is None or getattr(segmentation, "classes", None) != len(ids):
-        raise UserError(f"--label-ids {source}: the network has no segmentation of its {len(ids)} classes")
-    table = np.full(256, 255, np.uint8)
-    table[: len(ids)] = ids
-    return table
-
-
-def result_names(photos: Iterable[Path]) -> dict[Path, str]:
-    """A name for the results of each photo: the stem of its file, made longer where two are the same.
-
-    a/1.jpg and b/1.jpg become a_1 and b_1; 1.jpg and 1.png become 1_jpg and 1_png.
-    """
-    files = list(photos)
-    candidates = {
-        path: [
-            path.stem,
-            path.name.replace(".", "_"),
-            f"{path.resolve().parent.name}_{path.stem}",
-            f"{path.resolve().parent.name}_{path.name.replace('.', '_')}",
-            "_".join(path.resolve().parts[1:]).replace(".", "_"),
-        ]
-        for path in files
-    }
-    level = dict.fromkeys(files, 0)
-    while True:
-        names = {path: candidates[path][level[path]] for path in files}
-        # Some file systems ignore case.
-        seen = [name.casefold() for name in names.values()]
-        clashing = [path for path in files if seen.count(names[path].casefold()) > 1]
-        longer = [path for path in clashing if level[path] + 1 < len(candidates[path])]
-        if not longer:
-            break
-        for path in longer:
-            level[path] += 1
-    if clashing:
-        raise UserError(
-            f"photos {' and '.join(map(str, clashing))} would share the results '{names[clashing[0]]}'"
-        )
-    return names
-
-
-def read_photos(photos: Iterable[Path], names: Mapping[Path, str], max_side: int) -> Iterator[Photo]:
-    """The photos one by one, downsized to `max_side` (0: never).
-
-    Raises:
-        UserError: A photo is missing or corrupt; names it.
-    """
-    for path in photos:
-        upright = read_image(path, upright=True)
-        height, width = upright.shape[:2]
-        image = upright
-        if max_side and max(height, width) > max_side:
-            scale = max_side / max(height, width)
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = cv2.resize(upright, size, interpolation=cv2.INTER_AREA)
-        yield Photo(path, names[path], upright, image)
-
-
-def around_person(
-    photo: Photo, size: tuple[int, int], box: Sequence[float] | None, training: GeometryRanges | None = None
-) -> Photo:
-    """The photo with a crop for the network, as people are cropped in training.
-
-    Args:
-        photo: What is shown.
-        size: (H, W) of the crop.
-        box: (x, y) of its top left corner, width, height, in pixels of the upright photo; the crop shows a
-            quarter more. None: all of the photo.
-        training: The crops of training; the photo's has their resampling, and their outside.
-    """
-    height, width = photo.upright.shape[:2]
-    x, y, wide, high = (0.0, 0.0, width, height) if box is None else box
-    grown = 1.0 if box is None else LARGER
-    # A photo's edge is half a pixel before the centre of its first pixel.
-    person = np.array([x + wide / 2 - 0.5, y + high / 2 - 0.5, grown * wide, grown * high])
-    geometry = Geometry.around(person, (int(size[0]), int(size[1])))
-    if training is not None:
-        geometry = dataclasses.replace(geometry, resampling=training.resampling, outside=training.outside)
-    image = geometry.apply({"image": photo.upright}, SourceSpec("photo", {"image": IMAGE}))["image"]
-    return dataclasses.replace(photo, image=image, crop=geometry)
-
-
-def label(
-    photo: Photo,
-    predict: Callable[..., ImageResult],
-    trained: Trained,
-    mode: str,
-    out: Path,
-    ids: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Labels one photo by predict(image, mode), writes its pictures into `out` and gives its numbers.
-
-    Args:
-        ids: For the maps of segmentation, see `label_ids`; None keeps the classes.
-    """
-    system, of_pixels = trained.system, photo.crop is None and can_tile(trained.system.tasks)
-    predictions, result, ponder, chosen = _predicted(photo, predict, trained, mode, in_parts=of_pixels)
-    path_of = lambda kind: out / f"{photo.name}_{kind}.png"  # noqa: E731
-    files, pictures, joints = _drawn(photo, system.tasks, predictions, path_of, ids)
-    if ponder.maps:
-        pictures["ponder"] = ponder_figure(photo.image[:: ponder.step, :: ponder.step], ponder.maps)
-    if chosen.maps:
-        pictures["choices"] = choices_figure(chosen.maps, choices_of(system))
-    files |= {kind: path_of(kind) for kind in pictures}
-    for kind, picture in pictures.items():
-        save_png(picture, files[kind])
-    return {
-        "photo": str(photo.path),
-        "size": list(photo.upright.shape[:2]),
-        "computed_size": list(result.seen),
-        "tasks": list(trained.system.tasks),
-        "stage": trained.stage,
-        "target_rho": trained.rho,
-        "mode": mode,
-        "macs": result.macs,
-        "macs_gates_open": result.macs_open,
-        "milliseconds": result.milliseconds,
-        "prediction": result.prediction,
-        "density": density(trained.system, result.shares),
-        "shares": result.shares,
-        "files": {kind: str(path) for kind, path in files.items()},
-        **joints,
-    }
-
-
-def _drawn(
-    photo: Photo,
-    tasks: Mapping[str, Task],
-    predictions: Mapping[str, np.ndarray],
-    path_of: Callable[[str], Path],
-    ids: np.ndarray | None,
-) -> tuple[dict[str, Path], dict[str, Any], dict[str, Any]]:
-    """Files of a large photo, which are written; pictures of another, which are not; and joints."""
-    of_pixels = photo.crop is None and can_tile(tasks)
-    height, width = photo.upright.shape[:2]
-    files: dict[str, Path] = {}
-    pictures: dict[str, Any] = {}
-    joints: dict[str, Any] = {}
-    for task in tasks.values():
-        prediction = predictions[task.name]
-        drawn = task_pictures(task)
-        if of_pixels and is_large(photo.upright):
-            prefix = f"{task.name}_" if files else ""
-            own_ids = ids if task.name == "segmentation" else None
-            named = lambda kind, prefix=prefix: path_of(prefix + kind)  # noqa: E731
-            saved = save_bands(drawn, photo.upright, prediction, named, own_ids)
-            files |= {prefix + kind: file for kind, file in saved.items()}
-            continue
-        if photo.crop is None:
-            prediction = drawn.resized(prediction, photo.image.shape[:2], (height, width))
-        else:
-            prediction = drawn.uncropped(prediction, photo.crop.matrix((height, width)), (height, width))
-        prefix = f"{task.name}_" if pictures else ""
-        for kind, picture in drawn.files(photo.upright, prediction).items():
-            pictures[f"{prefix}{kind}"] = picture
-        if ids is not None and task.name == "segmentation":
-            pictures[f"{prefix}map"] = ids[pictures[f"{prefix}map"]]
-        if (numbers := drawn.numbers(prediction)) is not None:
-            joints[task.name] = numbers
-    return files, pictures, joints
-
-
-def _predicted(
-    photo: Photo, predict: Callable[..., ImageResult], trained: Trained, mode: str, *, in_parts: bool
-) -> tuple[dict[str, np.ndarray], ImageResult, Mosaic, Mosaic]:
-    """Predictions of a photo, what they cost, and its ponder and choice maps; a large one in tiles."""
-    system = trained.system
-    ponder, chosen = Mosaic(photo.image.shape[:2]), Mosaic(photo.image.shape[:2])
-
-    def look(tile: Tile, result: ImageResult) -> None:
-        if not all(np.isfinite(logits).all() for logits in result.outputs.predictions.values()):
-            raise UserError(
-                f"{photo.path}: the network of stage '{trained.stage}' (step {trained.step}) predicts values "
-                "that are not finite; its training has diverged"
-            )
-        rows, columns = (part.stop - part.start for part in tile.seen)
-        ponder.add(tile, ponder_maps(system, result, (rows, columns)))
-        chosen.add(tile, choice_maps(system, result, (rows, columns)))
-
-    side = TILE if in_parts and is_large(photo.image) else max(photo.image.shape)
-    run = partial(predict, mode=mode)
-    predictions, result = in_tiles(run, system.tasks, photo.image, side=side, each=look)
-    return predictions, result, ponder, chosen
 
 
 def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) -> None:

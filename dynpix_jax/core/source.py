@@ -99,9 +99,7 @@ class SourceSpec:
 class Source(Protocol):
     """Random access to elements; reading element i twice gives equal arrays.
 
-    A source may have three more methods or attributes, which `annotators_of`, `groups_of` and
-    `data.contents` ask for: ``annotators(index)``, ``groups``, and ``mark(index)``, a text that tells an
-    element from another of its name.
+    What only some sources have are the protocols `Annotated`, `Grouped` and `Marked`.
     """
 
     @property
@@ -118,12 +116,41 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Annotated(Protocol):
+    """A source of boundaries with each annotator's."""
+
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Each annotator's boundaries of an element, bool (H, W); None where it has one label only."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A source with groups of elements; a training batch is of one group.
+
+    Attributes:
+        groups: Number of elements and weight of each, in the order of the elements.
+    """
+
+    groups: tuple[tuple[int, float], ...]
+
+
+@runtime_checkable
+class Marked(Protocol):
+    """A source that can tell an element from another of its name."""
+
+    def mark(self, index: int) -> str:
+        """What tells them apart, such as the sizes of the files; "" for nothing."""
+
+
 class SourceClass(Protocol):
     """What a config names: a class whose instances are sources.
 
+    What only some classes have are the protocols `Declares` and `NumbersClasses`.
+
     Attributes:
-        Config: Frozen dataclass of the source's options, parsed from its section of a config; by its
-            ``of_split(section, split, path)`` if it has that, where the options depend on the split.
+        Config: Frozen dataclass of the source's options, parsed from its section of a config; by itself if it
+            is a `ParsedBySplit`.
         splits: Names of its splits, such as "train", "val" and "test"; not all need be on the disk.
     """
 
@@ -131,6 +158,33 @@ class SourceClass(Protocol):
     splits: ClassVar[tuple[str, ...]]
 
     def __call__(self, config: Any, split: str, /) -> Source: ...
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """A class of sources that tells by the options alone what its elements hold: no file need be there."""
+
+    def declare(self, config: Any, /) -> SourceSpec:
+        """The spec of a source with these options."""
+
+
+@runtime_checkable
+class NumbersClasses(Protocol):
+    """A class of sources whose label files have ids of their own for the classes of a segmentation.
+
+    Attributes:
+        label_ids: The id of each class, in 0 .. 255.
+    """
+
+    label_ids: tuple[int, ...]
+
+
+@runtime_checkable
+class ParsedBySplit(Protocol):
+    """A class of options that depend on the split."""
+
+    def of_split(self, section: Mapping[str, Any], split: str, path: str, /) -> Any:
+        """The options in a section; ``path`` is its full name, for messages."""
 
 
 @runtime_checkable
@@ -177,14 +231,17 @@ class SourceSettings:
 
 def annotators_of(source: Source, index: int) -> list[np.ndarray] | None:
     """Each annotator's boundaries of an element, bool (H, W); None where the source has one label only."""
-    read = getattr(source, "annotators", None)
-    return None if read is None else read(index)
+    return source.annotators(index) if isinstance(source, Annotated) else None
 
 
 def groups_of(source: Source) -> tuple[tuple[int, float], ...]:
     """Number of elements and weight of each group; a training batch is of one group (`data.joint`)."""
-    groups: tuple[tuple[int, float], ...] = getattr(source, "groups", ((len(source), 1.0),))
-    return groups
+    return source.groups if isinstance(source, Grouped) else ((len(source), 1.0),)
+
+
+def mark_of(source: Source, index: int) -> str:
+    """What tells an element from another of its name; "" where nothing does."""
+    return source.mark(index) if isinstance(source, Marked) else ""
 
 
 def check_index(source: Source, index: int) -> int:

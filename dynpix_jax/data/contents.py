@@ -7,18 +7,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dynpix_jax.core.source import Source
+from dynpix_jax.core.source import Source, mark_of
 
 
 def contents_of(source: Source) -> list[str]:
-    """A line an element: its name, a tab, and what tells it from another of that name ("" if nothing does).
-
-    A source tells that by an optional method ``mark(index)``.
-    """
-    mark = getattr(source, "mark", lambda index: "")
+    """A line an element: its name, a tab, and what tells it from another of that name, if anything does."""
 
     def line(index: int) -> str:
-        return f"{source.name(index)}\t{mark(index)}".replace("\n", " ")
+        return f"{source.name(index)}\t{mark_of(source, index)}".replace("\n", " ")
 
     with ThreadPoolExecutor(16) as pool:  # file systems answer slowly, and many questions at once
         return list(pool.map(line, range(len(source))))

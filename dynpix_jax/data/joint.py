@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ from dynpix_jax.core.source import (
     SourceSpec,
     annotators_of,
     check_index,
+    mark_of,
 )
-from dynpix_jax.data.sources import open_source, read_source
+from dynpix_jax.data.sources import declared_spec, open_source, read_source
 
 SPLITS = ("train", "val", "test")
 
@@ -78,17 +79,21 @@ class Joint:
 
     def __init__(self, config: JointConfig, split: str) -> None:
         self._parts: list[Source] = [open_source(part) for part in config.sources]
+        self._spec = _joint_spec([part.spec for part in self._parts])
         sizes = [len(part) for part in self._parts]
         self._firsts = [0, *itertools.accumulate(sizes)][:-1]
         self._size = sum(sizes)
-        self._fields = _all_fields(self._parts)
         self.groups = tuple(zip(sizes, config.weights or (1.0,) * len(sizes), strict=True))
 
     @property
     def spec(self) -> SourceSpec:
         """The fields of all parts, `index` last."""
-        licences = dict.fromkeys(part.spec.licence for part in self._parts)
-        return SourceSpec("joint", {**self._fields, "index": INDEX}, "; ".join(filter(None, licences)))
+        return self._spec
+
+    @classmethod
+    def declare(cls, config: JointConfig) -> SourceSpec:
+        """The spec of a source with these options, by those of its parts."""
+        return _joint_spec([declared_spec(part) for part in config.sources])
 
     def __len__(self) -> int:
         return self._size
@@ -100,9 +105,7 @@ class Joint:
 
     def mark(self, index: int) -> str:
         """The part's own; "" where it has none."""
-        part, place = self._place(index)
-        mark = getattr(part, "mark", None)
-        return "" if mark is None else str(mark(place))
+        return mark_of(*self._place(index))
 
     def annotators(self, index: int) -> list[np.ndarray]:
         """Each annotator's boundaries, bool (H, W); none where the part has no boundaries."""
@@ -118,7 +121,8 @@ class Joint:
         shape = given["image"].shape[:2]
         element = {
             name: given[name] if name in given else _ignored(field, shape)
-            for name, field in self._fields.items()
+            for name, field in self._spec.fields.items()
+            if name != "index"
         }
         return element | {"index": np.array(index, np.int64)}
 
@@ -128,19 +132,24 @@ class Joint:
         return self._parts[number], index - self._firsts[number]
 
 
-def _all_fields(parts: list[Source]) -> dict[str, FieldSpec]:
+def _joint_spec(parts: Sequence[SourceSpec]) -> SourceSpec:
+    licences = dict.fromkeys(part.licence for part in parts)
+    return SourceSpec("joint", {**_all_fields(parts), "index": INDEX}, "; ".join(filter(None, licences)))
+
+
+def _all_fields(parts: Sequence[SourceSpec]) -> dict[str, FieldSpec]:
     fields: dict[str, FieldSpec] = {}
     owners: dict[str, str] = {}
     for part in parts:
-        for name, field in part.spec.fields.items():
+        for name, field in part.fields.items():
             if name == "index":
                 continue
             other = fields.setdefault(name, field)
-            owner = owners.setdefault(name, part.spec.name)
+            owner = owners.setdefault(name, part.name)
             same = ("kind", "dtype", "ignore", "classes")
             if any(getattr(other, what) != getattr(field, what) for what in same):
                 raise UserError(
-                    f"joint: {name} of {owner} and of {part.spec.name} are not the same label; expected the "
+                    f"joint: {name} of {owner} and of {part.name} are not the same label; expected the "
                     "same kind, type, ignore value and classes"
                 )
     return fields

@@ -8,7 +8,15 @@ from typing import Any
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.sections import from_config, refuse_unread
-from dynpix_jax.core.source import FieldSpec, Source, SourceClass, SourceSettings
+from dynpix_jax.core.source import (
+    Declares,
+    FieldSpec,
+    ParsedBySplit,
+    Source,
+    SourceClass,
+    SourceSettings,
+    SourceSpec,
+)
 
 SOURCES: Registry[SourceClass] = Registry(
     "source",
@@ -41,14 +49,15 @@ def open_source(settings: SourceSettings) -> Source:
     return SOURCES.resolve(settings.name, "name")(settings.options, settings.split)
 
 
+def declared_spec(settings: SourceSettings) -> SourceSpec:
+    """What a source's elements hold, by its options alone where its class tells: no file need be there."""
+    source = SOURCES.resolve(settings.name, "name")
+    return source.declare(settings.options) if isinstance(source, Declares) else open_source(settings).spec
+
+
 def declared_fields(settings: SourceSettings) -> dict[str, FieldSpec]:
-    """The fields of a source's elements, by its options alone where these tell: no file need be there."""
-    parts = getattr(settings.options, "sources", ())
-    if parts:
-        return {name: field for part in parts for name, field in declared_fields(part).items()}
-    declare = getattr(SOURCES.resolve(settings.name, "name"), "declare", None)
-    spec = open_source(settings).spec if declare is None else declare(settings.options)
-    return dict(spec.fields)
+    """The fields of `declared_spec`."""
+    return dict(declared_spec(settings).fields)
 
 
 def read_source(section: Mapping[str, Any], path: str, split: str | None = None) -> SourceSettings:
@@ -71,8 +80,11 @@ def read_source(section: Mapping[str, Any], path: str, split: str | None = None)
     if chosen not in source.splits:
         splits = suggest(str(chosen), source.splits)
         raise UserError(f"{path}.split: {name} has no split {chosen!r}; {splits}")
-    parse = getattr(source.Config, "of_split", None)
-    typed = parse(options, str(chosen), path) if parse else from_config(source.Config, options, path)
+    config: object = source.Config
+    if isinstance(config, ParsedBySplit):
+        typed = config.of_split(options, str(chosen), path)
+    else:
+        typed = from_config(source.Config, options, path)
     settings = SourceSettings(str(name), str(chosen), typed)
     refuse_unread(typed, path, settings.unread_in_split)
     return settings

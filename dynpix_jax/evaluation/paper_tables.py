@@ -288,4 +288,5 @@ def combined(found: Mapping[str, Measured], tasks: Sequence[str]) -> Measured | 
     )
     files = tuple(dict.fromkeys(file for run in runs for file in run.files))
     macs = sum(run.macs for run in runs)
-    return Measured(scores, macs, data, files, stage, tuple(found), milliseconds=milliseconds)
+    tasks_found, source = tuple(found), runs[0].source
+    return Measured(scores, macs, data, files, stage, tasks_found, milliseconds=milliseconds, source=source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,29 @@ def delta_scores(tasks: Mapping[str, Task | type[Task]]) -> dict[str, DeltaScore
     return {name: DeltaScore(one.name, one.higher_is_better) for name, one in found.items() if one}
 
 
+# The sentence of `EvaluatedData`. No split has a space in its name, a data set may.
+_SENTENCE = re.compile(r"(?P<source>.+) \S+, \d+ images")
+
+
+@dataclass(frozen=True)
+class EvaluatedData:
+    """What was evaluated; an eval.json has these fields.
+
+    Attributes:
+        source: Name of the data set.
+        split: Such as "test".
+        images: How many.
+    """
+
+    source: str
+    split: str
+    images: int
+
+    def __str__(self) -> str:
+        """Such as "nyuv2 test, 654 images"."""
+        return f"{self.source} {self.split}, {self.images} images"
+
+
 @dataclass(frozen=True)
 class Measured:
     """A row of an eval.json.
@@ -55,6 +79,7 @@ class Measured:
         alternative: Alternative of the network; "" for itself.
         per_class: Score -> class -> value, None where the class does not occur; empty without classes.
         chance: Kind of chance -> scores with such masks (`evaluation.chance`); empty without.
+        source: Name of the data set; "" where it is not known beside ``data``.
     """
 
     scores: dict[str, float]
@@ -69,16 +94,12 @@ class Measured:
     alternative: str = ""
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def file(self) -> str:
         """The files, for messages."""
         return ", ".join(self.files)
-
-    @property
-    def source(self) -> str:
-        """Name of the data set."""
-        return self.data.split(",")[0].split()[0]
 
     def score(self, name: str) -> float | None:
         """A score by name or by task and name ("depth/rmse"), whichever task is first; None if missing."""
@@ -184,7 +205,14 @@ def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) ->
             for score, values in first.get(f"{prefix}per_class", {}).items()
         },
         row.get("chance", {}),
+        content["source"] if "source" in content else _source_of(content["data"]),
     )
+
+
+def _source_of(data: str) -> str:
+    """The data set of an eval.json of version 0.1, which has the sentence alone."""
+    found = _SENTENCE.fullmatch(data)
+    return found["source"] if found else data
 
 
 def _exits(last: Measured, exits: Sequence[Mapping[str, float]]) -> list[Measured]:

@@ -42,6 +42,12 @@ class Tile:
     kept: Window
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what the network sees."""
+        rows, columns = (part.stop - part.start for part in self.seen)
+        return rows, columns
+
+    @property
     def inner(self) -> Window:
         """The kept rows and columns, counted from the first that is seen."""
         rows, columns = (
@@ -77,17 +83,17 @@ def in_tiles(
     tasks: Mapping[str, Task],
     image: np.ndarray,
     *,
-    side: int = TILE,
+    side: int | None = None,
     overlap: int = OVERLAP,
     each: Callable[[Tile, ImageResult], None] = lambda tile, result: None,
 ) -> tuple[dict[str, np.ndarray], ImageResult]:
-    """Predicts an image tile by tile.
+    """Predicts an image tile by tile, or at once.
 
     Args:
         predict: Runs one image (h, w, 3).
-        tasks: Of pixels.
+        tasks: What it predicts; of pixels, if there are several tiles.
         image: uint8 (H, W, 3).
-        side: Of a tile.
+        side: Of a tile. None: `TILE` for a large image whose tasks are of pixels, else all of the image.
         overlap: Pixels that a tile sees beyond those that it predicts.
         each: Called with every tile and its result.
 
@@ -95,6 +101,8 @@ def in_tiles(
         The decoded predictions of the whole image, and the last tile's result with the MACs and the time of
         all tiles; its shares are means by MACs.
     """
+    if side is None:
+        side = TILE if is_large(image) and can_tile(tasks) else max(image.shape[:2])
     found: dict[str, np.ndarray] = {}
     total: ImageResult | None = None
     for tile in tiles(image.shape[:2], side, overlap):
@@ -116,15 +124,19 @@ def in_tiles(
 
 
 class Mosaic:
-    """Maps of a large image at a part of its size, put together of those of its tiles.
+    """Maps of an image, put together of those of its tiles.
+
+    Args:
+        size: (H, W) of the image.
+        step: Every so many pixels one is kept; None: so that the longer side has 1600 at most.
 
     Attributes:
-        step: Every so many pixels one is kept.
+        step: The same.
         maps: Name -> (H / step, W / step).
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.step = -(-max(size) // 1600)
+    def __init__(self, size: tuple[int, int], step: int | None = None) -> None:
+        self.step = step or -(-max(size) // 1600)
         self.maps: dict[str, np.ndarray] = {}
         self._size = (-(-size[0] // self.step), -(-size[1] // self.step))
 

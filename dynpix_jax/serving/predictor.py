@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from dynpix_jax.core.system import System
 from dynpix_jax.core.typing import Variables
 from dynpix_jax.data.images import as_rgb, read_image
 from dynpix_jax.evaluation.runner import ImageResult, Runner, ponder_maps
-from dynpix_jax.evaluation.tiles import can_tile, in_tiles, is_large
+from dynpix_jax.evaluation.tiles import Mosaic, Tile, in_tiles, is_large
 from dynpix_jax.serving.network_file import find_network, network_run, network_stage
 from dynpix_jax.serving.trained import Trained, open_run, open_weights
 
@@ -53,6 +53,7 @@ class Predictor:
     Args:
         run: Settings of its training.
         trained: The network.
+        warm: See `Runner`.
 
     Attributes:
         run: Settings of its training.
@@ -61,8 +62,8 @@ class Predictor:
         stage: Name of the training stage that it was taken from.
     """
 
-    def __init__(self, run: RunConfig, trained: Trained) -> None:
-        self.run, self.trained = run, trained
+    def __init__(self, run: RunConfig, trained: Trained, *, warm: bool = True) -> None:
+        self.run, self.trained, self.warm = run, trained, warm
         self.system: System = trained.system
         self.variables: Variables = trained.variables
         self.stage = trained.stage
@@ -78,9 +79,8 @@ class Predictor:
     @cached_property
     def runner(self) -> Runner:
         """Its compiled programs."""
-        return Runner(
-            self.system, self.variables, self.run.evaluation.inference, self.run.execution.implementation
-        )
+        inference, implementation = self.run.evaluation.inference, self.run.execution.implementation
+        return Runner(self.system, self.variables, inference, implementation, self.warm)
 
     def __call__(
         self,
@@ -130,17 +130,29 @@ class Predictor:
         budget_macs: float | None = None,
         **inputs: np.ndarray,
     ) -> Labelled:
-        """The predictions of one image with their costs and ponder maps; arguments as of a call."""
+        """The predictions of one image with their costs and ponder maps; arguments as of a call.
+
+        Of an image in tiles the costs are those of all of them, and the density is their mean by MACs.
+        """
         (pixels,) = _as_batch(image)
         given = {name: np.asarray(value)[None] for name, value in inputs.items()}
         self._check_inputs(given)
+        ponder = Mosaic(pixels.shape[:2], step=1)
+
+        def look(tile: Tile, result: ImageResult) -> None:
+            if result.outputs.gates:
+                ponder.add(tile, ponder_maps(self.system, result, tile.size))
+
         if budget_ms is None and budget_macs is None:
-            result = self.runner.batch(pixels[None], mode, **given).image(0)
+            predictions, result = self._whole(pixels, mode, given, look)
         else:
-            result = self._within(pixels, mode, dict(budget_ms=budget_ms, budget_macs=budget_macs), given)
+            limits = dict(budget_ms=budget_ms, budget_macs=budget_macs)
+            within = partial(self._within, mode=mode, limits=limits, inputs=given)
+            side = max(pixels.shape[:2])  # a budget is for one pass
+            predictions, result = in_tiles(within, self.system.tasks, pixels, side=side, each=look)
         return Labelled(
-            {task: values[0] for task, values in self._decoded(result.outputs.predictions).items()},
-            ponder_maps(self.system, result, pixels.shape[:2]) if result.outputs.gates else {},
+            predictions,
+            ponder.maps,
             result.macs,
             result.macs_open,
             result.milliseconds,
@@ -151,11 +163,26 @@ class Predictor:
     def _predicted(
         self, batch: np.ndarray, mode: Mode, inputs: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        if inputs or not is_large(batch[0]) or not can_tile(self.system.tasks):
+        if not is_large(batch[0]):
             return self._decoded(self.runner.batch(batch, mode, **inputs).outputs.predictions)
-        run = partial(self.runner, mode=mode)
-        parts = [in_tiles(run, self.system.tasks, image)[0] for image in batch]
+        parts = []
+        for index, image in enumerate(batch):
+            given = {name: value[index : index + 1] for name, value in inputs.items()}
+            parts.append(self._whole(image, mode, given)[0])
         return {task: np.stack([part[task] for part in parts]) for task in self.tasks}
+
+    def _whole(
+        self,
+        image: np.ndarray,
+        mode: Mode,
+        inputs: Mapping[str, np.ndarray],
+        look: Callable[[Tile, ImageResult], None] = lambda tile, result: None,
+    ) -> tuple[dict[str, np.ndarray], ImageResult]:
+        """See `in_tiles`; what the network takes beside the image, (1, H, W), is not cut into tiles."""
+        given = {name: value[0] for name, value in inputs.items()}
+        side = max(image.shape[:2]) if inputs else None
+        run = partial(self.runner, mode=mode, **given)
+        return in_tiles(run, self.system.tasks, image, side=side, each=look)
 
     def _within(
         self, image: np.ndarray, mode: Mode, limits: Mapping[str, float | None], inputs: Mapping[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from dynpix_jax.tasks import Score, Task, all_scores
@@ -61,8 +62,13 @@ class Budget:
     @property
     def label(self) -> str:
         """Such as "gates, rho 0.7"; the stage alone without gates, or where its name says rho."""
-        told = self.density is None or f"rho{self.rho:g}" in self.stage.replace(" ", "")
-        return self.stage if told else f"{self.stage}, rho {self.rho:g}"
+        gated = self.density is not None
+        return f"{self.stage}, rho {self.rho:g}" if gated and not self._tells_rho else self.stage
+
+    @property
+    def _tells_rho(self) -> bool:
+        """Whether the words of the stage's name are this very rho, which is then not said twice."""
+        return re.search(rf"rho ?{re.escape(f'{self.rho:g}')}(?![\d.])", self.stage) is not None
 
     @property
     def with_chance(self) -> list[Budget]:

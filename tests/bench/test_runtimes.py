@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from dynpix_jax.backbones.resnet import ResNetConfig
-from dynpix_jax.bench.runtimes import Node, block_masks, picture, record
+from dynpix_jax.bench.runtimes import NETWORKS, Node, block_masks, picture, record, table
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.timing import Timing
 from dynpix_jax.nn.conv import Conv, DepthwiseConv
@@ -86,13 +86,32 @@ def test_other_layers_are_refused():
 
 def test_the_picture_has_the_sparse_curve_and_a_line_for_each_other_program():
     times = {"dynpix, dense": 8.0, "sparse, density 0.5": 6.0, "sparse, density 0.3": 5.0, "torch": 9.0}
-    axes = picture({label: Timing(ms, ms, ms, ms) for label, ms in times.items()}, "title").axes[0]
+    axes = picture(
+        {label: Timing(ms, ms, ms, ms) for label, ms in times.items()}, "title", [0.5, 0.3, 0.9]
+    ).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["dynpix, sparse"].get_xydata().tolist() == [[0.5, 6.0], [0.3, 5.0]]
     assert {label: set(line.get_ydata()) for label, line in lines.items() if "sparse" not in label} == {
         "dynpix, dense": {8.0},
         "torch": {9.0},
     }
+
+
+def test_times_are_over_those_of_the_fastest_program_that_computes_everywhere(capsys):
+    times = {"sparse pages": 8.0, "sparse, density 0.5": 4.0, "torch": 10.0}
+    table({label: Timing(ms, ms, ms, ms) for label, ms in times.items()}, [0.5])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[-1] for row in rows] == ["1.00 |", "0.50 |", "1.25 |"]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "stride"),
+    [("resnet50", 2048, 8), ("hrnet_w18_small", 16, 4), ("mobilenetv2", 320, 16)],
+)
+def test_the_feature_is_of_the_last_stage(name, channels, stride):
+    network = NETWORKS[name]
+    (stage,) = (stage for stage in network.config.stages if stage.name == network.feature)
+    assert (stage.channels, stage.stride) == (channels, stride)
 
 
 def test_masks_are_those_of_the_blocks_that_can_skip():

@@ -11,6 +11,7 @@ from dynpix_jax.flops import MacReport
 from dynpix_jax.nn.residual import BlockSpec
 from tests.tiny import TINY_CONFIG
 
+ASTMT_TASKS = ("boundaries", "segmentation", "normals", "depth", "saliency")
 BSDS = Path(__file__).resolve().parents[2] / "configs" / "pag" / "bsds500.py"
 
 
@@ -33,7 +34,7 @@ def test_backbone_agrees_with_the_published_count(capsys):
     assert numbers["parameters_backbone"] == pytest.approx(
         23.5e6, rel=0.01
     )  # 25.6 million less the classifier
-    assert numbers["backbone"] + numbers["head"] == pytest.approx(numbers["macs"])
+    assert numbers["backbone"] + numbers["parts"]["head"] == pytest.approx(numbers["macs"])
     assert numbers["flops"] == 2 * numbers["macs"]
     assert numbers["macs_gibi"] == pytest.approx(numbers["macs"] / 2**30)
     assert numbers["gated"] == {}
@@ -70,6 +71,46 @@ def test_branches_of_multipool_count_as_one_convolution(tiny, capsys):
     pool = count(capsys, *arguments[:-1])
     assert list(pool["gated"]) == ["res4_2/dilation_1", "res4_2/dilation_2"]
     assert pool["macs_gates_open"] == pytest.approx(base["macs"] + pool["gates"])
+
+
+@pytest.mark.parametrize(
+    ("config", "above"),
+    [
+        ("pag/scenes.py:variant=multipool", ["head"]),
+        ("perspective/scenes.py", ["res6", "feedforward", "resize"]),
+        ("pixelnet/scenes.py", ["mlp"]),
+        ("anytime/scenes.py", ["exit1", "exit2", "exit3", "exit4"]),
+        ("mdeq/scenes.py", ["stem", "cell", "head"]),
+        (
+            "astmt/scenes.py",
+            ["decoder", "resize", *(f"head_{task}" for task in ASTMT_TASKS)],
+        ),
+    ],
+)
+def test_the_parts_of_every_system_make_up_the_whole(capsys, config, above):
+    config = f"configs/{config}"
+    numbers = count(capsys, f"--config={config}", "--size=64x64")
+    parts = numbers["parts"]
+    assert {part for part in parts if not part.startswith("backbone/")} == set(above)
+    assert all(parts[part] > 0 for part in above)
+    assert numbers["backbone"] + sum(parts[part] for part in above) == pytest.approx(numbers["macs"])
+    # A part that a network does not have is not told as one that costs nothing.
+    assert "head" not in numbers
+    assert main.main(["flops", f"--config={config}", "--size=64x64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    printed = [line.split()[0] for line in lines if line and not line.startswith(" ")]
+    assert [part for part in above if part not in printed] == []
+    assert ("(backbone" in lines[3]) == (numbers["parameters_backbone"] > 0)
+
+
+def test_the_gates_stand_after_all_that_has_them(capsys):
+    """The MultiPool of Res6 is above the backbone, and has the only gate of this network."""
+    arguments = ["--config=configs/pag/nyuv2.py:variant=multipool,multipool=res6,budget=gpu", "--size=64x64"]
+    numbers = count(capsys, *arguments)
+    assert numbers["gates"] > 0
+    assert main.main(["flops", *arguments]) == 0
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
+    assert lines.index("(gates,") == lines.index("head") + 1 > lines.index("res6")
 
 
 def test_lines_state_their_units(tiny, capsys):
@@ -172,7 +213,7 @@ rows = [["half", "rho=0.5", 0.7, 0.0005], ["unprinted", "rho=0.7", 0.7, "-"]]
     assert main.main([*arguments, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     numbers = count(capsys, f"--config={tiny}:rho=0.5", "--size=48x64")
-    beside = numbers["head"] + numbers["gates"]
+    beside = numbers["parts"]["head"] + numbers["gates"]
     assert row["executed"] == numbers["macs_at_target_rho"]
     assert row["counted"] == pytest.approx(row["executed"] - beside)
     assert row["off"] == pytest.approx(row["counted"] / 5e5 - 1)

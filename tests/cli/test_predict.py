@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from dynpix_jax import tasks
-from dynpix_jax.cli import main, predict
+from dynpix_jax.cli import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.system import Outputs
 from dynpix_jax.evaluation import tiles
 from dynpix_jax.evaluation.runner import ImageResult
+from dynpix_jax.serving.labelling import label, label_ids
+from dynpix_jax.serving.photos import Photo, result_names
 from dynpix_jax.visualization.steps import choice_colours
 
 
@@ -92,13 +94,11 @@ def test_a_bad_photo_is_named_and_the_others_stay(tiny_run, tmp_path, capsys):
 
 def test_a_network_that_diverged_is_named(tmp_path):
     outputs = SimpleNamespace(predictions={"boundaries": np.full((1, 4, 6, 1), np.nan, np.float32)})
-    photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
+    photo = Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
     system = SimpleNamespace(tasks={"boundaries": tasks.build("boundaries", {}, "")})
     trained = SimpleNamespace(stage="gates", step=4, system=system)
     with pytest.raises(UserError, match=r"x.jpg: .*'gates' \(step 4\) .*not finite"):
-        predict.label(
-            photo, lambda image, mode: SimpleNamespace(outputs=outputs), trained, "sparse", tmp_path
-        )
+        label(photo, lambda image, mode: SimpleNamespace(outputs=outputs), trained, "sparse", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,8 +115,8 @@ def test_choices_are_drawn(tmp_path, capsys):
     )
     trained = SimpleNamespace(stage="multipool", step=4, system=system, rho=1.0)
     result = ImageResult(outputs, {}, 1.0, 1.0, 1.0, size)
-    photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((*size, 3), np.uint8)] * 2)
-    files = predict.label(photo, lambda image, mode: result, trained, "sparse", tmp_path)["files"]
+    photo = Photo(Path("x.jpg"), "x", *[np.zeros((*size, 3), np.uint8)] * 2)
+    files = label(photo, lambda image, mode: result, trained, "sparse", tmp_path)["files"]
     assert files["choices"] == str(tmp_path / "x_choices.png")
     drawn = picture(files["choices"])[..., :3]
     for colour in choice_colours(2):
@@ -159,15 +159,15 @@ def test_result_names(photos, names):
     paths = [Path("/root") / photo for photo in photos]
     if names[0].casefold() == names[1].casefold():  # some file systems could not keep both
         with pytest.raises(UserError, match="would share the results"):
-            predict.result_names(paths)
+            result_names(paths)
     else:
-        assert list(predict.result_names(paths).values()) == names
+        assert list(result_names(paths).values()) == names
 
 
 def test_label_ids_are_those_of_the_servers_files(tmp_path):
     """Cityscapes' 19 classes have ids 7 (road) to 33 (bicycle) in its files."""
     nineteen = {"segmentation": tasks.build("segmentation", {"classes": 19}, "")}
-    table = predict.label_ids("cityscapes", nineteen)
+    (table,) = label_ids("cityscapes", nineteen).values()
     assert table[[0, 1, 11, 18, 19, 255]].tolist() == [7, 8, 24, 33, 255, 255]
     for source, known, message in (
         (
@@ -179,18 +179,24 @@ def test_label_ids_are_those_of_the_servers_files(tmp_path):
         ("cityscape", nineteen, "did you mean 'cityscapes'"),
     ):
         with pytest.raises(UserError, match=message):
-            predict.label_ids(source, known)
+            label_ids(source, known)
     logits = np.zeros((1, 4, 6, 19), np.float32)
     logits[0, :, :3, 18] = 1.0  # a bicycle on the left, road on the right
     result = SimpleNamespace(
         outputs=SimpleNamespace(predictions={"segmentation": logits}),
         **dict(seen=(4, 6), macs=0, macs_open=0, milliseconds=1.0, prediction=None, shares={}),
     )
-    photo = predict.Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
+    photo = Photo(Path("x.jpg"), "x", *[np.zeros((4, 6, 3), np.uint8)] * 2)
     trained = SimpleNamespace(stage="base", step=1, rho=1.0, system=SimpleNamespace(tasks=nineteen))
-    for ids, left, right in ((None, 18, 0), (table, 33, 7)):
-        numbers = predict.label(photo, lambda image, mode: result, trained, "dense", tmp_path, ids)
+    for ids, left, right in (({}, 18, 0), ({"segmentation": table}, 33, 7)):
+        numbers = label(photo, lambda image, mode: result, trained, "dense", tmp_path, ids)
         assert picture(numbers["files"]["map"]).tolist() == [[left] * 3 + [right] * 3] * 4
+
+
+def test_label_ids_of_a_task_of_any_name():
+    """A task of the user's own has the data set's classes by their number."""
+    of_edges, streets = tasks.build("boundaries", {}, ""), tasks.build("segmentation", {"classes": 19}, "")
+    assert set(label_ids("cityscapes", {"segmentation": of_edges, "streets": streets})) == {"streets"}
 
 
 def test_a_large_photo_in_tiles_and_bands_is_that_of_a_whole(tmp_path, monkeypatch):
@@ -218,13 +224,13 @@ def test_a_large_photo_in_tiles_and_bands_is_that_of_a_whole(tmp_path, monkeypat
         pixels = float(sums.size)
         return ImageResult(outputs, {}, pixels, 2 * pixels, 1.0, image.shape[:2])
 
-    ids = predict.label_ids("cityscapes", system.tasks)
-    photos = [predict.Photo(Path(f"{name}.jpg"), name, image, image) for name in ("whole", "parts")]
-    whole = predict.label(photos[0], look, trained, "dense", tmp_path, ids)
+    ids = label_ids("cityscapes", system.tasks)
+    photos = [Photo(Path(f"{name}.jpg"), name, image, image) for name in ("whole", "parts")]
+    whole = label(photos[0], look, trained, "dense", tmp_path, ids)
     assert seen == [(400, 500)]
     monkeypatch.setattr(tiles, "LARGEST", 300 * 300)
-    monkeypatch.setattr(predict, "TILE", 320)
-    parts = predict.label(photos[1], look, trained, "dense", tmp_path, ids)
+    monkeypatch.setattr(tiles, "TILE", 320)
+    parts = label(photos[1], look, trained, "dense", tmp_path, ids)
     assert len(seen) > 5
     assert all(max(size) < 320 + 64 for size in seen[1:])
     assert parts["macs"] == parts["macs_gates_open"] / 2 == sum(height * width for height, width in seen[1:])
@@ -235,7 +241,7 @@ def test_a_large_photo_in_tiles_and_bands_is_that_of_a_whole(tmp_path, monkeypat
         difference = picture(file).astype(int) - picture(whole["files"][kind])
         assert np.abs(difference).max() <= (4 if kind == "overlay" else 0)  # a step of a colour map
     classes = image.sum(-1, dtype=np.int32) % 19
-    np.testing.assert_array_equal(picture(parts["files"]["segmentation_map"]), ids[classes])
+    np.testing.assert_array_equal(picture(parts["files"]["segmentation_map"]), ids["segmentation"][classes])
 
 
 def test_a_budget_is_for_one_image(tiny_run, tmp_path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import EvaluationConfig
 from dynpix_jax.core.source import Source
 from dynpix_jax.data.loader import make_loader
-from dynpix_jax.data.sources import build_source
+from dynpix_jax.data.sources import build_source, declared_spec, read_source
 from dynpix_jax.evaluation.scorers import make_scorer, truth
 from dynpix_jax.tasks import build as build_task
 from tests.data.spec_check import check_source
@@ -63,6 +63,15 @@ def test_elements(sections):
     assert last["index"] == 7
     assert len(source.annotators(0)) == 2
     assert source.annotators(7) == []
+
+
+def test_it_is_declared_by_its_parts_without_their_files(sections, tmp_path):
+    opened = joint(sections)
+    nowhere = tuple(dict(section, root=str(tmp_path / "none")) for section in sections)
+    settings = read_source({"name": "joint", "sources": nowhere}, "s", "train")
+    assert declared_spec(settings) == opened.spec
+    for licence in ("Arbelaez", "Brostow"):
+        assert licence in opened.spec.licence
 
 
 def test_batches_are_of_one_part(sections):

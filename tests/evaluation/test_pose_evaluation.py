@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from dynpix_jax import tasks
-from dynpix_jax.cli import predict
 from dynpix_jax.core.augmentation import GeometryRanges
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
@@ -21,6 +20,8 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import sliding_window
 from dynpix_jax.evaluation.runner import Runner
+from dynpix_jax.serving.labelling import label
+from dynpix_jax.serving.photos import Photo, around_person
 from dynpix_jax.tasks.skeletons import MPII
 
 VARIABLES = {"params": {"gain": np.float32(1.0)}}
@@ -107,10 +108,10 @@ def test_flip_test_says_the_same():
 
 def test_predict_crops_people_as_training_does():
     photo = np.full((60, 90, 3), 200, np.uint8)
-    shown = predict.Photo(Path("p.png"), "p", photo, photo)
+    shown = Photo(Path("p.png"), "p", photo, photo)
     ranges = GeometryRanges(crop=(64, 64), resampling="linear", outside="black")
     for training, corner in ((None, (124, 116, 104)), (ranges, (0, 0, 0))):
-        crop = predict.around_person(shown, (64, 64), None, training).image
+        crop = around_person(shown, (64, 64), None, training).image
         np.testing.assert_array_equal(crop[0, 0], corner)
         np.testing.assert_array_equal(crop[32, 32], (200, 200, 200))
 
@@ -122,12 +123,12 @@ def test_predict_finds_the_joints_in_the_photo(box, tmp_path: Path):
     right, left = (38, 22), (62, 30)
     for x, y in (right, left):
         photo[y - 2 : y + 3, x - 2 : x + 3, 0] = 250
-    shown = predict.Photo(Path("p.png"), "p", photo, photo)
-    shown = predict.around_person(shown, (64, 64), box)
+    shown = Photo(Path("p.png"), "p", photo, photo)
+    shown = around_person(shown, (64, 64), box)
     assert shown.image.shape == (64, 64, 3)
     system = Lamps()
     trained = SimpleNamespace(stage="base", step=1, rho=1.0, system=system)
-    numbers = predict.label(shown, Runner(system, VARIABLES), trained, "dense", tmp_path)
+    numbers = label(shown, Runner(system, VARIABLES), trained, "dense", tmp_path)
     assert numbers["size"] == [60, 90]
     assert numbers["computed_size"] == [64, 64]
     assert set(numbers["files"]) == {"overlay"}

@@ -19,6 +19,8 @@ import dynpix_jax
 from dynpix_jax.cli.main import main
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
+from dynpix_jax.evaluation import tiles
+from dynpix_jax.evaluation.runner import ponder_maps
 from dynpix_jax.serving import network_file
 from dynpix_jax.serving.predictor import Predictor
 
@@ -53,6 +55,32 @@ def test_an_image_gives_what_its_system_predicts(predictor):
     assert 0 < labelled.macs <= labelled.macs_open
     assert labelled.ponder["total"].shape == (32, 40)
     assert 0 <= labelled.density <= 1
+
+
+def test_a_large_image_is_labelled_in_tiles_as_by_a_call(predictor, monkeypatch):
+    image = np.random.default_rng(1).integers(0, 256, (400, 500, 3), np.uint8)
+    monkeypatch.setattr(tiles, "LARGEST", 300 * 300)
+    monkeypatch.setattr(tiles, "TILE", 320)
+    found = predictor.label(image, mode="dense")
+    np.testing.assert_array_equal(
+        found.predictions["boundaries"], predictor(image, mode="dense")["boundaries"]
+    )
+    # The same by hand: each tile on its own, of which the middle is kept.
+    parts = list(tiles.tiles((400, 500), 320))
+    alone = [predictor.runner(np.ascontiguousarray(image[part.seen]), "dense") for part in parts]
+    assert len(parts) > 3
+    assert found.macs == pytest.approx(sum(one.macs for one in alone))
+    assert found.macs_open == pytest.approx(sum(one.macs_open for one in alone))
+    assert found.ponder["total"].shape == (400, 500)
+    for part, one in zip(parts, alone, strict=True):
+        logits = np.asarray(one.outputs.predictions["boundaries"], np.float64)[0, *part.inner, 0]
+        np.testing.assert_allclose(
+            found.predictions["boundaries"][part.kept], 1 / (1 + np.exp(-logits)), atol=1e-5
+        )
+        ponder = ponder_maps(predictor.system, one, part.size)["total"][part.inner]
+        np.testing.assert_array_equal(found.ponder["total"][part.kept], ponder)
+    monkeypatch.setattr(tiles, "LARGEST", 400 * 500)
+    assert predictor.label(image, mode="dense").macs_open < found.macs_open  # no pixel is seen twice
 
 
 def test_batches_files_and_pillow(predictor, tmp_path):

@@ -81,6 +81,8 @@ def test_the_outcome_is_one_sentence():
     line = f"<gates>, rho 0.5: 25% fewer MACs than base, {f.label} -0.010, 1.43 times as fast."
     assert outcome(f, rows) == line
     assert outcome(f, rows[:1]) == outcome(f, rows[1:]) == ""
+    other = dataclasses.replace(rows[1], stage="rho0.55")
+    assert other.label == "rho0.55, rho 0.5"
     dearer = dataclasses.replace(rows[1], macs=3e9, stage="rho0.5", milliseconds={})
     assert outcome(f, [rows[0], dearer]) == f"rho0.5: 50% more MACs than base, {f.label} -0.010."
 
