@@ -22,7 +22,7 @@ from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
 from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated
 from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.nn.residual import Block
-from dynpix_jax.ops.sparse import ImplementationUnavailable, active_set, sparse_block
+from dynpix_jax.ops.sparse import active_set, run_if_any, sparse_block
 
 Selection = Literal["pag", "average"]
 
@@ -273,15 +273,12 @@ class SkippedBlock(PagBlock):
                 z = block.expand(block.spatial(block.reduce(x, train=train), train=train), train=train)
             return block.join(shortcut, keep[:, None, None, None].astype(z.dtype) * z)
 
-        if self._check_sparse(routing) and routing.implementation != "masked":
-            if routing.implementation not in (None, "gather"):
-                raise ImplementationUnavailable(
-                    f"implementation {routing.implementation!r} cannot run: the gate of {block.spec.name} "
-                    "skips it for whole images, where no kernel saves anything; these can: masked, gather"
-                )
-            out = jax.lax.cond(
-                jnp.any(keep > 0.5), update, lambda: block.join(shortcut, jnp.zeros_like(shortcut))
-            )
+        def idle() -> Array:
+            return block.join(shortcut, jnp.zeros_like(shortcut))
+
+        if self._check_sparse(routing):
+            name, implementation = block.spec.name, routing.implementation
+            out = run_if_any(keep, update, idle, name=name, implementation=implementation)
         else:
             out = update()
         mask = jnp.broadcast_to(keep[:, None, None], shortcut.shape[:3])
