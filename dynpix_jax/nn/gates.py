@@ -257,7 +257,7 @@ class ConfidenceOptions(GateOptions):
     Attributes:
         measure: ``max_probability``: compute where the largest class probability is at most the threshold;
             ``entropy``: where the entropy is at least the threshold, in nats; ``max_value``: where the
-            largest output is at least the threshold (pose: a possible joint).
+            largest output is at least the threshold (of tasks without classes; pose: a possible joint).
         threshold: Threshold of the measure.
     """
 
