@@ -133,6 +133,18 @@ class Chooses(Protocol):
 
 
 @runtime_checkable
+class HasGateBiases(Protocol):
+    """Has gates whose learned decisions a shift of their biases moves towards computing or skipping."""
+
+    @property
+    def gate_biases(self) -> Mapping[str, str]:
+        """Gate -> path, within the parameters, of the bias of its two logits; {} if none can be shifted.
+
+        The logits are to skip and to compute (`nn.gates.with_shifted_biases`).
+        """
+
+
+@runtime_checkable
 class Calibrates(Protocol):
     """Sets some of its parameters from images at the end of a training stage, without gradients."""
 
@@ -212,6 +224,11 @@ def density(system: System, shares: Mapping[str, float]) -> float | None:
 def inputs_of(system: System) -> tuple[str, ...]:
     """Fields that the system takes beside images; () for most."""
     return system.inputs if isinstance(system, ReadsInputs) else ()
+
+
+def gate_biases_of(system: System) -> Mapping[str, str]:
+    """Gate -> path of the bias of its two logits; {} if no gate can be shifted."""
+    return system.gate_biases if isinstance(system, HasGateBiases) else {}
 
 
 def alternatives_of(system: System) -> Mapping[str, System]:

@@ -29,6 +29,7 @@ from dynpix_jax.core.source import SourceSettings
 from dynpix_jax.core.system import SystemClass
 
 HARMLESS = (
+    "name",
     r"training\.(log_every|checkpoint_every|eval_every|on_save_error|keep|workers|init_from|remat|sharding|stall_minutes|wandb)",
     r"training\.mesh(\..*)?",
     r"(evaluation|execution)(\..*)?",

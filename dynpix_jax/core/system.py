@@ -27,6 +27,9 @@ from dynpix_jax.core.typing import Array, PRNGKey, Variables
 Inputs = Mapping[str, Any]
 """What comes beside a batch of images, by name: arrays (B, H, W)."""
 
+ANY_BATCH: Inputs = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)}
+"""Stands for any batch in `System.init`: no parameter depends on the size of the images."""
+
 
 @flax.struct.dataclass
 class Outputs:
@@ -127,9 +130,7 @@ class System(ABC):
     @cached_property
     def variable_shapes(self) -> Variables:
         """Shapes and dtypes of its variables; nothing is executed."""
-        # No parameter depends on the size of the images.
-        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        shapes: Variables = jax.eval_shape(lambda seed: self.init(jax.random.key(seed), {"image": images}), 0)
+        shapes: Variables = jax.eval_shape(lambda seed: self.init(jax.random.key(seed), ANY_BATCH), 0)
         return shapes
 
     @cached_property

@@ -128,6 +128,11 @@ class Task(ABC):
     def difference(self, first: Array, second: Array) -> Array:
         """Distance of two predictions (decoded, of one image or a batch): 0 where they are equal."""
 
+    @property
+    def by_class(self) -> bool:
+        """Whether the softmax of a pixel's logits gives probabilities of classes."""
+        return self.class_count > 0 and self.stride == 1
+
     # A loss at a sample of the pixels, which come as images of N x 1 (papers.pixelnet).
 
     @property

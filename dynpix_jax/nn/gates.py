@@ -8,7 +8,7 @@ al., section 3.4), and returns a Decision. A config names it by ``kind``, a key 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.core.rng import stream
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.typing import Array, Mask
+from dynpix_jax.core.trees import map_named, named_leaves
+from dynpix_jax.core.typing import Array, Mask, Params
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
 from dynpix_jax.ops.confidence import Measure, confidence, top_share
@@ -69,10 +71,12 @@ class GateOptions(ABC):
 
     Attributes:
         reads: Inputs that the gate can decide on.
-        whole_images: Whether it keeps or skips a layer for whole images.
+        whole_images: Whether it keeps or skips a layer for whole images. PAG then skips whole blocks, and
+            holds the share of images that run each by the `Decision.probability`.
         drawn: Whether training draws its decisions from logits, by a temperature.
-        bias: Path of the bias of its two logits within the gate ("logits/bias"), which a calibration shifts;
-            the gate then tells `MARGIN`. "": none shifts it.
+        bias: Path of the bias of its two logits within the gate ("logits/bias"), which a calibration and the
+            slider of `dynpix demo` shift (`with_shifted_biases`); the gate then tells `MARGIN`. "": none
+            shifts it.
     """
 
     reads: ClassVar[tuple[Reads, ...]] = ("features", "logits")
@@ -88,6 +92,22 @@ class GateOptions(ABC):
     @abstractmethod
     def build(self, reads: Reads, features: int, strides: int = 1) -> Gate:
         """The gate."""
+
+
+def with_shifted_biases(params: Params, shifts: Mapping[str, float]) -> Params:
+    """The parameters with the logit of computing raised by the shift at each path of a gate's bias.
+
+    Raises:
+        UserError: There is no parameter at a path, which `GateOptions.bias` is a part of.
+    """
+
+    def shift(path: str, leaf: Array) -> Array:
+        return jnp.asarray(leaf).at[COMPUTE].add(shifts[path]) if path in shifts else leaf
+
+    if missing := sorted(shifts.keys() - {path for path, _ in named_leaves(params)}):
+        raise UserError(f"gate.kind: its bias is to be {missing[0]!r}, which the network does not have")
+    shifted: Params = map_named(shift, params)
+    return shifted
 
 
 def _check_density(density: float) -> None:
@@ -203,13 +223,11 @@ class LayerGate(Gate):
     most blocks start open. (B, H, W, in_features) -> decision (B,). Arg-max in evaluation.
 
     Its probability is the relaxed decision, softmax(logits / temperature); as the temperature falls it
-    becomes the arg-max, which evaluation uses. ``rate``, beside the moments in ``batch_stats``, is its moving
-    average over training images and starts at 1; see layer_rate_loss.
+    becomes the arg-max, which evaluation uses.
     """
 
     in_features: int
     hidden: int = 16
-    momentum: float = 0.99
 
     def setup(self) -> None:
         # Pooled to one position, a batch of one has no variance: use the stored moments.
@@ -223,16 +241,12 @@ class LayerGate(Gate):
             kernel_init=nn.initializers.normal(0.001),
             bias_init=constants(0.1, 2.0),
         )
-        self.rate = self.variable("batch_stats", "rate", jnp.ones, (), jnp.float32)
 
     def __call__(self, x: Array, routing: Routing, *, before: Mask | None = None) -> Decision:
         """See Gate; decides for whole images and ignores ``before``."""
         pooled = x.mean((1, 2), keepdims=True)
         logits = self.conv2(jax.nn.relu(self.bn1(self.conv1(pooled))))[:, 0, 0]
         relaxed = jax.nn.softmax(logits / routing.temperature)[:, COMPUTE]
-        if routing.train and not self.is_initializing():
-            now = jax.lax.stop_gradient(relaxed.mean())
-            self.rate.value = self.momentum * self.rate.value + (1 - self.momentum) * now
         return Decision(choose(self, logits, routing)[:, COMPUTE], relaxed)
 
 
@@ -243,7 +257,7 @@ class ConfidenceOptions(GateOptions):
     Attributes:
         measure: ``max_probability``: compute where the largest class probability is at most the threshold;
             ``entropy``: where the entropy is at least the threshold, in nats; ``max_value``: where the
-            largest output is at least the threshold (pose: a possible joint).
+            largest output is at least the threshold (of tasks without classes; pose: a possible joint).
         threshold: Threshold of the measure.
     """
 
@@ -386,26 +400,3 @@ GATES: Registry[type[GateOptions]] = Registry(
     },
 )
 """Options of a gate, by its kind."""
-
-
-def layer_rate_loss(
-    rates: Sequence[Array], relaxed: Sequence[Array], rho: Array, *, valid: Array, in_force: Array
-) -> Array:
-    """Loss of the layer-skipping baseline: mean over layers of (rho - share of images that run the layer)**2.
-
-    Eq. 5 cannot be used: an image runs a layer or not, and KL(rho || 0 or 1) is infinite. The share within
-    the batch, which the baseline's authors use (256 images), fails for small batches: with one image it is 0
-    or 1, the expected loss is linear in the gate's probability, and for rho above a half every gate is driven
-    open. So the share is a moving average over about a hundred images, with the gradient of this batch's
-    part; a gate can then always run some images and always skip others.
-
-    Args:
-        rates: The moving average of ``relaxed``, one scalar per layer.
-        relaxed: Probabilities (B,) of a LayerGate's decisions, one per layer.
-        rho: Target in [0, 1].
-        valid: bool (B,); images that count.
-        in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.
-    """
-    now = jnp.stack(list(relaxed)) @ (valid / jnp.maximum(valid.sum(), 1))
-    shares = now + jax.lax.stop_gradient(jnp.stack(list(rates)) - now)
-    return jnp.sum((rho - shares) ** 2 * in_force) / jnp.maximum(in_force.sum(), 1)

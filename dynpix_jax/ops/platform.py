@@ -43,6 +43,16 @@ def default_platform() -> str:
     return device if isinstance(device, str) else str(device.platform)
 
 
+def device_here() -> jax.Device | None:
+    """The device of programs that name none; None inside `compiled_for`, whose device need not be here."""
+    if _TARGET.get():
+        return None
+    device = getattr(jax.config, "jax_default_device", None)
+    if device is None or isinstance(device, str):
+        return jax.local_devices(backend=device)[0]
+    return device
+
+
 def by_platform(*, cpu: Bilinear, default: Bilinear) -> Bilinear:
     """A function with two programs that compute the same values, one of them for CPUs.
 

@@ -31,7 +31,11 @@ _PATH = "config.model"
 
 
 def build(config: ModelConfig | Mapping[str, Any]) -> System:
-    """The system of a model section, which may be parsed (the system's ``Config``) or not (see `parse`).
+    """The system of a network's settings.
+
+    Args:
+        config: The typed settings of a stage of a run, ``read_run(...).stages[0].model``; or, in a notebook,
+            a section that no config holds, which is parsed here (`parse`).
 
     Raises:
         UserError: The system is unknown, or cannot be built with these settings.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import sys
 import tempfile
 import threading
@@ -19,33 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
-from flax import traverse_util
 
+from dynpix_jax.core.capabilities import gate_biases_of
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import Progressive
-from dynpix_jax.core.typing import Variables
 from dynpix_jax.data.images import read_image
+from dynpix_jax.nn.gates import with_shifted_biases
 from dynpix_jax.serving.predictor import Labelled, Predictor
 from dynpix_jax.visualization.pictures import heat_overlay, png_bytes
 from dynpix_jax.visualization.task_pictures import task_pictures
 
 PAGE = Path(__file__).with_name("demo.html")
 MAX_BODY = 64 * 2**20
-_GATE = re.compile(r"params/(.*/)?gate/logits/bias")
-"""Bias of the two logits of a gate: to skip, to compute."""
-
-
-def with_shifted_gates(variables: Variables, shift: float) -> Variables:
-    """Variables whose gates compute more (``shift`` above 0, in logits) or less than they have learned."""
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    changed = {
-        name: jax.numpy.asarray(value).at[1].add(shift)
-        for name, value in flat.items()
-        if _GATE.fullmatch(name) and value.shape == (2,)
-    }
-    return traverse_util.unflatten_dict({**flat, **changed}, sep="/")
 
 
 class Demo:
@@ -59,9 +44,9 @@ class Demo:
 
     def __init__(self, predictor: Predictor, max_side: int = 640) -> None:
         self.predictor, self.max_side = predictor, max_side
-        flat = traverse_util.flatten_dict(predictor.variables, sep="/")
-        gated = any(_GATE.fullmatch(name) for name in flat)
-        self.knob = "budget" if isinstance(predictor.system, Progressive) else "gates" if gated else ""
+        self._biases = tuple(gate_biases_of(predictor.system).values())
+        by_steps = isinstance(predictor.system, Progressive)
+        self.knob = "budget" if by_steps else "gates" if self._biases else ""
         self._lock = threading.Lock()
 
     def state(self) -> dict[str, Any]:
@@ -105,7 +90,9 @@ class Demo:
             whole = self.predictor.runner.macs(image.shape[:2]).report.total
             return self.predictor.label(image, budget_macs=max(knob, 1e-6) * whole)
         if self.knob == "gates":  # variables are an argument of the compiled program
-            self.predictor.runner.variables = with_shifted_gates(self.predictor.variables, knob)
+            given = self.predictor.variables
+            params = with_shifted_biases(given["params"], dict.fromkeys(self._biases, knob))
+            self.predictor.runner.variables = {**given, "params": params}
         return self.predictor.label(image)
 
     def _read(self, photo: bytes) -> np.ndarray:

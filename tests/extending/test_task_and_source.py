@@ -14,6 +14,7 @@ import pytest
 from dynpix_jax import papers, tasks
 from dynpix_jax.cli import eval as eval_program
 from dynpix_jax.cli import train
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.data.loader import make_loader
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 from dynpix_jax.data.sources import build_source
@@ -108,3 +109,56 @@ def test_trained_evaluated_and_drawn(root: Path, tmp_path: Path) -> None:
     report = (tmp_path / "run" / "report.html").read_text()
     assert "Edges between things are orange." in report
     assert "Ground truth" in report
+
+
+ANYTIME = dict(
+    system="anytime",
+    task="my_tasks:InstanceEdges",
+    backbone=dict(name="hrnet", arch="w18s1", width=4, blocks=1),
+    exits=(3, 4),
+    weights=(1.0, 1.0),
+    heads=dict(kind="plain"),
+)
+
+
+def test_in_the_anytime_system() -> None:
+    """Its exits predict it, and stop where no edge is likely: logits below the threshold."""
+    likely = dict(measure="max_value", threshold=0.0)
+    system = papers.build({**ANYTIME, "adaptivity": dict(options=likely)})
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, *SIZE, 3), np.uint8)
+    variables = system.init(jax.random.key(0), {"image": images})
+    outputs = jax.jit(system.apply)(variables, images)
+    assert list(outputs.predictions) == ["instance_edges"]
+    first, last = outputs.exits[0]["instance_edges"], outputs.predictions["instance_edges"]
+    assert first.shape == last.shape == (1, *SIZE, 1)
+    mask = np.asarray(outputs.gates["stage4"])
+    assert 0.0 < mask.mean() < 1.0
+    # Far from where stage 4 computes, the prediction is that of the exit before it; elsewhere it is not.
+    near = mask.copy()
+    for shift in (-1, 1):
+        for axis in (1, 2):
+            near = np.maximum(near, np.roll(near, shift, axis))
+    far = np.kron(near, np.ones((1, 4, 4))) == 0
+    np.testing.assert_allclose(np.asarray(last)[far], np.asarray(first)[far], atol=1e-5)
+    assert np.abs(last - first).max() > 1e-3
+    batch = {
+        "image": images,
+        "instances": np.asarray(rng.integers(0, 3, (1, *SIZE)), np.int32),
+        "valid": np.ones(1, bool),
+    }
+
+    def loss(variables):
+        return system.loss(variables, batch, rngs={}, controls=system.controls(jnp.int32(0), 10))
+
+    value, aux = jax.jit(loss)(variables)
+    logits = aux.terms["exit3"] + aux.terms["exit4"]
+    assert float(value) == pytest.approx(float(logits))
+    assert np.isfinite(float(value))
+
+
+def test_anytime_knows_no_probability_of_a_class_of_it() -> None:
+    """The softmax of one logit is 1 everywhere: nothing would be computed."""
+    for kind in ("confidence", "top_k"):
+        with pytest.raises(UserError, match=rf"adaptivity\.kind: '{kind}' with task 'my_tasks:Instance"):
+            papers.build({**ANYTIME, "adaptivity": dict(kind=kind)})

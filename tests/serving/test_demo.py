@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 
 import dynpix_jax
+from dynpix_jax import papers
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.trees import map_named
+from dynpix_jax.flops import variable_shapes
+from dynpix_jax.run_config import read_run
 from dynpix_jax.serving.demo import MAX_BODY, PAGE, Demo, DemoServer
+from dynpix_jax.serving.predictor import Predictor
+from dynpix_jax.serving.trained import Trained
+from tests.tiny import SHORT_CONFIG
 
 IMAGE = np.random.default_rng(2).integers(0, 256, (32, 40, 3), np.uint8)
 PHOTO = cv2.imencode(".png", IMAGE[..., ::-1])[1].tobytes()
@@ -73,6 +81,33 @@ def test_a_photo_and_the_slider(server):
     # Dark where nothing was computed: the ponder map is another than where everything was.
     assert (pixels(less["pictures"]["computed"]) != pixels(more["pictures"]["computed"])).any()
     assert label(server)["density"] == found["density"]
+
+
+@pytest.fixture(scope="module")
+def own_gates(tmp_path_factory) -> Predictor:
+    """A network of a user's gates, whose bias has a name of its own."""
+    config = tmp_path_factory.mktemp("own") / "own.py"
+    own = SHORT_CONFIG.replace('"kind": "pixel"', '"kind": "tests.own_gates:Leaning"')
+    config.write_text(own)
+    run = read_run(load_config(str(config)))
+    system = papers.build(run.stages[-1].model)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path.endswith(("var", "scale", "lean")):
+            return np.full(leaf.shape, 1.0, leaf.dtype)
+        return rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
+
+    variables = map_named(draw, variable_shapes(system))
+    return Predictor(run, Trained(system, variables, "gates", 0, 0.5))
+
+
+def test_the_slider_moves_gates_by_the_bias_that_they_declare(own_gates):
+    demo = Demo(own_gates, max_side=40)
+    assert demo.knob == "gates"
+    less, more = (demo.label(PHOTO, knob) for knob in (-1e6, 1e6))
+    assert less["density"] == 0.0 < more["density"] == 1.0
+    assert less["macs"] < more["macs"] == pytest.approx(more["macs_open"])
 
 
 def test_large_photos_are_downsized(server):

@@ -163,6 +163,12 @@ def test_two_runs_are_the_same_if_their_settings_are() -> None:
     run = toy.run()
     assert toy.run({"scale": 1, "poison": -1.0}, momentum=0.9, warmup_steps=0) == run
     assert differences(run, toy.run(log_every=99, init_from="gone", workers=3)) == []
+    assert differences(run, read_run({**toy.config(), "name": "for other people"})) == []
+    renamed = toy.config()
+    renamed["training"]["stages"][0]["name"] = "other"  # a stage's name is that of its checkpoints
+    assert differences(run, read_run(renamed)) == [
+        "config.training.stages[0].name is 'base' there and 'other' here"
+    ]
     other = read_run(toy.config(), ["training.stages[1].steps=9", "seed=1", "data.train.source.seed=5"])
     assert differences(run, other) == [
         "config.data.train.source.seed is 0 there and 5 here",

@@ -22,6 +22,7 @@ from dynpix_jax.ops.sparse.api import (
     ImplementationUnavailable,
     implementations,
     perforated_conv,
+    run_if_any,
     sparse_block,
 )
 from dynpix_jax.ops.sparse.costs import break_even, row_costs
@@ -60,6 +61,7 @@ __all__ = [
     "perforated_conv",
     "perforated_conv_reference",
     "row_costs",
+    "run_if_any",
     "sparse_block",
     "sparse_block_reference",
 ]

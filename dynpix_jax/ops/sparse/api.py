@@ -140,10 +140,7 @@ def sparse_block(
     if implementation is None:
         return masked(call) if call.empty else _decide(call)
     known = implementations()
-    if implementation not in known:
-        raise ValueError(
-            f"sparse_block: unknown implementation {implementation!r}; {suggest(str(implementation), known)}"
-        )
+    _check_name("sparse_block", implementation)
     if call.empty:
         return masked(call)
     if reason := known[implementation].unavailable(call):
@@ -152,6 +149,50 @@ def sparse_block(
             f"implementation {implementation!r} cannot run: {reason}; these can: {', '.join(able)}"
         )
     return known[implementation].run(call)
+
+
+def run_if_any(
+    keep: Array,
+    update: Callable[[], Array],
+    idle: Callable[[], Array],
+    *,
+    name: str,
+    implementation: str | None = None,
+) -> Array:
+    """``update()``, which does not run where no image of the batch keeps it: then ``idle()``.
+
+    For layers that whole images skip. The update itself has to leave out the images that are not kept.
+
+    Args:
+        keep: (B,), above a half for images that keep the layer.
+        update: The layer; its values for images that are not kept are those of ``idle``.
+        idle: The result without the layer, of the same shape and dtype.
+        name: Of the layer, for messages.
+        implementation: As of `sparse_block`: "masked" always runs the update; None and "gather" decide while
+            the program runs.
+
+    Raises:
+        ValueError: The implementation's name is unknown.
+        ImplementationUnavailable: It is a kernel's, which has nothing to skip within an image.
+    """
+    if implementation is not None:
+        _check_name("run_if_any", implementation)
+    if implementation == "masked":
+        return update()
+    if implementation not in (None, "gather"):
+        raise ImplementationUnavailable(
+            f"implementation {implementation!r} cannot run: the gate of {name} "
+            "skips it for whole images, where no kernel saves anything; these can: masked, gather"
+        )
+    result: Array = lax.cond(jnp.any(keep > 0.5), update, idle)
+    return result
+
+
+def _check_name(function: str, implementation: str) -> None:
+    if implementation not in (known := implementations()):
+        raise ValueError(
+            f"{function}: unknown implementation {implementation!r}; {suggest(str(implementation), known)}"
+        )
 
 
 def perforated_conv(

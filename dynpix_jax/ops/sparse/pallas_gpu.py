@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynpix_jax.core.typing import Array
+from dynpix_jax.ops.platform import device_here
 from dynpix_jax.ops.sparse.active import ActiveSet, active_set
 from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.fusion import apply, fusible, groups, join, shortcut_steps, shortcut_vectors
@@ -66,12 +67,13 @@ def refuses(call: Call) -> str:
         importlib.import_module("jax.experimental.pallas.mosaic_gpu")
     except ImportError as error:
         return f"Mosaic GPU cannot be imported: {error}"
-    if jax.default_backend() == "gpu":
-        device = jax.local_devices()[0]
-        if getattr(device, "compute_capability", None) != _CAPABILITY:
+    device = device_here()
+    if device is not None and device.platform == "gpu":
+        capability = getattr(device, "compute_capability", None)
+        if capability != _CAPABILITY:
             return (
                 f"it needs a GPU of compute capability {_CAPABILITY} (Hopper: H100, H200), this is "
-                f"{device.device_kind} with {getattr(device, 'compute_capability', 'none')}"
+                f"{device.device_kind} with {capability}"
             )
     return ""
 
@@ -138,8 +140,8 @@ pallas_gpu = derivative_of(gather)(forward)
 
 
 def _plan(x: Array, layer: Convolution) -> Plan:
-    device = jax.local_devices()[0]
-    cores = getattr(device, "core_count", _CORES) if device.platform == "gpu" else _CORES
+    device = device_here()
+    cores = getattr(device, "core_count", _CORES) if device and device.platform == "gpu" else _CORES
     exact = x.dtype == jnp.float32
     size = (x.shape[0], x.shape[1], x.shape[2])
     return make_plan(size, layer.kernel.shape, layer.strides, layer.dilation, exact=exact, cores=cores)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.core.system import NetworkConfig
-from dynpix_jax.nn.gates import GATES, ConfidenceOptions, GateOptions, TopKOptions
+from dynpix_jax.nn.gates import GATES, GateOptions
 from dynpix_jax.ops.interpolation import Normalize
-from dynpix_jax.tasks import TASKS
+from dynpix_jax.tasks import TASKS, task_class
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class AnytimeConfig(NetworkConfig):
     """Section ``model`` of an anytime config.
 
     Attributes:
-        task: ``segmentation`` or ``pose``.
-        task_options: Fields of the task.
-        backbone: An HRNet.
+        task: Name of the task in ``tasks.TASKS``; the paper's are ``segmentation`` and ``pose``.
+        task_options: Fields of that task's class.
+        backbone: An HRNet, no other: the paper's exits stand between its stages, each of which has a map at a
+            quarter of the image's resolution, where predictions and masks are.
         exits: Stages that are followed by an exit, ascending and ending with 4; (4,) is plain HRNet.
         weights: Weights of the exits' losses.
         heads: Heads of the exits.
@@ -97,7 +98,7 @@ class AnytimeConfig(NetworkConfig):
     """
 
     system: str
-    task: Literal["segmentation", "pose"]
+    task: str
     task_options: Annotated[Any, OneOf(TASKS, key="task", beside=True)] = BESIDE
     backbone: HRNetConfig = field(default_factory=HRNetConfig)
     exits: tuple[int, ...] = (1, 2, 3, 4)
@@ -108,6 +109,7 @@ class AnytimeConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        task_class(self.task)
         if not self.exits or self.exits[-1] != 4 or not set(self.exits) <= {1, 2, 3, 4}:
             raise ValueError(f"exits: {self.exits}; expected stages of 1 to 4, ending with 4")
         if list(self.exits) != sorted(set(self.exits)):
@@ -121,14 +123,6 @@ class AnytimeConfig(NetworkConfig):
                 raise ValueError(
                     "heads.sides: 'floored' gives logits that no mask fits; expected 'restored' with "
                     "adaptivity (the same where 4 * 2**D divides the sides)"
-                )
-            options = self.adaptivity.options
-            by_value = isinstance(options, ConfidenceOptions) and options.measure == "max_value"
-            by_probability = isinstance(options, ConfidenceOptions | TopKOptions) and not by_value
-            if by_value if self.task == "segmentation" else by_probability:
-                raise ValueError(
-                    f"adaptivity.kind: {self.adaptivity.kind!r} with task {self.task!r}; "
-                    "probabilities are those of segmentation, values those of pose"
                 )
 
     def unread(self) -> Mapping[str, str]:

@@ -19,17 +19,18 @@ import jax.numpy as jnp
 from dynpix_jax import tasks
 from dynpix_jax.core.adapt import TakeOver
 from dynpix_jax.core.capabilities import GatedLayer
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import Step, StepResult
 from dynpix_jax.core.routing import Routing, check_mask
-from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
+from dynpix_jax.core.system import ANY_BATCH, Inputs, LossAux, Outputs, System
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, Mask, PRNGKey, Variables
-from dynpix_jax.nn.gates import ConfidenceOptions
+from dynpix_jax.nn.gates import ConfidenceOptions, TopKOptions
 from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.ops.confidence import Measure, confidence
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear
 from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
-from dynpix_jax.papers.anytime.gating import MaskedConvs, masked_convs
+from dynpix_jax.papers.anytime.gating import MaskedConvs, interpolation_costs, masked_convs
 from dynpix_jax.papers.anytime.initial import initial_variables
 from dynpix_jax.papers.anytime.network import AnytimeNetwork, Progress, Span, spans
 
@@ -45,7 +46,7 @@ class Anytime(System):
 
     Gates are named after the stage that they mask, "stage2" to "stage4": (B, h, w) at a quarter of the
     image's resolution, as is `confidence` of a prediction. With random or no adaptivity, confidence is the
-    largest class probability (pose: minus the largest output).
+    largest class probability (of tasks without classes, such as pose: minus the largest output).
     """
 
     name = "anytime"
@@ -58,6 +59,8 @@ class Anytime(System):
         self.config = config
         self.task = tasks.build(config.task, config.task_options, "config.model.task_options")
         self.tasks = {self.task.name: self.task}
+        if config.adaptivity is not None:
+            _check_measure(config.adaptivity, config.task, by_class=self.task.by_class)
         self.network: AnytimeNetwork = AnytimeNetwork(config, self.task.channels)
 
     def init(self, key: PRNGKey, batch: Mapping[str, Any]) -> Variables:
@@ -65,7 +68,13 @@ class Anytime(System):
 
         All kernels are parts of one draw: a program with hundreds of separate draws takes minutes to compile.
         """
-        return initial_variables(self._shapes, key, heatmaps=self.task.stride > 1)
+        return initial_variables(self.variable_shapes, key, heatmaps=self.task.stride > 1)
+
+    @cached_property
+    def variable_shapes(self) -> Variables:
+        """See System; those of the network's own `init`, whose values this system draws in another way."""
+        shapes: Variables = jax.eval_shape(super().init, jax.random.key(0), ANY_BATCH)
+        return shapes
 
     def apply(
         self,
@@ -119,7 +128,7 @@ class Anytime(System):
                 if before.mask is None:
                     return {}
                 mask = before.mask.astype(jnp.float32)
-                return {name: float(one.share(mask).mean()) for name, one in own.items()}
+                return {name: float(self._share(name, mask).mean()) for name in own}
 
             return Step(partial(self._exit, variables, routing, span=span, size=size), shares)
 
@@ -175,7 +184,7 @@ class Anytime(System):
     @property
     def taken_over(self) -> TakeOver:
         """Exits that the weights lack stay fresh, and so does the interpolation's ``lam``."""
-        names = (path for path, _ in named_leaves(self._shapes["params"]["backbone"]))
+        names = (path for path, _ in named_leaves(self.variable_shapes["params"]["backbone"]))
         blocks = frozenset(match[0] for name in names if (match := _BLOCK.match(name)))
         return TakeOver(f"HRNet {self.config.backbone.arch}", blocks, stays_fresh=".*/lam")
 
@@ -186,7 +195,7 @@ class Anytime(System):
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
         """Share of MACs (B,) of each of ``gated`` that remains under its mask, with interpolation."""
-        return {name: one.share(outputs.gates[one.mask]) for name, one in self._masked.items()}
+        return {name: self._share(name, outputs.gates[one.mask]) for name, one in self._masked.items()}
 
     def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
         logits = (*outputs.exits, outputs.predictions)
@@ -208,15 +217,16 @@ class Anytime(System):
         return tuple(name for span in spans(self.config.exits)[1:] for name in _masks(span))
 
     @cached_property
-    def _shapes(self) -> Variables:
-        # No parameter depends on the size of the images.
-        small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        shapes: Variables = jax.eval_shape(self.network.init, jax.random.key(0), small)
-        return shapes
+    def _masked(self) -> dict[str, MaskedConvs]:
+        return masked_convs(self.config, self.variable_shapes["params"])
 
     @cached_property
-    def _masked(self) -> dict[str, MaskedConvs]:
-        return masked_convs(self.config, self._shapes["params"])
+    def _interpolation(self) -> dict[str, float]:
+        return interpolation_costs(self, self._masked)
+
+    def _share(self, name: str, mask: Array) -> Array:
+        """Share (B,) of the MACs of one of ``gated`` that remains under its mask."""
+        return self._masked[name].share(mask, self._interpolation[name])
 
     def _checked(self, routing: Routing, images: Array) -> Routing:
         """The routing with given masks under the first of the stages that share one, those between two exits.
@@ -234,7 +244,7 @@ class Anytime(System):
 
     def _confidence(self, logits: Array) -> Array:
         options = self.config.adaptivity.options if self.config.adaptivity else None
-        measure: Measure = "max_value" if self.task.stride > 1 else "max_probability"
+        measure: Measure = "max_probability" if self.task.by_class else "max_value"
         if isinstance(options, ConfidenceOptions):
             measure = options.measure
         return confidence(logits, measure)
@@ -255,3 +265,16 @@ class Anytime(System):
 def _masks(span: Span) -> tuple[str, ...]:
     """Names of the masks of these stages."""
     return tuple(f"stage{number}" for number in span)
+
+
+def _check_measure(adaptivity: AdaptivityConfig, task: str, *, by_class: bool) -> None:
+    """Refuses gates that read probabilities of other outputs than classes, or values of classes."""
+    options = adaptivity.options
+    by_value = isinstance(options, ConfidenceOptions) and options.measure == "max_value"
+    by_probability = isinstance(options, ConfidenceOptions | TopKOptions) and not by_value
+    if by_value if by_class else by_probability:
+        raise UserError(
+            f"config.model.adaptivity.kind: {adaptivity.kind!r} with task {task!r}, whose outputs are "
+            f"{'those of classes' if by_class else 'no classes'}; probabilities are of classes (such as "
+            "segmentation's), measure 'max_value' is of other outputs (such as heatmaps of joints)"
+        )

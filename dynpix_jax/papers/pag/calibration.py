@@ -19,14 +19,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.core.trees import map_named, named_leaves
-from dynpix_jax.core.typing import Array, Params, Variables
-from dynpix_jax.nn.gates import COMPUTE, MARGIN
+from dynpix_jax.core.typing import Array, Variables
+from dynpix_jax.nn.gates import MARGIN, with_shifted_biases
 from dynpix_jax.papers.pag.config import gated_blocks
 
 if TYPE_CHECKING:
@@ -58,8 +56,8 @@ def calibrate(
         shifts: dict[str, float] = {}
         for group in groups:
             shift = -threshold([margins[name] for name in group], gate.rho)
-            shifts |= {f"backbone/{name}/gate/{gate.options.bias}": shift for name in group}
-        variables = {**variables, "params": _shifted(variables["params"], shifts)}
+            shifts |= {system.gate_biases[name]: shift for name in group}
+        variables = {**variables, "params": with_shifted_biases(variables["params"], shifts)}
     return variables, (
         f"gates calibrated on {count} training images: density {found[0]:.3f} is now {found[-1]:.4f}, "
         f"rho is {gate.rho:g}"
@@ -100,15 +98,3 @@ def _measure(system: Pag, variables: Variables, images: Array) -> dict[str, Arra
 def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, np.ndarray]:
     """The margins of several images, on the host."""
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
-
-
-def _shifted(params: Params, shifts: Mapping[str, float]) -> Params:
-    """The parameters with the logit of computing raised by the shift at each path."""
-
-    def shift(path: str, leaf: Array) -> Array:
-        return jnp.asarray(leaf).at[COMPUTE].add(shifts[path]) if path in shifts else leaf
-
-    if missing := sorted(shifts.keys() - {path for path, _ in named_leaves(params)}):
-        raise UserError(f"gate.kind: its bias is to be {missing[0]!r}, which the network does not have")
-    shifted: Params = map_named(shift, params)
-    return shifted

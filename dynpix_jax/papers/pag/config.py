@@ -12,7 +12,7 @@ from dynpix_jax.backbones.resnet import ResNetConfig
 from dynpix_jax.core.errors import suggest
 from dynpix_jax.core.sections import BESIDE, OneOf
 from dynpix_jax.core.system import NetworkConfig
-from dynpix_jax.nn.gates import GATES, GateOptions, LayerOptions, NoGate
+from dynpix_jax.nn.gates import GATES, GateOptions, NoGate
 from dynpix_jax.nn.residual import BlockSpec, frozen
 from dynpix_jax.tasks import TASKS, task_class
 
@@ -21,8 +21,8 @@ from dynpix_jax.tasks import TASKS, task_class
 class GateConfig:
     """Section ``model.gate``: the gate of the blocks, and its training.
 
-    Kind ``layer`` has its own loss (layer_rate_loss; its weight is 1 in that baseline's released code), and
-    reads neither scope nor sparsity nor sparsity_on.
+    Gates that decide for whole images (kind ``layer``) have their own loss (layer_rate_loss; its weight is 1
+    in the released code of that baseline), and read neither scope nor sparsity nor sparsity_on.
 
     Attributes:
         kind: A gate of `nn.gates.GATES` that reads features: ``none``; ``pixel`` (PAG); ``layer`` (whole
@@ -106,8 +106,8 @@ class GateConfig:
             unread |= dict.fromkeys(("insert", "rho_start"), "it is of the ramp; set model.gate.ramp above 0")
         if self.options.whole_images:
             unread["scope"] = f"kind {self.kind!r} skips whole blocks"
-        if isinstance(self.options, LayerOptions):
-            unread |= dict.fromkeys(("sparsity", "sparsity_on"), f"kind {self.kind!r} has a loss of its own")
+            reason = f"kind {self.kind!r} decides for whole images, whose loss is another"
+            unread |= dict.fromkeys(("sparsity", "sparsity_on"), reason)
         if self.options.fixed_density is not None:
             budget = ("rho", "rho_start", "sparsity", "sparsity_on", "weight")
             unread |= dict.fromkeys(budget, f"kind {self.kind!r} has a density of its own, in gate.options")

@@ -22,7 +22,7 @@ from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS, BatchNorm
 from dynpix_jax.nn.pooling import DilatedBranch, pool_dilated
 from dynpix_jax.nn.remat import remat_unit
 from dynpix_jax.nn.residual import Block
-from dynpix_jax.ops.sparse import ImplementationUnavailable, active_set, sparse_block
+from dynpix_jax.ops.sparse import active_set, run_if_any, sparse_block
 
 Selection = Literal["pag", "average"]
 
@@ -209,6 +209,36 @@ class GatedBlock(PagBlock):
         return run((*block.spatial_layers(), *block.expand_layers()), init=init, combine=shortcut)
 
 
+class ImageGate(nn.Module):
+    """A gate for whole images, with a moving average of its probability over training images.
+
+    The average, ``rate``, is in ``batch_stats`` beside what the gate itself keeps there, and starts at 1:
+    `papers.pag.sparsity.layer_rate_loss` needs more images than a batch has.
+
+    Attributes:
+        options: Options of the gate.
+        in_features: Channels of the features that it reads.
+        momentum: Of the moving average.
+    """
+
+    options: GateOptions
+    in_features: int
+    momentum: float = 0.99
+
+    def setup(self) -> None:
+        self.gate = self.options.build("features", self.in_features)
+        nn.share_scope(self, self.gate)
+        self.rate = self.variable("batch_stats", "rate", jnp.ones, (), jnp.float32)
+
+    def __call__(self, x: Array, routing: Routing) -> Decision:
+        """The gate's decision, (B,)."""
+        decision = self.gate(x, routing)
+        if routing.train and not self.is_initializing():
+            now = jax.lax.stop_gradient(decision.probability.mean())
+            self.rate.value = self.momentum * self.rate.value + (1 - self.momentum) * now
+        return decision
+
+
 class SkippedBlock(PagBlock):
     """Baseline that keeps or skips the whole update per image: O = join(I, g Z), g in {0, 1}.
 
@@ -224,7 +254,7 @@ class SkippedBlock(PagBlock):
 
     def setup(self) -> None:
         super().setup()
-        self.gate = self.options.build("features", self.block.spec.in_features)
+        self.gate = ImageGate(self.options, self.block.spec.in_features)
 
     def __call__(
         self, x: Array, routing: Routing, *, in_force: Array | bool = True, given: Array | None = None
@@ -243,15 +273,12 @@ class SkippedBlock(PagBlock):
                 z = block.expand(block.spatial(block.reduce(x, train=train), train=train), train=train)
             return block.join(shortcut, keep[:, None, None, None].astype(z.dtype) * z)
 
-        if self._check_sparse(routing) and routing.implementation != "masked":
-            if routing.implementation not in (None, "gather"):
-                raise ImplementationUnavailable(
-                    f"implementation {routing.implementation!r} cannot run: the gate of {block.spec.name} "
-                    "skips it for whole images, where no kernel saves anything; these can: masked, gather"
-                )
-            out = jax.lax.cond(
-                jnp.any(keep > 0.5), update, lambda: block.join(shortcut, jnp.zeros_like(shortcut))
-            )
+        def idle() -> Array:
+            return block.join(shortcut, jnp.zeros_like(shortcut))
+
+        if self._check_sparse(routing):
+            name, implementation = block.spec.name, routing.implementation
+            out = run_if_any(keep, update, idle, name=name, implementation=implementation)
         else:
             out = update()
         mask = jnp.broadcast_to(keep[:, None, None], shortcut.shape[:3])

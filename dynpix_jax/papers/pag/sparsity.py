@@ -1,13 +1,15 @@
 """Densities of masks, and the Kullback-Leibler losses that hold them at their target.
 
 Pixel-wise Attentional Gating, eq. 5 and 6. The density is that of the hard mask, which determines the cost;
-with straight-through masks (``ops.gumbel``) its gradient reaches the gate's logits.
+with straight-through masks (``ops.gumbel``) its gradient reaches the gate's logits. Gates that decide for
+whole images have a loss of their own (`layer_rate_loss`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
@@ -126,6 +128,29 @@ def global_sparsity_loss(
     densities = jnp.stack([mask_density(mask) for mask in layers])
     density = weights @ densities / jnp.maximum(jnp.sum(weights), 1.0)
     return jnp.where(jnp.sum(weights) > 0, _mean_over_images(bernoulli_kl(rho, density), valid), 0.0)
+
+
+def layer_rate_loss(
+    rates: Sequence[Array], relaxed: Sequence[Array], rho: Array, *, valid: Array, in_force: Array
+) -> Array:
+    """Loss of the layer-skipping baseline: mean over layers of (rho - share of images that run the layer)**2.
+
+    Eq. 5 cannot be used: an image runs a layer or not, and KL(rho || 0 or 1) is infinite. The share within
+    the batch, which the baseline's authors use (256 images), fails for small batches: with one image it is 0
+    or 1, the expected loss is linear in the gate's probability, and for rho above a half every gate is driven
+    open. So the share is a moving average over about a hundred images, with the gradient of this batch's
+    part; a gate can then always run some images and always skip others.
+
+    Args:
+        rates: The moving average of ``relaxed``, one scalar per layer.
+        relaxed: Probabilities (B,) of decisions for whole images, one per layer.
+        rho: Target in [0, 1].
+        valid: bool (B,); images that count.
+        in_force: bool (L,); layers whose gate is not inserted yet (False) do not count.
+    """
+    now = jnp.stack(list(relaxed)) @ (valid / jnp.maximum(valid.sum(), 1))
+    shares = now + jax.lax.stop_gradient(jnp.stack(list(rates)) - now)
+    return jnp.sum((rho - shares) ** 2 * in_force) / jnp.maximum(in_force.sum(), 1)
 
 
 def _layers(masks: Masks) -> list[Array]:

@@ -21,7 +21,6 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
-from dynpix_jax.nn.gates import LayerOptions, layer_rate_loss
 from dynpix_jax.ops.resize import cells_to_pixels
 from dynpix_jax.papers.pag.calibration import calibrate
 from dynpix_jax.papers.pag.config import (
@@ -34,7 +33,12 @@ from dynpix_jax.papers.pag.config import (
 )
 from dynpix_jax.papers.pag.layers import GATED
 from dynpix_jax.papers.pag.network import PagNetwork
-from dynpix_jax.papers.pag.sparsity import global_sparsity_loss, mild_divergence, per_layer_sparsity_loss
+from dynpix_jax.papers.pag.sparsity import (
+    global_sparsity_loss,
+    layer_rate_loss,
+    mild_divergence,
+    per_layer_sparsity_loss,
+)
 
 __all__ = [
     "GateConfig",
@@ -128,7 +132,7 @@ class Pag(System):
         gate, names = self.config.gate, gated_blocks(self.config)
         in_force = jnp.arange(len(names)) >= len(names) - controls["inserted"]
         probabilities = [outputs.probabilities[name] for name in names]
-        if isinstance(gate.options, LayerOptions):
+        if gate.options.whole_images:
             stored = outputs.updates["batch_stats"]["backbone"]
             rates = [stored[name]["gate"]["rate"] for name in names]
             rho = controls["rho"]
@@ -158,6 +162,12 @@ class Pag(System):
             "rho": jnp.clip(rho, min(gate.rho, gate.rho_start), max(gate.rho, gate.rho_start)),
             "inserted": inserted,
         }
+
+    @property
+    def gate_biases(self) -> dict[str, str]:
+        """Gate -> path of its bias, where gates of this kind declare one (`nn.gates.GateOptions.bias`)."""
+        bias = self.config.gate.options.bias
+        return {name: f"backbone/{name}/gate/{bias}" for name in gated_blocks(self.config)} if bias else {}
 
     @property
     def calibration_images(self) -> int:

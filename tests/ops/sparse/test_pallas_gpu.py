@@ -19,6 +19,7 @@ from jax.sharding import AxisType, PartitionSpec
 from dynpix_jax import ops
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.ops.conv import conv_output_size
+from dynpix_jax.ops.platform import compiled_for
 from dynpix_jax.ops.sparse import Convolution, interpreted, pallas_gpu
 from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, PIECE, Finish, Lists, make_plan
@@ -156,9 +157,11 @@ def test_arguments_that_it_refuses(x, kernel, message):
 def test_other_gpus_are_refused(monkeypatch, capability):
     device = types.SimpleNamespace(compute_capability=capability, device_kind="Thing", platform="gpu")
     monkeypatch.setattr(pallas_gpu.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(pallas_gpu.jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(pallas_gpu.jax, "local_devices", lambda *, backend=None: [device])
     reason = pallas_gpu.refuses(bound(X, KERNEL, MASK))
     assert f"compute capability 9.0 (Hopper: H100, H200), this is Thing with {capability}" in reason
+    with compiled_for("gpu"):  # for a device that is not here
+        assert pallas_gpu.refuses(bound(X, KERNEL, MASK)) == ""
     device.compute_capability = "9.0"
     assert pallas_gpu.refuses(bound(X, KERNEL, MASK)) == ""
 

@@ -24,6 +24,7 @@ from dynpix_jax.ops.sparse import (
     active_set,
     gather,
     interpreted,
+    run_if_any,
     sparse_block,
     sparse_block_reference,
 )
@@ -193,3 +194,32 @@ def test_bfloat16_maps_and_float32_weights(implementation):
         np.testing.assert_allclose(wide, expected, atol=2**-6 * np.abs(expected).max())
 
     check()
+
+
+@pytest.mark.parametrize(("implementation", "skips"), [(None, True), ("gather", True), ("masked", False)])
+def test_a_layer_that_no_image_keeps_does_not_run(implementation, skips):
+    ran = []
+
+    def update():
+        jax.debug.callback(lambda: ran.append(True))
+        return jnp.ones(3)
+
+    def run(keep):
+        ran.clear()
+        y = run_if_any(keep, update, lambda: jnp.zeros(3), name="res2_1", implementation=implementation)
+        jax.effects_barrier()
+        return float(y[0]), bool(ran)
+
+    assert run(jnp.array([0.0, 1.0])) == (1.0, True)
+    value, ran_at_all = run(jnp.zeros(2))
+    assert ran_at_all == (value == 1.0) == (not skips)
+
+
+def test_what_cannot_skip_whole_images():
+    def run(implementation):
+        return run_if_any(jnp.ones(1), jnp.ones, jnp.ones, name="res2_1", implementation=implementation)
+
+    with pytest.raises(ImplementationUnavailable, match="'pallas_gpu' cannot run: the gate of res2_1"):
+        run("pallas_gpu")
+    with pytest.raises(ValueError, match="unknown implementation 'gathr'; did you mean 'gather'"):
+        run("gathr")

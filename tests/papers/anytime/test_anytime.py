@@ -437,7 +437,8 @@ def test_predictions_on_the_way_are_those_of_apply():
         (dict(adaptivity=dict(options=dict(threshold=2.0))), "adaptivity.options.threshold"),
         (dict(backbone=dict(arch="w47")), "w48"),
         (dict(heads=dict(downsampling=(0, 1, 1))), "downsampling"),
-        (dict(task="depth"), "task"),
+        (dict(task="depth", task_options={}), "adaptivity.kind: 'confidence' with task 'depth'"),
+        (dict(task="dept", task_options={}), "model.task: .*'depth'"),
     ],
 )
 def test_what_a_config_must_not_say(change, message):

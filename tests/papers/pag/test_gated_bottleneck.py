@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from dynpix_jax.core.routing import Routing
-from dynpix_jax.nn.gates import COMPUTE, SKIP, layer_rate_loss
+from dynpix_jax.nn.gates import COMPUTE, SKIP
 from dynpix_jax.nn.residual import Bottleneck, ResidualSpec
 from dynpix_jax.papers.pag.layers import GatedBlock, SkippedBlock
+from dynpix_jax.papers.pag.sparsity import layer_rate_loss
 
 SCOPES = ("conv3x3", "residual")
 DENSE, SPARSE = Routing(), Routing(mode="sparse")

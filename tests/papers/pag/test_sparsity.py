@@ -4,14 +4,17 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from scipy.special import rel_entr
 
-from dynpix_jax.nn.gates import TopKOptions
+from dynpix_jax.core.routing import Routing
+from dynpix_jax.nn.gates import LayerGate, LayerOptions, TopKOptions
 from dynpix_jax.ops import gumbel_softmax_st
 from dynpix_jax.papers.pag import sparsity
 from dynpix_jax.papers.pag.config import GateConfig, PagConfig
+from dynpix_jax.papers.pag.layers import ImageGate
 
 slope = jax.grad(sparsity.bernoulli_kl, argnums=1)
 
@@ -147,3 +150,54 @@ def test_gates_with_a_density_of_their_own_have_no_budget():
     learned = GateConfig(kind="pixel", rho=0.6)
     assert "rho" not in learned.unread()
     assert PagConfig("pag", "boundaries", gate=learned).target_density == 0.6
+
+
+class _NarrowGate(LayerOptions):
+    """Kind ``layer`` with a hidden width of 4."""
+
+    def build(self, reads, features, strides=1):
+        return LayerGate(features, hidden=4)
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.7])
+def test_a_lone_layer_gate_keeps_to_rho_with_one_image_a_step(rho):
+    """No task, nothing but the budget: the share of images that the arg-max runs ends at rho."""
+    gate = ImageGate(_NarrowGate(), 4, momentum=0.95)
+    images = jax.random.normal(jax.random.key(0), (500, 1, 1, 1, 4))
+    variables = gate.init(jax.random.key(1), images[0], Routing())
+    kernel = jax.random.normal(jax.random.key(2), (1, 1, 4, 2))  # images that differ to the gate
+    params = {**variables["params"], "conv2": {**variables["params"]["conv2"], "kernel": kernel}}
+    optimizer = optax.sgd(0.05)
+
+    def step(state, scheduled):
+        params, stats, opt_state = state
+        image, temperature, key = scheduled
+
+        def loss(params):
+            decision, updates = gate.apply(
+                {"params": params, "batch_stats": stats},
+                image,
+                Routing(train=True, temperature=temperature),
+                rngs={"gumbel": key},
+                mutable=["batch_stats"],
+            )
+            stored, relaxed = updates["batch_stats"], decision.probability
+            yes = jnp.ones(1, bool)
+            return sparsity.layer_rate_loss([stored["rate"]], [relaxed], rho, valid=yes, in_force=yes), stored
+
+        gradient, stats = jax.grad(loss, has_aux=True)(params)
+        change, opt_state = optimizer.update(gradient, opt_state)
+        return (optax.apply_updates(params, change), stats, opt_state), None
+
+    @jax.jit
+    def train(params):
+        draws = jax.random.randint(jax.random.key(3), (3000,), 0, len(images))
+        scheduled = images[draws], jnp.linspace(1.0, 0.1, 3000), jax.random.split(jax.random.key(4), 3000)
+        state = (params, variables["batch_stats"], optimizer.init(params))
+        (params, stats, _), _ = jax.lax.scan(step, state, scheduled)
+        decided = gate.apply({"params": params, "batch_stats": stats}, images[:, 0], Routing())
+        return decided.mask, stats["rate"]
+
+    decided, rate = train(params)
+    assert abs(float(rate) - rho) < 0.1
+    assert abs(float(decided.mean()) - rho) < 0.1
