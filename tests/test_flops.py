@@ -125,6 +125,10 @@ def test_cond() -> None:
     assert jaxpr_macs(both, at_most=True) == 2 * 2 * 3 * 3
 
 
+def test_stacking_multiplies_nothing() -> None:
+    assert count_macs(lambda x: jnp.stack([x, *jnp.unstack(x[None])]), array(3, 3)).total == 0
+
+
 def test_data_dependent_loops_raise() -> None:
     def sparse(x: jax.Array, mask: jax.Array, w: jax.Array) -> jax.Array:
         return map_active(lambda v: v.reshape(len(v), -1) @ w, x, active_set(mask), init=jnp.zeros_like(x))

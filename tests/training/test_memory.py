@@ -17,7 +17,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.rng import streams
 from dynpix_jax.core.settings import MeshConfig
 from dynpix_jax.core.trees import map_named, named_leaves
-from dynpix_jax.flops import variable_shapes
+from dynpix_jax.flops import system_macs, variable_shapes
 from dynpix_jax.nn.remat import rematerialized
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.checks import check_stages
@@ -167,6 +167,17 @@ def stage_of(model: Any, **training: Any) -> Any:
     settings = {"batch_size": 2, "stages": stages, "optimizer": "sgd", "weight_decay": 0.0, "momentum": 0.0}
     run = read_run({**toy.config(), "model": model, "training": settings | {"poly_power": 0.0} | training})
     return run, make_stage(run, 0, make_mesh(MeshConfig(), 2), (*SIZE, 3))
+
+
+def test_operations_of_a_step_are_known() -> None:
+    """What `mfu` divides: what is computed again or in parts is the same work."""
+    _, plain = stage_of(PAG)
+    _, smaller = stage_of(PAG, remat="blocks", microbatches=2)
+    found = plain.flops(batch())
+    assert found == smaller.flops(batch())
+    forward = 2 * len(batch()["image"]) * system_macs(plain.system, SIZE).report.total
+    # Gradients are two more products, but there are none of the images; the loss enlarges predictions.
+    assert 2 * forward < found < 4 * forward
 
 
 # Their heads have no norms, or frozen ones; nothing is drawn.
