@@ -41,8 +41,8 @@ _FREE_NAMES = """
     reduce_window_min reduce_window_sum reduce_xor rem reshape reshard rev rng_bit_generator round rsqrt
     scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub select_and_gather_add
     select_and_scatter select_and_scatter_add select_n shift_left shift_right_arithmetic shift_right_logical
-    sharding_constraint sign sin sinh slice sort split sqrt square squeeze stop_gradient sub tan tanh
-    threefry2x32 tile top_k transpose xor
+    sharding_constraint sign sin sinh slice sort split sqrt square squeeze stack stop_gradient sub tan tanh
+    threefry2x32 tile top_k transpose unstack xor
 """
 _FREE = frozenset(_FREE_NAMES.split())
 # Calls of one program that runs once. Not every primitive that holds a jaxpr is one: a Pallas kernel runs its
@@ -98,20 +98,26 @@ class UnknownPrimitiveError(ValueError):
     """A primitive whose MACs are not known, or depend on the data."""
 
 
-def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
+def count_macs(fn: Callable[..., Any], *args: Any, at_most: bool = False) -> MacReport:
     """MACs of ``fn(*args)``; ``args`` may be ``jax.ShapeDtypeStruct`` trees, nothing is executed.
 
     Count the dense program and scale gated layers by their measured densities (`gated_macs`): a sparse
     program's loops run as often as the masks say, which a jaxpr does not know.
 
+    Args:
+        fn: A function of arrays.
+        args: Its arguments.
+        at_most: Count the larger branch of a choice at run time, where the branches differ.
+
     Raises:
-        UnknownPrimitiveError: An unknown primitive, or a loop whose length is only known at run time.
+        UnknownPrimitiveError: An unknown primitive, or a loop whose length is only known at run time; without
+            ``at_most`` also a choice of branches that differ.
     """
     # A new function object: tracing is cached by identity, and named scopes would be those of the first call.
     with compiled_for("cpu"):  # which has the fewest products; other platforms add zeros
         jaxpr = jax.make_jaxpr(lambda *a: fn(*a))(*args)
     counts: list[tuple[str, str, float]] = []
-    total = _count(jaxpr.jaxpr, 1.0, "", counts)
+    total = _count(jaxpr.jaxpr, 1.0, "", counts, at_most)
     primitives: dict[str, float] = {}
     scopes: dict[str, float] = {}
     for primitive, scope, macs in counts:
@@ -120,16 +126,18 @@ def count_macs(fn: Callable[..., Any], *args: Any) -> MacReport:
     return MacReport(total, primitives, scopes)
 
 
-def jaxpr_macs(jaxpr: Any) -> float:
+def jaxpr_macs(jaxpr: Any, *, at_most: bool = False) -> float:
     """MACs of a traced program.
 
     Raises:
         UnknownPrimitiveError: As `count_macs`.
     """
-    return _count(jaxpr, 1.0, "", [])
+    return _count(jaxpr, 1.0, "", [], at_most)
 
 
-def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, float]]) -> float:
+def _count(
+    jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, float]], at_most: bool
+) -> float:
     """MACs of ``times`` runs; appends (primitive, scope, MACs) of each product."""
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -141,12 +149,12 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
             counts.append((kind, scope, times * macs))
             total += times * macs
         elif name == "scan":
-            total += _count(eqn.params["jaxpr"].jaxpr, times * eqn.params["length"], scope, counts)
+            total += _count(eqn.params["jaxpr"].jaxpr, times * eqn.params["length"], scope, counts, at_most)
         elif name == "cond":
-            total += _count_cond(eqn, times, scope, counts)
+            total += _count_cond(eqn, times, scope, counts, at_most)
         elif name == "while":
             parts = (eqn.params["body_jaxpr"], eqn.params["cond_jaxpr"])
-            if any(_count(part.jaxpr, times, scope, []) for part in parts):
+            if any(_count(part.jaxpr, times, scope, [], at_most) for part in parts):
                 raise UnknownPrimitiveError(
                     "while: how often it runs is known at run time only; count the dense program instead"
                 )
@@ -156,7 +164,7 @@ def _count(jaxpr: Any, times: float, prefix: str, counts: list[tuple[str, str, f
             ]
             if len(inner) != 1:
                 raise UnknownPrimitiveError(f"{name}: expected a call of one program, found {len(inner)}")
-            total += _count(getattr(inner[0], "jaxpr", inner[0]), times, scope, counts)
+            total += _count(getattr(inner[0], "jaxpr", inner[0]), times, scope, counts, at_most)
         elif name not in _FREE:
             raise UnknownPrimitiveError(
                 f"{name}: its MACs are not known; expected dot_general, conv_general_dilated, scan, cond, "
@@ -179,16 +187,19 @@ def _product_macs(eqn: Any) -> tuple[str, float] | None:
     return None
 
 
-def _count_cond(eqn: Any, times: float, scope: str, counts: list[tuple[str, str, float]]) -> float:
+def _count_cond(
+    eqn: Any, times: float, scope: str, counts: list[tuple[str, str, float]], at_most: bool
+) -> float:
+    programs = [branch.jaxpr for branch in eqn.params["branches"]]
     if "branches_platforms" in eqn.params:  # programs for the same values; a CPU's comes first
-        return _count(eqn.params["branches"][0].jaxpr, times, scope, counts)
-    branches = [_count(branch.jaxpr, times, scope, []) for branch in eqn.params["branches"]]
-    if len(set(branches)) != 1:
+        return _count(programs[0], times, scope, counts, at_most)
+    branches = [_count(program, times, scope, [], at_most) for program in programs]
+    if len(set(branches)) != 1 and not at_most:
         raise UnknownPrimitiveError(
             f"cond: its branches cost {branches} MACs and the choice is known at run time only; "
             "count the dense program instead"
         )
-    return _count(eqn.params["branches"][0].jaxpr, times, scope, counts)
+    return _count(programs[branches.index(max(branches))], times, scope, counts, at_most)
 
 
 def _dot_macs(eqn: Any) -> float:

@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from dynpix_jax.backbones.resnet import ResNet, ResNetConfig
-from dynpix_jax.flops import UnknownPrimitiveError, count_macs
+from dynpix_jax.flops import UnknownPrimitiveError, count_macs, jaxpr_macs
 from dynpix_jax.ops import active_set, conv, depthwise, map_active
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -120,6 +120,13 @@ def test_cond() -> None:
     assert count_macs(lambda *a: choose(*a, same=True), *args).total == 2 * 3 * 3
     with pytest.raises(UnknownPrimitiveError, match=r"cond: its branches cost \[0\.0, 18\.0\] MACs"):
         count_macs(lambda *a: choose(*a, same=False), *args)
+    assert count_macs(lambda *a: choose(*a, same=False), *args, at_most=True).total == 2 * 3 * 3
+    both = jax.make_jaxpr(lambda *a: choose(*a, same=False) + choose(*a, same=True))(*args).jaxpr
+    assert jaxpr_macs(both, at_most=True) == 2 * 2 * 3 * 3
+
+
+def test_stacking_multiplies_nothing() -> None:
+    assert count_macs(lambda x: jnp.stack([x, *jnp.unstack(x[None])]), array(3, 3)).total == 0
 
 
 def test_data_dependent_loops_raise() -> None:

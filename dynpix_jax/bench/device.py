@@ -5,7 +5,8 @@ are installed, run it in a clone as ``python -m dynpix_jax.bench.device``. It wr
 goes, so that a run that is cut short leaves what it measured, and device_NAME.png. The exit status is 1 if a
 result is wrong.
 
-Correctness: each implementation that can run here against sums in float64 (NumPy), errors over the largest
+Correctness: each implementation that can run here, convolutions against sums in float64 (NumPy), the forms of
+`dynpix bench roofline` with their gradients against their definition in float32; errors over the largest
 result. Speed: medians of interleaved runs beside the dense convolution of the platform, on NVIDIA GPUs cuDNN.
 In float32 that one multiplies in TF32 there, unlike the implementations here: "dense_float32" does not.
 Predictions: the layers of `dynpix bench roofline`, and whether the kernel wins where it says.
@@ -25,7 +26,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,15 @@ from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.bench.timed import Program, Settings, measure
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import a_path
+from dynpix_jax.core.typing import Array
 from dynpix_jax.ops import active_set, conv, perforated_conv
 from dynpix_jax.ops.conv import torch_padding
-from dynpix_jax.ops.sparse import implementations
+from dynpix_jax.ops.sparse import (
+    ImplementationUnavailable,
+    implementations,
+    sparse_block,
+    sparse_block_reference,
+)
 
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 1.0)
 LAYERS = (*reversed(arg_specs.PAG_RESNET50_NYU), *reversed(arg_specs.HRNET_W48))
@@ -59,6 +66,11 @@ ODD_LAYERS = (
 
 BOUNDS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 """Errors over the largest result: float32 without TF32, the others by the rounding of their results."""
+FORM_BOUNDS = {"float32": 3e-5, "bfloat16": 3e-2, "float16": 5e-3}
+"""The same of a chain: its products follow each other, and its definition rounds nothing between layers."""
+GRADIENT_BOUNDS = {"float32": 1e-2, "bfloat16": 0.2, "float16": 0.1}
+"""Norm of a gradient's error over its own: a ReLU near 0 may open by a rounding, which changes its position
+wholly."""
 
 
 def reference(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
@@ -101,6 +113,47 @@ def check(spec: ConvSpec, dtype: str, batch: int) -> Iterator[dict[str, Any]]:
             # Not `error <= bound`: nan is wrong too.
             wrong = outside or not error <= BOUNDS[dtype]
             yield record | {"mask": kind, "error": float(error), "wrong": wrong}
+
+
+def check_form(form: str, spec: ConvSpec, dtype: str, batch: int) -> Iterator[dict[str, Any]]:
+    """A record for each implementation and mask of a chain: errors of values and gradients."""
+    call = roofline.drawn(roofline.FORMS[form](spec, dtype, batch))
+    weights = jax.random.normal(jax.random.key(2), (*call.mask.shape, call.features))
+    arrays = (call.x, call.layers, call.init)
+
+    def with_gradients(block: Callable[..., Array]) -> Callable[..., Any]:
+        def weighed(arrays: Any, mask: Array) -> tuple[Array, Array]:
+            x, layers, init = arrays
+            y = block(x, mask, layers, combine=call.combine, init=init)
+            return (y.astype(jnp.float32) * weights).sum(), y
+
+        return jax.jit(jax.value_and_grad(weighed, has_aux=True))
+
+    definition = with_gradients(sparse_block_reference)
+    for name in implementations():
+        record = {"form": form, "layer": spec.name, "dtype": dtype, "batch": batch, "implementation": name}
+        run = with_gradients(partial(sparse_block, implementation=name))
+        try:
+            jax.eval_shape(run, arrays, call.mask)
+        except ImplementationUnavailable as reason:
+            yield record | {"skipped": str(reason)}
+            continue
+        for kind, mask in make_masks(call.mask.shape).items():
+            with jax.default_matmul_precision("highest"):
+                (_, got), gradients = run(arrays, mask)
+                (_, expected), true = definition(arrays, mask)
+            error = _error(got, expected, lambda value: np.abs(value).max())
+            pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(true), strict=True)
+            worst = max(_error(one, other, np.linalg.norm) for one, other in pairs)
+            wrong = not (error <= FORM_BOUNDS[dtype] and worst <= GRADIENT_BOUNDS[dtype])
+            yield record | {"mask": kind, "error": error, "gradient_error": worst, "wrong": wrong}
+
+
+def _error(got: Array, expected: Array, size: Callable[[np.ndarray], Any]) -> float:
+    """Size of the difference over that of the expected values; infinite where there is no number."""
+    found, true = (np.asarray(value, np.float64).reshape(-1) for value in (got, expected))
+    error = float(size(found - true) / (size(true) or 1.0))
+    return error if np.isfinite(error) else np.inf
 
 
 @partial(jax.jit, static_argnums=0)
@@ -199,12 +252,19 @@ class Report:
 def correctness(report: Report, deadline: float, *, is_small: bool) -> bool:
     """Checks all layers; whether all results were right."""
     layers = ODD_LAYERS[-1:] if is_small else (*LAYERS, *ODD_LAYERS)
+    chained = roofline.LAYERS[:1] if is_small else roofline.LAYERS[:4]
+    checks: dict[str, tuple[Callable[..., Iterator[dict[str, Any]]], Sequence[ConvSpec]]] = {
+        "convolution": (check, layers),
+        **{form: (partial(check_form, form), chained) for form in roofline.FORMS if form != "convolution"},
+    }
+    todo = [(form, run, spec) for form, (run, specs) in checks.items() for spec in specs]
     right = True
-    for spec, dtype in itertools.product(map(small, layers) if is_small else layers, BOUNDS):
+    for (form, run, full), dtype in itertools.product(todo, BOUNDS):
+        spec = small(full) if is_small else full
         if time.monotonic() > deadline:
-            report.add("not_reached", [f"correctness {spec.name} {dtype}"])
+            report.add("not_reached", [f"correctness {form} {spec.name} {dtype}"])
             continue
-        records = list(check(spec, dtype, batch=2))
+        records = list(run(spec, dtype, batch=2))
         report.add("correctness", records)
         worst: dict[str, float] = {}
         for record in records:
@@ -216,7 +276,7 @@ def correctness(report: Report, deadline: float, *, is_small: bool) -> bool:
                 right = False
                 print(f"WRONG: {record}")
         errors = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-        print(f"{spec.name:32} {dtype:9} {errors}", flush=True)
+        print(f"{form:11} {spec.name:32} {dtype:9} {errors}", flush=True)
     for skipped in {
         (r["implementation"], r["skipped"]) for r in report.found["correctness"] if "skipped" in r
     }:
@@ -313,7 +373,9 @@ def run(options: argparse.Namespace) -> int:
                     draw(report.found["speed"], name, title, options.out / f"device_{name}.png")
         except ImportError:
             print("matplotlib is not installed: no picture")
-    print(f"{report.file}: {'all results right' if right else 'WRONG RESULTS'}")
+    checked = any("error" in record for record in report.found["correctness"])
+    verdict = "all results right" if checked else "no result was checked"
+    print(f"{report.file}: {verdict if right else 'WRONG RESULTS'}")
     return 0 if right else 1
 
 

@@ -132,6 +132,26 @@ FORMS: dict[str, Callable[..., Call]] = {
 }
 
 
+def drawn(call: Call) -> Call:
+    """Random arrays of a call of shapes: kernels that keep the scale of maps, ``init`` as a ReLU gives it.
+
+    All positions are active.
+    """
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(call))))
+
+    def normal(leaf: Array) -> Array:
+        scale = math.prod(leaf.shape[:3]) ** -0.5 if leaf.ndim == 4 else 1.0
+        return (scale * jax.random.normal(next(keys), leaf.shape)).astype(leaf.dtype)
+
+    return dataclasses.replace(
+        call,
+        x=jax.random.normal(next(keys), call.x.shape).astype(call.x.dtype),
+        active=jnp.ones(call.mask.shape, bool),
+        layers=jax.tree.map(normal, call.layers),
+        init=None if call.init is None else jnp.abs(normal(call.init)),
+    )
+
+
 def dense(call: Call) -> Array:
     """The layers on whole maps, as without a mask."""
     y = everywhere(call.layers, call.x)
@@ -259,13 +279,9 @@ def measured(
     form: str, spec: ConvSpec, chip: str, *, batch: int, runs: int, dtype: str = "bfloat16"
 ) -> Iterator[dict[str, Any]]:
     """A record for each density: the predicted ratio, the measured one, whether both say who wins."""
-    shapes, prediction = FORMS[form](spec, dtype, batch), predict(FORMS[form](spec, dtype, batch), chip)
-    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(shapes))))
+    shapes = FORMS[form](spec, dtype, batch)
+    prediction = predict(shapes, chip)
     implementation = "pallas_gpu" if chip == "h100" else "pallas_tpu"
-
-    def drawn(leaf: jax.ShapeDtypeStruct) -> Array:
-        scale = max(math.prod(leaf.shape[:3]), 1) ** -0.5 if leaf.shape[-1:] == leaf.shape[3:] else 1.0
-        return (scale * jax.random.normal(next(keys), leaf.shape)).astype(leaf.dtype)
 
     @jax.jit
     def sparse(call: Call) -> Array:
@@ -278,7 +294,7 @@ def measured(
             implementation=implementation,
         )
 
-    given = jax.tree.map(drawn, shapes)
+    given = drawn(shapes)
     programs, shares = [Program("dense", partial(jax.jit(dense), given))], []
     for density in DENSITIES:
         images, height, width = shapes.mask.shape

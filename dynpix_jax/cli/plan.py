@@ -17,6 +17,7 @@ from functools import partial
 
 from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.plan import Plan, plan_step, smaller
@@ -51,14 +52,20 @@ def run(args: argparse.Namespace) -> int:
     config = read_run(args.config, given)
     index = config.stages.index(config.stage(args.stage))
     plan = partial(plan_step, index=index, of=of, size=size, quick=args.quick)
-    plans = {"as given": plan(config)}
-    first = plans["as given"]
+    first = plan(config)
+    plans: dict[str, Plan | UserError] = {"as given": first}
     if args.compare or not first.fits:
-        for change in smaller(config, first.images):
-            plans[change] = plan(read_run(args.config, [*given, change]))
+        for change in smaller(config, index, of):
+            try:
+                plans[change] = plan(read_run(args.config, [*given, change]))
+            except UserError as error:  # such as a network without such parts: it loses this row alone
+                plans[change] = error
     name = config.stages[index].name
     if args.json:
-        found = {change: dataclasses.asdict(plan) for change, plan in plans.items()}
+        found = {
+            change: {"refused": str(plan)} if isinstance(plan, UserError) else dataclasses.asdict(plan)
+            for change, plan in plans.items()
+        }
         facts = {"config": args.config, "stage": name, "topology": args.topology, "quick": args.quick}
         print(json.dumps({**facts, "chip": dataclasses.asdict(of.chip), "plans": found}, indent=2))
     else:
@@ -69,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
             print_table(
                 ["setting", "fits", "peak GiB", "GFLOP", "GB moved"], [row(*one) for one in plans.items()]
             )
+            for change, refused in plans.items():
+                if isinstance(refused, UserError):
+                    print(f"{change}: {refused}")
     return 0 if first.fits else 1
 
 
@@ -95,7 +105,9 @@ def describe(plan: Plan, of: Slice) -> None:
     print(f"  compiled in {plan.cpu_seconds:.0f} s of a CPU")
 
 
-def row(name: str, plan: Plan) -> list[str]:
+def row(name: str, plan: Plan | UserError) -> list[str]:
     """The cells of a setting."""
+    if isinstance(plan, UserError):
+        return [name, "refused", "-", "-", "-"]
     work = [f"{plan.flops / 1e9:,.1f}", f"{plan.bytes / 1e9:,.2f}"] if plan.fits else ["-", "-"]
     return [name, "yes" if plan.fits else "no", f"{plan.peak / 2**30:.2f}", *work]

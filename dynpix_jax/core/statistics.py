@@ -12,7 +12,10 @@ import jax
 from dynpix_jax.core.errors import UserError
 
 NormGroup = Literal["global", "host"] | int
-"""All images of a batch, those of each host, or so many consecutive images."""
+"""All images of a batch, those of each host, or so many consecutive images.
+
+A training stage knows its mesh and gives ``host`` as a number; elsewhere each process of the job is a host.
+"""
 
 _group: ContextVar[NormGroup] = ContextVar("norm group", default="global")
 

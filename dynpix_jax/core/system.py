@@ -84,7 +84,8 @@ class NetworkConfig:
         compute_dtype: ``float32`` or ``bfloat16``, or rules ((regex, dtype), ...) on modules by their paths,
             of which the first that matches counts; see `core.precision.Policy`.
         norm_group: Over which images batch norms take their moments in training: ``global`` (all of the
-            batch), ``host`` (each host's), or a number of consecutive images.
+            batch), ``host`` (each host's; of a microbatch, its images there), or a number of consecutive
+            images.
     """
 
     compute_dtype: ComputeDtype = "float32"

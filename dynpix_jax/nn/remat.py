@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ Level = Literal["stages", "blocks"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 _LEVELS = "remat_levels"
+_root: ContextVar[tuple[str, ...]] = ContextVar("path of an applied module", default=())
 
 
 def remat_unit(*levels: Level) -> Callable[[Method], Method]:
@@ -27,6 +29,16 @@ def remat_unit(*levels: Level) -> Callable[[Method], Method]:
         return method
 
     return mark
+
+
+@contextmanager
+def applied_as(path: str) -> Iterator[None]:
+    """A context in which a part of a network is applied on its own: paths of modules begin with ``path``."""
+    before = _root.set(tuple(path.split("/")))
+    try:
+        yield
+    finally:
+        _root.reset(before)
 
 
 @contextmanager
@@ -41,21 +53,23 @@ def rematerialized(remat: str) -> Iterator[set[str]]:
         The paths of the modules that it has met, filled while networks run. Initialisation meets them, too.
     """
     met: set[str] = set()
-    inside: list[str] = []
+    inside = False
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        nonlocal inside
         module, name = context.module, context.method_name
-        path = "/".join(module.path)
-        if path in inside or not _is_unit(remat, module, name, path):
+        path = "/".join((*_root.get(), *module.path))
+        # Within a part all is computed again anyhow: parts of it would be computed a third time.
+        if inside or not _is_unit(remat, module, name, path):
             return call(*args, **kwargs)
         met.add(path)
         if module.is_initializing():
             return call(*args, **kwargs)
-        inside.append(path)
+        inside = True
         try:
             return nn.remat(lambda module: getattr(module, name)(*args, **kwargs))(module)
         finally:
-            inside.pop()
+            inside = False
 
     if remat == "none":
         yield met

@@ -52,7 +52,7 @@ def interpolate_masked(
             added to either.
 
     Returns:
-        (B, H, W, C) of the dtype of ``x``.
+        (B, H, W, C) of the dtype of ``x``; weights and sums are float32, rounded once.
 
     Raises:
         ValueError: Shapes or dtypes that do not fit, a radius below 1, an unknown ``normalize``.
@@ -91,12 +91,12 @@ def _band(lam: Array, size: int, radius: int) -> Array:
 
 
 def _filtered(x: Array, rows: Array, columns: Array) -> Array:
-    """(B, H, W, C) summed with the weights of `_band` along both axes.
+    """(B, H, W, C) summed with the weights of `_band` along both axes, in float32.
 
     The kernel is separable but for its centre, which meets only zeros where the result is read. Two matrix
     products instead of sums of shifted maps: hundreds of such sums in a program take minutes to compile.
     """
     with jax.named_scope(INTERPOLATION_SCOPE):
         highest = lax.Precision.HIGHEST
-        x = jnp.einsum("ph,bhwc->bpwc", rows.astype(x.dtype), x, precision=highest)
-        return jnp.einsum("pw,bhwc->bhpc", columns.astype(x.dtype), x, precision=highest)
+        x = jnp.einsum("ph,bhwc->bpwc", rows, x.astype(jnp.float32), precision=highest)
+        return jnp.einsum("pw,bhwc->bhpc", columns, x, precision=highest)

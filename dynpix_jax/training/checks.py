@@ -54,7 +54,9 @@ def _check_memory(stage: StageConfig, parameters: int) -> None:
         )
 
 
-def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageSummary, ...]:
+def check_stages(
+    run: RunConfig, spec: SourceSpec | None = None, *, elsewhere: bool = False
+) -> tuple[StageSummary, ...]:
     """Builds the system of every stage (shapes only) and applies its rules to the parameters.
 
     The loop would find the same errors, those of a later stage after hours of training.
@@ -62,6 +64,7 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
     Args:
         run: All settings.
         spec: What the training batches hold; None leaves it unchecked.
+        elsewhere: Whether other machines train it: the memory of this one does not matter.
 
     Raises:
         UserError: A network that cannot be built, or a rule that matches no parameter or module or leaves
@@ -88,7 +91,8 @@ def check_stages(run: RunConfig, spec: SourceSpec | None = None) -> tuple[StageS
                 " expected none, stages, blocks or a regex of paths of its modules"
             )
         count = sum(leaf.size for _, leaf in named_leaves(variables["params"]))
-        _check_memory(stage, count)
+        if not elsewhere:
+            _check_memory(stage, count)
         stage_optimizer(variables["params"], run.training, stage, system)
         system.check(variables)
         summaries.append(StageSummary(stage.name, stage.steps, count))

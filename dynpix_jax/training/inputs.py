@@ -11,7 +11,7 @@ from dynpix_jax.data.contents import contents_of
 from dynpix_jax.data.loader import Loader, make_loader
 from dynpix_jax.data.sources import open_source
 from dynpix_jax.training.data_record import DataRecord
-from dynpix_jax.training.sharding import local_rows, make_mesh
+from dynpix_jax.training.sharding import local_rows, run_mesh
 
 Part = Literal["train", "eval"]
 
@@ -36,7 +36,7 @@ def train_loader(run: RunConfig) -> Loader:
         UserError: A mesh or a batch that does not fit the devices; see `make_mesh`, `make_loader`.
     """
     data, settings = run.data.train, run.training
-    mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
+    mesh = run_mesh(run)
     return make_loader(
         data_source(run, "train"),
         batch_size=settings.batch_size,

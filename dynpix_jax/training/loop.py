@@ -34,7 +34,7 @@ from dynpix_jax.training.data_record import DataRecord
 from dynpix_jax.training.feed import Batches, Fed, Feed
 from dynpix_jax.training.initial import initial_variables
 from dynpix_jax.training.meter import Meter
-from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.sharding import run_mesh
 from dynpix_jax.training.signals import StopRequest
 from dynpix_jax.training.snapshots import check_same_run, write_config
 from dynpix_jax.training.stages import Stage, make_stage
@@ -97,8 +97,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state has been saved, unless it came a second time.
         NonFiniteError: The loss stopped being finite; the last checkpoint is from before that.
     """
-    workdir, settings = local_path(workdir), run.training
-    mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches)
+    workdir, mesh = local_path(workdir), run_mesh(run)
     check_same_job(run, mesh)
     if is_first():
         _make_workdir(workdir)

@@ -20,8 +20,9 @@ from dynpix_jax.core.system import NetworkConfig, System
 from dynpix_jax.data.sources import declared_fields
 from dynpix_jax.flops import UnknownPrimitiveError, jaxpr_macs
 from dynpix_jax.ops.platform import compiled_for
+from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.program import Collective, collectives, repetition
-from dynpix_jax.training.sharding import batch_sharding, make_mesh
+from dynpix_jax.training.sharding import batch_sharding, run_mesh
 from dynpix_jax.training.slices import Slice, slice_devices
 from dynpix_jax.training.stages import make_stage
 
@@ -38,8 +39,8 @@ class Plan:
         fits: Whether it has enough memory.
         peak: Greatest number of bytes in use at a time, by the compiler.
         state: Bytes of its arguments: parameters, optimizer, batch.
-        flops: Floating-point operations: of products, as the step says them; where solvers decide how often
-            they run, XLA's count, which takes the body of a loop once.
+        flops: Floating-point operations: of products, as the step says them, all turns taken; where solvers
+            decide how often they run, XLA's count, which takes the body of a loop once.
         bytes: Bytes that are read and written: XLA's count, with the results in loops as often as they run.
         collectives: By kind.
         cpu_seconds: Processor time of compiling.
@@ -75,11 +76,13 @@ def plan_step(
         quick: Compile with the least effort: another program, of about the same memory and traffic.
 
     Raises:
-        UserError: The compiler is missing, the batch does not divide, the config does not tell the size.
+        UserError: The compiler is missing, the batch does not divide, the config does not tell the size, or
+            what `check_stages` refuses.
     """
     settings = run.training
     devices = slice_devices(of)
-    mesh = make_mesh(settings.mesh, settings.batch_size, settings.microbatches, devices)
+    mesh = run_mesh(run, devices)
+    check_stages(run, elsewhere=True)
     size = size or image_size(run)
     stage = make_stage(run, index, mesh, (*size, 3))
     batch = abstract_batch(run, stage.system, size, mesh)
@@ -114,7 +117,7 @@ def plan_step(
 def _flops(jaxpr: Any) -> float:
     """Operations of all devices; 0 where they are only known when the program runs."""
     try:
-        return 2 * jaxpr_macs(jaxpr)
+        return 2 * jaxpr_macs(jaxpr, at_most=True)
     except UnknownPrimitiveError:
         return 0.0
 
@@ -159,12 +162,15 @@ def abstract_batch(
     }
 
 
-def smaller(run: RunConfig, images: int) -> Sequence[str]:
-    """Settings that make a step of so many images a chip smaller and are not set yet, one each."""
-    settings, model = run.training, run.stages[-1].model
+def smaller(run: RunConfig, index: int, of: Slice) -> Sequence[str]:
+    """Settings that make the step of a stage smaller on a chip and are not set yet, one each."""
+    settings, model = run.training, run.stages[index].model
+    images = settings.batch_size // of.chips
     found = []
     if settings.remat == "none":
         found += ["training.remat=blocks", "training.remat=stages"]
+    if settings.sharding == "replicated" and of.chips > settings.mesh.model:
+        found.append("training.sharding=fsdp")
     if images % (2 * settings.microbatches) == 0:
         found.append(f"training.microbatches={2 * settings.microbatches}")
     if isinstance(model, NetworkConfig) and model.compute_dtype == "float32":

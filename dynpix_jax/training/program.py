@@ -15,8 +15,9 @@ _CALLED = re.compile(r"(?:body|to_apply|calls|(?:branch|true|false)_computations
 _TRIPS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
 _COLLECTIVE = re.compile(
     r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) "
-    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
 )
+_STARTS = 'custom_call_target="AsyncCollectiveStart"'
 _ARRAY = re.compile(r"(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 
 
@@ -32,9 +33,13 @@ class Collective:
 def collectives(program: str) -> dict[str, Collective]:
     """The collectives of a compiled program, by kind; those in loops as often as the loops run."""
     found: dict[str, list[int]] = {}
-    for line, times in _lines(program):
+    for line, times in _lines(program, fused_starts=True):
         if match := _COLLECTIVE.match(line):
-            found.setdefault(match[2], []).extend([_bytes(match[1])] * times)
+            # Where it starts apart from its end, its value holds the operands, the results, and flags; only
+            # an all-reduce's is the results alone.
+            apart = match[3] and match[2] != "all-reduce"
+            types = _parts(match[1])[1] if apart else match[1]
+            found.setdefault(match[2], []).extend([_bytes(types)] * times)
     return {
         kind: Collective(len(sizes), sum(sizes), sum(size < SMALL for size in sizes))
         for kind, sizes in found.items()
@@ -55,8 +60,12 @@ def repetition(program: str) -> float:
     return often / once if once else 1.0
 
 
-def _lines(program: str) -> Iterator[tuple[str, int]]:
-    """Each line of a program that is a step of it, none within fusions, and how often it runs."""
+def _lines(program: str, *, fused_starts: bool = False) -> Iterator[tuple[str, int]]:
+    """Each line of a program that is a step of it, and how often it runs.
+
+    None within fusions, but with ``fused_starts`` those of fusions that start a collective on a TPU, which
+    goes on beside other work: fusions that follow repeat it.
+    """
     parts: dict[str, list[str]] = {"": []}
     name = ""
     for line in program.splitlines():
@@ -76,9 +85,21 @@ def _lines(program: str) -> Iterator[tuple[str, int]]:
         return sum(count * times(caller) for caller, count in callers.get(part, ())) or 1
 
     for part, lines in parts.items():
-        if part not in inside:
+        if part not in inside or (fused_starts and any(_STARTS in line for line in lines)):
             often = times(part)
             yield from ((line, often) for line in lines)
+
+
+def _parts(types: str) -> list[str]:
+    """The elements of a tuple's text: ["f32[4]{0}", " (u32[], s32[])"] of "(f32[4]{0}, (u32[], s32[]))"."""
+    parts, depth = [""], 0
+    for character in types.removeprefix("(").removesuffix(")"):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _bytes(types: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,44 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.settings import MeshConfig, TrainingConfig
+from dynpix_jax.core.settings import MeshConfig, ModelConfig, TrainingConfig
+from dynpix_jax.core.system import NetworkConfig
 from dynpix_jax.core.trees import map_named, match_first
 from dynpix_jax.training.optim import StageOptimizer
 from dynpix_jax.training.state import TrainState
+
+
+def run_mesh(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run over ``devices``; None takes all of all processes.
+
+    Raises:
+        UserError: As `make_mesh`.
+    """
+    settings = run.training
+    by_host = any(_normed_by_host(stage.model) for stage in run.stages)
+    return make_mesh(
+        settings.mesh, settings.batch_size, settings.microbatches, devices, keep_hosts_together=by_host
+    )
+
+
+def host_norms_as_numbers(model: ModelConfig, mesh: Mesh, settings: TrainingConfig) -> ModelConfig:
+    """A model whose ``norm_group`` is the number of a host's images in a (micro)batch, where it is ``host``.
+
+    The mesh says which hosts there are: it may be that of another machine (`dynpix plan`).
+    """
+    if not _normed_by_host(model):
+        return model
+    hosts = len({device.process_index for device in mesh.devices.flat})
+    images = settings.batch_size // (settings.microbatches * hosts)
+    changed: Any = model
+    grouped: ModelConfig = dataclasses.replace(changed, norm_group=images)
+    return grouped
+
+
+def _normed_by_host(model: ModelConfig) -> bool:
+    return isinstance(model, NetworkConfig) and model.norm_group == "host"
 
 
 def make_mesh(
@@ -22,8 +56,18 @@ def make_mesh(
     batch_size: int,
     microbatches: int = 1,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    keep_hosts_together: bool = False,
 ) -> Mesh:
     """The mesh over ``devices``; None takes all of all processes.
+
+    Args:
+        config: Its axes.
+        batch_size: Images a step.
+        microbatches: Parts of a batch.
+        devices: What it is made of.
+        keep_hosts_together: Whether consecutive images of a batch are a host's. Else the devices are in an
+            order that suits their connections; on TPUs rings lead through several hosts and back.
 
     Raises:
         UserError: The axes do not multiply to the number of devices, or do not divide the (micro)batch.
@@ -45,9 +89,11 @@ def make_mesh(
             f" of each of {count} devices"
         )
     # Auto: the compiler propagates shardings. jax.make_mesh alone would make the axes Explicit.
-    return jax.make_mesh(
-        (data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=chosen
-    )
+    names, types = ("data", "model"), (AxisType.Auto,) * 2
+    if keep_hosts_together:
+        ordered = sorted(chosen, key=lambda device: device.process_index)
+        return Mesh(np.array(ordered).reshape(data, config.model), names, axis_types=types)
+    return jax.make_mesh((data, config.model), names, axis_types=types, devices=chosen)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

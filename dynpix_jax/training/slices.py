@@ -94,9 +94,7 @@ def slice_devices(of: Slice) -> Sequence[Any]:
         UserError: The compiler is not installed, or does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            "the compiler for TPUs is not installed: pip install libtpu, as jax's extra `tpu` does"
-        )
+        raise UserError("the compiler for TPUs (libtpu) is not installed: pip install 'dynpix_jax[tpu]'")
     # Else it asks a server, which only a TPU VM has, what chip it runs on, and refuses to be loaded by two
     # processes at a time, which would be wrong with a chip.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

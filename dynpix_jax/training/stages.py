@@ -20,7 +20,7 @@ from dynpix_jax.flops import UnknownPrimitiveError, count_macs
 from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.compiler import step_options
 from dynpix_jax.training.optim import StageOptimizer, stage_optimizer
-from dynpix_jax.training.sharding import state_shardings
+from dynpix_jax.training.sharding import host_norms_as_numbers, state_shardings
 from dynpix_jax.training.state import TrainState, new_state
 from dynpix_jax.training.step import StepFn, make_step
 
@@ -59,10 +59,10 @@ class Stage:
     def flops(self, batch: Mapping[str, jax.Array]) -> float | None:
         """Operations of a step on all devices; None where a loop's length is not known beforehand.
 
-        What is computed again for want of memory does not count.
+        What is computed again for want of memory does not count; turns that lack labels count like others.
         """
         try:
-            return count_macs(self.plain_step, self.abstract, batch).flops
+            return count_macs(self.plain_step, self.abstract, batch, at_most=True).flops
         except UnknownPrimitiveError:
             return None
 
@@ -79,7 +79,8 @@ class Stage:
 def make_stage(run: RunConfig, index: int, mesh: Mesh, image_shape: tuple[int, ...]) -> Stage:
     """Builds stage `index` of a run whose images have that shape (H, W, 3)."""
     settings, stage, start = run.training, run.stages[index], run.training.stage_start(index)
-    system = stage_system(stage)
+    model = host_norms_as_numbers(stage.model, mesh, settings)
+    system = stage_system(dataclasses.replace(stage, model=model))
     example = {"image": np.zeros((1, *image_shape), np.uint8)}
     key = stream(run.seed, "params", index)
     shapes = jax.eval_shape(system.init, key, example)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -9,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dynpix_jax.bench import device
+from dynpix_jax.ops.sparse import interpreted
 from tests.ops.brute import conv_loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,9 @@ def test_a_small_run_needs_only_jax_and_numpy(tmp_path):
     assert {r["dtype"] for r in checked} == {"float32", "bfloat16", "float16"}
     assert {r["mask"] for r in checked} == {"empty", "one", "full", "random", "blobs"}
     assert not any(r["wrong"] for r in checked)
+    forms = {(r["form"], r["implementation"], r["mask"]) for r in checked if "form" in r}
+    assert {form for form, *_ in forms} == {"bottleneck", "branch"}
+    assert len(forms) == 2 * 2 * 5
     skipped = {r["implementation"]: r["skipped"] for r in found["correctness"] if "skipped" in r}
     assert "needs gpu, the platform is cpu" in skipped["pallas_gpu"]
     measured = [r for r in found["speed"] if r["label"] == "gather"]
@@ -73,6 +79,39 @@ def test_wrong_results_are_noticed(tmp_path, monkeypatch, capsys, fault):
     monkeypatch.setattr(device, "BOUNDS", {"float32": 1e-5})
     assert device.main(["--small", "--only", "correctness", "--out", str(tmp_path)]) == 1
     assert "WRONG RESULTS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["no norm", "gradient", "idle positions", "nan", "kernel"])
+def test_wrong_chains_are_noticed(tmp_path, monkeypatch, capsys, fault):
+    def faulty(x, mask, layers, *, combine, init, implementation):
+        if fault == "no norm":
+            layers = (layers[0], *layers[2:])
+        if fault == "gradient":  # of the first norm
+            layers = (layers[0], jax.lax.stop_gradient(layers[1]), *layers[2:])
+        if fault == "kernel":  # its last tap is missing
+            first = dataclasses.replace(layers[0], kernel=layers[0].kernel.at[-1, -1].set(0))
+            layers = (first, *layers[1:])
+        y = device.sparse_block_reference(x, mask, layers, combine=combine, init=init)
+        if fault == "idle positions":
+            return jnp.where(mask[..., None], y, 0)
+        return y * math.nan if fault == "nan" else y
+
+    monkeypatch.setattr(device, "implementations", lambda: ["masked"])
+    monkeypatch.setattr(device, "BOUNDS", {"float32": 1e-5})
+    monkeypatch.setattr(device, "check", lambda *_, **__: [])
+    monkeypatch.setattr(device, "sparse_block", faulty)
+    assert device.main(["--small", "--only", "correctness", "--out", str(tmp_path)]) == 1
+    assert "WRONG RESULTS" in capsys.readouterr().out
+
+
+def test_the_chains_of_the_kernels_are_right(monkeypatch):
+    """In Pallas' interpreter, with as small a layer as there is."""
+    spec = device.ConvSpec("layer", (5, 6), 8, 8)
+    monkeypatch.setattr(device, "implementations", lambda: ["pallas_tpu", "pallas_gpu"])
+    with interpreted():
+        found = list(device.check_form("bottleneck", spec, "bfloat16", batch=1))
+    assert [r["implementation"] for r in found] == ["pallas_tpu"] * 5 + ["pallas_gpu"] * 5
+    assert not any(r["wrong"] for r in found)
 
 
 def test_what_the_time_did_not_suffice_for_is_listed(tmp_path):

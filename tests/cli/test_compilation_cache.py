@@ -6,11 +6,15 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
 
-from dynpix_jax.cli.compilation_cache import add_cache_argument, use_compilation_cache
+from dynpix_jax.cli import demo, predict, train
+from dynpix_jax.cli import eval as evaluate
+from dynpix_jax.cli.compilation_cache import MIN_SECONDS, add_cache_argument, use_compilation_cache
+from dynpix_jax.core.errors import UserError
 
 NAMES = (
     "jax_compilation_cache_dir",
@@ -49,6 +53,49 @@ def test_a_folder_of_the_user_without_what_is_old(cache_home: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", None)
     assert use() == str(folder)
     assert [file.name for file in folder.iterdir()] == ["new"]
+
+
+def test_what_others_keep_or_remove_there_stops_nothing(
+    cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """jax keeps a folder for the choices of GPU kernels; another process cleans at the same time."""
+    folder = cache_home / "dynpix_jax" / "compiled"
+    kept = folder / "xla_gpu_per_fusion_autotune_cache_dir"
+    kept.mkdir(parents=True)
+    old = folder / "old"
+    old.touch()
+    for entry in (kept, old):
+        os.utime(entry, times=(0, 0))
+    listed = Path.iterdir
+    gone = folder / "gone"
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([gone, *listed(self)]))
+    assert use() == str(folder)
+    assert kept.is_dir()
+    assert not old.exists()
+
+
+def test_the_bound_of_seconds_holds_in_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = NAMES[-1]
+    jax.config.update(name, 1.0)  # jax's default
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    use()
+    assert jax.config.values[name] == MIN_SECONDS
+    jax.config.update(name, 5.0)  # as jax reads its variable
+    monkeypatch.setenv(name.upper(), "5")
+    use()
+    assert jax.config.values[name] == 5.0
+
+
+@pytest.mark.parametrize("command", [train, evaluate, predict, demo])
+def test_programs_use_it(command: ModuleType, cache_home: Path, tmp_path: Path) -> None:
+    """Each begins with it: it is on, though none comes further than a workdir or config that is missing."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    required = {train: ["--config=missing.py"], predict: ["photo.jpg", "--out", str(tmp_path / "out")]}
+    arguments = [*required.get(command, []), f"--workdir={tmp_path / 'missing'}"]
+    with pytest.raises(UserError, match=r"missing|photo"):
+        command.run(parser.parse_args(arguments))
+    assert jax.config.values["jax_compilation_cache_dir"] == str(cache_home / "dynpix_jax" / "compiled")
 
 
 def test_switched_off_or_elsewhere(cache_home: Path) -> None:

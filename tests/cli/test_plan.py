@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from dynpix_jax.cli import main
+from dynpix_jax.cli import plan as command
 from dynpix_jax.cli.plan import describe, row
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import MeshConfig
 from dynpix_jax.run_config import read_run
+from dynpix_jax.training import checks
+from dynpix_jax.training import plan as planned
 from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.plan import Plan, abstract_batch, image_size, smaller
 from dynpix_jax.training.program import collectives, repetition
@@ -25,7 +30,7 @@ from tests.tiny import SHORT_CONFIG
 PROGRAM = """
   %all-reduce.1 = f32[64,3]{1,0} all-reduce(f32[64,3]{1,0} %a), replica_groups={{0,1}}, to_apply=%add
   all-reduce.2 = (f32[512,512]{1,0}, bf16[7]{0}) all-reduce(%b, %c), channel_id=1
-  ROOT %permute = pred[2,5]{1,0} collective-permute-start(pred[2,5]{1,0} %d), source_target_pairs={{0,1}}
+  ROOT %permute = pred[2,5]{1,0} collective-permute(pred[2,5]{1,0} %d), source_target_pairs={{0,1}}
   %sum = f32[64]{0} add(f32[64]{0} %all-reduce.1, f32[64]{0} %e)
 """
 
@@ -49,6 +54,50 @@ def test_collectives_of_a_program() -> None:
     reduced, permuted = found["all-reduce"], found["collective-permute"]
     assert (reduced.count, reduced.bytes, reduced.small) == (2, 64 * 3 * 4 + 512 * 512 * 4 + 7 * 2, 1)
     assert (permuted.count, permuted.bytes, permuted.small) == (1, 10, 1)
+
+
+# As libtpu and XLA for GPUs write them, without what follows the operands.
+ASYNCHRONOUS = """
+%fused_computation.5 (param_0: bf16[1,64,1024]) -> (bf16[1,64,1024], bf16[1,1024,1024], s32[2]) {
+  %param_0 = bf16[1,64,1024]{2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.16 = bf16[1,1024,1024]{2,1,0:T(8,128)(2,1)} all-gather(%param_0), channel_id=4, dimensions={1}
+  ROOT %custom-call.2 = (bf16[1,64,1024]{2,1,0:T(8,128)(2,1)S(1)}, \
+bf16[1,1024,1024]{2,1,0:T(8,128)(2,1)S(1)}, s32[2]{0:S(4)}) custom-call(%all-gather.16), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%fused_computation.6 (param_0.35: bf16[1,64,1024]) -> bf16[1,1024,1024] {
+  %all-gather.20 = bf16[1,1024,1024]{2,1,0:T(8,128)(2,1)} all-gather(%param_0.35), channel_id=4, \
+dimensions={1}
+  ROOT %custom-call.4 = bf16[1,1024,1024]{2,1,0} custom-call(%all-gather.20), \
+custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (p: bf16[256,1024]) -> bf16[256,1024] {
+  %async-collective-start = (bf16[1,64,1024]{2,1,0:T(8,128)(2,1)S(1)}, bf16[1,1024,1024]{2,1,0}, \
+s32[2]{0:S(4)}) fusion(%p), kind=kCustom, calls=%fused_computation.5
+  %async-collective-done = bf16[1,1024,1024]{2,1,0} fusion(%g), kind=kCustom, calls=%fused_computation.6
+  %collective-permute-start.1 = (bf16[256,1024]{1,0:T(8,128)(2,1)S(1)}, \
+bf16[256,1024]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%fusion.12), \
+channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %collective-permute-done.1 = bf16[256,1024]{1,0} collective-permute-done(%collective-permute-start.1)
+  %all-gather-start = ((f32[4]{0}, f32[2,3]{1,0}), (f32[16]{0}, f32[8,3]{1,0})) all-gather-start(%a, %b), \
+dimensions={0}
+  %all-gather-done = (f32[16]{0}, f32[8,3]{1,0}) all-gather-done(%all-gather-start)
+  %all-reduce-start = (f32[7]{0}, f32[5]{0}) all-reduce-start(%c, %d), to_apply=%add
+  %all-reduce-done = (f32[7]{0}, f32[5]{0}) all-reduce-done(%all-reduce-start)
+}
+"""
+
+
+def test_asynchronous_collectives_count_once() -> None:
+    """By their results: what they start with is among the values that a start holds, fused or not."""
+    found = {kind: (one.count, one.bytes) for kind, one in collectives(ASYNCHRONOUS).items()}
+    assert found == {
+        "all-gather": (2, 1024 * 1024 * 2 + (16 + 8 * 3) * 4),
+        "collective-permute": (1, 256 * 1024 * 2),
+        "all-reduce": (1, (7 + 5) * 4),
+    }
 
 
 def test_loops_of_a_program() -> None:
@@ -84,8 +133,20 @@ def test_the_batch_of_a_config_without_its_data() -> None:
         "index": ((8,), np.int32),
         "size": ((8, 2), np.int32),
     }
-    changes = smaller(run, 2)
-    assert changes[:3] == ["training.remat=blocks", "training.remat=stages", "training.microbatches=2"]
+    remat = ["training.remat=blocks", "training.remat=stages"]
+    changes = smaller(run, 0, parse_slice("v5e-4"))
+    assert changes == [*remat, "training.sharding=fsdp", "training.microbatches=2"]
+    # There is nothing to share it with, and each chip has one image.
+    assert smaller(run, 0, parse_slice("v5e-1")) == [*remat, "training.microbatches=2"]
+    assert smaller(run, 0, parse_slice("v5e-8")) == [*remat, "training.sharding=fsdp"]
+
+
+def test_the_dtype_is_that_of_the_stage(tmp_path: Path) -> None:
+    narrow = '"model": {"compute_dtype": "bfloat16", "gate"'
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG.replace('"model": {"gate"', narrow))
+    run = read_run(str(tmp_path / "tiny.py"), [])
+    dtypes = ["model.compute_dtype=bfloat16" in smaller(run, index, parse_slice("v5e-1")) for index in (0, 1)]
+    assert dtypes == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +182,49 @@ def test_without_the_compiler(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
     assert main.main(["plan", f"--config={tmp_path / 'tiny.py'}", "--topology=v5e-4"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install libtpu" in line
+    assert "pip install 'dynpix_jax[tpu]'" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.remat=block", r"config.training.remat: .* stage 'base' has no 'block'"),
+        ("model.compute_dtype=(('nothing', 'bfloat16'),)", "'nothing' matches no module with parameters"),
+    ],
+)
+def test_what_training_refuses_is_refused(
+    change: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is compiled; the memory of this machine does not count."""
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    monkeypatch.setattr(planned, "slice_devices", lambda of: jax.devices()[: of.chips])
+    monkeypatch.setattr(checks, "physical_memory", lambda: 1)
+    run = read_run(str(tmp_path / "tiny.py"), [change])
+    with pytest.raises(UserError, match=message):
+        planned.plan_step(run, 1, parse_slice("v5e-1"))
+
+
+def test_a_suggestion_that_is_refused_loses_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan_step(run: RunConfig, **_: Any) -> Plan:
+        if run.training.remat == "stages":
+            raise UserError("there are no stages")
+        return Plan(1, fits=run.training.remat == "blocks", peak=2**34)
+
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    monkeypatch.setattr(command, "plan_step", plan_step)
+    arguments = ["plan", f"--config={tmp_path / 'tiny.py'}", "--topology=v5e-1"]
+    assert main.main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    rows = {cells[0]: cells[1:] for cells in map(str.split, lines) if cells}
+    assert rows["training.remat=blocks"] == ["yes", "16.00", "0.0", "0.00"]
+    assert rows["training.remat=stages"] == ["refused", "-", "-", "-"]
+    assert lines[-1] == "training.remat=stages: there are no stages"
+    assert main.main([*arguments, "--json"]) == 1
+    plans = json.loads(capsys.readouterr().out)["plans"]
+    assert plans["training.remat=stages"] == {"refused": "there are no stages"}
+    assert plans["training.remat=blocks"]["fits"]
 
 
 @pytest.mark.aot

@@ -46,6 +46,20 @@ def test_equals_a_loop_over_windows(normalize, radius, seed, lam):
     np.testing.assert_allclose(found, loop(x, mask, lam, radius, normalize), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("normalize", ["full", "present"])
+def test_bfloat16_is_rounded_once(normalize):
+    """Weights and sums are float32: an error of half a step of the result, however many neighbours."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.uniform(1, 2, (2, 12, 13, 3)), jnp.bfloat16)
+    mask = rng.random((2, 12, 13)) < 0.4
+    found = jitted(x, mask, 0.3, normalize=normalize)
+    assert found.dtype == jnp.bfloat16
+    expected = loop(np.asarray(x, np.float64), mask, 0.3, 3, normalize)
+    half_a_step = 2.0 ** (np.floor(np.log2(expected)) - 8)
+    error = np.abs(np.asarray(found, np.float64) - expected)
+    assert np.all(error <= 1.01 * half_a_step)
+
+
 def test_golden_values_of_the_kernel():
     """lam = 3: worked out by hand from eq. 3."""
     direct, diagonal = rbf_weights(jnp.float32(3.0), 3, np.array([1, 2]))

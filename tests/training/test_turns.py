@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynpix_jax.core.settings import StageConfig, TrainingConfig
+from dynpix_jax.core.settings import MeshConfig, StageConfig, TrainingConfig
+from dynpix_jax.run_config import read_run
 from dynpix_jax.training.optim import stage_optimizer
+from dynpix_jax.training.sharding import make_mesh
+from dynpix_jax.training.stages import make_stage
 from dynpix_jax.training.state import new_state
 from dynpix_jax.training.step import STREAMS, make_step
 from tests.training import toy, turns
@@ -65,6 +68,19 @@ def test_a_step_is_an_update_a_turn_by_hand() -> None:
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.collections, stats
     )
     assert int(state.step) == 2
+
+
+def test_operations_of_a_step_are_those_of_all_turns() -> None:
+    """Only the batch tells which are skipped: `mfu` and `dynpix plan` take the whole."""
+    stages = ({"name": "turns", "steps": 6, "learning_rate": 0.05},)
+    config = toy.config(batch_size=8, stages=stages)
+    config["model"] = {"system": "tests.training.turns:TurnsSystem"}
+    stage = make_stage(read_run(config), 0, make_mesh(MeshConfig(), 8), (*toy.SIZE, 3))
+    batch = {name: jnp.asarray(value) for name, value in next(turns.batches(8).start()).items()}
+    pixels = 8 * toy.SIZE[0] * toy.SIZE[1]
+    # A turn's stem has 3x3 taps, 3 to 4 channels, and no gradient of the images; its head 4 to 1 channel.
+    forward = {"stem": pixels * 9 * 3 * 4, "head": pixels * 4}
+    assert stage.flops(batch) == 2 * len(turns.TURNS) * (2 * forward["stem"] + 3 * forward["head"])
 
 
 def test_adam_counts_the_updates_of_each_leaf() -> None:

@@ -26,6 +26,7 @@ from dynpix_jax.core.progressive import STEP_SCOPE, Step, StepResult, in_step
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import Inputs, LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
+from dynpix_jax.nn.remat import applied_as
 from dynpix_jax.ops.resize import resize_bilinear
 from dynpix_jax.papers.mdeq import fixed_point as solvers
 from dynpix_jax.papers.mdeq.config import CellConfig, EarlyConfig, JacobianConfig, MdeqConfig
@@ -168,7 +169,7 @@ class Mdeq(System):
         """The task's loss and, weighted, ``jacobian``.
 
         Also reported: ``iterations`` and ``residual`` of the solver, means over images, and ``diverged``, the
-        number of diverged images.
+        share of images whose search diverged.
         """
         images, config = batch["image"], self.config
         z, stats, updates, jacobian = self._train(variables, images, rngs)
@@ -180,9 +181,7 @@ class Mdeq(System):
             terms["jacobian"] = config.jacobian.weight * jacobian
         total = sum(terms.values(), jnp.zeros(()))
         if stats is not None:
-            numbers = _measures(stats)
-            terms |= {name: numbers[name].mean() for name in ("iterations", "residual")}
-            terms["diverged"] = numbers["diverged"].sum()
+            terms |= {name: number.mean() for name, number in _measures(stats).items()}
         return total, LossAux(terms, updates)
 
     @cached_property
@@ -263,8 +262,9 @@ class Mdeq(System):
 
     def _f(self, theta: Theta, z: Array) -> Array:
         params, x, masks = theta
-        # Beside stem and head, for `flops` and the rules of compute_dtype. z and its residual are float32.
-        with jax.named_scope("cell"), self.policy.in_force("cell"):
+        # Beside stem and head, for `flops` and the rules of compute_dtype and remat. z and its residual are
+        # float32.
+        with jax.named_scope("cell"), applied_as("cell"), self.policy.in_force("cell"):
             after = self._cell.apply({"params": params}, self._maps(theta, z), x, masks)
         return solvers.flatten(widen(after))
 

@@ -347,6 +347,9 @@ def test_a_diverging_search_is_counted():
     np.testing.assert_array_equal(outputs.measures["iterations"], [0, 0])
     # The start is what is left: an image of zeros in all branches is decoded.
     assert np.isfinite(outputs.predictions["segmentation"]).all()
+    # A share, so that the mean over microbatches is that of the batch.
+    loss = jit(lambda given, batch, rngs: system.loss(given, batch, rngs=rngs, controls={})[1].terms)
+    assert loss(broken, batch(), {"dropout": jax.random.key(0)})["diverged"] == 1
 
 
 @pytest.mark.parametrize(
