@@ -18,6 +18,7 @@ from dynpix_jax import papers
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import System
+from dynpix_jax.run_config import read_run
 from tests.papers.anytime.test_anytime import compiled
 
 FOLDER = Path(__file__).parent
@@ -86,6 +87,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
     ),
 }
 
+MISSPELT = {
+    "gate in PAG": "gate.options.shar",
+    "gate in anytime": "adaptivity.options.shar",
+    **dict.fromkeys([name for name in SECTIONS if "gate in" not in name], "backbone.dept"),
+}
+"""A key of each that is nobody's."""
+
 
 @pytest.fixture(autouse=True)
 def user_files(monkeypatch):
@@ -105,6 +113,23 @@ def random_variables(system: System):
         return jnp.asarray(rng.normal(0, fan_in**-0.5, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_config_file_names_them(name, tmp_path):
+    """As a user's file gives them: parsed with everything else of a run, and what is built is theirs."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import my_config\n\n"
+        "def get_config():\n"
+        "    config = my_config.get_config()\n"
+        f"    config.model = {SECTIONS[name]!r}\n"
+        "    return config\n"
+    )
+    (stage,) = read_run(str(file)).stages
+    assert papers.build(stage.model).variable_shapes == papers.build(SECTIONS[name]).variable_shapes
+    with pytest.raises(UserError, match=r"config\.model\..*(shar|dept)"):
+        read_run(str(file), [f"model.{MISSPELT[name]}=3"])
 
 
 @pytest.mark.parametrize("name", SECTIONS)
