@@ -12,6 +12,7 @@ from dynpix_jax.core.routing import Mode
 from dynpix_jax.core.typing import Array, Mask
 from dynpix_jax.nn.conv import Conv
 from dynpix_jax.nn.norm import BatchNorm
+from dynpix_jax.nn.parameters import parameter
 from dynpix_jax.ops.interpolation import Normalize, interpolate_masked
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.ops.sparse import (
@@ -162,7 +163,7 @@ class MaskedConv(nn.Module):
             self.in_features, self.features, self.kernel_size, self.strides, use_bias=self.use_bias
         )
         if self.adaptive:
-            self.lam = self.param("lam", nn.initializers.constant(LAMBDA), (), jnp.float32)
+            self.lam = parameter(self, "lam", nn.initializers.constant(LAMBDA), ())
 
     def __call__(self, x: Array, masking: Masking | None = None) -> Array:
         """(B, H, W, in_features) -> (B, H', W', features)."""
