@@ -61,11 +61,11 @@ IN_FLOAT32 = {
     "pag": r".*gate/(logits|conv3)/.*",
     "perspective": r".*(resize|depth/classes|depth/log_depth).*",
     "mdeq": r".*resize.*",
-    "anytime": r".*resize.*",
+    "anytime": r".*(resize|interpolation).*",
     "astmt": r".*resize.*",
     "pixelnet": r"(?!)",
 }
-"""Scopes of products of float32 maps: logits of gates, and what enlarges predictions."""
+"""Scopes of products of float32 maps: logits of gates, sums over neighbours, and what enlarges predictions."""
 
 
 @cache
