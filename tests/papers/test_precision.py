@@ -65,7 +65,7 @@ IN_FLOAT32 = {
     "astmt": r".*resize.*",
     "pixelnet": r"(?!)",
 }
-"""Scopes of products of float32 maps: logits of gates, sums over neighbours, and what enlarges predictions."""
+"""Scopes of products of float32 maps: gates' logits, sums over neighbours, and what enlarges predictions."""
 
 
 @cache
