@@ -1,29 +1,21 @@
 """Convolutions that a mask skips, by stage and resolution, and their share of MACs under a mask.
 
-Their MACs are those that `flops` counts in the program: convolutions, as in the HRNet family's papers, and
-no resizing. What a program does not show is the interpolation of skipped positions, whose dense form is
-another: see `MaskedConvs.share`.
+Only convolutions are counted, as in the HRNet family's papers, no resizing. Their MACs are those that `flops`
+counts in the program; here stands what interpolation adds to them, which a dense program does not show.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dynpix_jax.core.capabilities import GatedLayer
 from dynpix_jax.core.progressive import STEP_SCOPE
 from dynpix_jax.core.trees import named_leaves
 from dynpix_jax.core.typing import Array, Params
-from dynpix_jax.flops import dense_report
 from dynpix_jax.ops.resize import resize_nearest
 from dynpix_jax.papers.anytime.config import AnytimeConfig
 from dynpix_jax.papers.anytime.network import spans
-
-if TYPE_CHECKING:
-    from dynpix_jax.papers.anytime.system import Anytime
 
 
 @dataclass(frozen=True)
@@ -34,14 +26,14 @@ class MaskedConvs:
         mask: Name of their mask, "stage3".
         halvings: Number of halvings from the mask's size to that of their outputs.
         rounds_up: Whether an odd side is rounded up when it is halved (strides) or down (pooling).
-        features: Sum of their output channels.
+        interpolation: MACs of interpolation per MAC of convolution, at positions that have both.
         scopes: See GatedLayer.
     """
 
     mask: str
     halvings: int
     rounds_up: bool
-    features: int
+    interpolation: float
     scopes: tuple[str, ...]
 
     @property
@@ -49,41 +41,37 @@ class MaskedConvs:
         """The layer for the count of MACs."""
         return GatedLayer(self.scopes)
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of their outputs, from that of the mask."""
-        for _ in range(self.halvings):
-            height, width = ((side + self.rounds_up) // 2 for side in (height, width))
-        return height, width
-
-    def share(self, mask: Array, interpolation: float) -> Array:
+    def share(self, mask: Array) -> Array:
         """Share (B,) of the MACs that remain under a mask (B, h, w).
 
         p + p (1 - p) times 49 MACs per feature (with a radius of 3), where p is the density of the mask at
         their resolution: the released code's count of convolutions and of the interpolation of skipped
         positions, each of which reads its computed neighbours only.
-
-        Args:
-            mask: In {0, 1}.
-            interpolation: MACs of interpolation per MAC of convolution, at positions that have both.
         """
-        p = resize_nearest(mask, self.size(mask.shape[1], mask.shape[2])).mean((1, 2))
-        return p + p * (1 - p) * interpolation
+        height, width = mask.shape[1], mask.shape[2]
+        for _ in range(self.halvings):
+            height, width = ((side + self.rounds_up) // 2 for side in (height, width))
+        p = resize_nearest(mask, (height, width)).mean((1, 2))
+        return p + p * (1 - p) * self.interpolation
 
 
 def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs]:
     """All masked convolutions after the first exit, by names like "stage3_stride8", "exit3_stride16"."""
     if config.adaptivity is None:
         return {}
+    window = (2 * config.adaptivity.radius + 1) ** 2
     kernels = {path: leaf.shape for path, leaf in named_leaves(params) if path.endswith("/kernel")}
     found: dict[str, MaskedConvs] = {}
 
     def note(number: int, place: str, halvings: int, pattern: str) -> None:
         shapes = [shape for path, shape in kernels.items() if re.fullmatch(pattern, path)]
         if shapes:
+            # Per output position: a MAC for each weight of a convolution, a window for each feature.
+            macs = sum(rows * columns * below * above for rows, columns, below, above in shapes)
+            interpolation = window * sum(shape[-1] for shape in shapes) / macs
             scopes = (rf"{STEP_SCOPE}\d+/{pattern}",)
             name = f"{place}{number}_stride{4 * 2**halvings}"
-            features = sum(shape[-1] for shape in shapes)
-            found[name] = MaskedConvs(f"stage{number}", halvings, place == "stage", features, scopes)
+            found[name] = MaskedConvs(f"stage{number}", halvings, place == "stage", interpolation, scopes)
 
     for number in (number for span in spans(config.exits)[1:] for number in span):
         for branch in range(4):
@@ -92,22 +80,6 @@ def masked_convs(config: AnytimeConfig, params: Params) -> dict[str, MaskedConvs
             for halvings in range(4):
                 note(number, "exit", halvings, _of_head(config, number, halvings))
     return found
-
-
-def interpolation_costs(system: Anytime, convs: Mapping[str, MaskedConvs]) -> dict[str, float]:
-    """MACs of interpolation per MAC of convolution of each, at positions that have both.
-
-    Interpolation takes a window for each feature and position; the convolutions' MACs are counted.
-    """
-    if system.config.adaptivity is None:
-        return {}
-    window, side = (2 * system.config.adaptivity.radius + 1) ** 2, 16
-    report = dense_report(system, (4 * side, 4 * side))
-    costs = {}
-    for name, one in convs.items():
-        macs = sum(report.of_modules(scope).total for scope in one.scopes)
-        costs[name] = window * one.features * math.prod(one.size(side, side)) / macs
-    return costs
 
 
 def _of_branch(number: int, branch: int) -> str:

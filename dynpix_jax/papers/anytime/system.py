@@ -30,7 +30,7 @@ from dynpix_jax.nn.norm import SPARSE_NEEDS_FROZEN_NORMS
 from dynpix_jax.ops.confidence import Measure, confidence
 from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear
 from dynpix_jax.papers.anytime.config import AdaptivityConfig, AnytimeConfig, HeadConfig
-from dynpix_jax.papers.anytime.gating import MaskedConvs, interpolation_costs, masked_convs
+from dynpix_jax.papers.anytime.gating import MaskedConvs, masked_convs
 from dynpix_jax.papers.anytime.initial import initial_variables
 from dynpix_jax.papers.anytime.network import AnytimeNetwork, Progress, Span, spans
 
@@ -128,7 +128,7 @@ class Anytime(System):
                 if before.mask is None:
                     return {}
                 mask = before.mask.astype(jnp.float32)
-                return {name: float(self._share(name, mask).mean()) for name in own}
+                return {name: float(one.share(mask).mean()) for name, one in own.items()}
 
             return Step(partial(self._exit, variables, routing, span=span, size=size), shares)
 
@@ -195,7 +195,7 @@ class Anytime(System):
 
     def executed_shares(self, outputs: Outputs) -> dict[str, Array]:
         """Share of MACs (B,) of each of ``gated`` that remains under its mask, with interpolation."""
-        return {name: self._share(name, outputs.gates[one.mask]) for name, one in self._masked.items()}
+        return {name: one.share(outputs.gates[one.mask]) for name, one in self._masked.items()}
 
     def exit_maps(self, outputs: Outputs) -> tuple[tuple[Array, Array | None], ...]:
         logits = (*outputs.exits, outputs.predictions)
@@ -219,14 +219,6 @@ class Anytime(System):
     @cached_property
     def _masked(self) -> dict[str, MaskedConvs]:
         return masked_convs(self.config, self.variable_shapes["params"])
-
-    @cached_property
-    def _interpolation(self) -> dict[str, float]:
-        return interpolation_costs(self, self._masked)
-
-    def _share(self, name: str, mask: Array) -> Array:
-        """Share (B,) of the MACs of one of ``gated`` that remains under its mask."""
-        return self._masked[name].share(mask, self._interpolation[name])
 
     def _checked(self, routing: Routing, images: Array) -> Routing:
         """The routing with given masks under the first of the stages that share one, those between two exits.
