@@ -31,7 +31,7 @@ from dynpix_jax.core.source import Declares, SourceSettings
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import a_path
 from dynpix_jax.data.sources import SOURCES, declared_spec
-from dynpix_jax.evaluation.results import evaluated_run, read_results
+from dynpix_jax.evaluation.results import Measured, evaluated_run, read_results
 from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
 from dynpix_jax.serving.network_file import write_network
 from dynpix_jax.serving.predictor import Predictor
@@ -158,19 +158,26 @@ def _licence(source: SourceSettings) -> str:
 
 def _measured(workdir: Path, system: System, stage: str) -> dict[str, str]:
     file = workdir / "eval.json"
-    rows = {row.stage: row for row in read_results(file)} if file.is_file() else {}
-    if stage not in rows:
+    every = read_results(file, alternatives=True) if file.is_file() else []
+    rows = {row.alternative: row for row in every if row.stage == stage}
+    if "" not in rows:
         return {}
-    row = rows[stage]
-    scores = [
-        f"{score.label} {score.text(row.scores[score.name])}"
-        for score in all_scores(system.tasks)
-        if score.name in row.scores
-    ]
-    found = {"scores": f"{', '.join(scores)} ({row.data})", "macs": f"{row.macs / 1e9:.3g}e9"}
+    row = rows[""]
+    found = {"scores": f"{_scores(row, system)} ({row.data})", "macs": f"{row.macs / 1e9:.3g}e9"}
+    exits = [one for name, one in rows.items() if re.fullmatch(r"exit_\d+", name)]
+    if exits:
+        found["exits"] = "; ".join(f"{_scores(one, system)} at {one.macs / 1e9:.3g}e9 MACs" for one in exits)
     if row.milliseconds:
         found["milliseconds"] = _times(row.milliseconds, json.loads(file.read_text())["device"])
     return found
+
+
+def _scores(row: Measured, system: System) -> str:
+    return ", ".join(
+        f"{score.label} {score.text(row.scores[score.name])}"
+        for score in all_scores(system.tasks)
+        if score.name in row.scores
+    )
 
 
 def _times(milliseconds: Mapping[str, float], device: str) -> str:

@@ -29,11 +29,12 @@ CARD = {
     "command": "Command of its training",
     "seed": "Seed",
     "scores": "Scores",
+    "exits": "Exits",
     "macs": "MACs an image",
     "milliseconds": "Milliseconds an image",
     "limits": "Limits",
 }
-"""Entries of a model card, with their headings."""
+"""Entries of a model card, with their headings; networks without exits leave those out."""
 
 
 def shipped_networks() -> dict[str, Path]:
