@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from dynpix_jax.cli.main import COMMANDS, main, make_parser
+from dynpix_jax.core.configs import load_config
 from dynpix_jax.data.scenes import Scenes, ScenesConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,14 +118,10 @@ def check_measured(command: str) -> None:
         check([Path(words[0]).stem, *words[1:]])  # train.py is `dynpix train`
     else:
         check(words)
-        for word in words:
-            if word.startswith("--config="):
-                file = word.removeprefix("--config=").partition(":")[0]
-                assert (ROOT / file).is_file() or (ROOT / "configs" / file).is_file(), file
 
 
 def check(words: list[str]) -> None:
-    """A command of ours with options that it has."""
+    """A command of ours with options that it has, and a config that takes its arguments."""
     assert words[0] in COMMANDS, words[0]
     parser, _ = make_parser(words[0])
     known: set[str] = set()
@@ -138,3 +135,16 @@ def check(words: list[str]) -> None:
     for word in words[1:]:
         if word.startswith("--") and not word.startswith("--config."):
             assert word.partition("=")[0] in known, word
+    for word, following in itertools.pairwise([*words, ""]):
+        if word.startswith("--config="):
+            check_config(word.removeprefix("--config="))
+        elif word == "--config":
+            check_config(following)
+
+
+def check_config(spec: str) -> None:
+    """A config of ours, with arguments that it has."""
+    file = spec.partition(":")[0]
+    found = [folder for folder in (ROOT, ROOT / "configs") if (folder / file).is_file()]
+    assert found, spec
+    load_config(f"{found[0]}/{spec}")
