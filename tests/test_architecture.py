@@ -339,38 +339,92 @@ def test_every_third_party_package_is_declared_and_no_other():
 
 
 LEVELS = ("core", "ops", "nn", "backbones", "tasks", "papers")
-COMMANDS = ("check_config", "config", "demo", "export", "flops", "import_weights", "models", "predict")
+COMMANDS = (
+    *(
+        "check_config",
+        "completion",
+        "config",
+        "demo",
+        "export",
+        "flops",
+        "import_weights",
+        "models",
+        "predict",
+    ),
+)
+
+
+# What the extra `train` brings, and nothing else does; a plain install has none of it.
+TRAIN_ONLY = "grain array_record tensorflow_datasets tensorboardX h5py flatbuffers"
+BLOCKER = """
+import importlib, pkgutil, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED.split():
+            raise ModuleNotFoundError(f"{name} is blocked by this test", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_without(blocked: str, program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """A process in which importing the `blocked` packages fails."""
+    return subprocess.run(
+        [sys.executable, *options, "-c", f"BLOCKED = {blocked!r}\n{BLOCKER}{program}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_plain_install_completes_commands_and_shows_their_help():
+    program = """
+from dynpix_jax.cli.main import COMMANDS, main
+
+assert main(["completion", "bash"]) == 0
+for command in COMMANDS:
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+"""
+    result = run_without(TRAIN_ONLY, program)
+    assert result.returncode == 0, result.stderr
+    assert "complete -" in result.stdout
+    # Options of the commands that need the extra.
+    for option in ("--accept-changed-data", "--verify", "--batches", "--workdir"):
+        assert option in result.stdout
+
+
+def test_a_plain_install_names_the_extra_that_a_command_needs():
+    program = """
+from dynpix_jax.cli.main import main
+
+sys.exit(main(["train", "--config=quickstart.py", "--workdir=never-made"]))
+"""
+    result = run_without(TRAIN_ONLY, program)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith("which is not installed: pip install 'dynpix_jax[train]'\n")
+    assert not (ROOT / "never-made").exists()
 
 
 @pytest.mark.parametrize(
     ("blocked", "modules"),
     [
         ("grain orbax cv2 matplotlib PIL tensorflow_datasets tensorboardX h5py safetensors", LEVELS),
-        # A plain install: what the extra `train` brings is not there.
-        (
-            "grain array_record tensorflow_datasets tensorboardX h5py flatbuffers",
-            ("serving", *(f"cli.{command}" for command in COMMANDS)),
-        ),
+        (TRAIN_ONLY, ("serving", *(f"cli.{command}" for command in COMMANDS))),
     ],
     ids=["core", "plain install"],
 )
 def test_modules_import_without_packages_that_they_do_not_need(blocked, modules):
     program = f"""
-import importlib, pkgutil, sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked.split()}:
-            raise ModuleNotFoundError(f"{{name}} is blocked by this test")
-
-sys.meta_path.insert(0, Blocker())
 for name in {modules}:
     module = importlib.import_module(f"{PACKAGE}.{{name}}")
     for info in pkgutil.walk_packages(getattr(module, "__path__", ()), module.__name__ + "."):
         importlib.import_module(info.name)
     assert module.__name__ in sys.modules
 """
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = run_without(blocked, program, "-W", "error")
     assert result.returncode == 0, result.stderr

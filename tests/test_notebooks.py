@@ -5,8 +5,10 @@ The quick run is of two of them, with less work, in this process; the slow one o
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +45,20 @@ def test_outputs_are_stored(path):
     assert any(pictures(cell) for cell in cells), "store them: see the Makefile"
     assert not any(output["output_type"] == "error" for cell in cells for output in cell["outputs"])
     assert path.stat().st_size < 800_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_where_the_library_is_missing(path, monkeypatch):
+    """And does nothing where it is importable."""
+    source = "".join(cells_of(path)[0]["source"])
+    assert "not on the package index yet" in source
+    ran = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: ran.append(words))
+    exec(source, {"get_ipython": lambda: shell})
+    assert not ran
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(source, {"get_ipython": lambda: shell})
+    assert ran == [("pip", "install -q 'dynpix_jax[all]'")]
 
 
 @pytest.mark.parametrize("name", QUICK)

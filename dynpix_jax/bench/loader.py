@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.text import aligned
 from dynpix_jax.run_config import read_run
-from dynpix_jax.training.inputs import train_loader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +59,8 @@ class Timed:
 
 def timed(config: RunConfig, batches: int) -> Timed:
     """Draws batches of a config's training data."""
+    from dynpix_jax.training.inputs import train_loader  # the other programs need no extra `train`
+
     loader, images = train_loader(config), 0
     begun, before = time.perf_counter(), _cpu()
     iterator = loader.start()

@@ -17,8 +17,6 @@ from typing import Any
 
 from dynpix_jax.core.text import a_path, aligned
 from dynpix_jax.run_config import read_run
-from dynpix_jax.training.inputs import train_loader
-from dynpix_jax.training.loop import train
 
 DTYPES = ("float32", "bfloat16")
 
@@ -35,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains and prints; gives the exit status."""
+    # The other programs need no extra `train`.
+    from dynpix_jax.training.inputs import train_loader
+    from dynpix_jax.training.loop import train
+
     for dtype in DTYPES:
         config = read_run(args.config, [*args.set, f"model.compute_dtype={dtype}"])
         train(config, args.workdir / dtype, batches=train_loader(config))

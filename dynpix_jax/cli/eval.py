@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
@@ -32,8 +33,9 @@ from dynpix_jax.core.text import a_path, write_text
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.multitask import read_reference
 from dynpix_jax.serving.trained import open_runs
-from dynpix_jax.training.inputs import data_source
-from dynpix_jax.training.writers import TensorBoardWriter
+
+if TYPE_CHECKING:
+    from dynpix_jax.training.writers import Writer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns 0."""
+    # Here, since --help and `dynpix completion` do without the extra `train`; the writer is used after the
+    # evaluation, and its lack would show only then.
+    from dynpix_jax.training.inputs import data_source
+    from dynpix_jax.training.writers import TensorBoardWriter
+
     use_compilation_cache(args)
     processes.start(args.distributed)
     processes.end_at_sigterm()
@@ -79,16 +86,15 @@ def run(args: argparse.Namespace) -> int:
     if not processes.is_first():
         return 0
     print_rows(rows)
-    _log(out, rows)
+    _log(TensorBoardWriter(out / "tensorboard"), rows)
     write_text(out / "eval.json", json.dumps(to_json(config, data, rows), indent=2) + "\n")
     write_text(out / "report.html", report(config, data, source, rows))
     print(f"numbers: {out / 'eval.json'}\npictures: {out / 'report.html'}")
     return 0
 
 
-def _log(out: Path, rows: Sequence[Evaluated]) -> None:
-    """The scores beside those of training, in TensorBoard."""
-    writer = TensorBoardWriter(out / "tensorboard")
+def _log(writer: Writer, rows: Sequence[Evaluated]) -> None:
+    """Writes the scores, which TensorBoard shows beside those of training, and closes the writer."""
     for row in rows:
         kind = f"eval/{row.run.alternative}" if row.run.alternative else "eval"
         writer.write(row.run.step, kind, row.evaluation.logged | row.drops)

@@ -23,10 +23,7 @@ from dynpix_jax.core import processes
 from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.evaluator import evaluate
 from dynpix_jax.run_config import read_run
-from dynpix_jax.training import wandb_writer
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.inputs import data_source, train_loader, train_record
-from dynpix_jax.training.loop import train
 from dynpix_jax.training.watching import parse_profile
 from dynpix_jax.visualization.comparison import comparison
 
@@ -50,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0 when trained or stopped by SIGTERM."""
+    # Here, since --help and `dynpix completion` do without the extra `train`.
+    from dynpix_jax.training import wandb_writer
+    from dynpix_jax.training.inputs import data_source, train_loader, train_record
+    from dynpix_jax.training.loop import train
+
     use_compilation_cache(args)
     profile = None if args.profile is None else parse_profile(args.profile)
     processes.start(args.distributed)

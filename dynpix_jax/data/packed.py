@@ -17,16 +17,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.sections import from_config, refuse_unread, to_json, unread_names
 from dynpix_jax.core.source import Element, FieldSpec, SourceSettings, SourceSpec, check_index
 from dynpix_jax.core.text import local_path, parse_json
 from dynpix_jax.data.sources import SOURCES
+
+if TYPE_CHECKING:
+    from array_record.python.array_record_module import ArrayRecordReader
 
 # Those that sources have; `dynpix prepare` writes the ones that the source packed has.
 SPLITS = ("train", "trainaug", "val", "trainval", "test")
@@ -148,6 +150,10 @@ def verify(folder: Path, progress: Callable[[str], None] = lambda file: None) ->
     Raises:
         UserError: A shard that is missing or not as it was written, by name.
     """
+    from array_record.python.array_record_module import (
+        ArrayRecordReader,  # `dynpix prepare --help` needs none
+    )
+
     manifest = read_manifest(folder)
     for shard in manifest.shards:
         check_size(folder, shard)
@@ -333,6 +339,8 @@ class Packed:
         return list(self.read(index, (ANNOTATORS,))[ANNOTATORS]) if self._manifest.annotated else None
 
     def _reader(self, number: int) -> ArrayRecordReader:
+        from array_record.python.array_record_module import ArrayRecordReader
+
         # Readers may be shared by threads; two that open one at the same time are no harm.
         if number not in self._readers:
             path = self._folder / self._manifest.shards[number].file

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from dynpix_jax.core.errors import UserError, cause_of
 from dynpix_jax.core.locks import Lock
@@ -144,6 +143,10 @@ def record_of(source: Source, index: int) -> bytes:
 
 def write_shard(source: Source, folder: Path, number: int, part: range) -> Shard:
     """Writes the elements `part` as shard `number`, and is back when it is on the disk under its name."""
+    from array_record.python.array_record_module import (
+        ArrayRecordWriter,  # `dynpix prepare --help` needs none
+    )
+
     path = folder / f"shard-{number:05d}.array_record"
     temporary = folder / f"{path.name}.{os.getpid()}.tmp"
     writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)

@@ -6,6 +6,7 @@ import json
 
 from dynpix_jax.bench import precision
 from dynpix_jax.cli import main
+from dynpix_jax.training import loop
 from tests.tiny import TINY_CONFIG
 
 
@@ -22,7 +23,7 @@ def test_two_runs_side_by_side(tmp_path, capsys, monkeypatch):
         lines.append({"step": 8, "kind": "eval", "stage": "base"})
         (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
-    monkeypatch.setattr(precision, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     config = tmp_path / "tiny.py"
     config.write_text(TINY_CONFIG)
     arguments = ["bench", "precision", f"--config={config}", f"--workdir={tmp_path / 'runs'}"]

@@ -22,10 +22,12 @@ EQUATIONS = {"anytime": 4, "astmt": 1, "mdeq": 0, "pag": 11, "perspective": 1, "
 NAME = re.compile(r"`(dynpix_jax(?:\.\w+)+)(?:\([^`]*\))?`")
 CONFIG = re.compile(r"`(configs/[\w/]+\.py(?::[^\s`]+)?)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 SECTIONS = (
     "How to read this folder",
     "From the paper to the code",
     "Variants",
+    "Results",
     "Departures of our recipes",
 )
 
@@ -91,6 +93,33 @@ def test_configs_load(page, name):
 @pytest.mark.parametrize(("page", "target"), named(PAGES, LINK))
 def test_links_lead_somewhere(page, target):
     assert (page.parent / target).exists()
+
+
+def sections_of(page: Path) -> dict[str, str]:
+    """Anchor -> text of each section of a page."""
+    sections = re.split(r"^##+ (.*)$", page.read_text(), flags=re.MULTILINE)[1:]
+    return {
+        re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()): text
+        for heading, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize(("page", "link"), named(PAGES, ANCHOR))
+def test_anchors_are_headings(page, link):
+    target, anchor = link
+    assert anchor in sections_of(page.parent / target if target else page)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_results_are_those_of_the_results_page(readme):
+    """Every link and the numbers up to the next one: they stand in the section that it leads to."""
+    text = sections_of(readme)["results"]
+    pieces = re.split(r"\[[^\]]*\]\(\.\./\.\./\.\./docs/results\.md#([^)]*)\)", text)[1:]
+    found = sections_of(ROOT / "docs/results.md")
+    assert pieces
+    for anchor, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        for number in re.findall(r"\d*\.\d+|\d+(?= ms|(?= ?%))", piece):
+            assert re.search(rf"(?<![\d.])0?{re.escape(number)}(?!\d)", found[anchor]), (anchor, number)
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)

@@ -7,7 +7,9 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -42,6 +44,28 @@ def test_links_lead_to_pages():
     text = "[a](docs/data.md#x), [b](dynpix_jax/papers/pag/README.md), [c](Makefile), [d](https://e.org)"
     expected = "[a](data.md#x), [b](papers/pag.md), c, [d](https://e.org)"
     assert site_pages.relinked(text, readme, "index.md") == expected
+
+
+def test_badges_are_true():
+    """Each that README shows is a file that says what pyproject.toml does."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    jax = next(found[1] for name in project["dependencies"] if (found := re.match(r"jax>=(.*)", name)))
+    said = {
+        "python": f"Python: >= {project['requires-python'].removeprefix('>=')}",
+        "licence": f"licence: {project['license']}",
+        "jax": f"JAX: >= {jax}",
+    }
+    shown = re.findall(r"!\[([^]]*)\]\(docs/badge-(\w+)\.svg\)", (ROOT / "README.md").read_text())
+    assert {name for _, name in shown} == set(said)
+    for words, name in shown:
+        text = (ROOT / f"docs/badge-{name}.svg").read_text()
+        picture = ElementTree.fromstring(text)
+        assert (title := picture.find("{*}title")) is not None
+        assert title.text == picture.get("aria-label") == said[name]
+        drawn = [found.text for found in picture.iterfind(".//{*}text")]
+        assert drawn == said[name].split(": ")
+        assert words.split() == said[name].replace(": >=", " >=").split()
+        assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
 
 
 @pytest.mark.slow
