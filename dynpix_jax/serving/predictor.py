@@ -94,8 +94,8 @@ class Predictor:
         """The predictions of an image, or of a batch of images of one size; large ones in tiles.
 
         Args:
-            images: uint8 RGB (H, W, 3) or (B, H, W, 3) as an array (NumPy's, JAX's) or a list of images of one
-                size, a Pillow image, or the path of a picture.
+            images: uint8 RGB (H, W, 3) or (B, H, W, 3), an array (NumPy's, JAX's) or a list of images of
+                one size; a Pillow image; or the path of a picture.
             mode: ``sparse`` computes at active positions only, ``dense`` everywhere; the result is the same.
             budget_ms: Milliseconds an image: the latest prediction in time of a network with exits, loops or
                 iterates.
