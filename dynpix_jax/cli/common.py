@@ -176,7 +176,7 @@ def _told(error: BaseException) -> tuple[str, int] | None:
 
 
 def _missing_package(error: ImportError) -> str:
-    """The package that is not installed, also where a library tells so in an ImportError of its own; or ""."""
+    """The package that is not installed, also where a library raises an ImportError of its own; or ""."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         cause = cause.__cause__
