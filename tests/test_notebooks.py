@@ -11,7 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -90,6 +92,33 @@ def test_notebook(name, monkeypatch):
             assert len(shown) == pictures(cell), source
     finally:
         plt.close("all")
+
+
+def test_a_photo_is_drawn_upright(tmp_path, monkeypatch):
+    """As the predictor reads it: its maps have that shape."""
+    import matplotlib.pyplot as plt
+
+    stored = np.zeros((20, 30, 3), np.uint8)
+    stored[:, :10] = 250  # on the left, which a quarter turn clockwise takes to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation
+    photo = tmp_path / "photo.png"
+    Image.fromarray(stored).save(photo, exif=exif)
+    sources = ["".join(cell["source"]) for cell in cells_of(ROOT / "notebooks/05_own_photos.ipynb")]
+    maps = np.zeros((30, 20))
+    found = SimpleNamespace(predictions={"boundaries": maps}, ponder={"total": maps})
+    namespace = {"image": str(photo), "found": found}
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    try:
+        for source in (sources[1], next(source for source in sources if source.startswith("pixels ="))):
+            exec(source, namespace)
+        drawn = plt.gcf().axes[0].images[0].get_array()
+    finally:
+        plt.close("all")
+    assert drawn.shape == (30, 20, 3)
+    assert (drawn[:10] == 250).all()
+    assert (drawn[10:] == 0).all()
 
 
 @pytest.mark.slow

@@ -154,14 +154,12 @@ def _told(error: BaseException) -> tuple[str, int] | None:
     """What the user is told of an error, and the exit status; None for a bug."""
     if isinstance(error, UserError):
         return str(error), EXIT_USER_ERROR
-    if isinstance(error, ModuleNotFoundError):
-        package = str(error.name).partition(".")[0]
-        if package in EXTRA_OF:
-            extra = EXTRA_OF[package]
-            return (
-                f"needs {package}, which is not installed: pip install 'dynpix_jax[{extra}]'",
-                EXIT_USER_ERROR,
-            )
+    if isinstance(error, ImportError) and (package := _missing_package(error)) in EXTRA_OF:
+        extra = EXTRA_OF[package]
+        return (
+            f"needs {package}, which is not installed: pip install 'dynpix_jax[{extra}]'",
+            EXIT_USER_ERROR,
+        )
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}", EXIT_USER_ERROR
     if isinstance(error, KeyboardInterrupt):
@@ -175,6 +173,14 @@ def _told(error: BaseException) -> tuple[str, int] | None:
         where = "standard output" if error.filename is None else os.fspath(error.filename)
         return f"{where}: {cause_of(error)}", EXIT_USER_ERROR
     return None
+
+
+def _missing_package(error: ImportError) -> str:
+    """The package that is not installed, also where a library raises an ImportError of its own; or ""."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__
+    return "" if cause is None else str(cause.name).partition(".")[0]
 
 
 def _give_up_stdout() -> None:

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             if form != args.to and getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')}: it is for --to {form}")
+    if args.batch is not None and args.batch < 1:
+        raise UserError(f"--batch {args.batch}: expected at least 1 image")
     settings = run_of(args)
     trained = open_run(settings, args.workdir, args.stage, args.weights)
     path = args.out or Path(f"{settings.name}.{args.to}")

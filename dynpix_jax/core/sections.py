@@ -285,11 +285,22 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
 
 
 def _read(kind: Any, text: str) -> Any:
-    """A text as the value of a field of type `kind`: itself if that takes text, else as a Python literal."""
+    """A text as the value of a field of type `kind`: itself if that takes text, else as a Python literal.
+
+    Of a `tuple[X, ...]` of words or numbers one element needs no brackets, and neither do words with commas.
+    """
     kinds = get_args(kind) if _is_union(kind) else (kind,)
     choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
     said = _literal(text)
-    return str(text) if text in choices or (str in kinds and said is not None) else said
+    if text in choices or (str in kinds and said is not None):
+        return str(text)
+    item = next((get_args(one)[0] for one in kinds if get_args(one)[1:] == (Ellipsis,)), None)
+    is_word = item in (str, int, float) or get_origin(item) is Literal
+    if not is_word or not text or isinstance(said, list | tuple | dict | None):
+        return said
+    if said != text:  # a literal: a number, or a word in quotes
+        return (said if isinstance(said, str) else _read(item, text),)
+    return said if text[0] in "([{" else tuple(_read(item, word.strip()) for word in text.split(","))
 
 
 def _literal(text: str) -> Any:

@@ -51,6 +51,8 @@ KINDS = {
 PICTURES = (".jpg", ".jpeg", ".png")
 SPLITS = ("train", "val", "test")
 CLASSES = "classes.json"
+SALIENT = 128
+"""Least value of a salient pixel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +180,21 @@ class Folder(LabelledImages[FolderConfig]):
         return np.where(ids == known.ignore, 255, ids).astype(np.int32)
 
     def _boundaries(self, path: Path) -> np.ndarray:
-        return read_map(path, "uint8", "boundaries").astype(np.float32) / 255
+        grey = read_map(path, "uint8", "boundaries")
+        if grey.max() == 1:  # 1 of 255 everywhere would be no boundary at all
+            raise UserError(
+                f"folder: {path} has 1 as its largest value; expected 0 (none) to 255 (boundary), not 0 and 1"
+            )
+        return grey.astype(np.float32) / 255
 
     def _saliency(self, path: Path) -> np.ndarray:
-        return (read_map(path, "uint8", "saliency") > 127).astype(np.int32)
+        grey = read_map(path, "uint8", "saliency")
+        if 0 < grey.max() < SALIENT:
+            raise UserError(
+                f"folder: {path} has {grey.max()} as its largest value, and salient is from {SALIENT} on; "
+                "expected 255 (salient) or 0 (not)"
+            )
+        return (grey >= SALIENT).astype(np.int32)
 
     def _depth(self, path: Path) -> np.ndarray:
         return read_map(path, "uint16", "depth").astype(np.float32) / 1000

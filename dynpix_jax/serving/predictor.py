@@ -94,7 +94,8 @@ class Predictor:
         """The predictions of an image, or of a batch of images of one size; large ones in tiles.
 
         Args:
-            images: uint8 RGB (H, W, 3) or (B, H, W, 3), a Pillow image, or the path of a picture.
+            images: uint8 RGB (H, W, 3) or (B, H, W, 3), an array (NumPy's, JAX's) or a list of images of
+                one size; a Pillow image; or the path of a picture.
             mode: ``sparse`` computes at active positions only, ``dense`` everywhere; the result is the same.
             budget_ms: Milliseconds an image: the latest prediction in time of a network with exits, loops or
                 iterates.
@@ -108,8 +109,9 @@ class Predictor:
             UserError: A picture that cannot be read; a budget for a network that predicts once.
             ValueError: Images of another shape or type.
         """
-        batch, single = _as_batch(images), not _is_batch(images)
-        given = {name: np.asarray(value)[None] if single else value for name, value in inputs.items()}
+        batch, single = _as_batch(images)
+        given = {name: np.asarray(value) for name, value in inputs.items()}
+        given = {name: value[None] if single else value for name, value in given.items()}
         self._check_inputs(given)
         if budget_ms is None and budget_macs is None:
             found = self._predicted(batch, mode, given)
@@ -134,7 +136,7 @@ class Predictor:
 
         Of an image in tiles the costs are those of all of them, and the density is their mean by MACs.
         """
-        (pixels,) = _as_batch(image)
+        (pixels,), _ = _as_batch(image)
         given = {name: np.asarray(value)[None] for name, value in inputs.items()}
         self._check_inputs(given)
         ponder = Mosaic(pixels.shape[:2], step=1)
@@ -233,19 +235,17 @@ def load(name: str | Path, *, stage: str | None = None, overrides: Sequence[str]
     return Predictor(run, open_weights(run, path, network_stage(path)))
 
 
-def _is_batch(images: Any) -> bool:
-    return isinstance(images, np.ndarray) and images.ndim == 4
-
-
-def _as_batch(images: Any) -> np.ndarray:
-    """uint8 (B, H, W, 3)."""
+def _as_batch(images: Any) -> tuple[np.ndarray, bool]:
+    """uint8 (B, H, W, 3), and whether a single image (H, W, 3) was given."""
     if isinstance(images, str | Path):
         images = read_image(images, upright=True)
     elif hasattr(images, "convert"):  # Pillow's
         images = as_rgb(images)
-    array = np.asarray(images)
+    expected = "expected uint8 RGB (H, W, 3) or (B, H, W, 3)"
+    try:
+        array = np.asarray(images)
+    except ValueError:  # a list of images that are no batch
+        raise ValueError(f"images: {expected}, got a list of images of different sizes") from None
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
-        raise ValueError(
-            f"images: expected uint8 RGB (H, W, 3) or (B, H, W, 3), got {array.dtype} {array.shape}"
-        )
-    return array if array.ndim == 4 else array[None]
+        raise ValueError(f"images: {expected}, got {array.dtype} {array.shape}")
+    return (array, False) if array.ndim == 4 else (array[None], True)

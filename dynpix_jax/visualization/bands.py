@@ -14,7 +14,7 @@ import numpy as np
 from dynpix_jax.core.errors import UserError, cause_of
 from dynpix_jax.visualization.task_pictures import TaskPictures
 
-ROWS = 256
+ROWS = 128
 """Of a band."""
 
 
@@ -111,7 +111,10 @@ def save_bands(
     try:
         for first in range(0, size[0], ROWS):
             rows = slice(first, min(first + ROWS, size[0]))
-            pictures = like.files(photo[rows], enlarged(prediction, size, rows))
+            seen = slice(max(rows.start - drawn.reach, 0), min(rows.stop + drawn.reach, size[0]))
+            inner = slice(rows.start - seen.start, rows.stop - seen.start)
+            whole = like.files(photo[seen], enlarged(prediction, size, seen))
+            pictures = {kind: picture[inner] for kind, picture in whole.items()}
             if ids is not None:
                 pictures["map"] = ids[pictures["map"]]
             for kind, picture in pictures.items():

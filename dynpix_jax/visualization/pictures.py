@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.data.nms import non_maximum_suppression
 
 HEAT = "viridis"
 """Colour map of ponder maps: dark blue = nothing was computed, yellow = every layer was."""
@@ -30,6 +31,8 @@ MAX_PANEL_HEIGHT = 4.0
 """Inches that a panel for an upright picture is high, at most (unless its title would not fit)."""
 LINE_COLOUR = (230, 25, 25)
 """Colour of boundaries drawn on a photo, RGB."""
+LINE_REACH = 16
+"""Pixels around, beyond which nothing changes whether a boundary is drawn at a pixel."""
 
 
 def boundary_map(probability: np.ndarray) -> np.ndarray:
@@ -44,12 +47,21 @@ def boundary_map(probability: np.ndarray) -> np.ndarray:
 def boundary_overlay(photo: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Boundaries in red on a photo: uint8 (H, W, 3), the more probable the more opaque.
 
+    Lines are drawn: what non-maximum suppression keeps, as the benchmark scores it, faded in the five pixels
+    at the border of the photo, where detectors are unreliable. A line is a pixel wide; on photos that are at
+    least 800, 1600 or 2400 pixels wide it is 3, 5 or 7.
+
     Args:
         photo: uint8 (H, W, 3) RGB.
         probability: (H, W) in [0, 1].
     """
     _check_pair("boundary_overlay", photo, probability)
-    weight = np.clip(probability, 0, 1)[..., None]
+    probability = np.clip(probability, 0, 1)
+    # Flanks of a prediction that was enlarged rise by less than the benchmark's one per cent a pixel.
+    ridges = non_maximum_suppression(probability, multiplier=1.0001)
+    side = 2 * min(photo.shape[1] // 800, 3) + 1
+    lines = cv2.dilate(ridges, np.ones((side, side), np.uint8))
+    weight = lines[..., None]
     return np.rint(weight * np.array(LINE_COLOUR) + (1 - weight) * photo).astype(np.uint8)
 
 

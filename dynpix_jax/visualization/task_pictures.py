@@ -14,7 +14,7 @@ import numpy as np
 
 from dynpix_jax.core.registry import Registry
 from dynpix_jax.tasks import Task
-from dynpix_jax.visualization.pictures import boundary_map, boundary_overlay
+from dynpix_jax.visualization.pictures import LINE_REACH, boundary_map, boundary_overlay
 from dynpix_jax.visualization.skeletons import draw_joints, joint_colour, skeleton_of
 
 Colour = tuple[int, int, int]
@@ -38,10 +38,12 @@ class TaskPictures(ABC):
     Attributes:
         caption: Meaning of the colours, for the reader of a page; HTML.
         legend: Names with their colours.
+        reach: Pixels around, beyond which nothing changes how a pixel is drawn.
     """
 
     caption: ClassVar[str]
     legend: tuple[tuple[str, Colour], ...] = ()
+    reach: ClassVar[int] = 0
 
     def __init__(self, classes: Sequence[str] = (), palette: Sequence[Colour] = ()):
         self.classes, self.palette = tuple(classes), tuple(palette)
@@ -109,9 +111,10 @@ class TaskPictures(ABC):
 
 
 class BoundaryPictures(TaskPictures):
-    """Probabilities in grey; on a photo in red."""
+    """Probabilities in grey; on a photo as red lines."""
 
     caption = "In the maps white marks boundaries."
+    reach = LINE_REACH
 
     def picture(
         self, values: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None

@@ -280,6 +280,58 @@ def test_given_texts_of_choices_and_unions():
         from_config(Stage, {"name": "x", "steps": Given("four")})
 
 
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    words: tuple[str, ...] = ()
+    numbers: tuple[float, ...] = ()
+    choices: tuple[Literal["a", "b"], ...] = ()
+    optional: tuple[int, ...] | None = None
+    pair: tuple[int, int] = (1, 2)
+    stages: tuple[Stage, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("words", "boundaries", ("boundaries",)),
+        ("words", "'boundaries'", ("boundaries",)),
+        ("words", "('boundaries')", ("boundaries",)),
+        ("words", "('boundaries',)", ("boundaries",)),
+        ("words", "depth,normals", ("depth", "normals")),
+        ("words", "3", ("3",)),
+        ("words", "()", ()),
+        ("numbers", "0.5", (0.5,)),
+        ("numbers", "1,2", (1.0, 2.0)),
+        ("choices", "b", ("b",)),
+        ("optional", "4", (4,)),
+        ("optional", "none", None),
+    ],
+)
+def test_a_tuple_of_one_needs_no_brackets(key, text, value):
+    assert getattr(from_config(Lists, {key: Given(text)}), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("words", Given("('a'"), r"config\.words: expected tuple\[str, \.\.\.\], got"),
+        ("words", Given(""), r"config\.words: expected tuple\[str, \.\.\.\], got ''"),
+        (
+            "words",
+            "a",
+            r"config\.words: expected tuple\[str, \.\.\.\], got 'a'",
+        ),  # of a file, not a command line
+        ("numbers", Given("a"), r"config\.numbers\[0\]: expected float, got 'a'"),
+        ("choices", Given("c"), r"config\.choices\[0\]: expected one of 'a', 'b', got 'c'"),
+        ("pair", Given("3"), r"config\.pair: expected tuple\[int, int\], got 3"),
+        ("stages", Given("3"), r"config\.stages: expected tuple"),
+    ],
+)
+def test_what_is_no_tuple_of_one(key, value, message):
+    with pytest.raises(UserError, match=message):
+        from_config(Lists, {key: value})
+
+
 def test_json_has_every_default():
     assert to_json(from_config(Stage, {"name": "x", "steps": 1})) == {
         "name": "x",

@@ -154,6 +154,26 @@ def test_wrong_options(root: Path, content: str | None, options: dict[str, objec
         build(root, **options)[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("boundaries", 1, r"n0\.png has 1 as its largest value; expected 0 \(none\) to 255 \(boundary\)"),
+        ("saliency", 1, r"n0\.png has 1 as its largest value.*expected 255 \(salient\) or 0 \(not\)"),
+        ("saliency", 127, r"n0\.png has 127 as its largest value, and salient is from 128 on"),
+    ],
+)
+def test_labels_of_zeros_and_ones(root: Path, kind: str, value: int, message: str) -> None:
+    (root / "train.txt").write_text("n0\nn1\nn2")
+    for name, largest in (("n0", value), ("n1", 0), ("n2", 128)):
+        write(root / f"labels/{name}.png", np.array([[0, largest, 0, 0], [0, 0, 0, largest]], np.uint8))
+    source = build_source({"name": "folder", "root": str(root), "fields": (kind,)}, "train")
+    with pytest.raises(UserError, match=message):
+        source[0]
+    # An image may show nothing of it.
+    assert not source[1][kind].any()
+    np.testing.assert_allclose(source[2][kind].max(), 128 / 255 if kind == "boundaries" else 1)
+
+
 def test_each_mistake_names_the_file(root: Path) -> None:
     (root / "train.txt").write_text("n0\nn1\nn2\nn3\nn4")
     (root / "labels/n0.png").unlink()

@@ -14,6 +14,7 @@ import dynpix_jax
 from dynpix_jax.cli.main import main
 from dynpix_jax.serving.export import to_stablehlo
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGE = np.random.default_rng(1).integers(0, 256, (1, 32, 40, 3), np.uint8)
 
 
@@ -82,9 +83,32 @@ def test_the_platforms_that_are_named(tiny_run, tmp_path):
     [
         (["--to=stablehlo", "--title=x"], "--title: it is for --to safetensors"),
         (["--to=safetensors", "--batch=2"], "--batch: it is for --to stablehlo"),
+        (["--to=stablehlo", "--batch=0"], "--batch 0: expected at least 1 image"),
         (["--to=safetensors", "--out=x.npz"], "x.npz: weights are written as .safetensors"),
     ],
 )
 def test_mistakes(options, message, tiny_run, capsys):
     assert main(["export", f"--workdir={tiny_run.workdir}", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_flatbuffers_the_extra_is_named(tiny_run, tmp_path):
+    program = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "flatbuffers":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.main import main
+run_main(lambda: main(sys.argv[1:]), "dynpix")
+"""
+    arguments = ["export", f"--workdir={tiny_run.workdir}", "--to=stablehlo", f"--out={tmp_path / 'x'}"]
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("needs flatbuffers, which is not installed: pip install 'dynpix_jax[export]'")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists()

@@ -92,11 +92,25 @@ def test_batches_files_and_pillow(predictor, tmp_path):
         np.testing.assert_allclose(predictor(image)["boundaries"], batch[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("form", [jnp.asarray, list], ids=["jax", "list"])
+def test_a_batch_is_one_in_any_form(predictor, form):
+    expected = predictor(IMAGES)["boundaries"]
+    np.testing.assert_array_equal(predictor(form(IMAGES))["boundaries"], expected)
+    alone = predictor(form(IMAGES[0]))["boundaries"]
+    np.testing.assert_allclose(alone, expected[0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("images", "options", "error", "message"),
     [
         (IMAGES[0].astype(np.float32), {}, ValueError, r"expected uint8 RGB .* got float32 \(32, 40, 3\)"),
         (IMAGES[0, :, :, 0], {}, ValueError, r"got uint8 \(32, 40\)"),
+        (
+            [IMAGES[0], IMAGES[1, :20]],
+            {},
+            ValueError,
+            r"expected uint8 RGB \(H, W, 3\) or \(B, H, W, 3\), got a list of images of different sizes",
+        ),
         ("nowhere.jpg", {}, UserError, "image not found: nowhere.jpg"),
         (IMAGES[0], {"budget_ms": 5.0}, UserError, "networks of the system 'pag' predict once"),
         (IMAGES[0], {"budget_ms": 0.0}, ValueError, "budget_ms: 0.0; expected a number above 0"),

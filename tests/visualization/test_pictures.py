@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.visualization import pictures
+from dynpix_jax.visualization import pictures, task_pictures
 
 
 def photo(value: int = 100) -> np.ndarray:
@@ -22,12 +22,34 @@ def test_boundary_map_by_hand():
 
 
 def test_boundary_overlay_keeps_the_photo_where_nothing_is():
-    probability = np.zeros((4, 6))
-    probability[1, 2] = 1.0
-    result = pictures.boundary_overlay(photo(), probability)
-    assert tuple(result[1, 2]) == pictures.LINE_COLOUR
-    result[1, 2] = 100
-    np.testing.assert_array_equal(result, photo())
+    probability = np.zeros((21, 31))
+    probability[:, 14:17] = 1.0  # the middle column is the ridge
+    result = pictures.boundary_overlay(np.full((21, 31, 3), 100, np.uint8), probability)
+    assert (result[5:-5, 15] == pictures.LINE_COLOUR).all()
+    assert tuple(result[0, 15]) == (100, 100, 100)  # faded at the border
+    result[:, 15] = 100
+    assert (result == 100).all()
+
+
+def test_boundary_overlay_draws_ridges_as_lines():
+    # A ridge along column 20 with slopes; the line is its top alone: (.7 + 2 x .8 + .7) / 4 after smoothing.
+    slope = np.clip(0.8 - 0.1 * abs(np.arange(41) - 20.0), 0, 1)
+    probability = np.tile(slope, (30, 1)).astype(np.float32)
+    grey = np.full((30, 41, 3), 100, np.uint8)
+    drawn = pictures.boundary_overlay(grey, probability)
+    assert (drawn[5:-5, 20] == np.rint(0.75 * np.array(pictures.LINE_COLOUR) + 0.25 * 100)).all()
+    assert (np.delete(drawn, 20, axis=1) == 100).all()
+    # The map that programs read keeps the slopes.
+    files = task_pictures.BoundaryPictures().files(grey, probability)
+    np.testing.assert_array_equal(files["map"][0], np.rint(255 * probability[0]))
+    np.testing.assert_array_equal(files["overlay"], drawn)
+
+
+def test_boundary_overlay_widens_lines_on_wide_photos():
+    probability = np.tile(np.clip(0.8 - 0.1 * abs(np.arange(1600) - 700.0), 0, 1), (30, 1))
+    drawn = pictures.boundary_overlay(np.full((30, 1600, 3), 100, np.uint8), probability)
+    red = (drawn != 100).any(-1)
+    np.testing.assert_array_equal(np.flatnonzero(red[15]), [698, 699, 700, 701, 702])
 
 
 def test_heat_overlay_goes_from_dark_blue_to_yellow():

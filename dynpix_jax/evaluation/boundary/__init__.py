@@ -4,6 +4,7 @@ scores = evaluate_boundaries(((name, soft_map) for ...), {name: [annotator_mask,
 scores.ods, scores.ois, scores.ap
 """
 
+from dynpix_jax.data.nms import non_maximum_suppression, orientation, suppress, triangle_filter
 from dynpix_jax.data.thin import thin
 from dynpix_jax.evaluation.boundary.curve import (
     BoundaryScores,
@@ -25,7 +26,6 @@ from dynpix_jax.evaluation.boundary.evaluate import (
     threshold_values,
 )
 from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
-from dynpix_jax.evaluation.boundary.nms import non_maximum_suppression, orientation, suppress, triangle_filter
 from dynpix_jax.evaluation.boundary.saved import read_curve
 
 __all__ = [
