@@ -35,15 +35,18 @@ def default_platform() -> str:
 
     `compiled_for` decides, then `jax.default_device` if set.
     """
-    return _TARGET.get() or str(_default_device().platform)
+    if target := _TARGET.get():
+        return target
+    device = getattr(jax.config, "jax_default_device", None)
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else str(device.platform)
 
 
 def device_here() -> jax.Device | None:
     """The device of programs that name none; None inside `compiled_for`, whose device need not be here."""
-    return None if _TARGET.get() else _default_device()
-
-
-def _default_device() -> jax.Device:
+    if _TARGET.get():
+        return None
     device = getattr(jax.config, "jax_default_device", None)
     if device is None or isinstance(device, str):
         return jax.local_devices(backend=device)[0]
