@@ -76,6 +76,7 @@ def test_what_others_keep_or_remove_there_stops_nothing(
 
 def test_the_bound_of_seconds_holds_in_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     name = NAMES[-1]
+    monkeypatch.delenv(name.upper(), raising=False)
     jax.config.update(name, 1.0)  # jax's default
     jax.config.update("jax_compilation_cache_dir", "elsewhere")
     use()
