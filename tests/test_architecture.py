@@ -339,19 +339,8 @@ def test_every_third_party_package_is_declared_and_no_other():
 
 
 LEVELS = ("core", "ops", "nn", "backbones", "tasks", "papers")
-COMMANDS = (
-    *(
-        "check_config",
-        "completion",
-        "config",
-        "demo",
-        "export",
-        "flops",
-        "import_weights",
-        "models",
-        "predict",
-    ),
-)
+# Commands that need no extra.
+COMMANDS = tuple("check_config completion config demo export flops import_weights models predict".split())
 
 
 # What the extra `train` brings, and nothing else does; a plain install has none of it.

@@ -31,7 +31,7 @@ from dynpix_jax.core.source import Declares, SourceSettings
 from dynpix_jax.core.system import System
 from dynpix_jax.core.text import a_path
 from dynpix_jax.data.sources import SOURCES, declared_spec
-from dynpix_jax.evaluation.results import Measured, evaluated_run, read_results
+from dynpix_jax.evaluation.results import EXIT, Measured, evaluated_run, read_results
 from dynpix_jax.serving.export import PLATFORMS, to_stablehlo
 from dynpix_jax.serving.network_file import write_network
 from dynpix_jax.serving.predictor import Predictor
@@ -166,7 +166,7 @@ def _measured(workdir: Path, system: System, stage: str) -> dict[str, str]:
         return {}
     row = rows[""]
     found = {"scores": f"{_scores(row, system)} ({row.data})", "macs": f"{row.macs / 1e9:.3g}e9"}
-    exits = [one for name, one in rows.items() if re.fullmatch(r"exit_\d+", name)]
+    exits = [one for name, one in rows.items() if EXIT.fullmatch(name)]
     if exits:
         found["exits"] = "; ".join(f"{_scores(one, system)} at {one.macs / 1e9:.3g}e9 MACs" for one in exits)
     if row.milliseconds:

@@ -150,9 +150,8 @@ def verify(folder: Path, progress: Callable[[str], None] = lambda file: None) ->
     Raises:
         UserError: A shard that is missing or not as it was written, by name.
     """
-    from array_record.python.array_record_module import (
-        ArrayRecordReader,  # `dynpix prepare --help` needs none
-    )
+    # Here, since `dynpix prepare --help` does without the extra `train`.
+    from array_record.python.array_record_module import ArrayRecordReader
 
     manifest = read_manifest(folder)
     for shard in manifest.shards:

@@ -143,9 +143,8 @@ def record_of(source: Source, index: int) -> bytes:
 
 def write_shard(source: Source, folder: Path, number: int, part: range) -> Shard:
     """Writes the elements `part` as shard `number`, and is back when it is on the disk under its name."""
-    from array_record.python.array_record_module import (
-        ArrayRecordWriter,  # `dynpix prepare --help` needs none
-    )
+    # Here, since `dynpix prepare --help` does without the extra `train`.
+    from array_record.python.array_record_module import ArrayRecordWriter
 
     path = folder / f"shard-{number:05d}.array_record"
     temporary = folder / f"{path.name}.{os.getpid()}.tmp"

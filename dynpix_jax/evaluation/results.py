@@ -39,6 +39,8 @@ def delta_scores(tasks: Mapping[str, Task | type[Task]]) -> dict[str, DeltaScore
     return {name: DeltaScore(one.name, one.higher_is_better) for name, one in found.items() if one}
 
 
+EXIT = re.compile(r"exit_\d+")
+"""Names of single exits among the alternatives of `read_results`."""
 # The sentence of `EvaluatedData`. No split has a space in its name, a data set may.
 _SENTENCE = re.compile(r"(?P<source>.+) \S+, \d+ images")
 
