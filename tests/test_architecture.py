@@ -340,7 +340,17 @@ def test_every_third_party_package_is_declared_and_no_other():
 
 LEVELS = ("core", "ops", "nn", "backbones", "tasks", "papers")
 # Commands that need no extra.
-COMMANDS = tuple("check_config completion config demo export flops import_weights models predict".split())
+COMMANDS = (
+    "check_config",
+    "completion",
+    "config",
+    "demo",
+    "export",
+    "flops",
+    "import_weights",
+    "models",
+    "predict",
+)
 
 
 # What the extra `train` brings, and nothing else does; a plain install has none of it.
