@@ -73,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
         describe(first, of)
         if len(plans) > 1:
             print()
-            print_table(
-                ["setting", "fits", "peak GiB", "GFLOP", "GB moved"], [row(*one) for one in plans.items()]
-            )
+            columns = ["setting", "fits", "peak GiB", "GFLOP", "GB moved", "Mcycles"]
+            print_table(columns, [row(*one) for one in plans.items()])
             for change, refused in plans.items():
                 if isinstance(refused, UserError):
                     print(f"{change}: {refused}")
@@ -99,6 +98,8 @@ def describe(plan: Plan, of: Slice) -> None:
         f"  at best {1e3 * plan.flops / chip.flops:.1f} ms of arithmetic (bfloat16),"
         f" {1e3 * plan.bytes / chip.bandwidth:.1f} ms of memory traffic"
     )
+    if plan.cycles:
+        print(f"  {plan.cycles / 1e6:,.1f} million cycles, as the compiler estimates")
     for kind, found in sorted(plan.collectives.items()):
         small = f"{found.small} of them below {SMALL // 1024} KiB"
         print(f"  {found.count} {kind}: {found.bytes / 1e6:.2f} MB, {small}")
@@ -108,6 +109,15 @@ def describe(plan: Plan, of: Slice) -> None:
 def row(name: str, plan: Plan | UserError) -> list[str]:
     """The cells of a setting."""
     if isinstance(plan, UserError):
-        return [name, "refused", "-", "-", "-"]
-    work = [f"{plan.flops / 1e9:,.1f}", f"{plan.bytes / 1e9:,.2f}"] if plan.fits else ["-", "-"]
-    return [name, "yes" if plan.fits else "no", f"{plan.peak / 2**30:.2f}", *work]
+        return [name, "refused", "-", "-", "-", "-"]
+    if not plan.fits:
+        return [name, "no", f"{plan.peak / 2**30:.2f}", "-", "-", "-"]
+    cycles = f"{plan.cycles / 1e6:,.1f}" if plan.cycles else "-"
+    return [
+        name,
+        "yes",
+        f"{plan.peak / 2**30:.2f}",
+        f"{plan.flops / 1e9:,.1f}",
+        f"{plan.bytes / 1e9:,.2f}",
+        cycles,
+    ]

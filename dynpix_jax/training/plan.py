@@ -21,7 +21,7 @@ from dynpix_jax.data.sources import declared_fields
 from dynpix_jax.flops import UnknownPrimitiveError, jaxpr_macs
 from dynpix_jax.ops.platform import compiled_for
 from dynpix_jax.training.checks import check_stages
-from dynpix_jax.training.program import Collective, collectives, repetition
+from dynpix_jax.training.program import Collective, collectives, estimated_cycles, repetition
 from dynpix_jax.training.sharding import batch_sharding, run_mesh
 from dynpix_jax.training.slices import Slice, slice_devices
 from dynpix_jax.training.stages import make_stage
@@ -45,6 +45,7 @@ class Plan:
         collectives: By kind.
         cpu_seconds: Processor time of compiling.
         code: Bytes of the program.
+        cycles: What the compiler expects it to take, without waiting for other chips; 0 where it tells none.
     """
 
     images: int
@@ -56,6 +57,7 @@ class Plan:
     collectives: Mapping[str, Collective] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     code: int = 0
+    cycles: int = 0
 
     @property
     def intensity(self) -> float:
@@ -111,6 +113,7 @@ def plan_step(
         collectives=collectives(text),
         cpu_seconds=seconds,
         code=memory.generated_code_size_in_bytes,
+        cycles=estimated_cycles(text),
     )
 
 

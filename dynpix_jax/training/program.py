@@ -1,10 +1,10 @@
-"""What a compiled program's text tells: its collectives, and how often loops run what they contain."""
+"""What a compiled program's text tells: its collectives, its cycles, how often its loops run."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 SMALL = 64 * 1024
@@ -13,6 +13,10 @@ SMALL = 64 * 1024
 _HEADER = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALLED = re.compile(r"(?:body|to_apply|calls|(?:branch|true|false)_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_BOUND = re.compile(r"%?([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(.*[ ,(%]([\w.\-]+)\), direction=LT")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _COLLECTIVE = re.compile(
     r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) "
     r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
@@ -60,6 +64,25 @@ def repetition(program: str) -> float:
     return often / once if once else 1.0
 
 
+def estimated_cycles(program: str) -> int:
+    """Cycles that the compiler of a TPU expects, in loops as often as they run; 0 where it writes none."""
+    return sum(int(cycles) * times for line, times in _lines(program) for cycles in _CYCLES.findall(line))
+
+
+def _turns(loop: str, parts: Mapping[str, Sequence[str]]) -> int:
+    """How often a loop runs: as it says, or, for TPUs, by its condition; 1 where only the run decides.
+
+    JAX's loops of known length count from 0, and go on while the count is less than a constant.
+    """
+    if told := _TRIPS.search(loop):
+        return int(told[1])
+    condition = _CONDITION.search(loop)
+    lines = parts.get(condition[1], ()) if condition else ()
+    bounds = {found[1]: int(found[2]) for found in map(_BOUND.search, lines) if found}
+    below = next((found[1] for found in map(_BELOW.search, lines) if found), "")
+    return bounds.get(below, 1)
+
+
 def _lines(program: str, *, fused_starts: bool = False) -> Iterator[tuple[str, int]]:
     """Each line of a program that is a step of it, and how often it runs.
 
@@ -76,10 +99,10 @@ def _lines(program: str, *, fused_starts: bool = False) -> Iterator[tuple[str, i
     inside = set(re.findall(r" fusion\(.*calls=%?([\w.\-]+)", program))
     for caller, lines in parts.items():
         for line in lines:
-            loop = _TRIPS.search(line) if " while(" in line else None
+            turns = _turns(line, parts) if " while(" in line else 1
             for called in _CALLED.findall(line):
                 for one in re.findall(r"[\w.\-]+", called):
-                    callers.setdefault(one, []).append((caller, int(loop[1]) if loop else 1))
+                    callers.setdefault(one, []).append((caller, turns))
 
     def times(part: str) -> int:
         return sum(count * times(caller) for caller, count in callers.get(part, ())) or 1

@@ -22,7 +22,7 @@ from dynpix_jax.training import checks
 from dynpix_jax.training import plan as planned
 from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.plan import Plan, abstract_batch, image_size, smaller
-from dynpix_jax.training.program import collectives, repetition
+from dynpix_jax.training.program import collectives, estimated_cycles, repetition
 from dynpix_jax.training.sharding import make_mesh
 from dynpix_jax.training.slices import CHIPS, Slice, parse_slice
 from tests.tiny import SHORT_CONFIG
@@ -122,6 +122,53 @@ ENTRY %main (a: f32[8]) -> f32[8] {{
     assert repetition(program) == pytest.approx((1 + 4 + 12) / 3)  # all of the same size
 
 
+# As libtpu writes loops and cycles: the number of turns stands in the condition alone.
+TPU_LOOPS = """
+%fused_computation.1 (param_0.1: f32[8]) -> f32[8] {
+  ROOT %multiply.1 = f32[8]{0:T(128)} multiply(%param_0.1, %param_0.1)
+}
+
+%wide.region_2.3_spmd (wide.param.1: (s32[], f32[8])) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(9)
+  %constant.556.clone.1 = s32[]{:T(128)} constant(5)
+  %wide.param.1 = (s32[]{:T(128)}, f32[8]{0:T(128)S(1)}) parameter(0)
+  %get-tuple-element.5149 = s32[]{:T(128)} get-tuple-element(%wide.param.1), index=0
+  ROOT %lt.56 = pred[]{:T(512)} compare(%get-tuple-element.5149, %constant.556.clone.1), direction=LT, \
+metadata={op_name="jit(step)/while/cond/lt"}
+}
+
+%wide.region_1.2_spmd.sunk (wide.param.2: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %fusion.9 = f32[8]{0:T(128)} fusion(%p), kind=kLoop, calls=%fused_computation.1, \
+backend_config={"window_config":{"estimated_cycles":"100"}}
+  %all-reduce.3 = f32[8]{0:T(128)} all-reduce(%fusion.9), channel_id=1, to_apply=%add
+}
+
+%until.1 (param.3: (pred[], f32[8])) -> pred[] {
+  ROOT %get-tuple-element.1 = pred[]{:T(512)} get-tuple-element(%param.3), index=0
+}
+
+%solver.1 (param.4: (pred[], f32[8])) -> (pred[], f32[8]) {
+  %fusion.10 = f32[8]{0:T(128)} fusion(%q), kind=kLoop, calls=%fused_computation.1, \
+backend_config={"estimated_cycles":"7"}
+}
+
+ENTRY %main.5_spmd (param: f32[8]) -> f32[8] {
+  %fusion.11 = f32[8]{0:T(128)} fusion(%param), kind=kLoop, calls=%fused_computation.1, \
+backend_config={"estimated_cycles":"30"}
+  %while.208 = (s32[]{:T(128)}, f32[8]{0:T(128)S(1)}) while(%tuple.558), condition=%wide.region_2.3_spmd, \
+body=%wide.region_1.2_spmd.sunk, metadata={op_name="jit(step)/while"}
+  %while.209 = (pred[]{:T(512)}, f32[8]{0:T(128)}) while(%tuple.559), condition=%until.1, body=%solver.1
+}
+"""
+
+
+def test_loops_of_a_program_for_a_tpu() -> None:
+    """Five turns of the first loop; the second, which its values end, counts once."""
+    assert collectives(TPU_LOOPS)["all-reduce"].count == 5
+    assert estimated_cycles(TPU_LOOPS) == 5 * 100 + 7 + 30
+    assert estimated_cycles(PROGRAM) == 0
+
+
 def test_the_batch_of_a_config_without_its_data() -> None:
     run = read_run("configs/pag/nyuv2.py:task=normals,budget=gpu", [])
     assert image_size(run) == (400, 544)
@@ -165,15 +212,16 @@ def test_sources_declare_their_labels(config: str, size: tuple[int, int], labels
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = Plan(2, True, 2**31, 2**29, 1.97e12, 8.19e9, collectives(PROGRAM), 60.0, 2**20)
+    plan = Plan(2, True, 2**31, 2**29, 1.97e12, 8.19e9, collectives(PROGRAM), 60.0, 2**20, 39_300_000)
     describe(plan, parse_slice("v5e-4"))
     text = capsys.readouterr().out
     assert "fits: peak 2.00 of 16 GiB" in text
     assert "10.0 ms of arithmetic (bfloat16), 10.0 ms of memory traffic" in text
+    assert "39.3 million cycles, as the compiler estimates" in text
     assert "2 all-reduce: 1.05 MB, 1 of them below 64 KiB" in text
     describe(Plan(2, False, 2**35), parse_slice("v5e-4"))
     assert "DOES NOT FIT: peak 32.00 of 16 GiB" in capsys.readouterr().out
-    assert row("x", Plan(2, False, 2**35)) == ["x", "no", "32.00", "-", "-"]
+    assert row("x", Plan(2, False, 2**35)) == ["x", "no", "32.00", "-", "-", "-"]
 
 
 def test_without_the_compiler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,8 +266,8 @@ def test_a_suggestion_that_is_refused_loses_its_row_alone(
     assert main.main(arguments) == 1
     lines = capsys.readouterr().out.splitlines()
     rows = {cells[0]: cells[1:] for cells in map(str.split, lines) if cells}
-    assert rows["training.remat=blocks"] == ["yes", "16.00", "0.0", "0.00"]
-    assert rows["training.remat=stages"] == ["refused", "-", "-", "-"]
+    assert rows["training.remat=blocks"] == ["yes", "16.00", "0.0", "0.00", "-"]
+    assert rows["training.remat=stages"] == ["refused", "-", "-", "-", "-"]
     assert lines[-1] == "training.remat=stages: there are no stages"
     assert main.main([*arguments, "--json"]) == 1
     plans = json.loads(capsys.readouterr().out)["plans"]
@@ -241,4 +289,8 @@ def test_a_step_for_four_chips(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert plain["collectives"]["all-reduce"]["count"] > 0
     assert blocks["flops"] > plain["flops"]
     assert 0 < blocks["peak"] < 16 * 2**30
+    # Two turns of a loop, each on half of the images: the traffic of both is counted.
+    turns = plans["training.microbatches=2"]
+    assert turns["cycles"] > 0.9 * plain["cycles"] > 0
+    assert turns["bytes"] > 0.9 * plain["bytes"]
     assert jax.default_backend() == "cpu"
