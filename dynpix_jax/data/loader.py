@@ -95,8 +95,8 @@ def make_loader(
 
     Raises:
         UserError: A batch size below 1, an empty source, an unknown label to drop, a box to crop around that
-            is none; while iterating, images of different sizes in a batch or larger than `pad_to`, and whatever the source
-            raises.
+            is none; while iterating, images of different sizes in a batch or larger than `pad_to`, and
+            whatever the source raises.
     """
     if batch_size < 1:
         raise UserError(f"batch_size = {batch_size}: expected at least 1")
