@@ -199,6 +199,26 @@ def test_scores_of_a_run_that_held_images_back(tiny_run, tmp_path, capsys):
     assert f"--scores-from {other}: another network: model." in capsys.readouterr().err
 
 
+def test_scores_of_another_checkpoint_are_none_of_the_card(tiny_run, tmp_path, capsys):
+    """A run that was evaluated on its way, and went on: eval.json is of an earlier step."""
+    file, workdir = tmp_path / "tiny.safetensors", tmp_path / "run"
+    shutil.copytree(tiny_run.workdir, workdir, ignore=shutil.ignore_patterns("eval.json"))
+    export = ["export", f"--workdir={workdir}", "--to=safetensors", f"--out={file}"]
+    limits = ["evaluation.limit=1", "evaluation.thresholds=3", "evaluation.pictures=0"]
+    assert main(["eval", f"--workdir={workdir}", "--set", *limits]) == 0
+    capsys.readouterr()
+    assert main(export) == 0
+    assert capsys.readouterr().err == ""
+    assert {"scores", "macs", "milliseconds"} < set(network_file.read_card(file))
+    evaluated = json.loads((workdir / "eval.json").read_text())
+    last = evaluated["rows"][-1]["step"]
+    evaluated["rows"][-1]["step"] = last - 1
+    (workdir / "eval.json").write_text(json.dumps(evaluated))
+    assert main(export) == 0
+    assert f"eval.json is of step {last - 1}, the network of step {last}" in capsys.readouterr().err
+    assert not {"scores", "macs", "milliseconds"} & set(network_file.read_card(file))
+
+
 def test_predict_by_a_model(exported, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("photo.jpg", IMAGES[0])
