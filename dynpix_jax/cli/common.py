@@ -106,7 +106,8 @@ def call(prog: str, fn: Callable[[], int | None]) -> int:
     "module:Name".
 
     A `UserError` becomes one line on stderr, "prog: message", and status 2, and so does a disk that is full
-    or cannot be written. Any other exception is a bug and passes through with its traceback.
+    or cannot be written, or memory, a device's too, that does not suffice. Any other exception is a bug and
+    passes through with its traceback.
 
     In a job of several processes all end with the first that fails; see `core.processes`. From here on the
     process keeps the memory that it frees; see `core.memory`.
@@ -162,6 +163,9 @@ def _told(error: BaseException) -> tuple[str, int] | None:
         )
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}", EXIT_USER_ERROR
+    if wanted := _device_memory(error):
+        less = "training.batch_size, training.microbatches, training.remat, evaluation.batch_size, --max-side"
+        return f"not enough memory: {wanted}; what makes it less: {less}", EXIT_USER_ERROR
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
@@ -173,6 +177,19 @@ def _told(error: BaseException) -> tuple[str, int] | None:
         where = "standard output" if error.filename is None else os.fspath(error.filename)
         return f"{where}: {cause_of(error)}", EXIT_USER_ERROR
     return None
+
+
+def _device_memory(error: BaseException) -> str:
+    """What jax says of a device whose memory does not suffice; "" for another error.
+
+    Memory within a core (vmem), which a kernel plans for, is none that users can do anything about.
+    """
+    jax = sys.modules.get("jax")  # not imported here: `--help` does without
+    if jax is None or not isinstance(error, jax.errors.JaxRuntimeError):
+        return ""
+    said = str(error).partition("\n")[0]
+    found = re.search(r"RESOURCE_EXHAUSTED: (.*out of memory.*)", said, re.IGNORECASE)
+    return found[1] if found and not re.search(r"memory space (?!hbm)", said) else ""
 
 
 def _missing_package(error: ImportError) -> str:

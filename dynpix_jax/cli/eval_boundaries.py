@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints, draws the curves; returns 0."""
     _check_options(args)
-    curves = dict(_beside(text) for text in args.beside)
+    own = "" if args.pred is None or not args.beside else args.pred.resolve().name
+    curves = _all_beside(args.beside, own)
     if args.pred is not None:
         scores = _score(args)
-        curves = {(args.pred.resolve().name if curves else ""): scores} | curves
+        curves = {own: scores} | curves
         print(json.dumps(scores.to_dict(), indent=2) if args.json else _describe(scores))
     if args.curve is not None:
         plot_pr_curve(curves, args.curve, human=args.human)
@@ -97,6 +99,17 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise UserError(f"--workers {args.workers}: expected at least 1 and at most {MOST_WORKERS}")
     if args.curve is not None and args.curve.is_dir():
         raise UserError(f"--curve {args.curve}: is a folder; expected a picture to write")
+
+
+def _all_beside(texts: Sequence[str], own: str) -> dict[str, BoundaryScores]:
+    """The curves of --beside by label; a UserError if two, or one and that of --pred, have the same."""
+    curves: dict[str, BoundaryScores] = {}
+    for text in texts:
+        label, curve = _beside(text)
+        if label in (own, *curves):
+            raise UserError(f"--beside {text}: another curve is called {label!r}; give LABEL=FILE")
+        curves[label] = curve
+    return curves
 
 
 def _beside(text: str) -> tuple[str, BoundaryScores]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -129,8 +130,8 @@ def card_of(
         "seed": str(settings.seed),
     }
     if scores_from is None:
-        return card | (_measured(workdir, trained.system, trained.stage) if workdir else {})
-    measured = _measured(scores_from, trained.system, trained.stage)
+        return card | (_own_scores(workdir, trained) if workdir else {})
+    measured = _measured(_rows(scores_from, trained.stage), trained.system)
     if not measured:
         raise UserError(
             f"--scores-from {scores_from}: no eval.json with a row for the stage {trained.stage!r};"
@@ -158,10 +159,28 @@ def _licence(source: SourceSettings) -> str:
     return (declared_spec(source).licence if known else "") or "none: generated"
 
 
-def _measured(workdir: Path, system: System, stage: str) -> dict[str, str]:
+def _own_scores(workdir: Path, trained: Trained) -> dict[str, str]:
+    """What eval.json in the run's own workdir tells of this network; {} if it is of another checkpoint."""
+    rows = _rows(workdir, trained.stage)
+    step = rows[""].step if "" in rows else None
+    if step not in (None, trained.step):
+        print(
+            f"the card has no scores: {workdir / 'eval.json'} is of step {step}, the network of step"
+            f" {trained.step}; dynpix eval --workdir={workdir} evaluates it",
+            file=sys.stderr,
+        )
+        return {}
+    return _measured(rows, trained.system)
+
+
+def _rows(workdir: Path, stage: str) -> dict[str, Measured]:
+    """The rows of a stage in the eval.json of a workdir, by alternative; {} without such a file."""
     file = workdir / "eval.json"
     every = read_results(file, alternatives=True) if file.is_file() else []
-    rows = {row.alternative: row for row in every if row.stage == stage}
+    return {row.alternative: row for row in every if row.stage == stage}
+
+
+def _measured(rows: Mapping[str, Measured], system: System) -> dict[str, str]:
     if "" not in rows:
         return {}
     row = rows[""]
@@ -170,7 +189,7 @@ def _measured(workdir: Path, system: System, stage: str) -> dict[str, str]:
     if exits:
         found["exits"] = "; ".join(f"{_scores(one, system)} at {one.macs / 1e9:.3g}e9 MACs" for one in exits)
     if row.milliseconds:
-        found["milliseconds"] = _times(row.milliseconds, json.loads(file.read_text())["device"])
+        found["milliseconds"] = _times(row.milliseconds, json.loads(Path(row.file).read_text())["device"])
     return found
 
 

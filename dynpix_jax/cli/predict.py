@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -155,8 +156,8 @@ def _check_numbers(args: argparse.Namespace, budgets: Mapping[str, float | None]
     for name, budget in budgets.items():
         if budget is not None and not 0 < budget < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {budget:g}: expected a number above 0")
-    if args.box is not None and min(args.box[2:]) <= 0:
-        raise UserError("--box: expected a WIDTH and a HEIGHT above 0")
+    if args.box is not None and not (all(map(math.isfinite, args.box)) and min(args.box[2:]) > 0):
+        raise UserError("--box: expected numbers of pixels, a WIDTH and a HEIGHT above 0")
 
 
 def _check_output(out: Path, photos: Iterable[Path], names: Mapping[Path, str]) -> None:

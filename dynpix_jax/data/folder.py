@@ -118,10 +118,11 @@ class Folder(LabelledImages[FolderConfig]):
         self._inside = ""
         if any((self.root / f"{split}.txt").is_file() for split in SPLITS):
             by_name = self._by_name(images)
-            names = [Path(line).stem for line in read_names(lists, self.data_set, self.where_to_get)]
-            for name in names:
+            listed = read_names(lists, self.data_set, self.where_to_get)
+            names = [_listed_name(line, by_name) for line in listed]
+            for name, line in zip(names, listed, strict=True):
                 if name not in by_name:
-                    raise UserError(f"folder: {lists} names {name!r}, which is not in {images.absolute()}")
+                    raise UserError(f"folder: {lists} names {line!r}, which is not in {images.absolute()}")
         elif any((images / split).is_dir() for split in SPLITS):
             self._inside = self.split
             by_name = self._by_name(self.folder(images / self.split))
@@ -205,6 +206,12 @@ class Folder(LabelledImages[FolderConfig]):
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
         known = colours.any(-1, keepdims=True) & (length > 0.5)
         return np.where(known, vectors / np.maximum(length, 0.5), 0).astype(np.float32)
+
+
+def _listed_name(line: str, known: Mapping[str, Path]) -> str:
+    """The image's name in a line of a list, which may be that of its file: in "scan.001" no suffix begins."""
+    path = Path(line)
+    return path.name if path.name in known else path.stem
 
 
 def _read_classes(path: Path | None, config: FolderConfig, place: Path) -> _Classes:

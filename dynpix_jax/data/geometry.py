@@ -134,9 +134,10 @@ class Geometry:
     def apply(self, element: Element, spec: SourceSpec) -> Element:
         """Moves every field of `element` by its kind in `spec`; see `FieldSpec`.
 
-        Images and `dense` fields are interpolated bilinearly (see `resampling`), labels, depth and normals
-        take the nearest pixel, boundaries see `_warp_boundary`. Outside of the source images are `FILL`,
-        labels their ignore value, keypoints invisible.
+        Images and `dense` fields are interpolated bilinearly (see `resampling`), these without pixels that
+        are ignored, where the nearest one is labelled. Labels, depth and normals take the nearest pixel,
+        boundaries see `_warp_boundary`. Outside of the source images are `FILL`, labels their ignore value,
+        keypoints invisible.
         """
         shape = element["image"].shape[:2]
         warp = _Warp(self, shape)
@@ -220,8 +221,18 @@ def _move_image(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
 
 
 def _move_dense(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
-    out = warp.bilinear(value)
-    out[~warp.inside] = 0 if field.ignore is None else field.ignore
+    ignored = 0 if field.ignore is None else field.ignore
+    known = np.asarray((value != ignored).reshape(*value.shape[:2], -1).all(-1))
+    if field.ignore is None or known.all():
+        out = warp.bilinear(value)
+    else:
+        # The mean of the labelled neighbours. One with others would look like a label: another disparity.
+        filled = value.copy()
+        filled[~known] = 0
+        share = np.maximum(warp.bilinear(known.astype(value.dtype)), 1e-6)
+        out = warp.bilinear(filled) / share.reshape(*share.shape, *[1] * (value.ndim - 2))
+        out[~warp.nearest(known, outside=False)] = ignored
+    out[~warp.inside] = ignored
     return out
 
 

@@ -94,15 +94,19 @@ def make_loader(
         threads: Number of threads that read batches ahead.
 
     Raises:
-        UserError: A batch size below 1, an empty source, an unknown label to drop; while
-            iterating, images of different sizes in a batch or larger than `pad_to`, and whatever the source
-            raises.
+        UserError: A batch size below 1, an empty source, an unknown label to drop, a box to crop around that
+            is none; while iterating, images of different sizes in a batch or larger than `pad_to`, and
+            whatever the source raises.
     """
     if batch_size < 1:
         raise UserError(f"batch_size = {batch_size}: expected at least 1")
-    if augment is not None and augment.box is not None and augment.box.field not in source.spec.fields:
-        name = augment.box.field
-        raise UserError(f"augment.box.field: the source has no {name!r}; {suggest(name, source.spec.fields)}")
+    if augment is not None and augment.box is not None:
+        boxes = [name for name, field in source.spec.fields.items() if field.kind == "box"]
+        if augment.box.field not in boxes:
+            name = augment.box.field
+            raise UserError(f"augment.box.field: the source has no box {name!r}; {suggest(name, boxes)}")
+    if "image" in drop_labels:
+        raise UserError(f"drop_labels: 'image' is no label; {suggest('image', source.spec.labels)}")
     size = len(source)
     if not size:
         raise UserError(f"source {source.spec.name!r} has no elements")
@@ -197,10 +201,13 @@ class _LoadBatch:
     def _element(self, epoch: int, element_id: int) -> Element:
         # Padding is a real element with its labels blanked: the network sees finite, ordinary pixels.
         element = self.source[max(element_id, 0)]
-        element = {name: element[name] for name in self.spec.fields}
+        # A box may be dropped, too, but the crop is made around it.
+        box = None if self.augment is None or self.augment.box is None else self.augment.box.field
+        element = {name: element[name] for name in element if name in self.spec.fields or name == box}
         if self.augment is not None:
             rng = np.random.default_rng([self.seed % 2**32, epoch, max(element_id, 0)])
-            element = augment(rng, self.augment, element, self.spec)
+            element = augment(rng, self.augment, element, self.source.spec)
+        element = {name: element[name] for name in self.spec.fields}
         shape = element["image"].shape[:2]
         if self.pad_to is not None:
             element = pad_element(element, self.spec, self.pad_to)

@@ -82,6 +82,7 @@ class Measured:
         per_class: Score -> class -> value, None where the class does not occur; empty without classes.
         chance: Kind of chance -> scores with such masks (`evaluation.chance`); empty without.
         source: Name of the data set; "" where it is not known beside ``data``.
+        step: Training step of the network, 0 of a file of weights; None where it is not known.
     """
 
     scores: dict[str, float]
@@ -97,6 +98,7 @@ class Measured:
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     source: str = ""
+    step: int | None = None
 
     @property
     def file(self) -> str:
@@ -208,6 +210,7 @@ def _measured(file: Path, content: Mapping[str, Any], row: Mapping[str, Any]) ->
         },
         row.get("chance", {}),
         content["source"] if "source" in content else _source_of(content["data"]),
+        row.get("step"),
     )
 
 

@@ -7,6 +7,7 @@ so that nothing else is needed to run it; the card (`CARD`) says what it was tra
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError, suggest
 from dynpix_jax.core.text import parse_json
+from dynpix_jax.data.sources import SOURCES
 from dynpix_jax.run_config import read_run
 from dynpix_jax.serving.trained import Trained, saved_run
 from dynpix_jax.weights import Precision, write_weights
@@ -67,13 +69,25 @@ def write_network(
 
 
 def _without_paths(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without paths of the machine that trained: of data, the folder's name is left."""
+    """The config without paths of the machine that trained: of data, the names of folders are left."""
     config = copy.deepcopy(dict(given))
     for section in config["data"].values():
-        if "root" in section["source"]:
-            section["source"]["root"] = Path(section["source"]["root"]).name
+        _shorten_places(section["source"], section["source"]["name"])
     config["training"].pop("init_from", None)
+    config.get("evaluation", {}).pop("reference", None)
     return config
+
+
+def _shorten_places(options: dict[str, Any], name: str) -> None:
+    """Leaves the last part of each path among the options of the source ``name``, and of its parts."""
+    known = dataclasses.fields(SOURCES.resolve(name, "name").Config)
+    for place in ("root", *(field.name for field in known if field.metadata.get("place"))):
+        if options.get(place):
+            options[place] = Path(options[place]).name
+    for part in options.get("sources", ()):
+        _shorten_places(part, part["name"])
+    if options.get("of") and "options" in options:
+        _shorten_places(options["options"], options["of"])
 
 
 def card_text(name: str, card: Mapping[str, str]) -> str:

@@ -89,7 +89,13 @@ def test_curves_beside_each_other(
     assert drawn["saved"].ods == drawn["run"].ods == 1
     assert call(folders, "--no-nms", "--curve=x.png", "--beside", str(saved)) == 0
     assert set(drawn) == {"hed", "plain", "saved", "run", "pred", "human"}
+    # One of two curves with the same label would not be drawn.
     capsys.readouterr()
+    for own, texts in (([], [f"hed={alone}", files[0]]), (["--no-nms"], [f"pred={alone}"])):
+        places = ["--pred", str(folders[0]), "--gt", str(folders[1])] if own else []
+        assert main(["eval-boundaries", *places, *own, "--curve=x.png", "--beside", *texts]) == 2
+        label = "pred" if own else "hed"
+        assert f"--beside {texts[-1]}: another curve is called '{label}'" in capsys.readouterr().err
     alone.write_text("1 2 3\n")
     for options, message in (
         (["--beside", str(saved)], "draws into the picture of --curve"),

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import dynpix_jax
@@ -92,6 +94,42 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     fake_command(monkeypatch, run)
     with pytest.raises(ValueError, match="ours"):
         main.main(["flops"])
+
+
+def test_memory_of_the_device_is_one_line(capsys):
+    def compute():
+        # 2^48 bytes, of which the sort keeps every one.
+        x = jnp.ones(2**23)
+        return jax.jit(lambda x: jnp.sort(x[:, None] * x, axis=0))(x).block_until_ready()
+
+    assert common.call("dynpix train", compute) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("dynpix train: not enough memory: Out of memory allocating")
+    assert err.endswith("--max-side\n")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.\nBuffers:", True),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20G of 15.75G hbm.", True),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem while allocating 20M.", False),
+        ("RESOURCE_EXHAUSTED: Shared memory size limit exceeded: requested 250000", False),
+        ("INTERNAL: no kernel image is available", False),
+    ],
+)
+def test_only_memory_that_users_can_save_is_told(text, told, capsys):
+    def fail():
+        raise jax.errors.JaxRuntimeError(text)
+
+    if told:
+        assert common.call("train.py", fail) == 2
+        expected = text.partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        assert capsys.readouterr().err.startswith(f"train.py: not enough memory: {expected}; what makes")
+    else:
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            common.call("train.py", fail)
 
 
 def test_interrupt_is_130(capsys):

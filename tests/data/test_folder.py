@@ -78,6 +78,20 @@ def test_lists_and_folders_of_splits(root: Path) -> None:
         build(other, "val")
 
 
+def test_names_with_dots_in_lists(root: Path) -> None:
+    """ "n1.5" in a list is an image of its own, not "n1" with a suffix."""
+    for name in ("n1.5", "n1.6"):
+        write(root / f"images/{name}.png", np.full((2, 4, 3), 7, np.uint8))
+        write(root / f"labels/{name}.png", IDS)
+    (root / "train.txt").write_text("n1.5\nn1.6.png\nn1\nimages/n2.png\n")
+    source = build(root)
+    assert names(source) == ["n1.5", "n1.6", "n1", "n2"]
+    assert [int(source[index]["image"][0, 0, 0]) for index in range(4)] == [7, 7, 200, 200]
+    (root / "train.txt").write_text("n1.7.png\n")
+    with pytest.raises(UserError, match=r"train\.txt names 'n1\.7\.png', which is not in"):
+        build(root)
+
+
 def test_several_kinds_of_labels(root: Path) -> None:
     fields = ("segmentation", "boundaries", "depth", "normals", "saliency")
     towards_camera = np.full((2, 4, 3), (128, 128, 255), np.uint8)

@@ -96,6 +96,31 @@ def test_scale_divides_depth() -> None:
         assert out["depth"].dtype == np.float32
 
 
+@pytest.mark.parametrize(("rotation", "scale"), [(22.5, 1.0), (0.0, 0.6), (-30.0, 0.7), (10.0, 1.4)])
+def test_ignored_pixels_are_not_mixed_into_dense_labels(rotation: float, scale: float) -> None:
+    """A disparity of 40 beside none (0), an albedo of .5 beside none (-1): nothing between them comes out."""
+    y, x = np.indices((HEIGHT, WIDTH))
+    known = (x + y) % 17 < 9
+    fields = {
+        "image": IMAGE,
+        "disparity": FieldSpec("dense", (None, None), "float32", ignore=0),
+        "albedo": FieldSpec("dense", (None, None, 3), "float32", ignore=-1),
+        "where": FieldSpec("label", (None, None), "int32", ignore=255),
+    }
+    element = {
+        "image": np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        "disparity": np.where(known, 40, 0).astype(np.float32),
+        "albedo": np.repeat(np.where(known, 0.5, -1)[..., None], 3, -1).astype(np.float32),
+        "where": known.astype(np.int32),
+    }
+    moved = Geometry(scale, rotation, canvas="bounding").apply(element, SourceSpec("holes", fields))
+    labelled = moved["where"] == 1  # the nearest pixel's
+    assert 0 < labelled.mean() < 1
+    np.testing.assert_allclose(moved["disparity"], np.where(labelled, 40, 0), rtol=1e-5)
+    expected = np.repeat(np.where(labelled, 0.5, -1)[..., None], 3, -1)
+    np.testing.assert_allclose(moved["albedo"], expected, rtol=1e-5)
+
+
 def test_everything_moves_together() -> None:
     """The coordinates that a pixel shows, the nearest label and the keypoints tell the same place."""
     element = ramps()

@@ -7,9 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from dynpix_jax.core.augmentation import GeometryRanges
+from dynpix_jax.core.augmentation import BoxRanges, GeometryRanges
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.source import IMAGE, INDEX, Element, FieldSpec, SourceSpec
+from dynpix_jax.core.source import BOX, IMAGE, INDEX, Element, FieldSpec, SourceSpec
 from dynpix_jax.data.loader import Batch, Loader, make_loader
 
 AUGMENT = GeometryRanges(scales=(0.8, 1.0, 1.3), rotations=(0.0, 22.5), flip=True, crop=(8, 10))
@@ -175,6 +175,33 @@ def test_dropped_labels() -> None:
     assert loader.spec.labels == ("boundaries",)
     with pytest.raises(UserError, match="did you mean 'segmentation'"):
         make_loader(Noise(), batch_size=2, train=False, drop_labels=("segmentations",))
+
+
+class Boxed(Noise):
+    """With a box around the middle."""
+
+    spec = SourceSpec("boxed", {**Noise.spec.fields, "box": BOX})
+
+    def __getitem__(self, index: int) -> Element:
+        return super().__getitem__(index) | {"box": np.array([8, 6, 6, 6], np.float32)}
+
+
+def test_a_dropped_box_is_cropped_around() -> None:
+    """The same crops with and without the box in the batches."""
+    ranges = GeometryRanges(crop=(8, 8), flip=True, box=BoxRanges("box", scale=0.3))
+    whole = make_loader(Boxed(), batch_size=4, train=True, augment=ranges)
+    less = make_loader(Boxed(), batch_size=4, train=True, augment=ranges, drop_labels=("box", "segmentation"))
+    given, left = first(whole, 3), first(less, 3)
+    assert set(given[0]) - set(left[0]) == {"box", "segmentation"}
+    assert_equal([{name: batch[name] for name in left[0]} for batch in given], left)
+    for name in ("boundaries", "none"):
+        wrong = GeometryRanges(crop=(8, 8), box=BoxRanges(name))
+        with pytest.raises(
+            UserError, match=rf"augment\.box\.field: the source has no box '{name}'; valid: box"
+        ):
+            make_loader(Boxed(), batch_size=1, train=True, augment=wrong)
+    with pytest.raises(UserError, match="drop_labels: 'image' is no label; valid: boundaries, box"):
+        make_loader(Boxed(), batch_size=1, train=True, drop_labels=("image",))
 
 
 def test_mistakes_are_named() -> None:

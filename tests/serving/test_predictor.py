@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ from dynpix_jax.evaluation import tiles
 from dynpix_jax.evaluation.runner import ponder_maps
 from dynpix_jax.serving import network_file
 from dynpix_jax.serving.predictor import Predictor
+from dynpix_jax.serving.trained import open_weights
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
 
@@ -197,6 +199,51 @@ def test_scores_of_a_run_that_held_images_back(tiny_run, tmp_path, capsys):
     (other / "eval.json").write_text(json.dumps(evaluated))
     assert main([*export, f"--scores-from={other}"]) == 2
     assert f"--scores-from {other}: another network: model." in capsys.readouterr().err
+
+
+def test_scores_of_another_checkpoint_are_none_of_the_card(tiny_run, tmp_path, capsys):
+    """A run that was evaluated on its way, and went on: eval.json is of an earlier step."""
+    file, workdir = tmp_path / "tiny.safetensors", tmp_path / "run"
+    shutil.copytree(tiny_run.workdir, workdir, ignore=shutil.ignore_patterns("eval.json"))
+    export = ["export", f"--workdir={workdir}", "--to=safetensors", f"--out={file}"]
+    limits = ["evaluation.limit=1", "evaluation.thresholds=3", "evaluation.pictures=0"]
+    assert main(["eval", f"--workdir={workdir}", "--set", *limits]) == 0
+    capsys.readouterr()
+    assert main(export) == 0
+    assert capsys.readouterr().err == ""
+    assert {"scores", "macs", "milliseconds"} < set(network_file.read_card(file))
+    evaluated = json.loads((workdir / "eval.json").read_text())
+    last = evaluated["rows"][-1]["step"]
+    evaluated["rows"][-1]["step"] = last - 1
+    (workdir / "eval.json").write_text(json.dumps(evaluated))
+    assert main(export) == 0
+    assert f"eval.json is of step {last - 1}, the network of step {last}" in capsys.readouterr().err
+    assert not {"scores", "macs", "milliseconds"} & set(network_file.read_card(file))
+
+
+def test_the_file_of_a_network_holds_no_paths(exported, tmp_path):
+    """Of parts of a joint source, of labels in another folder, of what was packed, of a reference."""
+    run, home = network_file.network_run(exported), "/home/somebody"
+    context = {"name": "pascal_context", "root": f"{home}/VOC", "label_root": f"{home}/labels"}
+    joint = {"sources": [{"name": "bsds500", "root": f"{home}/BSDS500/"}, context]}
+    packed = {"name": "packed", "of": "pascal_context", "options": {"label_root": f"{home}/labels"}}
+    given = {
+        **run.given,
+        "data": {
+            "train": {"source": {"name": "joint", "split": "train", **joint}},
+            "eval": {"source": {**packed, "split": "val", "root": f"{home}/packed"}},
+        },
+        "training": {**run.given["training"], "init_from": f"{home}/weights.safetensors"},
+        "evaluation": {"reference": f"{home}/single.json"},
+    }
+    file = tmp_path / "joint.safetensors"
+    trained = open_weights(run, exported, None)
+    network_file.write_network(file, dataclasses.replace(run, given=given), trained, {})
+    header = network_file.read_metadata(file)
+    assert home not in "".join(header.values())
+    sources = json.loads(header["config"])["data"]["train"]["source"]["sources"]
+    assert [part["root"] for part in sources] == ["BSDS500", "VOC"]
+    assert given["data"]["eval"]["source"]["root"] == f"{home}/packed"  # the run's own stays as it is
 
 
 def test_predict_by_a_model(exported, tmp_path, capsys, monkeypatch):
