@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import flax.linen as nn
 import numpy as np
 
+from dynpix_jax.core.errors import UserError
+
 Tensors = Mapping[str, np.ndarray]
 
 _WRAPPERS = re.compile(r"^((module|model)\.)+")
@@ -141,8 +143,21 @@ def layer_target(place: str, leaf: str, *, is_norm: bool) -> Target | None:
 
 
 def without_wrappers(tensors: Tensors) -> dict[str, np.ndarray]:
-    """The tensors without the prefixes ``module.`` and ``model.`` that training programs add."""
-    return {_WRAPPERS.sub("", name): array for name, array in tensors.items()}
+    """The tensors without the prefixes ``module.`` and ``model.`` that training programs add.
+
+    Raises:
+        UserError: Two tensors have the same name without them.
+    """
+    found: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    for name, array in tensors.items():
+        short = _WRAPPERS.sub("", name)
+        if origin.setdefault(short, name) != name:
+            raise UserError(
+                f"tensors {origin[short]!r} and {name!r} are both {short!r}; expected one of them"
+            )
+        found[short] = array
+    return found
 
 
 def within(prefix: str, target: Target | None) -> Target | None:

@@ -109,7 +109,7 @@ def report_html(
         _table(scores, budgets),
         page.TABLE_CAPTION.substitute(scores=_meanings(scores)),
         *(f"<p>{html.text(line)}</p>" for line in chance_lines(first, budgets)),
-        _class_tables(budgets, pictures),
+        _class_tables(budgets, tasks, pictures),
         '<div class="wide">',
         html.figure(
             accuracy_macs_figure(_cost_points(budgets, first.name), first.label),
@@ -214,12 +214,14 @@ def _meanings(scores: Sequence[Score]) -> str:
     return "\n".join(f"<li><b>{html.text(one.label)}</b>: {html.text(one.meaning)}.</li>" for one in scores)
 
 
-def _class_tables(budgets: Sequence[Budget], pictures: Pictures) -> str:
+def _class_tables(budgets: Sequence[Budget], tasks: Mapping[str, Task], pictures: Pictures) -> str:
     """The scores of every class, a table for each score and a column for each budget; "" without classes."""
-    # One task at most has classes, so far.
-    names = [name for one in pictures.values() for name, _ in one.legend]
+    first, *others = tasks
     tables = []
     for score in budgets[0].per_class:
+        # Scores of all tasks but the first carry their task's name (`tasks.all_scores`).
+        task = next((name for name in others if score.startswith(f"{name}/")), first)
+        names = [name for name, _ in pictures[task].legend]
         lines = [["<th>class</th>", *(f"<th>{html.text(row.label)}</th>" for row in budgets)]]
         for index in range(len(budgets[0].per_class[score])):
             values = [row.per_class[score][index] for row in budgets]

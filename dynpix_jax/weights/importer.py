@@ -233,6 +233,14 @@ class _Job:
         return found
 
     def _check(self, found: _Sorted, skip: Sequence[str]) -> None:
+        taken: dict[str, str] = {}
+        for name, target in found.loaded.items():
+            other = taken.setdefault(target.name, name)
+            if other != name:
+                raise UserError(
+                    f"{self.source}: {other} and {name} both belong to {target.name} of {self.label}; "
+                    "expected one of them: save the file without the other"
+                )
         if not found.loaded and not found.skipped:
             raise UserError(
                 f"{self.source}: none of its {len(self.tensors)} tensors belongs to {self.label}; "

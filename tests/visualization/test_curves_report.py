@@ -161,6 +161,24 @@ def test_report_of_classes():
     assert "Up is better" in text
 
 
+def test_report_of_two_tasks_with_classes():
+    """Each task's classes have the names of their own task (ASTMT on PASCAL: segmentation and parts)."""
+    both = {
+        "segmentation": tasks.build("segmentation", {"classes": 3}, ""),
+        "parts": tasks.build("parts", {"classes": 2}, ""),
+    }
+    numbers = {score.name: 0.5 for score in tasks.all_scores(both)}
+    per_class = {"iou": [0.11, 0.12, 0.13], "parts/iou": [0.21, 0.22]}
+    row = Budget("base", 1.0, None, 2e9, 2e9, numbers, {}, per_class=per_class)
+    pictures = {"segmentation": ClassPictures(("sky", "tree", "road")), "parts": ClassPictures(("no", "leg"))}
+    page = report_html("x", {}, both, [row], [], pictures)
+    rows = re.findall(r"<tr><th>(\w+)</th><td>(0\.\d+)</td></tr>", page)
+    assert rows == [
+        *(("sky", "0.110"), ("tree", "0.120"), ("road", "0.130")),
+        *(("no", "0.210"), ("leg", "0.220")),
+    ]
+
+
 def test_report_of_angles_says_that_less_is_better():
     task = tasks.build("normals", {}, "")
     row = Budget("base", 1.0, None, 2e9, 2e9, {score.name: 12.3456 for score in task.scores}, {})

@@ -139,6 +139,21 @@ def test_missing_and_unexpected_are_reported(tmp_path):
     assert "fc" not in variables["params"]
 
 
+def test_two_tensors_of_one_place(tmp_path):
+    """One would silently replace the other: Caffe's and torchvision's names of VGG's first kernel."""
+    kernel = np.zeros((64, 3, 3, 3), "f4")
+    file = _save(tmp_path, {"conv1_1.weight": kernel, "features.0.weight": kernel + 1})
+    both = r"conv1_1\.weight and features\.0\.weight both belong to params/conv1_1/kernel of vgg16"
+    with pytest.raises(UserError, match=rf"source\.safetensors: {both}"):
+        import_weights("vgg16", file)
+    names = {
+        "conv1.weight": np.zeros((64, 3, 3, 3), "f4"),
+        "model.conv1.weight": np.ones((64, 3, 3, 3), "f4"),
+    }
+    with pytest.raises(UserError, match=r"'conv1\.weight' and 'model\.conv1\.weight' are both"):
+        import_weights("hrnet_w18s1", _save(tmp_path, names))
+
+
 @pytest.mark.parametrize(
     ("of", "asked"), [("resnet50", "resnet34"), ("resnet34", "resnet18"), ("resnet26", "resnet50")]
 )
