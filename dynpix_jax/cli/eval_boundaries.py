@@ -86,6 +86,22 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError("--pred DIR is missing: the maps to score")
     if (args.pred is None) != (args.gt is None):
         raise UserError("--pred and --gt: one without the other")
+    if args.no_nms and args.no_smooth:
+        raise UserError("--no-smooth: beside --no-nms nothing is smoothed; give one of them")
+    if args.pred is None and (scoring := _of_scoring(args)):
+        raise UserError(f"{scoring}: is for the maps of --pred DIR, which is missing")
+
+
+def _of_scoring(args: argparse.Namespace) -> str:
+    """An option that was given and says how maps are scored; "" without."""
+    given = {
+        "--thresholds": args.thresholds != 99,
+        "--no-nms": args.no_nms,
+        "--no-smooth": args.no_smooth,
+        "--max-dist": args.max_dist != MAX_DIST,
+        "--workers": args.workers is not None,
+    }
+    return next((name for name, is_given in given.items() if is_given), "")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

@@ -130,7 +130,8 @@ class TrainingConfig:
         sharding: Where parameters and optimizer state are: ``replicated`` on each device; ``fsdp``: kernels
             split over the mesh's data axis along their longest dimension that divides, and gathered where
             they are used; ``rules``: split over its model axis by `mesh.rules`.
-        stall_minutes: After so long without a step each process prints where it is; 0: never.
+        stall_minutes: After so long without a step each process prints where it is, and so it does within an
+            evaluation or a save that takes longer; 0: never.
         workers: Processes that prepare batches; 0 does it in a thread of this one.
         microbatches: Parts that a batch is run in, one after another; the gradient is the mean of theirs.
             With frozen norms it is that of the whole batch, if all parts have as many labels and nothing is
@@ -277,7 +278,7 @@ class EvaluationConfig:
     Attributes:
         mode: ``dense``, ``sparse`` or ``both``, which scores and times them side by side.
         every_stage: Evaluate the end of every training stage (one row a budget), not only the newest
-            checkpoint.
+            checkpoint. A stage or a file of weights that is named is evaluated alone.
         also: Other ways to run the network, a row each, by the names that its system has for them
             (``HasAlternatives.alternatives``): "argmax" of soft choices, "loop_0" for fewer loops.
         thresholds: Number of thresholds of the boundary benchmark (evaluation.boundary).

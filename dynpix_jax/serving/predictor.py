@@ -103,7 +103,8 @@ class Predictor:
             **inputs: What the network takes beside the image, such as ``depth``: (H, W) or (B, H, W).
 
         Returns:
-            Task -> array at the size of the image; of a batch with B in front.
+            Task -> array at the size of the image; of a batch with B in front. Classes are int32; uint8 of
+            an image in tiles, which is large, where there are at most 256.
 
         Raises:
             UserError: A picture that cannot be read; a budget for a network that predicts once.

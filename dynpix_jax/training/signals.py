@@ -17,7 +17,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class StopRequest:
     """Context in which the first SIGTERM, SIGHUP or SIGINT only sets a flag; the old handlers come back.
 
-    A second one is handled as before, so that Ctrl-C twice stops at once. With several processes JAX itself
+    A second SIGINT is handled as before, so that Ctrl-C twice stops at once; the others, which a scheduler
+    may send again, go on setting the flag. With several processes JAX itself
     watches for SIGTERM, `at(step)` answers the same on all of them, and SIGINT is not ours.
 
     Attributes:

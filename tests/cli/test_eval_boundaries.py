@@ -103,6 +103,9 @@ def test_curves_beside_each_other(
         (["--curve=x.png", "--gt=x", "--beside", str(saved)], "one without the other"),
         (["--curve=x.png", "--beside", str(alone)], "other.txt: no precision-recall curve; expected"),
         (["--curve=x.png", "--beside", "none.txt"], "cannot read none.txt: No such file"),
+        (["--curve=x.png", "--beside", str(alone), "--max-dist=.1"], "--max-dist: is for the maps of --pred"),
+        (["--curve=x.png", "--beside", str(alone), "--workers=2"], "--workers: is for the maps of --pred"),
+        (["--pred=x", "--gt=y", "--no-nms", "--no-smooth"], "--no-smooth: beside --no-nms nothing is"),
     ):
         assert main(["eval-boundaries", *options]) == 2
         assert message in capsys.readouterr().err
