@@ -20,9 +20,10 @@ def test_rows_compute_what_the_whole_map_does():
 
 
 def test_a_line_for_each_branch(capsys):
-    arguments = ["--width", "2", "--size", "64x96", "--blocks", "1", "--density", ".5", "--runs", "1"]
+    """Sides that strides do not divide are rounded up, as in the network."""
+    arguments = ["--width", "2", "--size", "61x100", "--blocks", "1", "--density", ".5", "--runs", "1"]
     assert main(["bench", "row-costs", *arguments]) == 0
     heads, *lines = capsys.readouterr().out.splitlines()
     assert heads.split() == ["branch", "dense", "ms", "density", "rows/dense", "interpolated", "row_costs"]
-    assert [line.split()[0] for line in lines] == ["16x24", "8x12", "4x6", "2x3"]
+    assert [line.split()[0] for line in lines] == ["16x25", "8x13", "4x7", "2x4"]
     assert main(["bench", "row-costs", "--size", "64"]) == 2

@@ -144,7 +144,8 @@ def test_break_even(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(break_even, "LAYERS", (SMALLEST,))
     monkeypatch.setattr(break_even, "measure", measure)
-    assert main.main(["bench", "break-even", f"--out={tmp_path}", "--mask=blobs", "--runs=3"]) == 0
+    folder = tmp_path / "new"
+    assert main.main(["bench", "break-even", f"--out={folder}", "--mask=blobs", "--runs=3"]) == 0
     head, _, names, _, line, *_ = capsys.readouterr().out.splitlines()
     assert "masks of kind blobs" in head
     assert names.split(" | ")[3:9] == ["0.1", "0.3", "0.5", "0.7", "0.9", "1"]
@@ -152,7 +153,7 @@ def test_break_even(tmp_path, capsys, monkeypatch):
     assert cells[:5] == [SMALLEST, "256", "8.0", "0.20 (0.05)", "0.60 (0.15)"]
     assert cells[8] == "2.00 (0.50)"
     assert 0 <= float(cells[9]) <= 1
-    assert (tmp_path / "sparse-execution.png").is_file()
+    assert (folder / "sparse-execution.png").is_file()
 
 
 def test_loader(tiny, capsys):
@@ -239,6 +240,28 @@ def test_budgets(tiny, capsys, monkeypatch):
         ),
         (["bottleneck", "--spec", SMALLEST], f"--spec {SMALLEST}: no such layer here; valid: res2_321x481"),
         (["perforated-conv", "--implementation", "gathr"], "--implementation gathr: there is none; did you"),
+        (["break-even", "--out=x", "--runs=0"], "--runs 0: expected at least 1"),
+        (["break-even", f"--out={__file__}"], f"--out: {__file__}: cannot be made: File exists"),
+        (["row-costs", "--runs=0"], "--runs 0: expected at least 1"),
+        (["row-costs", "--width=0"], "--width 0: expected at least 1"),
+        (["row-costs", "--blocks=0"], "--blocks 0: expected at least 1"),
+        (["row-costs", "--density", ".5", "2"], "--density 2: expected a share of positions in [0, 1]"),
+        (["loader", "--config=x.py", "--batches=0"], "--batches 0: expected at least 1"),
+        (["budgets", "--config=x.py", "--size=32x48", "--runs=0"], "--runs 0: expected at least 1"),
+        (["budgets", "--config=x.py", "--size=32x48", "--density=2"], "--density 2: expected a share"),
+        (
+            ["budgets", "--config=x.py", "--size=32x48", "--budgets", ".5", "0"],
+            "--budgets 0: expected a share of the full time, above 0",
+        ),
+        (["pixelnet-sampling", "--small", "--runs=-1"], "--runs -1: expected at least 0"),
+        (["pixelnet-sampling", "--width=0"], "--width 0: expected at least 1"),
+        (["pixelnet-sampling", "--small", "--out=/"], "--out /: is a folder; expected a file"),
+        (
+            ["pixelnet-sampling", "--small", f"--out={__file__}/numbers.json"],
+            f"--out: {__file__}: cannot be made: File exists",
+        ),
+        (["runtimes", "--out", __file__], f"--out: {__file__}: cannot be made: File exists"),
+        (["device", "--small", "--out", __file__], f"--out: {__file__}: cannot be made: File exists"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):
