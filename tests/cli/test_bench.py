@@ -106,6 +106,20 @@ def test_networks(tiny, capsys, monkeypatch):
     assert got["rows"][1]["time_over_macs"] == pytest.approx(4 * got["rows"][1]["time_ratio"])
 
 
+def test_networks_tell_in_which_types_they_compute(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(model, "programs", lambda *_: [Program("ungated", lambda: None)])
+    options = ["model", f"--config={tiny}", "--size=32x48", "--runs=1"]
+    assert numbers(capsys, *options)["dtype"] == "float32"
+    rules = (
+        ("model.compute_dtype=bfloat16", "bfloat16"),
+        ("model.compute_dtype=[['head.*','float32'],['.*','bfloat16']]", "bfloat16 and float32"),
+    )
+    for change, dtype in rules:
+        assert numbers(capsys, *options, "--set", change)["dtype"] == dtype
+    assert main.main(["bench", *options, "--set", rules[0][0]]) == 0
+    assert "; forward, bfloat16, batch 1" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_bottlenecks(capsys, monkeypatch):
     seen = []
 
