@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from dynpix_jax.bench import bottleneck, break_even, budgets, model, pooling, train_step
+from dynpix_jax.bench import bottleneck, break_even, budgets, loader, model, pooling, train_step
 from dynpix_jax.bench.arg_specs import ConvSpec, find
 from dynpix_jax.bench.network import Network
 from dynpix_jax.bench.timed import Program, Settings, Timed
 from dynpix_jax.cli import bench, main
 from dynpix_jax.evaluation.timing import Timing
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training import inputs
 from tests.tiny import TINY_CONFIG
 
 SMALLEST = "hrnet_w32_branch4_256x256"
@@ -178,6 +182,38 @@ def test_loader(tiny, capsys):
     workers, start, images, processor = map(float, row.split())
     assert workers == 0
     assert min(start, processor) >= 0 < images
+
+
+def test_loaders_by_the_clock(tiny, capsys, monkeypatch):
+    """Three images in 20 ms, after a first batch in 100 ms that is no part of the speed."""
+
+    class Batches:
+        def start(self):
+            return self
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            time.sleep(0.02 if self.begun else 0.1)
+            self.begun = True
+            return {"image": np.zeros((3, 1, 1, 3))}
+
+        def close(self):
+            self.begun = False
+
+        begun = False
+
+    monkeypatch.setattr(inputs, "train_loader", lambda config: Batches())
+    found = loader.timed(read_run(tiny), 5)
+    assert found.images == 15
+    assert found.start >= 0.1
+    assert found.seconds >= 0.1
+    assert found.cpu < 0.1  # it slept
+    monkeypatch.setattr(loader, "timed", lambda config, batches: loader.Timed(1.5, 30, 2.0, 0.6))
+    assert main.main(["bench", "loader", f"--config={tiny}", "--workers", "0", "2"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == [["0", "1.5", "15.0", "20.0"], ["2", "1.5", "15.0", "20.0"]]
 
 
 def test_training_steps(capsys, monkeypatch):
