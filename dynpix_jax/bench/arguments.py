@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from dynpix_jax.bench import arg_specs
 from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.masks import KINDS
 from dynpix_jax.bench.timed import Settings
-from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.errors import UserError, cause_of
 
 
 def add_specs(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +54,32 @@ def add_timing(
 def read_settings(args: argparse.Namespace) -> Settings:
     """The settings of a measurement."""
     densities = tuple(getattr(args, "density", ()))
+    check_densities(densities)
+    check_counts(args, "batch", "runs")
+    given = {name: value for name, value in vars(args).items() if name in ("dtype", "backward")}
+    return Settings(densities, args.mask, args.batch, args.runs, **given)
+
+
+def check_densities(densities: Sequence[float]) -> None:
+    """Raises UserError for a --density that is no share."""
     for density in densities:
         if not 0.0 <= density <= 1.0:
             raise UserError(f"--density {density:g}: expected a share of positions in [0, 1]")
-    for name in ("batch", "runs"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
-    given = {name: value for name, value in vars(args).items() if name in ("dtype", "backward")}
-    return Settings(densities, args.mask, args.batch, args.runs, **given)
+
+
+def check_counts(args: argparse.Namespace, *names: str, least: int = 1) -> None:
+    """Raises UserError for arguments of these names that are below ``least``."""
+    for name in names:
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: expected at least {least}")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder that --out names, before anything is measured; a UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {folder}: cannot be made: {cause_of(error)}") from None
 
 
 def find_specs(names: Sequence[str], specs: Sequence[ConvSpec]) -> list[ConvSpec]:

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 
 from dynpix_jax.bench import conv
 from dynpix_jax.bench.arg_specs import find
+from dynpix_jax.bench.arguments import check_counts, make_folder
 from dynpix_jax.bench.masks import KINDS
 from dynpix_jax.bench.timed import Settings, Timed, measure
 from dynpix_jax.core.text import a_path
@@ -45,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and draws the picture; gives the exit status."""
+    check_counts(args, "runs")
+    make_folder(args.out)
     settings = Settings(densities=DENSITIES, mask=args.mask, runs=args.runs)
     ratios: dict[str, dict[str, list[float]]] = {}
     print(f"{jax.devices()[0].device_kind}, float32, masks of kind {args.mask}; time over that of dense\n")

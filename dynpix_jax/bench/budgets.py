@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dynpix_jax.bench.arguments import check_counts, check_densities
 from dynpix_jax.bench.model import draw_masks, gate_shapes
 from dynpix_jax.bench.network import add_network, read_network
 from dynpix_jax.core.errors import UserError
@@ -78,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints both tables; gives the exit status."""
+    check_counts(args, "runs")
+    check_densities([args.density])
+    for share in args.budgets:
+        if not 0 < share < float("inf"):
+            raise UserError(f"--budgets {share:g}: expected a share of the full time, above 0")
     network = read_network(args)
     system, size = network.system, network.size
     if not isinstance(system, Progressive):

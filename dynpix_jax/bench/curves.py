@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         label, _, file = text.rpartition("=")
         if not label:
             raise UserError(f"{text}: expected LABEL=EVAL.JSON")
+        if label in curves:
+            raise UserError(f"{text}: another curve has the label {label!r}")
         try:
             content = parse_json(Path(file).read_text(encoding="utf-8"))
             data.add(content["data"])
@@ -65,8 +67,11 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{file}: no row of that stage has the score {args.score!r}")
     if len(data) > 1:
         raise UserError(f"the curves were measured on different images: {'; '.join(sorted(data))}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(curves, f"{args.score}, {data.pop()}").savefig(args.out, dpi=150)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        draw(curves, f"{args.score}, {data.pop()}").savefig(args.out, dpi=150)
+    except (OSError, ValueError) as error:  # a ValueError for a format that there is none of
+        raise UserError(f"--out {args.out}: cannot be written: {error}") from None
     if args.json:
         print(json.dumps({label: [asdict(point) for point in curve] for label, curve in curves.items()}))
     return 0

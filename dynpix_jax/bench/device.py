@@ -38,6 +38,7 @@ import numpy as np
 from dynpix_jax.bench import arg_specs, roofline
 from dynpix_jax.bench import conv as bench
 from dynpix_jax.bench.arg_specs import ConvSpec
+from dynpix_jax.bench.arguments import make_folder
 from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.bench.timed import Program, Settings, measure
 from dynpix_jax.core.errors import UserError
@@ -245,7 +246,6 @@ class Report:
     def add(self, part: str, records: Sequence[Any]) -> None:
         """Adds records and writes the file."""
         self.found[part] += records
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(self.found, indent=1))
 
 
@@ -353,6 +353,7 @@ def run(options: argparse.Namespace) -> int:
     """Checks and measures; gives the exit status, 1 if a result is wrong."""
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: expected at least 1")
+    make_folder(options.out)
     deadline = time.monotonic() + 60 * options.minutes
     platform = jax.default_backend()
     names = options.implementation or ["gather" if platform == "cpu" else f"pallas_{platform}"]

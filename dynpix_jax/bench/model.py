@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures and prints; gives the exit status."""
     settings, network = read_settings(args), read_network(args)
+    settings = dataclasses.replace(settings, dtype=network.dtype)
     if not gate_shapes(network.system, network.size):
         raise UserError(f"{network.name}: its network has no gates to measure")
     height, width = network.size

@@ -38,8 +38,9 @@ from flax import linen as nn
 
 from dynpix_jax import papers
 from dynpix_jax.backbones.base import Stage
+from dynpix_jax.bench.arguments import check_counts, make_folder
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.text import a_path
+from dynpix_jax.core.text import a_path, write_text
 from dynpix_jax.core.typing import Array, Params
 from dynpix_jax.evaluation.table_files import read_tables
 from dynpix_jax.evaluation.timing import interleaved_medians
@@ -251,6 +252,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; gives the exit status."""
+    check_counts(args, "runs", least=0)
+    check_counts(args, "width")
+    if args.out is not None:
+        if args.out.is_dir():
+            raise UserError(f"--out {args.out}: is a folder; expected a file")
+        make_folder(args.out.parent)
     case = Case((32, 48), 50, 24, 4) if args.small else Case(width=args.width)
     rows = [row for row in read_rows() if not args.rows or any(part in row.label for part in args.rows)]
     if not rows:
@@ -279,7 +286,7 @@ def run(args: argparse.Namespace) -> int:
             "prediction": {"size": size, "memory": memory, "seconds": seconds},
             "rows": [asdict(result) for result in results],
         }
-        args.out.write_text(json.dumps(content, indent=2))
+        write_text(args.out, json.dumps(content, indent=2))
     return 0
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynpix_jax.bench.arguments import check_counts, check_densities
 from dynpix_jax.bench.masks import KINDS, make_mask
 from dynpix_jax.core.text import parse_size
 from dynpix_jax.core.typing import Array, Mask
@@ -49,28 +50,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; gives the exit status."""
-    height, width = (side // 4 for side in parse_size(args.size))
+    check_counts(args, "width", "blocks", "runs")
+    check_densities(args.density)
+    image = parse_size(args.size)
+    # A stride of 2 rounds up, in the stem and from branch to branch.
+    sizes = [(-(-image[0] // stride), -(-image[1] // stride)) for stride in (4, 8, 16, 32)]
     print("branch          dense ms  density  rows/dense  interpolated  row_costs")
     for branch in range(4):
-        size, channels = (height >> branch, width >> branch), args.width << branch
+        (height, width), channels = sizes[branch], args.width << branch
         keys = iter(jax.random.split(jax.random.key(branch), 3 + 2 * args.blocks))
-        x = jax.nn.relu(jax.random.normal(next(keys), (1, *size, channels)))
+        x = jax.nn.relu(jax.random.normal(next(keys), (1, height, width, channels)))
         scale = 1 / (6 * channels**0.5)
         kernels = [
             scale * jax.random.normal(next(keys), (3, 3, channels, channels)) for _ in range(2 * args.blocks)
         ]
         field_key, programs, shares = next(keys), [partial(_dense, x, kernels)], []
         for density in args.density:
-            mask = make_mask(args.mask, field_key, (1, height, width), density)
+            mask = make_mask(args.mask, field_key, (1, *sizes[0]), density)
             masking = Masking(mask, mode="sparse")
-            own, needed = masking.at(size), masking.needed[size]
+            own, needed = masking.at((height, width)), masking.needed[height, width]
             programs.append(partial(_sparse, x, kernels, own, needed))
             shares.append((float(own.mean()), float(np.mean(needed & ~own))))
         reference, *others = interleaved_medians(programs, args.runs)
         costs = row_costs(channels, winograd=Convolution(kernels[0]).by_winograd(x))
         for (active, ring), timing in zip(shares, others, strict=True):
             print(
-                f"{size[0]:>3}x{size[1]:<4} x {channels:<4}{reference.median:>8.1f}{active:>9.2f}"
+                f"{height:>3}x{width:<4} x {channels:<4}{reference.median:>8.1f}{active:>9.2f}"
                 f"{timing.median / reference.median:>12.2f}{ring:>14.2f}"
                 f"{active * costs[0] + ring * costs[1]:>11.2f}",
                 flush=True,

@@ -29,6 +29,7 @@ from dynpix_jax.backbones.base import BackboneConfig
 from dynpix_jax.backbones.hrnet import HRNetConfig
 from dynpix_jax.backbones.mobilenet import MobileNetConfig
 from dynpix_jax.backbones.resnet import ResNetConfig
+from dynpix_jax.bench.arguments import make_folder
 from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import a_path, parse_size
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--runs {args.runs}: expected at least 1, on a CPU ({jax.default_backend()} here)")
     if not all(0 <= density <= 1 for density in args.density):
         raise UserError(f"--density {args.density}: expected shares from 0 to 1")
+    if args.out is not None:
+        make_folder(args.out)
     for name in args.network:
         programs = runtimes(NETWORKS[name], size, args.density, args.mask)
         timings = timed(programs, args.runs)
@@ -87,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{name}, {args.size}, {args.mask} masks, {where}\n")
         table(timings, args.density)
         if args.out is not None:
-            args.out.mkdir(parents=True, exist_ok=True)
             picture(timings, f"{name}, {args.size}", args.density).savefig(
                 args.out / f"runtimes-{name}.png", dpi=110
             )

@@ -36,7 +36,7 @@ from dynpix_jax.core.errors import UserError, cause_of
 from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.tiles import is_large
 from dynpix_jax.serving.labelling import label, label_ids
-from dynpix_jax.serving.photos import around_person, read_photos, result_names
+from dynpix_jax.serving.photos import around_person, check_names, read_photos, result_names
 from dynpix_jax.serving.predictor import Predictor
 from dynpix_jax.serving.trained import open_run
 from dynpix_jax.tasks import TASKS
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args.out, photos, names)
     settings = run_of(args)
     trained = open_run(settings, args.workdir, args.stage, args.weights)
+    check_names(names, tuple(trained.system.tasks))
     if inputs := inputs_of(trained.system):
         taken = " and ".join(inputs)
         raise UserError(

@@ -25,6 +25,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.progressive import Progressive
 from dynpix_jax.data.images import read_image
 from dynpix_jax.nn.gates import with_shifted_biases
+from dynpix_jax.serving.photos import Photo, around_person
 from dynpix_jax.serving.predictor import Labelled, Predictor
 from dynpix_jax.visualization.pictures import heat_overlay, png_bytes
 from dynpix_jax.visualization.task_pictures import task_pictures
@@ -47,6 +48,7 @@ class Demo:
         self._biases = tuple(gate_biases_of(predictor.system).values())
         by_steps = isinstance(predictor.system, Progressive)
         self.knob = "budget" if by_steps else "gates" if self._biases else ""
+        self._crop = predictor.run.data.eval.source.crop
         self._lock = threading.Lock()
 
     def state(self) -> dict[str, Any]:
@@ -65,15 +67,21 @@ class Demo:
             UserError: Not a picture.
         """
         image = self._read(photo)
+        shown = Photo(Path("photo"), "photo", image, image)
+        if self._crop is not None:  # a network of people sees them as in training
+            shown = around_person(shown, self._crop, None, self.predictor.run.data.train.augment)
         with self._lock:  # one network, one processor
-            found = self._predict(image, knob)
+            found = self._predict(shown.image, knob)
         pictures = {}
         for name, prediction in found.predictions.items():
-            task = self.predictor.system.tasks[name]
-            files = task_pictures(task).files(image, prediction)
+            drawn = task_pictures(self.predictor.system.tasks[name])
+            if shown.crop is not None:
+                size = (image.shape[0], image.shape[1])
+                prediction = drawn.uncropped(prediction, shown.crop.matrix(size), size)
+            files = drawn.files(image, prediction)
             pictures[name] = next(files[kind] for kind in ("overlay", "colours", "map") if kind in files)
         if found.ponder:
-            pictures["computed"] = heat_overlay(image, found.ponder["total"])
+            pictures["computed"] = heat_overlay(shown.image, found.ponder["total"])
         return {
             "size": image.shape[:2],
             "photo": _data_url(image),

@@ -70,6 +70,18 @@ def result_names(photos: Iterable[Path]) -> dict[Path, str]:
     return names
 
 
+def check_names(names: Mapping[Path, str], tasks: Sequence[str]) -> None:
+    """Raises UserError where NAME_TASK, of a photo's further task, is the name of another photo's results."""
+    photo_of = {name.casefold(): path for path, name in names.items()}
+    for path, name in names.items():
+        for task in tasks[1:]:
+            if other := photo_of.get(f"{name}_{task}".casefold()):
+                raise UserError(
+                    f"photos {path} and {other} would share the results '{name}_{task}'; "
+                    "label one of them into another --out"
+                )
+
+
 def read_photos(photos: Iterable[Path], names: Mapping[Path, str], max_side: int) -> Iterator[Photo]:
     """The photos one by one, downsized to `max_side` (0: never).
 

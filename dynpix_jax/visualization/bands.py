@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -45,12 +46,18 @@ class PngFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._chunk(b"IDAT", self._packer.flush())
-            self._chunk(b"IEND", b"")
-        self._file.close()
-        if kind is not None:
-            self._path.unlink(missing_ok=True)
+        done = False
+        try:
+            if kind is None:
+                self._chunk(b"IDAT", self._packer.flush())
+                self._chunk(b"IEND", b"")
+                self._close()  # writes what is left in the buffer
+                done = True
+        finally:
+            if not done:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._path.unlink(missing_ok=True)
 
     def write(self, rows: np.ndarray) -> None:
         """Adds rows: uint8 or uint16 (n, W), or uint8 (n, W, 3)."""
@@ -75,6 +82,12 @@ class PngFile:
         if content or kind == b"IEND":
             checksum = struct.pack(">I", zlib.crc32(kind + content))
             self._put(struct.pack(">I", len(content)) + kind + content + checksum)
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._fail(error)
 
     def _put(self, content: bytes) -> None:
         try:
@@ -121,12 +134,12 @@ def save_bands(
                 if kind not in opened:
                     opened[kind] = PngFile(path_of(kind), size)
                 opened[kind].write(picture)
+        for file in opened.values():
+            file.__exit__(None, None, None)
     except BaseException as error:
         for file in opened.values():
             file.__exit__(type(error), error, None)
         raise
-    for file in opened.values():
-        file.__exit__(None, None, None)
     return {kind: path_of(kind) for kind in opened}
 
 

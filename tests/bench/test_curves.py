@@ -63,3 +63,11 @@ def test_picture(tmp_path, capsys):
     ):
         assert main(["bench", "curves", *arguments, f"--out={out}"]) == 2
         assert message in capsys.readouterr().err
+    for arguments, message in (
+        ([both[0], f"a={tmp_path / 'b'}"], "another curve has the label 'a'"),
+        ([*both, f"--out={tmp_path / 'curves.pgn'}"], "curves.pgn: cannot be written: "),
+        ([*both, f"--out={tmp_path / 'a' / 'curves.png'}"], "cannot be written: "),
+    ):
+        assert main(["bench", "curves", f"--out={out}", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line

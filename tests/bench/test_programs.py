@@ -202,9 +202,34 @@ def test_torch_without_the_platform(monkeypatch):
         torch_conv.check()
 
 
-def test_torch_computes_the_same_layer():
+def test_torch_computes_the_same_layer(monkeypatch):
+    """What it is called with and gives, values and gradients: in the environment of `make bench-runtimes`."""
     torch = pytest.importorskip("torch")
-    settings = Settings((0.5,), batch=2, backward=True)
-    program = torch_conv.program(STRIDED, settings)
-    assert torch.get_default_dtype() == torch.float32
+    plain, differentiate = torch.nn.functional.conv2d, torch.autograd.grad
+    layers, gradients = [], []
+
+    def conv2d(x, weight, **geometry):
+        layers.append((x, weight, plain(x, weight, **geometry)))
+        return layers[-1][2]
+
+    def grad(*arguments):
+        gradients.append(differentiate(*arguments))
+        return gradients[-1]
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", conv2d)
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    program = torch_conv.program(STRIDED, Settings((0.5,), batch=2, backward=True))
     jax.block_until_ready(program.run())
+    ((x, kernel, y),), ((grad_x, grad_kernel),) = layers, gradients
+    x, y, grad_x = (one.detach().numpy().transpose(0, 2, 3, 1) for one in (x, y, grad_x))
+    kernel, grad_kernel = (one.detach().numpy().transpose(2, 3, 1, 0) for one in (kernel, grad_kernel))
+    assert (x.shape, x.dtype, kernel.shape) == ((2, 7, 10, 4), np.float32, (3, 3, 4, 6))
+
+    def layer(x, kernel):
+        everywhere, geometry = jnp.ones((2, 4, 5), bool), (STRIDED.strides, STRIDED.dilation)
+        return perforated_conv_reference(x, kernel, everywhere, strides=geometry[0], dilation=geometry[1])
+
+    expected, backward = jax.vjp(layer, jnp.asarray(x), jnp.asarray(kernel))
+    for found, true in zip((y, grad_x, grad_kernel), (expected, *backward(expected)), strict=True):
+        np.testing.assert_allclose(found, true, atol=1e-5)
+        assert np.abs(found).max() > 0

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from dynpix_jax.bench import bottleneck, break_even, budgets, model, pooling, train_step
+from dynpix_jax.bench import bottleneck, break_even, budgets, loader, model, pooling, train_step
 from dynpix_jax.bench.arg_specs import ConvSpec, find
 from dynpix_jax.bench.network import Network
 from dynpix_jax.bench.timed import Program, Settings, Timed
 from dynpix_jax.cli import bench, main
 from dynpix_jax.evaluation.timing import Timing
+from dynpix_jax.run_config import read_run
+from dynpix_jax.training import inputs
 from tests.tiny import TINY_CONFIG
 
 SMALLEST = "hrnet_w32_branch4_256x256"
@@ -106,6 +110,20 @@ def test_networks(tiny, capsys, monkeypatch):
     assert got["rows"][1]["time_over_macs"] == pytest.approx(4 * got["rows"][1]["time_ratio"])
 
 
+def test_networks_tell_in_which_types_they_compute(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(model, "programs", lambda *_: [Program("ungated", lambda: None)])
+    options = ["model", f"--config={tiny}", "--size=32x48", "--runs=1"]
+    assert numbers(capsys, *options)["dtype"] == "float32"
+    rules = (
+        ("model.compute_dtype=bfloat16", "bfloat16"),
+        ("model.compute_dtype=[['head.*','float32'],['.*','bfloat16']]", "bfloat16 and float32"),
+    )
+    for change, dtype in rules:
+        assert numbers(capsys, *options, "--set", change)["dtype"] == dtype
+    assert main.main(["bench", *options, "--set", rules[0][0]]) == 0
+    assert "; forward, bfloat16, batch 1" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_bottlenecks(capsys, monkeypatch):
     seen = []
 
@@ -144,7 +162,8 @@ def test_break_even(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(break_even, "LAYERS", (SMALLEST,))
     monkeypatch.setattr(break_even, "measure", measure)
-    assert main.main(["bench", "break-even", f"--out={tmp_path}", "--mask=blobs", "--runs=3"]) == 0
+    folder = tmp_path / "new"
+    assert main.main(["bench", "break-even", f"--out={folder}", "--mask=blobs", "--runs=3"]) == 0
     head, _, names, _, line, *_ = capsys.readouterr().out.splitlines()
     assert "masks of kind blobs" in head
     assert names.split(" | ")[3:9] == ["0.1", "0.3", "0.5", "0.7", "0.9", "1"]
@@ -152,7 +171,7 @@ def test_break_even(tmp_path, capsys, monkeypatch):
     assert cells[:5] == [SMALLEST, "256", "8.0", "0.20 (0.05)", "0.60 (0.15)"]
     assert cells[8] == "2.00 (0.50)"
     assert 0 <= float(cells[9]) <= 1
-    assert (tmp_path / "sparse-execution.png").is_file()
+    assert (folder / "sparse-execution.png").is_file()
 
 
 def test_loader(tiny, capsys):
@@ -163,6 +182,38 @@ def test_loader(tiny, capsys):
     workers, start, images, processor = map(float, row.split())
     assert workers == 0
     assert min(start, processor) >= 0 < images
+
+
+def test_loaders_by_the_clock(tiny, capsys, monkeypatch):
+    """Three images in 20 ms, after a first batch in 100 ms that is no part of the speed."""
+
+    class Batches:
+        def start(self):
+            return self
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            time.sleep(0.02 if self.begun else 0.1)
+            self.begun = True
+            return {"image": np.zeros((3, 1, 1, 3))}
+
+        def close(self):
+            self.begun = False
+
+        begun = False
+
+    monkeypatch.setattr(inputs, "train_loader", lambda config: Batches())
+    found = loader.timed(read_run(tiny), 5)
+    assert found.images == 15
+    assert found.start >= 0.1
+    assert found.seconds >= 0.1
+    assert found.cpu < 0.1  # it slept
+    monkeypatch.setattr(loader, "timed", lambda config, batches: loader.Timed(1.5, 30, 2.0, 0.6))
+    assert main.main(["bench", "loader", f"--config={tiny}", "--workers", "0", "2"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == [["0", "1.5", "15.0", "20.0"], ["2", "1.5", "15.0", "20.0"]]
 
 
 def test_training_steps(capsys, monkeypatch):
@@ -239,6 +290,28 @@ def test_budgets(tiny, capsys, monkeypatch):
         ),
         (["bottleneck", "--spec", SMALLEST], f"--spec {SMALLEST}: no such layer here; valid: res2_321x481"),
         (["perforated-conv", "--implementation", "gathr"], "--implementation gathr: there is none; did you"),
+        (["break-even", "--out=x", "--runs=0"], "--runs 0: expected at least 1"),
+        (["break-even", f"--out={__file__}"], f"--out: {__file__}: cannot be made: File exists"),
+        (["row-costs", "--runs=0"], "--runs 0: expected at least 1"),
+        (["row-costs", "--width=0"], "--width 0: expected at least 1"),
+        (["row-costs", "--blocks=0"], "--blocks 0: expected at least 1"),
+        (["row-costs", "--density", ".5", "2"], "--density 2: expected a share of positions in [0, 1]"),
+        (["loader", "--config=x.py", "--batches=0"], "--batches 0: expected at least 1"),
+        (["budgets", "--config=x.py", "--size=32x48", "--runs=0"], "--runs 0: expected at least 1"),
+        (["budgets", "--config=x.py", "--size=32x48", "--density=2"], "--density 2: expected a share"),
+        (
+            ["budgets", "--config=x.py", "--size=32x48", "--budgets", ".5", "0"],
+            "--budgets 0: expected a share of the full time, above 0",
+        ),
+        (["pixelnet-sampling", "--small", "--runs=-1"], "--runs -1: expected at least 0"),
+        (["pixelnet-sampling", "--width=0"], "--width 0: expected at least 1"),
+        (["pixelnet-sampling", "--small", "--out=/"], "--out /: is a folder; expected a file"),
+        (
+            ["pixelnet-sampling", "--small", f"--out={__file__}/numbers.json"],
+            f"--out: {__file__}: cannot be made: File exists",
+        ),
+        (["runtimes", "--out", __file__], f"--out: {__file__}: cannot be made: File exists"),
+        (["device", "--small", "--out", __file__], f"--out: {__file__}: cannot be made: File exists"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

@@ -15,7 +15,7 @@ from dynpix_jax.core.system import Outputs
 from dynpix_jax.evaluation import tiles
 from dynpix_jax.evaluation.runner import ImageResult
 from dynpix_jax.serving.labelling import label, label_ids
-from dynpix_jax.serving.photos import Photo, result_names
+from dynpix_jax.serving.photos import Photo, check_names, result_names
 from dynpix_jax.visualization.steps import choice_colours
 
 
@@ -162,6 +162,15 @@ def test_result_names(photos, names):
             result_names(paths)
     else:
         assert list(result_names(paths).values()) == names
+
+
+def test_results_of_a_task_are_those_of_no_other_photo():
+    """Depth of room.jpg and boundaries of room_depth.png, both room_depth_map.png: one was lost."""
+    names = result_names([Path("/root/room.jpg"), Path("/root/Room_depth.png")])
+    check_names(names, ("boundaries", "normals"))
+    check_names(names, ("depth", "boundaries"))
+    with pytest.raises(UserError, match=r"room\.jpg and .*Room_depth\.png would share .* 'room_depth'"):
+        check_names(names, ("boundaries", "depth"))
 
 
 def test_label_ids_are_those_of_the_servers_files(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,9 +22,12 @@ from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.evaluation.evaluator import evaluate_system
 from dynpix_jax.evaluation.inference import sliding_window
 from dynpix_jax.evaluation.runner import Runner
+from dynpix_jax.serving.demo import Demo
 from dynpix_jax.serving.labelling import label
 from dynpix_jax.serving.photos import Photo, around_person
+from dynpix_jax.serving.predictor import Predictor
 from dynpix_jax.tasks.skeletons import MPII
+from dynpix_jax.visualization.pictures import png_bytes
 
 VARIABLES = {"params": {"gain": np.float32(1.0)}}
 SIZE = (32, 48)
@@ -138,3 +143,24 @@ def test_predict_finds_the_joints_in_the_photo(box, tmp_path: Path):
         # A cell of 4 px is that much in the photo: with the box a quarter more than 40 px on 64.
         cell = 4 * (90 if box is None else 50) / 64
         assert np.abs(np.array(numbers["pose"][joint][:2]) - place).max() <= 0.75 * cell + 1
+
+
+def test_the_demo_shows_the_network_what_predict_does(tmp_path: Path):
+    """A photo as one crop of the size of training, not the photo at its own size."""
+    photo = np.zeros((60, 90, 3), np.uint8)
+    for x, y in ((38, 22), (62, 30)):
+        photo[y - 2 : y + 3, x - 2 : x + 3, 0] = 250
+    system, ranges = Lamps(), GeometryRanges(crop=(32, 32), outside="black")
+    trained = SimpleNamespace(stage="base", step=1, rho=1.0, system=system, variables=VARIABLES)
+    shown = around_person(Photo(Path("p.png"), "p", photo, photo), (32, 32), None, ranges)
+    files = label(shown, Runner(system, VARIABLES), trained, "dense", tmp_path)["files"]
+    data = SimpleNamespace(
+        eval=SimpleNamespace(source=SimpleNamespace(crop=(32, 32))), train=SimpleNamespace(augment=ranges)
+    )
+    settings = SimpleNamespace(inference=InferenceConfig(), implementation=None)
+    run = SimpleNamespace(name="lamps", data=data, evaluation=settings, execution=settings)
+    found = Demo(Predictor(run, trained)).label(png_bytes(photo), 0.0)
+    assert found["size"] == (60, 90)
+    content = base64.b64decode(found["pictures"]["pose"].partition(",")[2])
+    with Image.open(files["overlay"]) as expected, Image.open(io.BytesIO(content)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.evaluation.runner import ImageResult
 from dynpix_jax.evaluation.tiles import Mosaic, Tile, in_tiles, tiles
 from dynpix_jax.visualization.bands import PngFile, enlarged, save_bands
@@ -92,6 +93,28 @@ def test_png_by_rows(tmp_path: Path, shape: tuple[int, ...], kind: type) -> None
         for first in range(0, 50, 13):
             file.write(picture[first : first + 13])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "rows.png")), picture)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("rows", [1, 400], ids=["at the end", "on the way"])
+def test_a_full_disk_leaves_no_picture(tmp_path: Path, rows: int) -> None:
+    """A small picture fits into the file's buffer, which is written when the file is closed."""
+    (tmp_path / "x.png").symlink_to("/dev/full")
+    noise = np.random.default_rng(0).integers(0, 256, (rows, 300), np.uint8)
+    with (
+        pytest.raises(UserError, match=r"cannot write the picture .*x\.png: No space left on device"),
+        PngFile(tmp_path / "x.png", noise.shape) as file,
+    ):
+        file.write(noise)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_a_photo_that_cannot_all_be_written_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "map.png").symlink_to("/dev/full")
+    small, photo = np.zeros((20, 30), np.float32), np.zeros((20, 30, 3), np.uint8)
+    with pytest.raises(UserError, match=r"map\.png: No space left"):
+        save_bands(BoundaryPictures(), photo, small, lambda kind: tmp_path / f"{kind}.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("drawn", [BoundaryPictures(), ClassPictures(), DepthPictures()])
