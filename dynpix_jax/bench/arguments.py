@@ -74,6 +74,12 @@ def check_counts(args: argparse.Namespace, *names: str, least: int = 1) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: expected at least {least}")
 
 
+def check_not_set(overrides: Sequence[str], key: str, reason: str) -> None:
+    """Raises UserError if ``--set`` changes a key that the program itself sets."""
+    if any(override.partition("=")[0].strip() == key for override in overrides):
+        raise UserError(f"--set {key}: {reason}")
+
+
 def make_folder(folder: Path) -> None:
     """Makes the folder that --out names, before anything is measured; a UserError where that cannot be."""
     try:

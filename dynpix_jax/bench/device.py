@@ -88,15 +88,15 @@ def reference(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
     return total
 
 
-def check(spec: ConvSpec, dtype: str, batch: int) -> Iterator[dict[str, Any]]:
-    """A record for each implementation and mask: its error, or why it does not run."""
+def check(spec: ConvSpec, dtype: str, batch: int, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """A record for each implementation (of ``names``, or all) and mask: its error, or why it does not run."""
     settings = Settings(densities=(), batch=batch, dtype=dtype)
     rng = np.random.default_rng(0)
     shapes = [(batch, *spec.size, spec.channels), (*spec.kernel_size, spec.channels, spec.features)]
     x, kernel = (jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
     everywhere = reference(np.asarray(x, np.float64), np.asarray(kernel, np.float64), spec)
     masks = make_masks((batch, *spec.output_size))
-    for name in implementations():
+    for name in names or implementations():
         record = {"layer": spec.name, "dtype": dtype, "batch": batch, "implementation": name}
         if reason := bench.unavailable(spec, name, settings):
             yield record | {"skipped": reason}
@@ -116,8 +116,10 @@ def check(spec: ConvSpec, dtype: str, batch: int) -> Iterator[dict[str, Any]]:
             yield record | {"mask": kind, "error": float(error), "wrong": wrong}
 
 
-def check_form(form: str, spec: ConvSpec, dtype: str, batch: int) -> Iterator[dict[str, Any]]:
-    """A record for each implementation and mask of a chain: errors of values and gradients."""
+def check_form(
+    form: str, spec: ConvSpec, dtype: str, batch: int, names: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The same of a chain: errors of values and gradients."""
     call = roofline.drawn(roofline.FORMS[form](spec, dtype, batch))
     weights = jax.random.normal(jax.random.key(2), (*call.mask.shape, call.features))
     arrays = (call.x, call.layers, call.init)
@@ -131,7 +133,7 @@ def check_form(form: str, spec: ConvSpec, dtype: str, batch: int) -> Iterator[di
         return jax.jit(jax.value_and_grad(weighed, has_aux=True))
 
     definition = with_gradients(sparse_block_reference)
-    for name in implementations():
+    for name in names or implementations():
         record = {"form": form, "layer": spec.name, "dtype": dtype, "batch": batch, "implementation": name}
         run = with_gradients(partial(sparse_block, implementation=name))
         try:
@@ -249,8 +251,8 @@ class Report:
         self.file.write_text(json.dumps(self.found, indent=1))
 
 
-def correctness(report: Report, deadline: float, *, is_small: bool) -> bool:
-    """Checks all layers; whether all results were right."""
+def correctness(report: Report, names: Sequence[str], deadline: float, *, is_small: bool) -> bool:
+    """Checks all layers by the implementations of ``names``, or all; whether all results were right."""
     layers = ODD_LAYERS[-1:] if is_small else (*LAYERS, *ODD_LAYERS)
     chained = roofline.LAYERS[:1] if is_small else roofline.LAYERS[:4]
     checks: dict[str, tuple[Callable[..., Iterator[dict[str, Any]]], Sequence[ConvSpec]]] = {
@@ -264,7 +266,7 @@ def correctness(report: Report, deadline: float, *, is_small: bool) -> bool:
         if time.monotonic() > deadline:
             report.add("not_reached", [f"correctness {form} {spec.name} {dtype}"])
             continue
-        records = list(run(spec, dtype, batch=2))
+        records = list(run(spec, dtype, batch=2, names=names))
         report.add("correctness", records)
         worst: dict[str, float] = {}
         for record in records:
@@ -341,7 +343,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--implementation",
         nargs="+",
         choices=sorted(implementations()),
-        help="to measure; by default the kernel of the platform",
+        help="to check and to measure; by default all, and the kernel of the platform",
     )
     parser.add_argument("--runs", type=int, default=11, help="rounds that count")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
@@ -353,6 +355,10 @@ def run(options: argparse.Namespace) -> int:
     """Checks and measures; gives the exit status, 1 if a result is wrong."""
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: expected at least 1")
+    if not options.minutes >= 0:  # nan, too
+        raise UserError(f"--minutes {options.minutes:g}: expected a number from 0 on")
+    if options.implementation and options.only == "predictions":
+        raise UserError("--implementation: predictions are of the kernels of the platform; leave it out")
     make_folder(options.out)
     deadline = time.monotonic() + 60 * options.minutes
     platform = jax.default_backend()
@@ -363,7 +369,7 @@ def run(options: argparse.Namespace) -> int:
     right = True
     runs = 1 if options.small else options.runs
     if options.only in (None, "correctness"):
-        right = correctness(report, deadline, is_small=options.small)
+        right = correctness(report, options.implementation or (), deadline, is_small=options.small)
     if options.only in (None, "predictions"):
         predictions(report, runs, deadline, is_small=options.small)
     if options.only in (None, "speed"):

@@ -15,7 +15,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from dynpix_jax.bench.arguments import check_counts
+from dynpix_jax.bench.arguments import check_counts, check_not_set
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.text import aligned
 from dynpix_jax.run_config import read_run
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a row for each number of workers; returns 0."""
     check_counts(args, "batches")
+    check_not_set(args.set, "training.workers", "this program sets it; give --workers instead")
     rows = []
     for workers in args.workers:
         found = timed(read_run(args.config, [*args.set, f"training.workers={workers}"]), args.batches)

@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynpix_jax.bench.arguments import check_not_set
+from dynpix_jax.core.config import RunConfig
+from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import a_path, aligned
 from dynpix_jax.run_config import read_run
 
@@ -37,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from dynpix_jax.training.inputs import train_loader
     from dynpix_jax.training.loop import train
 
-    for dtype in DTYPES:
-        config = read_run(args.config, [*args.set, f"model.compute_dtype={dtype}"])
+    check_not_set(args.set, "model.compute_dtype", f"this program trains with each of {', '.join(DTYPES)}")
+    runs = {dtype: _with_dtype(args, dtype) for dtype in DTYPES}
+    for dtype, config in runs.items():
         train(config, args.workdir / dtype, batches=train_loader(config))
     rows = compared(*(_train_lines(args.workdir / dtype) for dtype in DTYPES))
     if args.json:
@@ -50,6 +54,19 @@ def run(args: argparse.Namespace) -> int:
     ]
     print(aligned(("stage", "steps", *DTYPES, "difference"), cells))
     return 0
+
+
+def _with_dtype(args: argparse.Namespace, dtype: str) -> RunConfig:
+    """The config, computing in ``dtype``; a UserError if one of its stages says otherwise."""
+    config = read_run(args.config, [*args.set, f"model.compute_dtype={dtype}"])
+    for index, stage in enumerate(config.stages):
+        found = getattr(stage.model, "compute_dtype", dtype)
+        if found != dtype:
+            raise UserError(
+                f"config.training.stages[{index}].model.compute_dtype: stage '{stage.name}' computes in "
+                f"{found} in both runs; leave it out"
+            )
+    return config
 
 
 def compared(

@@ -31,8 +31,11 @@ def find_files(folder: Path, patterns: tuple[str, ...], source: str, where_to_ge
 
 
 def read_names(path: Path, source: str, where_to_get: str) -> list[str]:
-    """The lines of a list that are not blank; a UserError if it is missing or empty."""
-    lines = need_file(path, source, where_to_get).read_text(encoding="utf-8").splitlines()
+    """The lines of a list that are not blank; a UserError if it is missing, empty or not in UTF-8."""
+    try:  # Windows' editors begin a file with a mark, which is no part of a name
+        lines = need_file(path, source, where_to_get).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: {path.absolute()}: {error.reason}; expected a text in UTF-8") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"{source}: {path.absolute()} is empty; {where_to_get}")

@@ -220,9 +220,14 @@ def _read_classes(path: Path | None, config: FolderConfig, place: Path) -> _Clas
     if path is not None:
         try:
             said = parse_json(path.read_text(encoding="utf-8"))
+            if isinstance(said.get("classes"), str):
+                raise ValueError("classes is one text")  # each letter would be a class
             names = tuple(str(name) for name in said.get("classes", ()))
             palette = tuple((int(red), int(green), int(blue)) for red, green, blue in said.get("palette", ()))
             ignore = int(said.get("ignore", 255))
+            _check_palette(palette)
+            if not 0 <= ignore <= 255:
+                raise ValueError(f"ignore is {ignore}, not 0 to 255")
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f'folder: {path}: {error}; expected {{"classes": [NAMES], "palette": [[R, G, B], ...]}}'
@@ -240,6 +245,15 @@ def _read_classes(path: Path | None, config: FolderConfig, place: Path) -> _Clas
     if not count and "segmentation" in config.fields:
         raise UserError(f"folder: how many classes are there? Give classes=N, or their names in {place}")
     return _Classes(names or tuple(f"class {index}" for index in range(count)), palette, count, ignore)
+
+
+def _check_palette(palette: tuple[tuple[int, int, int], ...]) -> None:
+    """Raises ValueError for a colour that no picture has, or that two classes have: labels would be lost."""
+    for index, colour in enumerate(palette):
+        if not all(0 <= value <= 255 for value in colour):
+            raise ValueError(f"the colour {colour} is not of numbers from 0 to 255")
+        if colour in palette[:index]:
+            raise ValueError(f"two classes have the colour {colour}")
 
 
 def _is_colour(path: Path) -> bool:

@@ -136,8 +136,14 @@ class Predictor:
         """The predictions of one image with their costs and ponder maps; arguments as of a call.
 
         Of an image in tiles the costs are those of all of them, and the density is their mean by MACs.
+
+        Raises:
+            UserError, ValueError: As of a call; a batch.
         """
-        (pixels,), _ = _as_batch(image)
+        batch, single = _as_batch(image)
+        if not single:
+            raise ValueError(f"image: expected one image (H, W, 3), got a batch {batch.shape}")
+        pixels = batch[0]
         given = {name: np.asarray(value)[None] for name, value in inputs.items()}
         self._check_inputs(given)
         ponder = Mosaic(pixels.shape[:2], step=1)

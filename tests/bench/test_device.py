@@ -114,6 +114,16 @@ def test_the_chains_of_the_kernels_are_right(monkeypatch):
     assert not any(r["wrong"] for r in found)
 
 
+def test_only_the_implementations_that_are_named_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "BOUNDS", {"float32": 1e-5})
+    arguments = ["--small", "--only", "correctness", "--out", str(tmp_path)]
+    assert device.main([*arguments, "--implementation", "gather"]) == 0
+    checked = json.loads((tmp_path / "device.json").read_text())["correctness"]
+    assert {(r.get("form"), r["implementation"]) for r in checked} == {
+        (form, "gather") for form in (None, "bottleneck", "branch")
+    }
+
+
 def test_what_the_time_did_not_suffice_for_is_listed(tmp_path):
     began = time.monotonic()
     assert device.main(["--minutes", "0", "--out", str(tmp_path), "--only", "speed"]) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from dynpix_jax.bench import precision
 from dynpix_jax.cli import main
 from dynpix_jax.training import loop
@@ -33,6 +35,17 @@ def test_two_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert heads.split() == ["stage", "steps", "float32", "bfloat16", "difference"]
     assert whole.split() == ["base", "all", "4.50000", "4.54500", "+1.00%"]
     assert last.split() == ["base", "after", "6", "7.50000", "7.57500", "+1.00%"]
+
+
+def test_a_stage_with_a_dtype_of_its_own_is_refused(tmp_path, capsys, monkeypatch):
+    """It would be compared with itself."""
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("nothing is to be trained"))
+    config = tmp_path / "tiny.py"
+    config.write_text(TINY_CONFIG)
+    arguments = ["bench", "precision", f"--config={config}", f"--workdir={tmp_path / 'runs'}"]
+    assert main.main([*arguments, "--set", "training.stages[0].model.compute_dtype=float32"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "training.stages[0].model.compute_dtype: stage 'base' computes in float32 in both runs" in line
 
 
 def test_a_stage_of_one_line():

@@ -297,6 +297,20 @@ def test_budgets(tiny, capsys, monkeypatch):
         (["row-costs", "--blocks=0"], "--blocks 0: expected at least 1"),
         (["row-costs", "--density", ".5", "2"], "--density 2: expected a share of positions in [0, 1]"),
         (["loader", "--config=x.py", "--batches=0"], "--batches 0: expected at least 1"),
+        (
+            ["loader", "--config=x.py", "--set", "seed=1", "training.workers=7"],
+            "--set training.workers: this program sets it; give --workers instead",
+        ),
+        (
+            ["precision", "--config=x.py", "--workdir=x", "--set", "model.compute_dtype=float32"],
+            "--set model.compute_dtype: this program trains with each of float32, bfloat16",
+        ),
+        (["device", "--minutes=-1"], "--minutes -1: expected a number from 0 on"),
+        (["device", "--minutes=nan"], "--minutes nan: expected a number from 0 on"),
+        (
+            ["device", "--only=predictions", "--implementation", "gather"],
+            "--implementation: predictions are of the kernels of the platform; leave it out",
+        ),
         (["budgets", "--config=x.py", "--size=32x48", "--runs=0"], "--runs 0: expected at least 1"),
         (["budgets", "--config=x.py", "--size=32x48", "--density=2"], "--density 2: expected a share"),
         (

@@ -78,6 +78,14 @@ def test_lists_and_folders_of_splits(root: Path) -> None:
         build(other, "val")
 
 
+def test_lists_of_other_encodings(root: Path) -> None:
+    (root / "train.txt").write_bytes("n3\r\nn1\r\n".encode("utf-8-sig"))
+    assert names(build(root)) == ["n3", "n1"]
+    (root / "train.txt").write_bytes("n3\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"train\.txt: invalid start byte; expected a text in UTF-8"):
+        build(root)
+
+
 def test_names_with_dots_in_lists(root: Path) -> None:
     """ "n1.5" in a list is an image of its own, not "n1" with a suffix."""
     for name in ("n1.5", "n1.6"):
@@ -155,6 +163,18 @@ def test_names_and_colours_of_classes(root: Path) -> None:
         ('{"names": []}', {}, r"classes\.json: unknown entry 'names'; expected classes, palette, ignore"),
         ('{"classes": ["a",', {}, r"classes\.json: .*expected \{\"classes\""),
         ('["a"]', {}, r"classes\.json: .*expected \{\"classes\""),
+        ('{"classes": "abc"}', {}, r"classes\.json: classes is one text; expected \{\"classes\": \[NAMES\]"),
+        (
+            '{"palette": [[1, 2, 3], [300, 0, 0], [0, 0, 0]]}',
+            {},
+            r"classes\.json: the colour \(300, 0, 0\) is not of numbers from 0 to 255; expected",
+        ),
+        (
+            '{"palette": [[1, 2, 3], [0, 0, 0], [1, 2, 3]]}',
+            {},
+            r"classes\.json: two classes have the colour \(1, 2, 3\); expected",
+        ),
+        ('{"ignore": -1}', {}, r"classes\.json: ignore is -1, not 0 to 255; expected"),
         ('{"palette": [[1, 2]]}', {}, r"classes\.json: not enough values.*expected"),
         (None, {"fields": ("depth",)}, "classes: nothing reads 3: no segmentation is read"),
         (None, {"fields": ("deep",)}, "unknown label 'deep'; did you mean 'depth'"),

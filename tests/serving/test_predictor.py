@@ -124,6 +124,14 @@ def test_mistakes(predictor, images, options, error, message):
         predictor(images, **options)
 
 
+@pytest.mark.parametrize("images", [IMAGES, IMAGES[:1], list(IMAGES)])
+def test_costs_are_of_one_image(predictor, images):
+    with pytest.raises(
+        ValueError, match=r"image: expected one image \(H, W, 3\), got a batch \([12], 32, 40, 3\)"
+    ):
+        predictor.label(images)
+
+
 def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(network_file, "SHIPPED", tmp_path)
     (tmp_path / "scenes.safetensors").touch()
