@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns 0 if the step fits, 1 if it does not."""
     of = parse_slice(args.topology)
     size = None if args.size is None else parse_size(args.size)
+    if args.batch is not None and any(one.startswith("training.batch_size=") for one in args.set):
+        raise UserError("--batch and --set training.batch_size say the same; give one of them")
     given = [*args.set, *([f"training.batch_size={args.batch}"] if args.batch is not None else [])]
     config = read_run(args.config, given)
     index = config.stages.index(config.stage(args.stage))

@@ -211,6 +211,14 @@ def test_sources_declare_their_labels(config: str, size: tuple[int, int], labels
     assert shapes.keys() == {"image", "valid", "index", "size", *labels}
 
 
+def test_two_batches_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    arguments = [f"--config={tmp_path / 'tiny.py'}", "--topology=v5e-4", "--batch=8"]
+    assert main.main(["plan", *arguments, "--set", "training.batch_size=4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("--batch and --set training.batch_size say the same; give one of them")
+
+
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     plan = Plan(2, True, 2**31, 2**29, 1.97e12, 8.19e9, collectives(PROGRAM), 60.0, 2**20, 39_300_000)
     describe(plan, parse_slice("v5e-4"))
