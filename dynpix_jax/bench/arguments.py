@@ -11,6 +11,7 @@ from dynpix_jax.bench.arg_specs import ConvSpec
 from dynpix_jax.bench.masks import KINDS
 from dynpix_jax.bench.timed import Settings
 from dynpix_jax.core.errors import UserError, cause_of
+from dynpix_jax.core.text import changes
 
 
 def add_specs(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def check_counts(args: argparse.Namespace, *names: str, least: int = 1) -> None:
 
 def check_not_set(overrides: Sequence[str], key: str, reason: str) -> None:
     """Raises UserError if ``--set`` changes a key that the program itself sets."""
-    if any(override.partition("=")[0].strip() == key for override in overrides):
+    if changes(overrides, key):
         raise UserError(f"--set {key}: {reason}")
 
 

@@ -38,7 +38,7 @@ import numpy as np
 from dynpix_jax.bench import arg_specs, roofline
 from dynpix_jax.bench import conv as bench
 from dynpix_jax.bench.arg_specs import ConvSpec
-from dynpix_jax.bench.arguments import make_folder
+from dynpix_jax.bench.arguments import check_counts, make_folder
 from dynpix_jax.bench.masks import KINDS, Kind, make_mask
 from dynpix_jax.bench.timed import Program, Settings, measure
 from dynpix_jax.core.errors import UserError
@@ -353,8 +353,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks and measures; gives the exit status, 1 if a result is wrong."""
-    if options.runs < 1:
-        raise UserError(f"--runs {options.runs}: expected at least 1")
+    check_counts(options, "runs")
     if not options.minutes >= 0:  # nan, too
         raise UserError(f"--minutes {options.minutes:g}: expected a number from 0 on")
     if options.implementation and options.only == "predictions":

@@ -29,6 +29,7 @@ from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.boundary import (
     MAX_DIST,
+    THRESHOLDS,
     BoundaryScores,
     GroundTruth,
     evaluate_boundaries,
@@ -41,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("--pred", type=a_path, metavar="DIR", help="the maps: NAME.png")
     parser.add_argument("--gt", type=a_path, metavar="DIR", help="the ground truth: NAME.mat")
-    parser.add_argument("--thresholds", type=int, default=99, metavar="N", help="how many (default: 99)")
+    parser.add_argument(
+        "--thresholds", type=int, default=THRESHOLDS, metavar="N", help=f"how many (default: {THRESHOLDS})"
+    )
     parser.add_argument("--no-nms", action="store_true", help="the maps are thin already")
     parser.add_argument("--no-smooth", action="store_true", help="do not smooth the maps before suppression")
     parser.add_argument(
@@ -95,7 +98,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _of_scoring(args: argparse.Namespace) -> str:
     """An option that was given and says how maps are scored; "" without."""
     given = {
-        "--thresholds": args.thresholds != 99,
+        "--thresholds": args.thresholds != THRESHOLDS,
         "--no-nms": args.no_nms,
         "--no-smooth": args.no_smooth,
         "--max-dist": args.max_dist != MAX_DIST,

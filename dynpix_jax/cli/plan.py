@@ -18,7 +18,7 @@ from functools import partial
 from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.tables import print_table
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.text import parse_size
+from dynpix_jax.core.text import changes, parse_size
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.plan import Plan, plan_step, smaller
 from dynpix_jax.training.program import SMALL
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns 0 if the step fits, 1 if it does not."""
     of = parse_slice(args.topology)
     size = None if args.size is None else parse_size(args.size)
-    if args.batch is not None and any(one.startswith("training.batch_size=") for one in args.set):
+    if args.batch is not None and changes(args.set, "training.batch_size"):
         raise UserError("--batch and --set training.batch_size say the same; give one of them")
     given = [*args.set, *([f"training.batch_size={args.batch}"] if args.batch is not None else [])]
     config = read_run(args.config, given)

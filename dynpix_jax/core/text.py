@@ -50,6 +50,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def changes(overrides: Sequence[str], key: str) -> bool:
+    """Whether one of the overrides, "a.b=value" each, is of this key."""
+    return any(override.partition("=")[0].strip() == key for override in overrides)
+
+
 def aligned(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A table as lines of text: the first column to the left, the others to the right."""
     rows = [heads, *cells]

@@ -221,9 +221,9 @@ def _move_image(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
 
 
 def _move_dense(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
-    ignored = 0 if field.ignore is None else field.ignore
-    known = np.asarray((value != ignored).reshape(*value.shape[:2], -1).all(-1))
-    if field.ignore is None or known.all():
+    outside = 0 if field.ignore is None else field.ignore
+    known = None if field.ignore is None else (value != outside).reshape(*value.shape[:2], -1).all(-1)
+    if known is None or known.all():
         out = warp.bilinear(value)
     else:
         # The mean of the labelled neighbours. One with others would look like a label: another disparity.
@@ -231,8 +231,8 @@ def _move_dense(warp: _Warp, value: np.ndarray, field: FieldSpec) -> np.ndarray:
         filled[~known] = 0
         share = np.maximum(warp.bilinear(known.astype(value.dtype)), 1e-6)
         out = warp.bilinear(filled) / share.reshape(*share.shape, *[1] * (value.ndim - 2))
-        out[~warp.nearest(known, outside=False)] = ignored
-    out[~warp.inside] = ignored
+        out[~warp.nearest(known, outside=False)] = outside
+    out[~warp.inside] = outside
     return out
 
 

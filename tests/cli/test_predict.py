@@ -166,7 +166,7 @@ def test_result_names(photos, names):
 
 def test_results_of_a_task_are_those_of_no_other_photo():
     """Depth of room.jpg and boundaries of room_depth.png, both room_depth_map.png: one was lost."""
-    names = result_names([Path("/root/room.jpg"), Path("/root/Room_depth.png")])
+    names = result_names([Path("photos/room.jpg"), Path("photos/Room_depth.png")])
     check_names(names, ("boundaries", "normals"))
     check_names(names, ("depth", "boundaries"))
     with pytest.raises(UserError, match=r"room\.jpg and .*Room_depth\.png would share .* 'room_depth'"):

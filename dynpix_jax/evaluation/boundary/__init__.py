@@ -19,6 +19,7 @@ from dynpix_jax.evaluation.boundary.curve import (
 )
 from dynpix_jax.evaluation.boundary.evaluate import (
     MAX_DIST,
+    THRESHOLDS,
     GroundTruth,
     count_boundaries,
     evaluate_boundaries,
@@ -30,6 +31,7 @@ from dynpix_jax.evaluation.boundary.saved import read_curve
 
 __all__ = [
     "MAX_DIST",
+    "THRESHOLDS",
     "Annotation",
     "BoundaryScores",
     "CurveScore",

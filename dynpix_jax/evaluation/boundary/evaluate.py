@@ -22,6 +22,9 @@ from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
 MAX_DIST = 0.0075
 """Largest distance of a match in image diagonals, for BSDS500 and PASCAL (NYUD: 0.011)."""
 
+THRESHOLDS = 99
+"""How many thresholds the benchmark has."""
+
 
 def threshold_values(number: int) -> np.ndarray:
     """The benchmark's thresholds: `number` even steps from 1 / (number + 1) to 1 - 1 / (number + 1)."""
@@ -37,7 +40,7 @@ def evaluate_image(
     prediction: np.ndarray,
     annotators: Sequence[np.ndarray],
     *,
-    thresholds: int = 99,
+    thresholds: int = THRESHOLDS,
     max_dist: float = MAX_DIST,
     nms: bool = True,
     smooth: bool = True,
@@ -81,7 +84,7 @@ def evaluate_boundaries(
     predictions: Iterable[tuple[str, np.ndarray]],
     annotators: Mapping[str, Sequence[np.ndarray]],
     *,
-    thresholds: int = 99,
+    thresholds: int = THRESHOLDS,
     **options: Any,
 ) -> BoundaryScores:
     """Scores soft boundary maps against several annotators an image: ODS, OIS, AP.
@@ -101,7 +104,7 @@ def count_boundaries(
     predictions: Iterable[tuple[str, np.ndarray]],
     annotators: Mapping[str, Sequence[np.ndarray]],
     *,
-    thresholds: int = 99,
+    thresholds: int = THRESHOLDS,
     max_dist: float = MAX_DIST,
     nms: bool = True,
     smooth: bool = True,
