@@ -3,34 +3,107 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
-from tools.results_page import PAGE, filled
+import jinja2
+import pytest
 
-FOLDER = PAGE.parent / "results"
+from tools.results_page import FOLDER, PAGE, TEMPLATE, Files, digits, filled
+
+KEPT = FOLDER / "pag_quickstart.json"
+GATED = "gated, ρ 0.5"
 
 
 def test_the_page_is_what_its_files_say():
-    page = PAGE.read_text(encoding="utf-8")
-    assert filled(page, PAGE.parent) == page, "run: python -m tools.results_page"
-    for file in FOLDER.iterdir():
-        assert page.count(f"<!-- results/{file.name} -->") == 1, file
+    files = Files(FOLDER)
+    assert filled(TEMPLATE.read_text("utf-8"), files) == PAGE.read_text("utf-8"), (
+        "run: python -m tools.results_page"
+    )
+    assert not list(files.unused())
+
+
+def test_no_result_is_written_into_the_template():
+    """Scores have three decimals or more; what a paper prints is marked."""
+    text = re.sub(
+        r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|`[^`]*`|^ {4}.*$", "", TEMPLATE.read_text("utf-8"), flags=re.M
+    )
+    assert re.findall(r"\S*\.\d{3,}", text) == []
+
+
+def changed(folder: Path, number: str, value: float) -> None:
+    """The file of quickstart with another number in the first run of its gated row."""
+    content = json.loads(KEPT.read_text("utf-8"))
+    content["tables"][0]["rows"][GATED]["results"][0]["scores"][number] = value
+    (folder / KEPT.name).write_text(json.dumps(content), "utf-8")
 
 
 def test_another_measurement_is_another_page(tmp_path: Path) -> None:
-    """Every row's first score is one that no network has; the text around the table stays."""
-    file = sorted(FOLDER.iterdir())[0]
-    content = json.loads(file.read_text(encoding="utf-8"))
-    rows = content["tables"][0]["rows"]
-    for row in rows.values():
-        for result in row["results"]:
-            result["scores"] = dict.fromkeys(result["scores"], 0.98765)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "other.json").write_text(json.dumps(content), encoding="utf-8")
-    lines = filled("before\n<!-- results/other.json -->\nold\n<!-- end -->\nafter\n", tmp_path).splitlines()
-    assert lines[:2] == ["before", "<!-- results/other.json -->"]
-    assert lines[-2:] == ["<!-- end -->", "after"]
-    assert "old" not in lines
-    table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 2 + len(rows)
-    assert all(".9877" in line or ".988" in line or "98.77" in line for line in table[2:])
+    """In tables, and in sentences."""
+    page = (
+        '{% set file = read("pag_quickstart") %}\n'
+        'before\n{{ file.markdown }}\n{{ file["gated, ρ 0.5"].ods|digits(4) }}\n'
+    )
+    changed(tmp_path, "ods", 0.9)
+    was, now = (filled(page, Files(folder)).splitlines() for folder in (FOLDER, tmp_path))
+    assert was[0] == now[0] == "before"
+    (old,), (new,) = ([line for line in lines if line.startswith(f"| {GATED}")] for lines in (was, now))
+    assert [a != b for a, b in zip(old.split("|"), new.split("|"), strict=True)].count(True) == 1
+    assert was[-1] == ".6941"
+    assert now[-1] == digits((0.9 + sum(_ods()[1:])) / 3, 4)
+
+
+def _ods() -> list[float]:
+    content = json.loads(KEPT.read_text("utf-8"))
+    return [one["scores"]["ods"] for one in content["tables"][0]["rows"][GATED]["results"]]
+
+
+def test_numbers_of_rows(tmp_path: Path) -> None:
+    """Against numbers worked out by hand; chance is a mean of the runs, too."""
+    content = json.loads(KEPT.read_text("utf-8"))
+    for run, (ods, density, shuffled) in zip(
+        content["tables"][0]["rows"][GATED]["results"],
+        [(0.5, 0.4, 0.2), (0.7, 0.5, 0.3), (0.9, 0.6, 0.4)],
+        strict=True,
+    ):
+        run["scores"]["ods"], run["density"], run["macs"] = ods, density, 2.5e9
+        run["chance"]["shuffled"]["ods"] = shuffled
+    (tmp_path / KEPT.name).write_text(json.dumps(content), "utf-8")
+    page = (
+        '{% set row = read("pag_quickstart")["gated, ρ 0.5"] %}\n'
+        '{{ row|spread("ods", 2) }}; {{ row|each("ods", 1) }}; {{ row.density|percent }};'
+        ' {{ row.macs|giga(2) }}; {{ (row.chance["shuffled"].ods - row.ods)|digits(3) }}'
+    )
+    assert filled(page, Files(tmp_path)) == ".70 ± .20; .5, .7, .9; 50; 2.50; -.400"
+
+
+def test_records_and_other_files(tmp_path: Path) -> None:
+    record = {"about": "by hand", "heads": ["gates", "F"], "rows": [["centred", ".70"], ["others", ".69"]]}
+    (tmp_path / "written.json").write_text(json.dumps(record), "utf-8")
+    (tmp_path / "counted.json").write_text(json.dumps([{"macs": 3}]), "utf-8")
+    files = Files(tmp_path)
+    page = '{{ read("written").markdown }}\n{{ read("written")["others"].F }}'
+    assert filled(page, files).splitlines() == [
+        "| gates | F |",
+        "| --- | --- |",
+        "| centred | .70 |",
+        "| others | .69 |",
+        ".69",
+    ]
+    assert list(files.unused()) == ["counted"]
+    assert filled('{{ read("counted")[0].macs }}', files) == "3"
+
+
+@pytest.mark.parametrize(
+    "asked", ['["gated, ρ 0.6"].ods', '["gated, ρ 0.5"].miou', '["no gates"].chance["shuffled"]']
+)
+def test_what_no_file_has_is_not_left_out(asked):
+    with pytest.raises(jinja2.UndefinedError):
+        filled("{{ read('pag_quickstart')" + asked + " }}", Files(FOLDER))
+
+
+def test_digits():
+    assert digits(0.76995, 4) == ".7700"
+    assert digits(-0.0164, 3) == "-.016"
+    assert digits(-0.00001, 3) == ".000"
+    assert digits(12.5, 1) == "12.5"
