@@ -37,10 +37,8 @@ from dynpix_jax.ops.sparse.call import Call
 from dynpix_jax.ops.sparse.fusion import groups
 from dynpix_jax.ops.sparse.layers import everywhere
 from dynpix_jax.ops.sparse.pallas_gpu_plan import DEPTH, ROWS, make_plan
-from dynpix_jax.training.slices import CHIPS, Chip
+from dynpix_jax.training.slices import CHIPS, H100, Chip
 
-H100 = Chip(989e12, 3352e9, 80 * 2**30, axes=1)
-"""H100 SXM, dense bfloat16."""
 KNOWN = {"v5e": CHIPS["v5e"], "v6e": CHIPS["v6e"], "h100": H100}
 KINDS = {"TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v6 lite": "v6e", "TPU v6e": "v6e"}
 

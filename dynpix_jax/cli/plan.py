@@ -17,12 +17,13 @@ from functools import partial
 
 from dynpix_jax.cli.common import add_overrides
 from dynpix_jax.cli.tables import print_table
+from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.text import changes, parse_size
 from dynpix_jax.run_config import read_run
 from dynpix_jax.training.plan import Plan, plan_step, smaller
 from dynpix_jax.training.program import SMALL
-from dynpix_jax.training.slices import Chip, Slice, parse_slice
+from dynpix_jax.training.slices import H100, Chip, Slice, parse_slice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,11 +69,25 @@ def run(args: argparse.Namespace) -> int:
             change: {"refused": str(plan)} if isinstance(plan, UserError) else dataclasses.asdict(plan)
             for change, plan in plans.items()
         }
-        facts = {"config": args.config, "stage": name, "topology": args.topology, "quick": args.quick}
+        facts = {
+            "config": args.config,
+            "stage": name,
+            "topology": args.topology,
+            "quick": args.quick,
+            "batch_size": config.training.batch_size,
+            "steps": config.training.total_steps,
+            "hours_at_best": hours(config, first, of),
+        }
         print(json.dumps({**facts, "chip": dataclasses.asdict(of.chip), "plans": found}, indent=2))
     else:
         print(f"{args.config}, stage {name}: {first.images} images a chip of {args.topology}")
         describe(first, of)
+        if first.fits:
+            training, alone = config.training, hours(config, first, of)
+            print(
+                f"  {training.total_steps:,} steps of {training.batch_size} images in all stages, each like"
+                f" this one, take at least {alone['slice']:.2g} h; on one H100, {alone['h100']:.2g} h"
+            )
         if len(plans) > 1:
             print()
             columns = ["setting", "fits", "peak GiB", "GFLOP", "GB moved", "Mcycles"]
@@ -81,6 +96,17 @@ def run(args: argparse.Namespace) -> int:
                 if isinstance(refused, UserError):
                     print(f"{change}: {refused}")
     return 0 if first.fits else 1
+
+
+def hours(config: RunConfig, plan: Plan, of: Slice) -> dict[str, float]:
+    """How long training takes at best, if every step is like the planned one.
+
+    Returns:
+        "slice" and "h100" (one that has all images) -> hours of a program that is bound by nothing but
+        arithmetic and memory traffic; what is not bound so takes longer.
+    """
+    steps = config.training.total_steps / 3600
+    return {"slice": steps * plan.seconds(of.chip), "h100": steps * plan.seconds(H100, of.chips)}
 
 
 def describe(plan: Plan, of: Slice) -> None:

@@ -23,7 +23,7 @@ from dynpix_jax.ops.platform import compiled_for
 from dynpix_jax.training.checks import check_stages
 from dynpix_jax.training.program import Collective, collectives, estimated_cycles, repetition
 from dynpix_jax.training.sharding import batch_sharding, run_mesh
-from dynpix_jax.training.slices import Slice, slice_devices
+from dynpix_jax.training.slices import Chip, Slice, slice_devices
 from dynpix_jax.training.stages import make_stage
 
 _QUICK = {"exec_time_optimization_effort": -1.0}
@@ -63,6 +63,15 @@ class Plan:
     def intensity(self) -> float:
         """Operations a byte."""
         return self.flops / self.bytes if self.bytes else 0.0
+
+    def seconds(self, chip: Chip, shares: int = 1) -> float:
+        """What the step takes a chip that does nothing but its arithmetic, or its memory traffic, at best.
+
+        Args:
+            chip: What it can do.
+            shares: How many chips' images it has, such as all of a slice.
+        """
+        return shares * max(self.flops / chip.flops, self.bytes / chip.bandwidth)
 
 
 def plan_step(

@@ -43,6 +43,8 @@ CHIPS = {
     "v5p": Chip(459e12, 2765e9, 95 * 2**30, axes=3),
     "v6e": Chip(918e12, 1640e9, 32 * 2**30, axes=2),
 }
+H100 = Chip(989e12, 3352e9, 80 * 2**30, axes=1)
+"""A GPU to compare with: SXM, dense bfloat16."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from dynpix_jax.cli import main
 from dynpix_jax.cli import plan as command
-from dynpix_jax.cli.plan import describe, row
+from dynpix_jax.cli.plan import describe, hours, row
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import MeshConfig
@@ -24,7 +25,7 @@ from dynpix_jax.training.checks import stage_system
 from dynpix_jax.training.plan import Plan, abstract_batch, image_size, smaller
 from dynpix_jax.training.program import collectives, estimated_cycles, repetition
 from dynpix_jax.training.sharding import make_mesh
-from dynpix_jax.training.slices import CHIPS, Slice, parse_slice
+from dynpix_jax.training.slices import CHIPS, H100, Slice, parse_slice
 from tests.tiny import SHORT_CONFIG
 
 PROGRAM = """
@@ -230,6 +231,20 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     describe(Plan(2, False, 2**35), parse_slice("v5e-4"))
     assert "DOES NOT FIT: peak 32.00 of 16 GiB" in capsys.readouterr().out
     assert row("x", Plan(2, False, 2**35)) == ["x", "no", "32.00", "-", "-", "-"]
+
+
+def test_hours_at_best(tmp_path: Path) -> None:
+    """By hand: 2 images a chip, 10 ms of arithmetic and 20 of memory traffic on a v5e; one H100 has all 8."""
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    run = read_run(str(tmp_path / "tiny.py"), [])
+    plan = Plan(2, True, 2**31, flops=1.97e12, bytes=16.38e9)
+    steps = run.training.total_steps
+    found = hours(run, plan, parse_slice("v5e-4"))
+    assert found["slice"] == pytest.approx(steps * 0.020 / 3600)
+    # 4 * 16.38e9 bytes at 3352e9 a second, above 4 * 1.97e12 operations at 989e12.
+    assert found["h100"] == pytest.approx(steps * 0.019547 / 3600, rel=1e-4)
+    bound_by_arithmetic = dataclasses.replace(plan, flops=9.89e12)
+    assert bound_by_arithmetic.seconds(H100) == pytest.approx(0.010)
 
 
 def test_without_the_compiler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
