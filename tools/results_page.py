@@ -16,7 +16,6 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -29,7 +28,7 @@ from dynpix_jax.cli.tables import print_markdown
 from dynpix_jax.evaluation.kept import kept
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Reached
-from dynpix_jax.evaluation.results import Measured
+from dynpix_jax.evaluation.results import Measured, kinds_of_chance
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "results"
 TEMPLATE = FOLDER / "page.md.jinja"
@@ -75,8 +74,8 @@ class Row:
         self.spread = _each(stdev, self.runs) if len(self.runs) > 1 else {}
         self.paper = dict(zip(table.metrics, reached.row.paper, strict=True))
         self.chance = {
-            kind: _each(mean, [_scores(table, one, one.chance[kind]) for one in reached.results])
-            for kind in {kind for one in reached.results for kind in one.chance}
+            kind: _each(mean, [_scores(table, one.by_chance(kind)) for one in reached.results])
+            for kind in kinds_of_chance(reached.results)
         }
         self._means = _each(mean, self.runs)
 
@@ -110,14 +109,13 @@ class Recorded:
 def _numbers(table: Table, one: Measured) -> dict[str, float]:
     costs = {"macs": one.macs, **{f"{mode}_ms": value for mode, value in one.milliseconds.items()}}
     density = {} if one.density is None else {"density": one.density}
-    return {**_scores(table, one, one.scores), **costs, **density}
+    return {**_scores(table, one), **costs, **density}
 
 
-def _scores(table: Table, one: Measured, scores: Mapping[str, float]) -> dict[str, float]:
+def _scores(table: Table, one: Measured) -> dict[str, float]:
     """The scores of a table, which of several tasks may be about the second one."""
-    of = replace(one, scores=dict(scores))
     named = {name: f"{table.task}/{name}" if table.task else name for name in table.metrics}
-    return {name: value for name, full in named.items() if (value := of.score(full)) is not None}
+    return {name: value for name, full in named.items() if (value := one.score(full)) is not None}
 
 
 def _each(what: Callable[[Sequence[float]], float], runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

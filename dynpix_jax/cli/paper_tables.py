@@ -24,7 +24,7 @@ from dynpix_jax.cli.tables import print_table
 from dynpix_jax.core.text import a_path
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Benchmark, ClassScores, Row, Runs, Table, find_run, read_runs
-from dynpix_jax.evaluation.results import Measured
+from dynpix_jax.evaluation.results import Measured, kinds_of_chance
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
 
@@ -149,6 +149,9 @@ def _measured_columns(table: Table, runs: Runs) -> Iterator[Column]:
     found = {row: find_run(runs, table, row) for row in table.rows}
     for score in table.scores:
         yield f"{score.label} here", partial(_own_score, table, score, found)
+    for kind in kinds_of_chance(one for one in found.values() if one is not None):
+        masked = {row: one and one.by_chance(kind) for row, one in found.items()}
+        yield f"{kind} masks", partial(_own_score, table, table.scores[0], masked)
     if table.has_delta:
         yield f"{DELTA_M.label} here", lambda row: score_text(DELTA_M, table.measured_delta(row, runs))
     macs = {row: one.macs for row, one in found.items() if one is not None}

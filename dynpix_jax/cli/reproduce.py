@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -37,6 +36,7 @@ from dynpix_jax.evaluation.kept import keep, kept
 from dynpix_jax.evaluation.multitask import DELTA_M
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Options, Reached, Reproduction, run_commands, select
+from dynpix_jax.evaluation.results import kinds_of_chance
 from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from dynpix_jax.tasks import Score
 
@@ -198,9 +198,8 @@ def _score_columns(table: Table, rows: Sequence[Reached]) -> Iterator[Column]:
         if any(reached.row.paper[index] is not None for reached in rows):
             yield f"{score.label} paper", partial(_paper_score, score, index)
         yield score.label, partial(_own_score, table, score)
-    kinds = dict.fromkeys(kind for reached in rows for one in reached.results for kind in one.chance)
     first = table.scores[0]
-    for kind in kinds:
+    for kind in kinds_of_chance(one for reached in rows for one in reached.results):
         yield f"{first.label}, {kind} masks", partial(_chance, table, first, kind)
     if table.has_delta:
         if any(reached.row.printed is not None for reached in rows):
@@ -230,8 +229,8 @@ def _own_score(table: Table, score: Score, reached: Reached) -> str:
 
 def _chance(table: Table, score: Score, kind: str, reached: Reached) -> str:
     """The score with masks of chance, of the runs that have gates."""
-    found = [replace(one, scores=dict(one.chance[kind])) for one in reached.results if kind in one.chance]
-    return _spread(score, _values(table, Reached(reached.row, tuple(found)), score.name))
+    found = tuple(one.by_chance(kind) for one in reached.results)
+    return _spread(score, _values(table, Reached(reached.row, found), score.name))
 
 
 def _density(reached: Reached) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,15 @@ class Measured:
     def score(self, name: str) -> float | None:
         """A score by name or by task and name ("depth/rmse"), whichever task is first; None if missing."""
         return self.scores.get(name, self.scores.get(name.removeprefix(f"{self.tasks[0]}/")))
+
+    def by_chance(self, kind: str) -> Measured:
+        """The same row with the scores that masks of chance have; no scores where it has no such masks."""
+        return replace(self, scores=dict(self.chance.get(kind, {})))
+
+
+def kinds_of_chance(rows: Iterable[Measured]) -> list[str]:
+    """Kinds of chance that any row has masks of, such as "shuffled"."""
+    return list(dict.fromkeys(kind for one in rows for kind in one.chance))
 
 
 @dataclass(frozen=True)

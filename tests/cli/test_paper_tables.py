@@ -159,3 +159,22 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     (tmp_path / "eval.json").write_text("{}")
     assert "eval.json is not what eval.py writes" in fails(f"--runs={tmp_path}")
     (tmp_path / "eval.json").unlink()
+
+
+def test_masks_of_chance_stand_beside_the_learned_ones(tmp_path, capsys):
+    """Those of the score that comes first; "-" for networks without gates."""
+    for variant, chance in (("gated,rho=0.9", {}), ("gated,rho=0.5", {"shuffled": {"miou": 0.6543}})):
+        spec = f"configs/pag/cityscapes.py:task=segmentation,variant={variant}"
+        evaluated(tmp_path / variant, spec, "cityscapes val, 500 images", {"miou": 0.7012, "iiou": 0.5011})
+        file = tmp_path / variant / "eval.json"
+        content = json.loads(file.read_text())
+        content["rows"][0]["chance"] = chance
+        file.write_text(json.dumps(content))
+    assert main.main(["tables", "pag", f"--runs={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("Table 3: segmentation on Cityscapes")
+    assert "shuffled masks" in lines[start + 1]
+    rows = {" ".join(line.split()[:2]): line.split() for line in lines[start + 2 : start + 8]}
+    assert "0.6543" in rows["MP@Res5 (ρ=0.5)"]
+    assert "-" in rows["MP@Res5 (ρ=0.9)"]
+    assert not any("0.6543" in cells for name, cells in rows.items() if name != "MP@Res5 (ρ=0.5)")
