@@ -50,6 +50,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     changes = dict(warmup_steps=20, grad_clip=1.0, log_every=25, keep=1)
     config.training = training.section(args, 4, _stages(args), **changes)
     config.evaluation = dict(every_stage=True, pictures=4)
+    if args.variant == "gated":
+        config.evaluation.chance = 1
     if args.task == "boundaries":
         config.evaluation.thresholds = 25
     return config
