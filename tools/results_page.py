@@ -147,7 +147,7 @@ class Files:
         self._folder = folder
 
     def read(self, name: str) -> Any:
-        """A file by its name without ".json": `Reproduced`, `Recorded`, or what a command printed."""
+        """A file by its path without ".json": `Reproduced`, `Recorded`, or what a command printed."""
         if name not in self.used:
             file = self._folder / f"{name}.json"
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -160,7 +160,9 @@ class Files:
 
     def unused(self) -> Iterator[str]:
         """Names of files that the page does not have."""
-        return (file.stem for file in sorted(self._folder.glob("*.json")) if file.stem not in self.used)
+        files = sorted(self._folder.rglob("*.json"))
+        names = (file.relative_to(self._folder).with_suffix("").as_posix() for file in files)
+        return (name for name in names if name not in self.used)
 
 
 def digits(value: float, number: int) -> str:

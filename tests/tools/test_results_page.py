@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jinja2
 import pytest
 
+from dynpix_jax.cli import main
+from dynpix_jax.evaluation.table_files import PAPERS, read_tables
 from tools.results_page import FOLDER, PAGE, TEMPLATE, Files, digits, filled
 
 KEPT = FOLDER / "pag_quickstart.json"
@@ -29,6 +32,29 @@ def test_no_result_is_written_into_the_template():
         r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|`[^`]*`|^ {4}.*$", "", TEMPLATE.read_text("utf-8"), flags=re.M
     )
     assert re.findall(r"\S*\.\d{3,}", text) == []
+
+
+def not_run() -> list[str]:
+    """The commands of the rows whose data are missing."""
+    section = PAGE.read_text("utf-8").split("## Not run here")[1]
+    return re.findall(r"`dynpix (reproduce [^`]*)`", section)
+
+
+@pytest.mark.parametrize("command", not_run())
+def test_rows_that_were_not_run_have_commands(command, capsys):
+    """That train and evaluate; their data are looked for when they run."""
+    assert main.main([*shlex.split(command), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1] for line in lines} == {"train", "eval"}
+
+
+def test_every_data_set_that_is_missing_has_a_plan():
+    """A data set of the papers' tables either has results on the page, or a plan and a command."""
+    files = list((FOLDER / "plans").glob("*.json"))
+    configs = {json.loads(file.read_text("utf-8"))["config"].partition(":")[0] for file in files}
+    tables = [table for paper in PAPERS for table in read_tables(paper).tables]
+    assert len(not_run()) == len(files)
+    assert {table.source for table in tables if table.config not in configs} == {"bsds500"}
 
 
 def changed(folder: Path, number: str, value: float) -> None:
