@@ -88,17 +88,15 @@ class Recorded:
     """A table that was written down: rows by the first cell, cells by their heads.
 
     Attributes:
-        about: How it was measured.
-        markdown: The table.
+        markdown: The table, and below it how it was measured.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         """Takes the content of a file."""
         heads, rows = content["heads"], content["rows"]
-        self.about = content["about"]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             print_markdown(heads, rows)
-        self.markdown = printed.getvalue().rstrip("\n")
+        self.markdown = f"{printed.getvalue()}\n{content['about']}"
         self._rows = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
 
     def __getitem__(self, name: str) -> dict[str, str]:

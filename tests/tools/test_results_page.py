@@ -114,6 +114,8 @@ def test_records_and_other_files(tmp_path: Path) -> None:
         "| --- | --- |",
         "| centred | .70 |",
         "| others | .69 |",
+        "",
+        "by hand",
         ".69",
     ]
     assert list(files.unused()) == ["counted"]
