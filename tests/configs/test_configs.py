@@ -33,6 +33,7 @@ from tests.one_step import stage_system, take_one_step
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
     "quickstart.py",
+    "pag/quickstart_gates.py",
     "pag/boundaries.py",
     "pag/bsds500.py:variant=layer_skip",
     "pag/camvid.py:variant=gated",
