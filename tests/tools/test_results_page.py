@@ -58,6 +58,23 @@ def test_commands_are_those_of_their_section():
     assert not_run("# Results\n") == []
 
 
+def reproduced(page: str) -> list[str]:
+    """The commands of the rows that were run, which stand in blocks; a backslash continues a line."""
+    return re.findall(r"^ {4}dynpix (reproduce .*)$", re.sub(r"\\\n +", "", page), flags=re.M)
+
+
+@pytest.mark.parametrize("command", reproduced(PAGE.read_text("utf-8")))
+def test_commands_of_the_page_are_not_refused(command, capsys):
+    """None of their rows, whose configs are read before anything is trained."""
+    assert main.main([*shlex.split(command), "--dry-run"]) == 0
+    assert "dynpix eval" in capsys.readouterr().out
+
+
+def test_commands_go_on_behind_a_backslash():
+    page = "Text\n\n    dynpix reproduce a \\\n        --keep b\n    dynpix eval\n    dynpix reproduce c\n"
+    assert reproduced(page) == ["reproduce a --keep b", "reproduce c"]
+
+
 @pytest.mark.parametrize("command", NOT_RUN)
 def test_rows_that_were_not_run_have_commands(command, capsys):
     """That train and evaluate; their data are looked for when they run."""
