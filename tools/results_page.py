@@ -164,7 +164,7 @@ class Files:
 
 
 def digits(value: float, number: int) -> str:
-    """ ".0164": without the zero in front."""
+    """A number without the zero in front, such as ".0164"; 12.5 stays "12.5"."""
     sign = "-" if round(value, number) < 0 else ""
     return sign + f"{abs(value):.{number}f}".removeprefix("0")
 

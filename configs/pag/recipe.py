@@ -34,7 +34,8 @@ with high confidence (init_std, open_bias): from the release's start layers clos
 it; on BSDS500 they choose by what sets a position apart (choosing_gates). The last stage trains on the masks
 of evaluation, whose density is held at rho (calibrate). recipe=paper undoes all of this but the last
 (calibrate=none undoes that), takes as many images, and keeps the means over pixels. budget=cpu leaves out
-Res6, which would add half of the backbone's MACs, and freezes stem and Res2.
+Res6, which would add half of the backbone's MACs, freezes stem and Res2, and scores variant=gated with masks
+of chance, too.
 """
 
 from __future__ import annotations

@@ -149,9 +149,10 @@ def _measured_columns(table: Table, runs: Runs) -> Iterator[Column]:
     found = {row: find_run(runs, table, row) for row in table.rows}
     for score in table.scores:
         yield f"{score.label} here", partial(_own_score, table, score, found)
+    first = table.scores[0]
     for kind in kinds_of_chance(one for one in found.values() if one is not None):
         masked = {row: one and one.by_chance(kind) for row, one in found.items()}
-        yield f"{kind} masks", partial(_own_score, table, table.scores[0], masked)
+        yield f"{first.label}, {kind} masks", partial(_own_score, table, first, masked)
     if table.has_delta:
         yield f"{DELTA_M.label} here", lambda row: score_text(DELTA_M, table.measured_delta(row, runs))
     macs = {row: one.macs for row, one in found.items() if one is not None}

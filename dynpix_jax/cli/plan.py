@@ -1,4 +1,4 @@
-"""Compiles the training step of a config for a TPU slice; tells memory, work and traffic.
+"""Compiles the training step of a config for a TPU slice; tells memory, work, traffic, hours at best.
 
 example:
   dynpix plan --config=configs/pag/nyuv2.py:task=depth,budget=gpu --topology v5e-4 --set training.remat=blocks
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             except UserError as error:  # such as a network without such parts: it loses this row alone
                 plans[change] = error
     name = config.stages[index].name
+    best = hours(config, first, of) if first.fits else None  # a step that does not fit has no work to count
     if args.json:
         found = {
             change: {"refused": str(plan)} if isinstance(plan, UserError) else dataclasses.asdict(plan)
@@ -76,17 +77,17 @@ def run(args: argparse.Namespace) -> int:
             "quick": args.quick,
             "batch_size": config.training.batch_size,
             "steps": config.training.total_steps,
-            "hours_at_best": hours(config, first, of),
+            "hours_at_best": best,
         }
         print(json.dumps({**facts, "chip": dataclasses.asdict(of.chip), "plans": found}, indent=2))
     else:
         print(f"{args.config}, stage {name}: {first.images} images a chip of {args.topology}")
         describe(first, of)
-        if first.fits:
-            training, alone = config.training, hours(config, first, of)
+        if best is not None:
+            training = config.training
             print(
-                f"  {training.total_steps:,} steps of {training.batch_size} images in all stages, each like"
-                f" this one, take at least {alone['slice']:.2g} h; on one H100, {alone['h100']:.2g} h"
+                f"  all stages, {training.total_steps:,} steps of {training.batch_size} images, each like"
+                f" this one: at best {duration(best['slice'])}; on one H100, {duration(best['h100'])}"
             )
         if len(plans) > 1:
             print()
@@ -101,12 +102,24 @@ def run(args: argparse.Namespace) -> int:
 def hours(config: RunConfig, plan: Plan, of: Slice) -> dict[str, float]:
     """How long training takes at best, if every step is like the planned one.
 
+    Args:
+        config: All settings; the steps of all its stages count.
+        plan: A step that fits.
+        of: The slice that it was planned for.
+
     Returns:
-        "slice" and "h100" (one that has all images) -> hours of a program that is bound by nothing but
-        arithmetic and memory traffic; what is not bound so takes longer.
+        Hours if nothing but arithmetic (bfloat16) or memory traffic takes time: of the "slice", and of one
+        "h100" that does the work of all its chips (parameters are then read once a chip, not once).
     """
     steps = config.training.total_steps / 3600
     return {"slice": steps * plan.seconds(of.chip), "h100": steps * plan.seconds(H100, of.chips)}
+
+
+def duration(hours: float) -> str:
+    """Two digits or more, in a unit that needs no exponent: "130 h", "2.4 h", "12 min" or "0.5 s"."""
+    units = ((hours, "h"), (60 * hours, "min"))
+    value, unit = next((one for one in units if one[0] >= 1), (3600 * hours, "s"))
+    return f"{value:,.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
 
 
 def describe(plan: Plan, of: Slice) -> None:

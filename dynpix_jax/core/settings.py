@@ -317,7 +317,7 @@ class EvaluationConfig:
         if self.chance and not self.inference.one_view:
             raise ValueError(
                 f"chance: {self.chance}, but inference asks for several views of an image; masks of chance "
-                "are for one (no flip, no window, one scale)"
+                "are for one (no flip, no window, one scale): set evaluation.chance=0 for several"
             )
         if not 0.0 < self.max_dist < 1.0:
             raise ValueError(f"max_dist: {self.max_dist}; expected a share of the image diagonal in (0, 1)")

@@ -110,12 +110,12 @@ class Measured:
         return self.scores.get(name, self.scores.get(name.removeprefix(f"{self.tasks[0]}/")))
 
     def by_chance(self, kind: str) -> Measured:
-        """The same row with the scores that masks of chance have; no scores where it has no such masks."""
+        """The same row with its scores by masks of chance; without any if that kind was not scored."""
         return replace(self, scores=dict(self.chance.get(kind, {})))
 
 
 def kinds_of_chance(rows: Iterable[Measured]) -> list[str]:
-    """Kinds of chance that any row has masks of, such as "shuffled"."""
+    """Kinds of chance that any row has scores of, such as "shuffled"."""
     return list(dict.fromkeys(kind for one in rows for kind in one.chance))
 
 

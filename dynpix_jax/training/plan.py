@@ -65,11 +65,11 @@ class Plan:
         return self.flops / self.bytes if self.bytes else 0.0
 
     def seconds(self, chip: Chip, shares: int = 1) -> float:
-        """What the step takes a chip that does nothing but its arithmetic, or its memory traffic, at best.
+        """Seconds that the step takes at best: its arithmetic or its memory traffic, whichever is longer.
 
         Args:
-            chip: What it can do.
-            shares: How many chips' images it has, such as all of a slice.
+            chip: What runs it.
+            shares: How many chips of the slice it stands for: it does the work of all of them.
         """
         return shares * max(self.flops / chip.flops, self.bytes / chip.bandwidth)
 

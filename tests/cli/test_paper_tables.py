@@ -9,8 +9,9 @@ import pytest
 
 from dynpix_jax.cli import main
 from dynpix_jax.cli.common import call
+from dynpix_jax.cli.paper_tables import cells
 from dynpix_jax.core.configs import load_config
-from dynpix_jax.evaluation.paper_tables import Table
+from dynpix_jax.evaluation.paper_tables import Table, read_runs
 from dynpix_jax.evaluation.table_files import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,8 @@ def evaluated(folder: Path, spec: str, data: str, scores: dict[str, float], **ch
     config["model"] |= changes
     modes = {"dense": {"milliseconds": 3.0, **scores}}
     tasks = [config["model"].get("task", "segmentation")]
-    rows = [{"stage": "settle", "tasks": tasks, "macs_per_image": 5e10, "modes": modes}]
+    stage = config["training"]["stages"][-1]["name"]
+    rows = [{"stage": stage, "tasks": tasks, "macs_per_image": 5e10, "modes": modes}]
     (folder / "eval.json").write_text(json.dumps({"config": config, "data": data, "rows": rows}))
 
 
@@ -161,20 +163,29 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     (tmp_path / "eval.json").unlink()
 
 
-def test_masks_of_chance_stand_beside_the_learned_ones(tmp_path, capsys):
-    """Those of the score that comes first; "-" for networks without gates."""
-    for variant, chance in (("gated,rho=0.9", {}), ("gated,rho=0.5", {"shuffled": {"miou": 0.6543}})):
+def test_masks_of_chance_stand_beside_the_learned_ones(tmp_path):
+    """Those of the score that comes first, under its name; "-" for networks without it, or without gates."""
+    of_variants = {
+        "multipool": {},
+        "gated,rho=0.9": {"shuffled": {"iiou": 0.4321}},
+        "gated,rho=0.5": {"shuffled": {"iiou": 0.4, "miou": 0.6543}},
+    }
+    for variant, chance in of_variants.items():
         spec = f"configs/pag/cityscapes.py:task=segmentation,variant={variant}"
         evaluated(tmp_path / variant, spec, "cityscapes val, 500 images", {"miou": 0.7012, "iiou": 0.5011})
         file = tmp_path / variant / "eval.json"
         content = json.loads(file.read_text())
         content["rows"][0]["chance"] = chance
         file.write_text(json.dumps(content))
-    assert main.main(["tables", "pag", f"--runs={tmp_path}"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    start = lines.index("Table 3: segmentation on Cityscapes")
-    assert "shuffled masks" in lines[start + 1]
-    rows = {" ".join(line.split()[:2]): line.split() for line in lines[start + 2 : start + 8]}
-    assert "0.6543" in rows["MP@Res5 (ρ=0.5)"]
-    assert "-" in rows["MP@Res5 (ρ=0.9)"]
-    assert not any("0.6543" in cells for name, cells in rows.items() if name != "MP@Res5 (ρ=0.5)")
+    runs = read_runs(tmp_path)
+    heads, rows = cells(table("Table 3", "cityscapes"), runs)
+    of_chance = {row[0]: row[heads.index("mIoU, shuffled masks")] for row in rows}
+    assert of_chance.pop("MP@Res5 (ρ=0.5)") == "0.6543"
+    assert set(of_chance.values()) == {"-"}
+    assert {row[0] for row in rows if row[heads.index("mIoU here")] == "0.7012"} == {
+        "MP@Res5 (PAG)",
+        "MP@Res5 (ρ=0.9)",
+        "MP@Res5 (ρ=0.5)",
+    }
+    assert [head for head in heads if "masks" in head] == ["mIoU, shuffled masks"]
+    assert "0.6543" not in str(cells(table("Table 3", "nyuv2"), runs))

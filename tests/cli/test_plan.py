@@ -14,7 +14,7 @@ import pytest
 
 from dynpix_jax.cli import main
 from dynpix_jax.cli import plan as command
-from dynpix_jax.cli.plan import describe, hours, row
+from dynpix_jax.cli.plan import describe, duration, hours, row
 from dynpix_jax.core.config import RunConfig
 from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.settings import MeshConfig
@@ -245,6 +245,30 @@ def test_hours_at_best(tmp_path: Path) -> None:
     assert found["h100"] == pytest.approx(steps * 0.019547 / 3600, rel=1e-4)
     bound_by_arithmetic = dataclasses.replace(plan, flops=9.89e12)
     assert bound_by_arithmetic.seconds(H100) == pytest.approx(0.010)
+
+
+def test_durations_need_no_exponent() -> None:
+    texts = {1234.4: "1,234 h", 130.0: "130 h", 9.97: "10 h", 2.43: "2.4 h", 0.2: "12 min", 1e-4: "0.36 s"}
+    assert {value: duration(value) for value in texts} == texts
+    assert duration(0.0) == "0 s"
+
+
+def test_a_step_that_does_not_fit_has_no_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its work was not counted: no 0 hours."""
+    (tmp_path / "tiny.py").write_text(SHORT_CONFIG)
+    arguments = ["plan", f"--config={tmp_path / 'tiny.py'}", "--topology=v5e-1"]
+    steps = read_run(arguments[1].partition("=")[2], []).training.total_steps
+    for fits, found in ((True, {"slice": steps * 0.5, "h100": steps * 0.5 * 197 / 989}), (False, None)):
+        plan = Plan(1, fits, 2**34, flops=1800 * 197e12 if fits else 0.0)
+        monkeypatch.setattr(command, "plan_step", lambda run, plan=plan, **_: plan)
+        assert main.main(arguments) == (not fits)
+        text = capsys.readouterr().out
+        assert (f"{steps} steps of 1 images, each like this one: at best {steps / 2:g} h;" in text) == fits
+        assert main.main([*arguments, "--json"]) == (not fits)
+        best = json.loads(capsys.readouterr().out)["hours_at_best"]
+        assert best == (found and pytest.approx(found))
 
 
 def test_without_the_compiler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

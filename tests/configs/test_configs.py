@@ -238,11 +238,59 @@ def test_every_config_is_tested():
         ("boundaries", "drop_blocks=2", "drop_blocks: the network boundaries does not read it"),
         ("boundaries", "multipool=res4_2", "multipool: the network boundaries does not read it"),
         ("boundaries", "variant=multipool", "variant=multipool"),
+        ("quickstart_gates", "gates=centered", "did you mean 'centred'"),
+        (
+            "quickstart_gates",
+            "gates=base,continue_from=w",
+            "gates=base is what the others continue from",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense(name, arg, message):
     with pytest.raises(UserError, match=message):
         importlib.import_module(f"configs.pag.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("no_res2", {"stages": ("res3", "res4")}),
+        ("conv3x3", {"scope": "conv3x3"}),
+        ("centred", {"options": {"centred": True}}),
+        ("blurred", {"options": {"blur": True}}),
+        ("soft", {"soft": True}),
+        ("sampled", {"noise": (1.0, 1.0)}),
+        ("cold", {"temperature": (0.5, 0.1)}),
+        ("combined", {"sparsity": "combined", "calibrate": "mean"}),
+        ("at_once", {"insert": False}),
+        ("weight_x5", {"weight": 0.1}),
+        ("quickstart", {}),
+        ("longer", {}),
+    ],
+)
+def test_one_thing_of_the_quickstarts_gates_is_changed(name, changed):
+    """By its parsed settings; the rest is the quickstart's own, after 600 steps without gates, or 1100."""
+    quickstart = read_run(load_config(ROOT / "configs/quickstart.py"))
+    run = read_run(load_config(ROOT / f"configs/pag/quickstart_gates.py:gates={name}"))
+    assert [stage.steps for stage in run.stages] == [600, *([250, 250] if name == "longer" else []), 250, 250]
+    for own, stage in zip(quickstart.stages[-2:], run.stages[-2:], strict=True):
+        gate = own.model.gate
+        values = {
+            key: dataclasses.replace(gate.options, **value) if key == "options" else value
+            for key, value in changed.items()
+        }
+        model = dataclasses.replace(own.model, gate=dataclasses.replace(gate, **values))
+        assert stage == dataclasses.replace(own, model=model)
+
+
+def test_what_the_quickstarts_gates_continue_from():
+    get_config = importlib.import_module("configs.pag.quickstart_gates").get_config
+    names = {
+        name: [stage["name"] for stage in get_config(f"gates={name}{after}").training.stages]
+        for name, after in (("base", ""), ("none", ",continue_from=w"), ("longer", ",continue_from=w"))
+    }
+    assert names == {"base": ["base"], "none": ["longer", "longest"], "longer": ["rho0.7", "rho0.5"]}
+    assert get_config("gates=longer,continue_from=w").training.init_from == "w"
 
 
 def test_stages_begin_where_another_run_ended():

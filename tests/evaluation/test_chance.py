@@ -151,6 +151,6 @@ def test_a_network_without_gates_does_not_read_it():
     config, gated = ("configs/pag/scenes.py:variant=" + variant for variant in ("base", "gated"))
     with pytest.raises(UserError, match=r"config\.evaluation\.chance: .*no stage has gates"):
         read_run(config, ["evaluation.chance=1"])
-    with pytest.raises(UserError, match=r"chance: 1, but inference asks for several views"):
+    with pytest.raises(UserError, match=r"chance: 1, but .* several views .*: set evaluation\.chance=0"):
         read_run(gated, ["evaluation.chance=1", "evaluation.inference.flip=True"])
     assert read_run(gated, ["evaluation.chance=1"]).evaluation.chance == 1

@@ -28,19 +28,54 @@ def test_the_page_is_what_its_files_say():
 
 def test_no_result_is_written_into_the_template():
     """Scores have three decimals or more; what a paper prints is marked."""
-    text = re.sub(
-        r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|`[^`]*`|^ {4}.*$", "", TEMPLATE.read_text("utf-8"), flags=re.M
-    )
-    assert re.findall(r"\S*\.\d{3,}", text) == []
+    assert written(TEMPLATE.read_text("utf-8")) == []
 
 
-def not_run() -> list[str]:
-    """The commands of the rows whose data are missing."""
-    section = PAGE.read_text("utf-8").split("## Not run here")[1]
+def written(template: str) -> list[str]:
+    """Scores that no file and no paper has, in the text of a template or in what it fills in."""
+    text = re.sub(r'printed\("[^"]*"\)|\{#.*?#\}|`[^`]*`|^ {4}.*$', "", template, flags=re.M)
+    return re.findall(r"(?<!\d)\d?\.\d{3,}", text)
+
+
+def test_what_is_taken_for_a_result():
+    marked = '{{ printed(".790 → .792") }} `--set model.weight=0.125`\n\n    dynpix eval --set a=0.125\n'
+    assert written(marked + 'F {{ file["gated, ρ 0.5"].ods|digits(4) }} at rho .5') == []
+    assert written("F .7936 {{ .612 }}\n{% set average = 0.755 %}") == [".7936", ".612", "0.755"]
+
+
+def not_run(page: str) -> list[str]:
+    """The commands of the rows whose data are missing; [] of a page that does not have their section."""
+    section = page.partition("\n## Not run here\n")[2].partition("\n## ")[0]
     return re.findall(r"`dynpix (reproduce [^`]*)`", section)
 
 
-@pytest.mark.parametrize("command", not_run())
+NOT_RUN = not_run(PAGE.read_text("utf-8"))
+
+
+def test_commands_are_those_of_their_section():
+    page = "`dynpix reproduce a`\n\n## Not run here\n\n| `dynpix reproduce b --c` |\n"
+    assert not_run(f"{page}\n## Next\n\n`dynpix reproduce d`\n") == ["reproduce b --c"]
+    assert not_run("# Results\n") == []
+
+
+def reproduced(page: str) -> list[str]:
+    """The commands of the rows that were run, which stand in blocks; a backslash continues a line."""
+    return re.findall(r"^ {4}dynpix (reproduce .*)$", re.sub(r"\\\n +", "", page), flags=re.M)
+
+
+@pytest.mark.parametrize("command", reproduced(PAGE.read_text("utf-8")))
+def test_commands_of_the_page_are_not_refused(command, capsys):
+    """None of their rows, whose configs are read before anything is trained."""
+    assert main.main([*shlex.split(command), "--dry-run"]) == 0
+    assert "dynpix eval" in capsys.readouterr().out
+
+
+def test_commands_go_on_behind_a_backslash():
+    page = "Text\n\n    dynpix reproduce a \\\n        --keep b\n    dynpix eval\n    dynpix reproduce c\n"
+    assert reproduced(page) == ["reproduce a --keep b", "reproduce c"]
+
+
+@pytest.mark.parametrize("command", NOT_RUN)
 def test_rows_that_were_not_run_have_commands(command, capsys):
     """That train and evaluate; their data are looked for when they run."""
     assert main.main([*shlex.split(command), "--dry-run"]) == 0
@@ -50,10 +85,11 @@ def test_rows_that_were_not_run_have_commands(command, capsys):
 
 def test_every_data_set_that_is_missing_has_a_plan():
     """A data set of the papers' tables either has results on the page, or a plan and a command."""
+    assert NOT_RUN, f"{PAGE.name}: no section '## Not run here' with commands `dynpix reproduce ...`"
     files = list((FOLDER / "plans").glob("*.json"))
     configs = {json.loads(file.read_text("utf-8"))["config"].partition(":")[0] for file in files}
     tables = [table for paper in PAPERS for table in read_tables(paper).tables]
-    assert len(not_run()) == len(files)
+    assert len(NOT_RUN) == len(files)
     assert {table.source for table in tables if table.config not in configs} == {"bsds500"}
 
 
