@@ -24,6 +24,7 @@ import jinja2
 
 from dynpix_jax.cli import main as dynpix
 from dynpix_jax.cli.common import run_main
+from dynpix_jax.cli.plan import duration
 from dynpix_jax.cli.tables import print_markdown
 from dynpix_jax.evaluation.kept import kept
 from dynpix_jax.evaluation.paper_tables import Table
@@ -178,6 +179,7 @@ def filled(template: str, files: Files) -> str:
 
     Args:
         template: Jinja2; `read(NAME)` is a file, `|digits(4)` ".7723", `|percent` "81", `|giga(2)` "62.93",
+            `hours|duration` "12 min",
             `row|spread("ods", 4)` ".7368 ± .0022", `row|each("ods", 4)` every run. `printed(".790")` is a
             number that was not measured here, but stands in a paper or in another program's output.
         files: Where the numbers are.
@@ -193,6 +195,7 @@ def filled(template: str, files: Files) -> str:
         "percent": lambda share, number=0: f"{100 * share:.{number}f}",
         "giga": lambda value, number: f"{value / 1e9:.{number}f}".removeprefix("0"),
         "spread": _spread,
+        "duration": duration,
         "each": lambda row, name, number: ", ".join(digits(one[name], number) for one in row.runs),
     }
     return environment.from_string(template).render(read=files.read, printed=str)
