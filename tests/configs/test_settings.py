@@ -49,7 +49,7 @@ VALUES = {
     "backbone": "50 r26", "classes": "5 13 33 40", "every": "7", "flip": "False", "network": "small",
     "points": "points.mat", "sbd": "elsewhere", "strategy": "uniform", "train_scales": "full half",
     "balanced": "True", "label_root": "elsewhere", "crop": "96", "val_share": "0.3", "tap": "relu",
-    "labels": "depth+normals", "bsds": "elsewhere", "camvid": "elsewhere",
+    "labels": "depth+normals", "bsds": "elsewhere", "camvid": "elsewhere", "gates": "soft base",
 }  # fmt: skip
 """Every argument of a config, with values of which one at least is not what the config has anyway."""
 
