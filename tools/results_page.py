@@ -25,7 +25,7 @@ import jinja2
 from dynpix_jax.cli import main as dynpix
 from dynpix_jax.cli.common import run_main
 from dynpix_jax.cli.plan import duration
-from dynpix_jax.cli.tables import print_markdown
+from dynpix_jax.cli.tables import markdown
 from dynpix_jax.evaluation.kept import kept
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Reached
@@ -95,9 +95,7 @@ class Recorded:
     def __init__(self, content: Mapping[str, Any]) -> None:
         """Takes the content of a file."""
         heads, rows = content["heads"], content["rows"]
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            print_markdown(heads, rows)
-        self.markdown = f"{printed.getvalue()}\n{content['about']}"
+        self.markdown = f"{markdown(heads, rows)}\n\n{content['about']}"
         self._rows = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
 
     def __getitem__(self, name: str) -> dict[str, str]:
@@ -112,9 +110,8 @@ def _numbers(table: Table, one: Measured) -> dict[str, float]:
 
 
 def _scores(table: Table, one: Measured) -> dict[str, float]:
-    """The scores of a table, which of several tasks may be about the second one."""
-    named = {name: f"{table.task}/{name}" if table.task else name for name in table.metrics}
-    return {name: value for name, full in named.items() if (value := one.score(full)) is not None}
+    found = {metric: table.value(one, metric) for metric in table.metrics}
+    return {metric: value for metric, value in found.items() if value is not None}
 
 
 def _each(what: Callable[[Sequence[float]], float], runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -137,7 +134,7 @@ class Files:
     """The result files of a folder, read when the page names them.
 
     Attributes:
-        used: Names of those that were.
+        used: Those that were, by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,9 +176,9 @@ def filled(template: str, files: Files) -> str:
 
     Args:
         template: Jinja2; `read(NAME)` is a file, `|digits(4)` ".7723", `|percent` "81", `|giga(2)` "62.93",
-            `hours|duration` "12 min",
-            `row|spread("ods", 4)` ".7368 ± .0022", `row|each("ods", 4)` every run. `printed(".790")` is a
-            number that was not measured here, but stands in a paper or in another program's output.
+            `hours|duration` "12 min", `row|spread("ods", 4)` ".7368 ± .0022", `row|each("ods", 4)` every
+            run. `printed(".790")` is a number that was not measured here, but stands in a paper or in
+            another program's output.
         files: Where the numbers are.
 
     Raises:
@@ -193,7 +190,7 @@ def filled(template: str, files: Files) -> str:
     environment.filters |= {
         "digits": digits,
         "percent": lambda share, number=0: f"{100 * share:.{number}f}",
-        "giga": lambda value, number: f"{value / 1e9:.{number}f}".removeprefix("0"),
+        "giga": lambda value, number: digits(value / 1e9, number),
         "spread": _spread,
         "duration": duration,
         "each": lambda row, name, number: ", ".join(digits(one[name], number) for one in row.runs),

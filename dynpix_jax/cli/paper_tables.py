@@ -166,9 +166,7 @@ def _paper_score(score: Score, index: int, row: Row) -> str:
 
 def _own_score(table: Table, score: Score, found: Mapping[Row, Measured | None], row: Row) -> str:
     run = found.get(row)
-    # The table's task may be the second one of a network of several tasks.
-    name = f"{table.task}/{score.name}" if table.task else score.name
-    return "-" if run is None else score_text(score, run.score(name))
+    return "-" if run is None else score_text(score, table.value(run, score.name))
 
 
 def class_cells(table: Table, scores: ClassScores, runs: Runs | None) -> tuple[list[str], list[list[str]]]:

@@ -251,9 +251,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _values(table: Table, reached: Reached, metric: str) -> list[float]:
-    # The table's task may be the second one of a network of several tasks.
-    name = f"{table.task}/{metric}" if table.task else metric
-    return [value for one in reached.results if (value := one.score(name)) is not None]
+    return [value for one in reached.results if (value := table.value(one, metric)) is not None]
 
 
 def _spread(score: Score, values: Sequence[float]) -> str:

@@ -59,10 +59,14 @@ def exit_table(scores: Sequence[Score], row: Budget) -> tuple[list[str], list[li
     return heads, cells
 
 
+def markdown(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *cells))
+
+
 def print_markdown(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     """Prints a table to stdout as Markdown."""
-    for line in (heads, ["---"] * len(heads), *cells):
-        print(f"| {' | '.join(line)} |")
+    print(markdown(heads, cells))
 
 
 def print_table(heads: Sequence[str], cells: Sequence[Sequence[str]], console: Console | None = None) -> None:

@@ -168,6 +168,10 @@ class Table:
         """Whether rows are compared with networks for each task."""
         return any(row.reference or row.printed is not None for row in self.rows)
 
+    def value(self, run: Measured, metric: str) -> float | None:
+        """A metric of a run, whose first task may be another than the table's; None if missing."""
+        return run.score(f"{self.task}/{metric}" if self.task else metric)
+
     def spec(self, row: Row) -> str:
         """What --config takes for a row; ``EACH_TASK`` stands for each of ``tasks``."""
         return f"{self.config}:{row.argument}"
