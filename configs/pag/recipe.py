@@ -34,8 +34,8 @@ with high confidence (init_std, open_bias): from the release's start layers clos
 it; on BSDS500 they choose by what sets a position apart (choosing_gates). The last stage trains on the masks
 of evaluation, whose density is held at rho (calibrate). recipe=paper undoes all of this but the last
 (calibrate=none undoes that), takes as many images, and keeps the means over pixels. budget=cpu leaves out
-Res6, which would add half of the backbone's MACs, freezes stem and Res2, and scores variant=gated with masks
-of chance, too.
+Res6, which would add half of the backbone's MACs, and freezes stem and Res2. Evaluation scores variant=gated
+with masks of chance, too.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def pag_config(
     stages = _stages(args, schedule, res6=res6)
     config.training = training.section(args, schedule.batch_size, stages, warmup_steps=50)
     config.evaluation = dict(inference=dict(scales=(scale,)))
-    if args.variant == "gated" and args.budget == "cpu":
+    if args.variant == "gated":
         config.evaluation.chance = 1
     if args.recipe == "paper":
         published.pag(config)
@@ -218,9 +218,8 @@ def pag_config(
 def choosing_gates(config: ml_collections.ConfigDict, args: ml_collections.ConfigDict, **gate: Any) -> None:
     """Gates of a config that choose by what sets a position apart from the rest of its image (``centred``).
 
-    Evaluation scores them beside masks of chance. They begin at .7, and samples become the masks of
-    evaluation while rho is lowered (calibrate): what was tried is in docs/results.md. Stages without gates
-    stay as they are, and those that skip whole layers.
+    They begin at .7, and samples become the masks of evaluation while rho is lowered (calibrate): what was
+    tried is in docs/results.md. Stages without gates stay as they are, and those that skip whole layers.
 
     Args:
         config: Result of `pag_config`.
@@ -240,7 +239,6 @@ def choosing_gates(config: ml_collections.ConfigDict, args: ml_collections.Confi
         return dict(stage, model=dict(model, gate=own))
 
     config.training.stages = tuple(changed(stage) for stage in config.training.stages)
-    config.evaluation.chance = 1
 
 
 def _stages(args: ml_collections.ConfigDict, schedule: Schedule, *, res6: bool) -> tuple[dict, ...]:

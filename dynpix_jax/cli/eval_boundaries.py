@@ -23,13 +23,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dynpix_jax.core.errors import UserError
-from dynpix_jax.core.settings import MOST_THRESHOLDS, MOST_WORKERS
+from dynpix_jax.core.settings import MAX_DIST, MOST_THRESHOLDS, MOST_WORKERS, THRESHOLDS
 from dynpix_jax.core.text import a_path
 from dynpix_jax.data.bsds500 import read_boundaries
 from dynpix_jax.data.images import read_image
 from dynpix_jax.evaluation.boundary import (
-    MAX_DIST,
-    THRESHOLDS,
     BoundaryScores,
     GroundTruth,
     evaluate_boundaries,

@@ -28,8 +28,12 @@ class HasTarget(Protocol):
 
 MOST_STEPS = 2**31 - 1
 """Of a run: devices count them in 32 bits."""
+THRESHOLDS = 99
+"""Of the boundary benchmark."""
 MOST_THRESHOLDS = 9999
-"""Of the boundary benchmark; its own are 99."""
+"""Of the boundary benchmark, in place of its own."""
+MAX_DIST = 0.0075
+"""Largest distance of a match in image diagonals: of the boundary benchmark of BSDS500 (of NYUD .011)."""
 MOST_WORKERS = 1024
 """Processes that a machine can be asked for."""
 Implementation = Literal["masked", "gather", "pallas_tpu", "pallas_gpu"]
@@ -299,8 +303,8 @@ class EvaluationConfig:
     mode: Literal["dense", "sparse", "both"] = "both"
     every_stage: bool = False
     also: tuple[str, ...] = ()
-    thresholds: int = 99
-    max_dist: float = 0.0075
+    thresholds: int = THRESHOLDS
+    max_dist: float = MAX_DIST
     nms: bool = True
     smooth: bool = True
     workers: int = 2

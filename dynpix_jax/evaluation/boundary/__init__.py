@@ -18,8 +18,6 @@ from dynpix_jax.evaluation.boundary.curve import (
     summarize,
 )
 from dynpix_jax.evaluation.boundary.evaluate import (
-    MAX_DIST,
-    THRESHOLDS,
     GroundTruth,
     count_boundaries,
     evaluate_boundaries,
@@ -30,8 +28,6 @@ from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
 from dynpix_jax.evaluation.boundary.saved import read_curve
 
 __all__ = [
-    "MAX_DIST",
-    "THRESHOLDS",
     "Annotation",
     "BoundaryScores",
     "CurveScore",

@@ -13,17 +13,12 @@ import cv2
 import numpy as np
 
 from dynpix_jax.core.errors import UserError
+from dynpix_jax.core.settings import MAX_DIST, THRESHOLDS
 from dynpix_jax.data.nms import non_maximum_suppression
 from dynpix_jax.data.thin import thin
 from dynpix_jax.data.workers import end_with_parent
 from dynpix_jax.evaluation.boundary.curve import BoundaryScores, ImageCounts, summarize
 from dynpix_jax.evaluation.boundary.match import Annotation, match_radius
-
-MAX_DIST = 0.0075
-"""Largest distance of a match in image diagonals, for BSDS500 and PASCAL (NYUD: 0.011)."""
-
-THRESHOLDS = 99
-"""How many thresholds the benchmark has."""
 
 
 def threshold_values(number: int) -> np.ndarray:
