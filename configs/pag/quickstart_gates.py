@@ -4,9 +4,10 @@
     python eval.py --config=configs/pag/quickstart_gates.py:gates=no_res2 --workdir=runs/no_res2
 
 Arguments: gates = base, the training without gates that the others begin with; none, as many more steps
-without them; quickstart, its own gates; longer, the same after gates=none; or one of CHANGES, below.
-continue_from = the workdir of gates=base (of none, for longer), so that only what follows is trained. `dynpix
-reproduce pag quickstart_gates` has a row for each. Measured here: docs/results.md.
+without them; quickstart, its own gates; longer, the same after gates=none; or one of CHANGES, below. later =
+how many times the quickstart's steps the stages after the base take. continue_from = the workdir of
+gates=base (of none, for longer), so that only what follows is trained. `dynpix reproduce pag
+quickstart_gates` has a row for each. Measured here: docs/results.md.
 """
 
 from __future__ import annotations
@@ -30,18 +31,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     "combined": dict(sparsity="combined", calibrate="mean"),
     "at_once": dict(insert=False),
     "weight_x5": dict(weight=0.1),
+    "guided": dict(guidance=0.01),
 }
 """Name -> values of ``gate`` in both stages: where gates are (no_res2) and what they skip (conv3x3, the other
 reading of eq. 2); what they read (centred, blurred over 3x3 positions); relaxed masks in training (soft),
 masks that are samples to the end (sampled), colder ones; one budget for all gates together (combined), all
-gates from the first step on (at_once), a heavier loss of the budget (weight_x5).
+gates from the first step on (at_once), a heavier loss of the budget (weight_x5); a loss that asks them to
+compute at boundaries (guided).
 """
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of one change."""
     names = ("quickstart", "base", "none", "longer", *CHANGES)
-    args = parse_arg(arg, gates=one_of(*names), continue_from="")
+    args = parse_arg(arg, gates=one_of(*names), later=1, continue_from="")
+    if args.later < 1:
+        raise UserError(f"config argument later={args.later}: expected at least 1")
+    if args.later > 1 and args.gates == "base":
+        raise UserError(f"config argument later={args.later}: nothing follows the base of gates=base")
     if args.continue_from and args.gates == "base":
         raise UserError("config argument continue_from: gates=base is what the others continue from")
     ungated = args.gates in ("base", "none")
@@ -55,6 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         later = []
     elif not ungated:
         later = [_changed(stage, CHANGES.get(args.gates, {})) for stage in later]
+    later = [dict(stage, steps=args.later * stage["steps"]) for stage in later]
     config.training.stages = tuple(later if args.continue_from else [*before, *later])
     config.training.init_from = args.continue_from
     config.evaluation.every_stage = False

@@ -5,7 +5,7 @@ from dynpix_jax.ops.conv import conv, conv_output_size, torch_padding
 from dynpix_jax.ops.gumbel import argmax_one_hot, gumbel_softmax, gumbel_softmax_st
 from dynpix_jax.ops.interpolation import interpolate_masked
 from dynpix_jax.ops.pointwise import pointwise
-from dynpix_jax.ops.resize import cells_to_pixels, resize_bilinear, resize_nearest
+from dynpix_jax.ops.resize import cells_to_pixels, pixels_to_cells, resize_bilinear, resize_nearest
 from dynpix_jax.ops.sparse import (
     ActiveSet,
     ImplementationUnavailable,
@@ -33,6 +33,7 @@ __all__ = [
     "map_active",
     "perforated_conv",
     "perforated_conv_reference",
+    "pixels_to_cells",
     "pointwise",
     "resize_bilinear",
     "resize_nearest",

@@ -92,9 +92,27 @@ def cells_to_pixels(x: Array, size: tuple[int, int], stride: int) -> Array:
     """
     _check("cells_to_pixels", x, size, ranks=(3, 4))
     for axis, new in zip((1, 2), size, strict=True):
-        index = np.minimum((np.arange(new) + stride // 2) // stride, x.shape[axis] - 1)
-        x = jnp.take(x, jnp.asarray(index), axis=axis, mode="clip")
+        x = jnp.take(x, jnp.asarray(_nearest_cells(new, x.shape[axis], stride)), axis=axis, mode="clip")
     return x
+
+
+def pixels_to_cells(marked: Array, size: tuple[int, int], stride: int) -> Array:
+    """The cells of a network's map that are the nearest cell of a marked pixel; see :func:`cells_to_pixels`.
+
+    Args:
+        marked: bool (B, H, W), pixels of the image.
+        size: (h, w) of the map.
+        stride: Pixels from cell to cell.
+
+    Returns:
+        bool (B, h, w).
+    """
+    _check("pixels_to_cells", marked, size, ranks=(3,))
+    counts = marked[..., None].astype(jnp.float32)
+    for axis, cells in zip((1, 2), size, strict=True):
+        nearest = _nearest_cells(marked.shape[axis], cells, stride)
+        counts = _interpolate(counts, np.equal.outer(np.arange(cells), nearest), axis)
+    return counts[..., 0] > 0.5
 
 
 def resize_images(images: Array, size: tuple[int, int]) -> Array:
@@ -119,6 +137,12 @@ def _nearest_index(old: int, new: int) -> np.ndarray:
     scale = np.float32(old) / np.float32(new)
     index: np.ndarray = np.floor(np.arange(new, dtype=np.float32) * scale).astype(np.int32)
     return index.clip(max=old - 1)
+
+
+def _nearest_cells(pixels: int, cells: int, stride: int) -> np.ndarray:
+    """The nearest cell of each pixel of a row; midway the later one."""
+    nearest: np.ndarray = np.minimum((np.arange(pixels) + stride // 2) // stride, cells - 1)
+    return nearest
 
 
 def _check(name: str, x: Array, size: tuple[int, int], ranks: tuple[int, ...] = (4,)) -> None:

@@ -244,6 +244,8 @@ def test_every_config_is_tested():
             "gates=base,continue_from=w",
             "gates=base is what the others continue from",
         ),
+        ("quickstart_gates", "later=0", "later=0: expected at least 1"),
+        ("quickstart_gates", "gates=base,later=2", "later=2: nothing follows the base"),
     ],
 )
 def test_arguments_that_make_no_sense(name, arg, message):
@@ -264,6 +266,7 @@ def test_arguments_that_make_no_sense(name, arg, message):
         ("combined", {"sparsity": "combined", "calibrate": "mean"}),
         ("at_once", {"insert": False}),
         ("weight_x5", {"weight": 0.1}),
+        ("guided", {"guidance": 0.01}),
         ("quickstart", {}),
         ("longer", {}),
     ],
@@ -291,6 +294,11 @@ def test_what_the_quickstarts_gates_continue_from():
     }
     assert names == {"base": ["base"], "none": ["longer", "longest"], "longer": ["rho0.7", "rho0.5"]}
     assert get_config("gates=longer,continue_from=w").training.init_from == "w"
+    steps = {
+        gates: [stage["steps"] for stage in get_config(f"gates={gates},later=3").training.stages]
+        for gates in ("none", "quickstart")
+    }
+    assert steps == {"none": [600, 750, 750], "quickstart": [600, 750, 750]}
 
 
 def test_stages_begin_where_another_run_ended():

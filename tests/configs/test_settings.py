@@ -50,6 +50,7 @@ VALUES = {
     "points": "points.mat", "sbd": "elsewhere", "strategy": "uniform", "train_scales": "full half",
     "balanced": "True", "label_root": "elsewhere", "crop": "96", "val_share": "0.3", "tap": "relu",
     "labels": "depth+normals", "bsds": "elsewhere", "camvid": "elsewhere", "gates": "soft base",
+    "later": "2",
 }  # fmt: skip
 """Every argument of a config, with values of which one at least is not what the config has anyway."""
 

@@ -104,3 +104,20 @@ def test_cells_lie_at_multiples_of_the_stride():
     pixels = np.asarray(ops.cells_to_pixels(last, (32, 48), 8))
     assert pixels.shape == (1, 32, 48, 1)
     assert pixels.sum() == (32 - 20) * (48 - 36)  # all that is beyond the last cell, too
+
+
+@pytest.mark.parametrize(
+    ("size", "cells", "stride"), [((25, 41), (4, 6), 8), ((32, 48), (4, 6), 8), ((7, 5), (7, 5), 1)]
+)
+def test_a_cell_is_marked_by_the_pixels_that_take_its_value(size, cells, stride):
+    """Pixel by pixel: exactly the cell is marked whose value `cells_to_pixels` puts there."""
+    numbers = np.arange(np.prod(cells)).reshape(1, *cells)
+    owner = np.asarray(ops.cells_to_pixels(numbers, size, stride))[0]
+    pixels = np.eye(owner.size, dtype=bool).reshape(-1, *size)
+    found = np.asarray(ops.pixels_to_cells(pixels, cells, stride)).reshape(owner.size, -1)
+    np.testing.assert_array_equal(found, np.eye(numbers.size, dtype=bool)[owner.ravel()])
+    rng = np.random.default_rng(0)
+    some = rng.random((3, *size)) < 0.05
+    each = [{int(owner[at]) for at in zip(*np.nonzero(one), strict=True)} for one in some]
+    found = np.asarray(ops.pixels_to_cells(some, cells, stride)).reshape(3, -1)
+    assert [set(np.flatnonzero(one)) for one in found] == each

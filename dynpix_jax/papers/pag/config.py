@@ -40,6 +40,8 @@ class GateConfig:
         sparsity_on: Densities of the ``hard`` masks, which determine the cost, or of the ``soft``
             probabilities that they are drawn from, as released.
         weight: Lambda of the loss.
+        guidance: Weight of a second loss, which is not in the paper: it asks gates to compute at the pixels
+            that are rare for the task, boundaries or all classes but the first (`sparsity.guidance_loss`).
         temperature: Temperature of the relaxation, (start, end) over the stage.
         noise: Scale of the noise that masks are drawn with, (start, end) over the stage: 1 samples, as eq. 3
             does; 0 trains on the arg-max masks of evaluation, and eq. 6 holds their density.
@@ -63,6 +65,7 @@ class GateConfig:
     sparsity: Literal["per_layer", "mild", "global", "combined"] = "per_layer"
     sparsity_on: Literal["hard", "soft"] = "hard"
     weight: float = 1e-4
+    guidance: float = 0.0
     temperature: tuple[float, float] = (1.0, 0.1)
     noise: tuple[float, float] = (1.0, 1.0)
     soft: bool = False
@@ -84,8 +87,9 @@ class GateConfig:
             raise ValueError(f"temperature: {self.temperature}; expected two positive numbers")
         if min(self.noise) < 0.0:
             raise ValueError(f"noise: {self.noise}; expected two numbers >= 0")
-        if self.weight < 0.0:
-            raise ValueError(f"weight: {self.weight}; expected a number >= 0")
+        for name in ("weight", "guidance"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name}: {getattr(self, name)}; expected a number >= 0")
         if self.calibration_images < 1:
             raise ValueError(f"calibration_images: {self.calibration_images}; expected at least 1")
         if self.exists and "features" not in self.options.reads:
@@ -107,9 +111,9 @@ class GateConfig:
         if self.options.whole_images:
             unread["scope"] = f"kind {self.kind!r} skips whole blocks"
             reason = f"kind {self.kind!r} decides for whole images, whose loss is another"
-            unread |= dict.fromkeys(("sparsity", "sparsity_on"), reason)
+            unread |= dict.fromkeys(("sparsity", "sparsity_on", "guidance"), reason)
         if self.options.fixed_density is not None:
-            budget = ("rho", "rho_start", "sparsity", "sparsity_on", "weight")
+            budget = ("rho", "rho_start", "sparsity", "sparsity_on", "weight", "guidance")
             unread |= dict.fromkeys(budget, f"kind {self.kind!r} has a density of its own, in gate.options")
         return unread
 
@@ -205,6 +209,8 @@ class PagConfig(NetworkConfig):
                 raise ValueError(f"{name}: {getattr(self, name)}; expected at least 1")
         self._check_drop_layers()
         self._check_gate_stages()
+        if self.gate.guidance and not task_class(self.task).has_rare:
+            raise ValueError(f"gate.guidance: {self.task} has no rare pixels to compute at; expected 0")
         if self.gate.exists and not gated_blocks(self):
             raise ValueError(f"gate.kind: {self.gate.kind!r}, but {self.backbone.name} has no block to gate")
         dilations = {spec.name: spec.dilation for spec in kept_specs(self)}

@@ -130,6 +130,37 @@ def global_sparsity_loss(
     return jnp.where(jnp.sum(weights) > 0, _mean_over_images(bernoulli_kl(rho, density), valid), 0.0)
 
 
+def guidance_loss(
+    probabilities: Masks,
+    marked: Masks,
+    *,
+    valid: Array | None = None,
+    in_force: Array | None = None,
+) -> Array:
+    """Sum over layers of the mean of -log(probability to compute) over the marked positions of each image.
+
+    Not in the paper: it asks gates to compute at certain positions and leaves the others to the task's loss.
+    How many are open is up to the losses above.
+
+    Args:
+        probabilities: The layers' probabilities in [0, 1], each (B, h, w) with its own h and w.
+        marked: bool, of the same shapes. An image without a marked position has a loss of 0.
+        valid: See :func:`per_layer_sparsity_loss`.
+        in_force: The same.
+
+    Returns:
+        Scalar; 0 without layers or without a valid image.
+    """
+    total = jnp.zeros((), jnp.float32)
+    for index, (probability, at) in enumerate(zip(_layers(probabilities), _layers(marked), strict=True)):
+        surprise = -jnp.log(jnp.clip(probability.astype(jnp.float32), _EDGE, 1.0))
+        positions = at.sum((1, 2))
+        loss = jnp.sum(surprise * at, (1, 2)) / jnp.maximum(positions, 1)
+        loss = _mean_over_images(loss, valid)
+        total = total + (loss if in_force is None else jnp.where(in_force[index], loss, 0.0))
+    return total
+
+
 def layer_rate_loss(
     rates: Sequence[Array], relaxed: Sequence[Array], rho: Array, *, valid: Array, in_force: Array
 ) -> Array:

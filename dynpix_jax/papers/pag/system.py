@@ -21,7 +21,7 @@ from dynpix_jax.core.errors import UserError
 from dynpix_jax.core.routing import Routing
 from dynpix_jax.core.system import LossAux, Outputs, System
 from dynpix_jax.core.typing import Array, PRNGKey, Variables
-from dynpix_jax.ops.resize import cells_to_pixels
+from dynpix_jax.ops.resize import cells_to_pixels, pixels_to_cells
 from dynpix_jax.papers.pag.calibration import calibrate
 from dynpix_jax.papers.pag.config import (
     GateConfig,
@@ -35,6 +35,7 @@ from dynpix_jax.papers.pag.layers import GATED
 from dynpix_jax.papers.pag.network import PagNetwork
 from dynpix_jax.papers.pag.sparsity import (
     global_sparsity_loss,
+    guidance_loss,
     layer_rate_loss,
     mild_divergence,
     per_layer_sparsity_loss,
@@ -122,6 +123,9 @@ class Pag(System):
         if outputs.gates and self.config.gate.options.fixed_density is None:
             terms["sparsity"] = self._sparsity_loss(outputs, batch["valid"], controls)
             total = total + terms["sparsity"]
+            if self.config.gate.guidance:
+                terms["guidance"] = self._guidance_loss(outputs, batch, controls)
+                total = total + terms["guidance"]
         if outputs.gates:
             density = jnp.stack([mask.mean() for mask in outputs.gates.values()])
             terms |= {"density": density.mean(), "density_min": density.min(), "density_max": density.max()}
@@ -130,7 +134,7 @@ class Pag(System):
     def _sparsity_loss(self, outputs: Outputs, valid: Array, controls: Mapping[str, Array]) -> Array:
         """The second term of eq. 6, or the variant that GateConfig selects."""
         gate, names = self.config.gate, gated_blocks(self.config)
-        in_force = jnp.arange(len(names)) >= len(names) - controls["inserted"]
+        in_force = self._in_force(controls)
         probabilities = [outputs.probabilities[name] for name in names]
         if gate.options.whole_images:
             stored = outputs.updates["batch_stats"]["backbone"]
@@ -145,6 +149,25 @@ class Pag(System):
             "combined": partial(global_sparsity_loss, by_position=True),
         }
         return gate.weight * kinds[gate.sparsity](masks, controls["rho"], valid=valid, in_force=in_force)
+
+    def _guidance_loss(
+        self, outputs: Outputs, batch: Mapping[str, Array], controls: Mapping[str, Array]
+    ) -> Array:
+        """Asks the gates to compute at the task's rare pixels; see GateConfig.guidance."""
+        rare, stages = self.task.rare(batch[self.task.target]), self._stages
+        probabilities = {name: outputs.probabilities[name] for name in gated_blocks(self.config)}
+        marked = {}
+        for name, probability in probabilities.items():
+            _, height, width = probability.shape
+            marked[name] = pixels_to_cells(rare, (height, width), stages[name].stride)
+        in_force = self._in_force(controls)
+        loss = guidance_loss(probabilities, marked, valid=batch["valid"], in_force=in_force)
+        return self.config.gate.guidance * loss
+
+    def _in_force(self, controls: Mapping[str, Array]) -> Array:
+        """bool (L,): the gates that are inserted, from the top."""
+        count = len(gated_blocks(self.config))
+        return jnp.arange(count) >= count - controls["inserted"]
 
     def controls(self, step: Array, steps: int) -> dict[str, Array]:
         """Temperature and noise change linearly; gates are inserted and rho is lowered on the ramp."""

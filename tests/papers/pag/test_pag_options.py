@@ -171,6 +171,40 @@ def test_sparsity_losses(kind, on):
     np.testing.assert_allclose(value, 2.0 * expected[kind], rtol=1e-5)
 
 
+def test_guidance_reads_the_cells_of_rare_pixels():
+    """A boundary at pixel (16, 24) is cell (2, 3) of Res3, whose cells lie at multiples of 8 pixels."""
+    gate = GateConfig("pixel", stages=("res3",), guidance=3.0)
+    system = Pag(replace(CONFIG, multipool=MultiPoolConfig(), gate=gate))
+    names = gated_blocks(system.config)
+    labels = jnp.zeros((1, *SIZE)).at[0, 16, 24].set(1.0)
+    batch = {"boundaries": labels, "valid": jnp.ones(1, bool)}
+    elsewhere = jnp.full((1, 5, 7), 0.3)
+    asked = elsewhere.at[0, 2, 3].set(0.5)
+
+    def loss(probability, inserted):
+        outputs = Outputs({}, {}, {}, probabilities=dict.fromkeys(names, probability))
+        return float(system._guidance_loss(outputs, batch, {"inserted": jnp.asarray(inserted)}))
+
+    assert loss(asked, float(len(names))) == pytest.approx(3.0 * len(names) * np.log(2), rel=1e-5)
+    assert loss(asked, 1.0) == pytest.approx(3.0 * np.log(2), rel=1e-5)
+    assert loss(elsewhere.at[0, 2, 3].set(1.0), 1.0) == 0.0
+
+
+def test_guidance_is_a_term_of_the_loss():
+    """It is added to the task's loss and to that of the density."""
+    gate = GateConfig("pixel", scope="residual", stages=("res3",), guidance=0.5)
+    config = replace(CONFIG, multipool=MultiPoolConfig(), res6=False, gate=gate, drop_blocks=4)
+    system = Pag(config)
+    labels = np.zeros((2, *SIZE), np.float32)
+    labels[:, 10] = 1
+    batch = {"image": IMAGES, "boundaries": labels, "valid": np.ones(2, bool)}
+    controls = system.controls(jnp.asarray(0), 10)
+    total, aux = system.loss(fresh(config, 4), batch, rngs={"gumbel": jax.random.key(0)}, controls=controls)
+    assert aux.terms["guidance"] > 0
+    parts = (aux.terms[name] for name in ("boundaries", "sparsity", "guidance"))
+    np.testing.assert_allclose(total, sum(map(float, parts)), rtol=1e-5)
+
+
 def test_one_open_cell_on_a_ponder_map():
     """Cell (2, 3) of Res3, whose cells lie at multiples of 8 pixels: the 8x8 pixels about (16, 24)."""
     system = Pag(replace(CONFIG, gate=GateConfig("pixel")))
@@ -208,6 +242,16 @@ def test_one_open_cell_on_a_ponder_map():
         (
             dict(gate=dict(kind="layer", sparsity_on="soft")),
             "gate.sparsity_on: nothing reads .*: kind 'layer'",
+        ),
+        (dict(gate=dict(kind="layer", guidance=0.1)), "gate.guidance: nothing reads .*: kind 'layer'"),
+        (
+            dict(gate=dict(kind="top_k", guidance=0.1)),
+            "gate.guidance: nothing reads .*: kind 'top_k' has a density of its own",
+        ),
+        (dict(gate=dict(kind="pixel", guidance=-1.0)), "guidance: -1.0; expected a number >= 0"),
+        (
+            dict(task="depth", gate=dict(kind="pixel", guidance=0.1)),
+            "gate.guidance: depth has no rare pixels to compute at",
         ),
     ],
 )

@@ -52,6 +52,30 @@ def test_finite_at_the_ends_and_pointing_to_the_target(rho, g):
         assert float(value) > 0.01
 
 
+def test_guidance_of_marked_positions():
+    """By hand: ln 2 and ln 4 at the marked positions of the first image; the third has none."""
+    probability = jnp.asarray([[[0.5, 0.25], [0.1, 1.0]], [[0.1, 0.1], [0.1, 0.1]], [[0.1, 0.1], [0.1, 0.1]]])
+    marked = jnp.zeros((3, 2, 2), bool).at[0, 0].set(True).at[1].set(True)
+    layers, at = [probability, 0 * probability + 0.5], [marked, marked]
+    valid = jnp.asarray([True, False, True])
+    first, second = 1.5 * np.log(2) / 2, np.log(2) / 2  # means over two images
+    loss = sparsity.guidance_loss(layers, at, valid=valid)
+    assert float(loss) == pytest.approx(first + second, rel=1e-5)
+    loss = sparsity.guidance_loss(layers, at, valid=valid, in_force=jnp.asarray([True, False]))
+    assert float(loss) == pytest.approx(first, rel=1e-5)
+    assert float(sparsity.guidance_loss([], [])) == 0.0
+
+
+def test_guidance_pulls_at_marked_positions_alone():
+    marked = jnp.asarray([[[True, False], [False, True]]])
+    gradient = jax.grad(lambda p: sparsity.guidance_loss([p], [marked]))(jnp.full((1, 2, 2), 0.5))
+    np.testing.assert_array_equal(gradient < 0, marked)
+    np.testing.assert_array_equal(gradient[~marked], 0)
+    # Finite where a gate is closed for certain.
+    gradient = jax.grad(lambda p: sparsity.guidance_loss([p], [marked]))(jnp.zeros((1, 2, 2)))
+    assert np.isfinite(gradient).all()
+
+
 def test_convex_and_increasing_away_from_the_target():
     g = jnp.concatenate(
         [jnp.linspace(0, 3e-4, 40), jnp.linspace(4e-4, 1 - 4e-4, 60), 1 - jnp.linspace(3e-4, 0, 40)]
