@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import sys
@@ -30,6 +31,7 @@ from dynpix_jax.evaluation.kept import kept
 from dynpix_jax.evaluation.paper_tables import Table
 from dynpix_jax.evaluation.reproduce import Reached
 from dynpix_jax.evaluation.results import Measured, kinds_of_chance
+from dynpix_jax.serving.network_file import shipped_networks
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "results"
 TEMPLATE = FOLDER / "page.md.jinja"
@@ -171,14 +173,19 @@ def _spread(row: Row, name: str, number: int) -> str:
     return f"{digits(row[name], number)} ± {digits(row.spread[name], number)}"
 
 
+def _sha256(network: str) -> str:
+    """Of the file of a network that ships."""
+    return hashlib.sha256(shipped_networks()[network].read_bytes()).hexdigest()
+
+
 def filled(template: str, files: Files) -> str:
     """The page.
 
     Args:
         template: Jinja2; `read(NAME)` is a file, `|digits(4)` ".7723", `|percent` "81", `|giga(2)` "62.93",
             `hours|duration` "12 min", `row|spread("ods", 4)` ".7368 ± .0022", `row|each("ods", 4)` every
-            run. `printed(".790")` is a number that was not measured here, but stands in a paper or in
-            another program's output.
+            run; `sha256("boundaries")` is that of a network that ships. `printed(".790")` is a number that
+            was not measured here, but stands in a paper or in another program's output.
         files: Where the numbers are.
 
     Raises:
@@ -195,7 +202,7 @@ def filled(template: str, files: Files) -> str:
         "duration": duration,
         "each": lambda row, name, number: ", ".join(digits(one[name], number) for one in row.runs),
     }
-    return environment.from_string(template).render(read=files.read, printed=str)
+    return environment.from_string(template).render(read=files.read, printed=str, sha256=_sha256)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
