@@ -20,10 +20,14 @@ from dynpix_jax.configs import quickstart
 from dynpix_jax.core.configs import one_of, parse_arg
 from dynpix_jax.core.errors import UserError
 
+NO_RES2 = dict(stages=("res3", "res4"))
+GUIDED = dict(guidance=0.01)
+CENTRED = dict(options=dict(init_std=0.02, open_bias=2.0, centred=True))
+
 CHANGES: dict[str, dict[str, Any]] = {
-    "no_res2": dict(stages=("res3", "res4")),
+    "no_res2": NO_RES2,
     "conv3x3": dict(scope="conv3x3"),
-    "centred": dict(options=dict(init_std=0.02, open_bias=2.0, centred=True)),
+    "centred": CENTRED,
     "blurred": dict(options=dict(init_std=0.02, open_bias=2.0, blur=True)),
     "soft": dict(soft=True),
     "sampled": dict(noise=(1.0, 1.0)),
@@ -31,13 +35,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "combined": dict(sparsity="combined", calibrate="mean"),
     "at_once": dict(insert=False),
     "weight_x5": dict(weight=0.1),
-    "guided": dict(guidance=0.01),
+    "guided": GUIDED,
+    "no_res2_guided": NO_RES2 | GUIDED,
+    "no_res2_centred": NO_RES2 | CENTRED,
+    "together": NO_RES2 | CENTRED | GUIDED,
 }
 """Name -> values of ``gate`` in both stages: where gates are (no_res2) and what they skip (conv3x3, the other
 reading of eq. 2); what they read (centred, blurred over 3x3 positions); relaxed masks in training (soft),
 masks that are samples to the end (sampled), colder ones; one budget for all gates together (combined), all
 gates from the first step on (at_once), a heavier loss of the budget (weight_x5); a loss that asks them to
-compute at boundaries (guided).
+compute at boundaries (guided); and some of them together.
 """
 
 
