@@ -36,7 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "at_once": dict(insert=False),
     "weight_x5": dict(weight=0.1),
     "guided": GUIDED,
-    "guided_x3": dict(guidance=0.03),
+    "guided_held": GUIDED | dict(weight=0.1),
     "no_res2_guided": NO_RES2 | GUIDED,
     "no_res2_centred": NO_RES2 | CENTRED,
     "together": NO_RES2 | CENTRED | GUIDED,
@@ -45,7 +45,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 reading of eq. 2); what they read (centred, blurred over 3x3 positions); relaxed masks in training (soft),
 masks that are samples to the end (sampled), colder ones; one budget for all gates together (combined), all
 gates from the first step on (at_once), a heavier loss of the budget (weight_x5); a loss that asks them to
-compute at boundaries (guided), of three times the weight (guided_x3); and some of them together.
+compute at boundaries (guided), beside such a heavier one (guided_held); and some of them together.
 """
 
 

@@ -267,7 +267,7 @@ def test_arguments_that_make_no_sense(name, arg, message):
         ("at_once", {"insert": False}),
         ("weight_x5", {"weight": 0.1}),
         ("guided", {"guidance": 0.01}),
-        ("guided_x3", {"guidance": 0.03}),
+        ("guided_held", {"guidance": 0.01, "weight": 0.1}),
         ("no_res2_guided", {"stages": ("res3", "res4"), "guidance": 0.01}),
         ("no_res2_centred", {"stages": ("res3", "res4"), "options": {"centred": True}}),
         ("together", {"stages": ("res3", "res4"), "options": {"centred": True}, "guidance": 0.01}),
