@@ -43,15 +43,18 @@ class Reproduced:
 
     Attributes:
         markdown: Its tables, devices and versions.
+        networks: Names of the rows, in the tables' order.
     """
 
     def __init__(self, file: Path) -> None:
         """Reads the file."""
         self.markdown = _printed(["reproduce", "--kept", str(file), "--markdown"])
         self._rows: dict[Any, Row] = {}
+        self.networks: list[str] = []
         for table, rows in kept(file).found:
             for reached in rows:
                 row = Row(table, reached)
+                self.networks.append(reached.row.network)
                 self._rows |= {reached.row.network: row, (reached.row.network, table.task): row}
 
     def __getitem__(self, network: str | tuple[str, str]) -> Row:

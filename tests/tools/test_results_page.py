@@ -137,6 +137,8 @@ def test_numbers_of_rows(tmp_path: Path) -> None:
         ' {{ row.macs|giga(2) }}; {{ (row.chance["shuffled"].ods - row.ods)|digits(3) }}'
     )
     assert filled(page, Files(tmp_path)) == ".70 ± .20; .5, .7, .9; 50; 2.50; -.400"
+    networks = filled('{{ read("pag_quickstart").networks|join("; ") }}', Files(tmp_path))
+    assert networks == "no gates, trained as long; gated, ρ 0.5"
 
 
 def test_records_and_other_files(tmp_path: Path) -> None:
