@@ -33,7 +33,8 @@ THRESHOLDS = 99
 MOST_THRESHOLDS = 9999
 """Of the boundary benchmark, in place of its own."""
 MAX_DIST = 0.0075
-"""Largest distance of a match in image diagonals: of the boundary benchmark of BSDS500 (of NYUD .011)."""
+"""Of the boundary benchmark: largest distance of a match in image diagonals, for BSDS500 and PASCAL
+(NYUD: 0.011)."""
 MOST_WORKERS = 1024
 """Processes that a machine can be asked for."""
 Implementation = Literal["masked", "gather", "pallas_tpu", "pallas_gpu"]

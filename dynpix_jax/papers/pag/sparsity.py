@@ -96,11 +96,7 @@ def per_layer_sparsity_loss(
     Returns:
         Scalar; 0 without masks or without a valid image.
     """
-    total = jnp.zeros((), jnp.float32)
-    for index, mask in enumerate(_layers(masks)):
-        loss = _mean_over_images(divergence(rho, mask_density(mask)), valid)
-        total = total + (loss if in_force is None else jnp.where(in_force[index], loss, 0.0))
-    return total
+    return _sum_over_layers([divergence(rho, mask_density(mask)) for mask in _layers(masks)], valid, in_force)
 
 
 def global_sparsity_loss(
@@ -151,14 +147,13 @@ def guidance_loss(
     Returns:
         Scalar; 0 without layers or without a valid image.
     """
-    total = jnp.zeros((), jnp.float32)
-    for index, (probability, at) in enumerate(zip(_layers(probabilities), _layers(marked), strict=True)):
+
+    def of_layer(probability: Array, at: Array) -> Array:
         surprise = -jnp.log(jnp.clip(probability.astype(jnp.float32), _EDGE, 1.0))
-        positions = at.sum((1, 2))
-        loss = jnp.sum(surprise * at, (1, 2)) / jnp.maximum(positions, 1)
-        loss = _mean_over_images(loss, valid)
-        total = total + (loss if in_force is None else jnp.where(in_force[index], loss, 0.0))
-    return total
+        return jnp.sum(surprise * at, (1, 2)) / jnp.maximum(at.sum((1, 2)), 1)
+
+    layers = zip(_layers(probabilities), _layers(marked), strict=True)
+    return _sum_over_layers([of_layer(*layer) for layer in layers], valid, in_force)
 
 
 def layer_rate_loss(
@@ -186,6 +181,15 @@ def layer_rate_loss(
 
 def _layers(masks: Masks) -> list[Array]:
     return list(masks.values() if isinstance(masks, Mapping) else masks)
+
+
+def _sum_over_layers(losses: Sequence[Array], valid: Array | None, in_force: Array | None) -> Array:
+    """Sum over the layers in force of the mean over valid images of each layer's losses (B,)."""
+    total = jnp.zeros((), jnp.float32)
+    for index, loss in enumerate(losses):
+        mean = _mean_over_images(loss, valid)
+        total = total + (mean if in_force is None else jnp.where(in_force[index], mean, 0.0))
+    return total
 
 
 def _mean_over_images(values: Array, valid: Array | None) -> Array:
